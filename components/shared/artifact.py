@@ -1,0 +1,201 @@
+"""Artifact folders: written whole or not at all, each with a `provenance.json` its readers check.
+
+A folder's `provenance.json` names its format, the sha256 of every file in it, the digest of every
+input artifact, the parameters, the code version and the image. The digest of an artifact is the
+sha256 of its `provenance.json`, so the digests form a chain back to the source data.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from components.shared.errors import InputError
+
+CELLS = "cells/v1"
+SPLITS = "splits/v1"
+GENE_PRIOR = "gene-prior/v1"
+MODEL = "scgpt-checkpoint/v1"
+PREDICTIONS = "predictions/v1"
+EVALUATION = "evaluation/v1"
+PUBLISHED = "published/v1"
+
+MADE_BY = {
+    CELLS: "ingest",
+    SPLITS: "split",
+    GENE_PRIOR: "prior",
+    MODEL: "finetune",
+    PREDICTIONS: "predict",
+    EVALUATION: "evaluate",
+    PUBLISHED: "publish",
+}
+
+PROVENANCE = "provenance.json"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A checked artifact folder: its path, its digest and what its `provenance.json` says."""
+
+    path: Path
+    digest: str
+    provenance: dict[str, Any]
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """Counts and facts the making task reported."""
+        return self.provenance["summary"]
+
+
+@dataclass
+class Draft:
+    """A folder being written; `summary` goes into its provenance when it is finished."""
+
+    path: Path
+    summary: dict[str, Any] = field(default_factory=dict)
+
+
+def sha256_of(path: Path) -> str:
+    """Return the sha256 of a file as hexadecimal digits, reading it in blocks."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@cache
+def code_version() -> dict[str, str]:
+    """Return the package version and, where it can be known, the revision of the source."""
+    version = importlib.metadata.version("scgpt-perturb")
+    revision = os.environ.get("SCGPT_PERTURB_REVISION", "")
+    if not revision:
+        root = Path(__file__).resolve().parents[2]
+        git = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"]
+        found = (
+            subprocess.run(git, capture_output=True, text=True, check=False)
+            if (root / ".git").exists() and shutil.which("git")
+            else None
+        )
+        revision = found.stdout.strip() if found and found.returncode == 0 else "unknown"
+    return {"version": version, "revision": revision}
+
+
+@contextmanager
+def beside(target: Path) -> Iterator[Path]:
+    """Yield an empty folder beside ``target`` that becomes ``target`` when the block succeeds.
+
+    Raises:
+        InputError: ``target`` exists already and is not an empty folder.
+    """
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise InputError(f"{target}: exists already; give another folder or remove it first")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
+    try:
+        yield draft
+        draft.chmod(0o755)
+        draft.rename(target)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+
+
+@contextmanager
+def writing(
+    target: Path | str,
+    format: str,
+    *,
+    parameters: Mapping[str, Any],
+    inputs: Mapping[str, Artifact] | None = None,
+) -> Iterator[Draft]:
+    """Yield a draft of an artifact folder; on success hash its files and move it to ``target``.
+
+    Args:
+        target: folder that will appear whole or not at all.
+        format: one of the format markers of this module.
+        parameters: what the stage was called with; anything JSON can hold.
+        inputs: the artifacts that were read, by name.
+
+    Raises:
+        InputError: ``target`` exists already and is not an empty folder.
+    """
+    with beside(Path(target)) as folder:
+        draft = Draft(folder)
+        yield draft
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        provenance = {
+            "format": format,
+            "made_by": MADE_BY[format],
+            "code": code_version(),
+            "image": os.environ.get("SCGPT_PERTURB_IMAGE", "none"),
+            "parameters": dict(parameters),
+            "inputs": {
+                name: {"format": artifact.provenance["format"], "sha256": artifact.digest}
+                for name, artifact in (inputs or {}).items()
+            },
+            "summary": draft.summary,
+            "files": {
+                str(path.relative_to(folder)): {
+                    "sha256": sha256_of(path),
+                    "bytes": path.stat().st_size,
+                }
+                for path in files
+            },
+        }
+        text = json.dumps(provenance, indent=2, allow_nan=False)
+        (folder / PROVENANCE).write_text(text + "\n")
+
+
+def opening(path: Path | str, format: str) -> Artifact:
+    """Check an artifact folder's format marker and its files, and return it.
+
+    Raises:
+        InputError: no artifact there, another format, or a file that is missing or changed.
+    """
+    path = Path(path)
+    maker = f"expected a {format} artifact as made by the {MADE_BY[format]} task"
+    try:
+        text = (path / PROVENANCE).read_bytes()
+        provenance = json.loads(text)
+        found = provenance["format"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise InputError(f"{path}: no readable {PROVENANCE}; {maker}") from None
+    if found != format:
+        raise InputError(
+            f"{path}: is a {found} artifact as made by the {MADE_BY.get(found, 'unknown')} task; "
+            f"{maker}"
+        )
+    for name, facts in provenance["files"].items():
+        file = path / name
+        if not file.is_file():
+            raise InputError(f"{file}: missing though {PROVENANCE} lists it; make it again")
+        if sha256_of(file) != facts["sha256"]:
+            raise InputError(
+                f"{file}: sha256 is not the one in {PROVENANCE}; the file changed or is damaged, "
+                f"run the {MADE_BY[format]} task again"
+            )
+    return Artifact(path, hashlib.sha256(text).hexdigest(), provenance)
+
+
+def describe(path: Path | str) -> dict[str, Any]:
+    """Return what KFP should show of an artifact folder: format, digest and flat summary facts."""
+    text = (Path(path) / PROVENANCE).read_bytes()
+    provenance = json.loads(text)
+    flat = {
+        key: value
+        for key, value in provenance["summary"].items()
+        if isinstance(value, str | int | float | bool)
+    }
+    return {
+        "format": provenance["format"],
+        "sha256": hashlib.sha256(text).hexdigest(),
+        "revision": provenance["code"]["revision"],
+        **flat,
+    }

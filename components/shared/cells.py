@@ -1,0 +1,131 @@
+"""The cells artifact: `cells.h5ad`, read in row blocks so that memory does not follow its size.
+
+X is CSR float32, log1p of counts per 10,000; `obs` has `perturbation`, `cell_line`, `is_control`
+and, where the source has one, `batch`; the `var` index holds gene symbols. Controls are labelled
+`non-targeting` whatever the source called them.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import anndata
+import h5py
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix, vstack
+
+from components.shared.artifact import CELLS, Artifact, opening
+from components.shared.errors import InputError
+
+CELLS_FILE = "cells.h5ad"
+CONTROL = "non-targeting"
+BLOCK_ROWS = 4096
+
+
+def genes_of(perturbation: str) -> tuple[str, ...]:
+    """Return the genes a perturbation label names: ``KLF1+MAP2K6`` has two, a control none.
+
+    ``ctrl`` parts (GEARS writes ``GENE+ctrl``) are not genes.
+    """
+    if perturbation == CONTROL:
+        return ()
+    return tuple(gene for gene in perturbation.split("+") if gene and gene != "ctrl")
+
+
+@dataclass(frozen=True)
+class Cells:
+    """An opened cells artifact; `obs` is in memory, X stays on disk."""
+
+    artifact: Artifact
+
+    @classmethod
+    def open(cls, path: Path | str) -> "Cells":
+        """Check the artifact folder at ``path`` and return it.
+
+        Raises:
+            InputError: not a cells artifact, or damaged.
+        """
+        return cls(opening(path, CELLS))
+
+    @property
+    def file(self) -> Path:
+        """The h5ad file."""
+        return self.artifact.path / CELLS_FILE
+
+    @cached_property
+    def obs(self) -> pd.DataFrame:
+        """One row a cell, index = cell names; perturbation and cell_line as plain strings."""
+        with h5py.File(self.file) as file:
+            obs = anndata.io.read_elem(file["obs"])
+        for column in ("perturbation", "cell_line"):
+            obs[column] = obs[column].astype(str)
+        return obs
+
+    @cached_property
+    def genes(self) -> list[str]:
+        """Gene symbols, in column order."""
+        with h5py.File(self.file) as file:
+            return [str(gene) for gene in anndata.io.read_elem(file["var"]).index]
+
+    def blocks(self, rows_per_block: int = BLOCK_ROWS) -> Iterator[tuple[int, csr_matrix]]:
+        """Yield (first row, block) over all cells; a block is CSR float32 [rows, genes]."""
+        n_genes = len(self.genes)
+        with h5py.File(self.file) as file:
+            group = file["X"]
+            indptr = group["indptr"][:]
+            for start in range(0, len(indptr) - 1, rows_per_block):
+                stop = min(start + rows_per_block, len(indptr) - 1)
+                low, high = int(indptr[start]), int(indptr[stop])
+                block = csr_matrix(
+                    (
+                        group["data"][low:high],
+                        group["indices"][low:high],
+                        indptr[start : stop + 1] - low,
+                    ),
+                    shape=(stop - start, n_genes),
+                )
+                yield start, block
+
+    def rows(self, rows: NDArray[np.integer]) -> csr_matrix:
+        """Return the expression of the cells at ``rows``, in that order, CSR [len(rows), genes]."""
+        rows = np.asarray(rows)
+        order = np.argsort(rows, kind="stable")
+        wanted = rows[order]
+        parts = [csr_matrix((0, len(self.genes)), dtype=np.float32)]
+        for start, block in self.blocks():
+            low, high = np.searchsorted(wanted, [start, start + block.shape[0]])
+            if high > low:
+                parts.append(block[wanted[low:high] - start])
+        back = np.empty_like(order)
+        back[order] = np.arange(len(order))
+        return vstack(parts, format="csr", dtype=np.float32)[back]
+
+    def group_means(self, groups: NDArray[np.integer], n_groups: int) -> NDArray[np.float64]:
+        """Return mean expression (pseudobulk) of each group of cells in one pass over the file.
+
+        Args:
+            groups: group number of every cell, shape [cells]; negative = in no group.
+            n_groups: how many groups there are.
+
+        Returns:
+            Means, shape [n_groups, genes]; NaN for a group without cells.
+
+        Raises:
+            InputError: ``groups`` does not have one entry a cell.
+        """
+        if len(groups) != len(self.obs):
+            raise InputError(f"{self.file}: {len(self.obs)} cells but {len(groups)} group numbers")
+        sums = np.zeros((n_groups, len(self.genes)))
+        counts = np.bincount(groups[groups >= 0], minlength=n_groups)
+        for start, block in self.blocks():
+            part = groups[start : start + block.shape[0]]
+            kept = np.flatnonzero(part >= 0)
+            assign = csr_matrix(
+                (np.ones(len(kept)), (part[kept], kept)), shape=(n_groups, block.shape[0])
+            )
+            sums += (assign @ block.astype(np.float64)).toarray()
+        with np.errstate(invalid="ignore"):
+            return sums / counts[:, None]

@@ -1,0 +1,45 @@
+"""The predictions artifact: one self-contained h5ad, readable by anyone with anndata.
+
+`X` = predicted, `layers["truth"]` = measured expression, both log1p of counts per 10,000 and in
+the same cell order; `obs` has perturbation, cell_line, is_control and seen_in_training; the real
+reference controls of the test line are rows of their own (`X` equals the truth there); `uns` names
+the label column (`perturbation_column`) and the control label (`control`).
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import anndata
+from anndata import AnnData
+
+from components.shared.artifact import PREDICTIONS, Artifact, opening
+
+PREDICTIONS_FILE = "scgpt_replogle_test.h5ad"
+TRUTH = "truth"
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """An opened predictions artifact."""
+
+    artifact: Artifact
+
+    @classmethod
+    def open(cls, path: Path | str) -> "Predictions":
+        """Check the artifact folder at ``path`` and return it.
+
+        Raises:
+            InputError: not a predictions artifact, or damaged.
+        """
+        return cls(opening(path, PREDICTIONS))
+
+    @property
+    def file(self) -> Path:
+        """The h5ad file."""
+        return self.artifact.path / PREDICTIONS_FILE
+
+    @cached_property
+    def anndata(self) -> AnnData:
+        """The predictions in memory."""
+        return anndata.read_h5ad(self.file)

@@ -1,0 +1,48 @@
+"""Long work shows itself: a bar on a terminal, plain lines elsewhere (a pod's log)."""
+
+import sys
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from tqdm import tqdm
+
+T = TypeVar("T")
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+class _Lines:
+    """A stream for tqdm that writes each refresh as a line of its own."""
+
+    def write(self, text: str) -> None:
+        """Print the text of one refresh, without the carriage return tqdm puts before it."""
+        line = text.strip("\r\n ")
+        if line:
+            print(line, file=sys.stderr, flush=True)
+
+    def flush(self) -> None:
+        """Do nothing; every line is flushed as it is written."""
+
+
+def bar(*, total: int, what: str, unit: str) -> tqdm:
+    """Return a tqdm bar (rate, time left) for ``total`` units; it prints lines off a terminal."""
+    if sys.stderr.isatty():
+        return tqdm(total=total, desc=what, unit=unit, unit_scale=True)
+    return tqdm(
+        total=total,
+        desc=what,
+        unit=unit,
+        unit_scale=True,
+        file=_Lines(),
+        mininterval=SECONDS_BETWEEN_LINES,
+        ncols=100,
+        ascii=True,
+    )
+
+
+def track(items: Iterable[T], *, total: int, what: str, unit: str) -> Iterator[T]:
+    """Yield ``items`` while showing progress, one unit each."""
+    with bar(total=total, what=what, unit=unit) as progress:
+        for item in items:
+            yield item
+            progress.update()

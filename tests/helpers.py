@@ -1,0 +1,49 @@
+"""What several test modules build: small artifacts from arrays."""
+
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pandas as pd
+from scipy.sparse import csr_matrix
+
+from components.shared.artifact import CELLS, writing
+from components.shared.cells import CELLS_FILE, CONTROL
+
+
+def cells_artifact(folder: Path, obs: pd.DataFrame, X: np.ndarray, genes: list[str]) -> Path:  # noqa: N803
+    """Write a cells/v1 artifact; ``obs`` needs perturbation and cell_line, index = cell names."""
+    obs = obs.copy()
+    obs["is_control"] = (obs["perturbation"] == CONTROL).to_numpy()
+    for column in ("perturbation", "cell_line"):
+        obs[column] = obs[column].astype("category")
+    adata = anndata.AnnData(
+        csr_matrix(np.asarray(X, dtype=np.float32)), obs=obs, var=pd.DataFrame(index=genes)
+    )
+    with writing(folder, CELLS, parameters={}) as draft:
+        adata.write_h5ad(draft.path / CELLS_FILE)
+        draft.summary |= {"cells": len(obs), "genes": len(genes)}
+    return folder
+
+
+def screen(
+    *,
+    lines: tuple[str, ...] = ("k562", "jurkat", "hepg2", "rpe1"),
+    perturbations: tuple[str, ...] = ("G0", "G1", "G2", "G3", "X0", "G1+G2"),
+    genes: int = 30,
+    cells_each: int = 6,
+    controls_each: int = 20,
+    seed: int = 0,
+) -> tuple[pd.DataFrame, np.ndarray, list[str]]:
+    """Return obs, X (log1p, sparse-like) and gene names of a tiny screen with real effects."""
+    rng = np.random.default_rng(seed)
+    labels = [(line, CONTROL) for line in lines for _ in range(controls_each)]
+    labels += [(line, p) for line in lines for p in perturbations for _ in range(cells_each)]
+    obs = pd.DataFrame(labels, columns=["cell_line", "perturbation"])
+    obs.index = [f"cell{i}-{line}" for i, line in enumerate(obs["cell_line"])]
+    effect = {p: rng.normal(0, 0.6, genes) for p in perturbations} | {CONTROL: np.zeros(genes)}
+    base = {line: rng.gamma(2.0, 0.8, genes) for line in lines}
+    rate = np.array([base[line] * np.exp(effect[p]) for line, p in labels])
+    counts = rng.poisson(rate)
+    scaled = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1) * 1e4
+    return obs, np.log1p(scaled), [f"G{i}" for i in range(genes)]
