@@ -19,20 +19,11 @@ from scipy.sparse import csr_matrix, vstack
 
 from components.shared.artifact import CELLS, Artifact, opening
 from components.shared.errors import InputError
+from components.shared.perturbation import CONTROL as CONTROL
+from components.shared.perturbation import genes_of as genes_of
 
 CELLS_FILE = "cells.h5ad"
-CONTROL = "non-targeting"
 BLOCK_ROWS = 4096
-
-
-def genes_of(perturbation: str) -> tuple[str, ...]:
-    """Return the genes a perturbation label names: ``KLF1+MAP2K6`` has two, a control none.
-
-    ``ctrl`` parts (GEARS writes ``GENE+ctrl``) are not genes.
-    """
-    if perturbation == CONTROL:
-        return ()
-    return tuple(gene for gene in perturbation.split("+") if gene and gene != "ctrl")
 
 
 @dataclass(frozen=True)

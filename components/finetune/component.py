@@ -1,0 +1,50 @@
+"""The finetune task: scGPT learns from the training lines."""
+
+from kfp import dsl
+
+
+@dsl.component(base_image="scgpt-perturb/finetune:0.1.0", install_kfp_package=False)
+def finetune(
+    cells: dsl.Input[dsl.Dataset],
+    splits: dsl.Input[dsl.Dataset],
+    gene_prior: dsl.Input[dsl.Dataset],
+    model: dsl.Output[dsl.Model],
+    curves: dsl.Output[dsl.HTML],
+    pretrained: str,
+    recipe: str,
+    overrides: dict,
+    seed: int,
+) -> None:
+    """Fine-tune scGPT's perturbation model; the weights of the best validation epoch are kept.
+
+    Args:
+        cells: the cells artifact of the ingest task.
+        splits: the splits artifact of the split task.
+        gene_prior: the gene prior artifact of the prior task.
+        model: the checkpoint (format scgpt-checkpoint/v1).
+        curves: loss and validation curves.
+        pretrained: a folder or URI with best_model.pt, args.json, vocab.json, or random://<size>.
+        recipe: default, reference or smoke.
+        overrides: settings of the recipe to replace.
+        seed: reaches every random draw of the fine-tune.
+    """
+    import shutil
+
+    from components.finetune.finetune import CURVES_FILE
+    from components.finetune.finetune import finetune as run
+    from components.shared.artifact import describe
+    from components.shared.errors import one_line_errors
+
+    with one_line_errors("finetune"):
+        run(
+            cells.path,
+            splits.path,
+            gene_prior.path,
+            model.path,
+            pretrained=pretrained,
+            recipe=recipe,
+            overrides=overrides,
+            seed=seed,
+        )
+        model.metadata.update(describe(model.path))
+        shutil.copyfile(f"{model.path}/{CURVES_FILE}", curves.path)

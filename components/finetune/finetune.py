@@ -1,0 +1,257 @@
+"""The finetune stage: cells, splits and a gene prior in, an scGPT checkpoint out."""
+
+import json
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from components.finetune.curves import curves_page
+from components.finetune.data import TrainingData
+from components.finetune.loading import load_training_data
+from components.finetune.recipe import Recipe, load_recipe
+from components.finetune.tracking import Tracker
+from components.finetune.training import Epoch, Fit, fit
+from components.shared import model as scgpt_model
+from components.shared.artifact import GENE_PRIOR, MODEL, Artifact, opening, writing
+from components.shared.cells import Cells
+from components.shared.checkpoint import (
+    ARGS_FILE,
+    CHECKPOINT_FILES,
+    STATS_FILE,
+    WEIGHTS_FILE,
+    read_checkpoint,
+)
+from components.shared.errors import InputError
+from components.shared.perturbation import genes_of
+from components.shared.pretrained import parse_pretrained, resolve_vocabulary
+from components.shared.splits import Splits
+from components.shared.storage import fetch_folder
+from components.shared.tokens import GeneTokens
+from components.shared.vocabulary import VOCAB_FILE
+
+SIZES = {
+    "tiny": {"embsize": 64, "nheads": 4, "d_hid": 64, "nlayers": 2},
+    "small": {"embsize": 128, "nheads": 4, "d_hid": 128, "nlayers": 4},
+    "whole-human": {"embsize": 512, "nheads": 8, "d_hid": 512, "nlayers": 12},
+}
+"""Models that can be started fresh with random://<size>."""
+
+FRESH_ARGS = {"n_layers_cls": 3, "dropout": 0.2}
+CURVES_FILE = "training_curves.html"
+PRIOR_FILE = "gene_prior.json"
+
+
+def finetune(
+    cells: Path | str,
+    splits: Path | str,
+    prior: Path | str,
+    target: Path | str,
+    *,
+    pretrained: str,
+    recipe: str = "default",
+    overrides: Mapping[str, Any] | None = None,
+    seed: int = 0,
+) -> None:
+    """Fine-tune scGPT's perturbation model and write a model artifact.
+
+    Args:
+        cells: cells artifact.
+        splits: splits artifact made from it.
+        prior: gene prior artifact aligned to the vocabulary of ``pretrained``.
+        target: folder of the model artifact.
+        pretrained: folder or URI with `best_model.pt`, `args.json` and `vocab.json`, or
+            random://<size> for fresh weights, ?vocabulary=<uri of a vocab.json> if wanted.
+        recipe: name of a recipe.
+        overrides: settings of the recipe to replace.
+        seed: reaches initial weights, control partners, batch order, windows and dropout.
+
+    Raises:
+        InputError: an input that cannot be used; see the message.
+    """
+    settings = load_recipe(recipe, overrides or {})
+    opened = Cells.open(cells)
+    split = Splits.open(splits, opened)
+    prior_artifact = opening(prior, GENE_PRIOR)
+    parameters = {
+        "pretrained": pretrained,
+        "recipe": recipe,
+        "overrides": dict(overrides or {}),
+        "seed": seed,
+    }
+    inputs = {"cells": opened.artifact, "splits": split.artifact, "prior": prior_artifact}
+    with writing(target, MODEL, parameters=parameters, inputs=inputs) as draft:
+        torch.manual_seed(seed)
+        model, args, vocabulary = start_model(pretrained, settings)
+        _inject(model, prior_artifact, len(vocabulary))
+        tokens = GeneTokens.of(opened.genes, vocabulary)
+        data = load_training_data(
+            opened, split, tokens, token_for_unmeasured=settings.token_for_unmeasured
+        )
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        facts = _facts(model, data, opened, tokens, device, pretrained, prior_artifact)
+        _announce(facts, settings)
+        tracker = Tracker(draft.path, parameters | {"settings": asdict(settings)} | facts)
+        started = time.perf_counter()
+
+        def report(epoch: Epoch) -> None:
+            tracker.log(asdict(epoch))
+            print(
+                f"finetune: epoch {epoch.epoch}: loss {epoch.train_loss:.4f}, validation "
+                f"pearson_delta {epoch.val_pearson_delta:.4f}, "
+                f"{epoch.cells_per_second:.0f} cells/s",
+                flush=True,
+            )
+
+        result = fit(model, data, settings, seed=seed, device=device, on_epoch=report)
+        stats = _stats(facts, result, data, parameters, settings, time.perf_counter() - started)
+        stats["wandb_run"] = tracker.finish()
+        args |= {"scgpt_perturb": {"recipe": recipe, "seed": seed, "settings": asdict(settings)}}
+        _write(draft.path, result, args, vocabulary, stats, prior_artifact)
+        draft.summary |= {key: value for key, value in stats.items() if key != "history"}
+    print(
+        f"finetune: wrote {target}: best epoch {result.best_epoch} of {len(result.history)}, "
+        f"validation pearson_delta {stats['best_val_pearson_delta']}, {result.stop_reason}",
+        flush=True,
+    )
+
+
+def start_model(pretrained: str, recipe: Recipe) -> tuple[Any, dict[str, Any], dict[str, int]]:
+    """Return the model to start from, its `args.json` and its vocabulary.
+
+    Raises:
+        InputError: unknown size, or a checkpoint whose tensors do not fit its `args.json`.
+    """
+    source = parse_pretrained(pretrained)
+    flags = {"pert_pad_id": 0 if recipe.zero_no_flag else 2}
+    with tempfile.TemporaryDirectory() as scratch:
+        if source.random_size:
+            if source.random_size not in SIZES:
+                raise InputError(
+                    f"pretrained '{pretrained}': size '{source.random_size}' is unknown; "
+                    f"allowed: {', '.join(SIZES)}"
+                )
+            vocabulary = resolve_vocabulary(pretrained, Path(scratch))
+            args = SIZES[source.random_size] | FRESH_ARGS | flags
+            return scgpt_model.build(args, vocabulary), args, vocabulary
+        folder = fetch_folder(pretrained, Path(scratch), list(CHECKPOINT_FILES))
+        checkpoint = read_checkpoint(folder)
+        args = checkpoint.args | flags
+        model = scgpt_model.build(args, checkpoint.vocabulary)
+        scgpt_model.load_pretrained(model, checkpoint, folder / WEIGHTS_FILE)
+        return model, args, checkpoint.vocabulary
+
+
+def _inject(model: Any, prior: Artifact, n_tokens: int) -> None:
+    if prior.summary["kind"] == "none":
+        return
+    table = load_file(prior.path / "prior.safetensors")["prior"]
+    if len(table) != n_tokens:
+        raise InputError(
+            f"{prior.path}: {len(table)} rows, but the vocabulary of the pretrained model has "
+            f"{n_tokens} tokens; run the prior task with the same pretrained"
+        )
+    scgpt_model.add_prior(model, table)
+
+
+def _facts(
+    model: Any,
+    data: TrainingData,
+    cells: Cells,
+    tokens: GeneTokens,
+    device: torch.device,
+    pretrained: str,
+    prior: Artifact,
+) -> dict[str, Any]:
+    """Return what is known before training starts."""
+    trained = [data.perturbations[code] for code in set(data.train_codes.tolist())]
+    genes = set(cells.genes)
+    return {
+        "pretrained": pretrained,
+        "random_init": bool(parse_pretrained(pretrained).random_size),
+        "prior": prior.summary,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "training_cells": len(data.train_rows),
+        "training_controls": sum(len(rows) for rows in data.basal.values()),
+        "training_perturbations": len(trained),
+        "validation_perturbations": len(data.validation),
+        "genes": len(cells.genes),
+        "genes_modelled": len(tokens.ids),
+        "unmeasured_targets": sum(not set(genes_of(label)) <= genes for label in trained),
+        "unflagged_perturbations": len(data.unflagged()),
+    }
+
+
+def _announce(facts: Mapping[str, Any], recipe: Recipe) -> None:
+    if facts["random_init"]:
+        print(
+            f"finetune: WARNING: {facts['pretrained']} starts from random weights; nothing was "
+            "learnt from other data, so this model shows that the pipeline runs, not what scGPT "
+            "can do",
+            file=sys.stderr,
+            flush=True,
+        )
+    print(
+        f"finetune: {facts['training_cells']} training cells of "
+        f"{facts['training_perturbations']} perturbations "
+        f"({facts['unmeasured_targets']} with a target that is not measured, "
+        f"{facts['unflagged_perturbations']} the model cannot be told of), "
+        f"{facts['genes_modelled']} of {facts['genes']} genes in the vocabulary, prior "
+        f"{facts['prior']['kind']}, {facts['parameters'] / 1e6:.1f} M parameters on "
+        f"{facts['device']}, batch {recipe.batch_size}",
+        flush=True,
+    )
+
+
+def _stats(
+    facts: Mapping[str, Any],
+    result: Fit,
+    data: TrainingData,
+    parameters: Mapping[str, Any],
+    recipe: Recipe,
+    seconds: float,
+) -> dict[str, Any]:
+    seen = sum(epoch.cells for epoch in result.history)
+    training = sum(epoch.seconds for epoch in result.history)
+    best = result.best_pearson_delta
+    return {
+        "recipe": parameters["recipe"],
+        "seed": parameters["seed"],
+        **facts,
+        "settings": asdict(recipe),
+        "epochs_run": len(result.history),
+        "best_epoch": result.best_epoch,
+        "best_val_pearson_delta": best if best > float("-inf") else None,
+        "stop_reason": result.stop_reason,
+        "cells_per_epoch": result.history[0].cells,
+        "cells_seen": seen,
+        "cells_per_second": round(seen / training, 1),
+        "wall_clock_seconds": round(seconds, 1),
+        "unflagged": data.unflagged(),
+        "history": result.rows(),
+    }
+
+
+def _write(
+    folder: Path,
+    result: Fit,
+    args: Mapping[str, Any],
+    vocabulary: Mapping[str, int],
+    stats: Mapping[str, Any],
+    prior: Artifact,
+) -> None:
+    torch.save(result.state, folder / WEIGHTS_FILE)
+    for name, content in ((ARGS_FILE, args), (VOCAB_FILE, vocabulary), (STATS_FILE, stats)):
+        (folder / name).write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+    if prior.summary["kind"] != "none":
+        shutil.copyfile(prior.path / "prior.json", folder / PRIOR_FILE)
+    page = curves_page("Fine-tune", result.rows(), result.best_epoch)
+    (folder / CURVES_FILE).write_text(page)

@@ -1,0 +1,81 @@
+"""From the cells and splits artifacts to training data, in one pass over the file."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from components.finetune.data import TrainingData, ValidationSet
+from components.shared.cells import Cells
+from components.shared.errors import InputError
+from components.shared.perturbation import CONTROL
+from components.shared.progress import bar
+from components.shared.splits import TRAIN, VAL, Splits
+from components.shared.tokens import GeneTokens, Ints
+
+
+def load_training_data(
+    cells: Cells, splits: Splits, tokens: GeneTokens, *, token_for_unmeasured: bool
+) -> TrainingData:
+    """Read the cells a fine-tune needs in one pass over the file.
+
+    Raises:
+        InputError: no training cells.
+    """
+    lines = splits.train_lines
+    groups = {
+        "train": splits.rows(TRAIN),
+        "val": splits.rows(VAL),
+        "controls": np.concatenate(
+            [np.union1d(splits.basal(line), splits.reference(line)) for line in lines]
+        ),
+    }
+    if not len(groups["train"]):
+        raise InputError(f"{splits.artifact.path}: no cell has role '{TRAIN}'; nothing to train on")
+    used = np.sort(np.concatenate(list(groups.values())))
+    table = splits.table.iloc[used]
+    labels = [CONTROL, *sorted(set(table["perturbation"]) - {CONTROL})]
+    code = {label: i for i, label in enumerate(labels)}
+
+    def place(rows: Ints) -> Ints:
+        return np.searchsorted(used, rows)
+
+    expression = read_dense(cells, used, tokens.columns)
+    return TrainingData(
+        expression=expression,
+        ids=tokens.ids,
+        perturbations=labels,
+        targets=[
+            tokens.targets(label, token_for_unmeasured=token_for_unmeasured) for label in labels
+        ],
+        train_rows=place(groups["train"]),
+        train_codes=splits.table["perturbation"].iloc[groups["train"]].map(code).to_numpy(np.int64),
+        basal={line: place(splits.basal(line)) for line in lines},
+        line_of_row=table["cell_line"].to_numpy(str),
+        reference_mean={
+            line: expression[place(splits.reference(line))].double().mean(0).numpy()
+            for line in lines
+        },
+        validation=[
+            ValidationSet(str(line), str(perturbation), place(rows.index.to_numpy()))
+            for (line, perturbation), rows in splits.table.iloc[groups["val"]]
+            .reset_index(names="row")
+            .set_index("row")
+            .groupby(["cell_line", "perturbation"])
+        ],
+    )
+
+
+def read_dense(cells: Cells, rows: Ints, columns: Ints) -> Tensor:
+    """Read cells at ascending ``rows`` and ``columns`` as float32 [rows, columns], block by block.
+
+    Values are log1p of counts per 10,000.
+    """
+    dense = torch.empty(len(rows), len(columns))
+    with bar(total=len(rows), what="reading cells", unit=" cells") as progress:
+        for start, block in cells.blocks():
+            low, high = np.searchsorted(rows, [start, start + block.shape[0]])
+            if high > low:
+                part = block[rows[low:high] - start][:, columns]
+                dense[low:high] = torch.from_numpy(part.toarray())
+                progress.update(high - low)
+    return dense

@@ -1,0 +1,48 @@
+"""The ingest task: any source of single cells becomes a cells artifact."""
+
+from kfp import dsl
+
+
+@dsl.component(base_image="scgpt-perturb/ingest:0.1.0", install_kfp_package=False)
+def ingest(
+    cells: dsl.Output[dsl.Dataset],
+    dataset: str,
+    perturbation_column: str,
+    cell_line_column: str,
+    control_label: str,
+    options: dict,
+    seed: int,
+) -> None:
+    """Read a screen and write the cells artifact: log1p of counts per 10,000, CSR, float32.
+
+    Args:
+        cells: the cells artifact (format cells/v1).
+        dataset: a path, gs://, hf://datasets/, https:// or sim:// source.
+        perturbation_column: column of obs with the perturbed gene.
+        cell_line_column: column of obs with the cell line, or '=name' if all cells are of one.
+        control_label: label of control cells in the perturbation column.
+        options: batch_column, expression (auto, counts, log1p), obs_filter.
+        seed: used by sim:// sources that name none.
+    """
+    from components.ingest.ingest import ingest as run
+    from components.shared.artifact import describe
+    from components.shared.errors import one_line_errors
+    from components.shared.options import options_for
+
+    with one_line_errors("ingest"):
+        keywords = options_for(
+            run,
+            options,
+            allowed=("batch_column", "expression", "obs_filter"),
+            name="ingest_options",
+        )
+        run(
+            dataset,
+            cells.path,
+            perturbation_column=perturbation_column,
+            cell_line_column=cell_line_column,
+            control=control_label,
+            seed=seed,
+            **keywords,
+        )
+        cells.metadata.update(describe(cells.path))

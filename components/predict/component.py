@@ -1,0 +1,29 @@
+"""The predict task: the test line under every test perturbation."""
+
+from kfp import dsl
+
+
+@dsl.component(base_image="scgpt-perturb/predict:0.1.0", install_kfp_package=False)
+def predict(
+    model: dsl.Input[dsl.Model],
+    cells: dsl.Input[dsl.Dataset],
+    splits: dsl.Input[dsl.Dataset],
+    predictions: dsl.Output[dsl.Dataset],
+    seed: int,
+) -> None:
+    """Predict every test cell from a basal control cell of the test line.
+
+    Args:
+        model: the checkpoint of the finetune task.
+        cells: the cells artifact of the ingest task.
+        splits: the splits artifact of the split task.
+        predictions: the predictions artifact (format predictions/v1), one self-contained h5ad.
+        seed: draws the control partners.
+    """
+    from components.predict.predict import predict as run
+    from components.shared.artifact import describe
+    from components.shared.errors import one_line_errors
+
+    with one_line_errors("predict"):
+        run(model.path, cells.path, splits.path, predictions.path, seed=seed)
+        predictions.metadata.update(describe(predictions.path))

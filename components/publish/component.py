@@ -1,0 +1,36 @@
+"""The publish task: model, predictions, evaluation and a card in one folder others can use."""
+
+from kfp import dsl
+
+
+@dsl.component(base_image="scgpt-perturb/publish:0.1.0", install_kfp_package=False)
+def publish(
+    model: dsl.Input[dsl.Model],
+    predictions: dsl.Input[dsl.Dataset],
+    evaluation: dsl.Input[dsl.Dataset],
+    splits: dsl.Input[dsl.Dataset],
+    published: dsl.Output[dsl.Dataset],
+    card: dsl.Output[dsl.Markdown],
+    publish_to: str,
+) -> None:
+    """Assemble what the run publishes, with its model card, and copy it where the user wants it.
+
+    Args:
+        model: the checkpoint of the finetune task.
+        predictions: the predictions artifact of the predict task.
+        evaluation: the evaluation artifact of the evaluate task.
+        splits: the splits artifact of the split task.
+        published: the published folder (format published/v1).
+        card: the model card.
+        publish_to: a folder, gs://bucket/prefix, hf://owner/name, or empty for the artifact alone.
+    """
+    import shutil
+
+    from components.publish.publish import publish as run
+    from components.shared.artifact import describe
+    from components.shared.errors import one_line_errors
+
+    with one_line_errors("publish"):
+        run(model.path, predictions.path, evaluation.path, splits.path, publish_to, published.path)
+        published.metadata.update(describe(published.path))
+        shutil.copyfile(f"{published.path}/README.md", card.path)

@@ -1,0 +1,104 @@
+"""The model artifact's files: `best_model.pt`, `args.json`, `vocab.json` in scGPT's own form."""
+
+import json
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from components.shared.errors import InputError
+from components.shared.vocabulary import VOCAB_FILE, read_vocabulary
+
+WEIGHTS_FILE = "best_model.pt"
+ARGS_FILE = "args.json"
+STATS_FILE = "training_stats.json"
+CHECKPOINT_FILES = (WEIGHTS_FILE, ARGS_FILE, VOCAB_FILE)
+
+SHAPE_ARGS = ("embsize", "nheads", "d_hid", "nlayers", "n_layers_cls", "dropout")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint folder holds."""
+
+    args: dict[str, Any]
+    vocabulary: dict[str, int]
+    state: dict[str, Tensor]
+
+
+def read_checkpoint(folder: Path) -> Checkpoint:
+    """Read a checkpoint folder; attention weights come back under PyTorch's names.
+
+    scGPT's flash-attention layers call the input projection `Wqkv`; it is the same tensor as
+    `in_proj_` (see `scgpt.utils.load_pretrained`).
+
+    Raises:
+        InputError: a file is missing or cannot be read, or `args.json` lacks a shape.
+    """
+    for name in CHECKPOINT_FILES:
+        if not (folder / name).is_file():
+            raise InputError(f"{folder}: no {name}; expected {', '.join(CHECKPOINT_FILES)}")
+    return Checkpoint(
+        read_args(folder / ARGS_FILE),
+        read_vocabulary(folder / VOCAB_FILE),
+        _read_weights(folder / WEIGHTS_FILE),
+    )
+
+
+def read_args(path: Path) -> dict[str, Any]:
+    """Read an `args.json` and check that it has the shape of a model.
+
+    Raises:
+        InputError: not JSON, or a shape is missing.
+    """
+    try:
+        args = json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON ({error})") from None
+    missing = [name for name in SHAPE_ARGS if not isinstance(args.get(name), int | float)]
+    if missing:
+        raise InputError(f"{path}: '{missing[0]}' is missing or not a number; expected scGPT's own")
+    return args
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, OSError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0][:120]
+        raise InputError(
+            f"{path}: not a state_dict that loads with weights_only=True ({reason})"
+        ) from None
+    if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
+        raise InputError(f"{path}: expected a state_dict, an object of name to tensor")
+    return {name.replace("Wqkv.", "in_proj_"): tensor for name, tensor in state.items()}
+
+
+def check_shapes(
+    expected: dict[str, Tensor], found: dict[str, Tensor], path: Path, *, strict: bool
+) -> None:
+    """Check tensors of a checkpoint against a model's own.
+
+    Args:
+        expected: the tensors that must be there, from a model built by `args.json`.
+        found: the checkpoint's tensors.
+        path: the weights file, for the message.
+        strict: whether tensors the model does not know are refused too.
+
+    Raises:
+        InputError: one is missing, unknown (when strict), or has another shape.
+    """
+    for name, tensor in expected.items():
+        if name not in found:
+            raise InputError(f"{path}: tensor {name} is missing; {ARGS_FILE} asks for it")
+        if found[name].shape != tensor.shape:
+            raise InputError(
+                f"{path}: tensor {name} has shape {tuple(found[name].shape)}, but {ARGS_FILE} and "
+                f"{VOCAB_FILE} ask for {tuple(tensor.shape)}; are the files of one checkpoint?"
+            )
+    unknown = sorted(set(found) - set(expected)) if strict else []
+    if unknown:
+        raise InputError(f"{path}: tensor {unknown[0]} is not of this model; is it another scGPT?")

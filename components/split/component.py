@@ -1,0 +1,51 @@
+"""The split task: a role for every cell."""
+
+from kfp import dsl
+
+
+@dsl.component(base_image="scgpt-perturb/split:0.1.0", install_kfp_package=False)
+def split(
+    cells: dsl.Input[dsl.Dataset],
+    splits: dsl.Output[dsl.Dataset],
+    train_lines: list,
+    test_line: str,
+    options: dict,
+    seed: int,
+) -> None:
+    """Give every cell one role: train, val, test, a control pool, or unused.
+
+    Args:
+        cells: the cells artifact of the ingest task.
+        splits: the splits artifact (format splits/v1).
+        train_lines: cell lines to train on.
+        test_line: the cell line to predict.
+        options: val_line, val_fraction, restrict_test_to_training, halve_controls, split_file.
+        seed: draws validation perturbations and control halves.
+    """
+    from components.shared.artifact import describe
+    from components.shared.errors import one_line_errors
+    from components.shared.options import options_for
+    from components.split.split import split as run
+
+    with one_line_errors("split"):
+        keywords = options_for(
+            run,
+            options,
+            allowed=(
+                "val_line",
+                "val_fraction",
+                "restrict_test_to_training",
+                "halve_controls",
+                "split_file",
+            ),
+            name="split_options",
+        )
+        run(
+            cells.path,
+            splits.path,
+            train_lines=train_lines,
+            test_line=test_line,
+            seed=seed,
+            **keywords,
+        )
+        splits.metadata.update(describe(splits.path))

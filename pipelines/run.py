@@ -1,0 +1,171 @@
+"""Run the pipeline on this machine, through KFP's own local runner.
+
+    python -m pipelines.run pipelines/params/demo.yaml seed=2 overrides.epochs=3
+
+Every task is a process of its own, as it is a pod of its own on a cluster. Finished tasks are
+cached: a rerun with another prior starts at the prior.
+"""
+
+import argparse
+import hashlib
+import inspect
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from kfp import local
+
+from components.shared.artifact import sha256_of
+from components.shared.errors import InputError, nearest, one_line_errors
+from pipelines.pipeline import scgpt_perturb
+
+ROOT = Path(__file__).resolve().parents[1]
+PARAMS = Path(__file__).parent / "params"
+HEADLINE = (
+    "pearson_delta",
+    "mae_delta",
+    "discrimination_score_l1",
+    "overlap_at_N",
+    "de_direction_match",
+    "roc_auc",
+)
+
+
+def pipeline_parameters() -> dict[str, inspect.Parameter]:
+    """Return the pipeline's parameters by name."""
+    return dict(inspect.signature(scgpt_perturb.pipeline_func).parameters)
+
+
+def read_params(path: Path, assignments: Sequence[str]) -> dict[str, Any]:
+    """Read a parameter file and apply ``key=value`` assignments; values are YAML.
+
+    ``overrides.epochs=3`` sets one entry of a dict parameter.
+
+    Raises:
+        InputError: unreadable file, unknown or missing parameter, or a malformed assignment.
+    """
+    if not path.exists() and (PARAMS / f"{path.name.removesuffix('.yaml')}.yaml").exists():
+        path = PARAMS / f"{path.name.removesuffix('.yaml')}.yaml"
+    try:
+        params = yaml.safe_load(path.read_text())
+    except OSError:
+        known = ", ".join(sorted(file.stem for file in PARAMS.glob("*.yaml")))
+        raise InputError(f"{path}: no such parameter file; there are: {known}") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not YAML ({error})") from None
+    if not isinstance(params, dict):
+        raise InputError(f"{path}: expected lines of 'parameter: value'")
+    for assignment in assignments:
+        _assign(params, assignment)
+    known_parameters = pipeline_parameters()
+    for name in params:
+        if name not in known_parameters:
+            raise InputError(
+                f"parameter '{name}' is not one of the pipeline's"
+                f"{nearest(name, known_parameters)}; parameters: {', '.join(known_parameters)}"
+            )
+    for name, parameter in known_parameters.items():
+        if name not in params and parameter.default is inspect.Parameter.empty:
+            raise InputError(f"{path}: parameter '{name}' is missing and has no default")
+    return params
+
+
+def _assign(params: dict[str, Any], assignment: str) -> None:
+    name, equals, text = assignment.partition("=")
+    if not equals:
+        raise InputError(f"'{assignment}': expected key=value")
+    try:
+        value = yaml.safe_load(text) if text else ""
+    except yaml.YAMLError:
+        value = text
+    outer, dot, inner = name.partition(".")
+    if dot:
+        params[outer] = {**(params.get(outer) or {}), inner: value}
+    else:
+        params[name] = value
+
+
+def pinned(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Add the sha256 of local files to their paths, so that a cached task knows its content."""
+    result = dict(params)
+    for name in ("dataset", "prior"):
+        path = Path(str(params.get(name, "")))
+        if path.is_file():
+            result[name] = f"{path}#sha256={sha256_of(path)}"
+    return result
+
+
+def state_of_code(params: Mapping[str, Any]) -> str:
+    """Return a digest of the stages' source and of a local pretrained folder.
+
+    KFP's cache keys on the image, which does not exist here; the code stands for it.
+    """
+    digest = hashlib.sha256()
+    sources = sorted(path for path in (ROOT / "components").rglob("*") if path.suffix != ".pyc")
+    pretrained = Path(str(params["pretrained"]))
+    for path in (*sources, *sorted(pretrained.glob("*") if pretrained.is_dir() else ())):
+        if path.is_file():
+            digest.update(f"{path.name} {sha256_of(path)}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def run(params: Mapping[str, Any], runs: Path) -> dict[str, Path]:
+    """Run the pipeline in processes under ``runs``; return the paths of its outputs by name.
+
+    Raises:
+        InputError: a task failed; its own line says why.
+    """
+    local.init(
+        runner=local.SubprocessRunner(use_venv=False),
+        pipeline_root=str(runs),
+        enable_caching=True,
+        cache_root=str(runs / ".cache" / state_of_code(params)),
+    )
+    try:
+        task = scgpt_perturb(**pinned(params))
+    except RuntimeError as error:
+        raise InputError(f"{error}; the task's own error line is above") from None
+    return {name: Path(output.path) for name, output in task.outputs.items()}
+
+
+def summary(outputs: Mapping[str, Path], seconds: float) -> str:
+    """Return what a person wants to know at the end of a run."""
+    scores = json.loads((outputs["evaluation"] / "metrics.json").read_text())
+    columns = {"model": scores["model"], **scores["baselines"], "ceiling": scores["ceiling"]}
+    width = max(len(name) for name in columns) + 2
+    lines = ["", f"{'test metric (mean)':<26}" + "".join(f"{name:>{width}}" for name in columns)]
+    for metric in HEADLINE:
+        values = (column.get(metric) for column in columns.values())
+        cells = ("-" if value is None else f"{value:.4f}" for value in values)
+        lines.append(f"{metric:<26}" + "".join(f"{cell:>{width}}" for cell in cells))
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"published  {outputs['published']}",
+            f"card       {outputs['published'] / 'README.md'}",
+            f"report     {outputs['published'] / 'eval' / 'report.html'}",
+            f"finished in {seconds:.0f} s",
+        ]
+    )
+
+
+def main() -> None:
+    """Run with a parameter file and assignments from the command line."""
+    parser = argparse.ArgumentParser(description="Run the pipeline on this machine.")
+    parser.add_argument("params", type=Path, help="YAML file of pipeline parameters, or its name")
+    parser.add_argument("assignments", nargs="*", metavar="key=value")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where runs are kept")
+    arguments = parser.parse_args()
+    started = time.perf_counter()
+    with one_line_errors("run"):
+        params = read_params(arguments.params, arguments.assignments)
+        outputs = run(params, arguments.runs)
+        print(summary(outputs, time.perf_counter() - started))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+import json
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from components.shared.artifact import CELLS, MODEL, SPLITS, opening, writing
+from components.shared.errors import InputError, nearest, one_line_errors
+
+
+def write(folder: Path, format: str = CELLS, **kwargs) -> Path:
+    with writing(folder, format, parameters={"seed": 1}, **kwargs) as draft:
+        (draft.path / "data.txt").write_text("cells")
+        draft.summary["cells"] = 3
+    return folder
+
+
+def test_a_finished_artifact_opens_with_its_summary_and_hashes(tmp_path):
+    artifact = opening(write(tmp_path / "cells"), CELLS)
+    assert artifact.summary == {"cells": 3}
+    assert artifact.provenance["files"]["data.txt"]["bytes"] == 5
+    assert artifact.provenance["code"]["version"]
+
+
+def test_digests_chain_back_to_the_inputs(tmp_path):
+    cells = opening(write(tmp_path / "cells"), CELLS)
+    splits = opening(write(tmp_path / "splits", SPLITS, inputs={"cells": cells}), SPLITS)
+    assert splits.provenance["inputs"]["cells"] == {"format": CELLS, "sha256": cells.digest}
+
+
+def test_nothing_is_left_when_writing_fails(tmp_path):
+    with pytest.raises(RuntimeError), writing(tmp_path / "out", CELLS, parameters={}) as draft:
+        (draft.path / "half.txt").write_text("half")
+        raise RuntimeError("disk full")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_killed_writer_leaves_no_target(tmp_path):
+    code = f"""
+        import os, signal
+        from components.shared.artifact import CELLS, writing
+        with writing({str(tmp_path / "out")!r}, CELLS, parameters={{}}) as draft:
+            (draft.path / "half.txt").write_text("half")
+            os.kill(os.getpid(), signal.SIGKILL)
+    """
+    killed = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=False)
+    assert killed.returncode == -9
+    assert not (tmp_path / "out").exists()
+    write(tmp_path / "out")  # and the next try is not in its way
+    opening(tmp_path / "out", CELLS)
+
+
+def test_an_existing_target_is_refused_and_left_alone(tmp_path):
+    folder = write(tmp_path / "cells")
+    before = (folder / "provenance.json").read_bytes()
+    with pytest.raises(InputError, match="exists already"):
+        write(folder)
+    assert (folder / "provenance.json").read_bytes() == before
+
+
+def test_an_empty_target_folder_is_filled(tmp_path):
+    (tmp_path / "cells").mkdir()
+    opening(write(tmp_path / "cells"), CELLS)
+
+
+def test_a_wrong_format_names_what_it_is_what_was_wanted_and_who_makes_it(tmp_path):
+    folder = write(tmp_path / "cells")
+    with pytest.raises(InputError) as error:
+        opening(folder, MODEL)
+    message = str(error.value)
+    assert "cells/v1" in message
+    assert "scgpt-checkpoint/v1" in message
+    assert "finetune task" in message
+    assert "\n" not in message
+
+
+def test_a_changed_file_is_noticed(tmp_path):
+    folder = write(tmp_path / "cells")
+    (folder / "data.txt").write_text("cellz")
+    with pytest.raises(InputError, match="sha256"):
+        opening(folder, CELLS)
+
+
+def test_a_missing_file_is_noticed(tmp_path):
+    folder = write(tmp_path / "cells")
+    (folder / "data.txt").unlink()
+    with pytest.raises(InputError, match="missing"):
+        opening(folder, CELLS)
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]", "{}"])
+def test_a_folder_without_readable_provenance_is_no_artifact(tmp_path, content):
+    if content is not None:
+        (tmp_path / "provenance.json").write_text(content)
+    with pytest.raises(InputError, match="ingest task"):
+        opening(tmp_path, CELLS)
+
+
+def test_provenance_is_the_same_for_the_same_content(tmp_path):
+    one = json.loads((write(tmp_path / "a") / "provenance.json").read_text())
+    two = json.loads((write(tmp_path / "b") / "provenance.json").read_text())
+    assert one == two
+
+
+def test_an_input_error_is_one_line_and_exit_code_1(capsys):
+    with pytest.raises(SystemExit) as stop, one_line_errors("split"):
+        raise InputError("file x:\n  row 3")
+    assert stop.value.code == 1
+    assert capsys.readouterr().err == "split: error: file x: row 3\n"
+
+
+def test_nearest_ignores_case_and_says_nothing_when_nothing_is_near():
+    assert nearest("k562", ["K562", "RPE1"]) == ", nearest: 'K562'"
+    assert nearest("zzz", ["K562"]) == ""

@@ -1,0 +1,226 @@
+import json
+
+import pytest
+import torch
+
+from components.shared import checkpoint as files
+from components.shared.checkpoint import Checkpoint, read_checkpoint
+from components.shared.errors import InputError
+from components.shared.inference import forward, predict_cells
+from components.shared.model import (
+    add_prior,
+    build,
+    export_state,
+    load_finetuned,
+    load_pretrained,
+)
+from components.shared.scgpt_package import transformer_generator
+from components.shared.tokens import Batch, Targets
+from components.shared.vocabulary import packaged_vocabulary, read_vocabulary
+
+ARGS = {
+    "embsize": 16,
+    "nheads": 2,
+    "d_hid": 16,
+    "nlayers": 2,
+    "n_layers_cls": 3,
+    "dropout": 0.0,
+    "pert_pad_id": 0,
+}
+VOCABULARY = {f"G{i}": i for i in range(30)} | {"<pad>": 30}
+
+
+def write_checkpoint(folder, state, args=ARGS, vocabulary=VOCABULARY):
+    folder.mkdir(exist_ok=True)
+    torch.save(state, folder / files.WEIGHTS_FILE)
+    (folder / files.ARGS_FILE).write_text(json.dumps(args))
+    (folder / "vocab.json").write_text(json.dumps(vocabulary))
+    return folder
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return build(ARGS, VOCABULARY).eval()
+
+
+@pytest.fixture
+def batch():
+    torch.manual_seed(1)
+    flags = torch.zeros(4, 12, dtype=torch.int64)
+    flags[1, 3] = flags[2, 5] = 1
+    return Batch(torch.randperm(30)[:12], torch.rand(4, 12) * 5, flags)
+
+
+def test_the_model_is_scgpts_own_class_and_torchtext_is_not_loaded(model):
+    import sys
+
+    assert type(model) is transformer_generator()
+    assert type(model).__module__ == "scgpt.model.generation_model"
+    assert "torchtext" not in sys.modules
+
+
+def test_the_packaged_vocabulary_is_the_published_checkpoints(shared_data):
+    assert packaged_vocabulary() == read_vocabulary(shared_data / "scgpt_human" / "vocab.json")
+
+
+def test_zero_no_flag_adds_nothing_to_an_unperturbed_token(model):
+    assert model.pert_encoder.weight[0].eq(0).all()
+    reference = build(ARGS | {"pert_pad_id": 2}, VOCABULARY)
+    assert reference.pert_encoder.weight[0].ne(0).all()
+
+
+def test_prediction_agrees_with_scgpts_own_pred_perturb(model):
+    """The same weights, cells and flags through scgpt's pred_perturb, all genes at once."""
+    from types import SimpleNamespace
+
+    torch.manual_seed(2)
+    values = torch.rand(5, 20) * 4
+    flags = torch.zeros(5, 20)
+    flags[:, 7] = 1
+    graph = SimpleNamespace(
+        pert=["G7"] * 5,
+        x=torch.stack([values.flatten(), flags.flatten()], dim=1),
+        to=lambda device: None,
+    )
+    ids = torch.arange(20)
+    theirs = model.pred_perturb(graph, include_zero_gene="all", gene_ids=ids.numpy(), amp=False)
+    none = torch.empty(0, dtype=torch.int64).numpy()
+    target = Targets(torch.tensor([7]).numpy(), none)
+    ours = predict_cells(
+        model,
+        values,
+        [target] * 5,
+        ids.numpy(),
+        ids.numpy(),
+        window=0,
+        device=torch.device("cpu"),
+        precision="fp32",
+    )
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+def test_windows_that_hold_all_genes_change_nothing(model):
+    ids = torch.arange(20).numpy()
+    target = Targets(ids[7:8], ids[:0])
+    values = torch.rand(3, 20)
+    common = {"device": torch.device("cpu"), "precision": "fp32"}
+    whole = predict_cells(model, values, [target] * 3, ids, ids, window=0, **common)
+    window = predict_cells(model, values, [target] * 3, ids, ids[::-1], window=20, **common)
+    torch.testing.assert_close(whole, window)
+    parts = predict_cells(model, values, [target] * 3, ids, ids, window=8, **common)
+    assert torch.isfinite(parts).all()
+
+
+def test_a_folded_prior_predicts_what_the_injected_one_did(model, batch):
+    table = torch.randn(len(VOCABULARY), 6)
+    table[5:10] = 0
+    with torch.no_grad():
+        before = forward(model, batch)
+        add_prior(model, table)
+        injected = forward(model, batch)
+    assert not torch.allclose(before, injected)
+    plain = build(ARGS, VOCABULARY).eval()
+    plain.load_state_dict(export_state(model), strict=True)
+    with torch.no_grad():
+        torch.testing.assert_close(forward(plain, batch), injected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_zero_row_of_the_prior_leaves_its_gene_as_it_was(model):
+    add_prior(model, torch.zeros(len(VOCABULARY), 6))
+    embedding = model.encoder.embedding
+    torch.testing.assert_close(embedding.folded(), embedding.weight)
+
+
+def test_the_prior_is_frozen_and_its_projection_learns(model, batch):
+    table = torch.randn(len(VOCABULARY), 6)
+    add_prior(model, table.clone())
+    forward(model.train(), batch).sum().backward()
+    assert model.encoder.embedding.projection.weight.grad.abs().sum() > 0
+    torch.testing.assert_close(model.encoder.embedding.prior, table)
+    assert "encoder.embedding.prior" not in dict(model.named_parameters())
+
+
+@pytest.mark.parametrize("naming", ["in_proj_", "Wqkv."])
+def test_a_pretrained_checkpoint_loads_in_either_attention_naming(tmp_path, naming, model):
+    state = {name.replace("in_proj_", naming): t for name, t in model.state_dict().items()}
+    folder = write_checkpoint(tmp_path / "pretrained", state)
+    fresh = build(ARGS, VOCABULARY)
+    copied = load_pretrained(fresh, read_checkpoint(folder), folder)
+    own = fresh.state_dict()
+    for name, tensor in model.state_dict().items():
+        loaded = name.startswith(("encoder.", "value_encoder.", "transformer_encoder."))
+        assert (name in copied) == loaded
+        if loaded:
+            torch.testing.assert_close(own[name], tensor)
+    assert not torch.equal(
+        own["decoder.coeff_decoder.fc.0.weight"],
+        model.state_dict()["decoder.coeff_decoder.fc.0.weight"],
+    )
+
+
+def test_weights_that_do_not_fit_args_json_are_refused_by_name_and_shape(tmp_path, model):
+    folder = write_checkpoint(tmp_path / "bad", model.state_dict(), ARGS | {"embsize": 32})
+    checkpoint = read_checkpoint(folder)
+    with pytest.raises(InputError, match=r"encoder\.embedding\.weight has shape \(31, 16\)"):
+        load_pretrained(build(checkpoint.args, VOCABULARY), checkpoint, folder)
+
+
+def test_a_layer_too_few_is_refused_by_name(tmp_path, model):
+    checkpoint = Checkpoint(ARGS | {"nlayers": 3}, VOCABULARY, model.state_dict())
+    with pytest.raises(InputError, match=r"transformer_encoder\.layers\.2.* is missing"):
+        load_pretrained(build(checkpoint.args, VOCABULARY), checkpoint, tmp_path)
+
+
+def test_a_finetuned_checkpoint_loads_strictly(tmp_path, model, batch):
+    folder = write_checkpoint(tmp_path / "model", export_state(model))
+    again = load_finetuned(read_checkpoint(folder), folder)
+    torch.testing.assert_close(forward(again, batch), forward(model, batch))
+    extra = write_checkpoint(tmp_path / "extra", model.state_dict() | {"odd": torch.ones(1)})
+    with pytest.raises(InputError, match="tensor odd is not of this model"):
+        load_finetuned(read_checkpoint(extra), extra)
+
+
+@pytest.mark.parametrize("name", files.CHECKPOINT_FILES)
+def test_a_checkpoint_without_one_of_its_files_is_refused(tmp_path, model, name):
+    folder = write_checkpoint(tmp_path / "model", model.state_dict())
+    (folder / name).unlink()
+    with pytest.raises(InputError, match=f"no {name}"):
+        read_checkpoint(folder)
+
+
+def test_a_damaged_weights_file_is_one_line(tmp_path, model):
+    folder = write_checkpoint(tmp_path / "model", model.state_dict())
+    weights = folder / files.WEIGHTS_FILE
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(InputError, match="weights_only"):
+        read_checkpoint(folder)
+
+
+def test_a_pickle_in_place_of_weights_is_not_run(tmp_path, model):
+    import pickle
+
+    class Evil:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "was-run"), "w"))
+
+    folder = write_checkpoint(tmp_path / "model", model.state_dict())
+    (folder / files.WEIGHTS_FILE).write_bytes(pickle.dumps(Evil()))
+    with pytest.raises(InputError, match="weights_only"):
+        read_checkpoint(folder)
+    assert not (tmp_path / "was-run").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("{", "not JSON"),
+        ('{"A": 0, "B": 2, "<pad>": 1, "C": 2}', "each id"),
+        ('{"A": 0}', "<pad>"),
+    ],
+)
+def test_a_broken_vocabulary_is_refused(tmp_path, text, says):
+    path = tmp_path / "vocab.json"
+    path.write_text(text)
+    with pytest.raises(InputError, match=says):
+        read_vocabulary(path)

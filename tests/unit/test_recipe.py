@@ -1,0 +1,49 @@
+import pytest
+
+from components.finetune.recipe import Recipe, load_recipe, recipe_names
+from components.shared.errors import InputError
+
+
+def test_every_recipe_has_every_setting_and_is_read():
+    assert recipe_names() == ["default", "reference", "smoke"]
+    for name in recipe_names():
+        assert isinstance(load_recipe(name, {}), Recipe)
+
+
+def test_the_reference_recipe_is_the_reference_run():
+    recipe = load_recipe("reference", {})
+    assert (recipe.epochs, recipe.early_stop_after, recipe.batch_size) == (30, 10, 192)
+    assert (recipe.max_genes, recipe.predict_window) == (1536, 0)
+    assert (recipe.learning_rate, recipe.learning_rate_decay) == (1e-4, 0.9)
+    assert (recipe.precision, recipe.gradient_clip) == ("fp16", 1.0)
+    assert not (recipe.targets_in_window or recipe.redraw_controls or recipe.zero_no_flag)
+    assert recipe.control_partner == "self"
+
+
+def test_whole_numbers_that_kfp_turned_into_floats_come_back_whole():
+    assert load_recipe("default", {"epochs": 3.0, "learning_rate": 1}).epochs == 3
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        ({"epoch": 3}, r"'epoch' is not a setting.*nearest: 'epochs'"),
+        ({"version": 2}, "not a setting"),
+        ({"epochs": 2.5}, "type int"),
+        ({"epochs": 0}, "at least 1"),
+        ({"epochs": "many"}, "type int"),
+        ({"redraw_controls": 1}, "type bool"),
+        ({"epochs": True}, "type int"),
+        ({"precision": "fp8"}, "allowed: fp16, bf16, fp32"),
+        ({"learning_rate": -1}, "above 0"),
+        ({"learning_rate": float("nan")}, "above 0"),
+    ],
+)
+def test_a_bad_override_is_one_line(overrides, says):
+    with pytest.raises(InputError, match=says):
+        load_recipe("default", overrides)
+
+
+def test_an_unknown_recipe_lists_the_known_ones():
+    with pytest.raises(InputError, match="allowed: default, reference, smoke"):
+        load_recipe("quick", {})
