@@ -10,6 +10,7 @@ import argparse
 import hashlib
 import inspect
 import json
+import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from kfp import local
 
 from components.shared.artifact import sha256_of
 from components.shared.errors import InputError, nearest, one_line_errors
+from pipelines.local_log import readable_log
 from pipelines.pipeline import scgpt_perturb
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -124,8 +126,11 @@ def run(params: Mapping[str, Any], runs: Path) -> dict[str, Path]:
         enable_caching=True,
         cache_root=str(runs / ".cache" / state_of_code(params)),
     )
+    # Threads that wait for each other by spinning are many times slower where a core is shared.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        task = scgpt_perturb(**pinned(params))
+        with readable_log():
+            task = scgpt_perturb(**pinned(params))
     except RuntimeError as error:
         raise InputError(f"{error}; the task's own error line is above") from None
     return {name: Path(output.path) for name, output in task.outputs.items()}

@@ -5,7 +5,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from components.shared.checkpoint import (
     WEIGHTS_FILE,
     read_checkpoint,
 )
+from components.shared.downloads import shown
 from components.shared.errors import InputError
 from components.shared.perturbation import genes_of
 from components.shared.pretrained import parse_pretrained, resolve_vocabulary
@@ -38,13 +39,13 @@ from components.shared.tokens import GeneTokens
 from components.shared.vocabulary import VOCAB_FILE
 
 SIZES = {
-    "tiny": {"embsize": 64, "nheads": 4, "d_hid": 64, "nlayers": 2},
-    "small": {"embsize": 128, "nheads": 4, "d_hid": 128, "nlayers": 4},
-    "whole-human": {"embsize": 512, "nheads": 8, "d_hid": 512, "nlayers": 12},
+    "tiny": {"embsize": 64, "nheads": 4, "d_hid": 64, "nlayers": 2, "dropout": 0.0},
+    "small": {"embsize": 128, "nheads": 4, "d_hid": 128, "nlayers": 4, "dropout": 0.1},
+    "whole-human": {"embsize": 512, "nheads": 8, "d_hid": 512, "nlayers": 12, "dropout": 0.2},
 }
 """Models that can be started fresh with random://<size>."""
 
-FRESH_ARGS = {"n_layers_cls": 3, "dropout": 0.2}
+FRESH_ARGS = {"n_layers_cls": 3}
 CURVES_FILE = "training_curves.html"
 PRIOR_FILE = "gene_prior.json"
 
@@ -81,7 +82,7 @@ def finetune(
     split = Splits.open(splits, opened)
     prior_artifact = opening(prior, GENE_PRIOR)
     parameters = {
-        "pretrained": pretrained,
+        "pretrained": shown(pretrained),
         "recipe": recipe,
         "overrides": dict(overrides or {}),
         "seed": seed,
@@ -98,21 +99,14 @@ def finetune(
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         facts = _facts(model, data, opened, tokens, device, pretrained, prior_artifact)
         _announce(facts, settings)
-        tracker = Tracker(draft.path, parameters | {"settings": asdict(settings)} | facts)
-        started = time.perf_counter()
-
-        def report(epoch: Epoch) -> None:
-            tracker.log(asdict(epoch))
-            print(
-                f"finetune: epoch {epoch.epoch}: loss {epoch.train_loss:.4f}, validation "
-                f"pearson_delta {epoch.val_pearson_delta:.4f}, "
-                f"{epoch.cells_per_second:.0f} cells/s",
-                flush=True,
+        with Tracker(parameters | {"settings": asdict(settings)} | facts) as tracker:
+            started = time.perf_counter()
+            result = fit(
+                model, data, settings, seed=seed, device=device, on_epoch=_reporting(tracker)
             )
-
-        result = fit(model, data, settings, seed=seed, device=device, on_epoch=report)
-        stats = _stats(facts, result, data, parameters, settings, time.perf_counter() - started)
-        stats["wandb_run"] = tracker.finish()
+            seconds = time.perf_counter() - started
+            stats = _stats(facts, result, data, parameters, settings, seconds)
+            stats["wandb_run"] = tracker.finish(draft.path)
         args |= {"scgpt_perturb": {"recipe": recipe, "seed": seed, "settings": asdict(settings)}}
         _write(draft.path, result, args, vocabulary, stats, prior_artifact)
         draft.summary |= {key: value for key, value in stats.items() if key != "history"}
@@ -121,6 +115,18 @@ def finetune(
         f"validation pearson_delta {stats['best_val_pearson_delta']}, {result.stop_reason}",
         flush=True,
     )
+
+
+def _reporting(tracker: Tracker) -> Callable[[Epoch], None]:
+    def report(epoch: Epoch) -> None:
+        tracker.log(asdict(epoch))
+        print(
+            f"finetune: epoch {epoch.epoch}: loss {epoch.train_loss:.4f}, validation "
+            f"pearson_delta {epoch.val_pearson_delta:.4f}, {epoch.cells_per_second:.0f} cells/s",
+            flush=True,
+        )
+
+    return report
 
 
 def start_model(pretrained: str, recipe: Recipe) -> tuple[Any, dict[str, Any], dict[str, int]]:
@@ -174,7 +180,7 @@ def _facts(
     trained = [data.perturbations[code] for code in set(data.train_codes.tolist())]
     genes = set(cells.genes)
     return {
-        "pretrained": pretrained,
+        "pretrained": shown(pretrained),
         "random_init": bool(parse_pretrained(pretrained).random_size),
         "prior": prior.summary,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",

@@ -1,7 +1,9 @@
 """Weights & Biases: offline unless a key is set, and never the reason a run fails."""
 
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,11 +14,13 @@ T = TypeVar("T")
 class Tracker:
     """A Weights & Biases run; where it cannot be reached, training goes on without it."""
 
-    def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
-        """Start a run: online with `WANDB_API_KEY`, else offline in ``folder``/wandb."""
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        """Start a run: online with `WANDB_API_KEY`, else offline."""
         import wandb
 
-        self.mode = "online" if os.environ.get("WANDB_API_KEY") else "offline"
+        # Its own process goes on writing logs for a while, so the run is kept outside the artifact.
+        self._scratch = tempfile.mkdtemp(prefix="wandb.")
+        online = bool(os.environ.get("WANDB_API_KEY"))
         # Statistics and metadata of the machine are left out: they name paths, hosts and users.
         settings = wandb.Settings(
             console="off",
@@ -28,12 +32,11 @@ class Tracker:
             disable_git=True,
             save_code=False,
         )
-        self._folder = folder
         self._run: Any = self._quietly(
             lambda: wandb.init(
                 project=os.environ.get("WANDB_PROJECT", "scgpt-perturb"),
-                mode=self.mode,  # type: ignore[arg-type]
-                dir=str(folder),
+                mode="online" if online else "offline",
+                dir=self._scratch,
                 config=dict(config),
                 settings=settings,
             )
@@ -44,13 +47,32 @@ class Tracker:
         if self._run is not None:
             self._quietly(lambda: self._run.log(dict(facts), step=facts["epoch"]))
 
-    def finish(self) -> str:
-        """End the run and return its URL, or its folder relative to the artifact, or ''."""
-        if self._run is None:
-            return ""
-        where = self._run.url or str(Path(self._run.dir).parent.relative_to(self._folder))
-        self._quietly(self._run.finish)
-        return where
+    def finish(self, folder: Path) -> str:
+        """End the run and keep it in ``folder``/wandb, where `wandb sync` can send it later.
+
+        Returns:
+            The run's URL when online, else its folder relative to ``folder``, '' without a run.
+        """
+        kept = self._quietly(lambda: self._keep(folder)) if self._run is not None else None
+        self._run = None
+        return kept or ""
+
+    def __enter__(self) -> "Tracker":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Mark a run that was not finished as failed, and tidy up."""
+        if self._run is not None:
+            self._quietly(lambda: self._run.finish(exit_code=1))
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+    def _keep(self, folder: Path) -> str:
+        run = Path(self._run.dir).parent
+        url = None if self._run.settings.mode == "offline" else self._run.url
+        self._run.finish()
+        kept = Path("wandb") / run.name
+        shutil.copytree(run, folder / kept, ignore=shutil.ignore_patterns("logs", "tmp", "*.log"))
+        return url or str(kept)
 
     def _quietly(self, call: Callable[[], T]) -> T | None:
         try:

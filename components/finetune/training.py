@@ -77,7 +77,7 @@ def fit(
     torch.manual_seed(seed)
     model.to(device)
     trained = [p for p in model.parameters() if p.requires_grad]
-    optimiser = torch.optim.Adam(trained, lr=recipe.learning_rate)
+    optimiser = torch.optim.Adam(trained, lr=recipe.learning_rate, fused=True)
     schedule = torch.optim.lr_scheduler.StepLR(optimiser, 1, gamma=recipe.learning_rate_decay)
     scaler = torch.amp.GradScaler(enabled=device.type == "cuda" and recipe.precision == "fp16")
     result = Fit(state={})
@@ -94,7 +94,8 @@ def fit(
         result.history.append(facts)
         on_epoch(facts)
         score = val_pearson if np.isfinite(val_pearson) else float("-inf")
-        if not result.state or score > result.best_pearson_delta:
+        undecided = result.best_pearson_delta == float("-inf")  # no finite score yet: the latest
+        if undecided or score > result.best_pearson_delta:
             result.state = export_state(model)
             result.best_epoch, result.best_pearson_delta = epoch, score
         if epoch - result.best_epoch >= recipe.early_stop_after:

@@ -11,7 +11,7 @@ T = TypeVar("T")
 SECONDS_BETWEEN_LINES = 10.0
 
 
-class _Lines:
+class Lines:
     """A stream for tqdm that writes each refresh as a line of its own."""
 
     def write(self, text: str) -> None:
@@ -33,7 +33,7 @@ def bar(*, total: int, what: str, unit: str) -> tqdm:
         desc=what,
         unit=unit,
         unit_scale=True,
-        file=_Lines(),
+        file=Lines(),
         mininterval=SECONDS_BETWEEN_LINES,
         ncols=100,
         ascii=True,

@@ -1,0 +1,178 @@
+"""A predictions file as the pair of AnnData that cell-eval compares, checked on the way."""
+
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix, issparse
+
+from components.shared.errors import InputError, nearest, shortlist
+from components.shared.predictions import TRUTH
+
+HIGHEST = 15.0
+"""cell-eval (`utils.guess_is_lognorm`) refuses log1p values from here up."""
+
+Matrix: TypeAlias = Any
+"""CSR or dense floats, shape [cells, genes]; scipy comes without types."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Predicted and measured expression of the same cells, log1p of counts per 10,000."""
+
+    predicted: Matrix
+    """CSR or dense, shape [cells, genes]; control rows hold the measured controls."""
+    measured: Matrix
+    """CSR or dense, shape [cells, genes]."""
+    obs: pd.DataFrame
+    """One row a cell, index = cell names, with is_control and seen_in_training as booleans."""
+    genes: list[str]
+    perturbation_column: str
+    control: str
+
+    @property
+    def labels(self) -> NDArray[np.str_]:
+        """Perturbation of every cell, shape [cells]."""
+        return self.obs[self.perturbation_column].to_numpy(str)
+
+    @property
+    def perturbations(self) -> list[str]:
+        """Perturbations without the control, sorted as cell-eval sorts them."""
+        return [label for label in np.unique(self.labels).tolist() if label != self.control]
+
+    def with_prediction(self, predicted: Matrix) -> "Pair":
+        """Return this pair with another prediction in the place of the model's."""
+        return Pair(
+            predicted,
+            self.measured,
+            self.obs,
+            self.genes,
+            self.perturbation_column,
+            self.control,
+        )
+
+    def anndata(self) -> tuple[AnnData, AnnData]:
+        """Return (predicted, measured) as the two AnnData cell-eval takes."""
+        # Fresh categories: pdex makes a group of every category, even of one without cells.
+        labels = pd.Categorical(self.labels)
+        obs = pd.DataFrame({self.perturbation_column: labels}, index=self.obs.index)
+        var = pd.DataFrame(index=pd.Index(self.genes, dtype=str))
+        predicted = AnnData(self.predicted, obs=obs.copy(), var=var.copy())
+        return predicted, AnnData(self.measured, obs=obs.copy(), var=var.copy())
+
+    def deltas(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return (predicted, measured) mean deltas against the controls of the file.
+
+        Both have shape [perturbations, genes], log1p of counts per 10,000, rows in the order of
+        `perturbations`: what cell-eval's `pearson_delta` correlates.
+        """
+        groups = [self.control, *self.perturbations]
+        number = pd.Index(groups).get_indexer(pd.Index(self.labels))
+        ones = np.ones(len(number))
+        assign = csr_matrix(
+            (ones, (number, np.arange(len(number)))), shape=(len(groups), len(ones))
+        )
+        counts = np.bincount(number, minlength=len(groups))[:, None]
+        predicted, measured = (
+            _dense(assign @ matrix) / counts for matrix in (self.predicted, self.measured)
+        )
+        return predicted[1:] - predicted[0], measured[1:] - measured[0]
+
+
+def _dense(matrix: Matrix) -> NDArray[np.float64]:
+    return np.asarray(matrix.toarray() if issparse(matrix) else matrix, dtype=np.float64)
+
+
+def pair_of(adata: AnnData, where: str) -> Pair:
+    """Check the content of a predictions file and return it as a pair.
+
+    Args:
+        adata: the predictions, see `components.shared.predictions`.
+        where: the file's name, for messages.
+
+    Raises:
+        InputError: a missing column, layer or `uns` entry, a label that is not bare, no control
+            or no perturbed cell, or values that are no log1p of counts per 10,000.
+    """
+    column, control = _names(adata, where)
+    labels = adata.obs[column].astype(str).to_numpy(str)
+    _check_labels(labels, control, f"{where}, obs column '{column}'")
+    flags = adata.obs["is_control"].to_numpy(bool)
+    if (wrong := np.flatnonzero(flags != (labels == control))).size:
+        raise InputError(
+            f"{where}: cell '{adata.obs_names[wrong[0]]}' has perturbation '{labels[wrong[0]]}' "
+            f"but is_control {flags[wrong[0]]}; is_control must be true for '{control}' alone"
+        )
+    if TRUTH not in adata.layers or adata.X is None:
+        raise InputError(f"{where}: no layer '{TRUTH}' or no X; run the predict task again")
+    matrices = {}
+    for name, matrix in (("X", adata.X), (f"layer '{TRUTH}'", adata.layers[TRUTH])):
+        matrices[name] = csr_matrix(matrix) if issparse(matrix) else np.asarray(matrix)
+        _check_values(matrices[name], adata, f"{where}, {name}")
+    predicted, measured = matrices.values()
+    if (predicted[flags] != measured[flags]).sum():
+        raise InputError(
+            f"{where}: X differs from layer '{TRUTH}' in control cells; both must hold the "
+            "measured controls, or the two sides' deltas have different references"
+        )
+    obs = adata.obs.assign(**{column: labels})
+    return Pair(predicted, measured, obs, [str(gene) for gene in adata.var_names], column, control)
+
+
+def _names(adata: AnnData, where: str) -> tuple[str, str]:
+    """Return the label column and the control label, as `uns` names them."""
+    for key in ("perturbation_column", "control"):
+        if key not in adata.uns:
+            raise InputError(f"{where}: uns has no '{key}'; run the predict task again")
+    column, control = str(adata.uns["perturbation_column"]), str(adata.uns["control"])
+    for needed in (column, "cell_line", "is_control", "seen_in_training"):
+        if needed not in adata.obs:
+            have = [str(name) for name in adata.obs.columns]
+            raise InputError(f"{where}: no obs column '{needed}'{nearest(needed, have)}")
+    return column, control
+
+
+def _check_labels(labels: NDArray[np.str_], control: str, where: str) -> None:
+    unique = np.unique(labels).tolist()
+    if control not in unique:
+        raise InputError(
+            f"{where}: no control cells labelled '{control}'{nearest(control, unique)}; "
+            "deltas need at least one"
+        )
+    if len(unique) < 2:
+        raise InputError(f"{where}: no perturbed cells, only '{control}'; nothing to evaluate")
+    bad = [x for x in unique if x != x.strip() or {"ctrl", ""} & set(x.split("+"))]
+    if bad:
+        raise InputError(
+            f"{where}: {shortlist(bad)} is not a bare gene symbol; drop '+ctrl' and blanks, or "
+            "cell-eval cannot exclude the target gene"
+        )
+
+
+def _check_values(matrix: Matrix, adata: AnnData, where: str) -> None:
+    """Check that a matrix is finite, within [0, 15) and not counts."""
+    values = matrix.data if issparse(matrix) else matrix
+    good = np.isfinite(values) & (values >= 0) & (values < HIGHEST)
+    if not good.all():
+        row, gene = _place(matrix, ~good)
+        raise InputError(
+            f"{where}: {matrix[row, gene]} in cell '{adata.obs_names[row]}', gene "
+            f"'{adata.var_names[gene]}'; expected log1p of counts per 10,000, within [0, 15)"
+        )
+    # cell-eval would take whole numbers for counts and normalise them without a word.
+    if not (np.modf(values)[0] > 1e-3).any():
+        raise InputError(
+            f"{where}: only whole numbers; expected log1p of counts per 10,000, not counts"
+        )
+
+
+def _place(matrix: Matrix, bad: NDArray[np.bool_]) -> tuple[int, int]:
+    """Return (row, column) of the first bad value."""
+    if issparse(matrix):
+        at = int(np.flatnonzero(bad)[0])
+        return int(np.searchsorted(matrix.indptr, at, side="right")) - 1, int(matrix.indices[at])
+    row, column = np.argwhere(bad)[0]
+    return int(row), int(column)

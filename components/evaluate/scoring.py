@@ -1,0 +1,171 @@
+"""cell-eval, run as its own command runs it, and what it could not compute said aloud."""
+
+import io
+import logging
+import re
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import dataclass
+from typing import Literal, TextIO
+
+import numpy as np
+import pandas as pd
+import polars as pl
+from cell_eval import MetricsEvaluator
+from cell_eval._evaluator import SB_METRICS
+
+from components.evaluate.pair import Pair
+from components.shared.progress import SECONDS_BETWEEN_LINES
+
+PROFILE: Literal["full"] = "full"
+OF_THE_SET = ("de_spearman_sig", "pearson_edistance", "clustering_agreement")
+"""One number for all perturbations together, which cell-eval repeats in every row."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """What cell-eval says of one prediction."""
+
+    table: pl.DataFrame
+    """A row a perturbation, in cell-eval's own form (`results.csv`)."""
+    aggregate: pl.DataFrame
+    """cell-eval's describe table (`agg_results.csv`)."""
+    not_computed: dict[str, str]
+    """Metrics that failed on this input, with cell-eval's reason."""
+
+    @property
+    def metrics(self) -> pd.DataFrame:
+        """Return the table as floats, index = perturbation; every missing value is NaN."""
+        return as_floats(self.table)
+
+
+def as_floats(table: pl.DataFrame) -> pd.DataFrame:
+    """Return a cell-eval result as floats, index = perturbation; null and infinite become NaN."""
+    frame = table.to_pandas().set_index("perturbation").astype(float)
+    return frame.replace([np.inf, -np.inf], np.nan)
+
+
+def score(
+    pair: Pair, *, threads: int, de_real: pl.DataFrame | None = None
+) -> tuple[Score, pl.DataFrame]:
+    """Run cell-eval's full profile, with the settings of its `run` command.
+
+    Args:
+        pair: predicted and measured cells.
+        threads: CPU threads of the rank tests; 0 = all available CPUs.
+        de_real: differential expression of the measured cells, from an earlier call.
+
+    Returns:
+        The score, and the differential expression of the measured cells for the next call.
+    """
+    predicted, measured = pair.anndata()
+    # cell-eval writes its two DE tables to its output folder; nothing here reads them.
+    with tempfile.TemporaryDirectory() as scratch, _listening() as failed:
+        evaluator = MetricsEvaluator(
+            adata_pred=predicted,
+            adata_real=measured,
+            de_real=de_real,
+            control_pert=pair.control,
+            pert_col=pair.perturbation_column,
+            num_threads=threads or -1,
+            outdir=scratch,
+        )
+        table, aggregate = evaluator.compute(profile=PROFILE, write_csv=False)
+    comparison = evaluator.de_comparison
+    assert comparison is not None  # noqa: S101  only skip_de leaves it out
+    return Score(table, aggregate, failed), comparison.real.data
+
+
+def ceiling(pair: Pair, *, threads: int) -> pd.DataFrame:
+    """Return how well the measured data predict themselves (cell-eval's `compute_ceiling`).
+
+    The cells of each perturbation and the controls are split into disjoint halves, one half
+    scored as a prediction of the other, and the mean mapped to full depth by Spearman-Brown,
+    2r / (1 + r). cell-eval's own mean is NaN as soon as one perturbation has no value; the column
+    ``ceiling`` is the same formula on the nan-mean.
+
+    Returns:
+        Index = metric; columns half_depth (nan-mean of the halves' scores), ceiling, cell_eval
+        (as it reports it) and n_nan. Empty where no halves can be made: fewer than two controls,
+        or no perturbation with two cells.
+    """
+    columns = ["half_depth", "ceiling", "cell_eval", "n_nan"]
+    counts = pd.Series(pair.labels).value_counts()
+    if counts[pair.control] < 2 or counts.drop(pair.control).max() < 2:
+        return pd.DataFrame(columns=columns, index=pd.Index([], name="metric"))
+    _, measured = pair.anndata()
+    with tempfile.TemporaryDirectory() as scratch, _listening():
+        evaluator = MetricsEvaluator(
+            adata_pred=None,
+            adata_real=measured,
+            control_pert=pair.control,
+            pert_col=pair.perturbation_column,
+            num_threads=threads or -1,
+            outdir=scratch,
+        )
+        table, reported = evaluator.compute_ceiling(profile=PROFILE, write_csv=False)
+    halves = as_floats(table)
+    mean = halves.mean()
+    corrected = (2 * mean / (1 + mean)).where((mean > 0) & mean.index.isin(SB_METRICS))
+    own = reported.to_pandas().iloc[0].astype(float)
+    parts = [mean, corrected, own, halves.isna().sum()]
+    return pd.concat(parts, axis=1, keys=columns).rename_axis("metric")
+
+
+@contextmanager
+def step(number: int, total: int, what: str) -> Iterator[None]:
+    """Print what is being done and how long it took, on standard error."""
+    start = time.monotonic()
+    print(f"evaluate: {number}/{total} {what}", file=sys.stderr, flush=True)
+    yield
+    took = time.monotonic() - start
+    print(f"evaluate: {number}/{total} done in {took:.1f} s", file=sys.stderr, flush=True)
+
+
+class _Failures(logging.Handler):
+    """Collects the metrics cell-eval logs as failed; it goes on without them."""
+
+    said = re.compile(r"Error computing metric '(.+?)': (.*)", re.DOTALL)
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.failed: dict[str, str] = {}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if match := self.said.match(record.getMessage()):
+            self.failed[match[1]] = " ".join(match[2].split())
+
+
+class _Thinned(io.TextIOBase):
+    """Lets a line of cell-eval's many progress bars through now and then, and nothing else."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream, self.last = stream, time.monotonic()
+
+    def write(self, text: str) -> int:
+        line = text.strip("\r\n ")
+        now = time.monotonic()
+        if "%|" in line and " 0%|" not in line and now - self.last > SECONDS_BETWEEN_LINES:
+            self.last = now
+            print(f"evaluate:   {line}", file=self.stream, flush=True)
+        return len(text)
+
+
+@contextmanager
+def _listening() -> Iterator[dict[str, str]]:
+    """Thin out what cell-eval prints; yield a dict that fills with the metrics that failed."""
+    logger, handler = logging.getLogger("cell_eval"), _Failures()
+    propagate, logger.propagate = logger.propagate, False
+    logger.addHandler(handler)
+    try:
+        # Warnings are of constant inputs, which come out as NaN and are counted.
+        with warnings.catch_warnings(), redirect_stderr(_Thinned(sys.stderr)):
+            warnings.simplefilter("ignore")
+            yield handler.failed
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = propagate

@@ -1,0 +1,277 @@
+"""The model card, written from what the run did: front matter for the Hub, then the facts."""
+
+import csv
+import json
+import math
+import re
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from components.publish.chain import UNKNOWN, chain_rows, source_of
+from components.publish.facts import (
+    HEADLINE,
+    against_baselines,
+    few_shot,
+    limitations,
+    number,
+    open_licence,
+)
+from components.shared.artifact import Artifact, code_version
+from components.shared.downloads import shown
+from components.shared.errors import InputError
+from components.shared.storage import scheme_of
+
+TEMPLATE = "card.md.j2"
+TASK = "perturbation-prediction"
+TAGS = ["biology", "genomics", "single-cell", "scgpt", TASK]
+
+
+def write_card(
+    artifacts: Mapping[str, Artifact], files: list[dict[str, str | int]], path: Path
+) -> dict[str, Any]:
+    """Write the model card and return the facts that a list of runs should show.
+
+    Args:
+        artifacts: model, predictions, evaluation and splits.
+        files: from `files.collect`.
+        path: where to write.
+
+    Raises:
+        InputError: a JSON or CSV file of an artifact lacks what the card needs.
+    """
+    run = _Run(artifacts)
+    try:
+        body = _environment().get_template(TEMPLATE).render(_context(run, artifacts, files))
+        text = f"---\n{_front_matter(run).to_yaml()}\n---\n\n{body}"
+    except KeyError as error:
+        raise InputError(
+            f"{artifacts['model'].path}, {artifacts['evaluation'].path}: no {error} in their JSON "
+            "files or summaries, which the model card needs; run the tasks again with this version"
+        ) from None
+    path.write_text(text, encoding="utf-8")
+    # Read back as the Hub will: a card that does not parse must not be published.
+    ModelCard.load(path)
+    means = run.metrics["model"]
+    return {
+        "test_line": run.test_line,
+        "random_init": run.stats["random_init"],
+        "prior": run.stats["prior"]["kind"],
+        **{name: means[name] for name in HEADLINE if means.get(name) is not None},
+    }
+
+
+class _Run:
+    """What the artifacts say, read once."""
+
+    def __init__(self, artifacts: Mapping[str, Artifact]) -> None:
+        self.stats = _json(artifacts["model"].path / "training_stats.json")
+        self.metrics = _json(artifacts["evaluation"].path / "metrics.json")
+        self.results = _columns(artifacts["evaluation"].path / "results.csv")
+        self.predictions = artifacts["predictions"].summary
+        self.splits = artifacts["splits"].summary
+        self.source = source_of(artifacts)
+
+    @property
+    def test_line(self) -> str:
+        return str(self.splits["test_line"])
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON ({error}); run its task again") from None
+
+
+def _columns(path: Path) -> dict[str, list[float]]:
+    """Return the finite numbers of each column of a CSV file."""
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    columns: dict[str, list[float]] = {}
+    for name in rows[0] if rows else []:
+        columns[name] = [value for row in rows if math.isfinite(value := _float(row[name]))]
+    return columns
+
+
+def _float(text: str | None) -> float:
+    try:
+        return float(text or "nan")
+    except ValueError:
+        return math.nan
+
+
+def public(uri: str) -> str:
+    """Return a URI as a public card may show it: no secrets, of a local path only its name."""
+    scheme = scheme_of(uri)
+    if scheme in ("", "file"):
+        return f"local file {Path(uri).name}"
+    if scheme == "random":
+        size, _, vocabulary = uri.partition("?vocabulary=")
+        return (
+            f"{size} with the vocabulary of {public(unquote(vocabulary))}" if vocabulary else size
+        )
+    return shown(uri)
+
+
+def _source(run: _Run) -> str:
+    uri = run.source["uri"]
+    return public(uri) if uri != UNKNOWN else "unknown (the tasks did not pass it on)"
+
+
+def _hub_id(uri: str, kind: str) -> str | None:
+    """Return ``owner/name`` of an ``hf://<kind>/owner/name…`` URI."""
+    found = re.match(rf"hf://{kind}/([^/@]+/[^/@]+)", uri)
+    return found[1] if found else None
+
+
+def _licence(prior: Mapping[str, Any]) -> tuple[str, str | None]:
+    """Return licence and its name for the front matter; a prior can take the open one away."""
+    if open_licence(prior):
+        return "mit", None
+    said = str(prior.get("licence") or "unknown").partition(":")[0]
+    return "other", "prior-" + re.sub(r"[^a-z0-9.]+", "-", said.lower()).strip("-")[:60]
+
+
+def _front_matter(run: _Run) -> ModelCardData:
+    data_id = _hub_id(run.source["uri"], "datasets")
+    stats = run.stats
+    licence, licence_name = _licence(stats["prior"])
+    results = [
+        EvalResult(
+            task_type=TASK,
+            task_name=f"Predict perturbed cells of {run.test_line}",
+            dataset_type=data_id or "custom",
+            dataset_name=f"{_source(run)}, test line {run.test_line}",
+            dataset_split="test",
+            metric_type=name,
+            metric_name=f"{name} (cell-eval, mean over perturbations)",
+            metric_value=value,
+        )
+        for name, value in run.metrics["model"].items()
+        if value is not None
+    ]
+    return ModelCardData(
+        license=licence,
+        license_name=licence_name,
+        library_name="scgpt",
+        tags=TAGS,
+        base_model=None if stats["random_init"] else _hub_id(stats["pretrained"], "models"),
+        datasets=[data_id] if data_id else None,
+        model_name=f"scgpt-perturb {run.test_line}",
+        eval_results=results or None,
+    )
+
+
+def _context(
+    run: _Run, artifacts: Mapping[str, Artifact], files: list[dict[str, str | int]]
+) -> dict[str, Any]:
+    code = code_version()
+    return {
+        "run": run,
+        "stats": run.stats,
+        "counts": _counts(run.splits),
+        "few_shot": few_shot(run.splits),
+        "predictions": run.predictions,
+        "pretrained": public(run.stats["pretrained"]),
+        "prior": _prior_rows(run.stats["prior"]),
+        "settings": run.stats["settings"],
+        "source": {"uri": _source(run), "sha256": run.source["sha256"]},
+        "chain": chain_rows(artifacts),
+        "code": f"{code['version']} ({code['revision']})",
+        "metrics": _metric_rows(run),
+        "baselines": list(run.metrics["baselines"]),
+        "parts": _seen_rows(run.metrics),
+        "n_seen": run.metrics.get("perturbations_seen"),
+        "n_unseen": run.metrics.get("perturbations_unseen"),
+        "verdicts": against_baselines(run.metrics),
+        "limitations": limitations(run.stats, run.predictions, run.metrics, run.splits),
+        "files": files,
+    }
+
+
+def _counts(splits: Mapping[str, Any]) -> dict[str, int]:
+    return {
+        key.replace("_", " "): value
+        for key, value in splits.items()
+        if isinstance(value, int) and not isinstance(value, bool)
+    }
+
+
+def _prior_rows(prior: Mapping[str, Any]) -> dict[str, str]:
+    """Return what the prior task said of the table; of nested facts, the inner names too."""
+    if prior["kind"] == "none":
+        return {"kind": "none"}
+    nested = {
+        f"{key} {inner}": value
+        for key, facts in prior.items()
+        if isinstance(facts, dict)
+        for inner, value in facts.items()
+    }
+    rows = {
+        key.replace("_", " "): value
+        for key, value in {**prior, **nested}.items()
+        if isinstance(value, str | int | float) and value != ""
+    }
+    if "source" in rows:
+        rows["source"] = public(str(rows["source"]))
+    rows.setdefault("licence", "unknown")
+    return {key: str(value) for key, value in rows.items()}
+
+
+def _metric_rows(run: _Run) -> list[dict[str, Any]]:
+    """Return a row a headline metric: mean, median, max, the baselines' means, the ceiling."""
+    metrics = run.metrics
+    rows = []
+    for name in HEADLINE:
+        if name not in metrics["model"]:
+            continue
+        values = run.results.get(name, [])
+        rows.append(
+            {
+                "name": f"{name} (lower is better)" if name.startswith("mae") else name,
+                "mean": number(metrics["model"][name]),
+                "median": number(statistics.median(values) if values else None),
+                "max": number(max(values, default=None)),
+                "baselines": [number(m.get(name)) for m in metrics["baselines"].values()],
+                "ceiling": number(metrics["ceiling"].get(name)),
+                "nan": metrics["nan_counts"].get(name, 0),
+            }
+        )
+    return rows
+
+
+def _seen_rows(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
+    return [
+        {
+            "name": name,
+            "seen": number(metrics["seen"].get(name)),
+            "unseen": number(metrics["unseen"].get(name)),
+        }
+        for name in HEADLINE
+        if name in metrics["model"]
+    ]
+
+
+def _environment() -> Environment:
+    # Markdown, not HTML: `_safe` makes every value harmless in a table.
+    return Environment(  # noqa: S701
+        loader=FileSystemLoader(Path(__file__).parent),
+        undefined=StrictUndefined,
+        finalize=_safe,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+
+
+def _safe(value: Any) -> Any:
+    """Return a value's text that can neither break a table nor bring HTML along."""
+    if not isinstance(value, str):
+        return value
+    return " ".join(value.split()).replace("|", "\\|").replace("<", "&lt;")

@@ -1,0 +1,86 @@
+"""The chain of digests from the source data to the evaluation, and that it is one chain."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from components.shared.artifact import Artifact
+from components.shared.errors import InputError
+
+MADE_FROM = (
+    ("model", "splits"),
+    ("predictions", "model"),
+    ("predictions", "splits"),
+    ("evaluation", "predictions"),
+    ("evaluation", "splits"),
+)
+"""(artifact, the input it must have been made from)."""
+
+UNKNOWN = "unknown"
+
+
+def check_chain(artifacts: Mapping[str, Artifact]) -> None:
+    """Check that the artifacts are of one run, so that the card cannot mix two.
+
+    Raises:
+        InputError: one was made from another input than the one given.
+    """
+    for name, needed in MADE_FROM:
+        artifact, wanted = artifacts[name], artifacts[needed]
+        found = artifact.provenance["inputs"].get(needed, {}).get("sha256", "none")
+        if found != wanted.digest:
+            raise InputError(
+                f"{artifact.path}: made from other {needed} (sha256 {found[:12]}) than "
+                f"{wanted.path} ({wanted.digest[:12]}); give the artifacts of one run"
+            )
+
+
+def source_of(artifacts: Mapping[str, Artifact]) -> dict[str, str]:
+    """Return the data set's URI and sha256 as the tasks passed them on, 'unknown' if none did."""
+    for artifact in artifacts.values():
+        summary = artifact.summary
+        if summary.get("source"):
+            return {
+                "uri": str(summary["source"]),
+                "sha256": str(summary.get("source_sha256") or UNKNOWN),
+            }
+    return {"uri": UNKNOWN, "sha256": UNKNOWN}
+
+
+def chain_rows(artifacts: Mapping[str, Artifact]) -> list[dict[str, str]]:
+    """Return a row an artifact from cells to evaluation: name, format, sha256, task, code."""
+    rows = []
+    inputs = artifacts["model"].provenance["inputs"]
+    for name, task in (("cells", "ingest"), ("prior", "prior")):
+        if name in inputs:
+            rows.append(_row(name, inputs[name]["format"], inputs[name]["sha256"], task, "", ""))
+    for name in ("splits", "model", "predictions", "evaluation"):
+        artifact = artifacts[name]
+        facts = artifact.provenance
+        rows.append(
+            _row(
+                name,
+                facts["format"],
+                artifact.digest,
+                facts["made_by"],
+                _revision(facts["code"]),
+                facts["image"],
+            )
+        )
+    return rows
+
+
+def _row(
+    name: str, format: str, sha256: str, task: str, revision: str, image: str
+) -> dict[str, str]:
+    return {
+        "name": name,
+        "format": format,
+        "sha256": sha256,
+        "task": task,
+        "revision": revision,
+        "image": image,
+    }
+
+
+def _revision(code: Mapping[str, Any]) -> str:
+    return f"{code['version']} ({code['revision']})"

@@ -1,0 +1,250 @@
+"""What the card says in sentences: which baselines win, and what this run cannot show."""
+
+from collections.abc import Mapping
+from typing import Any
+
+HEADLINE = (
+    "pearson_delta",
+    "mae_delta",
+    "discrimination_score_l1",
+    "overlap_at_N",
+    "de_direction_match",
+    "de_sig_genes_recall",
+    "pr_auc",
+    "roc_auc",
+)
+"""cell-eval's metrics that the reference run reports, in the order of the report."""
+
+FEW_CELLS_EACH = 30
+"""Test cells a perturbation below which a measured mean change is mostly noise."""
+FEW_TRAINING_CELLS = 10_000
+FEW_PERTURBATIONS = 50
+FEW_CONTROLS = 100
+
+OPEN_LICENCES = ("mit", "apache-2.0", "bsd-3-clause", "cc-by-4.0", "cc0-1.0", "cc0")
+"""Licences of a prior under which the model can keep this project's own, MIT."""
+
+Facts = Mapping[str, Any]
+
+
+def lower_is_better(metric: str) -> bool:
+    """Return whether a metric is an error."""
+    return metric.startswith(("mae", "mse"))
+
+
+def number(value: float | None) -> str:
+    """Return a metric's value as text, a dash where there is none."""
+    return "-" if value is None else f"{value:.4f}"
+
+
+def count(n: int, what: str) -> str:
+    """Return ``1 cell``, ``2 cells``."""
+    return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"
+
+
+def against_baselines(metrics: Facts) -> list[str]:
+    """Return a sentence or two a baseline: does the model beat it, with figures."""
+    comparisons = metrics.get("comparisons", {})
+    return [
+        _headline(name, metrics["model"], means, comparisons.get(name)) + _others(metrics, means)
+        for name, means in metrics["baselines"].items()
+    ]
+
+
+def _headline(name: str, model: Facts, baseline: Facts, comparison: Facts | None) -> str:
+    """Say who wins in pearson_delta; ``comparison`` = evaluate's paired one, if it made one."""
+    ours, theirs = model.get(HEADLINE[0]), baseline.get(HEADLINE[0])
+    difference = comparison["difference"] if comparison else _less(ours, theirs)
+    if difference is None:
+        return f"In {HEADLINE[0]} the model cannot be compared with `{name}`."
+    low, high = (comparison["low"], comparison["high"]) if comparison else (None, None)
+    if low is not None and high is not None and low <= 0 <= high:
+        verdict = "**is not clearly different from**"
+    else:
+        verdict = "beats" if difference > 0 else "**does not beat**"
+    text = f"In {HEADLINE[0]} the model {verdict} `{name}`: {number(ours)} against {number(theirs)}"
+    if comparison and low is not None and high is not None:
+        text += (
+            f" (paired difference {difference:+.4f}, 95 % interval {low:+.4f} to {high:+.4f}, "
+            f"ahead in {comparison['better']} of {comparison['of']} perturbations)"
+        )
+    return text + "."
+
+
+def _less(ours: float | None, theirs: float | None) -> float | None:
+    return None if ours is None or theirs is None else ours - theirs
+
+
+def _others(metrics: Facts, baseline: Facts) -> str:
+    """Name the headline metrics whose mean is no better than the baseline's."""
+    model = metrics["model"]
+    both = [
+        (name, model[name], baseline[name])
+        for name in HEADLINE
+        if model.get(name) is not None and baseline.get(name) is not None
+    ]
+    lost = [
+        f"{name} ({number(ours)} against {number(theirs)})"
+        for name, ours, theirs in both
+        if (ours >= theirs if lower_is_better(name) else ours <= theirs)
+    ]
+    if not lost:
+        return f" Its means are better in all {len(both)} metrics of the table." if both else ""
+    return f" Its means are no better in {len(lost)} of {len(both)}: {', '.join(lost)}."
+
+
+def limitations(stats: Facts, predictions: Facts, metrics: Facts, splits: Facts) -> list[str]:
+    """Return what this run cannot show or could not do, each with its figure.
+
+    Args:
+        stats: the model's `training_stats.json`.
+        predictions: summary of the predictions artifact.
+        metrics: the evaluation's `metrics.json`.
+        splits: summary of the splits artifact.
+    """
+    found = [
+        *_of_training(stats),
+        *_of_splits(splits),
+        *_of_predictions(predictions),
+        *_of_evaluation(metrics),
+        *stats.get("limitations", []),
+    ]
+    return [str(text) for text in found]
+
+
+def _of_training(stats: Facts) -> list[str]:
+    texts = []
+    if stats["random_init"]:
+        texts.append(
+            "The weights started from random values: nothing was learnt from other data before, so "
+            "this is not what a pretrained scGPT can do."
+        )
+    texts.append(
+        f"One seed ({stats['seed']}): how much the figures would vary with another one is unknown."
+    )
+    if stats["training_cells"] < FEW_TRAINING_CELLS:
+        texts.append(f"Few training cells: {stats['training_cells']:,}.")
+    if stats.get("best_val_pearson_delta") is None:
+        texts.append(
+            "No validation epoch had a pearson_delta: the weights kept were not selected by it."
+        )
+    if _without_value(stats["history"]):
+        texts.append(
+            f"{count(_without_value(stats['history']), 'epoch')} of {stats['epochs_run']} had no "
+            "validation pearson_delta."
+        )
+    modelled, genes = stats.get("genes_modelled"), stats.get("genes")
+    if modelled is not None and genes is not None and modelled < genes:
+        texts.append(
+            f"{genes - modelled:,} of {genes:,} genes are not in the vocabulary: their prediction "
+            "is the control cell's own value."
+        )
+    return texts + _of_prior(stats["prior"])
+
+
+def _without_value(history: list[Facts]) -> int:
+    return sum(epoch.get("val_pearson_delta") is None for epoch in history)
+
+
+def _of_prior(prior: Facts) -> list[str]:
+    if prior["kind"] == "none":
+        return []
+    texts = [
+        f"The gene prior ({prior['kind']}) was not set against a shuffled or random one in this "
+        "run, so no gain can be credited to what it says about genes."
+    ]
+    if not open_licence(prior):
+        texts.append(
+            f"Terms of the gene prior may bind this model too: {prior.get('licence') or 'unknown'}."
+        )
+    return texts
+
+
+def open_licence(prior: Facts) -> bool:
+    """Return whether the prior, if any, leaves this project's own licence to the model."""
+    return prior["kind"] == "none" or str(prior.get("licence")).lower() in OPEN_LICENCES
+
+
+def _of_splits(splits: Facts) -> list[str]:
+    texts = []
+    if few_shot(splits):
+        texts.append(
+            f"Few-shot: cells of the test line {splits['test_line']} were in training "
+            f"({few_shot(splits)}), so this does not measure transfer to a line never seen."
+        )
+    cells, perturbations = splits.get("test_cells"), splits.get("test_perturbations")
+    if cells and perturbations and cells / perturbations < FEW_CELLS_EACH:
+        texts.append(
+            f"Few test cells: {cells / perturbations:.1f} a perturbation on average "
+            f"({cells:,} cells, {perturbations:,} perturbations), so the measured changes "
+            "themselves are noisy."
+        )
+    controls = splits.get("test_controls_reference")
+    if controls is not None and controls < FEW_CONTROLS:
+        texts.append(
+            f"Few reference controls: {controls}; every measured change is against their mean."
+        )
+    if perturbations and perturbations < FEW_PERTURBATIONS:
+        texts.append(f"Few test perturbations: {perturbations}; the means over them are uncertain.")
+    return texts
+
+
+def few_shot(splits: Facts) -> str:
+    """Return how many cells of the test line were trained on as text, empty if none were."""
+    training = splits.get("test_line_training_cells", 0)
+    validation = splits.get("test_line_validation_cells", 0)
+    if not (splits.get("few_shot") or training or validation):
+        return ""
+    return f"{training:,} perturbed cells of it in training, {validation:,} in validation"
+
+
+def _of_predictions(summary: Facts) -> list[str]:
+    texts = []
+    total = summary["perturbations"]
+    if unmeasured := summary.get("unmeasured_targets", 0):
+        texts.append(
+            f"{count(unmeasured, 'test perturbation')} of {total:,} "
+            f"{'has' if unmeasured == 1 else 'have'} a target that is not among the measured genes."
+        )
+    if unflagged := summary.get("unflagged_perturbations", 0):
+        texts.append(
+            f"The model could not be told which gene is perturbed for "
+            f"{count(unflagged, 'test perturbation')} of {total:,}; "
+            "its prediction there is that of an unknown perturbation."
+        )
+    if doubles := summary.get("doubles", 0):
+        texts.append(f"{count(doubles, 'test perturbation')} of {total:,} name two or more genes.")
+    if clipped := summary.get("clipped_fraction", 0):
+        texts.append(
+            f"{clipped:.2%} of the predicted values lay outside what log1p expression can be and "
+            "were clipped."
+        )
+    return texts
+
+
+def _of_evaluation(metrics: Facts) -> list[str]:
+    texts = []
+    total = metrics["perturbations"]
+    nan = {name: n for name, n in metrics["nan_counts"].items() if n}
+    if nan:
+        named = ", ".join(f"{name} {n}" for name, n in nan.items())
+        texts.append(
+            f"Some of the {total:,} perturbations have no value in a metric; means leave them "
+            f"out. How many, by metric: {named}."
+        )
+    if without := metrics.get("perturbations_without_de"):
+        texts.append(
+            f"{count(without, 'perturbation')} of {total:,} without any measured differentially "
+            "expressed gene."
+        )
+    if failed := metrics.get("not_computed"):
+        texts.append(f"cell-eval could not compute: {', '.join(failed)}.")
+    if (fallbacks := metrics.get("same_perturbation_fallbacks")) is not None and fallbacks:
+        texts.append(
+            f"The baseline of the same perturbation's training delta fell back to the mean delta "
+            f"for {count(fallbacks, 'perturbation')} of {total:,} that training does not have."
+        )
+    for part, other in (("seen", "unseen"), ("unseen", "seen")):
+        if metrics.get(f"perturbations_{part}") == 0:
+            texts.append(f"All test perturbations were {other} in training; none was {part}.")
+    return texts

@@ -1,0 +1,217 @@
+"""Where a published folder can go: a folder, a bucket, the Hugging Face Hub. All or nothing."""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from components.publish.files import OPTIONAL_NAMES
+from components.shared.artifact import PROVENANCE, beside
+from components.shared.downloads import watching
+from components.shared.errors import InputError, shortlist
+from components.shared.storage import local_path, scheme_of
+
+ALLOWED = "a folder, file://, gs://bucket/prefix, hf://<owner>/<name>[@branch], or empty"
+TOKEN = "HF_TOKEN"  # noqa: S105  the variable's name
+
+
+def check_target(publish_to: str) -> None:
+    """Check that a run can be published at ``publish_to``, before any work is done for it.
+
+    Raises:
+        InputError: the scheme is not allowed, something is there already, or there is no access.
+    """
+    scheme = scheme_of(publish_to)
+    if not publish_to:
+        return
+    if scheme in ("", "file"):
+        _check_folder(local_path(publish_to))
+    elif scheme == "gs":
+        _check_bucket(publish_to)
+    elif scheme == "hf":
+        _check_hub(publish_to)
+    else:
+        raise InputError(f"publish_to '{publish_to}': scheme '{scheme}://'; allowed: {ALLOWED}")
+
+
+def upload(folder: Path, publish_to: str) -> str:
+    """Copy a published folder to ``publish_to``, whole or not at all; return where it is now.
+
+    Raises:
+        InputError: see `check_target`; or the transfer failed.
+    """
+    scheme = scheme_of(publish_to)
+    if scheme == "gs":
+        return _to_bucket(folder, publish_to)
+    if scheme == "hf":
+        return _to_hub(folder, publish_to)
+    return _to_folder(folder, local_path(publish_to))
+
+
+def _files(folder: Path) -> list[Path]:
+    """Return every file, `provenance.json` last: where it is, everything is."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return sorted(files, key=lambda path: (path == folder / PROVENANCE, path))
+
+
+def _say(text: str) -> None:
+    print(f"publish: {text}", file=sys.stderr, flush=True)
+
+
+# a folder
+
+
+def _check_folder(path: Path) -> None:
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise InputError(
+            f"publish_to {path}: exists already; give another folder or remove it first"
+        )
+    above = next(parent for parent in path.absolute().parents if parent.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise InputError(f"publish_to {path}: {above} is not a folder one may write to")
+
+
+def _to_folder(folder: Path, path: Path) -> str:
+    # Copied, not linked: who edits the published card must not change the run's artifacts.
+    with beside(path) as draft:
+        shutil.copytree(folder, draft, dirs_exist_ok=True)
+    return str(path)
+
+
+# gs://
+
+
+def _object(prefix: str, name: str) -> str:
+    return f"{prefix.rstrip('/')}/{name}" if prefix.strip("/") else name
+
+
+def _check_bucket(uri: str) -> None:
+    from components.shared import storage_gs
+    from components.shared.downloads import check_remote_path
+
+    name, prefix = storage_gs.split_uri(uri)
+    if prefix:
+        check_remote_path(prefix.rstrip("/"), uri)
+    with storage_gs.errors(uri):
+        bucket = storage_gs.client().bucket(name)
+        # Listing (unlike a look-up of one object) also fails where there is no bucket.
+        wanted = _object(prefix, PROVENANCE)
+        found = bucket.list_blobs(prefix=wanted, max_results=1, retry=storage_gs.RETRY)
+        if any(blob.name == wanted for blob in found):
+            raise InputError(
+                f"publish_to {uri}: {PROVENANCE} is there already, so a run was published there; "
+                "give another prefix"
+            )
+
+
+def _to_bucket(folder: Path, uri: str) -> str:
+    from components.shared import storage_gs
+
+    name, prefix = storage_gs.split_uri(uri)
+    files = _files(folder)
+    total = sum(path.stat().st_size for path in files)
+    uploaded = []
+    with storage_gs.errors(uri), watching(total, f"uploading to {uri}") as moved:
+        bucket = storage_gs.client().bucket(name)
+        try:
+            for path in files:
+                remote = _object(prefix, path.relative_to(folder).as_posix())
+                blob = storage_gs.upload(path, bucket, remote)
+                if blob is not None:
+                    uploaded.append(blob)
+                moved(path.stat().st_size)
+        except BaseException:
+            _say(f"failed; deleting the {len(uploaded)} objects that were uploaded")
+            _delete(uploaded)
+            raise
+    return uri
+
+
+def _delete(blobs: list) -> None:
+    from components.shared import storage_gs
+
+    for blob in reversed(blobs):
+        try:
+            storage_gs.delete(blob)
+        except Exception as error:
+            # The failure that led here matters more, and the other objects can still go.
+            _say(f"could not delete gs://{blob.bucket.name}/{blob.name} ({type(error).__name__})")
+
+
+# hf://
+
+
+def _repository(uri: str) -> tuple[str, str]:
+    """Return repository id and branch of ``hf://<owner>/<name>[@branch]``."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    name, _, branch = uri.split("://", 1)[1].partition("@")
+    if name.count("/") != 1 or name.startswith(("models/", "datasets/")):
+        raise InputError(f"publish_to {uri}: expected hf://<owner>/<name>[@branch]")
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        raise InputError(f"publish_to {uri}: '{name}' is no name a repository can have") from None
+    return name, branch or "main"
+
+
+def _token() -> str:
+    token = os.environ.get(TOKEN, "").strip()
+    if not token:
+        raise InputError(f"publish_to hf://: the environment has no {TOKEN}; set a write token")
+    return token
+
+
+def _check_hub(uri: str) -> None:
+    from huggingface_hub import HfApi
+
+    from components.shared import storage_hf
+
+    repository, _ = _repository(uri)
+    api = HfApi(token=_token())
+    with storage_hf.errors(f"publish_to {uri}", repository):
+        api.whoami()
+
+
+def _to_hub(folder: Path, uri: str) -> str:
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+    from huggingface_hub.utils import disable_progress_bars
+
+    from components.shared import storage_hf
+
+    repository, branch = _repository(uri)
+    api = HfApi(token=_token())
+    files = _files(folder)
+    total = sum(path.stat().st_size for path in files)
+    if not sys.stderr.isatty():
+        disable_progress_bars()
+    _say(f"uploading {len(files)} files, {total / 1e9:.3f} GB, to {uri}")
+    names = [path.relative_to(folder).as_posix() for path in files]
+    additions = [
+        CommitOperationAdd(name, str(path)) for name, path in zip(names, files, strict=True)
+    ]
+    with storage_hf.errors(f"publish_to {uri}", repository):
+        # A repository that is made here is private: its owner opens it, having read the card.
+        api.create_repo(repository, private=True, exist_ok=True)
+        if branch != "main":
+            api.create_branch(repository, branch=branch, exist_ok=True)
+        stale = [
+            CommitOperationDelete(name)
+            for name in OPTIONAL_NAMES
+            if name not in names and api.file_exists(repository, name, revision=branch)
+        ]
+        commit = api.create_commit(
+            repository,
+            [*stale, *additions],
+            commit_message="Publish a run of scgpt-perturb",
+            revision=branch,
+        )
+        # A .gitignore in the repository makes the Hub leave files out without a word.
+        missing = set(names) - set(api.list_repo_files(repository, revision=commit.oid))
+    if missing:
+        raise InputError(
+            f"publish_to {uri}: commit {commit.oid} lacks {shortlist(sorted(missing))}; does a "
+            ".gitignore there exclude them?"
+        )
+    return str(commit.commit_url)

@@ -1,0 +1,161 @@
+"""Files wherever they are: a path, a bucket, the Hugging Face Hub or a web server.
+
+Every download is checked (CRC32C, the Hub's own digests, sizes) and appears under its name only
+when it is whole. ``#sha256=<hex>`` at the end of any URI of a file asks for that digest.
+"""
+
+import re
+import sys
+from pathlib import Path
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+from components.shared.downloads import check_sha256, local_name, shown
+from components.shared.errors import InputError, nearest
+
+ALLOWED = (
+    "a path, file://, gs://bucket/object, hf://datasets/<owner>/<name>/<file>[@revision], "
+    "hf://models/<owner>/<name>/<file>[@revision], https://, http://"
+)
+SHA256 = "#sha256="
+
+
+def scheme_of(uri: str) -> str:
+    """Return the scheme of a URI in lower case, an empty string for a plain path."""
+    found = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", uri)
+    return found[1].lower() if found else ""
+
+
+def fetch(uri: str, folder: Path) -> Path:
+    """Return a local path of the file that ``uri`` names.
+
+    Args:
+        uri: a path or a URI of one of the ALLOWED forms, perhaps ending in ``#sha256=<hex>``.
+        folder: where downloads go, under their own name (of the Hub: their path in the
+            repository); a file of the same name there is replaced. A local file stays where it is.
+
+    Raises:
+        InputError: no such file, no access, a digest or size that does not match, or a scheme that
+            is not allowed.
+    """
+    bare, sha256 = _split_sha256(uri)
+    scheme = scheme_of(bare)
+    if scheme in ("", "file"):
+        path = local_path(bare)
+        _check_local_file(path)
+        if sha256:
+            check_sha256(path, sha256, uri)
+        return path
+    path = _download(scheme, bare, Path(folder), sha256)
+    if sha256:
+        try:
+            check_sha256(path, sha256, uri)
+        except InputError:
+            path.unlink()
+            raise
+    size = path.stat().st_size
+    print(f"downloaded {shown(bare)} ({size} bytes) to {path}", file=sys.stderr, flush=True)
+    return path
+
+
+def fetch_folder(uri: str, folder: Path, names: list[str]) -> Path:
+    """Return a local folder that holds the files ``names`` of the folder that ``uri`` names.
+
+    Args:
+        uri: as for `fetch`, of a folder: ``gs://bucket/prefix``, ``hf://models/<owner>/<name>``.
+        folder: where downloads go; a local folder stays where it is.
+        names: plain file names.
+
+    Raises:
+        InputError: see `fetch`.
+    """
+    if SHA256 in uri:
+        raise InputError(f"{shown(uri)}: {SHA256}… is for single files, and this is a folder")
+    if scheme_of(uri) in ("", "file"):
+        path = local_path(uri)
+        if not path.is_dir():
+            raise InputError(f"{path}: no such folder{_nearest_in_parent(path)}; check the path")
+        for name in names:
+            _check_local_file(path / name)
+        return path
+    paths = [fetch(_child(uri, name), folder) for name in names]
+    return paths[0].parent
+
+
+def local_path(uri: str) -> Path:
+    """Return the path that a plain path or a ``file://`` URI names.
+
+    Raises:
+        InputError: empty, or the URI of another machine.
+    """
+    if not uri.strip():
+        raise InputError(f"an empty path was given; expected {ALLOWED}")
+    if scheme_of(uri) != "file":
+        return Path(uri)
+    host, _, path = uri.split("://", 1)[1].partition("/")
+    if host not in ("", "localhost"):
+        raise InputError(f"{uri}: names the machine '{host}'; expected file:///<path>")
+    return Path("/" + unquote(path))
+
+
+def _split_sha256(uri: str) -> tuple[str, str]:
+    bare, found, digest = uri.partition(SHA256)
+    if found and not re.fullmatch(r"[0-9a-fA-F]{64}", digest):
+        raise InputError(f"{shown(bare)}: {SHA256} needs 64 hexadecimal digits, got '{digest}'")
+    return bare, digest.lower()
+
+
+def _check_local_file(path: Path) -> None:
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder; expected a file")
+    if not path.is_file():
+        raise InputError(f"{path}: no such file{_nearest_in_parent(path)}; check the path")
+
+
+def _nearest_in_parent(path: Path) -> str:
+    parent = path.parent
+    if not parent.is_dir():
+        return f" (nor its folder {parent})"
+    return nearest(path.name, (other.name for other in parent.iterdir()))
+
+
+def _child(uri: str, name: str) -> str:
+    """Return the URI of a file in the folder ``uri``; revision and query stay at the end."""
+    scheme = scheme_of(uri)
+    if scheme in ("http", "https"):
+        parts = urlsplit(uri)
+        return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{name}"))
+    if scheme == "hf":
+        path, at, revision = uri.partition("@")
+        return f"{path.rstrip('/')}/{name}{at}{revision}"
+    return f"{uri.rstrip('/')}/{name}"
+
+
+def _download(scheme: str, uri: str, folder: Path, sha256: str) -> Path:
+    """Download ``uri`` into ``folder`` by the backend of its scheme."""
+    if scheme not in ("gs", "hf", "http", "https"):
+        raise InputError(f"{shown(uri)}: scheme '{scheme}://' is not allowed; allowed: {ALLOWED}")
+    folder.mkdir(parents=True, exist_ok=True)
+    # The client libraries take seconds to import; only the one that is needed is.
+    if scheme == "gs":
+        from components.shared import storage_gs
+
+        return storage_gs.download(uri, folder)
+    if scheme == "hf":
+        from components.shared import storage_hf
+
+        return storage_hf.download(uri, folder)
+    from components.shared import storage_http
+
+    target = folder / local_name(urlsplit(uri).path, uri)
+    if not (sha256 and _is(target, sha256)):
+        storage_http.download(uri, target)
+    return target
+
+
+def _is(path: Path, sha256: str) -> bool:
+    """Return whether the file was downloaded before."""
+    try:
+        check_sha256(path, sha256, "")
+    except (InputError, OSError):
+        return False
+    return True

@@ -1,0 +1,139 @@
+"""Files of the Hugging Face Hub; `HF_ENDPOINT` names another hub, `HF_TOKEN` gives access."""
+
+import hashlib
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from tqdm import tqdm
+
+from components.shared.downloads import check_remote_path, check_space, reason
+from components.shared.errors import InputError
+from components.shared.progress import SECONDS_BETWEEN_LINES, Lines
+
+KINDS = {"datasets": "dataset", "models": "model"}
+FORM = "expected hf://datasets/<owner>/<name>/<file>[@revision] or hf://models/…"
+
+
+class _Bar(tqdm):
+    """The library's own bar, in lines of its own off a terminal as in `progress.bar`."""
+
+    def __init__(self, *args: Any, name: str = "", **kwargs: Any) -> None:
+        if not sys.stderr.isatty():
+            kwargs |= {
+                "file": Lines(),
+                "mininterval": SECONDS_BETWEEN_LINES,
+                "ncols": 100,
+                "ascii": True,
+            }
+        super().__init__(*args, **kwargs)
+
+
+def split_uri(uri: str) -> tuple[str, str, str, str | None]:
+    """Return kind of repository, its id, the file's path in it, and the revision.
+
+    Raises:
+        InputError: another form.
+    """
+    path, _, revision = uri.split("://", 1)[1].partition("@")
+    kind, owner, name, file = [*path.split("/", 3), "", "", "", ""][:4]
+    if kind not in KINDS or not owner or not name or not file:
+        raise InputError(f"{uri}: {FORM}")
+    check_remote_path(file, uri)
+    return KINDS[kind], f"{owner}/{name}", file, revision or None
+
+
+def download(uri: str, folder: Path) -> Path:
+    """Download one file of a repository into ``folder``, under its path in the repository.
+
+    Raises:
+        InputError: no such repository, revision or file, no access, or another digest.
+    """
+    kind, repository, file, revision = split_uri(uri)
+    with errors(uri, repository):
+        url = hf_hub_url(repository, file, repo_type=kind, revision=revision)
+        facts = get_hf_file_metadata(url)
+        check_space(folder, facts.size or 0, uri)
+        # By its commit, so that a branch that moves now cannot mix two versions.
+        path = hf_hub_download(
+            repository,
+            file,
+            repo_type=kind,
+            revision=facts.commit_hash or revision,
+            local_dir=folder,
+            tqdm_class=_Bar,
+        )
+    _check_digest(Path(path), facts.etag or "", uri)
+    print(f"{uri}: is commit {facts.commit_hash}", file=sys.stderr, flush=True)
+    return Path(path)
+
+
+def _check_digest(path: Path, etag: str, uri: str) -> None:
+    """Compare a file with what the Hub calls it: sha256 of a big file, git's digest of others."""
+    with path.open("rb") as file:
+        if len(etag) == 64:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        elif len(etag) == 40:
+            blob = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
+            found = hashlib.file_digest(file, lambda: blob).hexdigest()
+        else:
+            return
+    if found != etag:
+        path.unlink()
+        raise InputError(
+            f"{uri}: digest is {found}, the Hub says {etag}; the transfer was damaged, run it again"
+        )
+
+
+@contextmanager
+def errors(uri: str, repository: str) -> Iterator[None]:
+    """Turn what the client library raises into one line; its own text may name tokens and URLs.
+
+    Raises:
+        InputError: see the message.
+    """
+    try:
+        yield
+    except GatedRepoError:
+        raise InputError(
+            f"{uri}: '{repository}' is gated; accept its terms on the Hub and set HF_TOKEN"
+        ) from None
+    except RepositoryNotFoundError:
+        raise InputError(
+            f"{uri}: no repository '{repository}', or no access to it; check the name, or set "
+            "HF_TOKEN if it is private"
+        ) from None
+    except RevisionNotFoundError:
+        raise InputError(
+            f"{uri}: '{repository}' has no such revision; check what follows @"
+        ) from None
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+        raise InputError(f"{uri}: the Hub cannot be reached ({reason(error)})") from None
+    except EntryNotFoundError:
+        raise InputError(f"{uri}: '{repository}' has no such file; check the path in it") from None
+    except HFValidationError:
+        raise InputError(f"{uri}: '{repository}' is no name of a repository; {FORM}") from None
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        hint = "; check HF_TOKEN and its permissions" if status in (401, 403) else ""
+        raise InputError(f"{uri}: the Hub answers HTTP {status}{hint}") from None
+    except HTTPError as error:
+        raise InputError(f"{uri}: the Hub cannot be reached ({reason(error)})") from None
+    except (ValueError, RuntimeError) as error:
+        # Refused metadata of a card, or an upload that failed for good.
+        said = str(error).splitlines()
+        raise InputError(f"{uri}: {' '.join(said[:4])[:300]} ({reason(error)})") from None

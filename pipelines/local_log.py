@@ -1,0 +1,47 @@
+"""What KFP's local runner prints, without what only KFP reads."""
+
+import io
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from typing import TextIO
+
+EXECUTOR = "[KFP Executor"
+INPUT = "Got executor_input:"
+
+
+class _Readable(io.TextIOBase):
+    """Passes lines on, except the executor's own and the JSON of a task's input."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._pending = ""
+        self._in_json = False
+
+    def write(self, text: str) -> int:
+        *lines, self._pending = (self._pending + text).split("\n")
+        for line in lines:
+            if self._shown(line):
+                self._stream.write(line + "\n")
+        self._stream.flush()
+        return len(text)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def _shown(self, line: str) -> bool:
+        if self._in_json:
+            # The JSON is indented as a whole; its last brace stands where its first one did.
+            self._in_json = line.rstrip() not in ("}", "    }")
+            return False
+        self._in_json = EXECUTOR in line and INPUT in line
+        return EXECUTOR not in line and bool(line.strip())
+
+
+@contextmanager
+def readable_log() -> Iterator[None]:
+    """Leave out executor messages, task inputs as JSON, and warnings about cluster settings."""
+    with warnings.catch_warnings(), redirect_stdout(_Readable(sys.stdout)):
+        warnings.filterwarnings("ignore", module=r"kfp\.local")
+        yield

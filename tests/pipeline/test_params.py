@@ -1,0 +1,91 @@
+from pathlib import Path
+
+import pytest
+
+from components.finetune.recipe import load_recipe
+from components.ingest.ingest import ingest
+from components.shared.errors import InputError
+from components.shared.options import options_for
+from pipelines.run import PARAMS, pinned, read_params, state_of_code
+
+
+@pytest.mark.parametrize("path", sorted(PARAMS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_parameter_file_is_complete_and_its_recipe_exists(path):
+    params = read_params(path, [])
+    load_recipe(params.get("recipe", "default"), params.get("overrides", {}))
+
+
+def test_the_two_readings_of_the_references_training_set_differ_in_lines_alone():
+    three = read_params(PARAMS / "reference-none.yaml", [])
+    alone = read_params(PARAMS / "reference-none-k562.yaml", [])
+    assert three.pop("train_lines") == ["k562", "jurkat", "hepg2"]
+    assert alone.pop("train_lines") == ["k562"]
+    assert three == alone
+
+
+def test_a_parameter_file_may_be_given_by_name():
+    assert read_params(Path("demo"), []) == read_params(PARAMS / "demo.yaml", [])
+
+
+def test_assignments_are_yaml_and_reach_into_dicts():
+    assignments = ["seed=7", "train_lines=[k562]", "overrides.epochs=2", "publish_to="]
+    params = read_params(PARAMS / "demo.yaml", assignments)
+    assert params["seed"] == 7
+    assert params["train_lines"] == ["k562"]
+    assert params["overrides"]["epochs"] == 2
+    assert params["overrides"]["batch_size"]  # the file's other entries stay
+    assert params["publish_to"] == ""
+
+
+@pytest.mark.parametrize(
+    ("assignments", "says"),
+    [
+        (["priors=none"], "'priors' is not one of the pipeline's, nearest: 'prior'"),
+        (["seed"], "expected key=value"),
+    ],
+)
+def test_a_bad_assignment_is_one_line(assignments, says):
+    with pytest.raises(InputError, match=says):
+        read_params(PARAMS / "demo.yaml", assignments)
+
+
+def test_an_unknown_parameter_file_lists_the_known_ones(tmp_path):
+    with pytest.raises(InputError, match="demo, four-lines"):
+        read_params(tmp_path / "mine.yaml", [])
+
+
+def test_a_missing_parameter_is_named(tmp_path):
+    (tmp_path / "p.yaml").write_text("dataset: x.h5ad\n")
+    with pytest.raises(InputError, match="'train_lines' is missing"):
+        read_params(tmp_path / "p.yaml", [])
+
+
+def test_a_changed_local_file_changes_what_the_cache_sees(tmp_path):
+    file = tmp_path / "cells.h5ad"
+    file.write_text("one")
+    params = {"dataset": str(file), "prior": "none", "pretrained": "random://tiny"}
+    first = pinned(params)
+    file.write_text("two")
+    assert pinned(params)["dataset"] != first["dataset"]
+    assert pinned(params)["prior"] == "none"
+
+
+def test_a_changed_pretrained_folder_changes_what_the_cache_sees(tmp_path):
+    (tmp_path / "best_model.pt").write_text("one")
+    params = {"pretrained": str(tmp_path)}
+    first = state_of_code(params)
+    (tmp_path / "best_model.pt").write_text("two")
+    assert state_of_code(params) != first
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"expresion": "log1p"}, "'expresion' is not an option, nearest: 'expression'"),
+        ({"expression": 3}, "expected a value of type str"),
+        ({"obs_filter": "x"}, "expected a value of type dict"),
+    ],
+)
+def test_a_bad_option_is_one_line(given, says):
+    with pytest.raises(InputError, match=says):
+        options_for(ingest, given, allowed=("expression", "obs_filter"), name="ingest_options")

@@ -1,0 +1,186 @@
+"""A tiny finished run for the tests of publish: real artifacts, a real scGPT model in one."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import anndata
+import numpy as np
+import pandas as pd
+import torch
+
+from components.shared import model as scgpt_model
+from components.shared.artifact import (
+    EVALUATION,
+    MODEL,
+    PREDICTIONS,
+    SPLITS,
+    Artifact,
+    opening,
+    writing,
+)
+from tests.helpers import cells_artifact, screen
+
+VOCAB = {f"G{i}": i for i in range(30)} | {"<pad>": 30, "<cls>": 31, "<eoc>": 32}
+ARGS = {
+    "embsize": 16,
+    "nheads": 2,
+    "d_hid": 16,
+    "nlayers": 1,
+    "n_layers_cls": 3,
+    "dropout": 0.0,
+    "pert_pad_id": 0,
+}
+PRIOR = {"kind": "none", "source": "", "licence": "", "coverage": 0, "width": 0}
+
+STATS: dict[str, Any] = {
+    "recipe": "smoke",
+    "seed": 7,
+    "pretrained": "random://tiny",
+    "random_init": True,
+    "prior": PRIOR,
+    "epochs_run": 2,
+    "best_epoch": 1,
+    "best_val_pearson_delta": 0.1234,
+    "stop_reason": "all 2 epochs done",
+    "cells_per_epoch": 90,
+    "training_cells": 180,
+    "cells_seen": 180,
+    "cells_per_second": 55.5,
+    "wall_clock_seconds": 90.0,
+    "device": "cpu",
+    "parameters": 12345,
+    "wandb_run": "offline",
+    "history": [{"epoch": 1, "val_pearson_delta": 0.1234}, {"epoch": 2, "val_pearson_delta": None}],
+    "settings": {"batch_size": 8, "learning_rate": 1e-4, "max_genes": 20, "epochs": 2},
+}
+
+METRICS: dict[str, Any] = {
+    "model": {"pearson_delta": 0.25, "mae_delta": 0.125, "roc_auc": None},
+    "seen": {"pearson_delta": 0.3, "mae_delta": 0.1, "roc_auc": None},
+    "unseen": {"pearson_delta": None, "mae_delta": None, "roc_auc": None},
+    "baselines": {
+        "control_mean": {"pearson_delta": 0.0, "mae_delta": 0.25, "roc_auc": 0.4},
+        "same_perturbation_delta": {"pearson_delta": 0.5, "mae_delta": 0.0625, "roc_auc": 0.6},
+    },
+    "ceiling": {"pearson_delta": 0.9, "mae_delta": None},
+    "nan_counts": {"pearson_delta": 0, "mae_delta": 0, "roc_auc": 2},
+    "perturbations": 2,
+}
+
+SPLITS_SUMMARY: dict[str, Any] = {
+    "train_lines": ["k562", "jurkat"],
+    "test_line": "rpe1",
+    "few_shot": False,
+    "source": "hf://datasets/arcinstitute/State-Replogle-Filtered/replogle_concat.h5ad",
+    "source_sha256": "ab" * 32,
+    "training_cells": 180,
+    "training_perturbations": 5,
+    "test_cells": 24,
+    "test_perturbations": 2,
+    "test_controls_reference": 10,
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """Folders of the four artifacts that publish reads."""
+
+    model: Path
+    predictions: Path
+    evaluation: Path
+    splits: Path
+
+    def folders(self) -> tuple[Path, Path, Path, Path]:
+        return self.model, self.predictions, self.evaluation, self.splits
+
+
+def finished_run(
+    folder: Path,
+    *,
+    stats: dict[str, Any] | None = None,
+    metrics: dict[str, Any] | None = None,
+    splits: dict[str, Any] | None = None,
+    predictions: dict[str, Any] | None = None,
+    gene_prior: bool = False,
+) -> Run:
+    """Write the artifacts of a run; the dicts replace entries of the defaults above."""
+    folder.mkdir(parents=True, exist_ok=True)
+    obs, expression, genes = screen(lines=("rpe1",), perturbations=("G1", "X0"), controls_each=4)
+    cells = opening(cells_artifact(folder / "cells", obs, expression, genes), "cells/v1")
+    split = _write_splits(folder / "splits", cells, splits or {})
+    model = _write_model(folder / "model", cells, split, stats or {}, gene_prior)
+    predicted = _write_predictions(
+        folder / "predictions", obs, expression, genes, model, split, predictions or {}
+    )
+    _write_evaluation(folder / "evaluation", predicted, split, metrics or {})
+    return Run(folder / "model", folder / "predictions", folder / "evaluation", folder / "splits")
+
+
+def _write_splits(folder: Path, cells: Artifact, changes: dict[str, Any]) -> Artifact:
+    with writing(folder, SPLITS, parameters={}, inputs={"cells": cells}) as draft:
+        pd.DataFrame({"cell": ["a"]}).to_parquet(draft.path / "splits.parquet")
+        draft.summary |= SPLITS_SUMMARY | changes
+    return opening(folder, SPLITS)
+
+
+def _write_model(
+    folder: Path, cells: Artifact, splits: Artifact, changes: dict[str, Any], gene_prior: bool
+) -> Artifact:
+    torch.manual_seed(0)
+    state = scgpt_model.export_state(scgpt_model.build(ARGS, VOCAB))
+    inputs = {"cells": cells, "splits": splits}
+    with writing(folder, MODEL, parameters={}, inputs=inputs) as draft:
+        torch.save(state, draft.path / "best_model.pt")
+        written = {"args": ARGS, "vocab": VOCAB, "training_stats": STATS | changes}
+        if gene_prior:
+            written["gene_prior"] = {"source": "table"}
+        for name, content in written.items():
+            (draft.path / f"{name}.json").write_text(json.dumps(content))
+    return opening(folder, MODEL)
+
+
+def _write_predictions(
+    folder: Path,
+    obs: pd.DataFrame,
+    expression: np.ndarray,
+    genes: list[str],
+    model: Artifact,
+    splits: Artifact,
+    changes: dict[str, Any],
+) -> Artifact:
+    adata = anndata.AnnData(
+        expression.astype(np.float32),
+        obs=obs,
+        var=pd.DataFrame(index=genes),
+        layers={"truth": expression.astype(np.float32)},
+        uns={"perturbation_column": "perturbation", "control": "non-targeting"},
+    )
+    inputs = {"model": model, "splits": splits}
+    with writing(folder, PREDICTIONS, parameters={}, inputs=inputs) as draft:
+        adata.write_h5ad(draft.path / "scgpt_replogle_test.h5ad")
+        draft.summary |= {
+            "test_line": "rpe1",
+            "cells": 12,
+            "perturbations": 2,
+            "genes": 30,
+            "doubles": 0,
+            "unmeasured_targets": 1,
+            "unflagged_perturbations": 0,
+            "clipped_fraction": 0.0,
+        } | changes
+    return opening(folder, PREDICTIONS)
+
+
+def _write_evaluation(
+    folder: Path, predictions: Artifact, splits: Artifact, changes: dict[str, Any]
+) -> None:
+    inputs = {"predictions": predictions, "splits": splits}
+    with writing(folder, EVALUATION, parameters={}, inputs=inputs) as draft:
+        (draft.path / "results.csv").write_text(
+            "perturbation,pearson_delta,mae_delta,roc_auc\nG1,0.2,0.1,\nX0,0.3,0.15,NaN\n"
+        )
+        (draft.path / "metrics.json").write_text(json.dumps(METRICS | changes))
+        for name in ("agg_results.csv", "baselines.csv", "ceiling.csv", "report.html"):
+            (draft.path / name).write_text(f"{name}\n")

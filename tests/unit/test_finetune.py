@@ -1,0 +1,263 @@
+"""Finetune and predict on a small generated screen whose effects are known."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import anndata
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from components.finetune.finetune import CURVES_FILE, finetune
+from components.finetune.training import pearson
+from components.predict.predict import predict
+from components.shared.artifact import GENE_PRIOR, MODEL, PREDICTIONS, opening, writing
+from components.shared.cells import Cells
+from components.shared.checkpoint import read_checkpoint
+from components.shared.errors import InputError
+from components.shared.perturbation import CONTROL
+from components.shared.predictions import Predictions
+from components.shared.splits import TEST, Splits
+from components.split.split import split
+from tests.helpers import cells_artifact, screen
+
+VOCABULARY = {f"G{i}": i for i in range(40)} | {"X0": 40, "<pad>": 41}
+QUICK = {"epochs": 2, "batch_size": 32, "max_genes": 16, "predict_window": 0}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A folder with cells, splits, a vocabulary, an empty prior and a table prior."""
+    folder = tmp_path_factory.mktemp("world")
+    obs, X, genes = screen(  # noqa: N806
+        perturbations=("G0", "G1", "G2", "G3", "X0", "Y0", "G1+G2"),
+        genes=30,
+        cells_each=12,
+        controls_each=40,
+    )
+    cells_artifact(folder / "cells", obs, X, genes)
+    split(
+        folder / "cells",
+        folder / "splits",
+        train_lines=["k562", "jurkat", "hepg2"],
+        test_line="rpe1",
+        val_fraction=0.2,
+    )
+    (folder / "vocab.json").write_text(json.dumps(VOCABULARY))
+    write_prior(folder / "none", None)
+    rng = np.random.default_rng(0)
+    table = rng.normal(size=(len(VOCABULARY), 8)).astype(np.float32)
+    write_prior(folder / "table", torch.from_numpy(table))
+    return folder
+
+
+def write_prior(folder, table):
+    with writing(folder, GENE_PRIOR, parameters={}) as draft:
+        facts = {"kind": "none" if table is None else "table"}
+        (draft.path / "prior.json").write_text(json.dumps(facts))
+        if table is not None:
+            save_file({"prior": table}, draft.path / "prior.safetensors")
+        draft.summary |= facts
+
+
+def train(world, target, *, prior="none", recipe="smoke", seed=0, pretrained=None, **overrides):
+    finetune(
+        world / "cells",
+        world / "splits",
+        world / prior,
+        target,
+        pretrained=pretrained or f"random://tiny?vocabulary={world / 'vocab.json'}",
+        recipe=recipe,
+        overrides=QUICK | overrides,
+        seed=seed,
+    )
+    return target
+
+
+@pytest.fixture(scope="module")
+def model(world):
+    return train(world, world / "model")
+
+
+@pytest.fixture(scope="module")
+def predictions(world, model):
+    predict(model, world / "cells", world / "splits", world / "predictions")
+    return world / "predictions"
+
+
+def test_a_model_artifact_has_all_files_and_says_what_was_done(model):
+    artifact = opening(model, MODEL)
+    stats = json.loads((model / "training_stats.json").read_text())
+    assert {"best_model.pt", "args.json", "vocab.json", CURVES_FILE} <= set(
+        artifact.provenance["files"]
+    )
+    assert stats["epochs_run"] == len(stats["history"]) == 2
+    assert stats["cells_seen"] == 2 * stats["cells_per_epoch"]
+    assert stats["random_init"]
+    assert stats["unflagged"] == ["Y0"]
+    assert stats["unmeasured_targets"] == 2
+    assert all(np.isfinite(epoch["train_loss"]) for epoch in stats["history"])
+    assert "<svg" in (model / CURVES_FILE).read_text()
+
+
+def test_an_offline_wandb_run_is_kept_in_the_artifact(model):
+    stats = json.loads((model / "training_stats.json").read_text())
+    run = model / stats["wandb_run"]
+    assert list(run.glob("*.wandb"))
+
+
+def test_the_wandb_run_names_no_machine_path(model, world):
+    for file in (model / "wandb").rglob("*"):
+        if file.is_file() and file.suffix in (".json", ".yaml", ".txt"):
+            assert sys.prefix not in file.read_text(errors="ignore"), file
+
+
+@pytest.mark.parametrize("prior", ["none", "table"])
+def test_one_seed_gives_the_same_weights_to_the_last_bit(world, tmp_path, prior):
+    one = read_checkpoint(train(world, tmp_path / "one", prior=prior, seed=3)).state
+    two = read_checkpoint(train(world, tmp_path / "two", prior=prior, seed=3)).state
+    other = read_checkpoint(train(world, tmp_path / "other", prior=prior, seed=4)).state
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert any(not torch.equal(one[name], other[name]) for name in one)
+
+
+def test_the_reference_recipe_runs_with_its_flaws(world, tmp_path):
+    folder = train(world, tmp_path / "model", recipe="reference")
+    checkpoint = read_checkpoint(folder)
+    assert checkpoint.args["pert_pad_id"] == 2
+    assert checkpoint.state["pert_encoder.weight"][0].ne(0).any()
+    assert json.loads((folder / "training_stats.json").read_text())["unflagged"] == ["X0", "Y0"]
+
+
+def test_a_finetuned_model_is_a_pretrained_one_for_the_next(world, tmp_path, model):
+    folder = train(world, tmp_path / "again", pretrained=str(model))
+    stats = json.loads((folder / "training_stats.json").read_text())
+    assert not stats["random_init"]
+
+
+def test_training_lowers_the_loss_and_finds_the_direction_of_known_effects(world, tmp_path):
+    folder = train(
+        world, tmp_path / "model", epochs=40, max_genes=0, learning_rate=3e-3, early_stop_after=40
+    )
+    history = json.loads((folder / "training_stats.json").read_text())["history"]
+    assert history[-1]["train_loss"] < 0.8 * history[0]["train_loss"]
+    predict(folder, world / "cells", world / "splits", tmp_path / "predictions")
+    adata = Predictions.open(tmp_path / "predictions").anndata
+    truth = adata.layers["truth"].toarray()
+    control = truth[adata.obs["is_control"]].mean(0)
+
+    def delta(values, label):
+        return values[(adata.obs["perturbation"] == label).to_numpy()].mean(0) - control
+
+    matched = [pearson(delta(adata.X, p), delta(truth, p)) for p in ("G0", "G1", "G2", "G3")]
+    assert np.mean(matched) > 0.3
+
+
+def test_a_prior_for_another_vocabulary_is_refused(world, tmp_path):
+    write_prior(tmp_path / "short", torch.ones(5, 3))
+    shutil.copytree(tmp_path / "short", world / "short", dirs_exist_ok=True)
+    with pytest.raises(InputError, match=r"5 rows, but the vocabulary .* has 42"):
+        train(world, tmp_path / "model", prior="short")
+    assert not (tmp_path / "model").exists()
+
+
+def test_an_unknown_size_lists_the_known_ones(world, tmp_path):
+    with pytest.raises(InputError, match="allowed: tiny, small, whole-human"):
+        train(world, tmp_path / "model", pretrained="random://huge")
+
+
+def test_a_diverging_fine_tune_names_the_step_and_leaves_nothing(world, tmp_path):
+    with pytest.raises(InputError, match=r"loss is (nan|inf) at epoch 1, step 2 \(pert.*lower"):
+        train(world, tmp_path / "model", learning_rate=1e30)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_splits_of_other_cells_are_refused(world, tmp_path):
+    obs, X, genes = screen(seed=9)  # noqa: N806
+    cells_artifact(tmp_path / "cells", obs, X, genes)
+    with pytest.raises(InputError, match="made from other cells"):
+        finetune(
+            tmp_path / "cells",
+            world / "splits",
+            world / "none",
+            tmp_path / "model",
+            pretrained="random://tiny",
+        )
+
+
+def test_genes_outside_the_vocabulary_are_refused_when_there_are_no_others(world, tmp_path):
+    (tmp_path / "vocab.json").write_text(json.dumps({"ENSG1": 0, "<pad>": 1}))
+    with pytest.raises(InputError, match="vocabulary"):
+        train(
+            world,
+            tmp_path / "model",
+            pretrained=f"random://tiny?vocabulary={tmp_path / 'vocab.json'}",
+        )
+
+
+def test_predictions_hold_every_test_cell_and_the_test_lines_reference_controls(world, predictions):
+    cells = Cells.open(world / "cells")
+    splits = Splits.open(world / "splits", cells)
+    adata = anndata.read_h5ad(predictions / "scgpt_replogle_test.h5ad")
+    controls = adata.obs["is_control"].to_numpy()
+    assert set(adata.obs_names[~controls]) == set(cells.obs.index[splits.rows(TEST)])
+    assert set(adata.obs_names[controls]) == set(cells.obs.index[splits.reference("rpe1")])
+    assert set(adata.obs["cell_line"]) == {"rpe1"}
+    truth = adata.layers["truth"].toarray()
+    rows = [cells.obs.index.get_loc(name) for name in adata.obs_names]
+    np.testing.assert_array_equal(truth, cells.rows(np.array(rows)).toarray())
+    np.testing.assert_array_equal(adata.X[controls], truth[controls])
+    assert adata.X.min() >= 0
+    assert adata.X.max() < 15
+    assert adata.uns["control"] == CONTROL
+    assert adata.uns["perturbation_column"] in adata.obs
+
+
+def test_doubles_and_unmeasured_targets_are_counted_not_dropped(predictions):
+    summary = opening(predictions, PREDICTIONS).summary
+    assert summary["perturbations"] == 7
+    assert summary["doubles"] == 1
+    assert summary["unmeasured_targets"] == 2
+    assert summary["unflagged"] == ["Y0"]
+
+
+def test_predictions_repeat_with_the_seed(world, model, predictions, tmp_path):
+    predict(model, world / "cells", world / "splits", tmp_path / "again")
+    first = Predictions.open(predictions).anndata
+    again = Predictions.open(tmp_path / "again").anndata
+    np.testing.assert_array_equal(first.X, again.X)
+
+
+def test_a_published_model_loads_strictly_into_scgpts_own_class(model):
+    from components.shared.scgpt_package import transformer_generator
+
+    args = json.loads((model / "args.json").read_text())
+    vocabulary = json.loads((model / "vocab.json").read_text())
+    theirs = transformer_generator()(
+        ntoken=len(vocabulary),
+        d_model=args["embsize"],
+        nhead=args["nheads"],
+        d_hid=args["d_hid"],
+        nlayers=args["nlayers"],
+        nlayers_cls=args["n_layers_cls"],
+        n_cls=1,
+        vocab=vocabulary,
+        dropout=args["dropout"],
+        pert_pad_id=args["pert_pad_id"],
+        use_fast_transformer=False,
+    )
+    state = torch.load(model / "best_model.pt", weights_only=True)
+    theirs.load_state_dict(state, strict=True)
+
+
+def test_the_training_core_needs_only_torch_numpy_and_tqdm():
+    code = """
+import sys
+for name in ("anndata", "h5py", "pandas", "kfp", "yaml", "scipy", "pyarrow", "wandb"):
+    sys.modules[name] = None
+import components.finetune.training, components.finetune.batches, components.shared.model
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

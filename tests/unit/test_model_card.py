@@ -1,0 +1,266 @@
+"""The model card says what the run did, and the Hub can read it."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub import ModelCard
+
+from components.publish.card import public
+from components.publish.facts import against_baselines, limitations
+from components.publish.publish import publish
+from components.shared.artifact import sha256_of
+from components.shared.errors import InputError
+from tests.unit.publish_run import METRICS, SPLITS_SUMMARY, STATS, finished_run
+from tests.unit.test_storage import one_line
+
+PREDICTIONS = {"perturbations": 2, "cells": 12}
+
+
+def published(folder: Path, **changes: Any) -> Path:
+    run = finished_run(folder / "run", **changes)
+    publish(*run.folders(), "", folder / "published")
+    return folder / "published"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return published(tmp_path_factory.mktemp("card"))
+
+
+@pytest.fixture(scope="module")
+def text(folder: Path) -> str:
+    return (folder / "README.md").read_text()
+
+
+def test_the_front_matter_reads_back_with_the_test_metrics(folder: Path) -> None:
+    data = ModelCard.load(folder / "README.md").data
+    assert data.license == "mit"
+    assert data.library_name == "scgpt"
+    assert "single-cell" in data.tags
+    assert data.datasets == ["arcinstitute/State-Replogle-Filtered"]
+    values = {result.metric_type: result.metric_value for result in data.eval_results}
+    # A metric without a value (null) is left out, since the Hub wants numbers.
+    assert values == {"pearson_delta": 0.25, "mae_delta": 0.125}
+    assert data.eval_results[0].dataset_type == "arcinstitute/State-Replogle-Filtered"
+
+
+def test_random_weights_are_said_loudly_and_have_no_base_model(folder: Path, text: str) -> None:
+    assert ModelCard.load(folder / "README.md").data.base_model is None
+    assert "> **⚠ These weights started from random values (`random://tiny`)" in text
+
+
+def test_a_pretrained_model_of_the_hub_is_the_base_model(tmp_path: Path) -> None:
+    changes = {"random_init": False, "pretrained": "hf://models/lab/scgpt-human@v1"}
+    card = ModelCard.load(published(tmp_path, stats=changes) / "README.md")
+    assert card.data.base_model == "lab/scgpt-human"
+    assert "⚠" not in card.text and "random values" not in card.text
+
+
+def test_local_paths_and_secrets_do_not_reach_the_card(tmp_path: Path) -> None:
+    folder = published(
+        tmp_path,
+        stats={"random_init": False, "pretrained": "/home/someone/scgpt_human"},
+        splits={"source": "https://me:password@host/cells.h5ad?signature=secret"},
+    )
+    text = (folder / "README.md").read_text()
+    assert "/home/someone" not in text and "scgpt_human" in text
+    assert "password" not in text and "secret" not in text
+    assert ModelCard.load(folder / "README.md").data.base_model is None
+
+
+@pytest.mark.parametrize(
+    ("uri", "said"),
+    [
+        ("random://tiny", "random://tiny"),
+        (
+            "random://tiny?vocabulary=/home/someone/vocab.json",
+            "random://tiny with the vocabulary of local file vocab.json",
+        ),
+        (
+            "random://tiny?vocabulary=https://host/vocab.json%3Fsignature=secret",
+            "random://tiny with the vocabulary of https://host/vocab.json?…",
+        ),
+        ("hf://models/lab/scgpt@v1", "hf://models/lab/scgpt@v1"),
+        ("sim://screen?cells=20&seed=1", "sim://screen?cells=20&seed=1"),
+    ],
+)
+def test_a_public_uri_says_what_it_may(uri: str, said: str) -> None:
+    assert public(uri) == said
+
+
+def test_a_prior_with_terms_of_its_own_takes_the_open_licence_away(tmp_path: Path) -> None:
+    prior = {
+        "kind": "table",
+        "source": "hf://datasets/a/b/c.pt",
+        "licence": "non-commercial: see the source",
+    }
+    folder = published(tmp_path, stats={"prior": prior | {"coverage": {"genes": 20}}})
+    card = ModelCard.load(folder / "README.md")
+    assert (card.data.license, card.data.license_name) == ("other", "prior-non-commercial")
+    assert "| licence | non-commercial: see the source |" in card.text
+    assert "| coverage genes | 20 |" in card.text
+
+
+def test_the_chain_names_every_digest_and_the_source(folder: Path, text: str) -> None:
+    run = folder.parent / "run"
+    for name in ("splits", "model", "predictions", "evaluation", "cells"):
+        assert sha256_of(run / name / "provenance.json") in text
+    assert "State-Replogle-Filtered/replogle_concat.h5ad" in text
+    assert "ab" * 32 in text
+
+
+def test_a_source_that_no_task_passed_on_is_called_unknown(tmp_path: Path) -> None:
+    text = (published(tmp_path, splits={"source": ""}) / "README.md").read_text()
+    assert "Source data: unknown (the tasks did not pass it on), sha256 `unknown`" in text
+
+
+def test_every_file_is_listed_with_its_digest_and_size(folder: Path, text: str) -> None:
+    for path in folder.rglob("*"):
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and name not in ("README.md", "provenance.json"):
+            row = re.search(rf"\| `{re.escape(name)}` \|.*\| ([\d,]+) \| `(\w+)` \|", text)
+            assert row is not None, name
+            assert int(row[1].replace(",", "")) == path.stat().st_size
+            assert row[2] == sha256_of(path)
+
+
+def test_the_training_table_sets_cells_an_epoch_beside_the_training_set(text: str) -> None:
+    assert "| training cells | 180 |\n| cells an epoch | 90 |" in text
+    assert "| recipe | smoke |" in text
+    assert "| wall clock | 1.5 min |" in text
+    assert "| stop reason | all 2 epochs done |" in text
+
+
+def test_metrics_stand_beside_baselines_and_ceiling(text: str) -> None:
+    head = (
+        "| metric | mean | median | max | control_mean | same_perturbation_delta | ceiling | NaN |"
+    )
+    assert head in text
+    assert "| pearson_delta | **0.2500** | 0.2500 | 0.3000 | 0.0000 | 0.5000 | 0.9000 | 0 |" in text
+    assert "| roc_auc | **-** | - | - | 0.4000 | 0.6000 | - | 2 |" in text
+    assert "| pearson_delta | 0.3000 | - |" in text
+
+
+def test_every_table_row_has_as_many_cells_as_its_head(text: str) -> None:
+    table: list[str] = []
+    for line in [*text.splitlines(), ""]:
+        if line.startswith("|"):
+            table.append(line)
+            continue
+        assert len({row.count("|") for row in table}) <= 1, table
+        assert len(table) in (0, *range(3, 99)), table
+        table = []
+
+
+def test_a_baseline_that_is_not_beaten_is_said_plainly_with_figures() -> None:
+    beaten, lost = against_baselines(METRICS)
+    assert "the model beats `control_mean`: 0.2500 against 0.0000" in beaten
+    assert "**does not beat** `same_perturbation_delta`: 0.2500 against 0.5000" in lost
+    # mae_delta is an error: 0.125 against 0.0625 is worse.
+    assert "mae_delta (0.1250 against 0.0625)" in lost
+
+
+def test_a_difference_within_its_interval_is_not_called_a_win() -> None:
+    comparison = {"difference": 0.25, "low": -0.1, "high": 0.6, "better": 1, "of": 2}
+    won, _ = against_baselines(METRICS | {"comparisons": {"control_mean": comparison}})
+    assert "**is not clearly different from** `control_mean`" in won
+    assert "95 % interval -0.1000 to +0.6000, ahead in 1 of 2 perturbations" in won
+
+
+def test_a_baseline_without_a_value_cannot_be_compared() -> None:
+    (text,) = against_baselines(METRICS | {"baselines": {"empty": {"pearson_delta": None}}})
+    assert "cannot be compared with `empty`" in text
+
+
+def limits(**changes: dict[str, Any]) -> str:
+    return "\n".join(
+        limitations(
+            STATS | changes.get("stats", {}),
+            PREDICTIONS | changes.get("predictions", {}),
+            METRICS | changes.get("metrics", {}),
+            SPLITS_SUMMARY | changes.get("splits", {}),
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"predictions": {"unmeasured_targets": 2}}, "2 test perturbations of 2 have a target"),
+        ({"predictions": {"unflagged_perturbations": 1}}, "could not be told which gene"),
+        ({"predictions": {"clipped_fraction": 0.25}}, "25.00% of the predicted values"),
+        ({"predictions": {"doubles": 1}}, "name two or more genes"),
+        ({"metrics": {"nan_counts": {"pr_auc": 7}}}, "pr_auc 7"),
+        ({"metrics": {"not_computed": {"clustering_agreement": "x"}}}, "could not compute"),
+        ({"metrics": {"perturbations_unseen": 0}}, "were seen in training; none was unseen"),
+        (
+            {"splits": {"few_shot": True, "test_line_training_cells": 12}},
+            "12 perturbed cells of it",
+        ),
+        ({"stats": {"random_init": True}}, "random values"),
+        ({"stats": {"limitations": ["an own one"]}}, "an own one"),
+        ({"stats": {"best_val_pearson_delta": None}}, "not selected by it"),
+        ({"stats": {"prior": {"kind": "table"}}}, "no gain can be credited"),
+        ({"stats": {"genes": 30, "genes_modelled": 28}}, "2 of 30 genes are not in"),
+    ],
+)
+def test_a_limitation_is_named_when_the_run_has_it(
+    changes: dict[str, dict[str, Any]], said: str
+) -> None:
+    plain = {
+        "stats": {"random_init": False},
+        "metrics": {"nan_counts": {}},
+    }
+    assert said not in limits(**plain)
+    assert said in limits(**(plain | changes))
+
+
+def test_seed_and_few_cells_are_always_told() -> None:
+    said = limits()
+    assert "One seed (7)" in said
+    assert "Few training cells: 180" in said
+    assert "12.0 a perturbation" in said
+    assert "Few reference controls: 10" in said
+
+
+def test_a_line_of_which_training_saw_cells_is_not_called_unseen(text: str, tmp_path: Path) -> None:
+    assert "of which training saw no perturbed cell" in text
+    splits = {"few_shot": True, "test_line_training_cells": 12, "test_line_validation_cells": 3}
+    told = (published(tmp_path, splits=splits) / "README.md").read_text()
+    assert "saw no perturbed cell" not in told
+    assert "(12 perturbed cells of it in training, 3 in validation)" in told
+
+
+def test_a_label_can_neither_break_a_table_nor_bring_html(tmp_path: Path) -> None:
+    folder = published(tmp_path, stats={"stop_reason": "a | b\n<script>alert(1)</script>"})
+    text = (folder / "README.md").read_text()
+    assert "| stop reason | a \\| b &lt;script>alert(1)&lt;/script> |" in text
+
+
+def test_stats_without_what_the_card_needs_are_named(tmp_path: Path) -> None:
+    run = finished_run(tmp_path / "run", stats={"prior": {}})
+    with pytest.raises(InputError) as error:
+        publish(*run.folders(), "", tmp_path / "published")
+    assert "kind" in one_line(error)
+    assert not (tmp_path / "published").exists()
+
+
+def test_the_code_of_the_card_runs_as_written(folder: Path, text: str, tmp_path: Path) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) == 2
+    code = blocks[0] + blocks[1].replace('write_h5ad("', f'write_h5ad("{tmp_path}/')
+    code += "\nprint(type(model).__module__, predicted.shape == measured.shape, len(set(labels)))"
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["scgpt.model.generation_model", "True", "3"]
+    assert {path.name for path in tmp_path.iterdir()} == {"pred.h5ad", "real.h5ad"}

@@ -1,0 +1,205 @@
+"""Publishing to a bucket and to the Hub: whole or not at all, and no secret in the output."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from components.publish.publish import check_target, publish
+from components.shared.errors import InputError
+from tests.unit.bucket_server import Emulator, emulating
+from tests.unit.hub_server import COMMIT, TOKEN, Hub, content_of, run_with_hub, serving_hub
+from tests.unit.publish_run import Run, finished_run
+from tests.unit.test_publish import FILES, tree
+from tests.unit.test_storage import one_line
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return finished_run(tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture
+def gs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
+    with emulating() as emulator:
+        emulator.bucket("models")
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{emulator.port}")
+        yield emulator
+
+
+def in_bucket(gs: Emulator, prefix: str) -> dict[str, bytes]:
+    return {name.removeprefix(prefix): gs.read("models", name) for name in gs.names("models")}
+
+
+@pytest.mark.parametrize(("uri", "prefix"), [("gs://models/a/b/", "a/b/"), ("gs://models", "")])
+def test_a_bucket_gets_every_file_and_provenance_last(
+    gs: Emulator, run: Run, tmp_path: Path, uri: str, prefix: str
+) -> None:
+    publish(*run.folders(), uri, tmp_path / "published")
+    assert in_bucket(gs, prefix) == tree(tmp_path / "published")
+    assert gs.uploads[-1] == f"{prefix}provenance.json"
+
+
+def test_a_prefix_with_a_publication_is_refused_before_any_work(
+    gs: Emulator, run: Run, tmp_path: Path
+) -> None:
+    publish(*run.folders(), "gs://models/a", tmp_path / "published")
+    before = in_bucket(gs, "")
+    with pytest.raises(InputError) as error:
+        publish(*run.folders(), "gs://models/a", tmp_path / "again")
+    assert "provenance.json is there already" in one_line(error)
+    assert in_bucket(gs, "") == before
+    assert not (tmp_path / "again").exists()
+
+
+def test_an_upload_that_fails_deletes_what_it_uploaded_and_nothing_else(
+    gs: Emulator, run: Run, tmp_path: Path
+) -> None:
+    publish(*run.folders(), "gs://models/other", tmp_path / "other")
+    before = in_bucket(gs, "")
+    gs.refuse_upload_of = "scgpt_replogle_test.h5ad"
+    with pytest.raises(InputError) as error:
+        publish(*run.folders(), "gs://models/a", tmp_path / "published")
+    assert "access denied" in one_line(error)
+    assert "a/best_model.pt" in gs.uploads
+    assert in_bucket(gs, "") == before
+    assert not (tmp_path / "published").exists()
+
+
+def test_another_file_at_the_prefix_is_never_replaced(
+    gs: Emulator, run: Run, tmp_path: Path
+) -> None:
+    gs.storage.create_file("models", "a/best_model.pt", b"mine", {"crc32c": "x", "name": "a/b"})
+    with pytest.raises(InputError) as error:
+        publish(*run.folders(), "gs://models/a", tmp_path / "published")
+    assert "a/best_model.pt: exists already" in one_line(error)
+    assert gs.read("models", "a/best_model.pt") == b"mine"
+    assert len(gs.storage.get_file_list("models")[0]) == 1
+
+
+def test_what_a_killed_upload_left_is_completed(gs: Emulator, run: Run, tmp_path: Path) -> None:
+    publish(*run.folders(), "gs://models/a", tmp_path / "first")
+    gs.storage.delete_file("models", "a/provenance.json")
+    gs.storage.delete_file("models", "a/vocab.json")
+    gs.uploads.clear()
+    publish(*run.folders(), "gs://models/a", tmp_path / "second")
+    assert gs.uploads == ["a/vocab.json", "a/provenance.json"]
+    assert set(in_bucket(gs, "a/")) == FILES
+
+
+def test_a_bucket_that_is_not_there_is_refused_before_any_work(
+    gs: Emulator, run: Run, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError) as error:
+        publish(*run.folders(), "gs://nowhere/a", tmp_path / "published")
+    assert "no bucket 'nowhere'" in one_line(error)
+    assert not (tmp_path / "published").exists()
+
+
+@pytest.mark.parametrize("uri", ["gs://models/a/../b", "gs://models/a//b", "gs:///a"])
+def test_a_crooked_prefix_is_refused(gs: Emulator, uri: str) -> None:
+    with pytest.raises(InputError):
+        check_target(uri)
+
+
+PUBLISH = """
+import sys
+from components.publish.publish import publish
+from components.shared.errors import one_line_errors
+with one_line_errors("publish"):
+    publish(*sys.argv[1:])
+"""
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    with serving_hub() as hub:
+        yield hub
+
+
+def publish_to_hub(
+    hub: Hub, run: Run, uri: str, folder: Path, token: str = TOKEN
+) -> tuple[int, str]:
+    done = run_with_hub(
+        PUBLISH,
+        *run.folders(),
+        uri,
+        folder / "published",
+        url=hub.url,
+        home=folder / "home",
+        token=token,
+    )
+    said = done.stdout + done.stderr
+    # The token is in every request, and must be in no output, whatever happens.
+    assert TOKEN not in said and "secret" not in said
+    assert "Traceback" not in said, said
+    return done.returncode, said
+
+
+def test_the_hub_gets_one_commit_with_every_file(hub: Hub, run: Run, tmp_path: Path) -> None:
+    status, said = publish_to_hub(hub, run, "hf://lab/model", tmp_path)
+    assert status == 0, said
+    assert f"published at {hub.url}/lab/model/commit/{COMMIT}" in said
+    assert [request for request in hub.requests if "/commit/" in request] == [
+        "POST /api/models/lab/model/commit/main"
+    ]
+    paths = {str(line["path"]) for line in hub.commits if "path" in line}
+    assert paths == FILES
+    assert {name: content_of(hub, name) for name in paths} == tree(tmp_path / "published")
+    assert hub.created[0]["visibility"] == "private"
+
+
+def test_a_branch_of_the_hub_is_made_and_a_stale_prior_is_removed(
+    hub: Hub, run: Run, tmp_path: Path
+) -> None:
+    hub.files["lab/model/gene_prior.json"] = b"{}"
+    status, said = publish_to_hub(hub, run, "hf://lab/model@main", tmp_path)
+    assert status == 0, said
+    assert {"key": "deletedFile", "path": "gene_prior.json"} in hub.commits
+    (tmp_path / "branch").mkdir()
+    status, said = publish_to_hub(hub, run, "hf://lab/model@trial", tmp_path / "branch")
+    assert status == 0, said
+    assert "POST /api/models/lab/model/branch/trial" in hub.requests
+    assert "POST /api/models/lab/model/commit/trial" in hub.requests
+
+
+def test_a_commit_the_hub_refuses_leaves_nothing(hub: Hub, run: Run, tmp_path: Path) -> None:
+    hub.refuse_commit = 403
+    status, said = publish_to_hub(hub, run, "hf://lab/model", tmp_path)
+    assert status == 1
+    assert "publish: error: publish_to hf://lab/model: the Hub answers HTTP 403" in said
+    assert hub.commits == []
+    assert not (tmp_path / "published").exists()
+
+
+def test_a_commit_that_lacks_a_file_is_noticed(hub: Hub, run: Run, tmp_path: Path) -> None:
+    hub.ignores = ".h5ad"
+    status, said = publish_to_hub(hub, run, "hf://lab/model", tmp_path)
+    assert status == 1
+    assert "lacks 'predictions/scgpt_replogle_test.h5ad'" in said
+
+
+def test_a_wrong_token_is_noticed_before_any_work(hub: Hub, run: Run, tmp_path: Path) -> None:
+    status, said = publish_to_hub(hub, run, "hf://lab/model", tmp_path, token="hf_wrong")  # noqa: S106
+    assert status == 1
+    assert "HTTP 401; check HF_TOKEN" in said
+    assert "hf_wrong" not in said
+    assert hub.created == []
+    assert not (tmp_path / "published").exists()
+
+
+def test_without_a_token_nothing_is_sent(hub: Hub, run: Run, tmp_path: Path) -> None:
+    status, said = publish_to_hub(hub, run, "hf://lab/model", tmp_path, token="")
+    assert status == 1
+    assert "no HF_TOKEN" in said
+    assert hub.requests == []
+
+
+@pytest.mark.parametrize(
+    "uri", ["hf://model", "hf://models/lab/model", "hf://lab/mo del", "hf://lab/model/file"]
+)
+def test_another_form_of_repository_is_refused(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    with pytest.raises(InputError) as error:
+        check_target(uri)
+    assert uri in one_line(error)
