@@ -1,0 +1,49 @@
+"""What ingest reads from: an h5ad file or a generated screen, both in blocks of rows."""
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+
+ENTRIES_PER_BLOCK = 2**22
+"""Rows x genes of a block, dense or sparse: what bounds memory, whatever the number of cells."""
+
+
+class Source(Protocol):
+    """Cells by genes, with a table of labels; X never comes as a whole."""
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+
+    @property
+    def genes(self) -> list[str]:
+        """Gene symbols, in column order."""
+
+    @property
+    def cells(self) -> "pd.Index[str]":
+        """Cell names, in row order."""
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns of obs."""
+
+    def column(self, name: str) -> "pd.Series[Any]":
+        """Return one column of obs, one entry a cell; ``name`` is one of ``columns``."""
+
+    def sample(self, kept: NDArray[np.bool_], seed: int) -> NDArray[np.float32]:
+        """Return non-zero values of X from all over the kept rows, at most a block of them."""
+
+    def blocks(self, kept: NDArray[np.bool_]) -> Iterator[tuple[NDArray[np.int64], csr_matrix]]:
+        """Yield (row numbers, CSR float32 [rows, genes]) over the kept rows, in order."""
+
+    def sha256(self) -> str:
+        """Return the digest of what was read; call it after ``blocks`` is exhausted."""
+
+
+def rows_per_block(n_genes: int) -> int:
+    """Return how many rows of ``n_genes`` make a block."""
+    return max(1, ENTRIES_PER_BLOCK // max(1, n_genes))

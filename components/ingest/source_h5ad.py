@@ -1,0 +1,260 @@
+"""An h5ad file as a source: checked when opened, X read in blocks of rows with h5py."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import anndata
+import h5py
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+
+from components.ingest.csc import fill_buckets, read_buckets
+from components.ingest.source import rows_per_block
+from components.shared.artifact import sha256_of
+from components.shared.errors import InputError, shortlist
+
+SAMPLE_RUNS = 32
+SAMPLE_RUN_ROWS = 16
+SAMPLE_COLUMNS = 64
+
+
+def dense_to_csr(block: NDArray) -> csr_matrix:
+    """Return the non-zero entries of a dense block [rows, genes] as CSR float32."""
+    flat = np.flatnonzero(block)
+    indptr = np.r_[0, np.cumsum(np.count_nonzero(block, axis=1))]
+    data = block.reshape(-1)[flat].astype(np.float32, copy=False)
+    columns = (flat % block.shape[1]).astype(np.int32)
+    return csr_matrix((data, columns, indptr), shape=block.shape)
+
+
+@dataclass(frozen=True)
+class H5adSource:
+    """An opened h5ad file with X as dense, CSR or CSC of any real type."""
+
+    file: h5py.File
+    path: Path
+    name: str
+    scratch: Path
+    """A folder on disk for the buckets of a CSC matrix."""
+
+    @cached_property
+    def kind(self) -> str:
+        """How X is stored: dense, csr or csc."""
+        x = self.file.get("X")
+        if x is None or x.attrs.get("encoding-type") == "null":
+            layers = list(self.file.get("layers", ()))
+            hint = f"; it has layers {shortlist(layers)}, write one of them to X" if layers else ""
+            raise InputError(f"{self.name}: the h5ad has no X; expected cells x genes in X{hint}")
+        if isinstance(x, h5py.Dataset):
+            return "dense"
+        encoding = str(x.attrs.get("encoding-type", x.attrs.get("h5sparse_format", "none")))
+        kind = encoding.removesuffix("_matrix")
+        if kind not in ("csr", "csc") or not {"data", "indices", "indptr"} <= set(x):
+            raise InputError(
+                f"{self.name}: X is stored as '{encoding}'; expected a dense array, CSR or CSC"
+            )
+        return kind
+
+    @cached_property
+    def shape(self) -> tuple[int, int]:
+        """Cells and genes of X."""
+        x = self.file["X"]
+        found = (
+            x.shape if self.kind == "dense" else x.attrs.get("shape", x.attrs.get("h5sparse_shape"))
+        )
+        return int(found[0]), int(found[1])
+
+    def check(self) -> None:
+        """Check that X, obs and var fit each other and hold numbers and symbols.
+
+        Raises:
+            InputError: they do not.
+        """
+        values = self.file["X"] if self.kind == "dense" else self.file["X/data"]
+        if values.dtype.kind not in "fiub":
+            raise InputError(f"{self.name}: X holds {values.dtype}; expected real numbers")
+        if self.shape != (len(self.cells), len(self.genes)):
+            raise InputError(
+                f"{self.name}: X is {self.shape[0]} x {self.shape[1]} but obs has "
+                f"{len(self.cells)} cells and var {len(self.genes)} genes; the file is damaged"
+            )
+        if self.kind != "dense":
+            self._check_indptr()
+
+    def _check_indptr(self) -> None:
+        group = self.file["X"]
+        indptr = group["indptr"][:]
+        wanted = self.shape[0 if self.kind == "csr" else 1] + 1
+        stored = min(len(group["data"]), len(group["indices"]))
+        if len(indptr) != wanted or indptr[0] or (np.diff(indptr) < 0).any() or indptr[-1] > stored:
+            raise InputError(
+                f"{self.name}: X/indptr does not fit X/data and obs; the file is damaged"
+            )
+
+    def _frame(self, key: str) -> h5py.Group:
+        frame = self.file.get(key)
+        if not isinstance(frame, h5py.Group) or "_index" not in frame.attrs:
+            raise InputError(
+                f"{self.name}: '{key}' is not a table as anndata 0.7 or later writes it; "
+                f"open it with anndata.read_h5ad and write it again"
+            )
+        return frame
+
+    def _index(self, key: str) -> "pd.Index[str]":
+        frame = self._frame(key)
+        values = anndata.io.read_elem(frame[frame.attrs["_index"]])
+        return pd.Index(np.asarray(values).astype(str), dtype=object)
+
+    @cached_property
+    def genes(self) -> list[str]:
+        """Gene symbols: the index of var."""
+        return [str(gene) for gene in self._index("var")]
+
+    @cached_property
+    def cells(self) -> "pd.Index[str]":
+        """Cell names: the index of obs."""
+        return self._index("obs")
+
+    @cached_property
+    def columns(self) -> list[str]:
+        """Names of the columns of obs."""
+        return [str(column) for column in self._frame("obs").attrs.get("column-order", ())]
+
+    def symbol_columns(self) -> list[str]:
+        """Return the columns of var whose name says that they hold gene symbols."""
+        names = ("gene_name", "gene_symbol", "symbol", "gene_names", "gene_symbols", "feature_name")
+        columns = self._frame("var").attrs.get("column-order", ())
+        return [name for name in names if name in columns]
+
+    def column(self, name: str) -> "pd.Series[Any]":
+        """Return one column of obs; categories stay categories."""
+        frame = self._frame("obs")
+        old_categories = frame.get("__categories")
+        if old_categories is not None and name in old_categories:
+            labels = anndata.io.read_elem(old_categories[name])
+            return pd.Series(pd.Categorical.from_codes(frame[name][:], labels))
+        return pd.Series(anndata.io.read_elem(frame[name]))
+
+    def sample(self, kept: NDArray[np.bool_], seed: int) -> NDArray[np.float32]:
+        """Return non-zero values of X: of runs of rows, of whole columns where X is CSC."""
+        rng = np.random.default_rng(seed)
+        with self._damage_told():
+            if self.kind == "csc":
+                return self._sample_columns(kept, rng)
+            rows = np.flatnonzero(kept)
+            edges = np.linspace(0, len(rows), min(SAMPLE_RUNS, len(rows)) + 1).astype(int)
+            found = []
+            for low, high in pairwise(edges):
+                start = int(rows[rng.integers(low, max(low + 1, high - SAMPLE_RUN_ROWS))])
+                run = kept[start : start + SAMPLE_RUN_ROWS]
+                found.append(self._read(start, start + len(run))[np.flatnonzero(run)].data)
+            return np.concatenate(found)
+
+    def _sample_columns(
+        self, kept: NDArray[np.bool_], rng: np.random.Generator
+    ) -> NDArray[np.float32]:
+        group = self.file["X"]
+        indptr = group["indptr"][:]
+        filled = np.flatnonzero(np.diff(indptr))
+        found = [np.empty(0, dtype=np.float32)]
+        for column in rng.choice(filled, min(SAMPLE_COLUMNS, len(filled)), replace=False):
+            low = int(indptr[column])
+            high = min(int(indptr[column + 1]), low + 2**14)
+            values = group["data"][low:high].astype(np.float32)
+            found.append(values[kept[group["indices"][low:high]] & (values != 0)])
+        return np.concatenate(found)
+
+    def blocks(self, kept: NDArray[np.bool_]) -> Iterator[tuple[NDArray[np.int64], csr_matrix]]:
+        """Yield (row numbers, CSR float32 [rows, genes]) over the kept rows, in order.
+
+        Raises:
+            InputError: X cannot be read or points outside itself.
+        """
+        rows = self._block_rows()
+        with self._damage_told():
+            if self.kind == "csc":
+                with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
+                    fill_buckets(self.file["X"], kept, rows, Path(folder))
+                    yield from read_buckets(kept, self.shape[1], rows, Path(folder))
+                return
+            for start in range(0, self.shape[0], rows):
+                part = np.flatnonzero(kept[start : start + rows])
+                if len(part) == 0:
+                    continue
+                # Read from the first to the last kept row: X/data of the others stays unread.
+                low, high = start + int(part[0]), start + int(part[-1]) + 1
+                block = self._read(low, high)
+                yield start + part, block if len(part) == high - low else block[start + part - low]
+
+    def _block_rows(self) -> int:
+        rows = rows_per_block(self.shape[1])
+        chunks = self.file["X"].chunks if self.kind == "dense" else None
+        # Blocks that end where chunks end, so that no chunk is unpacked twice.
+        return rows // chunks[0] * chunks[0] if chunks and chunks[0] <= rows else rows
+
+    def _read(self, low: int, high: int) -> csr_matrix:
+        x = self.file["X"]
+        if self.kind == "dense":
+            return dense_to_csr(x[low:high])
+        indptr = x["indptr"][low : high + 1].astype(np.int64)
+        first, last = int(indptr[0]), int(indptr[-1])
+        columns = x["indices"][first:last]
+        if len(columns) and (int(columns.min()) < 0 or int(columns.max()) >= self.shape[1]):
+            raise IndexError("column number out of range")
+        block = csr_matrix(
+            (x["data"][first:last].astype(np.float32), columns.astype(np.int32), indptr - first),
+            shape=(high - low, self.shape[1]),
+        )
+        block.sum_duplicates()
+        block.eliminate_zeros()
+        return block
+
+    @contextmanager
+    def _damage_told(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, IndexError) as error:
+            raise InputError(
+                f"{self.name}: X cannot be read ({error}); the file is damaged, fetch it again"
+            ) from None
+
+    def sha256(self) -> str:
+        """Return the sha256 of the file."""
+        return sha256_of(self.path)
+
+
+@contextmanager
+def opened(path: Path, name: str, scratch: Path) -> Iterator[H5adSource]:
+    """Open and check the h5ad file at ``path``; messages call it ``name``.
+
+    Raises:
+        InputError: missing, not HDF5, truncated, without X, or parts that do not fit each other.
+    """
+    if not path.is_file():
+        raise InputError(f"{name}: no such file; expected an h5ad file")
+    if not h5py.is_hdf5(path):
+        raise InputError(f"{name}: not an HDF5 file; expected an h5ad as anndata writes it")
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise InputError(
+            f"{name}: cannot be opened, truncated or damaged ({error}); fetch it again"
+        ) from None
+    with file:
+        source = H5adSource(file, path, name, scratch)
+        try:
+            source.check()
+        except (OSError, KeyError) as error:
+            raise InputError(
+                f"{name}: obs, var or X cannot be read ({error}); the file is damaged, "
+                f"fetch it again"
+            ) from None
+        yield source
