@@ -1,0 +1,256 @@
+"""Tables of gene vectors in the file formats they come in, read in blocks of genes.
+
+Nothing in a file is executed: a `.pt` is read with `weights_only=True`, an `.npz` without pickles.
+"""
+
+import json
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+
+from components.shared.errors import InputError
+
+Block = tuple[list[str], NDArray[np.generic]]
+"""Gene symbols, and their vectors [genes, width]."""
+
+BLOCK_GENES = 1024
+BLOCK_COLUMNS = 256
+
+# What the readers raise on damaged files, tried with thousands of them.
+NPZ_FAULTS = (
+    ValueError,
+    OSError,
+    EOFError,
+    RuntimeError,
+    MemoryError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+PARQUET_FAULTS = (pa.ArrowException, OSError, ValueError)
+
+
+@dataclass(frozen=True)
+class Table:
+    """An opened table: how many genes, its blocks in file order, and the licence it names."""
+
+    genes: int
+    blocks: Iterator[Block]
+    licence: str = ""
+
+
+def read_table(path: Path, ending: str, name: str) -> Table:
+    """Open a table of gene vectors; messages call it ``name``.
+
+    Raises:
+        InputError: not of the format its ending says, or of another layout. Blocks raise it too.
+    """
+    return READERS[ending](path, name)
+
+
+def _vector(gene: str, values: Any, name: str) -> NDArray[np.generic]:
+    """Return the vector of one gene as a block [1, width], width > 0."""
+    array = _numbers(values, f"{name}: gene '{gene}'")
+    if array.ndim != 1 or not array.size:
+        raise InputError(
+            f"{name}: gene '{gene}' has shape {list(array.shape)}; expected one vector a gene"
+        )
+    return array[None]
+
+
+def _numbers(values: Any, where: str) -> NDArray[np.generic]:
+    """Return a tensor or array as real numbers numpy knows (bfloat16 becomes float32)."""
+    if isinstance(values, torch.Tensor):
+        if values.is_complex() or values.layout != torch.strided or values.device.type == "meta":
+            raise InputError(f"{where} is a {values.dtype} tensor; expected plain real numbers")
+        values = values.detach()
+        try:
+            values = (values.float() if values.is_floating_point() else values).numpy()
+        except (RuntimeError, TypeError) as error:  # Quantised and other kinds without numbers.
+            raise InputError(f"{where} cannot be read as numbers ({error})") from None
+    if values.dtype.kind not in "fiub":
+        raise InputError(f"{where} is of type {values.dtype}; expected numbers")
+    return values
+
+
+def _matrix(genes: list[str], shape: tuple[int, ...], name: str, where: str) -> None:
+    """Check the shape of a matrix against its gene names."""
+    if len(shape) != 2 or not shape[1] or shape[0] != len(genes):
+        raise InputError(
+            f"{name}: {where} has shape {list(shape)} for {len(genes)} gene names; expected "
+            "[genes, width]"
+        )
+
+
+def _blocks(genes: list[str], rows: Any, name: str) -> Iterator[Block]:
+    """Cut a matrix [genes, width], in memory or in a safetensors file, into blocks of rows."""
+    for start in range(0, len(genes), BLOCK_GENES):
+        stop = start + BLOCK_GENES
+        yield genes[start:stop], _numbers(rows[start:stop], f"{name}: the table")
+
+
+def _safetensors(path: Path, name: str) -> Table:
+    try:
+        file = safe_open(str(path), framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{name}: not readable as safetensors ({error})") from None
+    metadata = file.metadata() or {}
+    licence = metadata.get("license", metadata.get("licence", ""))
+    keys = list(file.keys())
+    if "genes" not in metadata:
+        vectors = (([key], _vector(key, file.get_tensor(key), name)) for key in keys)
+        return Table(len(keys), vectors, licence)
+    genes = _gene_list(metadata["genes"], name)
+    if len(keys) != 1:
+        raise InputError(
+            f"{name}: names genes in its metadata but has {len(keys)} tensors; expected one "
+            "[genes, width]"
+        )
+    rows = file.get_slice(keys[0])
+    _matrix(genes, tuple(rows.get_shape()), name, f"tensor '{keys[0]}'")
+    return Table(len(genes), _blocks(genes, rows, name), licence)
+
+
+def _gene_list(text: str, name: str) -> list[str]:
+    try:
+        genes = json.loads(text)
+    except ValueError:
+        genes = None
+    if not isinstance(genes, list) or not all(isinstance(gene, str) for gene in genes):
+        raise InputError(f"{name}: metadata key 'genes' is no JSON list of gene symbols")
+    return genes
+
+
+def _npz(path: Path, name: str) -> Table:
+    try:
+        file = np.load(path, allow_pickle=False)
+    except NPZ_FAULTS as error:
+        raise InputError(f"{name}: not readable as npz ({error})") from None
+    if not isinstance(file, np.lib.npyio.NpzFile):
+        raise InputError(f"{name}: is a single array; expected an npz with genes and embeddings")
+    if {"genes", "embeddings"} <= set(file.files):
+        genes = _array(file, "genes", name)
+        if genes.dtype.kind != "U" or genes.ndim != 1:
+            raise InputError(
+                f"{name}: array 'genes' is {genes.dtype} {list(genes.shape)}; expected symbols [n]"
+            )
+        rows = _numbers(_array(file, "embeddings", name), f"{name}: array 'embeddings'")
+        symbols = [str(gene) for gene in genes]
+        _matrix(symbols, rows.shape, name, "array 'embeddings'")
+        return Table(len(symbols), _blocks(symbols, rows, name))
+    vectors = (([key], _vector(key, _array(file, key, name), name)) for key in file.files)
+    return Table(len(file.files), vectors)
+
+
+def _array(file: Any, key: str, name: str) -> NDArray[np.generic]:
+    try:
+        return np.asarray(file[key])
+    except NPZ_FAULTS as error:
+        raise InputError(f"{name}: array '{key}' cannot be read ({error})") from None
+
+
+def _parquet(path: Path, name: str) -> Table:
+    try:
+        file = pq.ParquetFile(path)
+    except PARQUET_FAULTS as error:
+        raise InputError(f"{name}: not readable as parquet ({error})") from None
+    schema = file.schema_arrow
+    metadata = schema.metadata or {}
+    licence = metadata.get(b"license", metadata.get(b"licence", b"")).decode("utf-8", "replace")
+    index = _index_columns(metadata)
+    if len(set(schema.names)) < len(schema.names):
+        twice = next(column for column in schema.names if schema.names.count(column) > 1)
+        raise InputError(f"{name}: column '{twice}' comes more than once; give each its own name")
+    text = [field.name for field in schema if _is_text(field.type)]
+    symbols = next((column for column in [*index, *schema.names] if column in text), None)
+    if symbols is None:
+        raise InputError(f"{name}: has no column of gene symbols; expected one column of strings")
+    columns = [column for column in schema.names if column != symbols and column not in index]
+    for column in columns:
+        kind = schema.field(column).type
+        if not (pa.types.is_floating(kind) or pa.types.is_integer(kind)):
+            raise InputError(
+                f"{name}: column '{column}' is {kind}; expected numbers in every column but "
+                f"'{symbols}', the gene symbols"
+            )
+    if not columns:
+        raise InputError(f"{name}: has no column of numbers beside '{symbols}'")
+    return Table(file.metadata.num_rows, _parquet_blocks(file, symbols, columns, name), licence)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _index_columns(metadata: dict[bytes, bytes]) -> list[str]:
+    """Return the columns that pandas wrote as index; they are never part of a vector."""
+    try:
+        columns = json.loads(metadata.get(b"pandas", b"{}")).get("index_columns", [])
+    except (ValueError, AttributeError):
+        return []
+    return [column for column in columns if isinstance(column, str)]
+
+
+def _parquet_blocks(
+    file: pq.ParquetFile, symbols: str, columns: list[str], name: str
+) -> Iterator[Block]:
+    try:
+        genes = file.read([symbols]).column(symbols).to_pylist()
+        if None in genes:
+            raise InputError(f"{name}: column '{symbols}' has an empty gene symbol")
+        rows = np.empty((len(genes), len(columns)), dtype=np.float32)
+        # Some columns at a time: Arrow's buffers for thousands take several times the table.
+        for start in range(0, len(columns), BLOCK_COLUMNS):
+            part = columns[start : start + BLOCK_COLUMNS]
+            read = file.read(part)
+            for i, column in enumerate(part, start):
+                with np.errstate(over="ignore"):
+                    rows[:, i] = read.column(column).to_numpy()
+    except PARQUET_FAULTS as error:
+        raise InputError(f"{name}: damaged parquet ({error})") from None
+    yield from _blocks(genes, rows, name)
+
+
+def _pt(path: Path, name: str) -> Table:
+    try:
+        # Mapped, so that vectors are read from the file as they are copied into the result.
+        table = torch.load(
+            path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
+        )
+    except Exception as error:  # Whatever a damaged or hostile file makes the loader stumble on.
+        said = str(error).strip().splitlines() or [""]
+        raise InputError(
+            f"{name}: refused by torch.load(weights_only=True), nothing in it was executed "
+            f"({type(error).__name__}: {said[0][:160]}); expected a dict of gene symbol to tensor"
+        ) from None
+    if not isinstance(table, dict):
+        raise InputError(
+            f"{name}: holds a {type(table).__name__}; expected a dict of gene symbol to tensor"
+        )
+    for gene, vector in table.items():
+        if not isinstance(gene, str) or not isinstance(vector, torch.Tensor):
+            raise InputError(
+                f"{name}: entry {gene!r:.60} is a {type(vector).__name__}; expected gene symbol to "
+                "tensor"
+            )
+    vectors = (([gene], _vector(gene, vector, name)) for gene, vector in table.items())
+    return Table(len(table), vectors)
+
+
+READERS: dict[str, Callable[[Path, str], Table]] = {
+    ".safetensors": _safetensors,
+    ".npz": _npz,
+    ".parquet": _parquet,
+    ".pt": _pt,
+}
+"""Reader by file ending."""

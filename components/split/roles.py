@@ -1,0 +1,116 @@
+"""From rules to one role a cell."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from components.shared.errors import InputError
+from components.shared.perturbation import CONTROL
+from components.shared.splits import (
+    CONTROL_BASAL,
+    CONTROL_BOTH,
+    CONTROL_REFERENCE,
+    ROLES,
+    TEST,
+    TRAIN,
+    UNUSED,
+    VAL,
+)
+from components.split.labels import Ints, Labels, generator
+from components.split.rules import Rules
+
+CODE = {role: i for i, role in enumerate(ROLES)}
+
+OTHER_LINE = "cell line not used"
+OTHER_TEST = "test perturbation of a line that is not predicted"
+NOT_IN_TRAINING = "test-line perturbation that no training line has"
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """One role a cell, and why a cell is unused."""
+
+    roles: NDArray[np.object_]
+    """[cells], each one of `splits.ROLES`."""
+    unused: dict[str, int]
+    """Reason to number of cells; no entry where there are none."""
+
+
+def assign(
+    labels: Labels,
+    rules: Rules,
+    *,
+    restrict_test_to_training: bool,
+    halve_controls: bool,
+    seed: int,
+) -> Assignment:
+    """Give every cell exactly one role.
+
+    Args:
+        labels: labels of the cells.
+        rules: roles of lines and of single perturbations.
+        restrict_test_to_training: leave out test cells whose perturbation no training line has,
+            as the reference run does.
+        halve_controls: part each line's controls into basal and reference halves; using the same
+            controls as input and as reference inflates the correlation of deltas.
+        seed: of the halves.
+
+    Raises:
+        InputError: a used line without controls, or with one that cannot be halved.
+    """
+    table = _table(labels, rules)
+    by_rule = table.copy()
+    if restrict_test_to_training:
+        table[(table == CODE[TEST]) & ~_trained(labels, table)] = CODE[UNUSED]
+    codes = table[labels.line_of, labels.perturbation_of]
+    before = by_rule[labels.line_of, labels.perturbation_of]
+    for line in rules.lines:
+        rows = np.flatnonzero(labels.is_control & (labels.line_of == labels.lines.index(line)))
+        codes[rows] = _pools(labels.cells[rows], line, halve_controls, seed)
+    unused = codes == CODE[UNUSED]
+    used_line = np.isin(np.array(labels.lines, dtype=object), list(rules.lines))[labels.line_of]
+    reasons = {
+        OTHER_LINE: int((unused & ~used_line).sum()),
+        NOT_IN_TRAINING: int((unused & used_line & (before == CODE[TEST])).sum()),
+        OTHER_TEST: int((unused & used_line & (before == CODE[UNUSED])).sum()),
+    }
+    return Assignment(
+        np.array(ROLES, dtype=object)[codes], {why: n for why, n in reasons.items() if n}
+    )
+
+
+def _table(labels: Labels, rules: Rules) -> NDArray[np.int8]:
+    """Return the code of the role of each line and perturbation, [lines, perturbations]."""
+    table = np.full((len(labels.lines), len(labels.perturbations)), CODE[UNUSED], dtype=np.int8)
+    column = {name: i for i, name in enumerate(labels.perturbations)}
+    for line, role in rules.lines.items():
+        row = labels.lines.index(line)
+        table[row] = CODE[role]
+        for name, listed in rules.listed.get(line, {}).items():
+            if name in column:
+                table[row, column[name]] = CODE[listed]
+    return table
+
+
+def _trained(labels: Labels, table: NDArray[np.int8]) -> NDArray[np.bool_]:
+    """Return which perturbations have training or validation cells in any line."""
+    there = (labels.counts > 0) & np.isin(table, [CODE[TRAIN], CODE[VAL]])
+    return np.asarray(there.any(axis=0))
+
+
+def _pools(cells: NDArray[np.object_], line: str, halve: bool, seed: int) -> Ints:
+    """Return the role codes of the control cells of one line, drawn over their sorted names."""
+    if len(cells) < 1 + halve:
+        raise InputError(
+            f"cell line '{line}' has {len(cells)} control cells (perturbation '{CONTROL}'); "
+            f"expected at least {1 + halve}"
+            + (" to halve them, or halve_controls false" if halve and len(cells) else "")
+        )
+    if not halve:
+        return np.full(len(cells), CODE[CONTROL_BOTH])
+    codes = np.full(len(cells), CODE[CONTROL_REFERENCE])
+    by_name = np.argsort(cells.astype(str), kind="stable")
+    drawn = generator(seed, "controls", line).permutation(len(cells))
+    codes[by_name[drawn[: (len(cells) + 1) // 2]]] = CODE[CONTROL_BASAL]
+    return codes

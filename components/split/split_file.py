@@ -1,0 +1,190 @@
+"""Split files as they ship with the State dataset, in the TOML form of cell-load.
+
+`[training]` makes every line train that no other table names; `[zeroshot]` gives a whole line
+(`"dataset.cell_line" = "test"`) one role; `[fewshot."dataset.cell_line"]` lists perturbations for
+`val` and `test`, and the line's others train. See ArcInstitute/cell-load, `ExperimentConfig` and
+`PerturbationDataModule`. Two things differ, since here a cell has one role and a run one test line:
+a perturbation listed for both val and test is test only, and of several test lines one is chosen.
+"""
+
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from components.shared.artifact import sha256_of
+from components.shared.errors import InputError, nearest, shortlist
+from components.shared.perturbation import CONTROL
+from components.shared.splits import TEST, TRAIN, UNUSED, VAL
+from components.split.labels import Labels
+from components.split.rules import Rules, check_line
+
+ROLES = (TRAIN, VAL, TEST)
+LISTED_ROLES = (VAL, TEST)
+TABLES = ("datasets", "training", "zeroshot", "fewshot")
+
+
+@dataclass(frozen=True)
+class SplitFile:
+    """What a split file says, before it is held against the cells."""
+
+    name: str
+    sha256: str
+    others_train: bool
+    """Whether lines that are not named train."""
+    whole: dict[str, str]
+    """Line to role."""
+    listed: dict[str, dict[str, str]]
+    """Line to perturbation to role."""
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def test_lines(self) -> list[str]:
+        """The lines with anything to test, sorted."""
+        lines = [line for line, role in self.whole.items() if role == TEST]
+        return sorted([*lines, *(line for line, by in self.listed.items() if TEST in by.values())])
+
+
+def read_split_file(path: Path, name: str) -> SplitFile:
+    """Read a split file; messages call it ``name``.
+
+    Raises:
+        InputError: not TOML, an unknown table or role, or a line with two roles.
+    """
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{name}: not TOML ({error}); expected cell-load's split form") from None
+    for table, value in document.items():
+        # Numbers and strings beside the tables are settings of cell-load's loader.
+        if isinstance(value, dict) and table not in TABLES:
+            raise InputError(
+                f"{name}: table [{table}] is unknown{nearest(table, TABLES)}; "
+                f"allowed: {', '.join(TABLES)}"
+            )
+        if table in TABLES and not isinstance(value, dict):
+            raise InputError(f"{name}: '{table}' is {value!r}; expected a table [{table}]")
+    training = document.get("training", {})
+    for dataset, role in training.items():
+        if role != TRAIN:
+            raise InputError(f"{name}: [training] {dataset} = {role!r}; expected 'train'")
+    datasets = {*document.get("datasets", {}), *training}
+    whole = _whole(document.get("zeroshot", {}), datasets, name)
+    listed, both = _listed(document.get("fewshot", {}), datasets, name)
+    for line in listed:
+        if line in whole:
+            raise InputError(
+                f"{name}: line '{line}' is in both [zeroshot] and [fewshot]; leave one of them"
+            )
+    facts = {"listed_for_val_and_test": both}
+    return SplitFile(name, sha256_of(path), bool(training), whole, listed, facts)
+
+
+def _line_of(key: str, datasets: set[str], where: str) -> str:
+    """Return the cell line of ``dataset.cell_line``; the dataset's name is not held to anything."""
+    fits = [dataset for dataset in datasets if key.startswith(f"{dataset}.")]
+    line = key[len(max(fits, key=len)) + 1 :] if fits else key.partition(".")[2]
+    if not line:
+        raise InputError(f"{where}: key '{key}'; expected \"dataset.cell_line\" in quotes")
+    return line
+
+
+def _whole(table: dict[str, Any], datasets: set[str], name: str) -> dict[str, str]:
+    whole: dict[str, str] = {}
+    for key, role in table.items():
+        line = _line_of(key, datasets, f"{name}: [zeroshot]")
+        if role not in ROLES:
+            raise InputError(
+                f'{name}: [zeroshot] "{key}" = {role!r}; expected one of {", ".join(ROLES)}'
+            )
+        if whole.setdefault(line, role) != role:
+            raise InputError(
+                f"{name}: [zeroshot] line '{line}' is '{whole[line]}' in one dataset and '{role}' "
+                "in another; the cells have one line of that name"
+            )
+    return whole
+
+
+def _listed(
+    table: dict[str, Any], datasets: set[str], name: str
+) -> tuple[dict[str, dict[str, str]], int]:
+    """Return roles of listed perturbations by line, and how many are listed for val and test."""
+    listed: dict[str, dict[str, str]] = {}
+    both = 0
+    for key, lists in table.items():
+        line = _line_of(key, datasets, f"{name}: [fewshot]")
+        where = f'{name}: [fewshot."{key}"]'
+        if line in listed:
+            raise InputError(f"{where}: line '{line}' comes twice; the cells have one of that name")
+        if not isinstance(lists, dict):
+            raise InputError(f"{where} is {lists!r}; expected a table with lists val and test")
+        for role, names in lists.items():
+            if role not in LISTED_ROLES:
+                raise InputError(
+                    f"{where}: '{role}' is unknown; expected val or test (all others train)"
+                )
+            if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
+                raise InputError(f"{where}: {role} = {names!r:.60}; expected a list of names")
+        val, test = (set(lists.get(role, ())) - {CONTROL} for role in LISTED_ROLES)
+        both += len(val & test)
+        # Validation chooses the checkpoint, so a test perturbation must not take part in it.
+        listed[line] = dict.fromkeys(sorted(val), VAL) | dict.fromkeys(sorted(test), TEST)
+    return listed, both
+
+
+def rules_of(
+    file: SplitFile, labels: Labels, *, train_lines: list[str], test_line: str
+) -> tuple[Rules, dict[str, Any]]:
+    """Hold a split file against the cells; return its rules and facts for the summary.
+
+    Args:
+        file: the split file.
+        labels: labels of the cells.
+        train_lines: only orders the lines that the file makes train (the first one validates).
+        test_line: chooses among several test lines; else the file's goes before it.
+
+    Raises:
+        InputError: a line that the cells lack, no test line, or several and none chosen.
+    """
+    for line in [*file.whole, *file.listed]:
+        check_line(line, labels, file.name)
+    test = _test_line(file, test_line)
+    roles = dict(file.whole) | dict.fromkeys(file.listed, TRAIN)
+    if file.others_train:
+        roles = dict.fromkeys(labels.lines, TRAIN) | roles
+    # Whole lines that only another run would test, and what that run would test in part of a line.
+    roles = {line: role for line, role in roles.items() if role != TEST or line == test}
+    listed = {
+        line: {
+            label: UNUSED if role == TEST and line != test else role for label, role in by.items()
+        }
+        for line, by in file.listed.items()
+    }
+    given = {line: i for i, line in enumerate(train_lines)}
+    order = sorted(roles, key=lambda line: (line == test, given.get(line, len(given)), line))
+    absent = {
+        line: sorted(set(by) - set(labels.perturbations_of(line))) for line, by in listed.items()
+    }
+    facts = {
+        "split_file_sha256": file.sha256,
+        "listed_perturbations": sum(len(by) for by in listed.values()),
+        "listed_perturbations_absent": sum(len(names) for names in absent.values()),
+        "listed_perturbations_absent_names": {line: n for line, n in absent.items() if n},
+        **file.facts,
+    }
+    return Rules(test, {line: roles[line] for line in order}, listed), facts
+
+
+def _test_line(file: SplitFile, given: str) -> str:
+    found = file.test_lines
+    if not found:
+        raise InputError(
+            f'{file.name}: names no test line; expected [zeroshot] "dataset.cell_line" = "test" '
+            "or a test list under [fewshot]"
+        )
+    if len(found) > 1 and given not in found:
+        raise InputError(
+            f"{file.name}: tests {len(found)} lines ({shortlist(found)}), a run predicts one; set "
+            f"test_line to one of them, got '{given}'"
+        )
+    return given if given in found else found[0]

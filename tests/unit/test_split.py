@@ -1,0 +1,313 @@
+import json
+import tempfile
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from components.shared.artifact import SPLITS, writing
+from components.shared.cells import CONTROL, Cells
+from components.shared.errors import InputError
+from components.shared.splits import (
+    CONTROL_BASAL,
+    CONTROL_BOTH,
+    CONTROL_REFERENCE,
+    ROLES,
+    TEST,
+    TRAIN,
+    UNUSED,
+    VAL,
+    Splits,
+)
+from components.split.split import split
+from tests.helpers import cells_artifact
+
+LINES = ("k562", "jurkat", "rpe1")
+
+
+def obs_of(rows: list[tuple[str, str, int]]) -> pd.DataFrame:
+    """Rows are (line, perturbation, number of cells)."""
+    labels = [(line, p) for line, p, n in rows for _ in range(n)]
+    obs = pd.DataFrame(labels, columns=["cell_line", "perturbation"])
+    obs.index = [f"cell{i:04d}-{line}" for i, line in enumerate(obs["cell_line"])]
+    return obs
+
+
+def write_cells(folder: Path, obs: pd.DataFrame) -> Path:
+    return cells_artifact(folder, obs, np.ones((len(obs), 2)), ["A", "B"])
+
+
+def run(folder: Path, obs: pd.DataFrame, name: str = "splits", **keywords) -> pd.DataFrame:
+    """Run the stage on ``obs``; return its table, indexed by cell name."""
+    cells = folder / "cells"
+    if not cells.exists():
+        write_cells(cells, obs)
+    keywords = {"train_lines": ["k562", "jurkat"], "test_line": "rpe1"} | keywords
+    split(cells, folder / name, **keywords)
+    return Splits.open(folder / name, Cells.open(cells)).table.set_index("cell")
+
+
+def summary_of(folder: Path, name: str = "splits") -> dict:
+    return json.loads((folder / name / "summary.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def obs() -> pd.DataFrame:
+    shared = [(line, p, 5) for line in LINES for p in ("A", "B", "C", "D+E", "F")]
+    own = [("k562", "K", 4), ("jurkat", "J", 4), ("rpe1", "R", 3), ("hepg2", "A", 2)]
+    controls = [(line, CONTROL, 11) for line in (*LINES, "hepg2")]
+    return obs_of(shared + own + controls)
+
+
+# What must hold for any cells ---------------------------------------------------------------------
+
+
+@st.composite
+def screens(draw) -> tuple[pd.DataFrame, list[str], dict]:
+    """Cells in any order, lines that train, and the other arguments; the last line tests."""
+    lines = [f"line{i}" for i in range(draw(st.integers(2, 5)))]
+    rows = []
+    for line in lines:
+        own = draw(st.sets(st.sampled_from(["B", "C", "D", "C+D", "E", "ctrl"]), max_size=5))
+        # A in every line and one more in training lines, so that no set can be empty.
+        names = {"A", "B"} | own if line != lines[-1] else {"A"} | own
+        rows += [(line, name, draw(st.integers(1, 3))) for name in sorted(names)]
+        rows.append((line, CONTROL, draw(st.integers(2, 7))))
+    obs = obs_of(rows)
+    obs = obs.iloc[draw(st.permutations(range(len(obs))))]
+    keywords = {
+        "val_fraction": draw(st.sampled_from([0.0, 0.05, 0.3, 0.5])),
+        "restrict_test_to_training": draw(st.booleans()),
+        "halve_controls": draw(st.booleans()),
+        "seed": draw(st.integers(0, 2**63)),
+    }
+    return obs, lines[: draw(st.integers(1, len(lines) - 1))], keywords
+
+
+@settings(max_examples=60, deadline=None)
+@given(screens())
+def test_no_cell_leaks_whatever_the_screen(screen):
+    obs, train, keywords = screen
+    test = max(obs["cell_line"])
+    with tempfile.TemporaryDirectory() as folder:
+        table = run(Path(folder), obs, train_lines=train, test_line=test, **keywords)
+        summary = summary_of(Path(folder))
+    assert list(table.index) == list(obs.index)
+    assert (table["perturbation"].to_numpy() == obs["perturbation"].to_numpy()).all()
+    assert table["role"].isin(ROLES).all()
+    role, line, label = table["role"], table["cell_line"], table["perturbation"]
+    control = label == CONTROL
+    # No cell of the test line is learnt from or chosen by; nothing else is tested.
+    assert set(line[role.isin([TRAIN, VAL])]) <= set(train)
+    assert set(line[role == TEST]) == {test}
+    assert not (control & role.isin([TRAIN, VAL, TEST])).any()
+    assert not (~control & role.isin([CONTROL_BASAL, CONTROL_REFERENCE, CONTROL_BOTH])).any()
+    # Validation perturbations are of one line and do not train there.
+    assert len(set(line[role == VAL])) == (keywords["val_fraction"] > 0)
+    for name in set(line[role == VAL]):
+        assert set(label[(role == VAL)]).isdisjoint(label[(role == TRAIN) & (line == name)])
+    # Halves cover the controls of every used line and differ by one at most.
+    for name in [*train, test]:
+        pools = role[control & (line == name)]
+        if keywords["halve_controls"]:
+            halves = (pools == CONTROL_BASAL).sum(), (pools == CONTROL_REFERENCE).sum()
+            assert sum(halves) == len(pools) and abs(halves[0] - halves[1]) <= 1
+        else:
+            assert (pools == CONTROL_BOTH).all()
+    # Every perturbed cell of a training line is used, and every one that can be tested is tested.
+    assert not (role[line.isin(train)] == UNUSED).any()
+    assert (role[~line.isin([*train, test])] == UNUSED).all()
+    trained = set(label[role.isin([TRAIN, VAL])])
+    restricted = keywords["restrict_test_to_training"]
+    expected = ~control & (line == test) & (label.isin(trained) | (not restricted))
+    assert ((role == TEST) == expected).all()
+    assert summary["training_cells"] == (role == TRAIN).sum()
+    assert summary["unused_cells"] == (role == UNUSED).sum()
+    assert sum(summary["unused_because"].values()) == summary["unused_cells"]
+    assert summary["few_shot"] is False
+
+
+@settings(max_examples=25, deadline=None)
+@given(screens(), st.randoms(use_true_random=False))
+def test_roles_do_not_depend_on_the_order_of_the_cells(screen, random):
+    obs, train, keywords = screen
+    keywords |= {"train_lines": train, "test_line": max(obs["cell_line"])}
+    order = list(range(len(obs)))
+    random.shuffle(order)
+    with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
+        first = run(Path(one), obs, **keywords)
+        second = run(Path(other), obs.iloc[order], **keywords)
+    pd.testing.assert_frame_equal(first.iloc[order], second)
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_other_draws(tmp_path, obs):
+    tables = {
+        name: run(tmp_path, obs, name, seed=seed, val_fraction=0.5)
+        for name, seed in (("a", 3), ("b", 3), ("c", 4))
+    }
+    parquet = {name: (tmp_path / name / "splits.parquet").read_bytes() for name in tables}
+    assert parquet["a"] == parquet["b"]
+    for role in (CONTROL_BASAL, VAL):
+        cells = [set(tables[name].index[tables[name]["role"] == role]) for name in ("a", "c")]
+        assert cells[0] != cells[1]
+
+
+def test_a_lines_halves_do_not_depend_on_the_other_lines(tmp_path, obs):
+    three = run(tmp_path, obs, "three")
+    one = run(tmp_path, obs, "one", train_lines=["jurkat"])
+    for line in ("jurkat", "rpe1"):
+        kept = (three["cell_line"] == line) & (three["perturbation"] == CONTROL)
+        assert (three["role"][kept] == one["role"][kept]).all()
+
+
+# What the arguments do ----------------------------------------------------------------------------
+
+
+def test_roles_and_summary_of_a_known_screen(tmp_path, obs, capsys):
+    table = run(tmp_path, obs, val_fraction=0.4)
+    summary = summary_of(tmp_path)
+    provenance = json.loads((tmp_path / "splits" / "provenance.json").read_text())
+    assert provenance["summary"] == summary
+    held_out = set(table["perturbation"][table["role"] == VAL])
+    assert len(held_out) == 2  # 0.4 of the six of k562
+    cells = sum(4 if label == "K" else 5 for label in held_out)
+    assert summary["validation_cells"] == cells
+    assert summary["training_cells"] == 2 * (5 * 5 + 4) - cells
+    assert summary["training_cells_per_line"] == {"k562": 29 - cells, "jurkat": 29}
+    assert summary["val_line"] == "k562"
+    assert summary["test_cells"] == 25 and summary["test_perturbations"] == 5
+    assert summary["test_perturbations_seen"] == 5  # jurkat still trains on what k562 validates
+    assert summary["test_perturbations_unseen"] == 0
+    assert summary["test_controls_basal"] == 6 and summary["test_controls_reference"] == 5
+    assert summary["test_doubles"] == 1
+    assert summary["test_perturbations_not_all_measured"] == 3  # C, D+E and F
+    assert summary["unused_because"] == {
+        "cell line not used": 13,
+        "test-line perturbation that no training line has": 3,
+    }
+    shown = capsys.readouterr().out
+    assert "unused cells: 16" in shown
+    assert str(tmp_path / "splits" / "splits.parquet") in shown
+
+
+def test_a_test_perturbation_that_only_validates_is_unseen(tmp_path, obs):
+    run(tmp_path, obs, train_lines=["k562"], val_fraction=0.8)
+    summary = summary_of(tmp_path)
+    assert summary["test_perturbations"] == 5
+    assert summary["validation_perturbations"] == 5
+    assert summary["test_perturbations_seen"] + summary["test_perturbations_unseen"] == 5
+    assert summary["test_perturbations_unseen"] >= 4
+
+
+def test_without_restriction_every_perturbation_of_the_test_line_is_tested(tmp_path, obs):
+    run(tmp_path, obs, restrict_test_to_training=False)
+    summary = summary_of(tmp_path)
+    assert summary["test_cells"] == 28
+    assert summary["test_perturbations_unseen"] == 1
+
+
+def test_a_fraction_of_one_holds_a_whole_training_line_out(tmp_path, obs):
+    table = run(tmp_path, obs, val_fraction=1.0, val_line="jurkat")
+    perturbed = table[(table["cell_line"] == "jurkat") & (table["perturbation"] != CONTROL)]
+    assert set(perturbed["role"]) == {VAL}
+    assert set(table["cell_line"][table["role"] == TRAIN]) == {"k562"}
+    assert summary_of(tmp_path)["train_lines"] == ["k562", "jurkat"]
+
+
+def test_without_halves_the_same_controls_serve_as_both(tmp_path, obs):
+    run(tmp_path, obs, halve_controls=False)
+    opened = Splits.open(tmp_path / "splits", Cells.open(tmp_path / "cells"))
+    assert opened.basal("rpe1").tolist() == opened.reference("rpe1").tolist()
+    assert len(opened.basal("rpe1")) == 11
+    assert summary_of(tmp_path)["controls_halved"] is False
+
+
+def test_no_validation_fraction_makes_no_validation_set(tmp_path, obs):
+    assert VAL not in set(run(tmp_path, obs, val_fraction=0)["role"])
+    assert summary_of(tmp_path)["val_line"] == ""
+
+
+def test_real_cells_are_counted_as_they_are_in_the_file(tmp_path, shared_data):
+    source = anndata.read_h5ad(shared_data / "norman2019_mcfaline2023_devel.h5ad")
+    obs = source.obs[["condition", "cell_type"]].astype(str)
+    obs.columns = ["perturbation", "cell_line"]
+    obs["perturbation"] = obs["perturbation"].replace("control", CONTROL)
+    cells_artifact(tmp_path / "cells", obs, source.X.toarray(), list(source.var_names))
+    run(tmp_path, obs, train_lines=["k562", "A172", "T98G"], test_line="U87MG")
+    summary = summary_of(tmp_path)
+    assert summary["cells"] == 5961
+    assert summary["training_cells"] + summary["validation_cells"] == 3275 + 750 + 771
+    assert summary["test_cells"] == 765 and summary["test_perturbations"] == 9
+    assert summary["test_controls_basal"] == summary["test_controls_reference"] == 50
+    assert summary["validation_perturbations"] == 2  # 5 % of K562's 32
+    assert summary["training_doubles"] + summary["validation_doubles"] >= 15
+    assert summary["test_perturbations_not_all_measured"] == 9
+    assert summary["unused_cells"] == 0
+
+
+# Bad input ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        ({"test_line": "k562"}, r"test_line 'k562' is one of train_lines"),
+        ({"test_line": "RPE-1"}, r"'RPE-1' is not in the cells, nearest: 'rpe1'"),
+        ({"train_lines": ["k562", "jurkt"]}, r"train_lines.*'jurkt'.*nearest: 'jurkat'"),
+        ({"train_lines": ["k562", "k562"]}, r"'k562' given more than once"),
+        ({"train_lines": []}, r"expected a list of cell lines, got \[\]"),
+        ({"train_lines": "k562"}, r"expected a list of cell lines, got 'k562'"),
+        ({"test_line": ""}, r"test_line is empty"),
+        ({"val_line": "rpe1"}, r"val_line 'rpe1' is not a training line"),
+        ({"val_line": "k56"}, r"'k56' is not a training line, nearest: 'k562'"),
+        ({"val_fraction": -0.1}, r"val_fraction=-0.1: expected a number from 0 to 1"),
+        ({"val_fraction": 1.01}, r"val_fraction=1.01: expected"),
+        ({"val_fraction": float("nan")}, r"val_fraction=nan: expected"),
+        ({"seed": -1}, r"seed=-1: expected 0 or more"),
+        ({"train_lines": ["k562"], "val_fraction": 1.0}, r"no perturbed cells are left to train"),
+        ({"train_lines": ["bare"], "val_fraction": 0}, r"no perturbed cells are left to train"),
+        ({"train_lines": ["bare", "k562"]}, r"val_line 'bare' has no perturbed cells"),
+        ({"train_lines": ["other"]}, r"test set is empty.*shares no perturbation"),
+        ({"test_line": "bare"}, r"test set is empty.*no perturbed cells"),
+        ({"train_lines": ["lonely"]}, r"line 'lonely' has 1 control cells.*at least 2 to halve"),
+        ({"train_lines": ["none"], "halve_controls": False}, r"line 'none' has 0 control cells"),
+        ({"split_file": "nowhere.toml"}, r"nowhere.toml: no such file"),
+        ({"split_file": "ftp://host/split.toml"}, r"scheme 'ftp://' is not allowed"),
+    ],
+)
+def test_bad_arguments_give_one_line_and_no_folder(tmp_path, obs, keywords, message):
+    extra = [("bare", CONTROL, 4), ("other", "X", 3), ("other", "Y", 3), ("other", CONTROL, 4)]
+    extra += [("lonely", "A", 3), ("lonely", "B", 3), ("lonely", CONTROL, 1)]
+    extra += [("none", "A", 3), ("none", "B", 3)]
+    more = obs_of(extra)
+    more.index = [f"more-{name}" for name in more.index]
+    with pytest.raises(InputError, match=message) as error:
+        run(tmp_path, pd.concat([obs, more]), **keywords)
+    assert "\n" not in str(error.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["cells"]
+
+
+def test_one_control_is_enough_when_pools_are_not_halved(tmp_path):
+    rows = [(line, label, 1) for line in LINES for label in ("A", "B", CONTROL)]
+    run(tmp_path, obs_of(rows), halve_controls=False)
+    assert summary_of(tmp_path)["test_controls_basal"] == 1
+
+
+def test_a_folder_of_another_format_is_refused(tmp_path):
+    with writing(tmp_path / "other", SPLITS, parameters={}):
+        pass
+    with pytest.raises(InputError, match=r"is a splits/v1 artifact.*expected a cells/v1"):
+        split(tmp_path / "other", tmp_path / "out", train_lines=["a"], test_line="b")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_target_that_exists_is_kept(tmp_path, obs):
+    run(tmp_path, obs)
+    before = (tmp_path / "splits" / "provenance.json").read_bytes()
+    with pytest.raises(InputError, match="exists already"):
+        run(tmp_path, obs, seed=1)
+    assert (tmp_path / "splits" / "provenance.json").read_bytes() == before
