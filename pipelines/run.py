@@ -12,7 +12,7 @@ import inspect
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from kfp import local
 
 from components.shared.artifact import sha256_of
 from components.shared.errors import InputError, nearest, one_line_errors
+from components.shared.pretrained import parse_pretrained
 from pipelines.local_log import readable_log
 from pipelines.pipeline import scgpt_perturb
 
@@ -101,17 +102,24 @@ def pinned(params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def state_of_code(params: Mapping[str, Any]) -> str:
-    """Return a digest of the stages' source and of a local pretrained folder.
+    """Return a digest of the stages' source and of local files that parameters name indirectly.
 
     KFP's cache keys on the image, which does not exist here; the code stands for it.
     """
     digest = hashlib.sha256()
     sources = sorted(path for path in (ROOT / "components").rglob("*") if path.suffix != ".pyc")
-    pretrained = Path(str(params["pretrained"]))
-    for path in (*sources, *sorted(pretrained.glob("*") if pretrained.is_dir() else ())):
+    for path in (*sources, *_indirect_files(params)):
         if path.is_file():
             digest.update(f"{path.name} {sha256_of(path)}\n".encode())
     return digest.hexdigest()[:16]
+
+
+def _indirect_files(params: Mapping[str, Any]) -> Iterator[Path]:
+    """Yield the local files of a checkpoint folder, a vocabulary and a split file."""
+    pretrained = parse_pretrained(str(params["pretrained"]))
+    named = (pretrained.vocabulary_uri, (params.get("split_options") or {}).get("split_file"))
+    for path in (Path(str(name)) for name in named if name):
+        yield from sorted(path.glob("*")) if path.is_dir() else (path,)
 
 
 def run(params: Mapping[str, Any], runs: Path) -> dict[str, Path]:

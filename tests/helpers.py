@@ -8,7 +8,8 @@ import pandas as pd
 from scipy.sparse import csr_matrix
 
 from components.shared.artifact import CELLS, writing
-from components.shared.cells import CELLS_FILE, CONTROL
+from components.shared.cells import CELLS_FILE
+from components.shared.perturbation import CONTROL
 
 
 def cells_artifact(folder: Path, obs: pd.DataFrame, X: np.ndarray, genes: list[str]) -> Path:  # noqa: N803

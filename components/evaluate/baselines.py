@@ -65,21 +65,20 @@ def training_pseudobulks(cells: Cells, splits: Splits) -> Training:
     groups[rows] = pairs.get_indexer(pd.MultiIndex.from_frame(train))
     for number, line in enumerate(lines):
         groups[splits.reference(line)] = len(pairs) + number
-    last = len(pairs) + len(lines)
-    groups[splits.basal(splits.test_line)] = last
-    means = cells.group_means(groups, last + 1)
-    empty = [
-        line
-        for line, mean in zip([*lines, splits.test_line], means[len(pairs) :], strict=True)
-        if np.isnan(mean).any()
-    ]
+    means = cells.group_means(groups, len(pairs) + len(lines))
+    # A pass of its own: where pools are not halved, a control can be in both groups.
+    basal = np.full(len(table), -1)
+    basal[splits.basal(splits.test_line)] = 0
+    control = cells.group_means(basal, 1)[0]
+    checked = zip([*lines, splits.test_line], [*means[len(pairs) :], control], strict=True)
+    empty = [line for line, mean in checked if np.isnan(mean).any()]
     if empty:
         raise InputError(
             f"{splits.artifact.path}: no control cells of line {shortlist(empty)}; baselines need "
             "reference controls of each training line and basal controls of the test line"
         )
     own = len(pairs) + np.searchsorted(lines, pairs.get_level_values(0))
-    return Training(means[last], list(pairs), means[: len(pairs)] - means[own])
+    return Training(control, list(pairs), means[: len(pairs)] - means[own])
 
 
 def baseline_means(

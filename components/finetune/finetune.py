@@ -29,7 +29,6 @@ from components.shared.checkpoint import (
     WEIGHTS_FILE,
     read_checkpoint,
 )
-from components.shared.downloads import shown
 from components.shared.errors import InputError
 from components.shared.perturbation import genes_of
 from components.shared.pretrained import parse_pretrained, resolve_vocabulary
@@ -82,7 +81,7 @@ def finetune(
     split = Splits.open(splits, opened)
     prior_artifact = opening(prior, GENE_PRIOR)
     parameters = {
-        "pretrained": shown(pretrained),
+        "pretrained": parse_pretrained(pretrained).shown,
         "recipe": recipe,
         "overrides": dict(overrides or {}),
         "seed": seed,
@@ -180,7 +179,7 @@ def _facts(
     trained = [data.perturbations[code] for code in set(data.train_codes.tolist())]
     genes = set(cells.genes)
     return {
-        "pretrained": shown(pretrained),
+        "pretrained": parse_pretrained(pretrained).shown,
         "random_init": bool(parse_pretrained(pretrained).random_size),
         "prior": prior.summary,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",

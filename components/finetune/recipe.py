@@ -31,6 +31,7 @@ class Recipe:
     redraw_controls: bool
     control_partner: str
     predict_window: int
+    contrast: bool
     validation_cells: int
 
 

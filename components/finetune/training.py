@@ -202,6 +202,7 @@ def _predict_set(
                 data.ids,
                 order,
                 window=recipe.predict_window,
+                contrast=recipe.contrast,
                 device=device,
                 precision=recipe.precision,
             )

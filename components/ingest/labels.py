@@ -9,8 +9,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from components.ingest.source import Source
-from components.shared.cells import CONTROL, genes_of
 from components.shared.errors import InputError, nearest, shortlist
+from components.shared.perturbation import CONTROL, genes_of
 
 USUAL_CONTROLS = ("non-targeting", "control", "ctrl", "nt", "ntc", "negctrl", "dmso", "unperturbed")
 ENSEMBL = r"ENS[A-Z]*G\d{6,}(?:\.\d+)?"

@@ -61,7 +61,7 @@ def predict(
     with writing(target, PREDICTIONS, parameters={"seed": seed}, inputs=inputs) as draft:
         predictor = _Predictor(trained.path, opened, seed)
         control = opened.rows(split.basal(line))
-        partners = np.random.default_rng([seed, 4]).integers(control.shape[0], size=len(test))
+        partners = draw_partners(labels[test], control.shape[0], seed)
         obs = _obs(opened, split, test, reference)
         blocks = predictor.blocks(control, partners, labels[test])
         file = draft.path / PREDICTIONS_FILE
@@ -79,6 +79,29 @@ def predict(
         f"{len(perturbations)} perturbations in {line} and {len(reference)} real controls",
         flush=True,
     )
+
+
+def draw_partners(labels: NDArray[np.str_], n_controls: int, seed: int) -> Ints:
+    """Draw a control cell for each cell, without replacement within a perturbation if it can be.
+
+    A perturbation's mean then strays as little as can be from the mean of the control pool.
+
+    Args:
+        labels: perturbation of each cell, [cells].
+        n_controls: size of the control pool.
+        seed: seed of the draw.
+
+    Returns:
+        Positions in the control pool, [cells].
+    """
+    rng = np.random.default_rng([seed, 4])
+    partners = np.empty(len(labels), np.int64)
+    for label in np.unique(labels):
+        cells = np.flatnonzero(labels == label)
+        rounds = -(-len(cells) // n_controls)
+        pool = np.concatenate([rng.permutation(n_controls) for _ in range(rounds)])
+        partners[cells] = pool[: len(cells)]
+    return partners
 
 
 class _Predictor:
@@ -110,6 +133,7 @@ class _Predictor:
                     self.tokens.ids,
                     self.order,
                     window=self.settings["predict_window"],
+                    contrast=self.settings["contrast"],
                     device=self.device,
                     precision=self.settings["precision"],
                 )

@@ -19,8 +19,6 @@ from scipy.sparse import csr_matrix, vstack
 
 from components.shared.artifact import CELLS, Artifact, opening
 from components.shared.errors import InputError
-from components.shared.perturbation import CONTROL as CONTROL
-from components.shared.perturbation import genes_of as genes_of
 
 CELLS_FILE = "cells.h5ad"
 BLOCK_ROWS = 4096

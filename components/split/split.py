@@ -108,6 +108,9 @@ def split(
         table.to_parquet(draft.path / SPLITS_FILE, index=False)
         (draft.path / SUMMARY_FILE).write_text(json.dumps(summary, indent=2) + "\n")
         draft.summary |= summary
+        # Carried along for the model card: publish does not read the cells.
+        source = {key: opened.artifact.summary.get(key) for key in ("source", "source_sha256")}
+        draft.summary |= {key: value for key, value in source.items() if value}
     print(as_table(summary), flush=True)
     print(f"split: wrote {len(table):,} roles to {Path(target) / SPLITS_FILE}", flush=True)
 

@@ -32,8 +32,9 @@ from components.evaluate.pair import pair_of
 from components.evaluate.scoring import ceiling
 from components.evaluate.summary import compare
 from components.shared.artifact import EVALUATION, PREDICTIONS, SPLITS, opening, writing
-from components.shared.cells import CONTROL, Cells
+from components.shared.cells import Cells
 from components.shared.errors import InputError
+from components.shared.perturbation import CONTROL
 from components.shared.predictions import PREDICTIONS_FILE, TRUTH
 from components.shared.splits import SPLITS_FILE, Splits
 from tests.helpers import cells_artifact, screen

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from components.finetune.finetune import CURVES_FILE, finetune
 from components.finetune.training import pearson
-from components.predict.predict import predict
+from components.predict.predict import draw_partners, predict
 from components.shared.artifact import GENE_PRIOR, MODEL, PREDICTIONS, opening, writing
 from components.shared.cells import Cells
 from components.shared.checkpoint import read_checkpoint
@@ -222,6 +222,15 @@ def test_doubles_and_unmeasured_targets_are_counted_not_dropped(predictions):
     assert summary["doubles"] == 1
     assert summary["unmeasured_targets"] == 2
     assert summary["unflagged"] == ["Y0"]
+
+
+@pytest.mark.parametrize("n_controls", [5, 12, 100])
+def test_partners_of_a_perturbation_use_the_pool_evenly(n_controls):
+    labels = np.array(["A"] * 12 + ["B"] * 3 + ["A"] * 5)
+    partners = draw_partners(labels, n_controls, seed=0)
+    for label in "AB":
+        counts = np.bincount(partners[labels == label], minlength=n_controls)
+        assert counts.max() - counts.min() <= 1
 
 
 def test_predictions_repeat_with_the_seed(world, model, predictions, tmp_path):

@@ -26,8 +26,9 @@ from components.ingest.generator import (
     write_raw,
 )
 from components.ingest.ingest import ingest
-from components.shared.cells import CONTROL, Cells
+from components.shared.cells import Cells
 from components.shared.errors import InputError
+from components.shared.perturbation import CONTROL
 from components.shared.vocabulary import packaged_vocabulary
 
 URI = "sim://screen?cells=6000&genes=400&perturbations=24&seed=3"

@@ -25,8 +25,9 @@ from scipy import sparse
 
 from components.ingest import csc, source
 from components.ingest.ingest import ingest
-from components.shared.cells import CONTROL, Cells
+from components.shared.cells import Cells
 from components.shared.errors import InputError
+from components.shared.perturbation import CONTROL
 
 GENES = ["AARS1", "KLF1", "MAP2K6", "MYC", "RPL3", "SAMD1"]
 FORMS: dict[str, Callable[[np.ndarray], Any]] = {

@@ -94,6 +94,7 @@ def test_prediction_agrees_with_scgpts_own_pred_perturb(model):
         ids.numpy(),
         ids.numpy(),
         window=0,
+        contrast=False,
         device=torch.device("cpu"),
         precision="fp32",
     )
@@ -104,12 +105,28 @@ def test_windows_that_hold_all_genes_change_nothing(model):
     ids = torch.arange(20).numpy()
     target = Targets(ids[7:8], ids[:0])
     values = torch.rand(3, 20)
-    common = {"device": torch.device("cpu"), "precision": "fp32"}
+    common = {"contrast": False, "device": torch.device("cpu"), "precision": "fp32"}
     whole = predict_cells(model, values, [target] * 3, ids, ids, window=0, **common)
     window = predict_cells(model, values, [target] * 3, ids, ids[::-1], window=20, **common)
     torch.testing.assert_close(whole, window)
     parts = predict_cells(model, values, [target] * 3, ids, ids, window=8, **common)
     assert torch.isfinite(parts).all()
+
+
+def test_contrast_cancels_what_the_model_gets_wrong_with_and_without_flags(model):
+    ids = torch.arange(20).numpy()
+    target, none = Targets(ids[7:8], ids[:0]), Targets(ids[:0], ids[:0])
+    values = torch.rand(3, 20)
+    common = {"window": 0, "device": torch.device("cpu"), "precision": "fp32"}
+
+    def predicted(target, contrast):
+        sets = [target] * len(values)
+        return predict_cells(model, values, sets, ids, ids, contrast=contrast, **common)
+
+    torch.testing.assert_close(predicted(none, True), values)
+    change = predicted(target, False) - predicted(none, False)
+    assert change.abs().max() > 0
+    torch.testing.assert_close(predicted(target, True), values + change)
 
 
 def test_a_folded_prior_predicts_what_the_injected_one_did(model, batch):

@@ -17,6 +17,7 @@ def test_the_reference_recipe_is_the_reference_run():
     assert (recipe.learning_rate, recipe.learning_rate_decay) == (1e-4, 0.9)
     assert (recipe.precision, recipe.gradient_clip) == ("fp16", 1.0)
     assert not (recipe.targets_in_window or recipe.redraw_controls or recipe.zero_no_flag)
+    assert not recipe.contrast
     assert recipe.control_partner == "self"
 
 

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.shared.artifact import SPLITS, writing
-from components.shared.cells import CONTROL, Cells
+from components.shared.cells import Cells
 from components.shared.errors import InputError
+from components.shared.perturbation import CONTROL
 from components.shared.splits import (
     CONTROL_BASAL,
     CONTROL_BOTH,

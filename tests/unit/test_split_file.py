@@ -2,8 +2,8 @@ import hashlib
 
 import pytest
 
-from components.shared.cells import CONTROL
 from components.shared.errors import InputError
+from components.shared.perturbation import CONTROL
 from components.shared.splits import TEST, TRAIN, UNUSED, VAL
 from tests.unit.test_split import obs_of, run, summary_of
 
