@@ -1,6 +1,7 @@
 """What KFP's local runner prints, without what only KFP reads."""
 
 import io
+import logging
 import sys
 import warnings
 from collections.abc import Iterator
@@ -44,4 +45,6 @@ def readable_log() -> Iterator[None]:
     """Leave out executor messages, task inputs as JSON, and warnings about cluster settings."""
     with warnings.catch_warnings(), redirect_stdout(_Readable(sys.stdout)):
         warnings.filterwarnings("ignore", module=r"kfp\.local")
+        # KFP says which tasks it took from the cache, but to nobody unless a handler is there.
+        logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
         yield

@@ -1,0 +1,191 @@
+"""The whole pipeline through KFP's local runner, as `make run` does it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from components.shared.artifact import PUBLISHED, opening
+from components.shared.splits import Splits
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = [
+    "dataset=sim://screen?cells=800&genes=60&perturbations=8&lines=4&seed=3",
+    "recipe=smoke",
+    "overrides={epochs: 2}",
+]
+PUBLISHED_FILES = {
+    "best_model.pt",
+    "args.json",
+    "vocab.json",
+    "training_stats.json",
+    "eval/results.csv",
+    "eval/agg_results.csv",
+    "eval/baselines.csv",
+    "eval/report.html",
+    "predictions/scgpt_replogle_test.h5ad",
+    "README.md",
+    "provenance.json",
+}
+
+
+def run(runs: Path, params: str, *assignments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pipelines.run", params, *assignments, "--runs", str(runs)]
+    environment = {key: os.environ[key] for key in os.environ if not key.startswith("WANDB")}
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def path_after(word: str, output: str) -> Path:
+    [line] = [line for line in output.splitlines() if line.startswith(f"{word} ")]
+    return Path(line.split(maxsplit=1)[1])
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+    runs = tmp_path_factory.mktemp("runs")
+    done = run(runs, "demo", *SMALL, f"publish_to={runs / 'mine'}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return runs, done
+
+
+def test_a_run_publishes_every_file_of_the_reference_and_its_own(first):
+    runs, done = first
+    published = path_after("published", done.stdout)
+    artifact = opening(published, PUBLISHED)
+    assert PUBLISHED_FILES - {"provenance.json"} <= set(artifact.provenance["files"])
+    assert {
+        str(path.relative_to(runs / "mine")) for path in (runs / "mine").rglob("*")
+    } >= PUBLISHED_FILES
+    assert path_after("report", done.stdout).is_file()
+
+
+def test_a_run_ends_with_the_headline_beside_the_baselines(first):
+    output = first[1].stdout
+    row = next(line for line in output.splitlines() if line.startswith("pearson_delta"))
+    assert len([float(x) for x in row.split()[1:]]) == 5
+    for name in ("model", "control_mean", "mean_delta", "same_perturbation_delta", "ceiling"):
+        assert name in output
+
+
+def test_everything_published_is_finite(first):
+    published = path_after("published", first[1].stdout)
+    adata = anndata.read_h5ad(published / "predictions" / "scgpt_replogle_test.h5ad")
+    assert np.isfinite(adata.X).all()
+    for tensor in torch.load(published / "best_model.pt", weights_only=True).values():
+        assert torch.isfinite(tensor).all()
+    results = pd.read_csv(published / "eval" / "results.csv")
+    assert np.isfinite(results["mae_delta"]).all()
+    assert len(results) == len(set(adata.obs["perturbation"])) - 1 > 5
+
+
+def test_digests_lead_from_what_is_published_back_to_the_source(first):
+    published = path_after("published", first[1].stdout)
+    root = published.parents[1]
+    wanted = json.loads((published / "provenance.json").read_text())["inputs"]
+    for name, task in (("model", "finetune"), ("predictions", "predict"), ("splits", "split")):
+        found = json.loads((root / task / name / "provenance.json").read_text())
+        assert opening(root / task / name, found["format"]).digest == wanted[name]["sha256"]
+    assert "sim://screen" in (published / "README.md").read_text()
+
+
+def test_a_rerun_with_another_prior_takes_ingest_and_split_from_the_cache(first, tmp_path):
+    runs, done = first
+    published = path_after("published", done.stdout)
+    genes = [
+        str(gene)
+        for gene in anndata.read_h5ad(
+            published / "predictions" / "scgpt_replogle_test.h5ad"
+        ).var_names
+    ]
+    table = pd.DataFrame(np.random.default_rng(0).normal(size=(len(genes), 8)))
+    table.columns = [f"d{i}" for i in table.columns]
+    table.insert(0, "gene", genes)
+    table.to_parquet(tmp_path / "prior.parquet")
+    again = run(runs, "demo", *SMALL, f"prior={tmp_path / 'prior.parquet'}")
+    assert again.returncode == 0, again.stdout + again.stderr
+    log = again.stdout + again.stderr
+    for task, cached in (("ingest", True), ("split", True), ("prior", False), ("finetune", False)):
+        assert (f"Task {task} cache hit" in log) == cached, task
+    prior = json.loads((path_after("published", again.stdout) / "gene_prior.json").read_text())
+    assert prior["kind"] == "table"
+    assert prior["width"] == 8
+
+
+def test_a_target_folder_that_exists_stops_the_run_in_one_line(first):
+    runs, _ = first
+    done = run(runs, "demo", *SMALL, f"publish_to={runs / 'mine'}")
+    assert done.returncode == 1
+    assert "exists" in done.stderr
+    assert "Executing task" not in done.stdout  # said before the work, not after it
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("assignment", "says"),
+    [
+        ("dataset=nowhere.h5ad", "ingest: error: "),
+        ("dataset=ftp://x/y.h5ad", "ingest: error: "),
+        ("test_line=k562", "split: error: "),
+        ("prior=best", "prior: error: "),
+        ("recipe=quick", "finetune: error: "),
+        ("pretrained=random://huge", "finetune: error: "),
+        ("control_label=control", "nearest: 'non-targeting'"),
+    ],
+)
+def test_bad_input_fails_its_task_in_one_line_and_leaves_no_output(
+    first, tmp_path, assignment, says
+):
+    done = run(first[0], "demo", *SMALL, assignment)
+    assert done.returncode == 1
+    errors = [line for line in done.stdout.splitlines() if " error: " in line]
+    assert len(errors) == 1
+    assert says in errors[0]
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_four_real_lines_go_all_the_way(shared_data, tmp_path):
+    vocabulary = shared_data / "scgpt_human" / "vocab.json"
+    done = run(
+        tmp_path / "runs",
+        "four-lines",
+        f"dataset={shared_data / 'norman2019_mcfaline2023_devel.h5ad'}",
+        f"pretrained=random://tiny?vocabulary={vocabulary}",
+        "overrides.epochs=1",
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    published = path_after("published", done.stdout)
+    summary = json.loads((published.parents[1] / "split" / "splits" / "summary.json").read_text())
+    # Counts of the file: 3,375 + 850 + 871 cells less 100 controls a line; 865 less 100.
+    assert summary["training_cells"] + summary["validation_cells"] == 3275 + 750 + 771
+    assert summary["test_cells"] == 765
+    assert summary["test_perturbations"] == 9
+    assert summary["test_controls_basal"] + summary["test_controls_reference"] == 100
+    assert summary["training_doubles"] == 15
+    stats = json.loads((published / "training_stats.json").read_text())
+    assert stats["genes_modelled"] == 491
+    assert stats["unmeasured_targets"] == 31
+    assert stats["unflagged_perturbations"] == 0
+    assert "not among the measured genes" in (published / "README.md").read_text()
+    vocab = json.loads((published / "vocab.json").read_text())
+    assert vocab == json.loads(vocabulary.read_text())
+    adata = anndata.read_h5ad(published / "predictions" / "scgpt_replogle_test.h5ad")
+    assert adata.shape == (765 + summary["test_controls_reference"], 500)
+    assert np.isfinite(adata.X).all()
+    assert opening(published, PUBLISHED)
+
+
+def test_splits_name_the_roles_of_every_cell(first):
+    root = path_after("published", first[1].stdout).parents[1]
+    from components.shared.cells import Cells
+
+    cells = Cells.open(root / "ingest" / "cells")
+    assert len(Splits.open(root / "split" / "splits", cells).table) == 800
