@@ -5,6 +5,7 @@ BIN    := $(VENV)/bin
 LOCK   := images/requirements.lock
 PARAMS ?= pipelines/params/demo.yaml
 ARGS   ?=
+export ARGS  # read by the shell as a variable, so that & and [ ] in it are safe
 
 .DEFAULT_GOAL := help
 .PHONY: help env run test lint types compile check-compiled lock clean
@@ -25,7 +26,7 @@ $(VENV)/.installed: pyproject.toml $(LOCK)
 	@touch $@
 
 run: env ## run the pipeline here: PARAMS=<file> ARGS="key=value ..."
-	@$(BIN)/python -m pipelines.run $(PARAMS) $(ARGS)
+	@$(BIN)/python -m pipelines.run $(PARAMS) --assign "$$ARGS"
 
 test: lint types check-compiled ## lint, types, compile check and all tests
 	@$(BIN)/python -m pytest

@@ -54,7 +54,7 @@ def scgpt_perturb(
         prior: none, or the URI of a table with one vector a gene.
         recipe: training settings: default, reference or smoke.
         seed: reaches every random draw.
-        publish_to: a folder, gs://bucket/prefix, hf://owner/name, or empty.
+        publish_to: gs://bucket/prefix, hf://owner/name, a folder (local runs only), or empty.
         perturbation_column: column of obs with the perturbed gene.
         cell_line_column: column of obs with the cell line, or =name if there is only one.
         control_label: label of control cells.
@@ -68,7 +68,6 @@ def scgpt_perturb(
         cell_line_column=cell_line_column,
         control_label=control_label,
         options=ingest_options,
-        seed=seed,
     )
     divided = split(
         cells=ingested.outputs["cells"],

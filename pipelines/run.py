@@ -11,6 +11,7 @@ import hashlib
 import inspect
 import json
 import os
+import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,10 +20,12 @@ from typing import Any
 import yaml
 from kfp import local
 
+from components.finetune.recipe import load_recipe
 from components.publish.publish import check_target
 from components.shared.artifact import sha256_of
 from components.shared.errors import InputError, nearest, one_line_errors
 from components.shared.pretrained import parse_pretrained
+from components.shared.storage import SHA256, local_path, scheme_of
 from pipelines.local_log import readable_log
 from pipelines.pipeline import scgpt_perturb
 
@@ -44,15 +47,17 @@ def pipeline_parameters() -> dict[str, inspect.Parameter]:
 
 
 def read_params(path: Path, assignments: Sequence[str]) -> dict[str, Any]:
-    """Read a parameter file and apply ``key=value`` assignments; values are YAML.
+    """Read a parameter file and apply ``key=value`` assignments.
 
-    ``overrides.epochs=3`` sets one entry of a dict parameter.
+    Values are YAML, but those of text parameters are taken as they stand, so that a control
+    labelled ``NO`` stays one. ``overrides.epochs=3`` sets one entry of a dict parameter.
 
     Raises:
-        InputError: unreadable file, unknown or missing parameter, or a malformed assignment.
+        InputError: unreadable file, unknown or missing parameter, a malformed assignment, or a
+            value of the wrong type.
     """
-    if not path.exists() and (PARAMS / f"{path.name.removesuffix('.yaml')}.yaml").exists():
-        path = PARAMS / f"{path.name.removesuffix('.yaml')}.yaml"
+    named = PARAMS / f"{path.name.removesuffix('.yaml')}.yaml"
+    path = named if not path.exists() and named.exists() else path
     try:
         params = yaml.safe_load(path.read_text())
     except OSError:
@@ -64,42 +69,76 @@ def read_params(path: Path, assignments: Sequence[str]) -> dict[str, Any]:
         raise InputError(f"{path}: expected lines of 'parameter: value'")
     for assignment in assignments:
         _assign(params, assignment)
-    known_parameters = pipeline_parameters()
-    for name in params:
-        if name not in known_parameters:
-            raise InputError(
-                f"parameter '{name}' is not one of the pipeline's"
-                f"{nearest(name, known_parameters)}; parameters: {', '.join(known_parameters)}"
-            )
-    for name, parameter in known_parameters.items():
+    for name, parameter in pipeline_parameters().items():
         if name not in params and parameter.default is inspect.Parameter.empty:
             raise InputError(f"{path}: parameter '{name}' is missing and has no default")
-    return params
+    return {name: _typed(name, value) for name, value in params.items()}
+
+
+def _parameter(name: str) -> inspect.Parameter:
+    known = pipeline_parameters()
+    if name not in known:
+        raise InputError(
+            f"parameter '{name}' is not one of the pipeline's{nearest(name, known)}; "
+            f"parameters: {', '.join(known)}"
+        )
+    return known[name]
+
+
+def _typed(name: str, value: Any) -> Any:
+    kind = _parameter(name).annotation
+    if type(value) is not kind:
+        hint = "; put it in quotes" if kind is str else ""
+        raise InputError(
+            f"parameter {name}={value!r}: expected a value of type {kind.__name__}{hint}"
+        )
+    return value
 
 
 def _assign(params: dict[str, Any], assignment: str) -> None:
     name, equals, text = assignment.partition("=")
     if not equals:
         raise InputError(f"'{assignment}': expected key=value")
-    try:
-        value = yaml.safe_load(text) if text else ""
-    except yaml.YAMLError:
-        value = text
     outer, dot, inner = name.partition(".")
-    if dot:
-        params[outer] = {**(params.get(outer) or {}), inner: value}
-    else:
-        params[name] = value
+    is_text = _parameter(outer).annotation is str
+    try:
+        value = text if is_text else yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise InputError(f"'{assignment}': the value is not YAML") from None
+    if not dot:
+        params[outer] = value
+        return
+    entries = params.get(outer) or {}
+    if is_text or not isinstance(entries, dict):
+        raise InputError(f"'{assignment}': {outer} is not a dict, so it has no '{inner}'")
+    params[outer] = {**entries, inner: value}
+
+
+def check_early(params: Mapping[str, Any]) -> None:
+    """Check what can be checked now rather than after hours of work.
+
+    Raises:
+        InputError: an unknown recipe, override, pretrained size or publish target.
+    """
+    load_recipe(params.get("recipe", "default"), params.get("overrides") or {})
+    parse_pretrained(params["pretrained"])
+    check_target(params.get("publish_to", ""))
 
 
 def pinned(params: Mapping[str, Any]) -> dict[str, Any]:
     """Add the sha256 of local files to their paths, so that a cached task knows its content."""
     result = dict(params)
     for name in ("dataset", "prior"):
-        path = Path(str(params.get(name, "")))
-        if path.is_file():
-            result[name] = f"{path}#sha256={sha256_of(path)}"
+        path = _local(params.get(name, ""))
+        if path and path.is_file():
+            result[name] = f"{path}{SHA256}{sha256_of(path)}"
     return result
+
+
+def _local(uri: str) -> Path | None:
+    """Return the path a URI of this machine names, None for any other."""
+    bare = uri.partition(SHA256)[0]
+    return local_path(bare) if bare and scheme_of(bare) in ("", "file") else None
 
 
 def state_of_code(params: Mapping[str, Any]) -> str:
@@ -109,7 +148,8 @@ def state_of_code(params: Mapping[str, Any]) -> str:
     """
     digest = hashlib.sha256()
     sources = sorted(path for path in (ROOT / "components").rglob("*") if path.suffix != ".pyc")
-    for path in (*sources, *_indirect_files(params)):
+    lock = ROOT / "images" / "requirements.lock"
+    for path in (*sources, lock, *_indirect_files(params)):
         if path.is_file():
             digest.update(f"{path.name} {sha256_of(path)}\n".encode())
     return digest.hexdigest()[:16]
@@ -119,8 +159,9 @@ def _indirect_files(params: Mapping[str, Any]) -> Iterator[Path]:
     """Yield the local files of a checkpoint folder, a vocabulary and a split file."""
     pretrained = parse_pretrained(str(params["pretrained"]))
     named = (pretrained.vocabulary_uri, (params.get("split_options") or {}).get("split_file"))
-    for path in (Path(str(name)) for name in named if name):
-        yield from sorted(path.glob("*")) if path.is_dir() else (path,)
+    for path in (_local(uri) for uri in named if uri):
+        if path:
+            yield from sorted(path.glob("*")) if path.is_dir() else (path,)
 
 
 def run(params: Mapping[str, Any], runs: Path) -> dict[str, Path]:
@@ -174,11 +215,13 @@ def main() -> None:
     parser.add_argument("params", type=Path, help="YAML file of pipeline parameters, or its name")
     parser.add_argument("assignments", nargs="*", metavar="key=value")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where runs are kept")
+    parser.add_argument("--assign", default="", help="more assignments, quoted as in a shell")
     arguments = parser.parse_intermixed_args()
+    assignments = [*arguments.assignments, *shlex.split(arguments.assign)]
     started = time.perf_counter()
     with one_line_errors("run"):
-        params = read_params(arguments.params, arguments.assignments)
-        check_target(str(params.get("publish_to") or ""))  # now, not after hours of training
+        params = read_params(arguments.params, assignments)
+        check_early(params)
         outputs = run(params, arguments.runs)
         print(summary(outputs, time.perf_counter() - started))
 

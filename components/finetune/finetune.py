@@ -31,18 +31,11 @@ from components.shared.checkpoint import (
 )
 from components.shared.errors import InputError
 from components.shared.perturbation import genes_of
-from components.shared.pretrained import parse_pretrained, resolve_vocabulary
+from components.shared.pretrained import SIZES, parse_pretrained, resolve_vocabulary
 from components.shared.splits import Splits
 from components.shared.storage import fetch_folder
 from components.shared.tokens import GeneTokens
-from components.shared.vocabulary import VOCAB_FILE
-
-SIZES = {
-    "tiny": {"embsize": 64, "nheads": 4, "d_hid": 64, "nlayers": 2, "dropout": 0.0},
-    "small": {"embsize": 128, "nheads": 4, "d_hid": 128, "nlayers": 4, "dropout": 0.1},
-    "whole-human": {"embsize": 512, "nheads": 8, "d_hid": 512, "nlayers": 12, "dropout": 0.2},
-}
-"""Models that can be started fresh with random://<size>."""
+from components.shared.vocabulary import VOCAB_FILE, Vocabulary, vocabulary_digest
 
 FRESH_ARGS = {"n_layers_cls": 3}
 CURVES_FILE = "training_curves.html"
@@ -90,7 +83,7 @@ def finetune(
     with writing(target, MODEL, parameters=parameters, inputs=inputs) as draft:
         torch.manual_seed(seed)
         model, args, vocabulary = start_model(pretrained, settings)
-        _inject(model, prior_artifact, len(vocabulary))
+        _inject(model, prior_artifact, vocabulary)
         tokens = GeneTokens.of(opened.genes, vocabulary)
         data = load_training_data(
             opened, split, tokens, token_for_unmeasured=settings.token_for_unmeasured
@@ -138,11 +131,6 @@ def start_model(pretrained: str, recipe: Recipe) -> tuple[Any, dict[str, Any], d
     flags = {"pert_pad_id": 0 if recipe.zero_no_flag else 2}
     with tempfile.TemporaryDirectory() as scratch:
         if source.random_size:
-            if source.random_size not in SIZES:
-                raise InputError(
-                    f"pretrained '{pretrained}': size '{source.random_size}' is unknown; "
-                    f"allowed: {', '.join(SIZES)}"
-                )
             vocabulary = resolve_vocabulary(pretrained, Path(scratch))
             args = SIZES[source.random_size] | FRESH_ARGS | flags
             return scgpt_model.build(args, vocabulary), args, vocabulary
@@ -154,16 +142,15 @@ def start_model(pretrained: str, recipe: Recipe) -> tuple[Any, dict[str, Any], d
         return model, args, checkpoint.vocabulary
 
 
-def _inject(model: Any, prior: Artifact, n_tokens: int) -> None:
+def _inject(model: Any, prior: Artifact, vocabulary: Vocabulary) -> None:
     if prior.summary["kind"] == "none":
         return
-    table = load_file(prior.path / "prior.safetensors")["prior"]
-    if len(table) != n_tokens:
+    if prior.summary["vocabulary_sha256"] != vocabulary_digest(vocabulary):
         raise InputError(
-            f"{prior.path}: {len(table)} rows, but the vocabulary of the pretrained model has "
-            f"{n_tokens} tokens; run the prior task with the same pretrained"
+            f"{prior.path}: aligned to another vocabulary than that of the pretrained model, "
+            f"{len(vocabulary)} tokens; run the prior task with the same pretrained"
         )
-    scgpt_model.add_prior(model, table)
+    scgpt_model.add_prior(model, load_file(prior.path / "prior.safetensors")["prior"])
 
 
 def _facts(

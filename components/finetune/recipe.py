@@ -1,5 +1,6 @@
 """Recipes: versioned YAML files of training settings, and overrides of single settings."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -36,6 +37,7 @@ class Recipe:
 
 
 ALLOWED = {"precision": PRECISIONS, "control_partner": CONTROL_PARTNERS}
+MOST = {"learning_rate_decay": 1.0}
 LEAST = {
     "epochs": 1,
     "early_stop_after": 1,
@@ -83,14 +85,18 @@ def _checked(key: str, value: Any, kind: type) -> Any:
         return value
     try:
         converted = kind(value)
-    except (TypeError, ValueError):
+        finite = kind is str or math.isfinite(float(value))
+    except (TypeError, ValueError, OverflowError):
         raise wrong from None
+    if not finite:
+        raise InputError(f"override {key}={value!r}: expected a finite number")
     if kind is int and converted != float(value):
         raise wrong
     if key in ALLOWED and converted not in ALLOWED[key]:
         raise InputError(f"override {key}={value!r}: allowed: {', '.join(ALLOWED[key])}")
     if key in LEAST and converted < LEAST[key]:
         raise InputError(f"override {key}={value!r}: expected at least {LEAST[key]}")
-    if kind is float and not converted > 0:
-        raise InputError(f"override {key}={value!r}: expected a number above 0")
+    if kind is float and not 0 < converted <= MOST.get(key, math.inf):
+        most = f", at most {MOST[key]}" if key in MOST else ""
+        raise InputError(f"override {key}={value!r}: expected a number above 0{most}")
     return converted

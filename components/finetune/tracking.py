@@ -16,11 +16,14 @@ class Tracker:
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         """Start a run: online with `WANDB_API_KEY`, else offline."""
-        import wandb
-
         # Its own process goes on writing logs for a while, so the run is kept outside the artifact.
         self._scratch = tempfile.mkdtemp(prefix="wandb.")
         online = bool(os.environ.get("WANDB_API_KEY"))
+        self._run: Any = self._quietly(lambda: self._start(config, online))
+
+    def _start(self, config: Mapping[str, Any], online: bool) -> Any:
+        import wandb
+
         # Statistics and metadata of the machine are left out: they name paths, hosts and users.
         settings = wandb.Settings(
             console="off",
@@ -32,14 +35,12 @@ class Tracker:
             disable_git=True,
             save_code=False,
         )
-        self._run: Any = self._quietly(
-            lambda: wandb.init(
-                project=os.environ.get("WANDB_PROJECT", "scgpt-perturb"),
-                mode="online" if online else "offline",
-                dir=self._scratch,
-                config=dict(config),
-                settings=settings,
-            )
+        return wandb.init(
+            project=os.environ.get("WANDB_PROJECT", "scgpt-perturb"),
+            mode="online" if online else "offline",
+            dir=self._scratch,
+            config=dict(config),
+            settings=settings,
         )
 
     def log(self, facts: Mapping[str, Any]) -> None:

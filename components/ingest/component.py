@@ -11,7 +11,6 @@ def ingest(
     cell_line_column: str,
     control_label: str,
     options: dict,
-    seed: int,
 ) -> None:
     """Read a screen and write the cells artifact: log1p of counts per 10,000, CSR, float32.
 
@@ -22,7 +21,6 @@ def ingest(
         cell_line_column: column of obs with the cell line, or '=name' if all cells are of one.
         control_label: label of control cells in the perturbation column.
         options: batch_column, expression (auto, counts, log1p), obs_filter.
-        seed: used by sim:// sources that name none.
     """
     from components.ingest.ingest import ingest as run
     from components.shared.artifact import describe
@@ -42,7 +40,6 @@ def ingest(
             perturbation_column=perturbation_column,
             cell_line_column=cell_line_column,
             control=control_label,
-            seed=seed,
             **keywords,
         )
         cells.metadata.update(describe(cells.path))

@@ -21,7 +21,7 @@ from components.shared.downloads import shown
 from components.shared.errors import InputError, nearest
 from components.shared.pretrained import ending_of, parse_pretrained, resolve_vocabulary
 from components.shared.storage import ALLOWED, SHA256, fetch
-from components.shared.vocabulary import SPECIAL_TOKENS
+from components.shared.vocabulary import SPECIAL_TOKENS, vocabulary_digest
 
 PRIOR_FILE = "prior.safetensors"
 FACTS_FILE = "prior.json"
@@ -86,6 +86,7 @@ def from_table(uri: str, vocabulary: str, seed: int, folder: Path) -> dict[str, 
         "licence": licence,
         "width": aligned.prior.shape[1],
         "tokens": len(tokens),
+        "vocabulary_sha256": vocabulary_digest(tokens),
         "table_genes": table.genes,
         "vocabulary_genes": n_genes,
         "covered_genes": aligned.covered,

@@ -22,7 +22,7 @@ def publish(
         splits: the splits artifact of the split task.
         published: the published folder (format published/v1).
         card: the model card.
-        publish_to: a folder, gs://bucket/prefix, hf://owner/name, or empty for the artifact alone.
+        publish_to: gs://bucket/prefix, hf://owner/name, a folder that outlives the task, or empty.
     """
     import shutil
 

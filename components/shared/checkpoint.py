@@ -1,7 +1,6 @@
 """The model artifact's files: `best_model.pt`, `args.json`, `vocab.json` in scGPT's own form."""
 
 import json
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ ARGS_FILE = "args.json"
 STATS_FILE = "training_stats.json"
 CHECKPOINT_FILES = (WEIGHTS_FILE, ARGS_FILE, VOCAB_FILE)
 
-SHAPE_ARGS = ("embsize", "nheads", "d_hid", "nlayers", "n_layers_cls", "dropout")
+SIZE_ARGS = ("embsize", "nheads", "d_hid", "nlayers", "n_layers_cls")
 
 
 @dataclass(frozen=True)
@@ -58,17 +57,29 @@ def read_args(path: Path) -> dict[str, Any]:
         args = json.loads(path.read_text())
     except ValueError as error:
         raise InputError(f"{path}: not JSON ({error})") from None
-    missing = [name for name in SHAPE_ARGS if not isinstance(args.get(name), int | float)]
-    if missing:
-        raise InputError(f"{path}: '{missing[0]}' is missing or not a number; expected scGPT's own")
+    if not isinstance(args, dict):
+        raise InputError(f"{path}: expected an object with scGPT's arguments")
+    for name in SIZE_ARGS:
+        if type(args.get(name)) is not int or args[name] < 1:
+            raise InputError(
+                f"{path}: '{name}' is {args.get(name)!r}; expected a whole number from 1"
+            )
+    if not isinstance(args.get("dropout"), int | float) or not 0 <= args["dropout"] < 1:
+        raise InputError(
+            f"{path}: 'dropout' is {args.get('dropout')!r}; expected from 0 to below 1"
+        )
+    if args["embsize"] % args["nheads"]:
+        raise InputError(
+            f"{path}: 'embsize' {args['embsize']} is not a multiple of 'nheads' {args['nheads']}"
+        )
     return args
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, OSError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0][:120]
+    except Exception as error:  # a damaged file makes torch raise nearly anything
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
         raise InputError(
             f"{path}: not a state_dict that loads with weights_only=True ({reason})"
         ) from None

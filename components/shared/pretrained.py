@@ -15,6 +15,12 @@ from components.shared.storage import SHA256, fetch, fetch_folder, local_path, s
 from components.shared.vocabulary import VOCAB_FILE, packaged_vocabulary, read_vocabulary
 
 RANDOM = "random"
+SIZES = {
+    "tiny": {"embsize": 64, "nheads": 4, "d_hid": 64, "nlayers": 2, "dropout": 0.0},
+    "small": {"embsize": 128, "nheads": 4, "d_hid": 128, "nlayers": 4, "dropout": 0.1},
+    "whole-human": {"embsize": 512, "nheads": 8, "d_hid": 512, "nlayers": 12, "dropout": 0.2},
+}
+"""Models that can be started fresh with random://<size>."""
 FORM = "random://<size> or random://<size>?vocabulary=<uri of a vocab.json>"
 
 
@@ -64,6 +70,11 @@ def parse_pretrained(uri: str) -> Pretrained:
         values[key] = value
     if query and not values:
         raise InputError(f"{bare}: what follows '?' is no query; expected {FORM}")
+    if size not in SIZES:
+        raise InputError(
+            f"pretrained {RANDOM}://{size}: the size is unknown{nearest(size, SIZES)}; "
+            f"allowed: {', '.join(SIZES)}"
+        )
     return Pretrained(uri, size, values.get("vocabulary", ""))
 
 

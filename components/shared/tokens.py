@@ -88,6 +88,11 @@ def union(parts: Iterable[Ints]) -> Ints:
     return np.unique(np.concatenate([np.empty(0, np.int64), *parts]))
 
 
+def _room(size: int, n_genes: int, n_extra: int) -> int:
+    """Return how many genes fit beside ``n_extra`` targets: half the window whatever they are."""
+    return max(size - n_extra, (size + 1) // 2) if size else n_genes
+
+
 def training_window(
     n_genes: int, size: int, targets: Iterable[Targets], rng: np.random.Generator, *, keep: bool
 ) -> Window:
@@ -103,7 +108,7 @@ def training_window(
     """
     targets = list(targets)
     extra = union(t.unmeasured for t in targets)
-    room = (size or n_genes + len(extra)) - len(extra)
+    room = _room(size, n_genes, len(extra))
     if room >= n_genes:
         return Window(np.arange(n_genes), extra)
     kept = union(t.measured for t in targets) if keep else np.empty(0, np.int64)
@@ -130,9 +135,9 @@ def prediction_windows(
     targets = list(targets)
     extra = union(t.unmeasured for t in targets)
     kept = union(t.measured for t in targets)
-    room = (size or n_genes + len(extra)) - len(extra) - len(kept)
     rest = order[~np.isin(order, kept)]
-    step = max(room, 1)
+    room = _room(size, n_genes, len(extra))
+    step = max(room - len(kept), (room + 1) // 2)
     for start in range(0, max(len(rest), 1), step):
         fresh = rest[start : start + step]
         taken = np.concatenate([kept, fresh]) if start == 0 else fresh

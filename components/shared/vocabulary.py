@@ -1,5 +1,6 @@
 """Gene vocabularies in scGPT's form: a JSON object of token to id, special tokens among them."""
 
+import hashlib
 import importlib.util
 import json
 from collections.abc import Iterable, Mapping
@@ -29,7 +30,8 @@ def read_vocabulary(path: Path) -> dict[str, int]:
         raise InputError(f"{path}: no such vocabulary; expected scGPT's vocab.json") from None
     except ValueError as error:
         raise InputError(f"{path}: not JSON ({error}); expected scGPT's vocab.json") from None
-    if not isinstance(vocabulary, dict) or set(vocabulary.values()) != set(range(len(vocabulary))):
+    ids = list(vocabulary.values()) if isinstance(vocabulary, dict) else [None]
+    if any(type(i) is not int for i in ids) or set(ids) != set(range(len(ids))):
         raise InputError(f"{path}: expected an object of token to id with each id 0 to n-1 once")
     if PAD not in vocabulary:
         raise InputError(f"{path}: token '{PAD}' is missing; add it with the next free id")
@@ -51,6 +53,12 @@ def packaged_vocabulary() -> dict[str, int]:
     folder = Path(found.submodule_search_locations[0])
     vocabulary = json.loads((folder / "tokenizer" / "default_census_vocab.json").read_text())
     return vocabulary | {token: len(vocabulary) + i for i, token in enumerate(SPECIAL_TOKENS)}
+
+
+def vocabulary_digest(vocabulary: Vocabulary) -> str:
+    """Return the sha256 of a vocabulary's tokens and ids, whatever the order of its file."""
+    text = json.dumps(sorted(vocabulary.items(), key=lambda item: item[1]))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def token_ids(vocabulary: Vocabulary, genes: Iterable[str]) -> NDArray[np.int64]:

@@ -6,7 +6,7 @@ from components.finetune.recipe import load_recipe
 from components.ingest.ingest import ingest
 from components.shared.errors import InputError
 from components.shared.options import options_for
-from pipelines.run import PARAMS, pinned, read_params, state_of_code
+from pipelines.run import PARAMS, check_early, pinned, read_params, state_of_code
 
 
 @pytest.mark.parametrize("path", sorted(PARAMS.glob("*.yaml")), ids=lambda path: path.stem)
@@ -42,11 +42,37 @@ def test_assignments_are_yaml_and_reach_into_dicts():
     [
         (["priors=none"], "'priors' is not one of the pipeline's, nearest: 'prior'"),
         (["seed"], "expected key=value"),
+        (["seed=abc"], "seed='abc': expected a value of type int"),
+        (["train_lines=k562"], "expected a value of type list"),
+        (["overrides=5"], "expected a value of type dict"),
+        (["overrides=5", "overrides.epochs=3"], "overrides is not a dict"),
+        (["prior.x=3"], "prior is not a dict"),
+        (["train_lines=[k562"], "not YAML"),
     ],
 )
 def test_a_bad_assignment_is_one_line(assignments, says):
     with pytest.raises(InputError, match=says):
         read_params(PARAMS / "demo.yaml", assignments)
+
+
+def test_text_parameters_are_taken_as_they_stand():
+    params = read_params(PARAMS / "demo.yaml", ["control_label=NO", "test_line=0123"])
+    assert params["control_label"] == "NO"
+    assert params["test_line"] == "0123"
+
+
+@pytest.mark.parametrize(
+    ("assignment", "says"),
+    [
+        ("recipe=refernce", "allowed: default, reference, smoke"),
+        ("overrides.epoch=3", "nearest: 'epochs'"),
+        ("pretrained=random://tinny", "nearest: 'tiny'"),
+        ("publish_to=s3://bucket", "scheme"),
+    ],
+)
+def test_what_would_fail_after_hours_fails_at_once(assignment, says):
+    with pytest.raises(InputError, match=says):
+        check_early(read_params(PARAMS / "demo.yaml", [assignment]))
 
 
 def test_an_unknown_parameter_file_lists_the_known_ones(tmp_path):
@@ -65,8 +91,9 @@ def test_a_changed_local_file_changes_what_the_cache_sees(tmp_path):
     file.write_text("one")
     params = {"dataset": str(file), "prior": "none", "pretrained": "random://tiny"}
     first = pinned(params)
+    as_uri = pinned(params | {"dataset": f"file://{file}"})
     file.write_text("two")
-    assert pinned(params)["dataset"] != first["dataset"]
+    assert pinned(params)["dataset"] != first["dataset"] == as_uri["dataset"]
     assert pinned(params)["prior"] == "none"
 
 

@@ -136,8 +136,7 @@ def test_a_target_folder_that_exists_stops_the_run_in_one_line(first):
         ("dataset=ftp://x/y.h5ad", "ingest: error: "),
         ("test_line=k562", "split: error: "),
         ("prior=best", "prior: error: "),
-        ("recipe=quick", "finetune: error: "),
-        ("pretrained=random://huge", "finetune: error: "),
+        ("split_options={val_fraction: 2.0}", "split: error: "),
         ("control_label=control", "nearest: 'non-targeting'"),
     ],
 )

@@ -1,7 +1,6 @@
 """Finetune and predict on a small generated screen whose effects are known."""
 
 import json
-import shutil
 import subprocess
 import sys
 
@@ -21,6 +20,7 @@ from components.shared.errors import InputError
 from components.shared.perturbation import CONTROL
 from components.shared.predictions import Predictions
 from components.shared.splits import TEST, Splits
+from components.shared.vocabulary import vocabulary_digest
 from components.split.split import split
 from tests.helpers import cells_artifact, screen
 
@@ -54,9 +54,10 @@ def world(tmp_path_factory):
     return folder
 
 
-def write_prior(folder, table):
+def write_prior(folder, table, vocabulary=VOCABULARY):
     with writing(folder, GENE_PRIOR, parameters={}) as draft:
         facts = {"kind": "none" if table is None else "table"}
+        facts["vocabulary_sha256"] = vocabulary_digest(vocabulary)
         (draft.path / "prior.json").write_text(json.dumps(facts))
         if table is not None:
             save_file({"prior": table}, draft.path / "prior.safetensors")
@@ -157,10 +158,10 @@ def test_training_lowers_the_loss_and_finds_the_direction_of_known_effects(world
 
 
 def test_a_prior_for_another_vocabulary_is_refused(world, tmp_path):
-    write_prior(tmp_path / "short", torch.ones(5, 3))
-    shutil.copytree(tmp_path / "short", world / "short", dirs_exist_ok=True)
-    with pytest.raises(InputError, match=r"5 rows, but the vocabulary .* has 42"):
-        train(world, tmp_path / "model", prior="short")
+    shifted = {gene: (i + 1) % len(VOCABULARY) for gene, i in VOCABULARY.items()}
+    write_prior(world / "shifted", torch.ones(len(VOCABULARY), 3), shifted)
+    with pytest.raises(InputError, match="aligned to another vocabulary"):
+        train(world, tmp_path / "model", prior="shifted")
     assert not (tmp_path / "model").exists()
 
 

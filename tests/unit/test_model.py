@@ -1,4 +1,6 @@
+import contextlib
 import json
+import random
 
 import pytest
 import torch
@@ -228,9 +230,46 @@ def test_a_pickle_in_place_of_weights_is_not_run(tmp_path, model):
     assert not (tmp_path / "was-run").exists()
 
 
+@pytest.mark.parametrize("damage", ["empty", "flipped"])
+def test_damage_anywhere_in_a_weights_file_is_one_line_or_no_damage(tmp_path, model, damage):
+    """Bits are flipped in torch's older format, whose unpickler fails in the most ways."""
+    folder = write_checkpoint(tmp_path / "model", {})
+    weights = folder / files.WEIGHTS_FILE
+    torch.save(model.state_dict(), weights, _use_new_zipfile_serialization=False)
+    whole = weights.read_bytes()
+    rng = random.Random(0)
+    for _ in range(1 if damage == "empty" else 150):
+        place = rng.randrange(min(len(whole), 3000))
+        flipped = whole[:place] + bytes([whole[place] ^ rng.randrange(1, 256)]) + whole[place + 1 :]
+        weights.write_bytes(b"" if damage == "empty" else flipped)
+        with contextlib.suppress(InputError):
+            read_checkpoint(folder)
+    if damage == "empty":
+        with pytest.raises(InputError, match="weights_only"):
+            read_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        ([], "expected an object"),
+        (ARGS | {"nheads": 7}, "not a multiple of 'nheads' 7"),
+        (ARGS | {"nheads": 0}, "'nheads' is 0"),
+        (ARGS | {"embsize": 16.0}, r"'embsize' is 16\.0"),
+        (ARGS | {"dropout": 1}, "'dropout' is 1"),
+        ({}, "'embsize' is None"),
+    ],
+)
+def test_impossible_arguments_are_refused_by_name(tmp_path, model, args, says):
+    folder = write_checkpoint(tmp_path / "model", model.state_dict(), args)
+    with pytest.raises(InputError, match=says):
+        read_checkpoint(folder)
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
+        ('{"<pad>": [0]}', "each id"),
         ("{", "not JSON"),
         ('{"A": 0, "B": 2, "<pad>": 1, "C": 2}', "each id"),
         ('{"A": 0}', "<pad>"),

@@ -19,6 +19,7 @@ from components.prior.licence import SE_600M, UNKNOWN, licence_of
 from components.prior.prior import prior
 from components.shared.artifact import GENE_PRIOR, opening
 from components.shared.errors import InputError
+from components.shared.vocabulary import vocabulary_digest
 
 GENES = ["KLF1", "GATA1", "TP53", "NOT-A-TOKEN"]
 VOCABULARY = {"TP53": 0, "AARS": 1, "GATA1": 2, "KLF1": 3, "<pad>": 4, "<cls>": 5, "<eoc>": 6}
@@ -138,6 +139,7 @@ def test_every_layout_aligns_to_the_tokens(tmp_path, vocabulary, rows, write, ca
             "tokens": 7,
             "table_genes": 4,
             "vocabulary_genes": 4,
+            "vocabulary_sha256": vocabulary_digest(VOCABULARY),
             "covered_genes": 3,
             "covered_fraction": 0.75,
             "table_genes_not_in_vocabulary": 1,

@@ -48,6 +48,7 @@ def test_a_pretrained_parameter_is_taken_apart(uri, size, vocabulary):
         ("", "pretrained is empty"),
         (" ", "pretrained is empty"),
         ("random://", "names no size"),
+        ("random://huge?vocabulary=x", "size is unknown; allowed: tiny, small, whole-human"),
         ("random://?vocabulary=x", "names no size"),
         ("random://tiny?vocab=x", "'vocab' is unknown, nearest: 'vocabulary'"),
         ("random://tiny?vocabulary=a&seed=1", "'seed' is unknown"),

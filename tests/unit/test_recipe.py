@@ -37,7 +37,10 @@ def test_whole_numbers_that_kfp_turned_into_floats_come_back_whole():
         ({"epochs": True}, "type int"),
         ({"precision": "fp8"}, "allowed: fp16, bf16, fp32"),
         ({"learning_rate": -1}, "above 0"),
-        ({"learning_rate": float("nan")}, "above 0"),
+        ({"learning_rate": float("nan")}, "finite"),
+        ({"gradient_clip": float("inf")}, "finite"),
+        ({"epochs": float("inf")}, "type int"),
+        ({"learning_rate_decay": 5.0}, "at most 1"),
     ],
 )
 def test_a_bad_override_is_one_line(overrides, says):

@@ -58,11 +58,20 @@ def test_a_training_window_keeps_every_target_and_its_size(case):
     for target in sets:
         assert set(target.measured.tolist()) <= set(window.genes.tolist())
         assert set(target.unmeasured.tolist()) <= set(window.extra.tolist())
-    needed = len(window.extra) + len({g for t in sets for g in t.measured.tolist()})
+    kept = len({g for t in sets for g in t.measured.tolist()})
     if size:
-        assert len(window.genes) + len(window.extra) <= max(size, needed)
+        room = max(size - len(window.extra), (size + 1) // 2)  # targets leave half to the genes
+        assert min(room, n_genes) <= len(window.genes) <= max(room, kept)
     else:
         assert len(window.genes) == n_genes
+
+
+def test_many_unmeasured_targets_leave_half_the_window_to_genes():
+    sets = [targets(unmeasured=[100 + i]) for i in range(50)]
+    window = training_window(400, 20, sets, np.random.default_rng(0), keep=True)
+    assert (len(window.genes), len(window.extra)) == (10, 50)
+    order = np.arange(400)
+    assert sum(1 for _ in prediction_windows(400, 20, sets, order)) == 40
 
 
 def test_a_window_that_does_not_keep_targets_loses_most_flags():
