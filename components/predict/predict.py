@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, vstack
+from tqdm import tqdm
 
 from components.shared.artifact import MODEL, PREDICTIONS, opening, writing
 from components.shared.cells import Cells
@@ -22,7 +23,7 @@ from components.shared.perturbation import CONTROL, genes_of
 from components.shared.predictions import PREDICTIONS_FILE, TRUTH
 from components.shared.progress import bar
 from components.shared.splits import TEST, Splits
-from components.shared.tokens import GeneTokens, Ints
+from components.shared.tokens import GeneTokens, Ints, Targets
 
 HIGHEST = 14.999
 """cell-eval refuses values below 0 and from 15 up."""
@@ -34,7 +35,8 @@ def predict(
     """Predict every test cell from a random basal control cell of the test line.
 
     Genes outside the model's vocabulary keep the control cell's value. Values are clipped to what
-    log1p of counts per 10,000 can be; how many were is counted.
+    log1p of counts per 10,000 can be, the mean kept where the recipe predicts a change; how many
+    were clipped is counted.
 
     Args:
         model: model artifact.
@@ -65,14 +67,14 @@ def predict(
         obs = _obs(opened, split, test, reference)
         blocks = predictor.blocks(control, partners, labels[test])
         file = draft.path / PREDICTIONS_FILE
-        clipped = _write(file, opened, obs, test, reference, blocks)
+        _write(file, opened, obs, test, reference, blocks)
         perturbations = sorted(set(labels[test]))
         draft.summary |= predictor.facts(perturbations) | {
             "test_line": line,
             "cells": len(test),
             "controls": len(reference),
             "perturbations": len(perturbations),
-            "clipped_fraction": clipped / (len(test) * len(opened.genes)),
+            "clipped_fraction": predictor.clipped / (len(test) * len(opened.genes)),
         }
     print(
         f"predict: wrote {Path(target) / PREDICTIONS_FILE}: {len(test)} cells of "
@@ -104,6 +106,25 @@ def draw_partners(labels: NDArray[np.str_], n_controls: int, seed: int) -> Ints:
     return partners
 
 
+def clipped_keeping_mean(cells: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Clip one perturbation's cells at 0 without raising any gene's mean.
+
+    A control cell's zero cannot fall, so clipping alone would shrink a predicted fall by the share
+    of zeros but leave a rise whole. Each gene is scaled back to the mean it had before.
+
+    Args:
+        cells: predicted expression of all cells of a perturbation, [cells, genes].
+
+    Returns:
+        Values from 0 up, with the means of ``cells`` (0 where those are negative), [cells, genes].
+    """
+    clipped = np.maximum(cells, 0.0)
+    wanted = np.maximum(cells.mean(axis=0, dtype=np.float64), 0.0)
+    raised = clipped.mean(axis=0, dtype=np.float64)
+    factor = np.divide(wanted, raised, out=np.ones_like(wanted), where=raised > 0)
+    return clipped * factor.astype(np.float32)
+
+
 class _Predictor:
     """A fine-tuned model with the tokens of this screen's genes."""
 
@@ -114,34 +135,50 @@ class _Predictor:
         self.tokens = GeneTokens.of(self.genes, checkpoint.vocabulary)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = load_finetuned(checkpoint, folder / WEIGHTS_FILE).to(self.device)
+        self.clipped = 0
         self.order: Ints = np.random.default_rng([seed, 5]).permutation(len(self.tokens.ids))
 
     def blocks(
         self, control: csr_matrix, partners: Ints, labels: NDArray[np.str_]
     ) -> Iterator[NDArray[np.float32]]:
-        """Yield predicted expression in batches, [cells of the batch, genes], not clipped."""
-        size = self.settings["batch_size"]
-        targets = {label: self._targets(label) for label in set(labels)}
-        with bar(total=len(labels), what="predicting", unit=" cells") as progress:
-            for start in range(0, len(labels), size):
-                dense = control[partners[start : start + size]].toarray()
-                basal = torch.from_numpy(dense[:, self.tokens.columns])
-                predicted = predict_cells(
-                    self.model,
-                    basal,
-                    [targets[label] for label in labels[start : start + size]],
-                    self.tokens.ids,
-                    self.order,
-                    window=self.settings["predict_window"],
-                    contrast=self.settings["contrast"],
-                    device=self.device,
-                    precision=self.settings["precision"],
-                )
-                dense[:, self.tokens.columns] = predicted.numpy()
-                yield dense
-                progress.update(len(dense))
+        """Yield predicted expression of one perturbation after the other, [its cells, genes].
 
-    def _targets(self, label: str) -> Any:
+        ``labels`` come sorted. Values are within [0, HIGHEST]; `clipped` counts what was not.
+        """
+        with bar(total=len(labels), what="predicting", unit=" cells") as progress:
+            for label, count in zip(*np.unique(labels, return_counts=True), strict=True):
+                start = int(np.searchsorted(labels, label))
+                predicted = control[partners[start : start + count]].toarray()
+                self._predict(predicted, self._targets(str(label)), progress)
+                if not np.isfinite(predicted).all():
+                    raise InputError(
+                        f"the model predicts NaN or infinity for '{label}'; train again"
+                    )
+                self.clipped += int(((predicted < 0) | (predicted > HIGHEST)).sum())
+                if self.settings["contrast"]:
+                    predicted = clipped_keeping_mean(predicted)
+                yield np.clip(predicted, 0.0, HIGHEST)
+
+    def _predict(self, cells: NDArray[np.float32], target: Targets, progress: tqdm) -> None:
+        """Replace control cells [cells, genes] by the prediction under ``target``, in batches."""
+        size = self.settings["batch_size"]
+        for start in range(0, len(cells), size):
+            part = cells[start : start + size]
+            predicted = predict_cells(
+                self.model,
+                torch.from_numpy(part[:, self.tokens.columns]),
+                [target] * len(part),
+                self.tokens.ids,
+                self.order,
+                window=self.settings["predict_window"],
+                contrast=self.settings["contrast"],
+                device=self.device,
+                precision=self.settings["precision"],
+            )
+            part[:, self.tokens.columns] = predicted.numpy()
+            progress.update(len(part))
+
+    def _targets(self, label: str) -> Targets:
         keep = self.settings["token_for_unmeasured"]
         return self.tokens.targets(label, token_for_unmeasured=keep)
 
@@ -178,8 +215,8 @@ def _write(
     test: Ints,
     reference: Ints,
     blocks: Iterator[NDArray[np.float32]],
-) -> int:
-    """Write the h5ad, predictions block by block; return how many values were clipped."""
+) -> None:
+    """Write the h5ad, predictions block by block."""
     truth = vstack([cells.rows(test), cells.rows(reference)], format="csr")
     shell = anndata.AnnData(
         obs=obs,
@@ -188,20 +225,12 @@ def _write(
         uns={"perturbation_column": "perturbation", "control": CONTROL},
     )
     shell.write_h5ad(file)
-    clipped, start = 0, 0
+    start = 0
     with h5py.File(file, "r+") as h5:
         h5.pop("X", None)
         written = h5.create_dataset("X", shape=shell.shape, dtype=np.float32)
         written.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
         for block in blocks:
-            if not np.isfinite(block).all():
-                label = obs["perturbation"].iloc[start]
-                raise InputError(
-                    f"the model predicts NaN or infinity (near '{label}'); train again"
-                )
-            kept = np.clip(block, 0.0, HIGHEST)
-            clipped += int((kept != block).sum())
-            written[start : start + len(block)] = kept
+            written[start : start + len(block)] = block
             start += len(block)
         written[start:] = truth[start:].toarray()
-    return clipped

@@ -17,7 +17,7 @@ BIG = 32 * 2**20
 def shown(uri: str) -> str:
     """Return ``uri`` as it may be printed: no password, no query (signed URLs), no fragment."""
     if "://" not in uri:
-        return uri
+        return uri.split("#sha256=")[0]
     scheme = uri.split("://", 1)[0]
     if scheme.lower() not in ("http", "https"):
         return uri.split("#sha256=")[0]

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from components.finetune.finetune import CURVES_FILE, finetune
 from components.finetune.training import pearson
-from components.predict.predict import draw_partners, predict
+from components.predict.predict import clipped_keeping_mean, draw_partners, predict
 from components.shared.artifact import GENE_PRIOR, MODEL, PREDICTIONS, opening, writing
 from components.shared.cells import Cells
 from components.shared.checkpoint import read_checkpoint
@@ -223,6 +223,24 @@ def test_doubles_and_unmeasured_targets_are_counted_not_dropped(predictions):
     assert summary["doubles"] == 1
     assert summary["unmeasured_targets"] == 2
     assert summary["unflagged"] == ["Y0"]
+
+
+def test_clipping_keeps_the_mean_of_a_fall_in_a_sparse_gene():
+    control = np.array([[0.0, 2.0], [0.0, 2.0], [3.0, 2.0], [1.0, 2.0]], np.float32)
+    change = np.array([-0.5, 0.5], np.float32)
+    kept = clipped_keeping_mean(control + change)
+    np.testing.assert_allclose(kept.mean(0), control.mean(0) + change, rtol=1e-6)
+    assert (kept >= 0).all()
+    assert kept[0, 0] == 0
+    assert (clipped_keeping_mean(control - 5) == 0).all()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_mixed_precision_trains_and_predicts_on_a_gpu(world, tmp_path, precision):
+    folder = train(world, tmp_path / "model", prior="table", precision=precision)
+    predict(folder, world / "cells", world / "splits", tmp_path / "predictions")
+    assert np.isfinite(Predictions.open(tmp_path / "predictions").anndata.X).all()
 
 
 @pytest.mark.parametrize("n_controls", [5, 12, 100])
