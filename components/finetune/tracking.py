@@ -6,7 +6,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 T = TypeVar("T")
 
@@ -15,13 +15,16 @@ class Tracker:
     """A Weights & Biases run; where it cannot be reached, training goes on without it."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
-        """Start a run: online with `WANDB_API_KEY`, else offline."""
+        """Start a run: online with `WANDB_API_KEY` if that works, else offline."""
         # Its own process goes on writing logs for a while, so the run is kept outside the artifact.
         self._scratch = tempfile.mkdtemp(prefix="wandb.")
-        online = bool(os.environ.get("WANDB_API_KEY"))
-        self._run: Any = self._quietly(lambda: self._start(config, online))
+        self._run: Any = None
+        if os.environ.get("WANDB_API_KEY"):
+            self._run = self._quietly(lambda: self._start(config, "online"))
+        if self._run is None:
+            self._run = self._quietly(lambda: self._start(config, "offline"))
 
-    def _start(self, config: Mapping[str, Any], online: bool) -> Any:
+    def _start(self, config: Mapping[str, Any], mode: Literal["online", "offline"]) -> Any:
         import wandb
 
         # Statistics and metadata of the machine are left out: they name paths, hosts and users.
@@ -37,7 +40,7 @@ class Tracker:
         )
         return wandb.init(
             project=os.environ.get("WANDB_PROJECT", "scgpt-perturb"),
-            mode="online" if online else "offline",
+            mode=mode,
             dir=self._scratch,
             config=dict(config),
             settings=settings,
@@ -80,6 +83,6 @@ class Tracker:
             return call()
         except Exception as error:
             reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-            print(f"finetune: Weights & Biases is left out: {reason}", file=sys.stderr, flush=True)
+            print(f"finetune: Weights & Biases failed: {reason}", file=sys.stderr, flush=True)
             self._run = None
             return None
