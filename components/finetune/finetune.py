@@ -30,6 +30,7 @@ from components.shared.checkpoint import (
     read_checkpoint,
 )
 from components.shared.errors import InputError
+from components.shared.gene_prior import FACTS_FILE, TABLE_FILE, TENSOR
 from components.shared.perturbation import genes_of
 from components.shared.pretrained import SIZES, parse_pretrained, resolve_vocabulary
 from components.shared.splits import Splits
@@ -150,7 +151,7 @@ def _inject(model: Any, prior: Artifact, vocabulary: Vocabulary) -> None:
             f"{prior.path}: aligned to another vocabulary than that of the pretrained model, "
             f"{len(vocabulary)} tokens; run the prior task with the same pretrained"
         )
-    scgpt_model.add_prior(model, load_file(prior.path / "prior.safetensors")["prior"])
+    scgpt_model.add_prior(model, load_file(prior.path / TABLE_FILE)[TENSOR])
 
 
 def _facts(
@@ -244,6 +245,6 @@ def _write(
     for name, content in ((ARGS_FILE, args), (VOCAB_FILE, vocabulary), (STATS_FILE, stats)):
         (folder / name).write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
     if prior.summary["kind"] != "none":
-        shutil.copyfile(prior.path / "prior.json", folder / PRIOR_FILE)
+        shutil.copyfile(prior.path / FACTS_FILE, folder / PRIOR_FILE)
     page = curves_page("Fine-tune", result.rows(), result.best_epoch)
     (folder / CURVES_FILE).write_text(page)

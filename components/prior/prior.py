@@ -19,12 +19,11 @@ from components.prior.tables import READERS, read_table
 from components.shared.artifact import GENE_PRIOR, sha256_of, writing
 from components.shared.downloads import shown
 from components.shared.errors import InputError, nearest
+from components.shared.gene_prior import FACTS_FILE, TABLE_FILE, TENSOR
 from components.shared.pretrained import ending_of, parse_pretrained, resolve_vocabulary
 from components.shared.storage import ALLOWED, SHA256, fetch
 from components.shared.vocabulary import SPECIAL_TOKENS, vocabulary_digest
 
-PRIOR_FILE = "prior.safetensors"
-FACTS_FILE = "prior.json"
 NONE = "none"
 TABLE = "table"
 
@@ -75,8 +74,8 @@ def from_table(uri: str, vocabulary: str, seed: int, folder: Path) -> dict[str, 
     licence = licence_of(name, table.licence)
     # The table's own words; PyTorch shares the array's memory and the file is written from it.
     save_file(
-        {"prior": torch.from_numpy(aligned.prior)},
-        folder / PRIOR_FILE,
+        {TENSOR: torch.from_numpy(aligned.prior)},
+        folder / TABLE_FILE,
         metadata={"source": name, "license": licence},
     )
     return {
@@ -139,7 +138,7 @@ def _last_words(facts: dict[str, Any], target: Path) -> str:
         return f"prior: wrote {target}: none"
     return (
         f"prior: licence of {facts['source']}: {facts['licence']}\n"
-        f"prior: wrote {target / PRIOR_FILE}: {facts['tokens']:,} tokens x {facts['width']:,}; "
+        f"prior: wrote {target / TABLE_FILE}: {facts['tokens']:,} tokens x {facts['width']:,}; "
         f"{facts['covered_genes']:,} of {facts['vocabulary_genes']:,} genes of the vocabulary "
         f"({facts['covered_fraction']:.1%}) have a vector, of {facts['table_genes']:,} in the table"
         + (

@@ -1,6 +1,7 @@
 """Bad input is told in one line: what is wrong, where, what was expected, what to do."""
 
 import difflib
+import errno
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ class InputError(Exception):
 
 @contextmanager
 def one_line_errors(stage: str) -> Iterator[None]:
-    """Turn an InputError into one line on standard error and exit code 1.
+    """Turn an InputError, or a full disk, into one line on standard error and exit code 1.
 
     Any other exception keeps its traceback, since it is a fault of ours.
     """
@@ -23,6 +24,11 @@ def one_line_errors(stage: str) -> Iterator[None]:
         yield
     except InputError as error:
         print(f"{stage}: error: {error}", file=sys.stderr, flush=True)
+        raise SystemExit(1) from None
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(f"{stage}: error: the disk is full ({error}); free some room", file=sys.stderr)
         raise SystemExit(1) from None
 
 

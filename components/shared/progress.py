@@ -1,12 +1,8 @@
 """Long work shows itself: a bar on a terminal, plain lines elsewhere (a pod's log)."""
 
 import sys
-from collections.abc import Iterable, Iterator
-from typing import TypeVar
 
 from tqdm import tqdm
-
-T = TypeVar("T")
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -38,11 +34,3 @@ def bar(*, total: int, what: str, unit: str) -> tqdm:
         ncols=100,
         ascii=True,
     )
-
-
-def track(items: Iterable[T], *, total: int, what: str, unit: str) -> Iterator[T]:
-    """Yield ``items`` while showing progress, one unit each."""
-    with bar(total=total, what=what, unit=unit) as progress:
-        for item in items:
-            yield item
-            progress.update()

@@ -111,6 +111,15 @@ def test_an_input_error_is_one_line_and_exit_code_1(capsys):
     assert capsys.readouterr().err == "split: error: file x: row 3\n"
 
 
+def test_a_full_disk_is_one_line_and_other_faults_keep_their_traceback(capsys):
+    with pytest.raises(SystemExit), one_line_errors("ingest"), Path("/dev/full").open("w") as full:
+        full.write("cells")
+        full.flush()
+    assert capsys.readouterr().err.startswith("ingest: error: the disk is full")
+    with pytest.raises(FileNotFoundError), one_line_errors("ingest"):
+        Path("/no/such/file").read_text()
+
+
 def test_nearest_ignores_case_and_says_nothing_when_nothing_is_near():
     assert nearest("k562", ["K562", "RPE1"]) == ", nearest: 'K562'"
     assert nearest("zzz", ["K562"]) == ""
