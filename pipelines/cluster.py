@@ -1,0 +1,91 @@
+"""The KFP API of a cluster: how to reach it, and in one line why it does not answer."""
+
+import json
+import logging
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import kfp
+from kfp_server_api import ApiException, V2beta1GetHealthzResponse
+from urllib3.exceptions import HTTPError
+
+from components.shared.downloads import shown
+from components.shared.errors import InputError
+
+API_ERRORS = (ApiException, HTTPError)
+"""What a call can raise: an answer that is an error, or no answer at all."""
+TIMEOUT = (10, 60)
+"""Seconds to connect and to wait for an answer; the client itself would wait forever."""
+OTHER_PAGE = "answers, but not as Kubeflow Pipelines does (a sign-in page, perhaps)"
+SIGN_IN = (
+    "sign in with `gcloud auth application-default login`, name the client of the "
+    "Identity-Aware Proxy in KF_PIPELINES_IAP_OAUTH2_CLIENT_ID, or forward the port: "
+    "kubectl port-forward -n kubeflow svc/ml-pipeline-ui 8080:80, and HOST=http://localhost:8080"
+)
+
+
+class Client(kfp.Client):
+    """KFP's client, but for how it asks whether the API is there."""
+
+    def get_kfp_healthz(self, sleep_duration: int = 5) -> V2beta1GetHealthzResponse:
+        """Ask once; KFP's own asks five times and logs a traceback each time."""
+        return self._healthz_api.healthz_service_get_healthz(_request_timeout=TIMEOUT)
+
+
+def bare_host(host: str) -> str:
+    """Return the address of the API from what a person may have copied from the browser.
+
+    Raises:
+        InputError: not a web address.
+    """
+    if not re.match(r"https?://[^/]", host):
+        raise InputError(f"host '{host}': expected https://… or http://…, the address of KFP's UI")
+    return host.partition("#")[0].rstrip("/")
+
+
+def connect(host: str) -> Client:
+    """Return a client of the API at ``host``, signed in where that needs nobody to be asked.
+
+    Raises:
+        ApiException, HTTPError: see `API_ERRORS`.
+    """
+    # urllib3 would tell each try of a connection; whoever gives up tells it once.
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return Client(host=host)
+
+
+@contextmanager
+def one_line_api_errors(host: str) -> Iterator[None]:
+    """Turn what a call to the API raises into an InputError."""
+    try:
+        yield
+    except API_ERRORS as error:
+        raise InputError(reason(host, error)) from None
+
+
+def reason(host: str, error: ApiException | HTTPError) -> str:
+    """Say in one line why the API at ``host`` did not do what it was asked, and what to do."""
+    told = f"{shown(host)}: {cause(error)}"
+    if not isinstance(error, ApiException):
+        return f"{told}; check HOST, or whether the port is still forwarded"
+    if error.status in (401, 403):
+        return f"{told}; {SIGN_IN}"
+    if error.status == 404:
+        return f"{told}; HOST is the address of KFP's UI, without what follows '/#'"
+    return told
+
+
+def cause(error: ApiException | HTTPError) -> str:
+    """Return what the API, a proxy before it, or the connection says of an error."""
+    if not isinstance(error, ApiException):
+        text = str(getattr(error, "reason", None) or error)
+        return f"cannot be reached ({text.rpartition('): ')[2]})"
+    try:
+        said = json.loads(error.body)["message"]
+    except (TypeError, ValueError, KeyError):  # a page of HTML
+        said = error.reason or ""
+    return f"answered {error.status}: {said}"

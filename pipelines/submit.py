@@ -1,0 +1,300 @@
+"""Submit the compiled pipeline to a cluster, and watch the run to its end.
+
+    python -m pipelines.submit --host https://… pipelines/params/demo.yaml seed=2
+
+Parameters are read and checked as for a run on this machine, and are sent typed. KFP's own command
+line reads `0123` as a number, names no service account, and ends with 0 when the run it watched
+failed; the command that submits the same run with it is printed all the same, since a run that is
+cloned in the UI to another version of the pipeline loses its parameters.
+"""
+
+import argparse
+import io
+import json
+import os
+import shlex
+import sys
+import tempfile
+from collections.abc import Mapping
+from contextlib import redirect_stdout
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from kfp.cli.utils.parsing import parse_parameter_value
+from kfp_server_api import V2beta1Run
+
+from components.shared.downloads import shown
+from components.shared.errors import InputError, one_line_errors, shortlist
+from components.shared.pretrained import parse_pretrained
+from components.shared.storage import scheme_of
+from pipelines.cluster import OTHER_PAGE, Client, bare_host, connect, one_line_api_errors
+from pipelines.package import Package, read_package
+from pipelines.run import check_early, read_params
+from pipelines.watch import Progress, duration, failed_tasks, follow
+
+PACKAGE = Path(__file__).parent / "compiled" / "scgpt-perturb.yaml"
+STOPPED_BY_USER = 130
+
+
+def check_visible(params: Mapping[str, Any]) -> None:
+    """Check that what parameters name can be seen from a cluster.
+
+    Raises:
+        InputError: a path of this machine.
+    """
+    prior = params.get("prior", "none")
+    named = {
+        "dataset": params["dataset"],
+        "prior": "" if prior == "none" else prior,
+        "pretrained": parse_pretrained(params["pretrained"]).vocabulary_uri,
+        "split_options.split_file": (params.get("split_options") or {}).get("split_file", ""),
+        "checkpoints": params.get("checkpoints", ""),
+        "publish_to": params.get("publish_to", ""),
+    }
+    for name, uri in named.items():
+        if uri and scheme_of(uri) in ("", "file"):
+            raise InputError(
+                f"{name}={uri}: is on this machine, where the cluster's tasks cannot see it; "
+                "copy it to a bucket and give its gs://… (or hf://, https://)"
+            )
+
+
+def check_sendable(params: Mapping[str, Any]) -> None:
+    """Check that each parameter can be sent as JSON.
+
+    Raises:
+        InputError: a value that JSON has no word for, such as a date or nan.
+    """
+    for name, value in params.items():
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"parameter {name}={value!r}: cannot be sent ({error})") from None
+
+
+def on_command_line(value: Any) -> str:
+    """Return the text that KFP's command line reads as ``value``, its type included."""
+    if isinstance(value, str):
+        read = parse_parameter_value(value)
+        if isinstance(read, str) and read == value:
+            return value
+    return json.dumps(value)
+
+
+def kfp_command(
+    host: str, namespace: str, experiment: str, run: str, package: Path, params: Mapping[str, Any]
+) -> str:
+    """Return the `kfp run create` command, quoted for a shell, that submits the same run.
+
+    The query of a signed URL is left out, since whoever reads a log could use it.
+    """
+    command = ["kfp", "--endpoint", host, "--namespace", namespace]
+    command += ["run", "create", "-e", experiment, "-r", run, "-f", os.path.relpath(package)]
+    for name, value in params.items():
+        printable = shown(value) if scheme_of(str(value)) in ("http", "https") else value
+        command.append(f"{name}={on_command_line(printable)}")
+    return shlex.join(command)
+
+
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    """Return the command line's arguments."""
+    parser = argparse.ArgumentParser(
+        prog="submit", description="Submit the pipeline to a cluster and watch the run to its end."
+    )
+    add = parser.add_argument
+    add("params", type=Path, help="YAML file of pipeline parameters, or its name")
+    add("assignments", nargs="*", metavar="key=value")
+    add("--assign", default="", help="more assignments, quoted as in a shell")
+    add("--host", required=True, help="address of KFP's UI")
+    add("--experiment", default="scgpt-perturb", help="made if there is none (%(default)s)")
+    add("--run", default="", help="name of the run (the parameter file's, and the time)")
+    add("--package", type=Path, default=PACKAGE, help="compiled pipeline, of a release or here")
+    add("--namespace", default="kubeflow", help="of the runs' pods (%(default)s)")
+    add("--service-account", default="scgpt-perturb", help="of the runs' pods (%(default)s)")
+    add("--no-cache", action="store_true", help="take no task from the cache")
+    add("--cron", default="", help="run at these times: second minute hour day month weekday")
+    add("--detach", action="store_true", help="do not watch the run")
+    add("--poll", type=float, default=5.0, help="seconds between looks at the run (%(default)s)")
+    return parser.parse_intermixed_args(arguments)
+
+
+class Submission:
+    """One package and its parameters, on the way to one cluster."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        """Read and check everything that needs no cluster.
+
+        Raises:
+            InputError: see `read_params`, `check_early`, `check_visible`, `read_package`.
+        """
+        self.arguments = arguments
+        assignments = [*arguments.assignments, *shlex.split(arguments.assign)]
+        self.params = read_params(arguments.params, assignments)
+        check_early(self.params)
+        check_visible(self.params)
+        check_sendable(self.params)
+        check_cron(arguments.cron)
+        self.package = read_package(arguments.package)
+        self.host = bare_host(arguments.host)
+        now = f"{datetime.now():%Y-%m-%d %H:%M:%S}"
+        self.name = arguments.run or f"{arguments.params.stem} {now}"
+
+    def start(self) -> int:
+        """Create the run, watch it if that is wanted, and return the exit code."""
+        print(f"submitting {os.path.relpath(self.package.path)} to {shown(self.host)}", flush=True)
+        warn_of_tags(self.package)
+        with one_line_api_errors(self.host):
+            client = connect(self.host)
+            experiment_id = self._experiment(client)
+            if self.arguments.cron:
+                return self._create_recurring_run(client, experiment_id)
+            run_id = self._create_run(client, experiment_id)
+        print(self._how_to_repeat())
+        print(f"run '{self.name}': {self.link('runs', run_id)}", flush=True)
+        return 0 if self.arguments.detach else self._watch(client, run_id)
+
+    def link(self, page: str, identifier: str) -> str:
+        """Return the address of a page of the UI."""
+        ui = os.environ.get("KF_PIPELINES_UI_ENDPOINT", self.host).rstrip("/")
+        return f"{shown(ui)}/#/{page}/details/{identifier}"
+
+    def _experiment(self, client: Client) -> str:
+        name = self.arguments.experiment
+        try:
+            with redirect_stdout(io.StringIO()):  # the client prints a link of its own
+                experiment = client.create_experiment(name, namespace=self.arguments.namespace)
+        except ValueError as error:
+            raise InputError(f"experiment '{name}': {error}") from None
+        if not experiment.experiment_id:
+            raise InputError(f"{shown(self.host)}: {OTHER_PAGE}; check HOST, or forward the port")
+        return experiment.experiment_id
+
+    def _create_run(self, client: Client, experiment_id: str) -> str:
+        with tempfile.TemporaryDirectory() as scratch, redirect_stdout(io.StringIO()):
+            run = client.run_pipeline(
+                experiment_id,
+                self.name,
+                pipeline_package_path=str(self._sent(Path(scratch)).path),
+                params=self.params,
+                service_account=self.arguments.service_account,
+            )
+        return run.run_id
+
+    def _create_recurring_run(self, client: Client, experiment_id: str) -> int:
+        with tempfile.TemporaryDirectory() as scratch:
+            recurring = client.create_recurring_run(
+                experiment_id,
+                self.name,
+                cron_expression=self.arguments.cron,
+                # A run still on the GPU, or a cluster that was down, must not pile up others.
+                max_concurrency=1,
+                no_catchup=True,
+                pipeline_package_path=str(self._sent(Path(scratch)).path),
+                params=self.params,
+                service_account=self.arguments.service_account,
+            )
+        link = self.link("recurringrun", recurring.recurring_run_id)
+        print(f"recurring run '{self.name}' ({self.arguments.cron}): {link}")
+        return 0
+
+    def _sent(self, scratch: Path) -> Package:
+        if self.arguments.no_cache:
+            return self.package.without_caching(scratch / "package.yaml")
+        return self.package
+
+    def _how_to_repeat(self) -> str:
+        given = self.arguments
+        command = kfp_command(
+            shown(self.host),
+            given.namespace,
+            given.experiment,
+            self.name,
+            self.package.path,
+            self.params,
+        )
+        return (
+            "the same with KFP's command line (which takes the cluster's default service account):"
+            f"\n  {command}"
+        )
+
+    def _watch(self, client: Client, run_id: str) -> int:
+        progress = Progress(self.package.tasks)
+        try:
+            run = follow(client, self.host, run_id, progress, poll=self.arguments.poll)
+        except KeyboardInterrupt:
+            progress.end()
+            print(
+                f"stopped watching; the run goes on, and its page can terminate it: "
+                f"{self.link('runs', run_id)}"
+            )
+            return STOPPED_BY_USER
+        print(self._conclusion(run))
+        return 0 if run.state == "SUCCEEDED" else 1
+
+    def _conclusion(self, run: V2beta1Run) -> str:
+        spent = duration(run.created_at, run.finished_at)
+        lines = [f"run '{self.name}': {run.state}" + (f" after {spent}" if spent else "")]
+        if run.state != "SUCCEEDED":
+            logs = (
+                f"kubectl logs -n {self.arguments.namespace} -l pipeline/runid={run.run_id} "
+                "-c main --tail=20 --prefix"
+            )
+            if run.error and run.error.message:
+                lines.append(f"  {one_line(run.error.message)}")
+            for name, message in failed_tasks(run, self.package.tasks):
+                lines.append(f"  {name}: {one_line(message) or 'failed; its log says why'}")
+            lines += [f"  logs       {logs}", f"  to resume  {self._how_to_resume()}"]
+        return "\n".join([*lines, f"  page       {self.link('runs', run.run_id)}"])
+
+    def _how_to_resume(self) -> str:
+        again = "press Retry on the run's page, or submit the same again"
+        if not self.params.get("checkpoints"):
+            again += " with checkpoints=<the place that finetune's log names>"
+        return f"{again}: finished tasks are not done again, finetune goes on from its checkpoint"
+
+
+def check_cron(cron: str) -> None:
+    """Check the number of fields of a cron expression, which KFP counts from the second.
+
+    It takes the five of a crontab too, but reads the minute as the second, and so on.
+
+    Raises:
+        InputError: another number than six.
+    """
+    fields = len(cron.split())
+    if cron and not cron.startswith("@") and fields != 6:
+        raise InputError(
+            f"cron '{cron}': {fields} fields; expected six, second minute hour day month weekday: "
+            "'0 0 3 * * *' is every night at three"
+        )
+
+
+def warn_of_tags(package: Package) -> None:
+    """Say which images a cluster would have to know by a tag."""
+    by_tag = sorted(image for image in package.images if "@sha256:" not in image)
+    if by_tag:
+        print(
+            f"note: images without digest: {shortlist(by_tag, 2)}; the cluster must be able to "
+            "pull them, and KFP's cache takes a tag for the image it once was"
+        )
+
+
+def one_line(text: str) -> str:
+    """Return ``text`` without line breaks."""
+    return " ".join(text.split())
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Submit what the command line says."""
+    parsed = parse_arguments(arguments)
+    try:
+        with one_line_errors("submit"):
+            return Submission(parsed).start()
+    except KeyboardInterrupt:
+        print("submit: stopped; the experiment's page tells whether the run was created")
+        return STOPPED_BY_USER
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,216 @@
+"""A KFP API server for tests: records what clients send, and lets a run pass as it is told to.
+
+It answers as the v2beta1 API does: fields that are unset are left out, a time that has not come is
+year 1 or 1970, parameters are checked against the pipeline spec, and a run's details are Argo's
+nodes, of which only one in three is a task.
+"""
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from google.protobuf import json_format
+from kfp.pipeline_spec import pipeline_spec_pb2
+
+API = "/apis/v2beta1"
+CUT = "cut"
+SIGN_IN_PAGE = "sign-in page"
+KINDS: dict[str, tuple[type, ...]] = {
+    "STRING": (str,),
+    "NUMBER_INTEGER": (int, float),
+    "NUMBER_DOUBLE": (int, float),
+    "BOOLEAN": (bool,),
+    "LIST": (list,),
+    "STRUCT": (dict,),
+}
+
+
+@dataclass
+class Look:
+    """What a client sees of a run when it asks once."""
+
+    state: str
+    tasks: dict[str, str] = field(default_factory=dict)
+    """State of each task by name."""
+    message: str = ""
+    """Error message of the failed tasks; KFP's API has none today."""
+
+
+@dataclass
+class Kfp:
+    """What the server is to answer, and what it was asked."""
+
+    looks: list[Look | int | str] = field(default_factory=lambda: [Look("SUCCEEDED")])
+    """For each coming look at the run: what is seen, a status to answer with, `CUT` to cut the
+    connection, or `SIGN_IN_PAGE`; the last one stays."""
+    always: int | str = 0
+    """A status, or `SIGN_IN_PAGE`, to answer every request with."""
+    requests: list[str] = field(default_factory=list)
+    experiments: list[dict[str, Any]] = field(default_factory=list)
+    runs: list[dict[str, Any]] = field(default_factory=list)
+    recurring_runs: list[dict[str, Any]] = field(default_factory=list)
+    url: str = ""
+
+
+class _RefusedError(Exception):
+    """A request the API answers with an error."""
+
+    def __init__(self, status: int, message: str) -> None:
+        self.status, self.message = status, message
+
+
+class _Handler(BaseHTTPRequestHandler):
+    kfp: Kfp
+
+    def do_GET(self) -> None:
+        self._answer(None)
+
+    def do_POST(self) -> None:
+        self._answer(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+
+    def _answer(self, body: dict[str, Any] | None) -> None:
+        self.kfp.requests.append(f"{self.command} {urlsplit(self.path).path}")
+        try:
+            answer = self._result(body)
+            if answer == CUT:
+                self.close_connection = True
+                return
+            if answer == SIGN_IN_PAGE:
+                self._send(200, b"<html><body>Sign in</body></html>", "text/html")
+                return
+            self._send(200, json.dumps(answer).encode(), "application/json")
+        except _RefusedError as refused:
+            text = json.dumps({"code": 3, "message": refused.message, "details": []}).encode()
+            self._send(refused.status, text, "application/json")
+
+    def _result(self, body: dict[str, Any] | None) -> Any:
+        kfp, path = self.kfp, urlsplit(self.path).path
+        if kfp.always == SIGN_IN_PAGE:
+            return SIGN_IN_PAGE
+        if isinstance(kfp.always, int) and kfp.always:
+            raise _RefusedError(kfp.always, "as the test wants")
+        if path == f"{API}/healthz":
+            return {}
+        if path == f"{API}/experiments":
+            return self._new_experiment(body) if body else self._experiments()
+        if path == f"{API}/runs" and body:
+            return self._new_run(body)
+        if path == f"{API}/recurringruns" and body:
+            return self._new_recurring_run(body)
+        if path.startswith(f"{API}/runs/"):
+            return self._run(path.rpartition("/")[2])
+        raise _RefusedError(404, "Not Found")
+
+    def _experiments(self) -> dict[str, Any]:
+        wanted = json.loads(parse_qs(urlsplit(self.path).query)["filter"][0])
+        name = wanted["predicates"][0]["stringValue"]
+        found = [one for one in self.kfp.experiments if one["display_name"] == name]
+        return {"experiments": found} if found else {}
+
+    def _new_experiment(self, body: dict[str, Any]) -> dict[str, Any]:
+        experiment = body | {"experiment_id": f"experiment-{len(self.kfp.experiments)}"}
+        self.kfp.experiments.append(experiment)
+        return experiment
+
+    def _new_run(self, body: dict[str, Any]) -> dict[str, Any]:
+        _check(body)
+        self.kfp.runs.append(body)
+        return body | {"run_id": f"run-{len(self.kfp.runs) - 1}", "state": "PENDING"}
+
+    def _new_recurring_run(self, body: dict[str, Any]) -> dict[str, Any]:
+        _check(body)
+        self.kfp.recurring_runs.append(body)
+        return body | {"recurring_run_id": "recurring-0", "status": "ENABLED"}
+
+    def _run(self, run_id: str) -> Any:
+        if run_id not in [f"run-{n}" for n in range(len(self.kfp.runs))]:
+            raise _RefusedError(404, f"Run {run_id} not found")
+        looks = self.kfp.looks
+        look = looks.pop(0) if len(looks) > 1 else looks[0]
+        if isinstance(look, int):
+            raise _RefusedError(look, "no healthy upstream")
+        if isinstance(look, str):
+            return look
+        over = look.state in ("SUCCEEDED", "FAILED", "CANCELED")
+        return {
+            "run_id": run_id,
+            "state": look.state,
+            "created_at": "2026-03-01T10:00:00Z",
+            "finished_at": "2026-03-01T11:30:00Z" if over else "1970-01-01T00:00:00Z",
+            "run_details": {"task_details": list(_nodes(look))},
+        }
+
+    def _send(self, status: int, body: bytes, kind: str) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def _nodes(look: Look) -> Iterator[dict[str, Any]]:
+    """Yield Argo's nodes: of each task its driver, its executor, and the task itself."""
+    yield _node("scgpt-perturb-x7k2p", look.state)
+    yield _node("root-driver", "SUCCEEDED")
+    yield _node("root", look.state)
+    for name, state in look.tasks.items():
+        yield _node("executor", state)
+        yield _node(f"{name}-driver", "SUCCEEDED")
+        error = {"error": {"code": 13, "message": look.message}}
+        yield _node(name, state) | (error if state == "FAILED" and look.message else {})
+
+
+def _node(name: str, state: str) -> dict[str, Any]:
+    over = state in ("SUCCEEDED", "FAILED", "SKIPPED")
+    return {
+        "display_name": name,
+        "state": state,
+        "create_time": "2026-03-01T10:00:00Z",
+        "start_time": "2026-03-01T10:00:10Z" if state else "0001-01-01T00:00:00Z",
+        "end_time": "2026-03-01T10:02:15Z" if over else "0001-01-01T00:00:00Z",
+    }
+
+
+def _check(body: dict[str, Any]) -> None:
+    """Check parameters as KFP's `validatePipelineJobInputs` does."""
+    documents = body["pipeline_spec"]
+    spec = json_format.ParseDict(
+        documents.get("pipeline_spec", documents), pipeline_spec_pb2.PipelineSpec()
+    )
+    inputs = spec.root.input_definitions.parameters
+    given = body["runtime_config"].get("parameters", {})
+    for name, wanted in inputs.items():
+        kind = pipeline_spec_pb2.ParameterType.ParameterTypeEnum.Name(wanted.parameter_type)
+        if name not in given:
+            if not wanted.is_optional and not wanted.HasField("default_value"):
+                raise _RefusedError(400, f"parameter {name} is not optional, yet has no value")
+        elif type(given[name]) not in KINDS[kind]:
+            raise _RefusedError(400, f"input parameter {name} requires type {kind.lower()}")
+    extra = [name for name in given if name not in inputs]
+    if extra:
+        names = ", ".join(extra)
+        raise _RefusedError(400, f"parameter(s) provided are not required by pipeline: {names}")
+
+
+@contextmanager
+def serving(kfp: Kfp) -> Iterator[Kfp]:
+    """Serve ``kfp``; its ``url`` is filled in."""
+    handler = type("Handler", (_Handler,), {"kfp": kfp, "protocol_version": "HTTP/1.1"})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    kfp.url = f"http://127.0.0.1:{server.server_port}"
+    try:
+        yield kfp
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

@@ -1,0 +1,381 @@
+"""Submitting with KFP's real client, and its real command line, to a server that speaks its API."""
+
+import json
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kfp.cli.utils.parsing import parse_parameter_value
+
+from components.shared.errors import InputError
+from pipelines import watch
+from pipelines.cluster import connect
+from pipelines.package import read_package
+from pipelines.run import PARAMS, read_params
+from pipelines.submit import PACKAGE, check_visible, main, on_command_line
+from tests.pipeline.kfp_server import CUT, SIGN_IN_PAGE, Kfp, Look, serving
+
+ROOT = Path(__file__).resolve().parents[2]
+KFP_CLI = Path(sys.executable).parent / "kfp"
+RUNNING = Look("RUNNING", {"ingest": "RUNNING"})
+SUCCEEDED = Look("SUCCEEDED", {"ingest": "SUCCEEDED", "publish": "SUCCEEDED"})
+FAILED = Look("FAILED", {"ingest": "SUCCEEDED", "finetune": "FAILED"})
+IN_A_BUCKET = {
+    "four-lines": [
+        "dataset=gs://bucket/screens.h5ad",
+        "pretrained=random://tiny?vocabulary=gs://bucket/vocab.json",
+    ]
+}
+"""What is given in place of a parameter file's own local files."""
+
+
+def submit(kfp: Kfp, *more: str) -> int | str | None:
+    """Return the exit code of submitting the demo."""
+    try:
+        return main(["demo", "--host", kfp.url, "--poll", "0.01", *more])
+    except SystemExit as ended:
+        return ended.code
+
+
+def lines_with(text: str, word: str) -> list[str]:
+    return [line for line in text.splitlines() if word in line]
+
+
+def test_a_run_that_succeeds_is_watched_to_its_end(capsys):
+    looks = [Look("PENDING"), RUNNING, RUNNING, Look("RUNNING", {"ingest": "SUCCEEDED"}), SUCCEEDED]
+    with serving(Kfp(looks)) as kfp:
+        assert submit(kfp, "--run", "first", "--experiment", "mine") == 0
+        link = f"{kfp.url}/#/runs/details/run-0"
+    said = capsys.readouterr().out
+    assert [line.split()[1:] for line in lines_with(said, "  ingest ")] == [
+        ["ingest", "RUNNING"],
+        ["ingest", "SUCCEEDED", "in", "0:02:05"],
+    ]
+    assert "run 'first': SUCCEEDED after 1:30:00" in said
+    assert len(lines_with(said, link)) == 2  # at the start and at the end
+    assert "driver" not in said and "executor" not in said
+
+
+def test_what_is_sent_is_typed_and_names_experiment_and_service_account():
+    with serving(Kfp()) as kfp:
+        assert submit(kfp, "--experiment", "mine", "seed=3", "test_line=0123") == 0
+        assert submit(kfp, "--experiment", "mine", "--service-account", "other") == 0
+    assert [one["display_name"] for one in kfp.experiments] == ["mine"]
+    assert kfp.experiments[0]["namespace"] == "kubeflow"
+    first, second = kfp.runs
+    params = read_params(PARAMS / "demo.yaml", ["seed=3", "test_line=0123"])
+    assert first["runtime_config"]["parameters"] == params
+    assert first["service_account"] == "scgpt-perturb"
+    assert second["service_account"] == "other"
+
+
+@pytest.mark.parametrize("message", ["", "finetune: error:\nno GPU"])
+def test_a_failed_run_names_the_task_where_its_log_is_and_how_to_resume(capsys, message):
+    look = Look("FAILED", FAILED.tasks, message)
+    with serving(Kfp([RUNNING, look])) as kfp:
+        assert submit(kfp, "--namespace", "runs") == 1
+    said = capsys.readouterr().out
+    assert "FAILED after 1:30:00" in said
+    assert f"finetune: {' '.join(message.split()) or 'failed; its log says why'}" in said
+    assert "kubectl logs -n runs -l pipeline/runid=run-0 " in said
+    assert "with checkpoints=<" in said and "finished tasks are not done again" in said
+
+
+def test_a_cancelled_run_is_a_failure(capsys):
+    with serving(Kfp([RUNNING, Look("CANCELING"), Look("CANCELED")])) as kfp:
+        assert submit(kfp) == 1
+    assert "CANCELED" in capsys.readouterr().out
+
+
+def test_an_api_that_is_away_for_a_while_is_asked_again(capsys):
+    looks = [RUNNING, 503, 502, *[CUT] * 4, 500, 429, SUCCEEDED]
+    with serving(Kfp(looks)) as kfp:
+        assert submit(kfp) == 0
+    told = lines_with(capsys.readouterr().out, "asking again")
+    assert len(told) == 1 and "answered 503: no healthy upstream" in told[0]
+
+
+@pytest.mark.parametrize("expired", [401, SIGN_IN_PAGE])
+def test_an_expired_token_is_renewed_by_signing_in_anew(expired):
+    with serving(Kfp([RUNNING, expired, RUNNING, expired, SUCCEEDED])) as kfp:
+        assert submit(kfp) == 0
+    assert kfp.requests.count("GET /apis/v2beta1/healthz") == 3
+
+
+@pytest.mark.parametrize(("look", "says"), [(401, "401"), (403, "403"), (404, "404")])
+def test_an_answer_that_waiting_does_not_change_ends_the_watch(capsys, look, says):
+    with serving(Kfp([RUNNING, look])) as kfp:
+        assert submit(kfp) == 1
+    error = capsys.readouterr().err
+    assert says in error and "the run itself goes on" in error
+
+
+def test_an_api_that_stays_away_ends_the_watch_but_not_the_run():
+    with serving(Kfp([503])) as kfp:
+        assert submit(kfp, "--detach") == 0
+        client, progress = connect(kfp.url), watch.Progress({"ingest"})
+        with pytest.raises(InputError, match=r"answered 503.*the run itself goes on"):
+            watch.follow(client, kfp.url, "run-0", progress, poll=0.01, patience=0.1)
+
+
+def test_detached_returns_right_after_the_link(capsys):
+    with serving(Kfp([503])) as kfp:
+        assert submit(kfp, "--detach") == 0
+    assert kfp.requests[-1] == "POST /apis/v2beta1/runs"
+    assert capsys.readouterr().out.splitlines()[-1].endswith("/#/runs/details/run-0")
+
+
+def test_interrupting_stops_the_watch_and_says_that_the_run_goes_on():
+    with serving(Kfp([RUNNING])) as kfp:
+        command = [sys.executable, "-m", "pipelines.submit", "demo", "--host", kfp.url]
+        with subprocess.Popen(
+            [*command, "--poll", "0.1"], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stdout
+            for line in process.stdout:
+                if "ingest" in line and "RUNNING" in line:
+                    break
+            process.send_signal(signal.SIGINT)
+            said = process.stdout.read()
+    assert process.returncode == 130
+    assert "stopped watching; the run goes on" in said
+    assert not [request for request in kfp.requests if "terminate" in request]
+
+
+def test_what_runs_is_told_now_and_then_when_nothing_changes(capsys, monkeypatch):
+    monkeypatch.setattr(watch, "SECONDS_BETWEEN_LINES", 0.0)
+    with serving(Kfp([RUNNING, RUNNING, SUCCEEDED])) as kfp:
+        assert submit(kfp) == 0
+    assert lines_with(capsys.readouterr().out, "RUNNING: ingest")
+
+
+def test_on_a_terminal_one_line_says_what_runs_and_is_written_over(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    with serving(Kfp([RUNNING, RUNNING, SUCCEEDED])) as kfp:
+        assert submit(kfp) == 0
+    last = capsys.readouterr().out.rpartition("RUNNING: ingest")[2]
+    assert last.startswith("\r\x1b[K")
+
+
+@pytest.mark.parametrize(
+    ("always", "says"),
+    [
+        (401, "gcloud auth"),
+        (403, "port-forward"),
+        (404, "HOST is the address of KFP's UI"),
+        (503, "answered 503"),
+        (SIGN_IN_PAGE, "not as Kubeflow Pipelines does"),
+    ],
+)
+def test_a_host_that_does_not_serve_is_told_in_one_line(capsys, always, says):
+    with serving(Kfp(always=always)) as kfp:
+        assert submit(kfp) == 1
+    error = capsys.readouterr().err
+    assert says in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("host", "says"),
+    [("localhost:8080", "expected https://"), ("", "expected https://"), (None, "cannot be reach")],
+)
+def test_a_host_that_is_not_there_is_told_in_one_line(capsys, caplog, host, says):
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))  # taken, but nobody listens
+        nobody = f"http://127.0.0.1:{unused.getsockname()[1]}"
+        assert submit(Kfp(url=nobody if host is None else host)) == 1
+    error = capsys.readouterr().err
+    assert says in error and error.count("\n") == 1
+    assert not caplog.records
+
+
+def test_an_address_copied_from_the_browser_will_do():
+    with serving(Kfp()) as kfp:
+        assert submit(Kfp(url=f"{kfp.url}/#/experiments")) == 0
+
+
+@pytest.mark.parametrize(
+    ("assignment", "says"),
+    [
+        ("seeed=3", "nearest: 'seed'"),
+        ("recipe=refernce", "allowed: default, reference, smoke"),
+        ("dataset=screens.h5ad", "dataset=screens.h5ad: is on this machine"),
+        ("dataset=file:///data/screens.h5ad", "is on this machine"),
+        ("prior=esm2.parquet", "prior=esm2.parquet: is on this machine"),
+        ("pretrained=models/scgpt_human", "pretrained=models/scgpt_human: is on this machine"),
+        ("pretrained=random://tiny?vocabulary=vocab.json", "pretrained=vocab.json: is on this"),
+        ("split_options.split_file=split.toml", "split_options.split_file=split.toml: is on"),
+        ("publish_to=published", "publish_to=published: is on this machine"),
+        ("split_options.val_fraction=.nan", "cannot be sent"),
+        ("ingest_options.obs_filter={day: 2024-01-01}", "cannot be sent"),
+    ],
+)
+def test_a_parameter_a_cluster_cannot_use_is_refused_before_anything_is_sent(
+    capsys, assignment, says
+):
+    with serving(Kfp()) as kfp:
+        assert submit(kfp, assignment) == 1
+    error = capsys.readouterr().err
+    assert says in error and error.count("\n") == 1
+    assert not kfp.requests
+
+
+def test_what_a_cluster_can_see_passes():
+    remote = ["dataset=https://host/screens.h5ad", "publish_to=hf://owner/name"]
+    check_visible(read_params(PARAMS / "demo.yaml", [*remote, "prior=gs://bucket/esm2.parquet"]))
+
+
+def edited(path: Path, edit) -> Path:
+    """Write the compiled pipeline to ``path`` after ``edit`` changed its pipeline spec."""
+    documents = list(yaml.safe_load_all(PACKAGE.read_text()))
+    edit(documents[0])
+    path.write_text(yaml.safe_dump_all(documents))
+    return path
+
+
+def with_digests(spec: dict) -> None:
+    for name, executor in spec["deploymentSpec"]["executors"].items():
+        image = f"ghcr.io/owner/{name}@sha256:{'0' * 64}"
+        executor["container"]["image"] = image
+
+
+def test_the_package_of_a_release_runs_its_own_images(tmp_path, capsys):
+    release = edited(tmp_path / "release.yaml", with_digests)
+    with serving(Kfp()) as kfp:
+        assert submit(kfp) == 0
+        assert "note: images without digest" in capsys.readouterr().out
+        assert submit(kfp, "--package", str(release)) == 0
+        assert "note:" not in capsys.readouterr().out
+    spec = kfp.runs[1]["pipeline_spec"]["pipeline_spec"]
+    images = {one["container"]["image"] for one in spec["deploymentSpec"]["executors"].values()}
+    assert images == read_package(release).images
+    assert all("@sha256:" in image for image in images)
+
+
+def test_a_package_that_does_not_know_a_parameter_is_told_in_the_apis_words(tmp_path, capsys):
+    def without_seed(spec: dict) -> None:
+        del spec["root"]["inputDefinitions"]["parameters"]["seed"]
+
+    old = edited(tmp_path / "old.yaml", without_seed)
+    with serving(Kfp()) as kfp:
+        assert submit(kfp, "--package", str(old)) == 1
+    error = capsys.readouterr().err
+    assert "not required by pipeline: seed" in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("none.yaml", None, "no such compiled pipeline"),
+        ("p.txt", "x", "expected a compiled pipeline, a .yaml file"),
+        ("p.yaml", "seed: 1", "not a compiled pipeline"),
+        ("p.yaml", "a: [", "not a compiled pipeline"),
+        ("p.yaml", "", "not a compiled pipeline"),
+        ("p.yaml", "pipelineInfo: {name: x}", "not a compiled pipeline"),
+    ],
+)
+def test_a_file_that_is_no_package_is_told_in_one_line(tmp_path, capsys, name, text, says):
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    assert submit(Kfp(url="http://127.0.0.1:9"), "--package", str(tmp_path / name)) == 1
+    error = capsys.readouterr().err
+    assert says in error and error.count("\n") == 1
+
+
+def test_without_the_cache_no_task_is_cached_and_nothing_else_differs(tmp_path):
+    with serving(Kfp()) as kfp:
+        assert submit(kfp) == 0
+        assert submit(kfp, "--no-cache") == 0
+    usual, anew = (json.dumps(run["pipeline_spec"], sort_keys=True) for run in kfp.runs)
+    assert '"enableCache": true' in usual and "enableCache" not in anew
+    assert json.loads(anew) == json.loads(usual.replace('"enableCache": true', ""))
+
+
+def test_the_tasks_of_sub_pipelines_count_and_the_sub_pipelines_do_not(tmp_path):
+    def nested(spec: dict) -> None:
+        spec["components"]["comp-all"] = {"dag": spec["root"].pop("dag")}
+        spec["root"]["dag"] = {"tasks": {"all": {"componentRef": {"name": "comp-all"}}}}
+
+    package = read_package(edited(tmp_path / "nested.yaml", nested))
+    assert package.tasks == read_package(PACKAGE).tasks
+    assert {"ingest", "finetune", "publish"} <= package.tasks
+
+
+def test_a_recurring_run_is_typed_enabled_and_never_piles_up(capsys):
+    with serving(Kfp()) as kfp:
+        assert submit(kfp, "--cron", "0 0 3 * * *", "--run", "nightly", "--no-cache") == 0
+    sent = kfp.recurring_runs[0]
+    assert sent["runtime_config"]["parameters"] == read_params(PARAMS / "demo.yaml", [])
+    assert sent["trigger"] == {"cron_schedule": {"cron": "0 0 3 * * *"}}
+    assert (sent["mode"], sent["max_concurrency"], sent["no_catchup"]) == ("ENABLE", 1, True)
+    assert sent["service_account"] == "scgpt-perturb"
+    assert "enableCache" not in json.dumps(sent["pipeline_spec"])
+    assert f"{kfp.url}/#/recurringrun/details/recurring-0" in capsys.readouterr().out
+    assert not kfp.runs
+
+
+def test_a_crontabs_five_fields_are_refused(capsys):
+    assert submit(Kfp(url="http://127.0.0.1:9"), "--cron", "0 3 * * *") == 1
+    assert "expected six" in capsys.readouterr().err
+
+
+def run_kfp_cli(command: str) -> None:
+    """Run a printed command as a shell would, with the environment's own kfp."""
+    program, *arguments = shlex.split(command)
+    assert program == "kfp"
+    done = subprocess.run(
+        [KFP_CLI, *arguments], cwd=ROOT, capture_output=True, text=True, env=os.environ
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def printed_command(said: str) -> str:
+    return next(line.strip() for line in said.splitlines() if line.startswith("  kfp "))
+
+
+@pytest.mark.parametrize("path", sorted(PARAMS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_printed_command_sends_the_same_run(path, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assignments = IN_A_BUCKET.get(path.stem, [])
+    awkward = ["control_label=null", "test_line=0123", "perturbation_column=it's $HOME"]
+    with serving(Kfp()) as kfp:
+        arguments = [str(path), "--host", kfp.url, "--run", "a b", "--detach"]
+        assert main([*arguments, *assignments, *awkward]) == 0
+        run_kfp_cli(printed_command(capsys.readouterr().out))
+    ours, theirs = kfp.runs
+    assert theirs["runtime_config"] == ours["runtime_config"]
+    assert theirs["runtime_config"]["parameters"] == read_params(path, [*assignments, *awkward])
+    assert theirs["pipeline_spec"] == ours["pipeline_spec"]
+    assert (theirs["display_name"], theirs["experiment_id"]) == ("a b", "experiment-0")
+
+
+values = st.recursive(
+    st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    values | st.sampled_from(["0123", "null", "true", "NaN", "1_0", " 7", '"x"', "[k562]", "1e5"])
+)
+def test_kfps_command_line_reads_back_what_was_written(value):
+    read = parse_parameter_value(on_command_line(value))
+    assert json.dumps(read) == json.dumps(value)
+
+
+def test_the_printed_command_keeps_the_secret_of_a_signed_url_to_itself(capsys):
+    signed = "https://host/screens.h5ad?X-Goog-Signature=c0ffee"
+    with serving(Kfp()) as kfp:
+        assert submit(kfp, f"dataset={signed}", "--detach") == 0
+    assert kfp.runs[0]["runtime_config"]["parameters"]["dataset"] == signed
+    said = capsys.readouterr().out
+    assert "c0ffee" not in said and "dataset=https://host/screens.h5ad?" in said
