@@ -15,7 +15,7 @@ import os
 import shlex
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import redirect_stdout
 from datetime import datetime
 from pathlib import Path
@@ -242,16 +242,19 @@ class Submission:
             )
             if run.error and run.error.message:
                 lines.append(f"  {one_line(run.error.message)}")
-            for name, message in failed_tasks(run, self.package.tasks):
+            failed = dict(failed_tasks(run, self.package.tasks))
+            for name, message in failed.items():
                 lines.append(f"  {name}: {one_line(message) or 'failed; its log says why'}")
-            lines += [f"  logs       {logs}", f"  to resume  {self._how_to_resume()}"]
+            lines += [f"  logs       {logs}", f"  to resume  {self._how_to_resume(failed)}"]
         return "\n".join([*lines, f"  page       {self.link('runs', run.run_id)}"])
 
-    def _how_to_resume(self) -> str:
-        again = "press Retry on the run's page, or submit the same again"
-        if not self.params.get("checkpoints"):
-            again += " with checkpoints=<the place that finetune's log names>"
-        return f"{again}: finished tasks are not done again, finetune goes on from its checkpoint"
+    def _how_to_resume(self, failed: Collection[str]) -> str:
+        again, then = "press Retry on the run's page, or submit the same again", ""
+        if "finetune" in failed:
+            then = ", and finetune goes on from its checkpoint"
+            if not self.params.get("checkpoints"):
+                again += " with checkpoints=<the place that its log names>"
+        return f"{again}: finished tasks are not done again{then}"
 
 
 def check_cron(cron: str) -> None:

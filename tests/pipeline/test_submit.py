@@ -89,6 +89,13 @@ def test_a_failed_run_names_the_task_where_its_log_is_and_how_to_resume(capsys, 
     assert "with checkpoints=<" in said and "finished tasks are not done again" in said
 
 
+def test_a_run_that_names_its_checkpoints_is_resumed_by_submitting_the_same(capsys):
+    with serving(Kfp([FAILED])) as kfp:
+        assert submit(kfp, "checkpoints=gs://bucket/checkpoints") == 1
+    said = capsys.readouterr().out
+    assert "or submit the same again: finished" in said and "goes on from its checkpoint" in said
+
+
 def test_a_cancelled_run_is_a_failure(capsys):
     with serving(Kfp([RUNNING, Look("CANCELING"), Look("CANCELED")])) as kfp:
         assert submit(kfp) == 1
@@ -212,6 +219,7 @@ def test_an_address_copied_from_the_browser_will_do():
         ("pretrained=models/scgpt_human", "pretrained=models/scgpt_human: is on this machine"),
         ("pretrained=random://tiny?vocabulary=vocab.json", "pretrained=vocab.json: is on this"),
         ("split_options.split_file=split.toml", "split_options.split_file=split.toml: is on"),
+        ("checkpoints=runs/checkpoints", "checkpoints=runs/checkpoints: is on this machine"),
         ("publish_to=published", "publish_to=published: is on this machine"),
         ("split_options.val_fraction=.nan", "cannot be sent"),
         ("ingest_options.obs_filter={day: 2024-01-01}", "cannot be sent"),
