@@ -1,0 +1,78 @@
+"""Validate what a cluster is given: manifests, node pools and compiled pipelines, together.
+
+    python -m pipelines.validate
+
+Nothing here needs a cluster. Every finding is one line; with any, the exit code is 1.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from components.shared.errors import InputError
+from pipelines.validation import compiled, custom, files, gke, objects, settings
+from pipelines.validation.tree import Tree
+
+ROOT = Path(__file__).resolve().parents[1]
+CHECKS: tuple[Callable[[Tree], list[str]], ...] = (
+    objects.check_kustomize,
+    objects.check_schemas,
+    objects.check_names,
+    objects.check_rbac,
+    objects.check_quota,
+    objects.check_network_policies,
+    objects.check_pod_security,
+    custom.check_custom_schemas,
+    custom.check_queues,
+    custom.check_compute_class,
+    settings.check_launcher,
+    settings.check_workflow_defaults,
+    compiled.check_packages,
+    compiled.check_inputs,
+    compiled.check_images,
+    compiled.check_references,
+    compiled.check_placement,
+    compiled.check_retries,
+    gke.check_pools,
+    gke.check_identities,
+    gke.check_requests,
+    files.check_style,
+    files.check_secrets,
+    files.check_readme,
+    files.check_submit,
+)
+
+
+def findings(root: Path) -> list[str]:
+    """Return what is wrong in the tree at ``root``, a line each."""
+    tree, found = Tree(root), []
+    for check in CHECKS:
+        try:
+            found += check(tree)
+        except InputError as error:  # what the check needs is missing or cannot be read
+            found.append(str(error))
+    return list(dict.fromkeys(found))
+
+
+def main() -> int:
+    """Validate the repository, or the tree that is given."""
+    parser = argparse.ArgumentParser(
+        prog="validate", description="Validate manifests and pipelines."
+    )
+    parser.add_argument("root", nargs="?", type=Path, default=ROOT, help="the tree to look at")
+    root, started = parser.parse_args().root, time.perf_counter()
+    found = findings(root)
+    for finding in found:
+        print(f"validate: {finding}", file=sys.stderr)
+    if found:
+        print(f"validate: {len(found)} findings", file=sys.stderr)
+        return 1
+    spent = time.perf_counter() - started
+    print(f"validate: {len(CHECKS)} checks found nothing wrong in {spent:.0f} s")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

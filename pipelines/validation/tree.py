@@ -1,0 +1,181 @@
+"""What there is to validate: rendered overlays, compiled pipelines, and the files beside them."""
+
+import json
+import shutil
+import subprocess
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import hcl2
+import yaml
+from lark.exceptions import LarkError
+
+from components.shared.errors import InputError
+
+LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""Compiled pipelines are long; the loader in C reads them ten times faster."""
+NAMESPACE = "kubeflow"
+OWN = "scgpt-perturb"
+"""Name of our service account, role, quota and priority class."""
+
+
+@dataclass(frozen=True)
+class Object:
+    """A Kubernetes object, and the overlays that render it."""
+
+    data: dict[str, Any]
+    overlays: tuple[str, ...]
+
+    @property
+    def kind(self) -> str:
+        """Its kind."""
+        return str(self.data.get("kind"))
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return str(self.data.get("metadata", {}).get("name"))
+
+    @property
+    def namespace(self) -> str:
+        """Its namespace, empty for none."""
+        return str(self.data.get("metadata", {}).get("namespace", ""))
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """Its spec, or nothing."""
+        return self.data.get("spec") or {}
+
+    def __str__(self) -> str:
+        return f"manifests ({', '.join(self.overlays)}): {self.kind}/{self.name}"
+
+
+class Tree:
+    """The repository, or a copy of the part of it that concerns clusters."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @cached_property
+    def rendered(self) -> dict[str, list[dict[str, Any]] | str]:
+        """Objects of each overlay as kustomize renders it, or kustomize's complaint.
+
+        Raises:
+            InputError: there is no kubectl.
+        """
+        kubectl = shutil.which("kubectl")
+        if not kubectl:
+            raise InputError(
+                "kubectl is not on PATH; install Kubernetes' client (https://kubernetes.io/docs/tasks/tools)"
+            )
+        results: dict[str, list[dict[str, Any]] | str] = {}
+        for path in sorted(self.root.glob("manifests/overlays/*/kustomization.yaml")):
+            done = subprocess.run(
+                [kubectl, "kustomize", str(path.parent)],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            results[path.parent.name] = (
+                done.stderr.strip() or "no output"
+                if done.returncode
+                else _documents(path.parent.name, done.stdout)
+            )
+        return results
+
+    @cached_property
+    def overlays(self) -> dict[str, list[dict[str, Any]]]:
+        """Objects of each overlay that kustomize renders."""
+        return {name: found for name, found in self.rendered.items() if isinstance(found, list)}
+
+    @cached_property
+    def patches(self) -> list[dict[str, Any]]:
+        """Patches of KFP's own objects, each as the part of the object that it sets.
+
+        Raises:
+            InputError: not YAML.
+        """
+        found = self.files("manifests/kfp/*.yaml")
+        return [document for name, text in found for document in _documents(name, text)]
+
+    @cached_property
+    def objects(self) -> list[Object]:
+        """All objects and patches; one that several overlays render alike is there once."""
+        seen: dict[str, tuple[dict[str, Any], list[str]]] = {}
+        for overlay, documents in (self.overlays | {"kfp": self.patches}).items():
+            for document in documents:
+                seen.setdefault(json.dumps(document, sort_keys=True), (document, []))[1].append(
+                    overlay
+                )
+        return [Object(document, tuple(names)) for document, names in seen.values()]
+
+    def all_of(self, kind: str, name: str | None = None) -> list[Object]:
+        """Return the objects of a kind, perhaps only those of a name."""
+        return [o for o in self.objects if o.kind == kind and name in (None, o.name)]
+
+    @cached_property
+    def packages(self) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
+        """Each compiled pipeline: file, pipeline spec, platform spec.
+
+        Raises:
+            InputError: not YAML.
+        """
+        found = []
+        for name, text in self.files("pipelines/compiled/*.yaml"):
+            spec, platform = [*_documents(name, text), {}, {}][:2]
+            found.append((name, spec, platform))
+        return found
+
+    @cached_property
+    def secrets(self) -> dict[str, set[str]]:
+        """Keys of each secret that the example names."""
+        path = "manifests/secrets.example.yaml"
+        documents = _documents(path, self.text(path))
+        return {d["metadata"]["name"]: set(d.get("stringData") or {}) for d in documents}
+
+    @cached_property
+    def terraform(self) -> dict[tuple[str, str], dict[str, Any]]:
+        """Terraform's resources by type and name; ``("locals", "")`` has the local values.
+
+        Raises:
+            InputError: not Terraform.
+        """
+        options = hcl2.SerializationOptions(
+            strip_string_quotes=True, with_comments=False, explicit_blocks=False
+        )
+        found: dict[tuple[str, str], dict[str, Any]] = defaultdict(dict)
+        path = "manifests/gke/main.tf"
+        try:
+            parsed = hcl2.loads(self.text(path), serialization_options=options)
+        except LarkError as error:
+            raise InputError(f"{path}: not Terraform ({str(error).splitlines()[0]})") from None
+        for block in parsed.get("locals", []):
+            found[("locals", "")].update(block)
+        for block in parsed.get("resource", []):
+            for kind, named in block.items():
+                for name, body in named.items():
+                    found[(kind, name)] = body
+        return found
+
+    def files(self, *patterns: str) -> Iterator[tuple[str, str]]:
+        """Yield path and text of the files that match, in order."""
+        for path in sorted({path for pattern in patterns for path in self.root.glob(pattern)}):
+            if path.is_file():
+                yield str(path.relative_to(self.root)), path.read_text()
+
+    def text(self, path: str) -> str:
+        """Return the text of a file, empty if it is not there."""
+        file = self.root / path
+        return file.read_text() if file.is_file() else ""
+
+
+def _documents(path: str, text: str) -> list[dict[str, Any]]:
+    try:
+        loaded = yaml.load_all(text, Loader=LOADER)
+        return [document for document in loaded if isinstance(document, dict)]
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not YAML ({error}); correct it") from None
