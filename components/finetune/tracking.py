@@ -1,55 +1,63 @@
-"""Weights & Biases: offline unless a key is set, and never the reason a run fails."""
+"""Weights & Biases: offline unless a key is set, and never the reason a run fails or waits long."""
 
+import json
 import os
+import re
 import shutil
+import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import IO, Any, cast
 
-T = TypeVar("T")
+PROCESS = Path(__file__).with_name("wandb_run.py")
+START_SECONDS = 30.0
+"""For reaching the service, else the run is kept offline; training does not wait for it."""
+FINISH_SECONDS = 45.0
+"""For sending what is left at the end."""
+END_SECONDS = 60.0
+"""For all of the end, the start of a very short run included; then the process is killed."""
+WARNING = re.compile(r"wandb: (?:WARNING|ERROR) (.+?)\.?(?: *$|\. )")
+LEADING_FOLDERS = re.compile(r"(^|=)(?:file://)?/(?:.*/)?(?=[^/])")
+"""Of a path, or of the one in the query of a ``random://`` model."""
 
 
 class Tracker:
-    """A Weights & Biases run; where it cannot be reached, training goes on without it."""
+    """A Weights & Biases run in a process of its own; without it, training goes on."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         """Start a run: online with `WANDB_API_KEY` if that works, else offline."""
-        # Its own process goes on writing logs for a while, so the run is kept outside the artifact.
-        self._scratch = tempfile.mkdtemp(prefix="wandb.")
-        self._run: Any = None
-        if os.environ.get("WANDB_API_KEY"):
-            self._run = self._quietly(lambda: self._start(config, "online"))
-        if self._run is None:
-            self._run = self._quietly(lambda: self._start(config, "offline"))
-
-    def _start(self, config: Mapping[str, Any], mode: Literal["online", "offline"]) -> Any:
-        import wandb
-
-        # Statistics and metadata of the machine are left out: they name paths, hosts and users.
-        settings = wandb.Settings(
-            console="off",
-            silent=True,
-            init_timeout=30,
-            x_disable_meta=True,
-            x_disable_stats=True,
-            x_save_requirements=False,
-            disable_git=True,
-            save_code=False,
-        )
-        return wandb.init(
-            project=os.environ.get("WANDB_PROJECT", "scgpt-perturb"),
-            mode=mode,
-            dir=self._scratch,
-            config=dict(config),
-            settings=settings,
+        self._facts: dict[str, Any] = {}
+        # The process goes on writing logs for a while, so the run is kept outside the artifact.
+        self._scratch = Path(tempfile.mkdtemp(prefix="wandb."))
+        with (self._scratch / "messages").open("wb") as messages:
+            # -P: the folder of the file has modules with the names of others' modules.
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", str(PROCESS)],
+                bufsize=0,
+                stdin=subprocess.PIPE,
+                stdout=messages,
+                stderr=subprocess.STDOUT,
+                cwd=self._scratch,
+                env=_environment(),
+                start_new_session=True,  # an interrupt from the keyboard is for training alone
+            )
+        self._input = cast(IO[bytes], self._process.stdin)
+        os.set_blocking(self._input.fileno(), False)
+        self._send(
+            {
+                "online": _wants_online(),
+                "config": without_paths(dict(config)),
+                "start_seconds": START_SECONDS,
+                "finish_seconds": FINISH_SECONDS,
+            }
         )
 
     def log(self, facts: Mapping[str, Any]) -> None:
         """Log the numbers of one epoch; ``facts`` has an `epoch`."""
-        if self._run is not None:
-            self._quietly(lambda: self._run.log(dict(facts), step=facts["epoch"]))
+        self._send(facts)
+        self._hear()
 
     def finish(self, folder: Path) -> str:
         """End the run and keep it in ``folder``/wandb, where `wandb sync` can send it later.
@@ -57,32 +65,93 @@ class Tracker:
         Returns:
             The run's URL when online, else its folder relative to ``folder``, '' without a run.
         """
-        kept = self._quietly(lambda: self._keep(folder)) if self._run is not None else None
-        self._run = None
-        return kept or ""
+        self._send({"exit_code": 0})
+        trouble = self._end()
+        if self._kept:
+            # The log alone: `wandb sync` makes the other files of it anew, and what it changed
+            # would no longer be what the artifact's provenance says.
+            (folder / self._kept).mkdir(parents=True)
+            for log in (self._scratch / self._kept).glob("*.wandb"):
+                shutil.copy(log, folder / self._kept)
+        if trouble:
+            self._say(trouble)
+        return self._facts.get("url") or self._kept
 
     def __enter__(self) -> "Tracker":
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Mark a run that was not finished as failed, and tidy up."""
-        if self._run is not None:
-            self._quietly(lambda: self._run.finish(exit_code=1))
+        """End a run that was not finished, marked as failed, and tidy up."""
+        self._send({"exit_code": 1})
+        self._end()
         shutil.rmtree(self._scratch, ignore_errors=True)
 
-    def _keep(self, folder: Path) -> str:
-        run = Path(self._run.dir).parent
-        url = None if self._run.settings.mode == "offline" else self._run.url
-        self._run.finish()
-        kept = Path("wandb") / run.name
-        shutil.copytree(run, folder / kept, ignore=shutil.ignore_patterns("logs", "tmp", "*.log"))
-        return url or str(kept)
+    @property
+    def _kept(self) -> str:
+        """The run's folder, in the scratch folder as in the artifact; '' before it has one."""
+        return self._facts.get("folder", "")
 
-    def _quietly(self, call: Callable[[], T]) -> T | None:
+    def _send(self, facts: Mapping[str, Any]) -> None:
+        """Write one line; a process that has ended, or reads no more, is written to no more."""
+        line = json.dumps(facts).encode() + b"\n"
         try:
-            return call()
-        except Exception as error:
-            reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-            print(f"finetune: Weights & Biases failed: {reason}", file=sys.stderr, flush=True)
-            self._run = None
-            return None
+            whole = self._input.write(line) == len(line)
+        except (OSError, ValueError):
+            whole = False
+        if not whole:
+            self._input.close()
+
+    def _hear(self) -> None:
+        """Take in what the process has to tell of the run, once it has, and pass trouble on."""
+        told = self._scratch / "run.json"
+        if not self._facts and told.exists():
+            self._facts = json.loads(told.read_text())
+            if self._facts["trouble"]:
+                self._say(self._facts["trouble"])
+
+    def _end(self) -> str:
+        """Wait for the process, for a while; return what went wrong, '' if nothing did."""
+        self._input.close()
+        try:
+            code = self._process.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+            self._hear()
+            return f"not done within {END_SECONDS:g} s"
+        self._hear()
+        messages = (self._scratch / "messages").read_text(errors="replace").splitlines()
+        warned = [found[1] for line in messages if (found := WARNING.match(line))]
+        if warned:
+            return warned[0]
+        last = messages[-1] if messages else f"exit code {code}"
+        return f"its process failed: {last}" if code else ""
+
+    def _say(self, trouble: str) -> None:
+        kept = (
+            f"the run is kept, `wandb sync --include-online {self._kept}` in the model's folder "
+            "sends it"
+            if self._kept
+            else "the run is not kept"
+        )
+        print(f"finetune: Weights & Biases: {trouble[:200]}; {kept}", file=sys.stderr, flush=True)
+
+
+def _wants_online() -> bool:
+    mode = os.environ.get("WANDB_MODE") or "online"
+    return mode == "online" and bool(os.environ.get("WANDB_API_KEY"))
+
+
+def _environment() -> dict[str, str]:
+    # Not the service of a caller's own run, which would outlive this one; and no crash reports.
+    kept = {key: value for key, value in os.environ.items() if key != "WANDB_SERVICE"}
+    return kept | {"WANDB_ERROR_REPORTING": "false"}
+
+
+def without_paths(value: Any) -> Any:
+    """Return ``value`` with every absolute local path in it cut down to its last part."""
+    if isinstance(value, Mapping):
+        return {key: without_paths(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_paths(item) for item in value]
+    return LEADING_FOLDERS.sub(r"\1", value) if isinstance(value, str) else value
