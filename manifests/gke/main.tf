@@ -29,6 +29,7 @@ locals {
 resource "google_project_service" "used" {
   for_each = toset([
     "artifactregistry.googleapis.com",
+    "compute.googleapis.com",
     "container.googleapis.com",
     "containerfilesystem.googleapis.com", # image streaming
     "iam.googleapis.com",

@@ -4,7 +4,7 @@ import re
 
 import yaml
 from yamllint import linter
-from yamllint.config import YamlLintConfig
+from yamllint.config import YamlLintConfig, YamlLintConfigError
 
 from pipelines.validation.tree import NAMESPACE, OWN, Tree
 
@@ -23,7 +23,10 @@ def check_style(tree: Tree) -> list[str]:
     settings = tree.text(".yamllint")
     if not settings:
         return [".yamllint: no such file; expected yamllint's settings"]
-    config = YamlLintConfig(settings)
+    try:
+        config = YamlLintConfig(settings)
+    except YamlLintConfigError as error:
+        return [f".yamllint: {error}; correct it"]
     return [
         f"{path}:{problem.line}: {problem.desc} ({problem.rule or 'syntax'}); correct it"
         for path, text in tree.files(*STYLED)

@@ -33,7 +33,7 @@ SCOPED_QUOTA = {"pods", "cpu", "memory", "requests.cpu", "requests.memory", "lim
 def check_kustomize(tree: Tree) -> list[str]:
     """Every overlay renders."""
     findings = [
-        f"manifests/overlays/{name}: kustomize: {found.splitlines()[-1]}; "
+        f"manifests/overlays/{name}: kustomize: {found.removeprefix('error: ')}; "
         f"see kubectl kustomize manifests/overlays/{name}"
         for name, found in tree.rendered.items()
         if isinstance(found, str)

@@ -70,7 +70,7 @@ class Tree:
         kubectl = shutil.which("kubectl")
         if not kubectl:
             raise InputError(
-                "kubectl is not on PATH; install Kubernetes' client (https://kubernetes.io/docs/tasks/tools)"
+                "kubectl is not on PATH; install 1.27 or later (https://kubernetes.io/docs/tasks/tools)"
             )
         results: dict[str, list[dict[str, Any]] | str] = {}
         for path in sorted(self.root.glob("manifests/overlays/*/kustomization.yaml")):
@@ -81,7 +81,7 @@ class Tree:
                 check=False,
             )
             results[path.parent.name] = (
-                done.stderr.strip() or "no output"
+                (done.stderr.strip() or "no output").splitlines()[-1]
                 if done.returncode
                 else _documents(path.parent.name, done.stdout)
             )
@@ -97,10 +97,10 @@ class Tree:
         """Patches of KFP's own objects, each as the part of the object that it sets.
 
         Raises:
-            InputError: not YAML.
+            InputError: not YAML, or not objects.
         """
         found = self.files("manifests/kfp/*.yaml")
-        return [document for name, text in found for document in _documents(name, text)]
+        return [document for name, text in found for document in _objects(name, text)]
 
     @cached_property
     def objects(self) -> list[Object]:
@@ -132,9 +132,13 @@ class Tree:
 
     @cached_property
     def secrets(self) -> dict[str, set[str]]:
-        """Keys of each secret that the example names."""
+        """Keys of each secret that the example names.
+
+        Raises:
+            InputError: not YAML, or not objects.
+        """
         path = "manifests/secrets.example.yaml"
-        documents = _documents(path, self.text(path))
+        documents = _objects(path, self.text(path))
         return {d["metadata"]["name"]: set(d.get("stringData") or {}) for d in documents}
 
     @cached_property
@@ -179,3 +183,13 @@ def _documents(path: str, text: str) -> list[dict[str, Any]]:
         return [document for document in loaded if isinstance(document, dict)]
     except yaml.YAMLError as error:
         raise InputError(f"{path}: not YAML ({error}); correct it") from None
+
+
+def _objects(path: str, text: str) -> list[dict[str, Any]]:
+    documents = _documents(path, text)
+    for document in documents:
+        if not {"apiVersion", "kind"} <= set(document) or not (document.get("metadata") or {}).get(
+            "name"
+        ):
+            raise InputError(f"{path}: expected objects with apiVersion, kind and metadata.name")
+    return documents

@@ -429,6 +429,25 @@ def test_a_mistake_is_told_in_its_own_line(mistake, tree, before):
     assert all("\n" not in line for line in new)
 
 
+UNREADABLE = {
+    H100: "a: [b\n",
+    "pipelines/compiled/scgpt-perturb-cpu.yaml": "root: {}\n",
+    ARGO: "data: {}\n",
+    "manifests/secrets.example.yaml": "kind: Secret\n",
+    "manifests/overlays/kind/kustomization.yaml": "",
+    "images/images.lock": "{",
+    ".yamllint": "rules: {tabs: enable}\n",
+}
+
+
+@pytest.mark.parametrize("path", UNREADABLE)
+def test_a_file_that_cannot_be_read_is_a_finding(path, tree, before):
+    (tree / path).write_text(UNREADABLE[path])
+    new = [line for line in findings(tree) if line not in before]
+    assert any(path.removesuffix("/kustomization.yaml") in line for line in new), new
+    assert all("\n" not in line for line in new)
+
+
 def test_the_command_prints_every_finding_and_fails(tree, before):
     swap("manifests/base/rbac.yaml", "verbs: [create, patch]", 'verbs: ["*"]')(tree)
     swap("manifests/base/namespace.yaml", "enforce: baseline", "enforce: privileged")(tree)
@@ -449,5 +468,5 @@ def test_a_missing_kubectl_is_one_line(tree, before, monkeypatch):
     monkeypatch.setenv("PATH", str(tree))
     told = [line for line in findings(tree) if "kubectl" in line and line not in before]
     assert told == [
-        "kubectl is not on PATH; install Kubernetes' client (https://kubernetes.io/docs/tasks/tools)"
+        "kubectl is not on PATH; install 1.27 or later (https://kubernetes.io/docs/tasks/tools)"
     ]
