@@ -116,7 +116,8 @@ def _to_bucket(folder: Path, uri: str) -> str:
         try:
             for path in files:
                 remote = _object(prefix, path.relative_to(folder).as_posix())
-                blob = storage_gs.upload(path, bucket, remote)
+                with storage_gs.errors(f"gs://{name}/{remote}"):
+                    blob = storage_gs.upload(path, bucket, remote)
                 if blob is not None:
                     uploaded.append(blob)
                 moved(path.stat().st_size)

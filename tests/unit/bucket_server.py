@@ -1,11 +1,32 @@
-"""A Cloud Storage emulator for tests, with the preconditions that it does not know itself."""
+"""A Cloud Storage emulator for tests: gcp-storage-emulator with what it lacks, and with faults.
 
+Added here, as Cloud Storage does it, as far as our code goes:
+
+- ``ifGenerationMatch`` of facts, downloads, simple uploads, resumable uploads (when the session
+  begins, and again when its object would come to be) and deletes, answered with 412; ``generation``
+  of facts and downloads, answered with 404 for any but the live one;
+- resumable uploads: bytes that are here already are passed over, a chunk that was cut is kept up to
+  a multiple of 256 KiB, the CRC32C sent with the last chunk is checked, and a finished session says
+  again what it made;
+- one change at a time, since the emulator does not lock.
+
+Not covered: metageneration preconditions, ``ifGenerationNotMatch``, versions that are no longer
+live, status queries and expiry of resumable sessions, permissions (a 403 is a fault that a test
+asks for), and the XML API. The XML multipart API, which ``upload_chunks_concurrently`` speaks, is
+not used by us: its uploads take no precondition, so they cannot keep an object that is there from
+being replaced; a resumable upload can.
+"""
+
+import io
 import json
 import logging
+import re
 import socket
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from http.server import ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -15,18 +36,85 @@ from gcp_storage_emulator.handlers.buckets import create_bucket
 from gcp_storage_emulator.server import RequestHandler
 from gcp_storage_emulator.storage import Storage
 
+KEPT = 256 * 2**10
+"""Of a chunk that is cut, Cloud Storage keeps a multiple of so many bytes."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The connection breaks after so many bytes of the body, the client's or the answer's."""
+
+    after: int
+
+
+@dataclass(frozen=True)
+class Lost:
+    """The request is carried out, and the connection breaks before the answer."""
+
+
+@dataclass(frozen=True)
+class Damaged:
+    """The last byte of the body, the client's or the answer's, arrives changed."""
+
+
+Fault = int | Cut | Lost | Damaged | None
+"""What befalls a request: an int is a status to answer with, None lets it pass."""
+
 
 class Emulator:
-    """What the tests see of the emulator: its content, and faults to come."""
+    """What the tests see of the emulator: its content, what was asked, and faults to come."""
 
     def __init__(self) -> None:
         logging.getLogger("gcp_storage_emulator").setLevel(logging.CRITICAL)
         self.storage = Storage(use_memory_fs=True)
+        self.lock = threading.RLock()
         self.uploads: list[str] = []
         """Names of the objects in the order of their uploads."""
-        self.refuse_upload_of = ""
-        """Ending of an object's name whose upload is answered with 403."""
+        self.requests: list[tuple[str, str, str]] = []
+        """Kind, object's name and range of each request."""
+        self.made: dict[str, str] = {}
+        """Name of the object that each finished resumable session made."""
+        self.latency = 0.0
+        """Seconds before each answer."""
+        self.rate = 0.0
+        """Bytes per second that one connection brings to the client; 0 is as fast as it goes."""
         self.port = 0
+        self._faults: dict[tuple[str, str], Iterator[Fault | Callable[[], object]]] = {}
+
+    def fail(
+        self, kind: str, faults: Iterable[Fault | Callable[[], object]], name: str = ""
+    ) -> None:
+        """Let the coming requests of a kind fail, one fault each.
+
+        Args:
+            kind: ``facts``, ``list``, ``download``, ``upload`` (simple), ``session`` (begin a
+                resumable upload), ``chunk`` (of one) or ``delete``.
+            faults: perhaps endless; a function is called when its request comes, and lets it pass.
+            name: end of the name of the object.
+        """
+        self._faults[kind, name] = iter(faults)
+
+    def mend(self) -> None:
+        """Forget all faults."""
+        self._faults.clear()
+
+    def fault(self, kind: str, name: str) -> Fault:
+        """Return what is to befall a request."""
+        with self.lock:
+            plans = [
+                faults
+                for (of_kind, end), faults in self._faults.items()
+                if of_kind == kind and name.endswith(end)
+            ]
+            fault = next(plans[0], None) if plans else None
+        if callable(fault):
+            fault()
+            return None
+        return fault
+
+    def ranges(self, kind: str = "download") -> list[str]:
+        """Return the ranges of the requests of a kind, in order."""
+        return [span for of_kind, _, span in self.requests if of_kind == kind]
 
     def bucket(self, name: str) -> None:
         create_bucket(name, self.storage)
@@ -37,12 +125,12 @@ class Emulator:
     def read(self, bucket: str, name: str) -> bytes:
         return self.storage.get_file(bucket, name)
 
-    def has(self, bucket: str, name: str) -> bool:
+    def generation(self, bucket: str, name: str) -> str:
+        """Return the generation of an object, ``0`` if there is none."""
         try:
-            self.storage.get_file_obj(bucket, name)
+            return self.storage.get_file_obj(bucket, name)["generation"]
         except NotFound:
-            return False
-        return True
+            return "0"
 
     def damage(self, bucket: str, name: str, content: bytes) -> None:
         """Replace what is sent, not what the bucket says of it."""
@@ -55,56 +143,185 @@ class _Handler(RequestHandler):
         self.emulator = emulator
         super().__init__(emulator.storage, *args)
 
+    def do_GET(self) -> None:  # noqa: N802
+        bucket, name, query = self._asked()
+        kind = "download" if query.get("alt") == "media" else "facts" if name else "list"
+        fault = self._fault(kind, name or query.get("prefix", ""), self.headers.get("Range", ""))
+        self._send(self._answer(super().do_GET, fault, self._refusal(bucket, name, query)), fault)
+
+    def do_DELETE(self) -> None:  # noqa: N802
+        bucket, name, query = self._asked()
+        fault = self._fault("delete", name)
+        with self.emulator.lock:
+            answer = self._answer(super().do_DELETE, fault, self._refusal(bucket, name, query))
+        self._send(answer, fault)
+
     def do_POST(self) -> None:  # noqa: N802
+        """Take a simple upload, or begin a resumable one."""
+        bucket, _, query = self._asked()
+        simple = query["uploadType"] == "multipart"
+        size = int(self.headers["Content-Length"])
+        body = self.rfile.read(min(size, 4096))
+        name = query.get("name") or _name_in(body)
+        fault = self._fault("upload" if simple else "session", name)
+        body += self.rfile.read(max(_taken(fault, size) - len(body), 0))
+        if isinstance(fault, Cut):
+            self._hang_up()
+            return
+        if isinstance(fault, Damaged):
+            body = _changed(body, body.rindex(b"\r\n--") - 1)
+        with self.emulator.lock:
+            refusal = self._unmet(bucket, name, query)
+            answer = self._answer(super().do_POST, fault, refusal, body)
+            if simple and _is_ok(answer):
+                self.emulator.uploads.append(name)
+        self._send(answer, fault)
+
+    def do_PUT(self) -> None:  # noqa: N802
+        """Take a chunk of a resumable upload."""
+        bucket, _, query = self._asked()
+        session = query["upload_id"]
+        name = self.emulator.made.get(session) or self.storage.resumable[session]["name"]
+        span = self.headers["Content-Range"]
+        fault = self._fault("chunk", name, span)
+        start, end, total = map(int, re.findall(r"\d+", span))
+        body = self.rfile.read(_taken(fault, end + 1 - start))
+        if isinstance(fault, Damaged):
+            body = _changed(body, len(body) - 1)
+        with self.emulator.lock:
+            if session in self.emulator.made:
+                made = self.storage.get_file_obj(bucket, name)
+                answer = _answer_of(200, json.dumps(made).encode())
+            else:
+                body = body[self.storage.get_resumable_byte_count(session) - start :]
+                if isinstance(fault, Cut):
+                    kept = len(body) // KEPT * KEPT
+                    self.storage.add_to_resumable_upload(session, body[:kept])
+                    self._hang_up()
+                    return
+                last = end + 1 == total
+                refusal = self._unmet(bucket, name, query) if last else 0
+                self._expect(session, body, end, total)
+                answer = self._answer(super().do_PUT, fault, refusal, body)
+                if last and _is_ok(answer):
+                    self.emulator.made[session] = name
+                    self.emulator.uploads.append(name)
+        self._send(answer, fault)
+
+    def _expect(self, session: str, body: bytes, end: int, total: int) -> None:
+        """Say to the emulator which bytes come, and their CRC32C."""
+        span = f"bytes {end + 1 - len(body)}-{end}/{total}"
+        self.headers.replace_header("Content-Range", span)
+        if sent := re.fullmatch("crc32c=(.+)", self.headers.get("x-goog-hash", "")):
+            self.storage.resumable[session]["crc32c"] = sent[1]
+
+    def _asked(self) -> tuple[str, str, dict[str, str]]:
+        """Return bucket and object of the path, and the query."""
         parts = urlsplit(self.path)
-        query = parse_qs(parts.query)
-        if parts.path.startswith("/upload/") and "upload_id" not in query:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            name = query["name"][0] if "name" in query else _name_in(body)
-            bucket = unquote(parts.path.split("/b/")[1].split("/")[0])
-            if self.emulator.refuse_upload_of and name.endswith(self.emulator.refuse_upload_of):
-                self._refuse(403)
-                return
-            if query.get("ifGenerationMatch") == ["0"] and self.emulator.has(bucket, name):
-                self._refuse(412)
-                return
-            self.emulator.uploads.append(name)
-            self.rfile = _Again(body)
-        super().do_POST()
+        bucket, _, name = parts.path.partition("/b/")[2].partition("/o")
+        query = {key: values[0] for key, values in parse_qs(parts.query).items()}
+        return unquote(bucket), unquote(name.removeprefix("/")), query
 
-    def _refuse(self, status: int) -> None:
-        body = json.dumps({"error": {"code": status, "message": "refused"}}).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
+    def _fault(self, kind: str, name: str, span: str = "") -> Fault:
+        self.emulator.requests.append((kind, name, span))
+        return self.emulator.fault(kind, name)
+
+    def _refusal(self, bucket: str, name: str, query: dict[str, str]) -> int:
+        """Return the status a request for an object that is there is refused with, or 0."""
+        live = self.emulator.generation(bucket, name)
+        if live == "0":
+            return 0
+        gone = query.get("generation", live) != live
+        return 404 if gone else self._unmet(bucket, name, query)
+
+    def _unmet(self, bucket: str, name: str, query: dict[str, str]) -> int:
+        live = self.emulator.generation(bucket, name)
+        return 412 if query.get("ifGenerationMatch", live) != live else 0
+
+    def _answer(
+        self, handle: Callable[[], None], fault: Fault, refusal: int, body: bytes = b""
+    ) -> bytes:
+        """Return what is to be sent: a refusal, or what the emulator answers."""
+        status = fault if isinstance(fault, int) else refusal
+        if status:
+            text = json.dumps({"error": {"code": status, "message": "refused"}})
+            return _answer_of(status, text.encode())
+        if body:
+            self.headers.replace_header("Content-Length", str(len(body)))
+        connection = self.rfile, self.wfile
+        self.rfile, self.wfile = io.BytesIO(body), io.BytesIO()
+        try:
+            with self.emulator.lock:
+                handle()
+            return self.wfile.getvalue()
+        finally:
+            self.rfile, self.wfile = connection
+
+    def _send(self, answer: bytes, fault: Fault) -> None:
+        time.sleep(self.emulator.latency)
+        if isinstance(fault, Lost):
+            self._hang_up()
+            return
+        head, mark, body = answer.partition(b"\r\n\r\n")
+        if self.command == "GET" and isinstance(fault, Damaged):
+            body = _changed(body, len(body) - 1)
+        # A client that was killed hangs up.
+        with suppress(ConnectionError):
+            self.wfile.write(head + mark)
+            self._send_body(body[: _taken(fault, len(body))])
+        if isinstance(fault, Cut):
+            self._hang_up()
+
+    def _send_body(self, body: bytes) -> None:
+        rate = self.emulator.rate
+        if not rate:
+            self.wfile.write(body)
+            return
+        begun, bit = time.monotonic(), 2**16
+        for start in range(0, len(body), bit):
+            self.wfile.write(body[start : start + bit])
+            time.sleep(max(begun + (start + bit) / rate - time.monotonic(), 0))
+
+    def _hang_up(self) -> None:
+        self.close_connection = True
+        with suppress(OSError):
+            self.connection.shutdown(socket.SHUT_RDWR)
 
 
-class _Again:
-    """A body that was read once, to be read by the emulator."""
+def _taken(fault: Fault, size: int) -> int:
+    """Return how much of a body of ``size`` bytes comes through."""
+    return min(fault.after, size) if isinstance(fault, Cut) else size
 
-    def __init__(self, body: bytes) -> None:
-        self.body = body
 
-    def read(self, size: int) -> bytes:
-        return self.body[:size]
+def _changed(body: bytes, at: int) -> bytes:
+    return body[:at] + bytes([body[at] ^ 1]) + body[at + 1 :]
 
-    def close(self) -> None:
-        pass
+
+def _answer_of(status: int, body: bytes) -> bytes:
+    head = f"HTTP/1.0 {status} \r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+    return head.encode() + b"\r\n\r\n" + body
+
+
+def _is_ok(answer: bytes) -> bool:
+    return answer.split(b" ", 2)[1] == b"200"
 
 
 def _name_in(body: bytes) -> str:
-    """Return the object's name in the JSON part of an upload."""
+    """Return the object's name in the JSON that an upload begins with."""
     start = body.index(b"{")
     return json.JSONDecoder().raw_decode(body[start:].decode(errors="replace"))[0]["name"]
+
+
+class _Server(ThreadingHTTPServer):
+    # Of several connections at once, the default of 5 makes some wait for a second.
+    request_queue_size = 64
 
 
 @contextmanager
 def emulating() -> Iterator[Emulator]:
     """Run an emulator; its port is filled in."""
     emulator = Emulator()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, emulator))
+    server = _Server(("127.0.0.1", 0), partial(_Handler, emulator))
     emulator.port = server.server_port
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()

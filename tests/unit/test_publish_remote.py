@@ -1,13 +1,16 @@
 """Publishing to a bucket and to the Hub: whole or not at all, and no secret in the output."""
 
+import re
 from collections.abc import Iterator
+from itertools import repeat
 from pathlib import Path
 
 import pytest
 
 from components.publish.publish import check_target, publish
+from components.shared import storage_gs
 from components.shared.errors import InputError
-from tests.unit.bucket_server import Emulator, emulating
+from tests.unit.bucket_server import Cut, Emulator, Fault, Lost, emulating
 from tests.unit.hub_server import COMMIT, TOKEN, Hub, content_of, run_with_hub, serving_hub
 from tests.unit.publish_run import Run, finished_run
 from tests.unit.test_publish import FILES, tree
@@ -24,6 +27,8 @@ def gs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
     with emulating() as emulator:
         emulator.bucket("models")
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{emulator.port}")
+        retry = storage_gs.RETRY.with_delay(initial=0.01, maximum=0.02).with_timeout(0.3)
+        monkeypatch.setattr(storage_gs, "RETRY", retry)
         yield emulator
 
 
@@ -57,7 +62,7 @@ def test_an_upload_that_fails_deletes_what_it_uploaded_and_nothing_else(
 ) -> None:
     publish(*run.folders(), "gs://models/other", tmp_path / "other")
     before = in_bucket(gs, "")
-    gs.refuse_upload_of = "scgpt_replogle_test.h5ad"
+    gs.fail("upload", repeat(403), "scgpt_replogle_test.h5ad")
     with pytest.raises(InputError) as error:
         publish(*run.folders(), "gs://models/a", tmp_path / "published")
     assert "access denied" in one_line(error)
@@ -66,10 +71,40 @@ def test_an_upload_that_fails_deletes_what_it_uploaded_and_nothing_else(
     assert not (tmp_path / "published").exists()
 
 
+@pytest.mark.parametrize("fault", [429, 500, 503, Cut(100), Lost()])
+def test_a_passing_fault_in_the_midst_is_tried_again(
+    gs: Emulator, run: Run, tmp_path: Path, fault: Fault
+) -> None:
+    gs.fail("upload", [None, fault, fault, None, fault])
+    publish(*run.folders(), "gs://models/a", tmp_path / "published")
+    assert in_bucket(gs, "a/") == tree(tmp_path / "published")
+    assert gs.uploads[-1] == "a/provenance.json"
+    assert len(gs.uploads) == len(FILES)
+
+
+@pytest.mark.parametrize("last", ["scgpt_replogle_test.h5ad", "provenance.json"])
+@pytest.mark.parametrize("fault", [503, Cut(100)])
+def test_an_object_that_fails_for_ever_leaves_nothing_behind(
+    gs: Emulator, run: Run, tmp_path: Path, last: str, fault: Fault
+) -> None:
+    # Of the first object the answer is lost, so that it is there when it is sent again.
+    gs.fail("upload", [Lost()], "best_model.pt")
+    gs.fail("upload", repeat(fault), last)
+    gs.fail("delete", [503, None, Lost()])
+    with pytest.raises(InputError) as error:
+        publish(*run.folders(), "gs://models/a", tmp_path / "published")
+    assert re.match(
+        rf"gs://models/a/(predictions/)?{last}: .* gave up after 0.3 s", one_line(error)
+    )
+    assert "a/best_model.pt" in gs.uploads
+    assert gs.names("models") == []
+    assert not (tmp_path / "published").exists()
+
+
 def test_another_file_at_the_prefix_is_never_replaced(
     gs: Emulator, run: Run, tmp_path: Path
 ) -> None:
-    gs.storage.create_file("models", "a/best_model.pt", b"mine", {"crc32c": "x", "name": "a/b"})
+    storage_gs.client().bucket("models").blob("a/best_model.pt").upload_from_string(b"mine")
     with pytest.raises(InputError) as error:
         publish(*run.folders(), "gs://models/a", tmp_path / "published")
     assert "a/best_model.pt: exists already" in one_line(error)
