@@ -4,12 +4,16 @@ import os
 import shutil
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from components.publish.files import OPTIONAL_NAMES
 from components.shared.artifact import PROVENANCE, beside
 from components.shared.downloads import watching
 from components.shared.errors import InputError, shortlist
 from components.shared.storage import local_path, scheme_of
+
+if TYPE_CHECKING:
+    from huggingface_hub import CommitInfo, HfApi
 
 ALLOWED = "a folder, file://, gs://bucket/prefix, hf://<owner>/<name>[@branch], or empty"
 TOKEN = "HF_TOKEN"  # noqa: S105  the variable's name
@@ -172,47 +176,58 @@ def _check_hub(uri: str) -> None:
     repository, _ = _repository(uri)
     api = HfApi(token=_token())
     with storage_hf.errors(f"publish_to {uri}", repository):
-        api.whoami()
+        storage_hf.trying(f"publish_to {uri}", api.whoami)
 
 
 def _to_hub(folder: Path, uri: str) -> str:
-    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+    from huggingface_hub import HfApi
     from huggingface_hub.utils import disable_progress_bars
 
     from components.shared import storage_hf
 
     repository, branch = _repository(uri)
     api = HfApi(token=_token())
-    files = _files(folder)
-    total = sum(path.stat().st_size for path in files)
+    files = {path.relative_to(folder).as_posix(): path for path in _files(folder)}
+    total = sum(path.stat().st_size for path in files.values())
     if not sys.stderr.isatty():
         disable_progress_bars()
     _say(f"uploading {len(files)} files, {total / 1e9:.3f} GB, to {uri}")
-    names = [path.relative_to(folder).as_posix() for path in files]
-    additions = [
-        CommitOperationAdd(name, str(path)) for name, path in zip(names, files, strict=True)
-    ]
-    with storage_hf.errors(f"publish_to {uri}", repository):
-        # A repository that is made here is private: its owner opens it, having read the card.
-        api.create_repo(repository, private=True, exist_ok=True)
-        if branch != "main":
-            api.create_branch(repository, branch=branch, exist_ok=True)
-        stale = [
-            CommitOperationDelete(name)
-            for name in OPTIONAL_NAMES
-            if name not in names and api.file_exists(repository, name, revision=branch)
-        ]
-        commit = api.create_commit(
-            repository,
-            [*stale, *additions],
-            commit_message="Publish a run of scgpt-perturb",
-            revision=branch,
+    where = f"publish_to {uri}"
+    with storage_hf.errors(where, repository):
+        commit = storage_hf.trying(where, lambda: _commit(api, repository, branch, files))
+        there = storage_hf.trying(
+            where, lambda: set(api.list_repo_files(repository, revision=commit.oid))
         )
-        # A .gitignore in the repository makes the Hub leave files out without a word.
-        missing = set(names) - set(api.list_repo_files(repository, revision=commit.oid))
-    if missing:
-        raise InputError(
-            f"publish_to {uri}: commit {commit.oid} lacks {shortlist(sorted(missing))}; does a "
-            ".gitignore there exclude them?"
-        )
+    if missing := sorted(files.keys() - there):
+        raise InputError(f"{where}: commit {commit.oid} lacks {shortlist(missing)}; run it again")
     return str(commit.commit_url)
+
+
+def _commit(api: "HfApi", repository: str, branch: str, files: dict[str, Path]) -> "CommitInfo":
+    """Make one commit of all the files; made already, it is found and not made again."""
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+    # A repository that is made here is private: its owner opens it, having read the card.
+    api.create_repo(repository, private=True, exist_ok=True)
+    if branch != "main":
+        api.create_branch(repository, branch=branch, exist_ok=True)
+    stale = [
+        CommitOperationDelete(name)
+        for name in OPTIONAL_NAMES
+        if name not in files and api.file_exists(repository, name, revision=branch)
+    ]
+    additions = [CommitOperationAdd(name, str(path)) for name, path in files.items()]
+    # Or a .gitignore in the repository would leave files out without a word.
+    api.preupload_lfs_files(
+        repository,
+        additions,
+        revision=branch,
+        free_memory=False,
+        gitignore_content="# nothing\n",
+    )
+    return api.create_commit(
+        repository,
+        [*stale, *additions],
+        commit_message="Publish a run of scgpt-perturb",
+        revision=branch,
+    )

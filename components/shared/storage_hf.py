@@ -1,11 +1,13 @@
 """Files of the Hugging Face Hub; `HF_ENDPOINT` names another hub, `HF_TOKEN` gives access."""
 
 import hashlib
+import re
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
 from huggingface_hub.errors import (
@@ -19,14 +21,27 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils import logging
 from tqdm import tqdm
 
-from components.shared.downloads import check_remote_path, check_space, reason
+from components.shared.downloads import check_remote_path, check_space, reason, shown
 from components.shared.errors import InputError
 from components.shared.progress import SECONDS_BETWEEN_LINES, Lines
 
 KINDS = {"datasets": "dataset", "models": "model"}
 FORM = "expected hf://datasets/<owner>/<name>/<file>[@revision] or hf://models/…"
+TRIES = 4
+"""Calls in a row that fail before they are given up."""
+FIRST_WAIT = 2.0
+"""Seconds before the second try; doubled for each further one, or what the Hub asks for."""
+LONGEST_WAIT = 60.0
+PASSING = frozenset({408, 429, 500, 502, 503, 504})
+"""Status codes that another try may mend."""
+URL = re.compile(r"https?://[^\s'\")>]+")
+T = TypeVar("T")
+
+# What the client says of its own tries names signed addresses.
+logging.set_verbosity_error()
 
 
 class _Bar(tqdm):
@@ -128,12 +143,52 @@ def errors(uri: str, repository: str) -> Iterator[None]:
     except HFValidationError:
         raise InputError(f"{uri}: '{repository}' is no name of a repository; {FORM}") from None
     except HfHubHTTPError as error:
-        status = error.response.status_code
-        hint = "; check HF_TOKEN and its permissions" if status in (401, 403) else ""
-        raise InputError(f"{uri}: the Hub answers HTTP {status}{hint}") from None
+        hint = "; check HF_TOKEN and its permissions" if _status(error) in (401, 403) else ""
+        raise InputError(f"{uri}: {_fault(error)}{hint}") from None
     except HTTPError as error:
-        raise InputError(f"{uri}: the Hub cannot be reached ({reason(error)})") from None
-    except (ValueError, RuntimeError) as error:
+        raise InputError(f"{uri}: {_fault(error)}") from None
+    except (ValueError, RuntimeError, OSError) as error:
+        if isinstance(error, OSError) and error.errno:
+            raise  # of this machine: a full disk, …
         # Refused metadata of a card, or an upload that failed for good.
-        said = str(error).splitlines()
-        raise InputError(f"{uri}: {' '.join(said[:4])[:300]} ({reason(error)})") from None
+        said = URL.sub(lambda url: shown(url[0]), " ".join(str(error).splitlines()[:4]))[:300]
+        why = f" ({_fault(error)})" if _status(error) else ""
+        raise InputError(f"{uri}: {said or reason(error)}{why}") from None
+
+
+def trying(uri: str, call: Callable[[], T]) -> T:
+    """Return what ``call`` does, called again while the Hub may come round.
+
+    An answer can get lost, so ``call`` must be one that may be made twice.
+    """
+    failures = 1
+    while True:
+        try:
+            return call()
+        except HTTPError as error:
+            if failures == TRIES or _status(error) not in (0, *PASSING):
+                raise
+            response = getattr(error, "response", None)
+            asked = response.headers.get("Retry-After", "") if response is not None else ""
+            wait = max(FIRST_WAIT * 2 ** (failures - 1), float(asked) if asked.isdigit() else 0.0)
+            wait = min(wait, LONGEST_WAIT)
+            said = f"{uri}: {_fault(error)}; trying again in {wait:g} s"
+            print(said, file=sys.stderr, flush=True)
+            time.sleep(wait)
+            failures += 1
+
+
+def _status(error: BaseException | None) -> int:
+    """Return the HTTP status an error or a cause of it tells of, 0 if there was no answer."""
+    while error is not None:
+        if isinstance(error, HfHubHTTPError):
+            return int(error.response.status_code)
+        error = error.__cause__
+    return 0
+
+
+def _fault(error: BaseException) -> str:
+    status = _status(error)
+    if status:
+        return f"the Hub answers HTTP {status}"
+    return f"the Hub cannot be reached ({reason(error)})"

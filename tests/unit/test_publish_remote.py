@@ -11,7 +11,16 @@ from components.publish.publish import check_target, publish
 from components.shared import storage_gs
 from components.shared.errors import InputError
 from tests.unit.bucket_server import Cut, Emulator, Fault, Lost, emulating
-from tests.unit.hub_server import COMMIT, TOKEN, Hub, content_of, run_with_hub, serving_hub
+from tests.unit.hub_server import (
+    BIG,
+    COMMIT,
+    LOST,
+    TOKEN,
+    Hub,
+    digest_of,
+    run_with_hub,
+    serving_hub,
+)
 from tests.unit.publish_run import Run, finished_run
 from tests.unit.test_publish import FILES, tree
 from tests.unit.test_storage import one_line
@@ -138,9 +147,10 @@ def test_a_crooked_prefix_is_refused(gs: Emulator, uri: str) -> None:
 
 
 PUBLISH = """
-import sys
+import sys, time
 from components.publish.publish import publish
 from components.shared.errors import one_line_errors
+time.sleep = lambda seconds: None
 with one_line_errors("publish"):
     publish(*sys.argv[1:])
 """
@@ -153,7 +163,14 @@ def hub() -> Iterator[Hub]:
 
 
 def publish_to_hub(
-    hub: Hub, run: Run, uri: str, folder: Path, token: str = TOKEN
+    hub: Hub,
+    run: Run,
+    uri: str,
+    folder: Path,
+    *,
+    token: str = TOKEN,
+    home: str = "home",
+    xet: bool = False,
 ) -> tuple[int, str]:
     done = run_with_hub(
         PUBLISH,
@@ -161,36 +178,63 @@ def publish_to_hub(
         uri,
         folder / "published",
         url=hub.url,
-        home=folder / "home",
+        home=folder / home,
         token=token,
+        xet=xet,
     )
     said = done.stdout + done.stderr
-    # The token is in every request, and must be in no output, whatever happens.
-    assert TOKEN not in said and "secret" not in said
+    # The token is in every request to the Hub, and must be in no other, in no output and in no
+    # file, whatever happens; nor must the signatures of addresses.
+    assert "secret" not in said
     assert "Traceback" not in said, said
+    assert hub.misplaced == []
+    written = [path for path in folder.rglob("*") if path.is_file()]
+    assert not any(b"secret" in path.read_bytes() for path in written)
     return done.returncode, said
 
 
-def test_the_hub_gets_one_commit_with_every_file(hub: Hub, run: Run, tmp_path: Path) -> None:
-    status, said = publish_to_hub(hub, run, "hf://lab/model", tmp_path)
+def requests_to(hub: Hub, part: str) -> list[str]:
+    return [request for request in hub.requests if part in request]
+
+
+def assert_whole(hub: Hub, folder: Path, commits: int = 1) -> None:
+    """Check that the last of so many commits has every file, each with the right digest."""
+    assert len(hub.commits) == commits
+    content = tree(folder)
+    assert set(content) == FILES
+    assert hub.tree == {name: digest_of(name, content[name]) for name in content}
+    for item in hub.commits[-1]:
+        if item["key"] == "lfsFile":
+            assert item["size"] == len(content[item["path"]])
+    big = {name for name in content if name.endswith(BIG)}
+    assert big == {item["path"] for item in hub.commits[-1] if item["key"] == "lfsFile"}
+
+
+@pytest.mark.parametrize("xet", [False, True])
+def test_the_hub_gets_one_commit_with_every_file(
+    hub: Hub, run: Run, tmp_path: Path, xet: bool
+) -> None:
+    status, said = publish_to_hub(hub, run, "hf://lab/model", tmp_path, xet=xet)
     assert status == 0, said
     assert f"published at {hub.url}/lab/model/commit/{COMMIT}" in said
-    assert [request for request in hub.requests if "/commit/" in request] == [
-        "POST /api/models/lab/model/commit/main"
-    ]
-    paths = {str(line["path"]) for line in hub.commits if "path" in line}
-    assert paths == FILES
-    assert {name: content_of(hub, name) for name in paths} == tree(tmp_path / "published")
-    assert hub.created[0]["visibility"] == "private"
+    assert requests_to(hub, "/commit/") == ["POST /api/models/lab/model/commit/main"]
+    assert_whole(hub, tmp_path / "published")
+    assert bool(hub.blocks) == xet
+    assert bool(hub.objects) != xet
+    (made,) = hub.created
+    assert made.items() >= {"organization": "lab", "name": "model", "visibility": "private"}.items()
 
 
 def test_a_branch_of_the_hub_is_made_and_a_stale_prior_is_removed(
     hub: Hub, run: Run, tmp_path: Path
 ) -> None:
     hub.files["lab/model/gene_prior.json"] = b"{}"
+    hub.tree["gene_prior.json"] = digest_of("gene_prior.json", b"{}")
     status, said = publish_to_hub(hub, run, "hf://lab/model@main", tmp_path)
     assert status == 0, said
-    assert {"key": "deletedFile", "path": "gene_prior.json"} in hub.commits
+    assert hub.created == []
+    assert {"key": "deletedFile", "path": "gene_prior.json"} in hub.commits[0]
+    assert_whole(hub, tmp_path / "published")
     (tmp_path / "branch").mkdir()
     status, said = publish_to_hub(hub, run, "hf://lab/model@trial", tmp_path / "branch")
     assert status == 0, said
@@ -198,17 +242,79 @@ def test_a_branch_of_the_hub_is_made_and_a_stale_prior_is_removed(
     assert "POST /api/models/lab/model/commit/trial" in hub.requests
 
 
-def test_a_commit_the_hub_refuses_leaves_nothing(hub: Hub, run: Run, tmp_path: Path) -> None:
-    hub.refuse_commit = 403
+def test_passing_faults_and_a_lost_answer_still_end_in_one_commit(
+    hub: Hub, run: Run, tmp_path: Path
+) -> None:
+    hub.fail("/whoami", [503])
+    hub.fail("/repos/create", [502])
+    hub.fail("/preupload/", [429, 503])
+    hub.fail("/objects/batch", [500])
+    hub.fail("/storage/", [500, 503])
+    hub.fail("/commit/", [429, LOST])
+    hub.fail("/tree/", [500])
+    status, said = publish_to_hub(hub, run, "hf://lab/model", tmp_path)
+    assert status == 0, said
+    assert_whole(hub, tmp_path / "published")
+    assert len(requests_to(hub, "/commit/")) == 2
+    assert f"published at {hub.url}/lab/model/commit/{COMMIT}" in said
+
+
+@pytest.mark.parametrize(
+    ("part", "fault", "said"),
+    [
+        ("/repos/create", 403, "the Hub answers HTTP 403; check HF_TOKEN and its permissions"),
+        ("/preupload/", 429, "the Hub answers HTTP 429"),
+        ("/storage/", 500, "the Hub answers HTTP 500"),
+        ("/commit/", 400, "the Hub answers HTTP 400"),
+        ("/commit/", 503, "the Hub answers HTTP 503"),
+    ],
+)
+def test_a_fault_that_stays_is_told_in_one_line_and_leaves_nothing(
+    hub: Hub, run: Run, tmp_path: Path, part: str, fault: int, said: str
+) -> None:
+    hub.fail(part, repeat(fault))
+    status, output = publish_to_hub(hub, run, "hf://lab/model", tmp_path)
+    assert status == 1
+    last = output.splitlines()[-1]
+    assert last.startswith("publish: error: publish_to hf://lab/model: ")
+    assert said in last
+    assert hub.commits == []
+    assert hub.tree == {}
+    assert not (tmp_path / "published").exists()
+    assert len(requests_to(hub, "/commit/")) <= (4 if fault == 503 else 1)
+
+
+def test_a_hub_that_falls_silent_is_told_in_one_line(hub: Hub, run: Run, tmp_path: Path) -> None:
+    hub.fail("/preupload/", repeat(LOST))
     status, said = publish_to_hub(hub, run, "hf://lab/model", tmp_path)
     assert status == 1
-    assert "publish: error: publish_to hf://lab/model: the Hub answers HTTP 403" in said
+    assert "publish: error: publish_to hf://lab/model: the Hub cannot be reached" in said
+    assert hub.commits == []
+
+
+@pytest.mark.parametrize("home", ["home", "/dev/null/home"])
+def test_xet_that_fails_is_told_in_one_line_and_leaves_nothing(
+    hub: Hub, run: Run, tmp_path: Path, home: str
+) -> None:
+    hub.fail("/xet/v1/", repeat(403) if home == "home" else [])
+    status, said = publish_to_hub(hub, run, "hf://lab/model", tmp_path, home=home, xet=True)
+    assert status == 1
+    assert said.splitlines()[-1].startswith("publish: error: publish_to hf://lab/model: ")
     assert hub.commits == []
     assert not (tmp_path / "published").exists()
 
 
+def test_a_gitignore_in_the_repository_leaves_nothing_out(
+    hub: Hub, run: Run, tmp_path: Path
+) -> None:
+    hub.gitignore = ".h5ad"
+    status, said = publish_to_hub(hub, run, "hf://lab/model", tmp_path)
+    assert status == 0, said
+    assert_whole(hub, tmp_path / "published")
+
+
 def test_a_commit_that_lacks_a_file_is_noticed(hub: Hub, run: Run, tmp_path: Path) -> None:
-    hub.ignores = ".h5ad"
+    hub.loses = ".h5ad"
     status, said = publish_to_hub(hub, run, "hf://lab/model", tmp_path)
     assert status == 1
     assert "lacks 'predictions/scgpt_replogle_test.h5ad'" in said
