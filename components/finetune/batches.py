@@ -67,12 +67,22 @@ def epoch_pairs(data: TrainingData, recipe: Recipe, seed: int, epoch: int) -> Pa
 
 
 def batches(
-    data: TrainingData, pairs: Pairs, recipe: Recipe, seed: int, epoch: int, device: torch.device
+    data: TrainingData,
+    pairs: Pairs,
+    recipe: Recipe,
+    seed: int,
+    epoch: int,
+    device: torch.device,
+    *,
+    first: int = 0,
 ) -> Iterator[TrainingBatch]:
-    """Yield the batches of one epoch in random order, each with a window of genes of its own."""
+    """Yield the batches of one epoch in random order, each with a window of genes of its own.
+
+    The ``first`` ones are drawn but not yielded, to go on where an epoch was left.
+    """
     rng = np.random.default_rng([seed, 2, epoch])
     order = rng.permutation(len(pairs))
-    for start in range(0, len(order), recipe.batch_size):
+    for step, start in enumerate(range(0, len(order), recipe.batch_size)):
         chosen = order[start : start + recipe.batch_size]
         codes = pairs.codes[chosen]
         targets = [data.targets[code] for code in codes]
@@ -80,6 +90,8 @@ def batches(
         window = training_window(
             len(data.ids), recipe.max_genes, distinct, rng, keep=recipe.targets_in_window
         )
+        if step < first:
+            continue
         basal = data.expression[torch.from_numpy(pairs.inputs[chosen])]
         measured = data.expression[torch.from_numpy(pairs.outputs[chosen])]
         yield TrainingBatch(

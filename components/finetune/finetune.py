@@ -1,10 +1,10 @@
 """The finetune stage: cells, splits and a gene prior in, an scGPT checkpoint out."""
 
+import hashlib
 import json
 import shutil
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -13,14 +13,17 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+from components.finetune.checkpoints import Checkpoints, Identity, Saved, open_place
 from components.finetune.curves import curves_page
 from components.finetune.data import TrainingData
+from components.finetune.keeping import CHECKPOINT_MINUTES
 from components.finetune.loading import load_training_data
 from components.finetune.recipe import Recipe, load_recipe
+from components.finetune.state import Epoch, Fit, history_of
 from components.finetune.tracking import Tracker
-from components.finetune.training import Epoch, Fit, fit
+from components.finetune.training import fit
 from components.shared import model as scgpt_model
-from components.shared.artifact import GENE_PRIOR, MODEL, Artifact, opening, writing
+from components.shared.artifact import GENE_PRIOR, MODEL, Artifact, opening, sha256_of, writing
 from components.shared.cells import Cells
 from components.shared.checkpoint import (
     ARGS_FILE,
@@ -53,6 +56,7 @@ def finetune(
     recipe: str = "default",
     overrides: Mapping[str, Any] | None = None,
     seed: int = 0,
+    checkpoints: str = "",
 ) -> None:
     """Fine-tune scGPT's perturbation model and write a model artifact.
 
@@ -66,11 +70,15 @@ def finetune(
         recipe: name of a recipe.
         overrides: settings of the recipe to replace.
         seed: reaches initial weights, control partners, batch order, windows and dropout.
+        checkpoints: folder or ``gs://bucket/prefix`` where the state of training is kept; what is
+            there already is gone on with. Empty: it is kept nowhere.
 
     Raises:
         InputError: an input that cannot be used; see the message.
+        SystemExit: SIGTERM came; the state is kept.
     """
     settings = load_recipe(recipe, overrides or {})
+    place = open_place(checkpoints) if checkpoints else None
     opened = Cells.open(cells)
     split = Splits.open(splits, opened)
     prior_artifact = opening(prior, GENE_PRIOR)
@@ -83,31 +91,68 @@ def finetune(
     inputs = {"cells": opened.artifact, "splits": split.artifact, "prior": prior_artifact}
     with writing(target, MODEL, parameters=parameters, inputs=inputs) as draft:
         torch.manual_seed(seed)
-        model, args, vocabulary = start_model(pretrained, settings)
+        model, args, vocabulary, source = start_model(pretrained, settings)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        identity = _identity(inputs, source, settings, seed, device)
+        store = Checkpoints(place, identity) if place else None
+        saved = _go_on(store) if store else None
         _inject(model, prior_artifact, vocabulary)
         tokens = GeneTokens.of(opened.genes, vocabulary)
         data = load_training_data(
             opened, split, tokens, token_for_unmeasured=settings.token_for_unmeasured
         )
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         facts = _facts(model, data, opened, tokens, device, pretrained, prior_artifact)
         _announce(facts, settings)
         with Tracker(parameters | {"settings": asdict(settings)} | facts) as tracker:
-            started = time.perf_counter()
+            for epoch in history_of(saved.parts) if saved else ():
+                tracker.log(asdict(epoch))
             result = fit(
-                model, data, settings, seed=seed, device=device, on_epoch=_reporting(tracker)
+                model,
+                data,
+                settings,
+                seed=seed,
+                device=device,
+                on_epoch=_reporting(tracker),
+                checkpoints=store,
+                saved=saved,
             )
-            seconds = time.perf_counter() - started
-            stats = _stats(facts, result, data, parameters, settings, seconds)
+            stats = _stats(facts, result, data, parameters, settings)
             stats["wandb_run"] = tracker.finish(draft.path)
         args |= {"scgpt_perturb": {"recipe": recipe, "seed": seed, "settings": asdict(settings)}}
         _write(draft.path, result, args, vocabulary, stats, prior_artifact)
         draft.summary |= {key: value for key, value in stats.items() if key != "history"}
+    if store:
+        store.keep(1)
     print(
         f"finetune: wrote {target}: best epoch {result.best_epoch} of {len(result.history)}, "
         f"validation pearson_delta {stats['best_val_pearson_delta']}, {result.stop_reason}",
         flush=True,
     )
+
+
+def _identity(
+    inputs: Mapping[str, Artifact], source: str, recipe: Recipe, seed: int, device: torch.device
+) -> Identity:
+    """Return what a checkpoint must share with this fine-tune to be gone on with."""
+    digests = {name: artifact.digest for name, artifact in inputs.items()}
+    settings = asdict(recipe) | {"seed": seed, "device": device.type}
+    return digests | {"pretrained": source} | settings
+
+
+def _go_on(store: Checkpoints) -> Saved | None:
+    """Say where checkpoints are kept, and return the one to go on from."""
+    print(
+        f"finetune: checkpoints in {store.where}: after each epoch, every "
+        f"{CHECKPOINT_MINUTES:g} minutes and on SIGTERM",
+        flush=True,
+    )
+    saved = store.load()
+    if saved:
+        print(
+            f"finetune: going on from epoch {saved.epoch}, step {saved.step}: {saved.uri}",
+            flush=True,
+        )
+    return saved
 
 
 def _reporting(tracker: Tracker) -> Callable[[Epoch], None]:
@@ -122,8 +167,8 @@ def _reporting(tracker: Tracker) -> Callable[[Epoch], None]:
     return report
 
 
-def start_model(pretrained: str, recipe: Recipe) -> tuple[Any, dict[str, Any], dict[str, int]]:
-    """Return the model to start from, its `args.json` and its vocabulary.
+def start_model(pretrained: str, recipe: Recipe) -> tuple[Any, dict[str, Any], dict[str, int], str]:
+    """Return the model to start from, its `args.json`, its vocabulary and a sha256 of its source.
 
     Raises:
         InputError: unknown size, or a checkpoint whose tensors do not fit its `args.json`.
@@ -133,14 +178,22 @@ def start_model(pretrained: str, recipe: Recipe) -> tuple[Any, dict[str, Any], d
     with tempfile.TemporaryDirectory() as scratch:
         if source.random_size:
             vocabulary = resolve_vocabulary(pretrained, Path(scratch))
-            args = SIZES[source.random_size] | FRESH_ARGS | flags
-            return scgpt_model.build(args, vocabulary), args, vocabulary
+            args = SIZES[source.random_size] | FRESH_ARGS
+            digest = _digest(args, vocabulary)
+            args |= flags
+            return scgpt_model.build(args, vocabulary), args, vocabulary, digest
         folder = fetch_folder(pretrained, Path(scratch), list(CHECKPOINT_FILES))
         checkpoint = read_checkpoint(folder)
+        digest = _digest(checkpoint.args, checkpoint.vocabulary, sha256_of(folder / WEIGHTS_FILE))
         args = checkpoint.args | flags
         model = scgpt_model.build(args, checkpoint.vocabulary)
         scgpt_model.load_pretrained(model, checkpoint, folder / WEIGHTS_FILE)
-        return model, args, checkpoint.vocabulary
+        return model, args, checkpoint.vocabulary, digest
+
+
+def _digest(args: Mapping[str, Any], vocabulary: Vocabulary, *weights: str) -> str:
+    text = json.dumps([dict(args), vocabulary_digest(vocabulary), *weights], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _inject(model: Any, prior: Artifact, vocabulary: Vocabulary) -> None:
@@ -210,7 +263,6 @@ def _stats(
     data: TrainingData,
     parameters: Mapping[str, Any],
     recipe: Recipe,
-    seconds: float,
 ) -> dict[str, Any]:
     seen = sum(epoch.cells for epoch in result.history)
     training = sum(epoch.seconds for epoch in result.history)
@@ -227,7 +279,7 @@ def _stats(
         "cells_per_epoch": result.history[0].cells,
         "cells_seen": seen,
         "cells_per_second": round(seen / training, 1),
-        "wall_clock_seconds": round(seconds, 1),
+        "wall_clock_seconds": round(result.seconds, 1),
         "unflagged": data.unflagged(),
         "history": result.rows(),
     }

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,44 +11,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from components.finetune.batches import batches, epoch_pairs
+from components.finetune.checkpoints import Checkpoints, Saved
 from components.finetune.data import TrainingData, ValidationSet
+from components.finetune.keeping import Keeper
 from components.finetune.recipe import Recipe
+from components.finetune.state import Epoch, Fit, TrainingState
 from components.shared.errors import InputError, shortlist
 from components.shared.inference import autocast, forward, predict_cells
 from components.shared.model import export_state
 from components.shared.progress import bar
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """What one epoch was like; losses are mean squared errors of log1p expression."""
-
-    epoch: int
-    train_loss: float
-    val_loss: float
-    val_pearson_delta: float
-    learning_rate: float
-    cells: int
-    seconds: float
-    cells_per_second: float
-
-
-@dataclass
-class Fit:
-    """The outcome of a fine-tune: the best weights and how they were reached."""
-
-    state: dict[str, Tensor]
-    best_epoch: int = 0
-    best_pearson_delta: float = float("-inf")
-    stop_reason: str = ""
-    history: list[Epoch] = field(default_factory=list)
-
-    def rows(self) -> list[dict[str, Any]]:
-        """Return the history as plain dicts, NaN as None."""
-        return [
-            {key: None if value != value else value for key, value in asdict(epoch).items()}
-            for epoch in self.history
-        ]
 
 
 def fit(
@@ -60,6 +30,8 @@ def fit(
     seed: int,
     device: torch.device,
     on_epoch: Callable[[Epoch], None],
+    checkpoints: Checkpoints | None = None,
+    saved: Saved | None = None,
 ) -> Fit:
     """Fine-tune ``model`` in place and return the weights of its best validation epoch.
 
@@ -70,90 +42,115 @@ def fit(
         seed: reaches partners, order, windows and dropout.
         device: where to train.
         on_epoch: called after each epoch, to log it.
+        checkpoints: where the state is kept, if it is; SIGTERM is answered then.
+        saved: the checkpoint to go on from; training then ends as if it had never stopped.
 
     Raises:
         InputError: the loss is not finite (names epoch, step and perturbations).
+        SystemExit: SIGTERM came; the state is kept.
     """
-    torch.manual_seed(seed)
-    model.to(device)
-    trained = [p for p in model.parameters() if p.requires_grad]
-    optimiser = torch.optim.Adam(trained, lr=recipe.learning_rate, fused=True)
-    schedule = torch.optim.lr_scheduler.StepLR(optimiser, 1, gamma=recipe.learning_rate_decay)
-    scaler = torch.amp.GradScaler(enabled=device.type == "cuda" and recipe.precision == "fp16")
-    result = Fit(state={})
-    for epoch in range(1, recipe.epochs + 1):
-        started = time.perf_counter()
-        rate = float(schedule.get_last_lr()[0])
-        loss, cells = _train_epoch(model, data, recipe, optimiser, scaler, seed, epoch, device)
-        seconds = time.perf_counter() - started
-        val_loss, val_pearson = validate(model, data, recipe, seed=seed, device=device)
-        schedule.step()
-        facts = Epoch(
-            epoch, loss, val_loss, val_pearson, rate, cells, seconds, cells / max(seconds, 1e-9)
-        )
-        result.history.append(facts)
-        on_epoch(facts)
-        score = val_pearson if np.isfinite(val_pearson) else float("-inf")
-        undecided = result.best_pearson_delta == float("-inf")  # no finite score yet: the latest
-        if undecided or score > result.best_pearson_delta:
-            result.state = export_state(model)
-            result.best_epoch, result.best_pearson_delta = epoch, score
-        if epoch - result.best_epoch >= recipe.early_stop_after:
-            result.stop_reason = (
-                f"no better validation pearson_delta for {recipe.early_stop_after} epochs"
+    state = TrainingState.begin(model, recipe, seed=seed, device=device)
+    if saved:
+        state.restore(saved.parts)
+    with Keeper(checkpoints, state, saved) as keeper:
+        while not state.fit.stop_reason:
+            _train_epoch(state, data, recipe, seed, keeper)
+            val_loss, val_pearson = validate(
+                model, data, recipe, seed=seed, device=device, between=keeper.leave_if_asked
             )
-            return result
-    result.stop_reason = f"all {recipe.epochs} epochs done"
-    return result
+            on_epoch(_close_epoch(state, recipe, val_loss, val_pearson))
+            keeper.save()
+    state.count_time()
+    return state.fit
 
 
 def _train_epoch(
-    model: Any,
-    data: TrainingData,
-    recipe: Recipe,
-    optimiser: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-    seed: int,
-    epoch: int,
-    device: torch.device,
-) -> tuple[float, int]:
-    """Train one epoch; return the mean loss and the number of cells seen."""
+    state: TrainingState, data: TrainingData, recipe: Recipe, seed: int, keeper: Keeper
+) -> None:
+    """Train what is left of the epoch under way."""
+    model, device, epoch = state.model, state.device, state.epoch
+    started = time.perf_counter()
     model.train()
     pairs = epoch_pairs(data, recipe, seed, epoch)
-    total, seen = 0.0, 0
-    what = f"epoch {epoch}/{recipe.epochs}"
-    with bar(total=len(pairs), what=what, unit=" cells") as progress:
-        for step, item in enumerate(batches(data, pairs, recipe, seed, epoch, device), start=1):
+    items = batches(data, pairs, recipe, seed, epoch, device, first=state.step)
+    with bar(total=len(pairs), what=f"epoch {epoch}/{recipe.epochs}", unit=" cells") as progress:
+        progress.initial = progress.n = state.cells
+        for item in items:
             with autocast(device, recipe.precision):
                 output = forward(model, item.batch)[:, : item.measured.shape[1]]
                 loss = F.mse_loss(output.float(), item.measured)
             value = loss.item()
             if not np.isfinite(value):
                 names = [data.perturbations[code] for code in np.unique(item.codes)]
-                raise InputError(
-                    f"the loss is {value} at epoch {epoch}, step {step} (perturbations "
-                    f"{shortlist(names)}); lower learning_rate or use precision=bf16 or fp32"
-                )
-            optimiser.zero_grad(set_to_none=True)
-            scaler.scale(loss).backward()
-            scaler.unscale_(optimiser)
+                where = f"epoch {epoch}, step {state.step + 1} (perturbations {shortlist(names)})"
+                raise _diverged(f"the loss is {value} at {where}", keeper)
+            state.optimiser.zero_grad(set_to_none=True)
+            state.scaler.scale(loss).backward()
+            state.scaler.unscale_(state.optimiser)
             torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.gradient_clip)
-            scaler.step(optimiser)
-            scaler.update()
-            total += value * len(item.codes)
-            seen += len(item.codes)
+            state.scaler.step(state.optimiser)
+            state.scaler.update()
+            state.step += 1
+            state.loss_sum += value * len(item.codes)
+            state.cells += len(item.codes)
             progress.update(len(item.codes))
-    return total / seen, seen
+            state.seconds += time.perf_counter() - started
+            keeper.after_step()
+            started = time.perf_counter()
+    if not state.finite():
+        raise _diverged(f"weights are not finite after epoch {epoch}, step {state.step}", keeper)
+
+
+def _diverged(what: str, keeper: Keeper) -> InputError:
+    advice = "lower learning_rate or use precision=bf16 or fp32"
+    return InputError(f"{what}; {advice}{keeper.last_good()}")
+
+
+def _close_epoch(
+    state: TrainingState, recipe: Recipe, val_loss: float, val_pearson: float
+) -> Epoch:
+    """Note the epoch, keep its weights if they are the best, and go on to the next or stop."""
+    fit, epoch = state.fit, state.epoch
+    facts = Epoch(
+        epoch,
+        state.loss_sum / state.cells,
+        val_loss,
+        val_pearson,
+        float(state.schedule.get_last_lr()[0]),
+        state.cells,
+        state.seconds,
+        state.cells / max(state.seconds, 1e-9),
+    )
+    fit.history.append(facts)
+    state.schedule.step()
+    score = val_pearson if np.isfinite(val_pearson) else float("-inf")
+    undecided = fit.best_pearson_delta == float("-inf")  # no finite score yet: the latest
+    if undecided or score > fit.best_pearson_delta:
+        fit.state = export_state(state.model)
+        fit.best_epoch, fit.best_pearson_delta = epoch, score
+    if epoch - fit.best_epoch >= recipe.early_stop_after:
+        fit.stop_reason = f"no better validation pearson_delta for {recipe.early_stop_after} epochs"
+    elif epoch == recipe.epochs:
+        fit.stop_reason = f"all {recipe.epochs} epochs done"
+    state.epoch, state.step = epoch + 1, 0
+    state.loss_sum, state.cells, state.seconds = 0.0, 0, 0.0
+    return facts
 
 
 def validate(
-    model: Any, data: TrainingData, recipe: Recipe, *, seed: int, device: torch.device
+    model: Any,
+    data: TrainingData,
+    recipe: Recipe,
+    *,
+    seed: int,
+    device: torch.device,
+    between: Callable[[], None] = lambda: None,
 ) -> tuple[float, float]:
     """Return the mean squared error of single cells and the nan-mean pearson_delta over sets.
 
     As in cell-eval, pearson_delta is the correlation over genes of predicted and measured
     pseudobulk deltas; the delta is taken against the reference controls of the set's line. Both
-    are NaN when there is no validation set.
+    are NaN when there is no validation set. ``between`` is called after each set.
     """
     model.eval()
     rng = np.random.default_rng([seed, 3])
@@ -174,6 +171,7 @@ def validate(
                 measured.double().mean(0).numpy() - reference,
             )
         )
+        between()
     finite = [value for value in correlations if np.isfinite(value)]
     nan = float("nan")
     return (errors / cells if cells else nan, float(np.mean(finite)) if finite else nan)

@@ -1,0 +1,104 @@
+"""When a checkpoint is written: by the clock, after each epoch, and on SIGTERM."""
+
+import signal
+import sys
+import threading
+import time
+from types import FrameType, TracebackType
+
+from components.finetune.checkpoints import Checkpoints, Saved
+from components.finetune.state import TrainingState
+from components.shared.errors import InputError
+
+CHECKPOINT_MINUTES = 10.0
+TERMINATED = 128 + signal.SIGTERM
+
+
+class Keeper:
+    """Keeps the state of a fine-tune; one that has no place to keep it does nothing.
+
+    As a context it answers SIGTERM: the step under way is finished, the state written, and the
+    process ends with code 143. A checkpoint that cannot be written never ends a run.
+    """
+
+    def __init__(
+        self, store: Checkpoints | None, state: TrainingState, saved: Saved | None
+    ) -> None:
+        self._store = store
+        self._state = state
+        self._asked = False
+        self._last = saved.uri if saved else ""
+        self._last_position = state.position if saved else None
+        self._written = time.monotonic()
+
+    def __enter__(self) -> "Keeper":
+        main = threading.current_thread() is threading.main_thread()
+        self._handles = bool(self._store) and main  # a notebook's thread cannot
+        if self._handles:
+            self._before = signal.signal(signal.SIGTERM, self._ask) or signal.SIG_DFL
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Give the signal back; one that came after the last step is not lost."""
+        if self._handles:
+            signal.signal(signal.SIGTERM, self._before)
+        if error is None:
+            self.leave_if_asked()
+
+    def after_step(self) -> None:
+        """Write a checkpoint if the last is `CHECKPOINT_MINUTES` old; leave if asked to."""
+        self.leave_if_asked()
+        if time.monotonic() - self._written >= CHECKPOINT_MINUTES * 60:
+            self.save()
+
+    def save(self) -> None:
+        """Write a checkpoint, unless this very state is kept already; say so if it fails."""
+        # Weights that are not finite are told by the next loss; the good ones are not given up.
+        if self._store and self._state.position != self._last_position and self._state.finite():
+            started = time.monotonic()
+            try:
+                self._last = self._store.save(self._state.parts(), *self._state.position)
+                self._last_position = self._state.position
+                seconds = time.monotonic() - started
+                print(f"finetune: checkpoint {self._last} in {seconds:.1f} s", flush=True)
+            except InputError as error:
+                print(
+                    f"finetune: WARNING: no checkpoint of {self._here()}: {error}; training goes "
+                    f"on, the next is tried after this epoch or {CHECKPOINT_MINUTES:g} minutes",
+                    file=sys.stderr,
+                    flush=True,
+                )
+        self._written = time.monotonic()
+
+    def leave_if_asked(self) -> None:
+        """End the process if it got SIGTERM, having written a checkpoint.
+
+        Raises:
+            SystemExit: code 143.
+        """
+        if not self._asked or not self._store:
+            return
+        self.save()
+        print(
+            f"finetune: SIGTERM: stopped at {self._here()}{self.last_good()}; run it again with "
+            f"checkpoints={self._store.where} to go on",
+            file=sys.stderr,
+            flush=True,
+        )
+        raise SystemExit(TERMINATED)
+
+    def last_good(self) -> str:
+        """Return ``; the last good checkpoint is <uri>``, or an empty string."""
+        return f"; the last good checkpoint is {self._last}" if self._last else ""
+
+    def _here(self) -> str:
+        epoch, step = self._state.position
+        return f"epoch {epoch}, step {step}"
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self._asked = True

@@ -1,0 +1,148 @@
+"""All that a fine-tune carries from one step to the next, and its form in a checkpoint."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from components.finetune.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one epoch was like; losses are mean squared errors of log1p expression."""
+
+    epoch: int
+    train_loss: float
+    val_loss: float
+    val_pearson_delta: float
+    learning_rate: float
+    cells: int
+    seconds: float
+    cells_per_second: float
+
+
+@dataclass
+class Fit:
+    """The outcome of a fine-tune: the best weights and how they were reached."""
+
+    state: dict[str, Tensor] = field(default_factory=dict)
+    best_epoch: int = 0
+    best_pearson_delta: float = float("-inf")
+    stop_reason: str = ""
+    history: list[Epoch] = field(default_factory=list)
+    seconds: float = 0.0
+    """Wall clock, work that a killed process lost not counted."""
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return the history as plain dicts, NaN as None."""
+        return [
+            {key: None if value != value else value for key, value in asdict(epoch).items()}
+            for epoch in self.history
+        ]
+
+
+@dataclass
+class TrainingState:
+    """A fine-tune under way. Batches are drawn from seed, epoch and step, so those are its place.
+
+    Numbers up to `seconds` are of the epoch under way.
+    """
+
+    model: Any
+    optimiser: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LRScheduler
+    scaler: torch.amp.GradScaler
+    device: torch.device
+    epoch: int = 1
+    step: int = 0
+    """Steps done."""
+    loss_sum: float = 0.0
+    """Over cells."""
+    cells: int = 0
+    seconds: float = 0.0
+    fit: Fit = field(default_factory=Fit)
+    _counted: float = field(default_factory=time.perf_counter)
+
+    @classmethod
+    def begin(
+        cls, model: Any, recipe: Recipe, *, seed: int, device: torch.device
+    ) -> "TrainingState":
+        """Return the state before the first step; ``seed`` reaches dropout."""
+        torch.manual_seed(seed)
+        model.to(device)
+        trained = [p for p in model.parameters() if p.requires_grad]
+        optimiser = torch.optim.Adam(trained, lr=recipe.learning_rate, fused=True)
+        return cls(
+            model,
+            optimiser,
+            torch.optim.lr_scheduler.StepLR(optimiser, 1, gamma=recipe.learning_rate_decay),
+            torch.amp.GradScaler(enabled=device.type == "cuda" and recipe.precision == "fp16"),
+            device,
+        )
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """Epoch under way and steps done in it."""
+        return self.epoch, self.step
+
+    def count_time(self) -> None:
+        """Add the wall clock since the last call to that of the fit."""
+        now = time.perf_counter()
+        self.fit.seconds += now - self._counted
+        self._counted = now
+
+    def finite(self) -> bool:
+        """Return whether every weight is a finite number."""
+        return bool(torch.stack([p.isfinite().all() for p in self.model.parameters()]).all())
+
+    def parts(self) -> dict[str, Any]:
+        """Return everything as tensors and plain containers, for `restore`."""
+        self.count_time()
+        fit = {name: value for name, value in vars(self.fit).items() if name != "state"}
+        random = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            random["cuda"] = torch.cuda.get_rng_state(self.device)
+        return {
+            "weights": self.model.state_dict(),
+            "best": self.fit.state,
+            "optimiser": self.optimiser.state_dict(),
+            "progress": {
+                "epoch": self.epoch,
+                "step": self.step,
+                "loss_sum": self.loss_sum,
+                "cells": self.cells,
+                "seconds": self.seconds,
+                "fit": fit | {"history": [asdict(epoch) for epoch in self.fit.history]},
+                "schedule": self.schedule.state_dict(),
+                "scaler": self.scaler.state_dict(),
+                "random": random,
+            },
+        }
+
+    def restore(self, parts: Mapping[str, Any]) -> None:
+        """Go back to what `parts` returned, in a process that began with the same model."""
+        progress = dict(parts["progress"])
+        self.model.load_state_dict(parts["weights"])
+        self.optimiser.load_state_dict(parts["optimiser"])
+        self.schedule.load_state_dict(progress.pop("schedule"))
+        # Else a schedule whose optimiser made no step in this process warns of it.
+        self.optimiser._opt_called = True  # type: ignore[attr-defined]
+        self.scaler.load_state_dict(progress.pop("scaler"))
+        random = progress.pop("random")
+        torch.set_rng_state(random["cpu"])
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(random["cuda"], self.device)
+        fit = dict(progress.pop("fit"))
+        fit["history"] = history_of(parts)
+        self.fit = Fit(state=parts["best"], **fit)
+        for name, value in progress.items():
+            setattr(self, name, value)
+
+
+def history_of(parts: Mapping[str, Any]) -> list[Epoch]:
+    """Return the epochs that are done in a state as `TrainingState.parts` returned it."""
+    return [Epoch(**row) for row in parts["progress"]["fit"]["history"]]
