@@ -1,0 +1,3 @@
+"""The stages of scgpt-perturb, and what they share."""
+
+__version__ = "0.1.0"

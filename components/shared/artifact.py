@@ -6,7 +6,6 @@ sha256 of its `provenance.json`, so the digests form a chain back to the source 
 """
 
 import hashlib
-import importlib.metadata
 import json
 import os
 import shutil
@@ -19,6 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from components import __version__
 from components.shared.errors import InputError
 
 CELLS = "cells/v1"
@@ -73,7 +73,6 @@ def sha256_of(path: Path) -> str:
 @cache
 def code_version() -> dict[str, str]:
     """Return the package version and, where it can be known, the revision of the source."""
-    version = importlib.metadata.version("scgpt-perturb")
     revision = os.environ.get("SCGPT_PERTURB_REVISION", "")
     if not revision:
         root = Path(__file__).resolve().parents[2]
@@ -84,7 +83,7 @@ def code_version() -> dict[str, str]:
             else None
         )
         revision = found.stdout.strip() if found and found.returncode == 0 else "unknown"
-    return {"version": version, "revision": revision}
+    return {"version": __version__, "revision": revision}
 
 
 @contextmanager
