@@ -3,6 +3,7 @@
 import argparse
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,36 @@ from kfp import compiler
 from kfp.kubernetes import kubernetes_executor_config_pb2
 from kfp.pipeline_spec import pipeline_spec_pb2
 
-from pipelines.pipeline import scgpt_perturb
+from components.shared.errors import one_line_errors
+from pipelines.images import development_images, released_images
+from pipelines.pipeline import pipeline_on
+from pipelines.scheduling import CPU, H100
 
-COMPILED = Path(__file__).parent / "compiled" / "scgpt-perturb.yaml"
+FOLDER = Path(__file__).parent / "compiled"
+RELEASES = Path(__file__).resolve().parents[1] / "build" / "release"
+PROFILES = {"scgpt-perturb.yaml": H100, "scgpt-perturb-cpu.yaml": CPU}
+"""What is compiled: file name to the kind of cluster it is for."""
 
 
-def compile_to(path: Path) -> None:
-    """Compile the pipeline to ``path``."""
-    compiler.Compiler().compile(scgpt_perturb, str(path))
+def compile_to(folder: Path, images: Mapping[str, str]) -> list[Path]:
+    """Compile the pipeline for every profile into ``folder`` and check what was written.
+
+    Args:
+        folder: where the files go; each is replaced only when it is whole.
+        images: the image of each stage.
+
+    Returns:
+        The files.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, profile in PROFILES.items():
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            draft = Path(scratch) / name
+            compiler.Compiler().compile(pipeline_on(profile, images), str(draft))
+            check_protos(draft)
+            written.append(draft.replace(folder / name))
+    return written
 
 
 def documents(path: Path) -> list[dict[str, Any]]:
@@ -51,29 +74,42 @@ def check_protos(path: Path) -> None:
         )
 
 
-def check() -> bool:
-    """Return whether the compiled file in the repository is what the code compiles to."""
+def check(folder: Path = FOLDER) -> bool:
+    """Return whether the compiled files in the repository are what the code compiles to."""
     with tempfile.TemporaryDirectory() as scratch:
-        fresh = Path(scratch) / COMPILED.name
-        compile_to(fresh)
-        check_protos(fresh)
-        if COMPILED.exists() and documents(COMPILED) == documents(fresh):
-            print(f"{COMPILED.name} is what the pipeline compiles to")
-            return True
-    print(f"{COMPILED}: not what the pipeline compiles to; run make compile", file=sys.stderr)
-    return False
+        fresh = compile_to(Path(scratch), development_images())
+        stale = [
+            path.name
+            for path in fresh
+            if not (folder / path.name).exists() or documents(folder / path.name) != documents(path)
+        ]
+    for name in stale:
+        print(
+            f"{folder / name}: not what the pipeline compiles to; run make compile",
+            file=sys.stderr,
+        )
+    if not stale:
+        print(f"{', '.join(PROFILES)}: what the pipeline compiles to")
+    return not stale
 
 
 def main() -> int:
     """Compile, or with --check compare."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="compare, write nothing")
-    if parser.parse_args().check:
-        return 0 if check() else 1
-    COMPILED.parent.mkdir(exist_ok=True)
-    compile_to(COMPILED)
-    check_protos(COMPILED)
-    print(f"wrote {COMPILED}")
+    parser.add_argument(
+        "--release", action="store_true", help=f"images by digest, into {RELEASES.name}"
+    )
+    arguments = parser.parse_args()
+    with one_line_errors("compile"):
+        if arguments.check:
+            return 0 if check() else 1
+        if arguments.release:
+            written = compile_to(RELEASES, released_images())
+        else:
+            written = compile_to(FOLDER, development_images())
+    for path in written:
+        print(f"wrote {path}")
     return 0
 
 

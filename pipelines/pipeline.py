@@ -1,9 +1,11 @@
-"""The pipeline: ingest, split, prior, finetune, predict, evaluate, publish."""
+"""The pipeline: ingest, split, prior, finetune, predict, evaluate, publish; conclude at the end."""
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 from kfp import dsl
 
+from components.conclude.component import conclude
 from components.evaluate.component import evaluate
 from components.finetune.component import finetune
 from components.ingest.component import ingest
@@ -11,108 +13,149 @@ from components.predict.component import predict
 from components.prior.component import prior as gene_prior
 from components.publish.component import publish
 from components.split.component import split
-from pipelines.scheduling import on_cpu, on_h100
+from pipelines.scheduling import LOCAL, Profile, on_a_pod
 
 NAME = "scgpt-perturb"
-
-
-class Outputs(NamedTuple):
-    """What a run leaves behind."""
-
-    published: dsl.Dataset
-    evaluation: dsl.Dataset
-    report: dsl.HTML
-
-
-@dsl.pipeline(
-    name=NAME,
-    description="Fine-tune scGPT on CRISPRi screens in some cell lines and predict another line",
+STAGES = (
+    "ingest",
+    "split",
+    "prior",
+    "finetune",
+    "predict",
+    "evaluate",
+    "publish",
+    "conclude",
 )
-def scgpt_perturb(
-    dataset: str,
-    train_lines: list,
-    test_line: str,
-    pretrained: str,
-    prior: str = "none",
-    recipe: str = "default",
-    seed: int = 0,
-    publish_to: str = "",
-    perturbation_column: str = "gene",
-    cell_line_column: str = "cell_line",
-    control_label: str = "non-targeting",
-    ingest_options: dict = {},  # noqa: B006
-    split_options: dict = {},  # noqa: B006
-    overrides: dict = {},  # noqa: B006
-) -> Outputs:
-    """Fine-tune scGPT on screens in some cell lines and predict the screen in another.
+
+
+def pipeline_on(profile: Profile, images: Mapping[str, str]) -> Any:
+    """Return the pipeline for a kind of cluster: the same tasks, other nodes and images.
 
     Args:
-        dataset: h5ad of screens: a path, gs://, hf://datasets/, https://, or sim:// (generated).
-        train_lines: cell lines to train on.
-        test_line: cell line to predict.
-        pretrained: folder or URI of an scGPT checkpoint, or random://tiny, small or whole-human.
-        prior: none, or the URI of a table with one vector a gene.
-        recipe: training settings: default, reference or smoke.
-        seed: reaches every random draw.
-        publish_to: gs://bucket/prefix, hf://owner/name, a folder (local runs only), or empty.
-        perturbation_column: column of obs with the perturbed gene.
-        cell_line_column: column of obs with the cell line, or =name if there is only one.
-        control_label: label of control cells.
-        ingest_options: batch_column, expression, obs_filter.
-        split_options: val_line, val_fraction, halve_controls, split_file, and more (split README).
-        overrides: single settings of the recipe to replace.
+        profile: what each task asks of its node, and the defaults of the GPU parameters.
+        images: the image of each stage; those that are not named keep their component's.
     """
-    ingested = ingest(
-        dataset=dataset,
-        perturbation_column=perturbation_column,
-        cell_line_column=cell_line_column,
-        control_label=control_label,
-        options=ingest_options,
+
+    @dsl.pipeline(
+        name=NAME,
+        description="Fine-tune scGPT on CRISPRi screens in some cell lines, predict another line",
     )
-    divided = split(
-        cells=ingested.outputs["cells"],
-        train_lines=train_lines,
-        test_line=test_line,
-        options=split_options,
-        seed=seed,
-    )
-    aligned = gene_prior(uri=prior, pretrained=pretrained, seed=seed)
-    tuned = finetune(
-        cells=ingested.outputs["cells"],
-        splits=divided.outputs["splits"],
-        gene_prior=aligned.outputs["gene_prior"],
-        pretrained=pretrained,
-        recipe=recipe,
-        overrides=overrides,
-        seed=seed,
-    )
-    predicted = predict(
-        model=tuned.outputs["model"],
-        cells=ingested.outputs["cells"],
-        splits=divided.outputs["splits"],
-        seed=seed,
-    )
-    evaluated = evaluate(
-        predictions=predicted.outputs["predictions"],
-        cells=ingested.outputs["cells"],
-        splits=divided.outputs["splits"],
-    )
-    shared = publish(
-        model=tuned.outputs["model"],
-        predictions=predicted.outputs["predictions"],
-        evaluation=evaluated.outputs["evaluation"],
-        splits=divided.outputs["splits"],
-        publish_to=publish_to,
-    )
-    # A cached publish would claim to have written a folder it did not touch.
-    shared.set_caching_options(enable_caching=False)
-    for task in (ingested, divided, aligned, shared):
-        on_cpu(task, cpu="2", memory="8G")
-    on_cpu(evaluated, cpu="8", memory="32G")  # cell-eval peaks at 18 GB on the full test set
-    on_h100(tuned, cpu="8", memory="64G")  # the training cells are held as dense float32, 10 GB
-    on_h100(predicted, cpu="4", memory="32G")
-    return Outputs(
-        published=shared.outputs["published"],
-        evaluation=evaluated.outputs["evaluation"],
-        report=evaluated.outputs["report"],
-    )
+    def scgpt_perturb(
+        dataset: str,
+        train_lines: list,
+        test_line: str,
+        pretrained: str,
+        prior: str = "none",
+        recipe: str = "default",
+        seed: int = 0,
+        publish_to: str = "",
+        checkpoints: str = "",
+        perturbation_column: str = "gene",
+        cell_line_column: str = "cell_line",
+        control_label: str = "non-targeting",
+        ingest_options: dict = {},  # noqa: B006
+        split_options: dict = {},  # noqa: B006
+        overrides: dict = {},  # noqa: B006
+        gpus: int = profile.gpus,
+        node_selector: dict = dict(profile.node_selector),  # noqa: B006
+        tolerations: list = list(profile.tolerations),  # noqa: B006
+    ) -> None:
+        """Fine-tune scGPT on screens in some cell lines and predict the screen in another.
+
+        Args:
+            dataset: h5ad of screens: path, gs://, hf://datasets/, https://, or sim:// (generated).
+            train_lines: cell lines to train on.
+            test_line: cell line to predict.
+            pretrained: folder or URI of an scGPT checkpoint, or random://tiny, small, whole-human.
+            prior: none, or the URI of a table with one vector a gene.
+            recipe: training settings: default, reference or smoke.
+            seed: reaches every random draw.
+            publish_to: gs://bucket/prefix, hf://owner/name, a folder (local runs only), or empty.
+            checkpoints: gs://bucket/prefix (or a folder) to resume from; empty = the run's own.
+            perturbation_column: column of obs with the perturbed gene.
+            cell_line_column: column of obs with the cell line, or =name if there is only one.
+            control_label: label of control cells.
+            ingest_options: batch_column, expression, obs_filter.
+            split_options: val_line, val_fraction, halve_controls, split_file; see split's README.
+            overrides: single settings of the recipe to replace.
+            gpus: GPUs for finetune and predict, one at most; 0 = none.
+            node_selector: labels of the nodes for finetune and predict; {} = any.
+            tolerations: tolerations of finetune and predict for the taints of those nodes.
+        """
+
+        def place(task: dsl.PipelineTask, stage: str) -> dsl.PipelineTask:
+            if stage in images:
+                task.set_container_image(images[stage])
+            on_a_pod(
+                task,
+                stage,
+                profile,
+                gpus=gpus,
+                node_selector=node_selector,
+                tolerations=tolerations,
+            )
+            return task
+
+        concluded = conclude(run_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER, checkpoints=checkpoints)
+        place(concluded, "conclude").set_caching_options(enable_caching=False)
+        with dsl.ExitHandler(concluded, name="run"):
+            ingested = ingest(
+                dataset=dataset,
+                perturbation_column=perturbation_column,
+                cell_line_column=cell_line_column,
+                control_label=control_label,
+                options=ingest_options,
+            )
+            divided = split(
+                cells=ingested.outputs["cells"],
+                train_lines=train_lines,
+                test_line=test_line,
+                options=split_options,
+                seed=seed,
+            )
+            aligned = gene_prior(uri=prior, pretrained=pretrained, seed=seed)
+            tuned = finetune(
+                cells=ingested.outputs["cells"],
+                splits=divided.outputs["splits"],
+                gene_prior=aligned.outputs["gene_prior"],
+                pretrained=pretrained,
+                recipe=recipe,
+                overrides=overrides,
+                seed=seed,
+                gpus=gpus,
+                checkpoints=checkpoints,
+            )
+            predicted = predict(
+                model=tuned.outputs["model"],
+                cells=ingested.outputs["cells"],
+                splits=divided.outputs["splits"],
+                seed=seed,
+                gpus=gpus,
+            )
+            evaluated = evaluate(
+                predictions=predicted.outputs["predictions"],
+                cells=ingested.outputs["cells"],
+                splits=divided.outputs["splits"],
+            )
+            shared = publish(
+                model=tuned.outputs["model"],
+                predictions=predicted.outputs["predictions"],
+                evaluation=evaluated.outputs["evaluation"],
+                splits=divided.outputs["splits"],
+                publish_to=publish_to,
+            )
+            # A cached publish would claim to have written a folder it did not touch.
+            shared.set_caching_options(enable_caching=False)
+            place(ingested, "ingest")
+            place(divided, "split")
+            place(aligned, "prior")
+            place(tuned, "finetune")
+            place(predicted, "predict")
+            place(evaluated, "evaluate")
+            place(shared, "publish")
+
+    return scgpt_perturb
+
+
+scgpt_perturb = pipeline_on(LOCAL, images={})
+"""The pipeline as this machine runs it."""

@@ -2,8 +2,8 @@
 
     python -m pipelines.run pipelines/params/demo.yaml seed=2 overrides.epochs=3
 
-Every task is a process of its own, as it is a pod of its own on a cluster. Finished tasks are
-cached: a rerun with another prior starts at the prior.
+Every task is a process of its own, or with --containers a container of its own, as it is a pod of
+its own on a cluster. Finished tasks are cached: a rerun with another prior starts at the prior.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import json
 import os
 import shlex
 import time
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,12 @@ from components.publish.publish import check_target
 from components.shared.artifact import sha256_of
 from components.shared.errors import InputError, nearest, one_line_errors
 from components.shared.pretrained import parse_pretrained
-from components.shared.storage import SHA256, local_path, scheme_of
+from components.shared.storage import SHA256
+from pipelines.containers import docker_runner, here
+from pipelines.images import development_images
 from pipelines.local_log import readable_log
-from pipelines.pipeline import scgpt_perturb
+from pipelines.pipeline import pipeline_on, scgpt_perturb
+from pipelines.scheduling import LOCAL
 
 ROOT = Path(__file__).resolve().parents[1]
 PARAMS = Path(__file__).parent / "params"
@@ -129,16 +133,10 @@ def pinned(params: Mapping[str, Any]) -> dict[str, Any]:
     """Add the sha256 of local files to their paths, so that a cached task knows its content."""
     result = dict(params)
     for name in ("dataset", "prior"):
-        path = _local(params.get(name, ""))
+        path = here(params.get(name, ""))
         if path and path.is_file():
             result[name] = f"{path}{SHA256}{sha256_of(path)}"
     return result
-
-
-def _local(uri: str) -> Path | None:
-    """Return the path a URI of this machine names, None for any other."""
-    bare = uri.partition(SHA256)[0]
-    return local_path(bare) if bare and scheme_of(bare) in ("", "file") else None
 
 
 def state_of_code(params: Mapping[str, Any]) -> str:
@@ -159,20 +157,33 @@ def _indirect_files(params: Mapping[str, Any]) -> Iterator[Path]:
     """Yield the local files of a checkpoint folder, a vocabulary and a split file."""
     pretrained = parse_pretrained(str(params["pretrained"]))
     named = (pretrained.vocabulary_uri, (params.get("split_options") or {}).get("split_file"))
-    for path in (_local(uri) for uri in named if uri):
+    for path in (here(uri) for uri in named if uri):
         if path:
             yield from sorted(path.glob("*")) if path.is_dir() else (path,)
 
 
-def run(params: Mapping[str, Any], runs: Path) -> dict[str, Path]:
-    """Run the pipeline in processes under ``runs``; return the paths of its outputs by name.
+def run(params: Mapping[str, Any], runs: Path, *, containers: bool = False) -> Path:
+    """Run the pipeline under ``runs`` and return the published folder.
+
+    Args:
+        params: the pipeline's parameters.
+        runs: where runs are kept, and what finished tasks made.
+        containers: whether each task runs in its image rather than in a process.
 
     Raises:
         InputError: a task failed; its own line says why.
     """
+    # A folder of its own, so that runs side by side cannot take each other's output for theirs.
+    root = runs.resolve() / f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}"
+    root.mkdir(parents=True)
+    if containers:
+        images = development_images()
+        runner, pipeline = docker_runner(params, root, images), pipeline_on(LOCAL, images)
+    else:
+        runner, pipeline = local.SubprocessRunner(use_venv=False), scgpt_perturb
     local.init(
-        runner=local.SubprocessRunner(use_venv=False),
-        pipeline_root=str(runs),
+        runner=runner,
+        pipeline_root=str(root),
         enable_caching=True,
         cache_root=str(runs / ".cache" / state_of_code(params)),
     )
@@ -181,15 +192,16 @@ def run(params: Mapping[str, Any], runs: Path) -> dict[str, Path]:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
         with readable_log():
-            task = scgpt_perturb(**pinned(params))
+            pipeline(**pinned(params))
     except RuntimeError as error:
         raise InputError(f"{error}; the task's own error line is above") from None
-    return {name: Path(output.path) for name, output in task.outputs.items()}
+    [published] = root.glob("*/publish/published")
+    return published
 
 
-def summary(outputs: Mapping[str, Path], seconds: float) -> str:
+def summary(published: Path, seconds: float) -> str:
     """Return what a person wants to know at the end of a run."""
-    scores = json.loads((outputs["evaluation"] / "metrics.json").read_text())
+    scores = json.loads((published / "eval" / "metrics.json").read_text())
     columns = {"model": scores["model"], **scores["baselines"], "ceiling": scores["ceiling"]}
     width = max(len(name) for name in columns) + 2
     lines = ["", f"{'test metric (mean)':<26}" + "".join(f"{name:>{width}}" for name in columns)]
@@ -201,9 +213,9 @@ def summary(outputs: Mapping[str, Path], seconds: float) -> str:
         [
             *lines,
             "",
-            f"published  {outputs['published']}",
-            f"card       {outputs['published'] / 'README.md'}",
-            f"report     {outputs['published'] / 'eval' / 'report.html'}",
+            f"published  {published}",
+            f"card       {published / 'README.md'}",
+            f"report     {published / 'eval' / 'report.html'}",
             f"finished in {seconds:.0f} s",
         ]
     )
@@ -215,6 +227,9 @@ def main() -> None:
     parser.add_argument("params", type=Path, help="YAML file of pipeline parameters, or its name")
     parser.add_argument("assignments", nargs="*", metavar="key=value")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where runs are kept")
+    parser.add_argument(
+        "--containers", action="store_true", help="run each task in its image (make images)"
+    )
     parser.add_argument("--assign", default="", help="more assignments, quoted as in a shell")
     arguments = parser.parse_intermixed_args()
     assignments = [*arguments.assignments, *shlex.split(arguments.assign)]
@@ -222,8 +237,8 @@ def main() -> None:
     with one_line_errors("run"):
         params = read_params(arguments.params, assignments)
         check_early(params)
-        outputs = run(params, arguments.runs)
-        print(summary(outputs, time.perf_counter() - started))
+        published = run(params, arguments.runs, containers=arguments.containers)
+        print(summary(published, time.perf_counter() - started))
 
 
 if __name__ == "__main__":

@@ -1,22 +1,147 @@
-"""Where each task runs: all accelerator, node-pool and resource settings, in one place."""
+"""Where each task runs: all accelerator, node-pool and resource settings, in one place.
+
+`on_a_pod` is the one function that turns a `Profile` into KFP's settings. The names of secrets and
+of the queue stand again in `manifests/`; `make validate` holds the two together.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from kfp import dsl, kubernetes
 
-H100_NODE_SELECTOR = {"cloud.google.com/gke-accelerator": "nvidia-h100-80gb"}
 ACCELERATOR = "nvidia.com/gpu"
+H100_NODE_SELECTOR = {"cloud.google.com/gke-accelerator": "nvidia-h100-80gb"}
+GPU_TOLERATIONS = [{"key": ACCELERATOR, "operator": "Exists", "effect": "NoSchedule"}]
+QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+USER = 10001
+"""The user every image runs as."""
+SECRETS = {
+    "huggingface": {"token": "HF_TOKEN"},
+    "wandb": {"api-key": "WANDB_API_KEY"},
+}
+"""Secret name to key to environment variable; a run goes on without those that do not exist."""
+SECRETS_OF = {
+    "ingest": ("huggingface",),
+    "prior": ("huggingface",),
+    "finetune": ("huggingface", "wandb"),
+    "publish": ("huggingface",),
+}
 
 
-def on_h100(task: dsl.PipelineTask, *, cpu: str, memory: str) -> None:
-    """Ask for one H100: the resource, the node pool's label, its taint, and room in /dev/shm."""
-    task.set_accelerator_type(ACCELERATOR).set_accelerator_limit(1)
-    task.set_cpu_request(cpu).set_memory_request(memory)
-    for key, value in H100_NODE_SELECTOR.items():
-        kubernetes.add_node_selector(task, key, value)
-    kubernetes.add_toleration(task, key=ACCELERATOR, operator="Exists", effect="NoSchedule")
-    # PyTorch shares tensors through /dev/shm, which a pod has 64 MiB of by default.
-    kubernetes.empty_dir_mount(task, "shm", "/dev/shm", medium="Memory", size_limit="16Gi")  # noqa: S108
+@dataclass(frozen=True)
+class Pod:
+    """What a task asks of its node."""
+
+    cpu: str
+    memory: str
+    """Request; there is no limit, so a larger data set slows nobody down but is not killed."""
+    scratch: str
+    """Room in /tmp, on the node's disk."""
+    hours: float
+    """After these the pod is stopped: a hung task must not hold a node for days."""
+    gpu: bool = False
+    shm: str = ""
+    """Room in /dev/shm, of which a pod has 64 MiB by default; counts as memory."""
+    retries: int = 0
+    """Times it is started again when its pod is lost: a spot node taken back, an eviction. Which
+    losses count is for Argo's default to say, see manifests; a fine-tune resumes."""
 
 
-def on_cpu(task: dsl.PipelineTask, *, cpu: str, memory: str) -> None:
-    """Ask for processors and memory of an ordinary node."""
-    task.set_cpu_request(cpu).set_memory_request(memory)
+@dataclass(frozen=True)
+class Profile:
+    """A kind of cluster: its pods by task, and the defaults of its GPU parameters."""
+
+    pods: Mapping[str, Pod]
+    gpus: int = 0
+    node_selector: Mapping[str, str] = field(default_factory=dict)
+    tolerations: tuple[Mapping[str, str], ...] = ()
+    queue: str = ""
+    """Kueue's LocalQueue for the pods that ask for a GPU."""
+
+
+CONCLUDE = Pod("100m", "256Mi", "1Gi", 0.5)
+
+H100 = Profile(
+    pods={
+        # Streams 30 GB in row blocks; /tmp holds the download and the cells that are written.
+        "ingest": Pod("4", "8Gi", "100Gi", 6),
+        "split": Pod("2", "8Gi", "10Gi", 1),  # obs of 643,413 cells, no expression
+        "prior": Pod("2", "8Gi", "10Gi", 1),  # 1.4 GB for a table of 19,790 x 5,120
+        # The training cells are dense float32 in memory, 10 GB, and as much again while loading.
+        "finetune": Pod("12", "64Gi", "50Gi", 24, gpu=True, shm="16Gi", retries=5),
+        "predict": Pod("8", "48Gi", "50Gi", 6, gpu=True, shm="16Gi", retries=3),
+        "evaluate": Pod("8", "32Gi", "50Gi", 12),  # cell-eval peaks at 18 GB on the full test set
+        "publish": Pod("2", "8Gi", "20Gi", 2),
+        "conclude": CONCLUDE,
+    },
+    gpus=1,
+    node_selector=H100_NODE_SELECTOR,
+    tolerations=tuple(GPU_TOLERATIONS),
+    queue="h100",
+)
+"""Full-size data on a GKE pool of H100s (a3-highgpu-1g: 26 vCPU, 234 GB a GPU)."""
+
+CPU = Profile(
+    pods={
+        "ingest": Pod("500m", "1Gi", "5Gi", 1),
+        "split": Pod("250m", "1Gi", "1Gi", 1),
+        "prior": Pod("250m", "1Gi", "1Gi", 1),
+        "finetune": Pod("1", "2Gi", "5Gi", 12, gpu=True, shm="1Gi", retries=2),
+        "predict": Pod("1", "2Gi", "5Gi", 2, gpu=True, shm="1Gi"),
+        "evaluate": Pod("1", "2Gi", "5Gi", 2),
+        "publish": Pod("250m", "1Gi", "5Gi", 1),
+        "conclude": CONCLUDE,
+    },
+)
+"""Demo-size data on a small cluster without accelerators: 2 CPUs and 4 GiB to spare are enough."""
+
+LOCAL = Profile(pods={})
+"""This machine: KFP's local runners know no pods."""
+
+
+def on_a_pod(
+    task: dsl.PipelineTask,
+    stage: str,
+    profile: Profile,
+    *,
+    gpus: int,
+    node_selector: dict[str, Any],
+    tolerations: list[Any],
+) -> None:
+    """Ask for what ``stage`` needs in ``profile``.
+
+    Args:
+        task: the task.
+        stage: its name in the profile; a stage the profile does not know asks for nothing.
+        profile: the kind of cluster.
+        gpus: GPUs of a task that uses them; this and the next two may be pipeline parameters.
+        node_selector: labels of the nodes with GPUs.
+        tolerations: tolerations for the taints of those nodes.
+    """
+    pod = profile.pods.get(stage)
+    if pod is None:
+        return
+    task.set_cpu_request(pod.cpu).set_memory_request(pod.memory)
+    kubernetes.set_timeout(task, int(pod.hours * 3600))
+    kubernetes.set_security_context(task, run_as_user=USER, run_as_group=USER, run_as_non_root=True)
+    kubernetes.empty_dir_mount(task, "tmp", "/tmp", size_limit=pod.scratch)  # noqa: S108
+    for secret in SECRETS_OF.get(stage, ()):
+        kubernetes.use_secret_as_env(task, secret, SECRETS[secret], optional=True)
+    if pod.retries:
+        # Argo counts the window from the start of the first try, so it must hold all of them.
+        window = int(pod.hours * 3600) * (pod.retries + 1)
+        task.set_retry(
+            pod.retries,
+            backoff_duration="60s",
+            backoff_factor=2,
+            backoff_max_duration=f"{window}s",
+        )
+    if pod.gpu:
+        # A count of 0 asks for none, which any node can give.
+        task.set_accelerator_type(ACCELERATOR).set_accelerator_limit(gpus)
+        kubernetes.add_node_selector_json(task, node_selector)
+        kubernetes.add_toleration_json(task, tolerations)
+        kubernetes.empty_dir_mount(task, "shm", "/dev/shm", medium="Memory", size_limit=pod.shm)  # noqa: S108
+        if profile.queue:
+            kubernetes.add_pod_label(task, QUEUE_LABEL, profile.queue)

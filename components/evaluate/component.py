@@ -3,7 +3,7 @@
 from kfp import dsl
 
 
-@dsl.component(base_image="scgpt-perturb/evaluate:0.1.0", install_kfp_package=False)
+@dsl.component(base_image="scgpt-perturb/evaluate", install_kfp_package=False)
 def evaluate(
     predictions: dsl.Input[dsl.Dataset],
     cells: dsl.Input[dsl.Dataset],

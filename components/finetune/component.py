@@ -3,7 +3,7 @@
 from kfp import dsl
 
 
-@dsl.component(base_image="scgpt-perturb/finetune:0.1.0", install_kfp_package=False)
+@dsl.component(base_image="scgpt-perturb/finetune", install_kfp_package=False)
 def finetune(
     cells: dsl.Input[dsl.Dataset],
     splits: dsl.Input[dsl.Dataset],
@@ -14,6 +14,8 @@ def finetune(
     recipe: str,
     overrides: dict,
     seed: int,
+    gpus: int,
+    checkpoints: str,
 ) -> None:
     """Fine-tune scGPT's perturbation model; the weights of the best validation epoch are kept.
 
@@ -27,15 +29,19 @@ def finetune(
         recipe: default, reference or smoke.
         overrides: settings of the recipe to replace.
         seed: reaches every random draw of the fine-tune.
+        gpus: GPUs that must be there; 0: one is used if there is one.
+        checkpoints: a folder or gs://bucket/prefix for checkpoints; empty: beside the model's URI.
     """
     import shutil
 
     from components.finetune.finetune import CURVES_FILE
     from components.finetune.finetune import finetune as run
     from components.shared.artifact import describe
+    from components.shared.devices import check_gpus
     from components.shared.errors import one_line_errors
 
     with one_line_errors("finetune"):
+        check_gpus(gpus)
         run(
             cells.path,
             splits.path,
@@ -45,6 +51,9 @@ def finetune(
             recipe=recipe,
             overrides=overrides,
             seed=seed,
+            # A pod that is tried again gets the same URI, but another disk.
+            checkpoints=checkpoints
+            or (model.uri if model.uri.startswith("gs://") else model.path) + ".checkpoints",
         )
         model.metadata.update(describe(model.path))
         shutil.copyfile(f"{model.path}/{CURVES_FILE}", curves.path)

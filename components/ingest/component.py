@@ -3,7 +3,7 @@
 from kfp import dsl
 
 
-@dsl.component(base_image="scgpt-perturb/ingest:0.1.0", install_kfp_package=False)
+@dsl.component(base_image="scgpt-perturb/ingest", install_kfp_package=False)
 def ingest(
     cells: dsl.Output[dsl.Dataset],
     dataset: str,

@@ -3,13 +3,14 @@
 from kfp import dsl
 
 
-@dsl.component(base_image="scgpt-perturb/predict:0.1.0", install_kfp_package=False)
+@dsl.component(base_image="scgpt-perturb/predict", install_kfp_package=False)
 def predict(
     model: dsl.Input[dsl.Model],
     cells: dsl.Input[dsl.Dataset],
     splits: dsl.Input[dsl.Dataset],
     predictions: dsl.Output[dsl.Dataset],
     seed: int,
+    gpus: int,
 ) -> None:
     """Predict every test cell from a basal control cell of the test line.
 
@@ -19,11 +20,14 @@ def predict(
         splits: the splits artifact of the split task.
         predictions: the predictions artifact (format predictions/v1), one self-contained h5ad.
         seed: draws the control partners.
+        gpus: GPUs that must be there; 0: one is used if there is one.
     """
     from components.predict.predict import predict as run
     from components.shared.artifact import describe
+    from components.shared.devices import check_gpus
     from components.shared.errors import one_line_errors
 
     with one_line_errors("predict"):
+        check_gpus(gpus)
         run(model.path, cells.path, splits.path, predictions.path, seed=seed)
         predictions.metadata.update(describe(predictions.path))

@@ -3,7 +3,7 @@
 from kfp import dsl
 
 
-@dsl.component(base_image="scgpt-perturb/prior:0.1.0", install_kfp_package=False)
+@dsl.component(base_image="scgpt-perturb/prior", install_kfp_package=False)
 def prior(gene_prior: dsl.Output[dsl.Dataset], uri: str, pretrained: str, seed: int) -> None:
     """Align a table of gene vectors to the vocabulary of the pretrained model.
 

@@ -3,7 +3,7 @@
 from kfp import dsl
 
 
-@dsl.component(base_image="scgpt-perturb/publish:0.1.0", install_kfp_package=False)
+@dsl.component(base_image="scgpt-perturb/publish", install_kfp_package=False)
 def publish(
     model: dsl.Input[dsl.Model],
     predictions: dsl.Input[dsl.Dataset],

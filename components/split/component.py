@@ -3,7 +3,7 @@
 from kfp import dsl
 
 
-@dsl.component(base_image="scgpt-perturb/split:0.1.0", install_kfp_package=False)
+@dsl.component(base_image="scgpt-perturb/split", install_kfp_package=False)
 def split(
     cells: dsl.Input[dsl.Dataset],
     splits: dsl.Output[dsl.Dataset],

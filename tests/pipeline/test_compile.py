@@ -9,30 +9,44 @@ from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
 
 from pipelines import compile as compiling
+from pipelines.images import development_images
+from pipelines.pipeline import STAGES
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.fixture(params=compiling.PROFILES)
+def compiled(request):
+    return compiling.documents(compiling.FOLDER / request.param)
+
+
 @pytest.fixture
-def compiled():
-    return [d for d in yaml.safe_load_all(compiling.COMPILED.read_text()) if d]
+def h100():
+    return compiling.documents(compiling.FOLDER / "scgpt-perturb.yaml")
 
 
-def test_the_compiled_file_is_what_the_code_compiles_to_and_kfp_can_read_it():
+def test_the_compiled_files_are_what_the_code_compiles_to_and_kfp_can_read_them():
     assert compiling.check()
 
 
-def test_drift_in_either_document_is_noticed(compiled, tmp_path, monkeypatch):
-    drifted = tmp_path / "scgpt-perturb.yaml"
-    monkeypatch.setattr(compiling, "COMPILED", drifted)
+@pytest.mark.parametrize("name", compiling.PROFILES)
+def test_drift_in_either_document_is_noticed(name, tmp_path):
+    compiling.compile_to(tmp_path, development_images())
+    assert compiling.check(tmp_path)
+    compiled = compiling.documents(tmp_path / name)
     for document, path in ((0, ["root", "dag", "tasks"]), (1, ["platforms", "kubernetes"])):
         changed = copy.deepcopy(compiled)
         node = changed[document]
-        for key in path[:-1]:
+        for key in path:
             node = node[key]
-        node[path[-1]].popitem()
-        drifted.write_text(yaml.safe_dump_all(changed))
-        assert not compiling.check()
+        node.popitem()
+        (tmp_path / name).write_text(yaml.safe_dump_all(changed))
+        assert not compiling.check(tmp_path)
+
+
+def test_an_image_of_other_code_is_drift(tmp_path):
+    compiling.compile_to(tmp_path, development_images() | {"split": "scgpt-perturb/split:0"})
+    assert not compiling.check(tmp_path)
 
 
 def test_a_field_kfp_does_not_know_is_refused(compiled):
@@ -41,17 +55,95 @@ def test_a_field_kfp_does_not_know_is_refused(compiled):
         json_format.ParseDict(compiled[0], pipeline_spec_pb2.PipelineSpec())
 
 
+def settings_of(compiled, task):
+    """Return what a task asks of its pod."""
+    return compiled[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"][f"exec-{task}"]
+
+
+def container_of(compiled, task):
+    return compiled[0]["deploymentSpec"]["executors"][f"exec-{task}"]["container"]
+
+
 @pytest.mark.parametrize("task", ["finetune", "predict"])
-def test_the_gpu_tasks_ask_for_an_accelerator_of_the_h100_pool(compiled, task):
-    container = compiled[0]["deploymentSpec"]["executors"][f"exec-{task}"]["container"]
-    accelerator = container["resources"]["accelerator"]
+def test_the_gpu_tasks_take_their_nodes_from_parameters(compiled, task):
+    accelerator = container_of(compiled, task)["resources"]["accelerator"]
     assert accelerator["resourceType"] == "nvidia.com/gpu"
-    assert accelerator["resourceCount"] == "1"
-    kubernetes = compiled[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
-    assert kubernetes[f"exec-{task}"]["nodeSelector"]["labels"] == {
+    assert accelerator["resourceCount"] == "{{$.inputs.parameters['pipelinechannel--gpus']}}"
+    settings = settings_of(compiled, task)
+    assert settings["nodeSelector"] == {
+        "nodeSelectorJson": {"componentInputParameter": "pipelinechannel--node_selector"}
+    }
+    assert settings["tolerations"] == [
+        {"tolerationJson": {"componentInputParameter": "pipelinechannel--tolerations"}}
+    ]
+    inputs = compiled[0]["components"]["comp-exit-handler-1"]["inputDefinitions"]["parameters"]
+    names = {"gpus", "node_selector", "tolerations"}
+    assert {f"pipelinechannel--{name}" for name in names} <= set(inputs)
+
+
+def test_the_defaults_of_the_full_pipeline_are_one_h100(h100):
+    parameters = h100[0]["root"]["inputDefinitions"]["parameters"]
+    assert parameters["gpus"]["defaultValue"] == 1
+    assert parameters["node_selector"]["defaultValue"] == {
         "cloud.google.com/gke-accelerator": "nvidia-h100-80gb"
     }
-    assert kubernetes[f"exec-{task}"]["tolerations"][0]["key"] == "nvidia.com/gpu"
+    [toleration] = parameters["tolerations"]["defaultValue"]
+    assert toleration == {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
+    assert settings_of(h100, "finetune")["podMetadata"]["labels"] == {
+        "kueue.x-k8s.io/queue-name": "h100"
+    }
+
+
+def test_the_pipeline_for_small_clusters_asks_for_no_gpu_and_no_queue():
+    cpu = compiling.documents(compiling.FOLDER / "scgpt-perturb-cpu.yaml")
+    parameters = cpu[0]["root"]["inputDefinitions"]["parameters"]
+    assert parameters["gpus"]["defaultValue"] == 0
+    assert parameters["node_selector"]["defaultValue"] == {}
+    assert parameters["tolerations"]["defaultValue"] == []
+    assert "podMetadata" not in settings_of(cpu, "finetune")
+    for stage in STAGES:
+        resources = container_of(cpu, stage)["resources"]
+        assert resources["cpuRequest"] <= 2
+        assert resources["memoryRequest"] <= 4.3
+
+
+def test_both_pipelines_have_the_same_tasks_and_parameters():
+    h100, cpu = (compiling.documents(compiling.FOLDER / name)[0] for name in compiling.PROFILES)
+    for spec in (h100, cpu):
+        for parameter in spec["root"]["inputDefinitions"]["parameters"].values():
+            parameter.pop("defaultValue", None)
+    assert h100["root"] == cpu["root"]
+    assert set(h100["components"]) == set(cpu["components"])
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_pod_has_a_user_a_deadline_requests_and_room_in_tmp(compiled, stage):
+    settings, resources = settings_of(compiled, stage), container_of(compiled, stage)["resources"]
+    assert settings["securityContext"]["runAsNonRoot"] is True
+    assert settings["securityContext"]["runAsUser"] == "10001"
+    assert int(settings["activeDeadlineSeconds"]) > 0
+    assert resources["resourceCpuRequest"] and resources["resourceMemoryRequest"]
+    mounts = {mount["mountPath"]: mount for mount in settings["emptyDirMounts"]}
+    assert mounts["/tmp"]["sizeLimit"]
+    assert ("/dev/shm" in mounts) == (stage in ("finetune", "predict"))
+    assert mounts.get("/dev/shm", {}).get("medium", "Memory") == "Memory"
+
+
+def test_a_retry_may_take_as_long_as_every_try_together(h100):
+    tasks = h100[0]["components"]["comp-exit-handler-1"]["dag"]["tasks"]
+    retried = {name: task["retryPolicy"] for name, task in tasks.items() if "retryPolicy" in task}
+    assert set(retried) == {"finetune", "predict"}
+    for name, policy in retried.items():
+        deadline = int(settings_of(h100, name)["activeDeadlineSeconds"])
+        window = int(policy["backoffMaxDuration"].removesuffix("s"))
+        assert window == deadline * (policy["maxRetryCount"] + 1)
+
+
+def test_conclude_runs_whatever_became_of_the_others_and_is_never_cached(compiled):
+    task = compiled[0]["root"]["dag"]["tasks"]["conclude"]
+    assert task["triggerPolicy"] == {"strategy": "ALL_UPSTREAM_TASKS_COMPLETED"}
+    assert task["dependentTasks"] == ["exit-handler-1"]
+    assert not task["cachingOptions"].get("enableCache")
 
 
 def test_no_task_installs_anything_when_its_pod_starts(compiled):

@@ -1,0 +1,234 @@
+"""The images of the stages: their names, and building and pushing them.
+
+    python -m pipelines.images build
+    python -m pipelines.images push REGISTRY
+
+In development an image is named by the content that goes into it, so a name never means two things:
+KFP's cache keys on the name. A release names images by digest, from `images/images.lock`. This
+module needs nothing but the standard library and a Docker client that knows BuildKit.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from components import __version__
+from components.shared.errors import InputError, one_line_errors
+
+ROOT = Path(__file__).resolve().parents[1]
+IMAGES = ROOT / "images"
+PACKAGES_LOCK = IMAGES / "requirements.lock"
+IMAGES_LOCK = IMAGES / "images.lock"
+PLATFORM = "linux/amd64"
+DIGEST = re.compile(r"[^@\s]+@sha256:[0-9a-f]{64}")
+
+
+def stages() -> list[str]:
+    """Return the stages that have an image."""
+    return sorted(path.parent.name for path in IMAGES.glob("*/Dockerfile"))
+
+
+def content_of(stage: str) -> Iterator[Path]:
+    """Yield every file that goes into the image of ``stage``, in a fixed order."""
+    yield from (IMAGES / stage / "Dockerfile", IMAGES / stage / "requirements.in", PACKAGES_LOCK)
+    yield ROOT / "components" / "__init__.py"
+    for folder in ("shared", stage):
+        for path in sorted((ROOT / "components" / folder).rglob("*")):
+            if path.is_file() and path.suffix != ".pyc" and path.name != "README.md":
+                yield path
+
+
+def development_image(stage: str) -> str:
+    """Return the name of an image, its tag made of the content that goes into it."""
+    digest = hashlib.sha256()
+    for path in content_of(stage):
+        content = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest.update(f"{path.relative_to(ROOT)} {content}\n".encode())
+    return f"scgpt-perturb/{stage}:{digest.hexdigest()[:16]}"
+
+
+def development_images() -> dict[str, str]:
+    """Return the image of every stage as `make images` names it."""
+    return {stage: development_image(stage) for stage in stages()}
+
+
+def released_images(lock: Path = IMAGES_LOCK) -> dict[str, str]:
+    """Return the image of every stage as `make push` pinned it.
+
+    Raises:
+        InputError: no lock, a stage is missing from it, an image is not named by digest, or its
+            content is not what is here now.
+    """
+    try:
+        pinned = json.loads(lock.read_text())
+    except OSError:
+        raise InputError(f"{lock}: no such file; make push REGISTRY=… writes it") from None
+    except ValueError as error:
+        raise InputError(f"{lock}: not JSON ({error}); make push REGISTRY=… writes it") from None
+    images = {}
+    for stage in stages():
+        image, made_of = (pinned.get(stage) or {}).get("image", ""), development_image(stage)
+        if not DIGEST.fullmatch(image):
+            raise InputError(
+                f"{lock}: {stage} is '{image}'; expected <registry>/{stage}@sha256:<64 digits>, "
+                "since a tag can move and KFP's cache would not notice; run make push REGISTRY=…"
+            )
+        if pinned[stage].get("built_from") != made_of:
+            raise InputError(
+                f"{lock}: {stage} was built from {pinned[stage].get('built_from')}, the code here "
+                f"makes {made_of}; run make images and make push REGISTRY=…"
+            )
+        images[stage] = image
+    return images
+
+
+def docker() -> str:
+    """Return a Docker client that knows BuildKit, `DOCKER` in the environment first.
+
+    Raises:
+        InputError: there is none, or no engine answers it.
+    """
+    wanted = os.environ.get("DOCKER") or "docker"
+    folders = os.environ.get("PATH", "").split(os.pathsep)
+    found = [path for folder in folders if (path := shutil.which(wanted, path=folder))]
+    for client in found:
+        # Clients from version 23 on need the buildx plugin for BuildKit; older ones have it inside.
+        said = _output(client, "version", "--format", "{{.Client.Version}} {{.Server.Version}}")
+        if not said:
+            continue
+        if int(said.split(".")[0]) < 23 or _output(client, "buildx", "version"):
+            return client
+    raise InputError(
+        f"no '{wanted}' with BuildKit reaches an engine; install Docker with the buildx plugin and "
+        "start it, or set DOCKER"
+    )
+
+
+def build(network: str) -> None:
+    """Build the images that are not there yet.
+
+    Raises:
+        InputError: no engine, or a build failed.
+    """
+    client = docker()
+    images = development_images()
+    source, revision = _source(), _git("describe", "--always", "--dirty", "--abbrev=40")
+    for number, (stage, image) in enumerate(images.items(), start=1):
+        where = f"[{number}/{len(images)}] {image}"
+        if _output(client, "image", "inspect", "--format", "{{.Id}}", image):
+            _say(f"{where}: there already")
+            continue
+        _say(f"{where}: building")
+        started = time.perf_counter()
+        facts = {
+            "IMAGE": image,
+            "REVISION": revision or "unknown",
+            "SOURCE": source or "unknown",
+            "VERSION": __version__,
+        }
+        done = subprocess.run(
+            [
+                *(client, "build", "--platform", PLATFORM, "--network", network),
+                *(f"--build-arg={name}={value}" for name, value in facts.items()),
+                *("--file", f"images/{stage}/Dockerfile", "--tag", image, "."),
+            ],
+            cwd=ROOT,
+            env=os.environ | {"DOCKER_BUILDKIT": "1", "BUILDKIT_PROGRESS": "plain"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            _say(done.stdout)
+            raise InputError(f"{image}: the build failed; its log is above")
+        _say(f"{where}: {_size(client, image)}, {time.perf_counter() - started:.0f} s")
+
+
+def push(registry: str, lock: Path = IMAGES_LOCK) -> None:
+    """Push the images and write their digests to ``lock``.
+
+    Raises:
+        InputError: an image is not built, or a push failed; the lock is as it was then.
+    """
+    client = docker()
+    pinned = {}
+    for stage, image in development_images().items():
+        if not _output(client, "image", "inspect", "--format", "{{.Id}}", image):
+            raise InputError(f"{image}: is not built; run make images first")
+        remote = f"{registry.rstrip('/')}/{stage}"
+        tagged = f"{remote}:{image.rpartition(':')[2]}"
+        _say(f"pushing {tagged}")
+        for command in (("tag", image, tagged), ("push", "--quiet", tagged)):
+            done = subprocess.run([client, *command], capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise InputError(f"{tagged}: {done.stderr.strip() or done.stdout.strip()}")
+        digests = _output(client, "image", "inspect", "--format", "{{json .RepoDigests}}", tagged)
+        [digest] = [name for name in json.loads(digests) if name.startswith(f"{remote}@")]
+        pinned[stage] = {"image": digest, "built_from": image}
+    _write(lock, pinned)
+    _say(f"wrote {lock}: {len(pinned)} images")
+
+
+def _write(lock: Path, pinned: Mapping[str, Mapping[str, str]]) -> None:
+    draft = lock.with_name(lock.name + ".partial")
+    draft.write_text(json.dumps(pinned, indent=2) + "\n")
+    draft.replace(lock)
+
+
+def _size(client: str, image: str) -> str:
+    size = _output(client, "image", "inspect", "--format", "{{.Size}}", image)
+    return f"{int(size) / 1e6:.0f} MB"
+
+
+def _source() -> str:
+    """Return the address of the source for people: the origin's, if it is a public kind."""
+    origin = os.environ.get("SOURCE") or _git("remote", "get-url", "origin")
+    if found := re.fullmatch(r"git@([^:]+):(.+?)(\.git)?", origin):
+        return f"https://{found[1]}/{found[2]}"
+    found = re.fullmatch(r"https://(?:[^@/]*@)?(.+?)(\.git)?", origin)
+    return f"https://{found[1]}" if found else ""
+
+
+def _git(*arguments: str) -> str:
+    return _output("git", "-C", str(ROOT), *arguments) if shutil.which("git") else ""
+
+
+def _output(*command: str) -> str:
+    """Return what a command prints, an empty string if it fails."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    """Build or push."""
+    parser = argparse.ArgumentParser(description="The images of the stages.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    building = commands.add_parser("build", help="build what is not there yet")
+    building.add_argument("--network", default="default", help="as of docker build")
+    pushing = commands.add_parser("push", help="push, and write images/images.lock")
+    pushing.add_argument("registry", help="for example REGION-docker.pkg.dev/PROJECT/REPO")
+    arguments = parser.parse_args()
+    with one_line_errors("images"):
+        if arguments.command == "build":
+            build(arguments.network)
+        elif not arguments.registry:
+            raise InputError("REGISTRY is empty; give make push REGISTRY=<host>/<path>")
+        else:
+            push(arguments.registry)
+
+
+if __name__ == "__main__":
+    main()

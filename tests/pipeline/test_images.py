@@ -1,0 +1,183 @@
+"""What goes into the images, and how they are named."""
+
+import importlib.metadata
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from components.shared.errors import InputError
+from pipelines import compile as compiling
+from pipelines import images
+from pipelines.pipeline import STAGES
+from pipelines.scheduling import CPU, H100
+from tests.imports import packages_of
+
+NOT_IMPORTED_BY_NAME = {
+    "kfp": "runs the component",
+    "pyarrow": "pandas' engine for parquet",
+    "ipython": "scgpt's model imports it",
+    "matplotlib": "scgpt's model imports it",
+}
+
+
+def folded(name: str) -> str:
+    return re.sub("[-_.]+", "-", name).lower()
+
+
+def declared(stage: str) -> set[str]:
+    return {folded(n) for n in (images.IMAGES / stage / "requirements.in").read_text().split()}
+
+
+def imported(stage: str) -> set[str]:
+    """Return the distributions that a stage imports, scgpt aside: it is installed by itself."""
+    owners = importlib.metadata.packages_distributions()
+    google = {
+        "google.api_core": "google-api-core",
+        "google.auth": "google-auth",
+        "google.cloud": "google-cloud-storage",
+    }
+    names = (google.get(package) or owners[package][0] for package in packages_of(stage))
+    return {folded(name) for name in names}
+
+
+@pytest.mark.parametrize("stage", images.stages())
+def test_a_stage_imports_only_what_its_image_declares(stage: str) -> None:
+    assert imported(stage) - {"scgpt"} <= declared(stage)
+    assert declared(stage) - imported(stage) <= set(NOT_IMPORTED_BY_NAME)
+
+
+@pytest.mark.parametrize("stage", images.stages())
+def test_every_declared_name_is_pinned_once_in_the_lock(stage: str) -> None:
+    lines = images.PACKAGES_LOCK.read_text().split()
+    pinned = [folded(line.split("==")[0]) for line in lines]
+    assert all(re.fullmatch(r"[A-Za-z0-9_.-]+==[^=<>~*+]+", line) for line in lines)
+    assert all(pinned.count(name) == 1 for name in declared(stage))
+
+
+def test_every_stage_has_an_image_and_a_pod() -> None:
+    assert set(images.stages()) == set(STAGES) == set(H100.pods) == set(CPU.pods)
+
+
+@pytest.fixture
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project of one stage."""
+    monkeypatch.setattr(images, "ROOT", tmp_path)
+    monkeypatch.setattr(images, "IMAGES", tmp_path / "images")
+    monkeypatch.setattr(images, "PACKAGES_LOCK", tmp_path / "images" / "requirements.lock")
+    for name in (
+        "images/requirements.lock",
+        "images/split/Dockerfile",
+        "images/split/requirements.in",
+        "components/__init__.py",
+        "components/shared/cells.py",
+        "components/split/split.py",
+        "components/split/README.md",
+        "components/ingest/ingest.py",
+    ):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("changed", "renamed"),
+    [
+        ("images/requirements.lock", True),
+        ("images/split/Dockerfile", True),
+        ("images/split/requirements.in", True),
+        ("components/shared/cells.py", True),
+        ("components/split/split.py", True),
+        ("components/split/new.py", True),
+        ("components/split/README.md", False),
+        ("components/ingest/ingest.py", False),
+    ],
+)
+def test_an_image_is_named_by_what_goes_into_it(tree: Path, changed: str, renamed: bool) -> None:
+    before = images.development_image("split")
+    assert images.development_image("split") == before
+    (tree / changed).write_text("changed")
+    assert (images.development_image("split") != before) == renamed
+
+
+def lock_of(**images_of: str) -> str:
+    return json.dumps(
+        {
+            stage: {"image": image, "built_from": images.development_image(stage)}
+            for stage, image in images_of.items()
+        }
+    )
+
+
+def digest(stage: str) -> str:
+    return f"registry.example/team/{stage}@sha256:{'0' * 64}"
+
+
+def test_a_release_names_every_image_by_digest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = tmp_path / "images.lock"
+    lock.write_text(lock_of(**{stage: digest(stage) for stage in images.stages()}))
+    written = compiling.compile_to(tmp_path / "release", images.released_images(lock))
+    for path in written:
+        executors = compiling.documents(path)[0]["deploymentSpec"]["executors"]
+        found = {executor["container"]["image"] for executor in executors.values()}
+        assert found == {digest(stage) for stage in images.stages()}
+
+
+@pytest.mark.parametrize(
+    ("image", "says"),
+    [
+        ("registry.example/team/split:1.0", "a tag can move"),
+        ("registry.example/team/split:1.0@sha256:12", "a tag can move"),
+        ("", "a tag can move"),
+    ],
+)
+def test_a_release_refuses_a_tag(tree: Path, tmp_path: Path, image: str, says: str) -> None:
+    lock = tmp_path / "images.lock"
+    lock.write_text(lock_of(split=image))
+    with pytest.raises(InputError, match=says):
+        images.released_images(lock)
+
+
+def test_a_release_refuses_images_of_other_code(tree: Path, tmp_path: Path) -> None:
+    lock = tmp_path / "images.lock"
+    lock.write_text(lock_of(split=digest("split")))
+    assert images.released_images(lock) == {"split": digest("split")}
+    (tree / "components" / "split" / "split.py").write_text("changed")
+    with pytest.raises(InputError, match="the code here makes"):
+        images.released_images(lock)
+
+
+@pytest.mark.parametrize(("text", "says"), [(None, "no such file"), ("{", "not JSON")])
+def test_a_lock_that_cannot_be_read_says_what_writes_it(
+    tree: Path, tmp_path: Path, text: str | None, says: str
+) -> None:
+    if text is not None:
+        (tmp_path / "images.lock").write_text(text)
+    with pytest.raises(InputError, match=f"{says}.*make push"):
+        images.released_images(tmp_path / "images.lock")
+
+
+def test_without_an_engine_one_line_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
+    with pytest.raises(InputError, match="install Docker with the buildx plugin"):
+        images.docker()
+
+
+@pytest.mark.parametrize(
+    ("origin", "address"),
+    [
+        ("git@github.com:team/scgpt-perturb.git", "https://github.com/team/scgpt-perturb"),
+        ("https://user:secret@github.com/team/x.git", "https://github.com/team/x"),
+        ("https://github.com/team/x", "https://github.com/team/x"),
+        ("/home/somebody/x", ""),
+    ],
+)
+def test_the_source_of_an_image_is_a_public_address(
+    origin: str, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOURCE", origin)
+    assert images._source() == address
