@@ -1,14 +1,25 @@
 # `make help` lists what can be done. Everything runs in .venv, which is made on first use.
-PYTHON ?= python3
-VENV   := .venv
-BIN    := $(VENV)/bin
-LOCK   := images/requirements.lock
-PARAMS ?= pipelines/params/demo.yaml
-ARGS   ?=
-export ARGS  # read by the shell as a variable, so that & and [ ] in it are safe
+PYTHON     ?= python3
+VENV       := .venv
+BIN        := $(VENV)/bin
+LOCK       := images/requirements.lock
+NAMES      := $(sort $(wildcard images/*/requirements.in)) pipelines/requirements.in tests/requirements.in
+PIP        := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(LOCK)
+PARAMS     ?= pipelines/params/demo.yaml
+ARGS       ?=
+REGISTRY   ?=
+RELEASE    ?=
+NETWORK    ?= default
+HOST       ?=
+EXPERIMENT ?= scgpt-perturb
+PACKAGE    ?= pipelines/compiled/scgpt-perturb.yaml
+RUN        ?=
+# read by the shell as variables, so that & and [ ] in them are safe
+export ARGS EXPERIMENT HOST PACKAGE REGISTRY RUN
 
 .DEFAULT_GOAL := help
-.PHONY: help env run test lint types compile check-compiled lock clean
+.PHONY: help env run run-containers test lint types compile check-compiled validate images push \
+        test-containers submit lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -16,36 +27,55 @@ help: ## show this list
 
 env: $(VENV)/.installed ## make the environment (.venv)
 
-$(VENV)/.installed: pyproject.toml $(LOCK)
+$(VENV)/.installed: pyproject.toml $(LOCK) $(NAMES)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; give PYTHON=<path>")'
 	@echo "making $(VENV) (a minute or two, about 2.5 GB)"
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(LOCK) -e '.[all,dev]'
+	@$(PIP) $(addprefix -r ,$(NAMES)) -e .
 	@# scgpt asks for torchtext, scvi-tools and more that its model does not import
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(LOCK) --no-deps scgpt
+	@$(PIP) --no-deps scgpt
 	@touch $@
 
 run: env ## run the pipeline here: PARAMS=<file> ARGS="key=value ..."
 	@$(BIN)/python -m pipelines.run $(PARAMS) --assign "$$ARGS"
 
-test: lint types check-compiled ## lint, types, compile check and all tests
-	@$(BIN)/python -m pytest
+run-containers: images ## the same with every task in its image
+	@$(BIN)/python -m pipelines.run $(PARAMS) --assign "$$ARGS" --containers
+
+test: lint types check-compiled ## lint, types, compile check and all tests but those in containers
+	@$(BIN)/python -m pytest --ignore tests/containers
 
 lint: env ## check style
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@$(BIN)/hadolint images/*/Dockerfile
 
 types: env ## check types
 	@$(BIN)/mypy
 
-compile: env ## compile the pipeline to pipelines/compiled
-	@$(BIN)/python -m pipelines.compile
+compile: env ## compile the pipeline to pipelines/compiled; RELEASE=1: with digests, to build/release
+	@$(BIN)/python -m pipelines.compile $(if $(RELEASE),--release)
 
 check-compiled: env ## fail when the compiled pipeline is not what the code compiles to
 	@$(BIN)/python -m pipelines.compile --check
 
+validate: env ## check manifests, compiled pipeline and parameter files against each other
+	@$(BIN)/python -m pipelines.validate
+
+images: env ## build the images that are not there yet
+	@$(BIN)/python -m pipelines.images build --network $(NETWORK)
+
+push: env ## push the images to REGISTRY=<host>/<path> and pin them in images/images.lock
+	@$(BIN)/python -m pipelines.images push "$$REGISTRY"
+
+test-containers: env ## build the images, check them, run the pipeline in them
+	@$(BIN)/python -m pytest tests/containers -rs
+
+submit: env ## run on a cluster: HOST=<url> [PARAMS= ARGS= EXPERIMENT= RUN=<name> PACKAGE=<compiled>]
+	@$(BIN)/python -m pipelines.submit "$(PARAMS)" --host "$$HOST" --experiment "$$EXPERIMENT" --run "$$RUN" --package "$$PACKAGE" --assign "$$ARGS"
+
 lock: env ## pin the versions that are installed now
-	@$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' > $(LOCK)
+	@$(BIN)/python -m pip freeze --all --exclude-editable --exclude pip | sed 's/+cpu$$//' > $(LOCK)
 
 clean: ## remove the environment, the runs and every cache
 	@rm -rf $(VENV) runs build *.egg-info .mypy_cache .ruff_cache .hypothesis .pytest_cache

@@ -1,0 +1,160 @@
+"""The images as they are: user, labels, content, and what they leave out."""
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pipelines import images
+from tests.imports import modules_of, packages_of
+
+ROOT = Path(__file__).resolve().parents[2]
+STAGES = images.stages()
+BUILD_TOOLS = ("cc", "gcc", "g++", "make", "ld", "cmake", "cargo", "git")
+ONLY_IN = {
+    "torch": {"prior", "finetune", "predict"},
+    "scgpt": {"prior", "finetune", "predict"},
+    "cell-eval": {"evaluate"},
+    "wandb": {"finetune"},
+    "anndata": {"ingest", "split", "finetune", "predict", "evaluate"},
+    "google-cloud-storage": set(STAGES),  # of kfp's own needs
+    "pytest": set(),
+}
+LOOK = """
+import importlib, importlib.metadata, json, os, pathlib, shutil, sys
+modules, tools = sys.argv[1].split(), sys.argv[2].split()
+for name in modules:
+    importlib.import_module(name)
+app = pathlib.Path("/app")
+print(json.dumps({
+    "user": [os.getuid(), os.getgid()],
+    "tools": [tool for tool in tools if shutil.which(tool)],
+    "python": sys.executable,
+    "pip": importlib.util.find_spec("pip") is not None,
+    "packages": {d.metadata["Name"]: d.version for d in importlib.metadata.distributions()},
+    "files": sorted(str(path.relative_to(app)) for path in app.rglob("*") if path.is_file()),
+    "writable": [folder for folder in ("/app", "/opt/venv", "/") if os.access(folder, os.W_OK)],
+}))
+"""
+
+
+@pytest.fixture(scope="module", params=STAGES)
+def stage(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def config(stage: str, client: str, built: dict[str, str]) -> dict:
+    done = subprocess.run(
+        [client, "image", "inspect", built[stage]], capture_output=True, text=True, check=True
+    )
+    return json.loads(done.stdout)[0]["Config"]
+
+
+@pytest.fixture(scope="module")
+def inside(stage: str, client: str, built: dict[str, str]) -> dict:
+    """What is seen in a container with a read-only root and no network, every module imported."""
+    own = [
+        ".".join(module.relative_to(ROOT).with_suffix("").parts)
+        for module in sorted(modules_of(stage))
+        if module.name != "__init__.py"
+    ]
+    scgpt = ["scgpt"] if "scgpt" in packages_of(stage) else []
+    outside = sorted(packages_of(stage) - set(scgpt))
+    options = ["--rm", "--read-only", "--network", "none", "--tmpfs", "/tmp", "--cap-drop", "ALL"]  # noqa: S108
+    arguments = [" ".join(own + outside), " ".join(BUILD_TOOLS)]
+    done = subprocess.run(
+        [client, "run", *options, built[stage], "python3", "-c", LOOK, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_an_image_runs_as_a_fixed_user_without_rights(config: dict, inside: dict) -> None:
+    assert config["User"] == "10001:10001"
+    assert inside["user"] == [10001, 10001]
+    assert inside["writable"] == []
+
+
+def test_an_image_says_where_it_comes_from(stage: str, config: dict) -> None:
+    labels = {
+        key.removeprefix("org.opencontainers.image."): value
+        for key, value in config["Labels"].items()
+    }
+    assert labels["title"] == f"scgpt-perturb {stage}"
+    assert labels["licenses"] == "MIT"
+    assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?|unknown|v.*", labels["revision"])
+    assert labels["source"] == "unknown" or labels["source"].startswith("https://")
+    assert labels["version"]
+    environment = dict(entry.split("=", 1) for entry in config["Env"])
+    assert environment["SCGPT_PERTURB_REVISION"] == labels["revision"]
+    assert environment["SCGPT_PERTURB_IMAGE"] == images.development_image(stage)
+
+
+def test_an_image_holds_no_secret(stage: str, client: str, config: dict, built: dict) -> None:
+    secret = re.compile("TOKEN|SECRET|PASSWORD|API_?KEY|CREDENTIAL", re.IGNORECASE)
+    names = [entry.split("=")[0] for entry in config["Env"]]
+    assert not [name for name in names if secret.search(name)]
+    history = subprocess.run(
+        [client, "history", "--no-trunc", "--format", "{{.CreatedBy}}", built[stage]],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert not secret.search(history)
+
+
+def test_an_image_holds_the_code_of_its_stage_and_nothing_else_of_the_project(
+    stage: str, inside: dict
+) -> None:
+    wanted = {
+        str(path.relative_to(ROOT))
+        for path in images.content_of(stage)
+        if path.is_relative_to(ROOT / "components")
+    }
+    assert set(inside["files"]) == wanted
+
+
+def test_an_image_has_neither_compiler_nor_installer(inside: dict) -> None:
+    assert inside["tools"] == []
+    assert not inside["pip"]
+    assert inside["python"] == "/opt/venv/bin/python3"
+
+
+def test_an_image_leaves_no_package_cache_behind(
+    stage: str, client: str, built: dict[str, str]
+) -> None:
+    look = "find / -xdev ( -path */.cache/pip/* -o -path /build/* ) -print -quit"
+    done = subprocess.run(
+        [client, "run", "--rm", "--user", "0", "--network", "none", built[stage], *look.split()],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == ""
+
+
+def test_every_version_in_an_image_is_the_locks(inside: dict) -> None:
+    lines = images.PACKAGES_LOCK.read_text().split()
+    lock = {_folded(name): version for name, version in (line.split("==") for line in lines)}
+    for name, version in inside["packages"].items():
+        # On a machine with CUDA, torch brings its own libraries, each of a version it names.
+        if not name.startswith(("nvidia-", "triton", "cuda-")):
+            assert lock.get(_folded(name)) == version.removesuffix("+cpu"), name
+
+
+@pytest.mark.parametrize("package", ONLY_IN)
+def test_an_image_carries_a_heavy_package_only_where_it_is_used(
+    package: str, stage: str, inside: dict
+) -> None:
+    there = _folded(package) in {_folded(name) for name in inside["packages"]}
+    assert there == (stage in ONLY_IN[package])
+
+
+def _folded(name: str) -> str:
+    return re.sub("[-_.]+", "-", name).lower()

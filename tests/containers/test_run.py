@@ -1,0 +1,144 @@
+"""The whole pipeline by KFP's Docker runner, every task in its image as a cluster runs it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import anndata
+import pytest
+
+from components.shared.artifact import PUBLISHED, opening
+from pipelines.containers import ENVIRONMENT
+from pipelines.scheduling import USER
+from tests.pipeline.test_run import PUBLISHED_FILES, path_after
+from tests.unit.bucket_server import emulating
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = ["recipe=smoke", "overrides={epochs: 2}"]
+SCREEN = "sim://screen?cells=800&genes=60&perturbations=8&lines=4&seed=3"
+
+
+@pytest.fixture(scope="module")
+def runs(built: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where runs are kept; containers of another user must be able to come here."""
+    folder = tmp_path_factory.mktemp("runs")
+    for above in (folder, *folder.parents[:2]):
+        above.chmod(0o755)
+    return folder
+
+
+def run(runs: Path, params: str, *assignments: str, **environment: str) -> str:
+    """Return what a run prints; it must succeed."""
+    done = attempt(runs, params, *assignments, **environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def attempt(runs: Path, params: str, *assignments: str, **environment: str):
+    kept = {key: value for key, value in os.environ.items() if key not in ENVIRONMENT}
+    return subprocess.run(
+        [sys.executable, "-m", "pipelines.run", params, *assignments]
+        + ["--runs", str(runs), "--containers"],
+        cwd=ROOT,
+        env=kept | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def demo(runs: Path) -> Path:
+    """The published folder of the demo, run without a network."""
+    return path_after("published", run(runs, "demo"))
+
+
+def test_the_demo_publishes_everything_from_containers(demo: Path) -> None:
+    artifact = opening(demo, PUBLISHED)
+    assert PUBLISHED_FILES - {"provenance.json"} <= set(artifact.provenance["files"])
+    scores = json.loads((demo / "eval" / "metrics.json").read_text())
+    assert scores["model"]["pearson_delta"] > scores["baselines"]["control_mean"]["pearson_delta"]
+
+
+def test_every_artifact_names_the_image_that_made_it(demo: Path, built: dict[str, str]) -> None:
+    root = demo.parents[1]
+    made = {path.parent.parent.name: path for path in root.glob("*/*/provenance.json")}
+    assert set(made) == set(built) - {"conclude"}
+    for stage, path in made.items():
+        provenance = json.loads(path.read_text())
+        assert provenance["image"] == built[stage]
+        assert provenance["code"]["revision"] != "none"
+
+
+def test_what_is_made_in_containers_is_not_roots(demo: Path) -> None:
+    owners = {path.stat().st_uid for path in demo.rglob("*")}
+    assert owners == {os.getuid() or USER}
+
+
+def test_four_real_lines_go_all_the_way_in_containers(runs: Path, shared_data: Path) -> None:
+    vocabulary = shared_data / "scgpt_human" / "vocab.json"
+    output = run(
+        runs,
+        "four-lines",
+        f"dataset={shared_data / 'norman2019_mcfaline2023_devel.h5ad'}",
+        f"pretrained=random://tiny?vocabulary={vocabulary}",
+    )
+    published = path_after("published", output)
+    summary = json.loads((published.parents[1] / "split" / "splits" / "summary.json").read_text())
+    assert summary["test_cells"] == 765
+    adata = anndata.read_h5ad(published / "predictions" / "scgpt_replogle_test.h5ad")
+    assert adata.shape == (765 + summary["test_controls_reference"], 500)
+    assert opening(published, PUBLISHED)
+
+
+def test_a_bad_parameter_fails_its_container_in_one_line_and_conclude_says_how_to_go_on(
+    runs: Path,
+) -> None:
+    done = attempt(runs, "demo", f"dataset={SCREEN}", *SMALL, "test_line=k562")
+    assert done.returncode == 1
+    errors = [line for line in done.stdout.splitlines() if " error: " in line]
+    assert len(errors) == 1 and "split: error: " in errors[0]
+    assert "Traceback" not in done.stdout + done.stderr
+    newest = max(runs.glob("2*/*"), key=lambda path: path.name)
+    assert "How to go on" in (newest / "conclude" / "outcome").read_text()
+    assert not (newest / "split" / "splits").exists()
+
+
+def test_cells_come_from_a_bucket_and_everything_is_published_to_one(
+    runs: Path, demo: Path, tmp_path: Path
+) -> None:
+    """The bucket is an emulator, which containers reach through the host's network."""
+    cells = next(demo.parents[1].glob("ingest/cells/*.h5ad"))
+    with emulating() as bucket:
+        for name in ("screens", "models"):
+            bucket.bucket(name)
+        endpoint = {"STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{bucket.port}"}
+        upload = (
+            "from components.shared import storage_gs; from pathlib import Path; import sys; "
+            "storage_gs.upload(Path(sys.argv[1]), storage_gs.client().bucket('screens'), 'x.h5ad')"
+        )
+        subprocess.run(
+            [sys.executable, "-c", upload, str(cells)],
+            cwd=ROOT,
+            env=os.environ | endpoint,
+            check=True,
+        )
+        output = run(
+            runs,
+            "demo",
+            *SMALL,
+            "dataset=gs://screens/x.h5ad",
+            "perturbation_column=perturbation",
+            "publish_to=gs://models/mine",
+            "checkpoints=gs://models/kept",
+            **endpoint,
+        )
+        names = bucket.names("models")
+    published = path_after("published", output)
+    wanted = {
+        f"mine/{path.relative_to(published)}" for path in published.rglob("*") if path.is_file()
+    }
+    assert wanted == {name for name in names if name.startswith("mine/")}
+    assert [name for name in names if name.startswith("kept/")]
