@@ -8,6 +8,7 @@ from typing import Any
 
 from components.shared.errors import InputError, nearest
 from components.shared.inference import PRECISIONS
+from components.shared.model import IMPLEMENTATIONS
 
 FOLDER = Path(__file__).parent / "recipes"
 CONTROL_PARTNERS = ("other", "self", "none")
@@ -26,6 +27,7 @@ class Recipe:
     learning_rate_decay: float
     gradient_clip: float
     precision: str
+    implementation: str
     targets_in_window: bool
     token_for_unmeasured: bool
     zero_no_flag: bool
@@ -36,7 +38,11 @@ class Recipe:
     validation_cells: int
 
 
-ALLOWED = {"precision": PRECISIONS, "control_partner": CONTROL_PARTNERS}
+ALLOWED = {
+    "precision": PRECISIONS,
+    "implementation": IMPLEMENTATIONS,
+    "control_partner": CONTROL_PARTNERS,
+}
 MOST = {"learning_rate_decay": 1.0}
 LEAST = {
     "epochs": 1,

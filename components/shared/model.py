@@ -1,8 +1,9 @@
 """scGPT's perturbation model: built, loaded from a pretrained checkpoint, given a gene prior.
 
-The class is scgpt's own `TransformerGenerator`. A gene prior is a frozen table, projected to the
-model's width and added to the gene embedding before its layer norm. Since that is a sum, it can be
-folded into the embedding's weights when training ends: the published checkpoint is a plain
+The class is the `TransformerGenerator` of `components.shared.transformer`, or scgpt's own, which
+computes the same; weights fit either. A gene prior is a frozen table, projected to the model's
+width and added to the gene embedding before its layer norm. Since that is a sum, it can be folded
+into the embedding's weights when training ends: the published checkpoint is a plain
 `TransformerGenerator` that needs no table.
 """
 
@@ -13,57 +14,45 @@ import torch
 from torch import Tensor, nn
 
 from components.shared.checkpoint import Checkpoint, check_shapes
-from components.shared.scgpt_package import transformer_generator
+from components.shared.scgpt_package import build_scgpt
+from components.shared.transformer import PriorEmbedding, TransformerGenerator
 from components.shared.vocabulary import PAD, Vocabulary
+
+OURS, SCGPT = "ours", "scgpt"
+IMPLEMENTATIONS = (OURS, SCGPT)
 
 PRETRAINED_PREFIXES = ("encoder.", "value_encoder.", "transformer_encoder.")
 """What is taken from a pretrained checkpoint; decoder and flag encoder start fresh."""
 
-PAD_VALUE = -2
-FLAG_PERTURBED = 1
 
+def build(args: dict[str, Any], vocabulary: Vocabulary, implementation: str = OURS) -> Any:
+    """Build a `TransformerGenerator` as `args.json` says, with fresh weights.
 
-class PriorEmbedding(nn.Embedding):
-    """A gene embedding plus the projection of a frozen per-gene table."""
+    Args:
+        args: see `checkpoint.read_args`; and `pert_pad_id`, the flag whose embedding is zero.
+        vocabulary: token to id.
+        implementation: ours, or scgpt's own class, called the same way.
 
-    def __init__(self, embedding: nn.Embedding, table: Tensor) -> None:
-        """Wrap ``embedding`` [tokens, d_model] with ``table`` [tokens, prior width]."""
-        super().__init__(
-            embedding.num_embeddings, embedding.embedding_dim, padding_idx=embedding.padding_idx
+    Raises:
+        InputError: scgpt's own is asked for and the package is not installed.
+    """
+    if implementation == SCGPT:
+        model = build_scgpt(args, vocabulary)
+    else:
+        model = TransformerGenerator(
+            tokens=len(vocabulary),
+            pad=vocabulary[PAD],
+            width=args["embsize"],
+            heads=args["nheads"],
+            hidden=args["d_hid"],
+            layers=args["nlayers"],
+            decoder_layers=args["n_layers_cls"],
+            dropout=args["dropout"],
+            pad_flag=args["pert_pad_id"],
         )
-        self.weight = embedding.weight
-        self.prior: Tensor
-        self.register_buffer("prior", table, persistent=False)
-        self.projection = nn.Linear(table.shape[1], embedding.embedding_dim, bias=False)
-
-    def forward(self, ids: Tensor) -> Tensor:
-        """Embed token ids [batch, tokens]; a batch that shares its tokens is embedded once."""
-        if ids.dim() == 2 and ids.stride(0) == 0:
-            return self.forward(ids[0]).expand(ids.shape[0], -1, -1)
-        return super().forward(ids) + self.projection(self.prior[ids])
-
-    def folded(self) -> Tensor:
-        """Return the weights of the plain embedding that computes the same, [tokens, d_model]."""
-        return self.weight + self.projection(self.prior)
-
-
-def build(args: dict[str, Any], vocabulary: Vocabulary) -> Any:
-    """Build a `TransformerGenerator` as `args.json` says, with fresh weights."""
-    return transformer_generator()(
-        ntoken=len(vocabulary),
-        d_model=args["embsize"],
-        nhead=args["nheads"],
-        d_hid=args["d_hid"],
-        nlayers=args["nlayers"],
-        nlayers_cls=args["n_layers_cls"],
-        n_cls=1,
-        vocab=vocabulary,
-        dropout=args["dropout"],
-        pad_token=PAD,
-        pad_value=PAD_VALUE,
-        pert_pad_id=args["pert_pad_id"],
-        use_fast_transformer=False,
-    )
+    # Never called, so never trained: DDP would wait for its gradients.
+    model.cls_decoder.requires_grad_(False)
+    return model
 
 
 def load_pretrained(model: nn.Module, checkpoint: Checkpoint, path: Path) -> list[str]:

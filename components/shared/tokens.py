@@ -9,12 +9,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from components.shared.errors import InputError, shortlist
-from components.shared.model import FLAG_PERTURBED
 from components.shared.perturbation import genes_of
+from components.shared.transformer import PERTURBED
 from components.shared.vocabulary import Vocabulary, token_ids
 
 Ints = NDArray[np.int64]
@@ -153,22 +154,32 @@ class Batch:
     values: Tensor
     """Control expression, log1p of counts per 10,000, float32 [B, S]; 0 for unmeasured targets."""
     flags: Tensor
-    """1 on perturbed tokens, else 0, int64 [B, S]."""
+    """1 on perturbed tokens, else 0, int64 [B, S]; [1, S] where all cells share them."""
 
 
 def assemble(
     basal: Tensor, targets: Sequence[Targets], window: Window, ids: Ints, device: torch.device
 ) -> Batch:
-    """Build the batch of control cells ``basal`` [B, modelled genes] under ``targets`` [B]."""
+    """Build the batch of control cells under perturbations.
+
+    Args:
+        basal: their expression, log1p of counts per 10,000, of any precision, on any device,
+            [B, modelled genes]; only the window is copied.
+        targets: the perturbation of each cell; or others, to be paired with the cells one by one,
+            by their rows of the flags.
+        window: the tokens.
+        ids: token ids of the modelled genes.
+        device: where the model is.
+    """
     width, extra = len(window.genes), len(window.extra)
     flags = np.zeros((len(targets), width + extra), dtype=np.int64)
     slot = np.full(len(ids), -1)
     slot[window.genes] = np.arange(width)
     for row, target in enumerate(targets):
         there = slot[target.measured]
-        flags[row, there[there >= 0]] = FLAG_PERTURBED
-        flags[row, width + np.searchsorted(window.extra, target.unmeasured)] = FLAG_PERTURBED
-    values = torch.zeros(len(targets), width + extra)
-    values[:, :width] = basal[:, torch.from_numpy(window.genes)]
+        flags[row, there[there >= 0]] = PERTURBED
+        flags[row, width + np.searchsorted(window.extra, target.unmeasured)] = PERTURBED
+    genes = torch.from_numpy(window.genes).to(basal.device)
+    values = F.pad(basal[:, genes].to(device, torch.float32), (0, extra))
     tokens = torch.from_numpy(np.concatenate([ids[window.genes], window.extra]))
-    return Batch(tokens.to(device), values.to(device), torch.from_numpy(flags).to(device))
+    return Batch(tokens.to(device), values, torch.from_numpy(flags).to(device))

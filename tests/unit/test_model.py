@@ -1,15 +1,23 @@
 import contextlib
 import json
 import random
+import subprocess
+import sys
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch._dynamo.testing import CompileCounterWithBackend
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from components.shared import checkpoint as files
 from components.shared.checkpoint import Checkpoint, read_checkpoint
 from components.shared.errors import InputError
-from components.shared.inference import forward, predict_cells
+from components.shared.inference import autocast, forward, predict_cells, predict_means
 from components.shared.model import (
+    IMPLEMENTATIONS,
     add_prior,
     build,
     export_state,
@@ -54,12 +62,180 @@ def batch():
     return Batch(torch.randperm(30)[:12], torch.rand(4, 12) * 5, flags)
 
 
-def test_the_model_is_scgpts_own_class_and_torchtext_is_not_loaded(model):
-    import sys
+def shaped(draw_args, *, prior=0, seed=0):
+    """Return our model and scgpt's own with the same weights, all of them random."""
+    models = []
+    for implementation in IMPLEMENTATIONS:
+        torch.manual_seed(seed)
+        model = build(ARGS | draw_args, VOCABULARY, implementation)
+        if prior:
+            add_prior(model, torch.randn(len(VOCABULARY), prior))
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+        models.append(model)
+    return models
 
-    assert type(model) is transformer_generator()
-    assert type(model).__module__ == "scgpt.model.generation_model"
+
+@pytest.mark.parametrize("pad_flag", [0, 2])
+def test_one_seed_gives_scgpts_own_fresh_weights_under_its_names(pad_flag):
+    states = []
+    for implementation in IMPLEMENTATIONS:
+        torch.manual_seed(0)
+        model = build(ARGS | {"nlayers": 3, "pert_pad_id": pad_flag}, VOCABULARY, implementation)
+        states.append(model.state_dict())
+    assert list(states[0]) == list(states[1])
+    assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    heads=st.integers(1, 4),
+    head_width=st.integers(1, 12),
+    hidden=st.integers(1, 40),
+    layers=st.integers(1, 3),
+    pad_flag=st.sampled_from([0, 2]),
+    prior=st.sampled_from([0, 5]),
+    cells=st.integers(1, 6),
+    tokens=st.integers(1, 30),
+    flagged=st.sampled_from([0.0, 0.1, 1.0]),
+    training=st.booleans(),
+    seed=st.integers(0, 2**16),
+)
+def test_outputs_and_gradients_are_those_of_scgpts_own_class(
+    heads, head_width, hidden, layers, pad_flag, prior, cells, tokens, flagged, training, seed
+):
+    args = {"embsize": heads * head_width, "nheads": heads, "d_hid": hidden, "nlayers": layers}
+    ours, theirs = shaped(args | {"pert_pad_id": pad_flag}, prior=prior, seed=seed)
+    ours.load_state_dict(theirs.state_dict(), strict=True)
+    theirs.load_state_dict(ours.state_dict(), strict=True)
+    flags = (torch.rand(cells, tokens) < flagged).long()
+    batch = Batch(torch.randperm(31)[:tokens], torch.rand(cells, tokens) * 8, flags)
+    measured = torch.rand(cells, tokens)
+    outputs = []
+    for model in (ours, theirs):
+        output = forward(model.train(training), batch)
+        torch.nn.functional.mse_loss(output, measured).backward()
+        outputs.append(output)
+    torch.testing.assert_close(outputs[0], outputs[1], atol=1e-5, rtol=1e-5)
+    expected = {name: p.grad for name, p in theirs.named_parameters()}
+    for name, parameter in ours.named_parameters():
+        assert (parameter.grad is None) == (expected[name] is None) == name.startswith("cls_")
+        if parameter.grad is not None:
+            torch.testing.assert_close(parameter.grad, expected[name], atol=1e-4, rtol=1e-4)
+    with torch.no_grad():
+        outputs = [forward(model.eval(), batch) for model in (ours, theirs)]
+    torch.testing.assert_close(outputs[0], outputs[1], atol=1e-5, rtol=1e-5)
+
+
+class Dropped(TorchDispatchMode):
+    """Notes how many numbers each dropout may drop, and how often."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function.overloadpacket in (torch.ops.aten.bernoulli_, torch.ops.aten.native_dropout):
+            self.seen.append((args[0].numel(), args[1]))
+        return function(*args, **(kwargs or {}))
+
+
+def test_dropout_is_where_scgpts_own_class_has_it(batch):
+    seen = []
+    for model in shaped({"dropout": 0.25}):
+        with Dropped() as dropped:
+            forward(model.train(), batch)
+        seen.append(dropped.seen)
+        with Dropped() as dropped:
+            forward(model.eval(), batch)
+        assert not dropped.seen
+    assert len(seen[0]) == 1 + 4 * ARGS["nlayers"]
+    assert seen[0] == seen[1]
+
+
+def test_embeddings_of_genes_and_prior_are_computed_once_a_window_not_once_a_cell(model, batch):
+    add_prior(model, torch.randn(len(VOCABULARY), 6))
+    shapes = {}
+    for name in ("encoder", "encoder.embedding.projection", "value_encoder"):
+        model.get_submodule(name).register_forward_hook(
+            lambda module, inputs, output, name=name: shapes.update({name: tuple(output.shape)})
+        )
+    forward(model, batch)
+    assert shapes["encoder"] == shapes["encoder.embedding.projection"] == (12, 16)
+    assert shapes["value_encoder"] == (4, 12, 16)
+
+
+def test_attention_needs_only_the_fused_kernel(model, batch):
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):  # an error if it cannot run
+        forward(model.train(), batch).sum().backward()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_model_compiles_to_one_graph_once_a_shape(precision, batch):
+    model, _ = shaped({})
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        expected = forward(model, batch)
+        graphs = CompileCounterWithBackend("aot_eager")
+        compiled = torch.compile(model, fullgraph=True, dynamic=False, backend=graphs)
+        for _ in range(2):
+            output = forward(compiled, batch)
+            output.sum().backward()
+    assert graphs.frame_count == 1
+    tolerance = 1e-5 if precision == "fp32" else 0.05
+    torch.testing.assert_close(output, expected, atol=tolerance, rtol=tolerance)
+
+
+def test_under_autocast_layers_hand_on_16_bit_and_the_output_is_float32(batch):
+    model, _ = shaped({})
+    dtypes = []
+    for layer in model.transformer_encoder.layers:
+        layer.register_forward_hook(lambda module, inputs, output: dtypes.append(output.dtype))
+    expected = forward(model, batch)
+    assert set(dtypes) == {torch.float32}
+    dtypes.clear()
+    with torch.autocast("cpu", torch.bfloat16):
+        output = forward(model, batch)
+    assert set(dtypes) == {torch.bfloat16}
+    assert output.dtype == torch.float32
+    error = (output - expected).norm() / expected.norm()
+    assert 0 < error < 0.02
+
+
+def test_our_model_needs_only_torch_and_numpy():
+    code = """
+import sys
+for name in ("scgpt", "anndata", "pandas", "scipy", "safetensors", "tqdm", "yaml"):
+    sys.modules[name] = None
+from components.shared import inference, tokens
+from components.shared.model import build
+import torch
+args = dict(embsize=8, nheads=2, d_hid=8, nlayers=1, n_layers_cls=3, dropout=0.1, pert_pad_id=0)
+model = build(args, {"A": 0, "<pad>": 1})
+print(model(torch.tensor([0]), torch.rand(2, 1), torch.zeros(2, 1, dtype=torch.int64)).shape)
+"""
+    run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert "[2, 1]" in run.stdout
+
+
+def test_scgpts_own_class_can_be_chosen_and_torchtext_is_not_loaded():
+    model = build(ARGS, VOCABULARY, "scgpt")
+    assert isinstance(model, transformer_generator())
+    assert transformer_generator().__module__ == "scgpt.model.generation_model"
     assert "torchtext" not in sys.modules
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize(("precision", "most"), [("fp32", 1e-4), ("bf16", 0.02), ("fp16", 0.005)])
+def test_a_gpu_computes_what_the_cpu_does(precision, most):
+    device = torch.device("cuda")
+    model, _ = shaped({"embsize": 64, "nheads": 1, "d_hid": 64})
+    batch = Batch(torch.randperm(31), torch.rand(8, 31) * 5, (torch.rand(8, 31) < 0.1).long())
+    expected = forward(model, batch)
+    there = Batch(batch.ids.to(device), batch.values.to(device), batch.flags.to(device))
+    with autocast(device, precision):
+        output = forward(model.to(device), there).cpu()
+    assert (output - expected).norm() / expected.norm() < most
 
 
 def test_the_packaged_vocabulary_is_the_published_checkpoints(shared_data):
@@ -86,7 +262,9 @@ def test_prediction_agrees_with_scgpts_own_pred_perturb(model):
         to=lambda device: None,
     )
     ids = torch.arange(20)
-    theirs = model.pred_perturb(graph, include_zero_gene="all", gene_ids=ids.numpy(), amp=False)
+    scgpts = build(ARGS, VOCABULARY, "scgpt")
+    scgpts.load_state_dict(model.state_dict(), strict=True)
+    theirs = scgpts.pred_perturb(graph, include_zero_gene="all", gene_ids=ids.numpy(), amp=False)
     none = torch.empty(0, dtype=torch.int64).numpy()
     target = Targets(torch.tensor([7]).numpy(), none)
     ours = predict_cells(
@@ -129,6 +307,44 @@ def test_contrast_cancels_what_the_model_gets_wrong_with_and_without_flags(model
     change = predicted(target, False) - predicted(none, False)
     assert change.abs().max() > 0
     torch.testing.assert_close(predicted(target, True), values + change)
+
+
+GENES = torch.arange(20).numpy()
+SETS = [Targets(GENES[i:j], GENES[:0]) for i, j in ((3, 4), (7, 9), (0, 0), (15, 16))]
+
+
+@pytest.mark.parametrize("contrast", [True, False])
+@pytest.mark.parametrize(("window", "sets"), [(0, SETS), (20, SETS[:2]), (8, SETS[:1])])
+def test_means_are_those_of_predicted_cells(model, window, sets, contrast):
+    values = torch.rand(7, 20)
+    common = {"window": window, "contrast": contrast}
+    common |= {"device": torch.device("cpu"), "precision": "fp32"}
+    means = predict_means(model, values, sets, GENES, GENES[::-1], batch_size=3, **common)
+    for target, mean in zip(sets, means, strict=True):
+        cells = predict_cells(model, values, [target] * 7, GENES, GENES[::-1], **common)
+        torch.testing.assert_close(mean, cells.mean(0))
+
+
+def test_means_run_the_model_without_flags_once_for_all_perturbations_of_a_window(model):
+    flagged = []
+    model.register_forward_pre_hook(lambda module, inputs: flagged.append(bool(inputs[2].any())))
+    sets = [Targets(GENES[i : i + 1], GENES[:0]) for i in range(6)]
+    means = predict_means(
+        model,
+        torch.rand(5, 20),
+        sets,
+        GENES,
+        GENES,
+        window=16,
+        contrast=True,
+        batch_size=5,
+        device=torch.device("cpu"),
+        precision="fp32",
+    )
+    assert torch.stack(list(means)).isfinite().all()
+    # three groups of two perturbations, each in two windows
+    assert flagged.count(False) == 3 * 2
+    assert flagged.count(True) == 6 * 2
 
 
 def test_a_folded_prior_predicts_what_the_injected_one_did(model, batch):

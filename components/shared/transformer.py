@@ -1,0 +1,246 @@
+"""scGPT's perturbation model in PyTorch alone: control cells and flags in, expression out.
+
+The same network as `scgpt.model.TransformerGenerator` 0.2.4 (Cui et al. 2024) under the same tensor
+names, so that weights go either way, and with the same fresh weights for the same seed. It differs
+in what it spends: all cells of a batch share one window of tokens, so gene embeddings (and a prior)
+are computed once a window, [S, d], not once a cell, [B, S, d]; no padding mask keeps attention from
+the fused kernels; under autocast the residual stream stays in 16 bit, and the last layer computes
+in float32, since the change a perturbation makes is smaller than bf16 can tell.
+
+Shapes: B cells, S tokens, d the width, H heads.
+"""
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+FLAGS = 3
+"""Rows of the flag embedding: not perturbed, perturbed, and one that is not used here."""
+NOT_PERTURBED, PERTURBED = 0, 1
+HIGHEST_VALUE = 512.0
+"""Expression above this is taken for this."""
+
+
+class TransformerGenerator(nn.Module):
+    """Tokens of gene, expression and flag embeddings; an encoder; an affine decoder a token."""
+
+    def __init__(
+        self,
+        *,
+        tokens: int,
+        pad: int,
+        width: int,
+        heads: int,
+        hidden: int,
+        layers: int,
+        decoder_layers: int,
+        dropout: float,
+        pad_flag: int,
+    ) -> None:
+        """Build the model with fresh weights.
+
+        Args:
+            tokens: size of the vocabulary.
+            pad: id of `<pad>`, whose embedding is not trained.
+            width: d; a multiple of ``heads``.
+            heads: attention heads.
+            hidden: width of the feed-forward layers.
+            layers: encoder layers.
+            decoder_layers: layers of the unused cell type decoder.
+            dropout: after expression embeddings, attention weights and each half of a layer.
+            pad_flag: the flag whose embedding is zero and is not trained.
+        """
+        super().__init__()
+        self.encoder = GeneEncoder(tokens, width, pad)
+        self.value_encoder = ValueEncoder(width, dropout)
+        self.pert_encoder = nn.Embedding(FLAGS, width, padding_idx=pad_flag)
+        self.transformer_encoder = Encoder(width, heads, hidden, layers, dropout)
+        self.decoder = AffineDecoder(width)
+        # Not called: scGPT's checkpoints have it, and must load strictly here and there.
+        self.cls_decoder = CellTypeDecoder(width, decoder_layers)
+        nn.init.uniform_(self.encoder.embedding.weight, -0.1, 0.1)
+
+    def forward(self, ids: Tensor, values: Tensor, flags: Tensor) -> Tensor:
+        """Predict the expression of every token.
+
+        Args:
+            ids: token ids that all cells share, int64 [S].
+            values: expression of control cells, log1p of counts per 10,000, float32 [B, S].
+            flags: 1 on perturbed tokens, else 0, int64 [B, S], or [1, S] for all cells alike.
+
+        Returns:
+            Predicted expression, float32 [B, S].
+        """
+        expression = self.value_encoder(values)
+        none, perturbed = self.pert_encoder(torch.arange(2, device=ids.device))
+        shared = (self.encoder(ids) + none).to(expression.dtype)
+        change = (perturbed - none).to(expression.dtype)
+        flagged = flags.unsqueeze(-1).to(expression.dtype)
+        x = torch.addcmul(expression + shared, flagged, change)
+        return self.decoder(self.transformer_encoder(x), values)
+
+
+class LayerNorm(nn.LayerNorm):
+    """Layer norm that gives back the precision it was given, where autocast would give float32."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise the last dimension."""
+        return super().forward(x).to(x.dtype)
+
+
+class GeneEncoder(nn.Module):
+    """What is known of a gene whatever its expression."""
+
+    def __init__(self, tokens: int, width: int, pad: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(tokens, width, padding_idx=pad)
+        self.enc_norm = LayerNorm(width)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Embed token ids [S] as [S, d]."""
+        return self.enc_norm(self.embedding(ids))
+
+
+class PriorEmbedding(nn.Embedding):
+    """A gene embedding plus the projection of a frozen per-gene table."""
+
+    def __init__(self, embedding: nn.Embedding, table: Tensor) -> None:
+        """Wrap ``embedding`` [tokens, d] with ``table`` [tokens, prior width]."""
+        super().__init__(
+            embedding.num_embeddings, embedding.embedding_dim, padding_idx=embedding.padding_idx
+        )
+        self.weight = embedding.weight
+        self.prior: Tensor
+        self.register_buffer("prior", table, persistent=False)
+        self.projection = nn.Linear(table.shape[1], embedding.embedding_dim, bias=False)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Embed token ids [S]; or [B, S] as scgpt's class has it, once if the rows are one."""
+        if ids.dim() == 2 and ids.stride(0) == 0:
+            return self.forward(ids[0]).expand(ids.shape[0], -1, -1)
+        return super().forward(ids) + self.projection(self.prior[ids])
+
+    def folded(self) -> Tensor:
+        """Return the weights of the plain embedding that computes the same, [tokens, d]."""
+        return self.weight + self.projection(self.prior)
+
+
+class ValueEncoder(nn.Module):
+    """A continuous expression value as a vector."""
+
+    def __init__(self, width: int, dropout: float) -> None:
+        super().__init__()
+        self.linear1 = nn.Linear(1, width)
+        self.linear2 = nn.Linear(width, width)
+        self.norm = LayerNorm(width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Embed expression [B, S] as [B, S, d]."""
+        x = values.clamp(max=HIGHEST_VALUE).unsqueeze(-1)
+        return self.dropout(self.norm(self.linear2(F.relu(self.linear1(x)))))
+
+
+class Encoder(nn.Module):
+    """Encoder layers, which start alike as PyTorch's do."""
+
+    def __init__(self, width: int, heads: int, hidden: int, layers: int, dropout: float) -> None:
+        super().__init__()
+        layer = EncoderLayer(width, heads, hidden, dropout)
+        self.layers = nn.ModuleList(copy.deepcopy(layer) for _ in range(layers))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Let tokens [B, S, d] see each other."""
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+class EncoderLayer(nn.Module):
+    """Attention, then a feed-forward network, each normalised after its residual is added."""
+
+    def __init__(self, width: int, heads: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.self_attn = Attention(width, heads, dropout)
+        self.linear1 = nn.Linear(width, hidden)
+        self.linear2 = nn.Linear(hidden, width)
+        self.norm1 = LayerNorm(width)
+        self.norm2 = LayerNorm(width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map tokens [B, S, d] to [B, S, d]."""
+        x = self.norm1(x + self.dropout(self.self_attn(x)))
+        hidden = self.dropout(F.relu(self.linear1(x)))
+        return self.norm2(x + self.dropout(self.linear2(hidden)))
+
+
+class Attention(nn.Module):
+    """Attention of every token to every token, its three projections one matrix product."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.dropout = dropout
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
+        self.out_proj = nn.Linear(width, width)
+        nn.init.xavier_uniform_(self.in_proj_weight)
+        nn.init.zeros_(self.out_proj.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map tokens [B, S, d] to [B, S, d]; queries, keys and values are views, not copies."""
+        projected = F.linear(x, self.in_proj_weight, self.in_proj_bias)
+        parts = projected.unflatten(-1, (3, self.heads, -1))  # [B, S, 3, H, d/H]
+        query, key, value = parts.permute(2, 0, 3, 1, 4).unbind()  # each [B, H, S, d/H]
+        dropout = self.dropout if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
+        return self.out_proj(mixed.transpose(1, 2).flatten(-2))
+
+
+class AffineDecoder(nn.Module):
+    """Predicted expression: a coefficient times the control cell's value, plus a bias."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.coeff_decoder = TokenDecoder(width)
+        self.bias_decoder = TokenDecoder(width)
+
+    def forward(self, x: Tensor, values: Tensor) -> Tensor:
+        """Decode tokens [B, S, d] with their values [B, S] as expression, float32 [B, S]."""
+        return self.coeff_decoder(x) * values + self.bias_decoder(x)
+
+
+class TokenDecoder(nn.Module):
+    """A number for each token."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.fc = nn.Sequential(
+            nn.Linear(width, width),
+            nn.LeakyReLU(),
+            nn.Linear(width, width),
+            nn.LeakyReLU(),
+            nn.Linear(width, 1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map tokens [B, S, d] to numbers, float32 [B, S]."""
+        *hidden, last = self.fc
+        for layer in hidden:
+            x = layer(x)
+        with torch.autocast(x.device.type, enabled=False):
+            return last(x.float()).squeeze(-1)
+
+
+class CellTypeDecoder(nn.Module):
+    """The tensors of scGPT's cell type decoder, which predicting expression does not call."""
+
+    def __init__(self, width: int, layers: int) -> None:
+        super().__init__()
+        self._decoder = nn.ModuleList()
+        for _ in range(layers - 1):
+            self._decoder.extend([nn.Linear(width, width), nn.ReLU(), nn.LayerNorm(width)])
+        self.out_layer = nn.Linear(width, 1)
