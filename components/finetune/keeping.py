@@ -65,7 +65,8 @@ class Keeper:
                 self._last = self._store.save(self._state.parts(), *self._state.position)
                 self._last_position = self._state.position
                 seconds = time.monotonic() - started
-                print(f"finetune: checkpoint {self._last} in {seconds:.1f} s", flush=True)
+                name = self._last.rpartition("/")[2]
+                print(f"finetune: checkpoint {name}, {seconds:.1f} s", flush=True)
             except InputError as error:
                 print(
                     f"finetune: WARNING: no checkpoint of {self._here()}: {error}; training goes "

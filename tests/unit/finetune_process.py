@@ -62,7 +62,7 @@ class FineTune:
     @property
     def saved(self) -> list[Position]:
         """Epoch under way and steps done of each checkpoint it said it wrote."""
-        found = re.findall(r"finetune: checkpoint \S+/epoch-(\d+)-step-(\d+)-", self.said)
+        found = re.findall(r"finetune: checkpoint epoch-(\d+)-step-(\d+)-", self.said)
         return [(int(epoch), int(step)) for epoch, step in found]
 
 

@@ -16,8 +16,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from kfp import dsl
 
 from components.finetune import keeping, tracking, training
+from components.finetune.component import finetune as task
 from components.finetune.finetune import finetune
 from components.shared import storage_gs
 from components.shared.errors import InputError
@@ -466,7 +468,7 @@ def test_a_bucket_that_fails_on_the_way_costs_checkpoints_not_the_run(
     (warning,) = [line for line in printed.err.split("\n") if "WARNING: no checkpoint" in line]
     assert "no checkpoint of epoch 2, step 0: checkpoints gs://lab/checkpoints: HTTP 503" in warning
     assert "training goes on" in warning
-    assert printed.out.count("finetune: checkpoint gs://lab/checkpoints/epoch-") == 2
+    assert printed.out.count("finetune: checkpoint epoch-") == 2
     assert_same(tmp_path / "model", undisturbed)
     assert {name.split("/")[1][:22] for name in gs.names("lab")} == {"epoch-0004-step-000000"}
 
@@ -478,3 +480,30 @@ def test_a_place_that_cannot_be_used_is_refused_before_anything_is_read(
     with pytest.raises(InputError, match=where) as error:
         finetune(**arguments(tmp_path / "nothing", tmp_path / "model", where))
     one_line(error)
+
+
+@pytest.mark.parametrize("uri", ["gs://lab/run/model", ""])
+def test_the_task_keeps_its_checkpoints_beside_the_uri_of_its_model(
+    world: Path, tmp_path: Path, gs: Emulator, uri: str
+) -> None:
+    model = dsl.Model(uri=uri or str(tmp_path / "model"))
+    model.set_path(str(tmp_path / "model"))  # for gs:// KFP has one in /gcs
+    given = arguments(world, tmp_path / "model", "", overrides={"epochs": 1})
+    task.python_func(
+        *(dsl.Dataset(uri=str(given[name])) for name in ("cells", "splits", "prior")),
+        model,
+        dsl.HTML(uri=str(tmp_path / "curves.html")),
+        given["pretrained"],
+        given["recipe"],
+        given["overrides"],
+        given["seed"],
+        gpus=0,
+        checkpoints="",
+    )
+    if uri:
+        assert {name[:44] for name in gs.names("lab")} == {
+            "run/model.checkpoints/epoch-0002-step-000000"
+        }
+        assert not (tmp_path / "model.checkpoints").exists()
+    else:
+        assert newest(tmp_path / "model.checkpoints").name.startswith("epoch-0002-step-000000-")
