@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import re
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -77,6 +78,7 @@ def _run(arguments: dict[str, Any], minutes: float, log: str, steps: str, host: 
     os.dup2(output, 2)
     if host:
         os.environ["STORAGE_EMULATOR_HOST"] = host
+    tempfile.tempdir = str(Path(log).parent)  # what a kill leaves goes with the test's folder
     torch.set_num_threads(1)
     keeping.CHECKPOINT_MINUTES = minutes
     without_wandb(tracking)
