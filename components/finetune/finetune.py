@@ -4,7 +4,6 @@ import hashlib
 import json
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -37,7 +36,7 @@ from components.shared.gene_prior import FACTS_FILE, TABLE_FILE, TENSOR
 from components.shared.perturbation import genes_of
 from components.shared.pretrained import SIZES, parse_pretrained, resolve_vocabulary
 from components.shared.splits import Splits
-from components.shared.storage import fetch_folder
+from components.shared.storage import fetched_folder
 from components.shared.tokens import GeneTokens
 from components.shared.vocabulary import VOCAB_FILE, Vocabulary, vocabulary_digest
 
@@ -175,14 +174,13 @@ def start_model(pretrained: str, recipe: Recipe) -> tuple[Any, dict[str, Any], d
     """
     source = parse_pretrained(pretrained)
     flags = {"pert_pad_id": 0 if recipe.zero_no_flag else 2}
-    with tempfile.TemporaryDirectory() as scratch:
-        if source.random_size:
-            vocabulary = resolve_vocabulary(pretrained, Path(scratch))
-            args = SIZES[source.random_size] | FRESH_ARGS
-            digest = _digest(args, vocabulary)
-            args |= flags
-            return scgpt_model.build(args, vocabulary), args, vocabulary, digest
-        folder = fetch_folder(pretrained, Path(scratch), list(CHECKPOINT_FILES))
+    if source.random_size:
+        vocabulary = resolve_vocabulary(pretrained)
+        args = SIZES[source.random_size] | FRESH_ARGS
+        digest = _digest(args, vocabulary)
+        args |= flags
+        return scgpt_model.build(args, vocabulary), args, vocabulary, digest
+    with fetched_folder(pretrained, CHECKPOINT_FILES) as folder:
         checkpoint = read_checkpoint(folder)
         digest = _digest(checkpoint.args, checkpoint.vocabulary, sha256_of(folder / WEIGHTS_FILE))
         args = checkpoint.args | flags

@@ -30,7 +30,7 @@ from components.shared.cells import CELLS_FILE
 from components.shared.downloads import shown
 from components.shared.errors import InputError, nearest
 from components.shared.progress import bar
-from components.shared.storage import fetch
+from components.shared.storage import fetched
 
 NORMALISATION = "log1p of counts per 10,000"
 TRUTH_FILE = "truth.npz"
@@ -38,7 +38,7 @@ TRUTH_FILE = "truth.npz"
 
 @contextmanager
 def source_at(uri: str, scratch: Path, seed: int) -> Iterator[Source]:
-    """Yield the source that ``uri`` names; downloads and buckets go to ``scratch``.
+    """Yield the source that ``uri`` names; the buckets of a CSC matrix go to ``scratch``.
 
     Raises:
         InputError: unknown scheme, bad query, or a file that is no usable h5ad.
@@ -46,7 +46,7 @@ def source_at(uri: str, scratch: Path, seed: int) -> Iterator[Source]:
     if uri.startswith(SCHEME):
         yield Screen.from_uri(uri, seed=seed)
     else:
-        with opened(fetch(uri, scratch), shown(uri), scratch) as source:
+        with fetched(uri) as path, opened(path, shown(uri), scratch) as source:
             yield source
 
 

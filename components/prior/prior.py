@@ -5,7 +5,6 @@ tells from the URI which kind is meant. A new kind is added in those two places.
 """
 
 import json
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from components.shared.downloads import shown
 from components.shared.errors import InputError, nearest
 from components.shared.gene_prior import FACTS_FILE, TABLE_FILE, TENSOR
 from components.shared.pretrained import ending_of, parse_pretrained, resolve_vocabulary
-from components.shared.storage import ALLOWED, SHA256, fetch
+from components.shared.storage import ALLOWED, SHA256, fetched
 from components.shared.vocabulary import SPECIAL_TOKENS, vocabulary_digest
 
 NONE = "none"
@@ -63,10 +62,8 @@ def from_table(uri: str, vocabulary: str, seed: int, folder: Path) -> dict[str, 
         InputError: the table or the vocabulary cannot be used.
     """
     name = shown(uri).partition(SHA256)[0]
-    with tempfile.TemporaryDirectory(prefix=".prior.", dir=folder.parent) as scratch:
-        # Each in a folder of its own: they may have the same name.
-        tokens = resolve_vocabulary(vocabulary, Path(scratch) / "vocabulary")
-        path = fetch(uri, Path(scratch) / "table")
+    tokens = resolve_vocabulary(vocabulary)
+    with fetched(uri) as path:
         digest = sha256_of(path)
         table = read_table(path, ending_of(uri), name)
         aligned = align(table, tokens, name)

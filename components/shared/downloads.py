@@ -63,6 +63,17 @@ def reason(error: BaseException) -> str:
     return type(error).__name__
 
 
+def part_of(target: Path) -> tuple[Path, Path]:
+    """Return where a download to ``target`` grows, and where the notes about it are."""
+    return target.with_name(f"{target.name}.part"), target.with_name(f"{target.name}.part.json")
+
+
+def discard(target: Path) -> None:
+    """Remove a download, finished or not, and the notes about it."""
+    for path in (target, *part_of(target)):
+        path.unlink(missing_ok=True)
+
+
 def check_space(folder: Path, needed: int, uri: str) -> None:
     """Check that ``needed`` bytes fit into ``folder`` before they are downloaded.
 
@@ -73,7 +84,7 @@ def check_space(folder: Path, needed: int, uri: str) -> None:
     if needed > free:
         raise InputError(
             f"{shown(uri)}: needs {needed / 1e9:.2f} GB in {folder}, {free / 1e9:.2f} GB are free; "
-            "make room there"
+            "make room there, or set TMPDIR to a folder that has it"
         )
 
 

@@ -6,12 +6,12 @@ are written `%26` and `%25`, as in any URL; `+` stands for itself.
 """
 
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from urllib.parse import parse_qsl, urlsplit
 
 from components.shared.downloads import shown
 from components.shared.errors import InputError, nearest
-from components.shared.storage import SHA256, fetch, fetch_folder, local_path, scheme_of
+from components.shared.storage import SHA256, fetched, fetched_folder, local_path, scheme_of
 from components.shared.vocabulary import VOCAB_FILE, packaged_vocabulary, read_vocabulary
 
 RANDOM = "random"
@@ -78,13 +78,12 @@ def parse_pretrained(uri: str) -> Pretrained:
     return Pretrained(uri, size, values.get("vocabulary", ""))
 
 
-def resolve_vocabulary(pretrained: str, folder: Path) -> dict[str, int]:
+def resolve_vocabulary(pretrained: str) -> dict[str, int]:
     """Return the vocabulary that belongs to a `pretrained` parameter, token to id.
 
     Args:
         pretrained: a vocab.json or a folder that holds one, as a path or a URI that
             `components.shared.storage` knows; or a ``random://`` URI (see the module).
-        folder: where a download goes.
 
     Raises:
         InputError: see `parse_pretrained`, `storage.fetch` and `vocabulary.read_vocabulary`.
@@ -93,8 +92,10 @@ def resolve_vocabulary(pretrained: str, folder: Path) -> dict[str, int]:
     if not uri:
         return packaged_vocabulary()
     if _names_a_file(uri):
-        return read_vocabulary(fetch(uri, folder))
-    return read_vocabulary(fetch_folder(uri, folder, [VOCAB_FILE]) / VOCAB_FILE)
+        with fetched(uri) as path:
+            return read_vocabulary(path)
+    with fetched_folder(uri, (VOCAB_FILE,)) as folder:
+        return read_vocabulary(folder / VOCAB_FILE)
 
 
 def ending_of(uri: str) -> str:

@@ -1,21 +1,26 @@
 """Files wherever they are: a path, a bucket, the Hugging Face Hub or a web server.
 
 Every download is checked (CRC32C, the Hub's own digests, sizes) and appears under its name only
-when it is whole. ``#sha256=<hex>`` at the end of any URI of a file asks for that digest.
+when it is whole. ``#sha256=<hex>`` at the end of any URI of a file asks for that digest. A download
+is kept until it has been used, so that what was cut, or failed afterwards, is not begun again.
 """
 
 import re
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from components.shared.downloads import check_sha256, local_name, shown
+from components.shared.downloads import check_sha256, discard, local_name, shown
 from components.shared.errors import InputError, nearest
+from components.shared.scratch import scratch_for
 
 ALLOWED = (
     "a path, file://, gs://bucket/object, hf://datasets/<owner>/<name>/<file>[@revision], "
     "hf://models/<owner>/<name>/<file>[@revision], https://, http://"
 )
+LOCAL = ("", "file")
 SHA256 = "#sha256="
 
 
@@ -25,13 +30,45 @@ def scheme_of(uri: str) -> str:
     return found[1].lower() if found else ""
 
 
+@contextmanager
+def fetched(uri: str) -> Iterator[Path]:
+    """Yield a local path of the file that ``uri`` names, for use inside the block.
+
+    A download is removed when the block ends well and kept for a later run when it does not, see
+    `scratch_for`.
+
+    Raises:
+        InputError: see `fetch`.
+    """
+    if scheme_of(uri) in LOCAL:
+        yield fetch(uri, Path())
+        return
+    with scratch_for(uri) as folder:
+        yield fetch(uri, folder)
+
+
+@contextmanager
+def fetched_folder(uri: str, names: tuple[str, ...]) -> Iterator[Path]:
+    """Yield a local folder that holds ``names`` of the folder that ``uri`` names, as `fetched`.
+
+    Raises:
+        InputError: see `fetch_folder`.
+    """
+    if scheme_of(uri) in LOCAL:
+        yield fetch_folder(uri, Path(), names)
+        return
+    with scratch_for(uri, names) as folder:
+        yield fetch_folder(uri, folder, names)
+
+
 def fetch(uri: str, folder: Path) -> Path:
     """Return a local path of the file that ``uri`` names.
 
     Args:
         uri: a path or a URI of one of the ALLOWED forms, perhaps ending in ``#sha256=<hex>``.
         folder: where downloads go, under their own name (of the Hub: their path in the
-            repository); a file of the same name there is replaced. A local file stays where it is.
+            repository); a file of the same name there is replaced, unless it is known to be the
+            same. A local file stays where it is.
 
     Raises:
         InputError: no such file, no access, a digest or size that does not match, or a scheme that
@@ -39,7 +76,7 @@ def fetch(uri: str, folder: Path) -> Path:
     """
     bare, sha256 = _split_sha256(uri)
     scheme = scheme_of(bare)
-    if scheme in ("", "file"):
+    if scheme in LOCAL:
         path = local_path(bare)
         _check_local_file(path)
         if sha256:
@@ -50,14 +87,14 @@ def fetch(uri: str, folder: Path) -> Path:
         try:
             check_sha256(path, sha256, uri)
         except InputError:
-            path.unlink()
+            discard(path)
             raise
     size = path.stat().st_size
-    print(f"downloaded {shown(bare)} ({size} bytes) to {path}", file=sys.stderr, flush=True)
+    print(f"{shown(bare)}: is at {path} ({size} bytes)", file=sys.stderr, flush=True)
     return path
 
 
-def fetch_folder(uri: str, folder: Path, names: list[str]) -> Path:
+def fetch_folder(uri: str, folder: Path, names: Sequence[str]) -> Path:
     """Return a local folder that holds the files ``names`` of the folder that ``uri`` names.
 
     Args:
@@ -70,7 +107,7 @@ def fetch_folder(uri: str, folder: Path, names: list[str]) -> Path:
     """
     if SHA256 in uri:
         raise InputError(f"{shown(uri)}: {SHA256}… is for single files, and this is a folder")
-    if scheme_of(uri) in ("", "file"):
+    if scheme_of(uri) in LOCAL:
         path = local_path(uri)
         if not path.is_dir():
             raise InputError(f"{path}: no such folder{_nearest_in_parent(path)}; check the path")

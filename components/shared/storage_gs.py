@@ -26,7 +26,7 @@ from google.cloud import storage
 from google.cloud.storage.exceptions import DataCorruption, InvalidResponse
 from google.cloud.storage.retry import DEFAULT_RETRY
 
-from components.shared.downloads import check_space, local_name, reason, shown, watching
+from components.shared.downloads import check_space, local_name, part_of, reason, shown, watching
 from components.shared.errors import InputError, nearest
 
 DOWNLOAD_CHUNK = 8 * 2**20
@@ -77,7 +77,8 @@ def client() -> storage.Client:
 def download(uri: str, folder: Path) -> Path:
     """Download one object into ``folder`` under the last part of its name.
 
-    A part that an earlier call left there is gone on with if it is of the same generation.
+    A part that an earlier call left there is gone on with if it is of the same generation; a file
+    that has the size and CRC32C of the object stays.
 
     Raises:
         InputError: no such bucket or object, no access, or a CRC32C that does not match.
@@ -91,6 +92,8 @@ def download(uri: str, folder: Path) -> Path:
             raise InputError(f"{uri}: no such object{_nearest(bucket, name)}; {FORM}")
         if blob.content_encoding not in (None, "", "identity"):
             raise InputError(f"{uri}: is stored as {blob.content_encoding}; store it uncompressed")
+    if _is_at(target, blob):
+        return target
     part = _Part(blob, target)
     check_space(folder, blob.size - part.size, uri)
     part.begin()
@@ -113,6 +116,13 @@ def download(uri: str, folder: Path) -> Path:
     return target
 
 
+def _is_at(target: Path, blob: storage.Blob) -> bool:
+    """Return whether an earlier call downloaded the very content of an object."""
+    if not target.is_file() or target.stat().st_size != blob.size:
+        return False
+    return crc32c_of(target) == blob.crc32c
+
+
 class _Part:
     """The chunks of one generation of an object that are here.
 
@@ -121,8 +131,7 @@ class _Part:
     """
 
     def __init__(self, blob: storage.Blob, target: Path) -> None:
-        self.path = target.with_name(target.name + ".part")
-        self.notes = target.with_name(target.name + ".part.json")
+        self.path, self.notes = part_of(target)
         self.total = blob.size
         self.head = json.dumps(
             {

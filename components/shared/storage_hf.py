@@ -82,7 +82,7 @@ def download(uri: str, folder: Path) -> Path:
     with errors(uri, repository):
         url = hf_hub_url(repository, file, repo_type=kind, revision=revision)
         facts = get_hf_file_metadata(url)
-        check_space(folder, facts.size or 0, uri)
+        _make_ready(folder, file, facts.size or 0, uri)
         # By its commit, so that a branch that moves now cannot mix two versions.
         path = hf_hub_download(
             repository,
@@ -95,6 +95,19 @@ def download(uri: str, folder: Path) -> Path:
     _check_digest(Path(path), facts.etag or "", uri)
     print(f"{uri}: is commit {facts.commit_hash}", file=sys.stderr, flush=True)
     return Path(path)
+
+
+def _make_ready(folder: Path, file: str, size: int, uri: str) -> None:
+    """Make room in ``folder`` for a file that is not there yet.
+
+    Raises:
+        InputError: there is too little.
+    """
+    # The client goes on with no part: each download has a name of its own, left behind by a kill.
+    for part in folder.glob(".cache/huggingface/download/**/*.incomplete"):
+        part.unlink()
+    if not (folder / file).is_file():
+        check_space(folder, size, uri)
 
 
 def _check_digest(path: Path, etag: str, uri: str) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import requests
 from urllib3.exceptions import HTTPError as BrokenBody
 
-from components.shared.downloads import check_space, reason, shown, watching
+from components.shared.downloads import check_space, part_of, reason, shown, watching
 from components.shared.errors import InputError
 
 TRIES = 6
@@ -37,7 +37,8 @@ def download(url: str, target: Path) -> None:
     """Download ``url`` to ``target``, going on with `<target>.part` where there is one.
 
     A part is gone on with only if the server confirms by `If-Range` (ETag, else Last-Modified)
-    that the file is still the same; otherwise the download starts again.
+    that the file is still the same, and a finished file stays only if it does by `If-None-Match`
+    (ETag); otherwise the download starts again.
 
     Raises:
         InputError: the server refuses, cannot be reached, or sends another size than it said.
@@ -49,15 +50,18 @@ def download(url: str, target: Path) -> None:
             before = part.size
             try:
                 if _request(session, url, part):
-                    part.finish(target)
+                    part.finish()
                     return
+            except InputError:
+                part.remove_if_empty()
+                raise
             except PassingError as fault:
                 failures = 1 if part.size > before else failures + 1
                 if failures >= TRIES:
-                    raise InputError(
-                        f"{shown(url)}: {fault} after {TRIES} tries; {part.size} bytes are kept, "
-                        "run it again to go on"
-                    ) from None
+                    size = part.size
+                    part.remove_if_empty()
+                    kept = f"; {size} bytes are kept, run it again to go on" if size else ""
+                    raise InputError(f"{shown(url)}: {fault} after {TRIES} tries{kept}") from None
                 wait = min(max(FIRST_WAIT * 2 ** (failures - 1), fault.wait), LONGEST_WAIT)
                 print(
                     f"{shown(url)}: {fault} at {part.size} bytes; trying again in {wait:g} s",
@@ -68,11 +72,14 @@ def download(url: str, target: Path) -> None:
 
 
 class _Part:
-    """The part of a file that is here, and what tells whether it is still the same file."""
+    """The part of a file that is here, and what tells whether it is still the same file.
+
+    Once the part has become the file itself, the notes stay beside it, if they hold an ETag.
+    """
 
     def __init__(self, url: str, target: Path) -> None:
-        self.path = target.with_name(target.name + ".part")
-        self.notes = target.with_name(target.name + ".part.json")
+        self.target = target
+        self.path, self.notes = part_of(target)
         # A digest, since the query of a signed URL is a secret.
         self.of = hashlib.sha256(url.encode()).hexdigest()
         try:
@@ -81,13 +88,19 @@ class _Part:
         except (OSError, ValueError, KeyError, TypeError):
             usable = False
         self.validator: str = notes["validator"] if usable else ""
-        if not self.validator or not self.path.is_file():
+        if not self.is_whole and (not self.validator or not self.path.is_file()):
             self.restart("")
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the file itself is here."""
+        known = self.validator.startswith('"')
+        return known and not self.path.exists() and self.target.is_file()
 
     @property
     def size(self) -> int:
         """Bytes that are here."""
-        return self.path.stat().st_size
+        return (self.target if self.is_whole else self.path).stat().st_size
 
     def restart(self, validator: str) -> None:
         """Throw away what is here; ``validator`` identifies the file that comes now."""
@@ -95,10 +108,19 @@ class _Part:
         self.validator = validator
         self.notes.write_text(json.dumps({"of": self.of, "validator": validator}))
 
-    def finish(self, target: Path) -> None:
+    def finish(self) -> None:
         """Give the whole file its name."""
-        self.path.replace(target)
-        self.notes.unlink()
+        if self.is_whole:
+            return
+        self.path.replace(self.target)
+        if not self.is_whole:
+            self.notes.unlink()
+
+    def remove_if_empty(self) -> None:
+        """Leave nothing behind of a download of which nothing came."""
+        if not self.size:
+            self.path.unlink(missing_ok=True)
+            self.notes.unlink()
 
 
 def _request(session: requests.Session, url: str, part: _Part) -> bool:
@@ -111,10 +133,14 @@ def _request(session: requests.Session, url: str, part: _Part) -> bool:
     headers = {"Accept-Encoding": "identity"}
     if part.size and not part.validator:
         part.restart("")
-    if part.size:
+    if part.is_whole:
+        headers["If-None-Match"] = part.validator
+    elif part.size:
         headers |= {"Range": f"bytes={part.size}-", "If-Range": part.validator}
     try:
         with session.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
+            if response.status_code == 304 and part.is_whole:
+                return True
             total = _begin(response, url, part)
             return total == part.size or _append(response, part, total)
     except (requests.ConnectionError, requests.Timeout, BrokenBody) as error:

@@ -1,7 +1,6 @@
 """The split stage: a role for every cell, so that nothing tested was trained on."""
 
 import json
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from components.shared.cells import Cells
 from components.shared.downloads import shown
 from components.shared.errors import InputError
 from components.shared.splits import SPLITS_FILE, SUMMARY_FILE, VAL
-from components.shared.storage import fetch
+from components.shared.storage import fetched
 from components.split.labels import Labels
 from components.split.roles import NOT_IN_TRAINING, assign
 from components.split.rules import Rules, from_lines, with_validation
@@ -118,8 +117,8 @@ def split(
 def _rules_of_file(
     uri: str, labels: Labels, train_lines: Sequence[str], test_line: str
 ) -> tuple[Rules, dict[str, Any]]:
-    with tempfile.TemporaryDirectory() as scratch:
-        file = read_split_file(fetch(uri, Path(scratch)), shown(uri))
+    with fetched(uri) as path:
+        file = read_split_file(path, shown(uri))
     rules, facts = rules_of(file, labels, train_lines=list(train_lines), test_line=test_line)
     if test_line and rules.test_line != test_line:
         print(

@@ -78,7 +78,7 @@ def test_any_text_is_taken_apart_or_refused(text):
         assert parse_pretrained(text).uri == text
 
 
-def test_the_vocabulary_is_found_in_every_form(checkpoint, tmp_path):
+def test_the_vocabulary_is_found_in_every_form(checkpoint):
     file = checkpoint / "vocab.json"
     for uri in (
         str(checkpoint),
@@ -88,8 +88,8 @@ def test_the_vocabulary_is_found_in_every_form(checkpoint, tmp_path):
         f"random://tiny?vocabulary={file}",
         f"random://tiny?vocabulary={checkpoint}",
     ):
-        assert resolve_vocabulary(uri, tmp_path / "downloads") == TOKENS
-    assert resolve_vocabulary("random://tiny", tmp_path) == packaged_vocabulary()
+        assert resolve_vocabulary(uri) == TOKENS
+    assert resolve_vocabulary("random://tiny") == packaged_vocabulary()
 
 
 def test_a_missing_vocabulary_is_told(tmp_path):
@@ -100,12 +100,12 @@ def test_a_missing_vocabulary_is_told(tmp_path):
         (f"random://tiny?vocabulary={tmp_path / 'x.json'}", "x.json: no such file"),
     ):
         with pytest.raises(InputError, match=message):
-            resolve_vocabulary(uri, tmp_path / "downloads")
+            resolve_vocabulary(uri)
 
 
-def test_the_vocabulary_of_a_fresh_model_is_that_of_the_published_checkpoint(shared_data, tmp_path):
-    published = resolve_vocabulary(str(shared_data / "scgpt_human"), tmp_path)
-    assert resolve_vocabulary("random://tiny", tmp_path) == published
+def test_the_vocabulary_of_a_fresh_model_is_that_of_the_published_checkpoint(shared_data):
+    published = resolve_vocabulary(str(shared_data / "scgpt_human"))
+    assert resolve_vocabulary("random://tiny") == published
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def test_a_file_is_downloaded_whole(web: Web, tmp_path: Path) -> None:
     path = fetch(web.url, tmp_path)
     assert path == tmp_path / "cells.h5ad"
     assert path.read_bytes() == CONTENT
-    assert only(tmp_path, "cells.h5ad")
+    assert only(tmp_path, "cells.h5ad", "cells.h5ad.part.json")
 
 
 def test_an_empty_file_is_downloaded(web: Web, tmp_path: Path) -> None:
@@ -232,6 +232,53 @@ def test_a_file_of_the_right_sha256_is_not_downloaded_again(web: Web, tmp_path: 
     assert len(web.requests) == 1
 
 
+def test_a_file_whose_etag_is_the_same_is_not_downloaded_again(web: Web, tmp_path: Path) -> None:
+    fetch(web.url, tmp_path)
+    web.content = OTHER  # would come, if anything did
+    web.statuses = [503]
+    assert fetch(web.url, tmp_path).read_bytes() == CONTENT
+    assert web.requests[-1]["if-none-match"] == '"one"'
+
+
+@pytest.mark.parametrize("if_none_match", [True, False])
+def test_a_file_that_changed_since_is_downloaded_again(
+    web: Web, if_none_match: bool, tmp_path: Path
+) -> None:
+    fetch(web.url, tmp_path)
+    web.content, web.etag, web.if_none_match = OTHER, '"two"', if_none_match
+    web.cuts = [300_000]
+    assert fetch(web.url, tmp_path).read_bytes() == OTHER
+    assert web.requests[-1]["range"] == "bytes=300000-"
+
+
+@pytest.mark.parametrize("etag", ["", 'W/"one"'])
+def test_a_file_without_a_strong_etag_is_downloaded_again(
+    web: Web, etag: str, tmp_path: Path
+) -> None:
+    web.etag, web.last_modified = etag, "Mon, 01 Jan 2024 00:00:00 GMT"
+    fetch(web.url, tmp_path)
+    assert only(tmp_path, "cells.h5ad")
+    web.content = OTHER
+    assert fetch(web.url, tmp_path).read_bytes() == OTHER
+
+
+def test_a_file_of_another_url_is_replaced(web: Web, tmp_path: Path) -> None:
+    fetch(f"{web.url}?version=1", tmp_path)
+    web.content = OTHER
+    assert fetch(f"{web.url}?version=2", tmp_path).read_bytes() == OTHER
+
+
+@pytest.mark.parametrize("statuses", [[404], [503] * storage_http.TRIES])
+def test_a_download_of_which_nothing_came_leaves_nothing(
+    web: Web, statuses: list[int], tmp_path: Path
+) -> None:
+    web.statuses = statuses
+    with pytest.raises(InputError) as error:
+        fetch(web.url, tmp_path)
+    assert "kept" not in one_line(error)
+    assert only(tmp_path)
+
+
 def test_a_file_that_is_there_is_replaced_only_by_a_whole_one(web: Web, tmp_path: Path) -> None:
     (tmp_path / "cells.h5ad").write_bytes(b"earlier")
     web.statuses = [404]
@@ -244,7 +291,7 @@ def test_a_file_that_is_there_is_replaced_only_by_a_whole_one(web: Web, tmp_path
 def test_the_files_of_a_folder_keep_the_query_of_its_url(tmp_path: Path) -> None:
     with serving(Web(b"{}"), path="/checkpoint/?key=1") as web:
         folder = fetch_folder(web.url, tmp_path, ["args.json", "vocab.json"])
-    assert only(folder, "args.json", "vocab.json")
+    assert (folder / "args.json").read_bytes() == (folder / "vocab.json").read_bytes() == b"{}"
 
 
 def test_a_big_download_shows_its_progress(

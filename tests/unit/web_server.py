@@ -21,6 +21,7 @@ class Web:
     ranges: bool = True
     if_range: bool = True
     """Whether If-Range is honoured; a bad server sends the rest of whatever file it has now."""
+    if_none_match: bool = True
     announced: int | None = None
     chunked: bool = False
     encoding: str = ""
@@ -41,6 +42,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", "0")
             if status == 429:
                 self.send_header("Retry-After", "0")
+            self.end_headers()
+            return
+        if web.if_none_match and self.headers.get("If-None-Match") == web.etag:
+            self.send_response(304)
+            self.send_header("ETag", web.etag)
             self.end_headers()
             return
         start = self._start()
