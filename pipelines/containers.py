@@ -65,29 +65,34 @@ def docker_runner(
     credentials = environment.get("GOOGLE_APPLICATION_CREDENTIALS", "")
     # Cached tasks left their outputs in runs beside this one.
     read = {root.parent, *_paths([*inputs, credentials])}
-    write = {path.parent for path in _paths(outputs)}
+    # On the disk and not in memory, and kept: a download that was cut goes on in the next run.
+    scratch = root.parent / ".tmp"
+    scratch.mkdir(exist_ok=True)
+    write = {scratch, *(path.parent for path in _paths(outputs))}
     mounts = [
-        Mount(str(path), str(path), type="bind", read_only=path not in write)
+        Mount(str(path), str(path.resolve()), type="bind", read_only=path not in write)
         for path in sorted(read | write)
         if path.exists()
     ]
     return local.DockerRunner(
-        user=_user(root),
+        user=_owner_of(root, scratch),
         read_only=True,
         tmpfs={"/tmp": "size=8g,mode=1777"},  # noqa: S108
         cap_drop=["ALL"],
         security_opt=["no-new-privileges"],
         network_mode=_network([*inputs, *outputs], environment),
-        environment=environment,
+        environment=environment | {"TMPDIR": str(scratch)},
         working_dir=str(Path.cwd()),
         mounts=mounts,
     )
 
 
-def _user(root: Path) -> str:
+def _owner_of(*folders: Path) -> str:
+    """Return the user tasks run as, having given ``folders`` to them."""
     if os.getuid():
         return f"{os.getuid()}:{os.getgid()}"
-    os.chown(root, USER, USER)
+    for folder in folders:
+        os.chown(folder, USER, USER)
     return f"{USER}:{USER}"
 
 
@@ -107,8 +112,8 @@ def _outputs(params: Mapping[str, Any]) -> list[str]:
 
 
 def _paths(uris: Iterable[str]) -> set[Path]:
-    """Return those of ``uris`` that are on this machine."""
-    return {path.resolve() for path in map(here, uris) if path}
+    """Return those of ``uris`` that are on this machine, as a task will name them."""
+    return {path.absolute() for path in map(here, uris) if path}
 
 
 def _network(uris: Iterable[str], environment: Mapping[str, str]) -> str:

@@ -44,8 +44,10 @@ def test_a_task_has_no_rights_and_writes_only_where_it_should(runner_for, tmp_pa
     assert arguments["cap_drop"] == ["ALL"]
     assert arguments["security_opt"] == ["no-new-privileges"]
     assert not arguments["user"].startswith("0:")
-    [mount] = arguments["mounts"]
-    assert (mount["Target"], mount["ReadOnly"]) == (str(tmp_path / "runs"), True)
+    runs = tmp_path / "runs"
+    seen = {mount["Target"]: mount["ReadOnly"] for mount in arguments["mounts"]}
+    assert seen == {str(runs): True, str(runs / ".tmp"): False}
+    assert arguments["environment"] == {"TMPDIR": str(runs / ".tmp")}
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder away")
@@ -64,10 +66,21 @@ def test_files_that_parameters_name_are_seen_but_not_written(runner_for, tmp_pat
         publish_to=str(tmp_path / "out" / "mine"),
     )["mounts"]
     seen = {Path(mount["Target"]).name: mount["ReadOnly"] for mount in mounts}
-    assert seen == {"runs": True, "cells.h5ad": True, "prior.npz": True, "vocab.json": True}
+    assert {name for name, read_only in seen.items() if read_only} == {
+        *("runs", "cells.h5ad", "prior.npz", "vocab.json")
+    }
     (tmp_path / "out").mkdir()
     mounts = runner_for(publish_to=str(tmp_path / "out" / "mine"))["mounts"]
     assert {mount["Target"]: mount["ReadOnly"] for mount in mounts}[str(tmp_path / "out")] is False
+
+
+def test_a_file_behind_a_link_is_seen_where_the_parameter_says(runner_for, tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "cells.h5ad").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "there")
+    mounts = runner_for(dataset=str(tmp_path / "link" / "cells.h5ad"))["mounts"]
+    sources = {mount["Target"]: mount["Source"] for mount in mounts}
+    assert sources[str(tmp_path / "link" / "cells.h5ad")] == str(tmp_path / "there" / "cells.h5ad")
 
 
 @pytest.mark.parametrize(
@@ -91,11 +104,13 @@ def test_there_is_a_network_only_where_something_is_reached_through_it(
         monkeypatch.setenv(name, value)
     arguments = runner_for(**params)
     assert arguments["network_mode"] == network
-    assert arguments["environment"] == environment
+    assert arguments["environment"].items() >= environment.items()
 
 
 def test_an_image_that_is_not_built_is_named(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(docker, "from_env", Engine)
     params = {"dataset": "sim://screen", "pretrained": "random://tiny"}
-    with pytest.raises(containers.InputError, match=r"scgpt-perturb/prior:2 is not built; run make"):
+    with pytest.raises(
+        containers.InputError, match=r"scgpt-perturb/prior:2 is not built; run make"
+    ):
         containers.docker_runner(params, tmp_path, {"prior": "scgpt-perturb/prior:2"})
