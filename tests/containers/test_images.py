@@ -63,7 +63,7 @@ def inside(stage: str, client: str, built: dict[str, str]) -> dict:
     ]
     scgpt = ["scgpt"] if "scgpt" in packages_of(stage) else []
     outside = sorted(packages_of(stage) - set(scgpt))
-    options = ["--rm", "--read-only", "--network", "none", "--tmpfs", "/tmp", "--cap-drop", "ALL"]  # noqa: S108
+    options = ["--rm", "--read-only", "--network", "none", "--tmpfs", "/tmp", "--cap-drop", "ALL"]
     arguments = [" ".join(own + outside), " ".join(BUILD_TOOLS)]
     done = subprocess.run(
         [client, "run", *options, built[stage], "python3", "-c", LOOK, *arguments],
