@@ -38,9 +38,9 @@ def run(runs: Path, params: str, *assignments: str, **environment: str) -> str:
 
 def attempt(runs: Path, params: str, *assignments: str, **environment: str):
     kept = {key: value for key, value in os.environ.items() if key not in ENVIRONMENT}
+    command = [sys.executable, "-m", "pipelines.run", params, *assignments]
     return subprocess.run(
-        [sys.executable, "-m", "pipelines.run", params, *assignments]
-        + ["--runs", str(runs), "--containers"],
+        [*command, "--runs", str(runs), "--containers"],
         cwd=ROOT,
         env=kept | environment,
         capture_output=True,
