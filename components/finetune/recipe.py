@@ -9,6 +9,7 @@ from typing import Any
 from components.shared.errors import InputError, nearest
 from components.shared.inference import PRECISIONS
 from components.shared.model import IMPLEMENTATIONS
+from components.shared.rank_cells import PREDICTED_CELLS
 
 FOLDER = Path(__file__).parent / "recipes"
 CONTROL_PARTNERS = ("other", "self", "none")
@@ -35,6 +36,7 @@ class Recipe:
     control_partner: str
     predict_window: int
     contrast: bool
+    predicted_cells: str
     validation_cells: int
 
 
@@ -42,6 +44,7 @@ ALLOWED = {
     "precision": PRECISIONS,
     "implementation": IMPLEMENTATIONS,
     "control_partner": CONTROL_PARTNERS,
+    "predicted_cells": PREDICTED_CELLS,
 }
 MOST = {"learning_rate_decay": 1.0}
 LEAST = {

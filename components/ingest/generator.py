@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from components.ingest.source_h5ad import dense_to_csr
-from components.ingest.writer import CsrWriter
+from components.shared.csr_writer import CsrWriter
 from components.shared.errors import InputError, nearest, one_line_errors
 from components.shared.perturbation import CONTROL
 from components.shared.progress import bar

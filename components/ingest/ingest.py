@@ -24,9 +24,9 @@ from components.ingest.normalise import (
 )
 from components.ingest.source import Source
 from components.ingest.source_h5ad import H5adSource, opened
-from components.ingest.writer import CsrWriter
 from components.shared.artifact import CELLS, Draft, writing
 from components.shared.cells import CELLS_FILE
+from components.shared.csr_writer import CsrWriter
 from components.shared.downloads import shown
 from components.shared.errors import InputError, nearest
 from components.shared.progress import bar

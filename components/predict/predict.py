@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 import pandas as pd
 import torch
+from anndata import AnnData
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, vstack
 from tqdm import tqdm
@@ -16,17 +17,24 @@ from tqdm import tqdm
 from components.shared.artifact import MODEL, PREDICTIONS, opening, writing
 from components.shared.cells import Cells
 from components.shared.checkpoint import WEIGHTS_FILE, read_checkpoint
+from components.shared.csr_writer import CsrWriter
 from components.shared.errors import InputError
 from components.shared.inference import predict_cells
 from components.shared.model import load_finetuned
 from components.shared.perturbation import CONTROL, genes_of
-from components.shared.predictions import PREDICTIONS_FILE, TRUTH
+from components.shared.predictions import (
+    CELLS_KIND,
+    MEANS,
+    PERTURBATIONS,
+    PREDICTIONS_FILE,
+    TRUTH,
+)
 from components.shared.progress import bar
+from components.shared.rank_cells import HIGHEST, RANK, draw_partners, rank_cells
 from components.shared.splits import TEST, Splits
 from components.shared.tokens import GeneTokens, Ints, Targets
 
-HIGHEST = 14.999
-"""cell-eval refuses values below 0 and from 15 up."""
+Floats = NDArray[np.float32]
 
 
 def predict(
@@ -36,7 +44,8 @@ def predict(
 
     Genes outside the model's vocabulary keep the control cell's value. Values are clipped to what
     log1p of counts per 10,000 can be, the mean kept where the recipe predicts a change; how many
-    were clipped is counted.
+    were clipped is counted. Where the recipe says so, the control cells mapped by rank to the
+    perturbation's mean prediction take the place of the single predictions.
 
     Args:
         model: model artifact.
@@ -67,13 +76,15 @@ def predict(
         obs = _obs(opened, split, test, reference)
         blocks = predictor.blocks(control, partners, labels[test])
         file = draft.path / PREDICTIONS_FILE
-        _write(file, opened, obs, test, reference, blocks)
-        perturbations = sorted(set(labels[test]))
+        perturbations = np.unique(labels[test]).tolist()
+        shell = _shell(opened, obs, test, reference, perturbations, predictor.kind)
+        _write(file, shell, blocks)
         draft.summary |= predictor.facts(perturbations) | {
             "test_line": line,
             "cells": len(test),
             "controls": len(reference),
             "perturbations": len(perturbations),
+            CELLS_KIND: predictor.kind,
             "clipped_fraction": predictor.clipped / (len(test) * len(opened.genes)),
         }
     print(
@@ -83,30 +94,7 @@ def predict(
     )
 
 
-def draw_partners(labels: NDArray[np.str_], n_controls: int, seed: int) -> Ints:
-    """Draw a control cell for each cell, without replacement within a perturbation if it can be.
-
-    A perturbation's mean then strays as little as can be from the mean of the control pool.
-
-    Args:
-        labels: perturbation of each cell, [cells].
-        n_controls: size of the control pool.
-        seed: seed of the draw.
-
-    Returns:
-        Positions in the control pool, [cells].
-    """
-    rng = np.random.default_rng([seed, 4])
-    partners = np.empty(len(labels), np.int64)
-    for label in np.unique(labels):
-        cells = np.flatnonzero(labels == label)
-        rounds = -(-len(cells) // n_controls)
-        pool = np.concatenate([rng.permutation(n_controls) for _ in range(rounds)])
-        partners[cells] = pool[: len(cells)]
-    return partners
-
-
-def clipped_keeping_mean(cells: NDArray[np.float32]) -> NDArray[np.float32]:
+def clipped_keeping_mean(cells: Floats) -> Floats:
     """Clip one perturbation's cells at 0 without raising any gene's mean.
 
     A control cell's zero cannot fall, so clipping alone would shrink a predicted fall by the share
@@ -137,19 +125,25 @@ class _Predictor:
         self.model = load_finetuned(checkpoint, folder / WEIGHTS_FILE).to(self.device)
         self.clipped = 0
         self.order: Ints = np.random.default_rng([seed, 5]).permutation(len(self.tokens.ids))
+        self.ties = np.random.default_rng([seed, 6])
+
+    @property
+    def kind(self) -> str:
+        """What the cells are, one of `PREDICTED_CELLS`."""
+        return str(self.settings[CELLS_KIND])
 
     def blocks(
         self, control: csr_matrix, partners: Ints, labels: NDArray[np.str_]
-    ) -> Iterator[NDArray[np.float32]]:
-        """Yield predicted expression of one perturbation after the other, [its cells, genes].
+    ) -> Iterator[tuple[Floats, Floats]]:
+        """Yield one perturbation after the other: its cells [cells, genes], their mean [genes].
 
         ``labels`` come sorted. Values are within [0, HIGHEST]; `clipped` counts what was not.
         """
         with bar(total=len(labels), what="predicting", unit=" cells") as progress:
             for label, count in zip(*np.unique(labels, return_counts=True), strict=True):
                 start = int(np.searchsorted(labels, label))
-                predicted = control[partners[start : start + count]].toarray()
-                self._predict(predicted, self._targets(str(label)), progress)
+                basal = control[partners[start : start + count]].toarray()
+                predicted = self._predict(basal, self._targets(str(label)), progress)
                 if not np.isfinite(predicted).all():
                     raise InputError(
                         f"the model predicts NaN or infinity for '{label}'; train again"
@@ -157,14 +151,19 @@ class _Predictor:
                 self.clipped += int(((predicted < 0) | (predicted > HIGHEST)).sum())
                 if self.settings["contrast"]:
                     predicted = clipped_keeping_mean(predicted)
-                yield np.clip(predicted, 0.0, HIGHEST)
+                predicted = np.clip(predicted, 0.0, HIGHEST)
+                mean = predicted.mean(axis=0, dtype=np.float64)
+                if self.kind == RANK:
+                    predicted = rank_cells(basal, mean, self.ties)
+                yield predicted, mean.astype(np.float32)
 
-    def _predict(self, cells: NDArray[np.float32], target: Targets, progress: tqdm) -> None:
-        """Replace control cells [cells, genes] by the prediction under ``target``, in batches."""
+    def _predict(self, basal: Floats, target: Targets, progress: tqdm) -> Floats:
+        """Return the prediction for control cells [cells, genes] under ``target``, in batches."""
+        predicted = basal.copy()
         size = self.settings["batch_size"]
-        for start in range(0, len(cells), size):
-            part = cells[start : start + size]
-            predicted = predict_cells(
+        for start in range(0, len(basal), size):
+            part = predicted[start : start + size]
+            output = predict_cells(
                 self.model,
                 torch.from_numpy(part[:, self.tokens.columns]),
                 [target] * len(part),
@@ -175,8 +174,9 @@ class _Predictor:
                 device=self.device,
                 precision=self.settings["precision"],
             )
-            part[:, self.tokens.columns] = predicted.numpy()
+            part[:, self.tokens.columns] = output.numpy()
             progress.update(len(part))
+        return predicted
 
     def _targets(self, label: str) -> Targets:
         keep = self.settings["token_for_unmeasured"]
@@ -208,29 +208,53 @@ def _obs(cells: Cells, splits: Splits, test: Ints, reference: Ints) -> pd.DataFr
     return obs
 
 
-def _write(
-    file: Path,
+def _shell(
     cells: Cells,
     obs: pd.DataFrame,
     test: Ints,
     reference: Ints,
-    blocks: Iterator[NDArray[np.float32]],
-) -> None:
-    """Write the h5ad, predictions block by block."""
+    perturbations: list[str],
+    kind: str,
+) -> AnnData:
+    """Return all of the h5ad but the predictions."""
     truth = vstack([cells.rows(test), cells.rows(reference)], format="csr")
-    shell = anndata.AnnData(
+    return AnnData(
         obs=obs,
         var=pd.DataFrame(index=cells.genes),
         layers={TRUTH: truth},
-        uns={"perturbation_column": "perturbation", "control": CONTROL},
+        uns={
+            "perturbation_column": "perturbation",
+            "control": CONTROL,
+            PERTURBATIONS: perturbations,
+            CELLS_KIND: kind,
+        },
     )
+
+
+def _write(file: Path, shell: AnnData, blocks: Iterator[tuple[Floats, Floats]]) -> None:
+    """Write the h5ad, predictions block by block: mapped cells sparse, denoised ones dense."""
     shell.write_h5ad(file)
-    start = 0
+    controls = shell.layers[TRUTH][shell.obs["is_control"].to_numpy()]
+    means = []
     with h5py.File(file, "r+") as h5:
         h5.pop("X", None)
-        written = h5.create_dataset("X", shape=shell.shape, dtype=np.float32)
-        written.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
-        for block in blocks:
-            written[start : start + len(block)] = block
-            start += len(block)
-        written[start:] = truth[start:].toarray()
+        rows = CsrWriter(h5, shell.n_vars) if shell.uns[CELLS_KIND] == RANK else _Dense(h5, shell)
+        for cells, mean in blocks:
+            rows.append(csr_matrix(cells))
+            means.append(mean)
+        rows.append(controls)
+        anndata.io.write_elem(h5, "varm", {MEANS: np.stack(means, axis=1)})
+
+
+class _Dense:
+    """`X` of an h5ad file as a dense matrix that is filled from the top."""
+
+    def __init__(self, file: h5py.File, shell: AnnData) -> None:
+        self.written = file.create_dataset("X", shape=shell.shape, dtype=np.float32)
+        self.written.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+        self.rows = 0
+
+    def append(self, block: csr_matrix) -> None:
+        """Write the next rows."""
+        self.written[self.rows : self.rows + block.shape[0]] = block.toarray()
+        self.rows += block.shape[0]

@@ -2,8 +2,12 @@
 
 `X` = predicted, `layers["truth"]` = measured expression, both log1p of counts per 10,000 and in
 the same cell order; `obs` has perturbation, cell_line, is_control and seen_in_training; the real
-reference controls of the test line are rows of their own (`X` equals the truth there); `uns` names
-the label column (`perturbation_column`) and the control label (`control`).
+reference controls of the test line are rows of their own (`X` equals the truth there).
+`varm["predicted_mean"]` holds the predicted means, float32 [genes, perturbations]; the cells of a
+perturbation in `X` have that mean. `uns` names the label column (`perturbation_column`), the
+control label (`control`), the perturbations of the means' columns (`perturbations`) and what the
+cells in `X` are (`predicted_cells`): `rank` = real control cells of the test line, mapped by rank
+to the mean; `denoised` = the model's output, cell by cell.
 """
 
 from dataclasses import dataclass
@@ -17,6 +21,9 @@ from components.shared.artifact import PREDICTIONS, Artifact, opening
 
 PREDICTIONS_FILE = "scgpt_replogle_test.h5ad"
 TRUTH = "truth"
+MEANS = "predicted_mean"
+PERTURBATIONS = "perturbations"
+CELLS_KIND = "predicted_cells"
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ COMPRESSION = "lzf"
 
 
 class CsrWriter:
-    """Appends blocks of rows to `X` of an empty h5ad file; ``finish`` adds the tables."""
+    """Appends blocks of rows to `X` of an h5ad file that has none; ``finish`` adds the tables."""
 
     def __init__(self, file: h5py.File, n_genes: int) -> None:
         """Start `X` with ``n_genes`` columns and no row."""
@@ -25,6 +25,9 @@ class CsrWriter:
         self.rows = 0
         self.entries = 0
         self.group = file.create_group("X")
+        self.group.attrs["encoding-type"] = "csr_matrix"
+        self.group.attrs["encoding-version"] = "0.1.0"
+        self.group.attrs["shape"] = np.array([0, n_genes], dtype=np.int64)
         for name, dtype, size in (("data", "<f4", 0), ("indices", "<i4", 0), ("indptr", "<i8", 1)):
             self.group.create_dataset(
                 name,
@@ -45,12 +48,10 @@ class CsrWriter:
         self.group["indptr"][self.rows + 1 :] = block.indptr[1:].astype(np.int64) + self.entries
         self.rows += rows
         self.entries += entries
+        self.group.attrs["shape"] = np.array([self.rows, self.n_genes], dtype=np.int64)
 
     def finish(self, obs: pd.DataFrame, genes: list[str], uns: dict[str, Any]) -> None:
         """Write the marks anndata looks for, obs, var (index = ``genes``) and uns."""
-        self.group.attrs["encoding-type"] = "csr_matrix"
-        self.group.attrs["encoding-version"] = "0.1.0"
-        self.group.attrs["shape"] = np.array([self.rows, self.n_genes], dtype=np.int64)
         self.file.attrs["encoding-type"] = "anndata"
         self.file.attrs["encoding-version"] = "0.1.0"
         anndata.io.write_elem(self.file, "obs", obs)
