@@ -59,7 +59,7 @@ compile: env ## compile the pipeline to pipelines/compiled; RELEASE=1: with dige
 check-compiled: env ## fail when the compiled pipeline is not what the code compiles to
 	@$(BIN)/python -m pipelines.compile --check
 
-validate: env ## check manifests, compiled pipeline and parameter files against each other
+validate: check-compiled ## check manifests, compiled pipeline and parameter files against each other
 	@$(BIN)/python -m pipelines.validate
 
 images: env ## build the images that are not there yet
@@ -75,7 +75,8 @@ submit: env ## run on a cluster: HOST=<url> [PARAMS= ARGS= EXPERIMENT= RUN=<name
 	@$(BIN)/python -m pipelines.submit "$(PARAMS)" --host "$$HOST" --experiment "$$EXPERIMENT" --run "$$RUN" --package "$$PACKAGE" --assign "$$ARGS"
 
 lock: env ## pin the versions that are installed now
-	@$(BIN)/python -m pip freeze --all --exclude-editable --exclude pip | sed 's/+cpu$$//' > $(LOCK)
+	@$(BIN)/python -m pip freeze --all --exclude-editable --exclude pip > $(LOCK).partial
+	@sed -i.partial 's/+cpu$$//' $(LOCK).partial && mv $(LOCK).partial $(LOCK) && rm $(LOCK).partial.partial
 
 clean: ## remove the environment, the runs and every cache
 	@rm -rf $(VENV) runs build *.egg-info .mypy_cache .ruff_cache .hypothesis .pytest_cache

@@ -37,7 +37,7 @@ def compile_to(folder: Path, images: Mapping[str, str]) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for name, profile in PROFILES.items():
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        with tempfile.TemporaryDirectory(prefix=".", suffix=".partial", dir=folder) as scratch:
             draft = Path(scratch) / name
             compiler.Compiler().compile(pipeline_on(profile, images), str(draft))
             check_protos(draft)

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from fnmatch import fnmatch
 from pathlib import Path
 
 from components import __version__
@@ -28,7 +29,8 @@ IMAGES = ROOT / "images"
 PACKAGES_LOCK = IMAGES / "requirements.lock"
 IMAGES_LOCK = IMAGES / "images.lock"
 PLATFORM = "linux/amd64"
-DIGEST = re.compile(r"[^@\s]+@sha256:[0-9a-f]{64}")
+NOT_CONTENT = ("README.md", "*.pyc", "*.partial", "*.swp", ".*")
+"""Names that `.dockerignore` keeps out of a build."""
 
 
 def stages() -> list[str]:
@@ -42,7 +44,7 @@ def content_of(stage: str) -> Iterator[Path]:
     yield ROOT / "components" / "__init__.py"
     for folder in ("shared", stage):
         for path in sorted((ROOT / "components" / folder).rglob("*")):
-            if path.is_file() and path.suffix != ".pyc" and path.name != "README.md":
+            if path.is_file() and not any(fnmatch(path.name, name) for name in NOT_CONTENT):
                 yield path
 
 
@@ -69,25 +71,26 @@ def released_images(lock: Path = IMAGES_LOCK) -> dict[str, str]:
     """
     try:
         pinned = json.loads(lock.read_text())
+        found = {stage: (pinned[stage]["image"], pinned[stage]["built_from"]) for stage in stages()}
     except OSError:
         raise InputError(f"{lock}: no such file; make push REGISTRY=… writes it") from None
-    except ValueError as error:
-        raise InputError(f"{lock}: not JSON ({error}); make push REGISTRY=… writes it") from None
-    images = {}
-    for stage in stages():
-        image, made_of = (pinned.get(stage) or {}).get("image", ""), development_image(stage)
-        if not DIGEST.fullmatch(image):
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{lock}: is no lock of every stage's image ({type(error).__name__}: {error}); "
+            "make push REGISTRY=… writes it"
+        ) from None
+    for stage, (image, built_from) in found.items():
+        if not re.fullmatch(rf"[^@:\s]+(:\d+)?[^@:\s]*/{stage}@sha256:[0-9a-f]{{64}}", image):
             raise InputError(
                 f"{lock}: {stage} is '{image}'; expected <registry>/{stage}@sha256:<64 digits>, "
                 "since a tag can move and KFP's cache would not notice; run make push REGISTRY=…"
             )
-        if pinned[stage].get("built_from") != made_of:
+        if built_from != development_image(stage):
             raise InputError(
-                f"{lock}: {stage} was built from {pinned[stage].get('built_from')}, the code here "
-                f"makes {made_of}; run make images and make push REGISTRY=…"
+                f"{lock}: {stage} was built from {built_from}, the code here makes "
+                f"{development_image(stage)}; run make images and make push REGISTRY=…"
             )
-        images[stage] = image
-    return images
+    return {stage: image for stage, (image, _) in found.items()}
 
 
 def docker() -> str:
@@ -112,15 +115,20 @@ def docker() -> str:
     )
 
 
+def engine_address(client: str) -> str:
+    """Return where the engine of a client listens, as DOCKER_HOST says it."""
+    return _output(client, "context", "inspect", "--format", "{{.Endpoints.docker.Host}}")
+
+
 def build(network: str) -> None:
     """Build the images that are not there yet.
 
     Raises:
-        InputError: no engine, or a build failed.
+        InputError: no engine, a build failed, or the code changed while it was built.
     """
     client = docker()
     images = development_images()
-    source, revision = _source(), _git("describe", "--always", "--dirty", "--abbrev=40")
+    source = _source()
     for number, (stage, image) in enumerate(images.items(), start=1):
         where = f"[{number}/{len(images)}] {image}"
         if _output(client, "image", "inspect", "--format", "{{.Id}}", image):
@@ -130,7 +138,7 @@ def build(network: str) -> None:
         started = time.perf_counter()
         facts = {
             "IMAGE": image,
-            "REVISION": revision or "unknown",
+            "REVISION": _revision(stage),
             "SOURCE": source or "unknown",
             "VERSION": __version__,
         }
@@ -141,15 +149,14 @@ def build(network: str) -> None:
                 *("--file", f"images/{stage}/Dockerfile", "--tag", image, "."),
             ],
             cwd=ROOT,
-            env=os.environ | {"DOCKER_BUILDKIT": "1", "BUILDKIT_PROGRESS": "plain"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
+            env=os.environ | {"DOCKER_BUILDKIT": "1"},
             check=False,
         )
         if done.returncode:
-            _say(done.stdout)
             raise InputError(f"{image}: the build failed; its log is above")
+        if development_image(stage) != image:
+            _output(client, "image", "rm", image)
+            raise InputError(f"{image}: the code changed while it was built; run it again")
         _say(f"{where}: {_size(client, image)}, {time.perf_counter() - started:.0f} s")
 
 
@@ -167,13 +174,14 @@ def push(registry: str, lock: Path = IMAGES_LOCK) -> None:
         remote = f"{registry.rstrip('/')}/{stage}"
         tagged = f"{remote}:{image.rpartition(':')[2]}"
         _say(f"pushing {tagged}")
-        for command in (("tag", image, tagged), ("push", "--quiet", tagged)):
+        for command in (("tag", image, tagged), ("push", tagged)):
             done = subprocess.run([client, *command], capture_output=True, text=True, check=False)
             if done.returncode:
                 raise InputError(f"{tagged}: {done.stderr.strip() or done.stdout.strip()}")
-        digests = _output(client, "image", "inspect", "--format", "{{json .RepoDigests}}", tagged)
-        [digest] = [name for name in json.loads(digests) if name.startswith(f"{remote}@")]
-        pinned[stage] = {"image": digest, "built_from": image}
+        digest = re.search(r"digest: (sha256:[0-9a-f]{64})", done.stdout)
+        if digest is None:
+            raise InputError(f"{tagged}: was pushed, but docker did not say its digest")
+        pinned[stage] = {"image": f"{remote}@{digest[1]}", "built_from": image}
     _write(lock, pinned)
     _say(f"wrote {lock}: {len(pinned)} images")
 
@@ -196,6 +204,13 @@ def _source() -> str:
         return f"https://{found[1]}/{found[2]}"
     found = re.fullmatch(r"https://(?:[^@/]*@)?(.+?)(\.git)?", origin)
     return f"https://{found[1]}" if found else ""
+
+
+def _revision(stage: str) -> str:
+    """Return the commit, and whether what goes into the image differs from it."""
+    paths = [str(path) for path in content_of(stage)]
+    changed = _git("status", "--porcelain", "--", *paths)
+    return (_git("rev-parse", "HEAD") or "unknown") + ("-dirty" if changed else "")
 
 
 def _git(*arguments: str) -> str:

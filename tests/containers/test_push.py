@@ -18,6 +18,15 @@ SMALL = ["conclude", "publish"]
 """The smallest images; pushing the others takes minutes and is the same."""
 
 
+def forget(client: str, registry: str) -> None:
+    """Take the names of pushed images away."""
+    listed = [client, "image", "ls", "--format", "{{.Repository}}:{{.Tag}}"]
+    for stage in SMALL:
+        found = subprocess.run([*listed, f"{registry}/{stage}"], capture_output=True, text=True)
+        for name in found.stdout.split():
+            subprocess.run([client, "image", "rm", name], capture_output=True)
+
+
 @pytest.fixture
 def registry(client: str, tmp_path: Path) -> Iterator[str]:
     program = shutil.which("docker-registry") or shutil.which("registry")
@@ -48,11 +57,7 @@ def registry(client: str, tmp_path: Path) -> Iterator[str]:
     finally:
         server.terminate()
         server.wait()
-        names = [f"{address}/team/{stage}" for stage in SMALL]
-        listed = [client, "image", "ls", "--format", "{{.Repository}}:{{.Tag}}"]
-        for name in names:
-            tags = subprocess.run([*listed, name], capture_output=True, text=True, check=True)
-            subprocess.run([client, "image", "rm", *tags.stdout.split()], check=True)
+        forget(client, f"{address}/team")
 
 
 def test_what_is_pushed_is_pinned_by_the_digest_the_registry_has(
@@ -76,7 +81,7 @@ def test_what_is_pushed_is_pinned_by_the_digest_the_registry_has(
 
 
 def test_a_push_that_fails_leaves_the_lock_as_it_was(
-    built: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    client: str, built: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(images, "stages", lambda: SMALL)
     lock = tmp_path / "images.lock"
@@ -84,6 +89,7 @@ def test_a_push_that_fails_leaves_the_lock_as_it_was(
     with pytest.raises(InputError, match=r"127\.0\.0\.1:1/team/conclude"):
         images.push("127.0.0.1:1/team", lock)
     assert lock.read_text() == "before"
+    forget(client, "127.0.0.1:1/team")
 
 
 def test_an_image_that_is_not_built_is_not_pushed(

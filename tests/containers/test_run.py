@@ -93,6 +93,22 @@ def test_four_real_lines_go_all_the_way_in_containers(runs: Path, shared_data: P
     assert opening(published, PUBLISHED)
 
 
+def test_containers_publish_to_a_folder_and_keep_checkpoints_in_one(
+    runs: Path, tmp_path: Path
+) -> None:
+    for above in tmp_path.parents[:3]:
+        above.chmod(0o755)
+    mine, kept = tmp_path / "results" / "mine", tmp_path / "kept"
+    published = path_after(
+        "published",
+        run(runs, "demo", f"dataset={SCREEN}", *SMALL, f"publish_to={mine}", f"checkpoints={kept}"),
+    )
+    there = {str(path.relative_to(mine)) for path in mine.rglob("*") if path.is_file()}
+    wanted = {str(path.relative_to(published)) for path in published.rglob("*") if path.is_file()}
+    assert there == wanted
+    assert list(kept.glob("epoch-*"))
+
+
 def test_a_bad_parameter_fails_its_container_in_one_line_and_conclude_says_how_to_go_on(
     runs: Path,
 ) -> None:

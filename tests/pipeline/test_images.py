@@ -92,6 +92,8 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("components/split/split.py", True),
         ("components/split/new.py", True),
         ("components/split/README.md", False),
+        ("components/split/draft.partial", False),
+        ("components/split/.editor.swp", False),
         ("components/ingest/ingest.py", False),
     ],
 )
@@ -132,6 +134,8 @@ def test_a_release_names_every_image_by_digest(
     [
         ("registry.example/team/split:1.0", "a tag can move"),
         ("registry.example/team/split:1.0@sha256:12", "a tag can move"),
+        (f"registry.example/team/split:1.0@sha256:{'0' * 64}", "a tag can move"),
+        (f"registry.example/team/ingest@sha256:{'0' * 64}", "a tag can move"),
         ("", "a tag can move"),
     ],
 )
@@ -146,12 +150,21 @@ def test_a_release_refuses_images_of_other_code(tree: Path, tmp_path: Path) -> N
     lock = tmp_path / "images.lock"
     lock.write_text(lock_of(split=digest("split")))
     assert images.released_images(lock) == {"split": digest("split")}
+    local = f"localhost:5000/split@sha256:{'0' * 64}"
+    lock.write_text(lock_of(split=local))
+    assert images.released_images(lock) == {"split": local}
     (tree / "components" / "split" / "split.py").write_text("changed")
     with pytest.raises(InputError, match="the code here makes"):
         images.released_images(lock)
 
 
-@pytest.mark.parametrize(("text", "says"), [(None, "no such file"), ("{", "not JSON")])
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (None, "no such file"),
+        *((text, "is no lock") for text in ("{", "[]", "{}", '{"split": "x"}', '{"split": {}}')),
+    ],
+)
 def test_a_lock_that_cannot_be_read_says_what_writes_it(
     tree: Path, tmp_path: Path, text: str | None, says: str
 ) -> None:
@@ -181,3 +194,27 @@ def test_the_source_of_an_image_is_a_public_address(
 ) -> None:
     monkeypatch.setenv("SOURCE", origin)
     assert images._source() == address
+
+
+def test_what_is_no_content_is_kept_out_of_a_build_too() -> None:
+    ignored = (images.ROOT / ".dockerignore").read_text().split()
+    assert {f"**/{name}" for name in images.NOT_CONTENT} <= set(ignored)
+
+
+def test_code_that_changes_while_it_is_built_does_not_get_the_old_codes_name(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client is a script in whose build the code changes."""
+    client = tmp_path / "docker"
+    client.write_text(
+        "#!/bin/sh\n"
+        f"echo $@ >> {tmp_path / 'calls'}\n"
+        f"case $1 in build) echo changed > {tree / 'components/split/split.py'};;\n"
+        '"image") [ "$2" = rm ];; esac\n'
+    )
+    client.chmod(0o755)
+    monkeypatch.setattr(images, "docker", lambda: str(client))
+    image = images.development_image("split")
+    with pytest.raises(InputError, match="the code changed while it was built"):
+        images.build("default")
+    assert f"image rm {image}" in (tmp_path / "calls").read_text()
