@@ -1,6 +1,7 @@
 """KFP's Docker runner, set up so that a task in its image sees what it needs and nothing more."""
 
 import os
+import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,19 @@ from kfp import local
 from components.shared.errors import InputError
 from components.shared.pretrained import parse_pretrained
 from components.shared.storage import SHA256, local_path, scheme_of
+from pipelines.images import docker as docker_client
+from pipelines.images import engine_address
 from pipelines.scheduling import USER
 
 REMOTE = ("gs", "hf", "http", "https")
 ENDPOINTS = ("HF_ENDPOINT", "STORAGE_EMULATOR_HOST", "WANDB_BASE_URL")
 """Addresses of services, which may be of this machine."""
+CREDENTIALS = "GOOGLE_APPLICATION_CREDENTIALS"
+GCLOUD_CREDENTIALS = Path("~/.config/gcloud/application_default_credentials.json").expanduser()
+"""What `gcloud auth application-default login` leaves."""
 ENVIRONMENT = (
     *ENDPOINTS,
-    "GOOGLE_APPLICATION_CREDENTIALS",
+    CREDENTIALS,
     "HF_TOKEN",
     "WANDB_API_KEY",
     "WANDB_PROJECT",
@@ -46,11 +52,48 @@ def docker_runner(
         images: image by stage.
 
     Raises:
-        InputError: no engine answers, or an image is not built.
+        InputError: no engine answers, an image is not built, or a folder cannot be written to.
     """
-    import docker
     from docker.types import Mount
 
+    _check_built(images)
+    environment = {name: os.environ[name] for name in ENVIRONMENT if os.environ.get(name)}
+    if CREDENTIALS not in environment and GCLOUD_CREDENTIALS.is_file():
+        environment[CREDENTIALS] = str(GCLOUD_CREDENTIALS)
+    user = f"{os.getuid()}:{os.getgid()}" if os.getuid() else f"{USER}:{USER}"
+    # On the disk and not in memory, and kept: a download that was cut goes on in the next run.
+    scratch = root.parent / f".tmp-{user.partition(':')[0]}"
+    published = {path.parent for path in _paths([params.get("publish_to")])}
+    write = {root, scratch, *published, *_paths([params.get("checkpoints")])}
+    for folder in write:
+        _give(folder)
+    # Cached tasks left their outputs in runs beside this one.
+    read = {root.parent, *_paths([*_inputs(params), environment.get(CREDENTIALS)])}
+    mounts = [
+        Mount(str(path), str(path.resolve()), type="bind", read_only=path not in write)
+        for path in sorted((read | write) - {root})
+        if path.exists()
+    ]
+    uris = [*_inputs(params), params.get("publish_to"), params.get("checkpoints")]
+    return local.DockerRunner(
+        user=user,
+        read_only=True,
+        tmpfs={"/tmp": "size=8g,mode=1777"},  # noqa: S108
+        cap_drop=["ALL"],
+        security_opt=["no-new-privileges"],
+        network_mode=_network(uris, environment),
+        environment=environment | {"TMPDIR": str(scratch)},
+        working_dir=str(Path.cwd()),
+        mounts=mounts,
+    )
+
+
+def _check_built(images: Mapping[str, str]) -> None:
+    import docker
+
+    if not os.environ.get("DOCKER_HOST"):
+        # Docker's Python client does not know the contexts of its command line.
+        os.environ["DOCKER_HOST"] = engine_address(docker_client())
     try:
         client = docker.from_env()
         known = {tag for image in client.images.list() for tag in image.tags}
@@ -60,64 +103,46 @@ def docker_runner(
     missing = sorted(set(images.values()) - known)
     if missing:
         raise InputError(f"image {missing[0]} is not built; run make images")
-    environment = {name: os.environ[name] for name in ENVIRONMENT if os.environ.get(name)}
-    inputs, outputs = _inputs(params), _outputs(params)
-    credentials = environment.get("GOOGLE_APPLICATION_CREDENTIALS", "")
-    # Cached tasks left their outputs in runs beside this one.
-    read = {root.parent, *_paths([*inputs, credentials])}
-    # On the disk and not in memory, and kept: a download that was cut goes on in the next run.
-    scratch = root.parent / ".tmp"
-    scratch.mkdir(exist_ok=True)
-    write = {scratch, *(path.parent for path in _paths(outputs))}
-    mounts = [
-        Mount(str(path), str(path.resolve()), type="bind", read_only=path not in write)
-        for path in sorted(read | write)
-        if path.exists()
-    ]
-    return local.DockerRunner(
-        user=_owner_of(root, scratch),
-        read_only=True,
-        tmpfs={"/tmp": "size=8g,mode=1777"},  # noqa: S108
-        cap_drop=["ALL"],
-        security_opt=["no-new-privileges"],
-        network_mode=_network([*inputs, *outputs], environment),
-        environment=environment | {"TMPDIR": str(scratch)},
-        working_dir=str(Path.cwd()),
-        mounts=mounts,
-    )
 
 
-def _owner_of(*folders: Path) -> str:
-    """Return the user tasks run as, having given ``folders`` to them."""
+def _give(folder: Path) -> None:
+    """Make a folder that tasks write to; root's tasks are another user, who is given what is new.
+
+    Raises:
+        InputError: root was told to write to a folder in which that user may not.
+    """
+    new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
     if os.getuid():
-        return f"{os.getuid()}:{os.getgid()}"
-    for folder in folders:
+        return
+    if new or not any(folder.iterdir()):
         os.chown(folder, USER, USER)
-    return f"{USER}:{USER}"
+    facts = folder.stat()
+    if facts.st_uid != USER and not facts.st_mode & stat.S_IWOTH:
+        raise InputError(
+            f"{folder}: belongs to user {facts.st_uid}, and tasks in containers run as {USER} when "
+            "root starts them; give a folder that is empty or that user's"
+        )
 
 
 def _inputs(params: Mapping[str, Any]) -> list[str]:
     """Return the URIs and paths that parameters name to be read."""
     return [
-        str(params["dataset"]),
-        str(params.get("prior") or ""),
-        parse_pretrained(str(params["pretrained"])).vocabulary_uri,
-        str((params.get("split_options") or {}).get("split_file") or ""),
+        params["dataset"],
+        params.get("prior", ""),
+        parse_pretrained(params["pretrained"]).vocabulary_uri,
+        (params.get("split_options") or {}).get("split_file", ""),
     ]
 
 
-def _outputs(params: Mapping[str, Any]) -> list[str]:
-    """Return the URIs and paths that parameters name to be written."""
-    return [str(params.get("publish_to") or ""), str(params.get("checkpoints") or "")]
-
-
-def _paths(uris: Iterable[str]) -> set[Path]:
+def _paths(uris: Iterable[str | None]) -> set[Path]:
     """Return those of ``uris`` that are on this machine, as a task will name them."""
-    return {path.absolute() for path in map(here, uris) if path}
+    return {path.absolute() for path in (here(uri or "") for uri in uris) if path}
 
 
-def _network(uris: Iterable[str], environment: Mapping[str, str]) -> str:
-    remote = any(scheme_of(uri) in REMOTE for uri in uris)
+def _network(uris: Iterable[str | None], environment: Mapping[str, str]) -> str:
+    """Return the network of the run: KFP's runner has one for all tasks."""
+    remote = any(scheme_of(uri or "") in REMOTE for uri in uris)
     if not remote and "WANDB_API_KEY" not in environment:
         return "none"
     return "host" if any(name in environment for name in ENDPOINTS) else "bridge"

@@ -25,6 +25,8 @@ class Engine:
 @pytest.fixture
 def runner_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(docker, "from_env", Engine)
+    monkeypatch.setattr(containers, "GCLOUD_CREDENTIALS", tmp_path / "adc.json")
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
     for name in containers.ENVIRONMENT:
         monkeypatch.delenv(name, raising=False)
     root = tmp_path / "runs" / "run"
@@ -46,8 +48,9 @@ def test_a_task_has_no_rights_and_writes_only_where_it_should(runner_for, tmp_pa
     assert not arguments["user"].startswith("0:")
     runs = tmp_path / "runs"
     seen = {mount["Target"]: mount["ReadOnly"] for mount in arguments["mounts"]}
-    assert seen == {str(runs): True, str(runs / ".tmp"): False}
-    assert arguments["environment"] == {"TMPDIR": str(runs / ".tmp")}
+    scratch = str(runs / f".tmp-{os.getuid() or containers.USER}")
+    assert seen == {str(runs): True, scratch: False}
+    assert arguments["environment"] == {"TMPDIR": scratch}
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder away")
@@ -63,15 +66,37 @@ def test_files_that_parameters_name_are_seen_but_not_written(runner_for, tmp_pat
         dataset=str(tmp_path / "cells.h5ad"),
         prior=(tmp_path / "prior.npz").as_uri(),
         pretrained=f"random://tiny?vocabulary={tmp_path / 'vocab.json'}",
-        publish_to=str(tmp_path / "out" / "mine"),
     )["mounts"]
-    seen = {Path(mount["Target"]).name: mount["ReadOnly"] for mount in mounts}
-    assert {name for name, read_only in seen.items() if read_only} == {
-        *("runs", "cells.h5ad", "prior.npz", "vocab.json")
-    }
-    (tmp_path / "out").mkdir()
-    mounts = runner_for(publish_to=str(tmp_path / "out" / "mine"))["mounts"]
-    assert {mount["Target"]: mount["ReadOnly"] for mount in mounts}[str(tmp_path / "out")] is False
+    read = {Path(mount["Target"]).name for mount in mounts if mount["ReadOnly"]}
+    assert read == {"runs", "cells.h5ad", "prior.npz", "vocab.json"}
+
+
+def test_folders_to_publish_and_keep_checkpoints_in_are_made_and_given(
+    runner_for, tmp_path: Path
+) -> None:
+    published, kept = tmp_path / "new" / "mine", tmp_path / "kept"
+    mounts = runner_for(publish_to=str(published), checkpoints=str(kept))["mounts"]
+    write = {mount["Target"] for mount in mounts if not mount["ReadOnly"]}
+    assert {str(published.parent), str(kept)} <= write
+    for folder in (published.parent, kept):
+        assert folder.stat().st_uid == (os.getuid() or containers.USER)
+    assert not published.exists()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="others' tasks are themselves")
+def test_root_is_told_at_once_that_tasks_may_not_write_to_its_folder(
+    runner_for, tmp_path: Path
+) -> None:
+    with pytest.raises(containers.InputError, match="tasks in containers run as 10001"):
+        runner_for(publish_to=str(tmp_path / "mine"))
+
+
+def test_the_login_of_gcloud_is_passed_on(runner_for, tmp_path: Path) -> None:
+    login = tmp_path / "adc.json"
+    login.write_text("{}")
+    arguments = runner_for(dataset="gs://bucket/x")
+    assert arguments["environment"]["GOOGLE_APPLICATION_CREDENTIALS"] == str(login)
+    assert {m["Target"]: m["ReadOnly"] for m in arguments["mounts"]}[str(login)]
 
 
 def test_a_file_behind_a_link_is_seen_where_the_parameter_says(runner_for, tmp_path: Path) -> None:
@@ -109,6 +134,7 @@ def test_there_is_a_network_only_where_something_is_reached_through_it(
 
 def test_an_image_that_is_not_built_is_named(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(docker, "from_env", Engine)
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
     params = {"dataset": "sim://screen", "pretrained": "random://tiny"}
     with pytest.raises(
         containers.InputError, match=r"scgpt-perturb/prior:2 is not built; run make"
