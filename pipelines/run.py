@@ -118,15 +118,36 @@ def _assign(params: dict[str, Any], assignment: str) -> None:
     params[outer] = {**entries, inner: value}
 
 
+def check_settings(params: Mapping[str, Any]) -> None:
+    """Check what can be checked of the parameters alone.
+
+    Raises:
+        InputError: an unknown recipe, override or pretrained size.
+    """
+    load_recipe(params.get("recipe", "default"), params.get("overrides") or {})
+    parse_pretrained(params["pretrained"])
+
+
 def check_early(params: Mapping[str, Any]) -> None:
     """Check what can be checked now rather than after hours of work.
 
     Raises:
-        InputError: an unknown recipe, override, pretrained size or publish target.
+        InputError: see `check_settings`; or a publish target that is taken or not accessible.
     """
-    load_recipe(params.get("recipe", "default"), params.get("overrides") or {})
-    parse_pretrained(params["pretrained"])
+    check_settings(params)
     check_target(params.get("publish_to", ""))
+
+
+def assignments_in(text: str) -> list[str]:
+    """Return the assignments in a text that is quoted as in a shell.
+
+    Raises:
+        InputError: a quotation without its end.
+    """
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise InputError(f"ARGS {text}: {error}; quote an assignment as a whole") from None
 
 
 def pinned(params: Mapping[str, Any]) -> dict[str, Any]:
@@ -232,9 +253,9 @@ def main() -> None:
     )
     parser.add_argument("--assign", default="", help="more assignments, quoted as in a shell")
     arguments = parser.parse_intermixed_args()
-    assignments = [*arguments.assignments, *shlex.split(arguments.assign)]
     started = time.perf_counter()
     with one_line_errors("run"):
+        assignments = [*arguments.assignments, *assignments_in(arguments.assign)]
         params = read_params(arguments.params, assignments)
         check_early(params)
         published = run(params, arguments.runs, containers=arguments.containers)

@@ -37,7 +37,7 @@ class Pod:
     memory: str
     """Request; there is no limit, so a larger data set slows nobody down but is not killed."""
     scratch: str
-    """Room in /tmp, on the node's disk."""
+    """Most that /tmp may take of the node's disk; KFP has no request for ephemeral storage."""
     hours: float
     """After these the pod is stopped: a hung task must not hold a node for days."""
     gpu: bool = False
@@ -64,7 +64,7 @@ CONCLUDE = Pod("100m", "256Mi", "1Gi", 0.5)
 
 H100 = Profile(
     pods={
-        # Streams 30 GB in row blocks; /tmp holds the download and the cells that are written.
+        # Streams in row blocks; /tmp holds the download, 30 GB.
         "ingest": Pod("4", "8Gi", "100Gi", 6),
         "split": Pod("2", "8Gi", "10Gi", 1),  # obs of 643,413 cells, no expression
         "prior": Pod("2", "8Gi", "10Gi", 1),  # 1.4 GB for a table of 19,790 x 5,120

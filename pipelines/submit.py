@@ -12,6 +12,7 @@ import argparse
 import io
 import json
 import os
+import re
 import shlex
 import sys
 import tempfile
@@ -30,18 +31,22 @@ from components.shared.pretrained import parse_pretrained
 from components.shared.storage import scheme_of
 from pipelines.cluster import OTHER_PAGE, Client, bare_host, connect, one_line_api_errors
 from pipelines.package import Package, read_package
-from pipelines.run import check_early, read_params
+from pipelines.run import assignments_in, check_settings, read_params
 from pipelines.watch import Progress, duration, failed_tasks, follow
 
 PACKAGE = Path(__file__).parent / "compiled" / "scgpt-perturb.yaml"
 STOPPED_BY_USER = 130
+WEB_ADDRESS = re.compile(r'(https?://)(?:[^/@\s"]*@)?([^\s"?]+)(\?)?[^\s"]*', re.IGNORECASE)
+"""Perhaps inside JSON or another URI; what a user gave before the host, and the query, apart."""
 
 
 def check_visible(params: Mapping[str, Any]) -> None:
     """Check that what parameters name can be seen from a cluster.
 
+    Whether it may be read or written is for the cluster's own credentials to say.
+
     Raises:
-        InputError: a path of this machine.
+        InputError: a path of this machine, or a target nothing can be published to.
     """
     prior = params.get("prior", "none")
     named = {
@@ -58,6 +63,9 @@ def check_visible(params: Mapping[str, Any]) -> None:
                 f"{name}={uri}: is on this machine, where the cluster's tasks cannot see it; "
                 "copy it to a bucket and give its gs://… (or hf://, https://)"
             )
+    target = params.get("publish_to", "")
+    if target and scheme_of(target) not in ("gs", "hf"):
+        raise InputError(f"publish_to={target}: expected gs://bucket/prefix or hf://owner/name")
 
 
 def check_sendable(params: Mapping[str, Any]) -> None:
@@ -82,6 +90,11 @@ def on_command_line(value: Any) -> str:
     return json.dumps(value)
 
 
+def printable(text: str) -> str:
+    """Return ``text`` with no password and no query in its web addresses: both are secrets."""
+    return WEB_ADDRESS.sub(lambda found: found[1] + found[2] + ("?…" if found[3] else ""), text)
+
+
 def kfp_command(
     host: str, namespace: str, experiment: str, run: str, package: Path, params: Mapping[str, Any]
 ) -> str:
@@ -92,8 +105,7 @@ def kfp_command(
     command = ["kfp", "--endpoint", host, "--namespace", namespace]
     command += ["run", "create", "-e", experiment, "-r", run, "-f", os.path.relpath(package)]
     for name, value in params.items():
-        printable = shown(value) if scheme_of(str(value)) in ("http", "https") else value
-        command.append(f"{name}={on_command_line(printable)}")
+        command.append(f"{name}={printable(on_command_line(value))}")
     return shlex.join(command)
 
 
@@ -126,12 +138,12 @@ class Submission:
         """Read and check everything that needs no cluster.
 
         Raises:
-            InputError: see `read_params`, `check_early`, `check_visible`, `read_package`.
+            InputError: see `read_params`, `check_settings`, `check_visible`, `read_package`.
         """
         self.arguments = arguments
-        assignments = [*arguments.assignments, *shlex.split(arguments.assign)]
+        assignments = [*arguments.assignments, *assignments_in(arguments.assign)]
         self.params = read_params(arguments.params, assignments)
-        check_early(self.params)
+        check_settings(self.params)
         check_visible(self.params)
         check_sendable(self.params)
         check_cron(arguments.cron)

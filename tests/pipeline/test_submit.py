@@ -221,6 +221,7 @@ def test_an_address_copied_from_the_browser_will_do():
         ("split_options.split_file=split.toml", "split_options.split_file=split.toml: is on"),
         ("checkpoints=runs/checkpoints", "checkpoints=runs/checkpoints: is on this machine"),
         ("publish_to=published", "publish_to=published: is on this machine"),
+        ("publish_to=https://host/x", "publish_to=https://host/x: expected gs://"),
         ("split_options.val_fraction=.nan", "cannot be sent"),
         ("ingest_options.obs_filter={day: 2024-01-01}", "cannot be sent"),
     ],
@@ -380,10 +381,32 @@ def test_kfps_command_line_reads_back_what_was_written(value):
     assert json.dumps(read) == json.dumps(value)
 
 
-def test_the_printed_command_keeps_the_secret_of_a_signed_url_to_itself(capsys):
-    signed = "https://host/screens.h5ad?X-Goog-Signature=c0ffee"
+@pytest.mark.parametrize(
+    "assignment",
+    [
+        "dataset=https://host/screens.h5ad?X-Goog-Signature=c0ffee",
+        "dataset=https://me:c0ffee@host/screens.h5ad",
+        "pretrained=random://tiny?vocabulary=https://host/v.json?sig=c0ffee",
+        'split_options={split_file: "https://host/split.toml?sig=c0ffee"}',
+    ],
+)
+def test_the_printed_command_keeps_the_secret_of_an_address_to_itself(capsys, assignment):
     with serving(Kfp()) as kfp:
-        assert submit(kfp, f"dataset={signed}", "--detach") == 0
-    assert kfp.runs[0]["runtime_config"]["parameters"]["dataset"] == signed
+        assert submit(kfp, assignment, "--detach") == 0
+    name = assignment.partition("=")[0]
+    assert "c0ffee" in json.dumps(kfp.runs[0]["runtime_config"]["parameters"][name])
     said = capsys.readouterr().out
-    assert "c0ffee" not in said and "dataset=https://host/screens.h5ad?" in said
+    assert "c0ffee" not in said and f"{name}=" in said and "https://host/" in said
+
+
+def test_whether_a_target_may_be_written_is_for_the_clusters_credentials_to_say(monkeypatch):
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    with serving(Kfp()) as kfp:
+        assert submit(kfp, "publish_to=hf://owner/name", "--detach") == 0
+
+
+def test_a_quotation_without_its_end_is_one_line(capsys):
+    with serving(Kfp()) as kfp:
+        assert submit(kfp, "--assign", "test_line=it's") == 1
+    error = capsys.readouterr().err
+    assert "No closing quotation" in error and error.count("\n") == 1
