@@ -6,20 +6,26 @@ level with, or ahead of, deep models.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.sparse import csr_matrix, issparse, vstack
 
 from components.evaluate.pair import Pair
 from components.shared.cells import Cells
 from components.shared.errors import InputError, shortlist
+from components.shared.rank_cells import draw_partners, rank_cells
 from components.shared.splits import TRAIN, Splits
 
 CONTROL_MEAN = "control_mean"
 MEAN_DELTA = "mean_delta"
 SAME_PERTURBATION_DELTA = "same_perturbation_delta"
 BASELINES = (CONTROL_MEAN, MEAN_DELTA, SAME_PERTURBATION_DELTA)
+
+SEED = 0
+"""Draws the control cells that baselines are mapped from."""
 
 Floats = NDArray[np.float64]
 
@@ -102,14 +108,16 @@ def baseline_means(
 
 
 def baseline_pairs(
-    pair: Pair, means: dict[str, Floats], genes: list[str]
+    pair: Pair, means: dict[str, Floats], genes: list[str], controls: csr_matrix | None = None
 ) -> Iterator[tuple[str, Pair]]:
-    """Yield (name, pair) with a baseline's mean in every perturbed cell, one at a time.
+    """Yield (name, pair) with a baseline in the model's place, one at a time.
 
     Args:
         pair: gives the cells, their labels and the measured expression.
         means: from `baseline_means` for ``pair.perturbations``.
-        genes: genes of the columns of ``means``.
+        genes: genes of the columns of ``means`` and ``controls``.
+        controls: basal controls of the test line to be mapped to the means by rank, as a model's
+            are, [controls, genes]; None = the mean in every cell of a perturbation.
 
     Raises:
         InputError: a predicted gene is not among ``genes``.
@@ -119,12 +127,33 @@ def baseline_pairs(
         missing = [gene for gene, at in zip(pair.genes, columns, strict=True) if at < 0]
         raise InputError(f"predictions: gene {shortlist(missing)} is not in the cells artifact")
     number = pd.Index(pair.perturbations).get_indexer(pd.Index(pair.labels))
-    perturbed = number >= 0
-    measured = pair.measured
-    controls = measured[~perturbed]
-    controls = controls if isinstance(controls, np.ndarray) else controls.toarray()
+    pool = None if controls is None else controls[:, columns]
     for name, mean in means.items():
-        predicted = np.empty(measured.shape, dtype=np.float32)
-        predicted[perturbed] = mean[:, columns].astype(np.float32)[number[perturbed]]
-        predicted[~perturbed] = controls
+        if pool is None:
+            predicted = _broadcast(pair, mean[:, columns], number)
+        else:
+            predicted = _ranked(pair, mean[:, columns], number, pool)
         yield name, pair.with_prediction(predicted)
+
+
+def _broadcast(pair: Pair, mean: Floats, number: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Put the mean of perturbation ``number`` [cells] into every cell; keep controls (-1)."""
+    perturbed = number >= 0
+    predicted = np.empty(pair.measured.shape, dtype=np.float32)
+    predicted[perturbed] = mean.astype(np.float32)[number[perturbed]]
+    controls = pair.measured[~perturbed]
+    predicted[~perturbed] = controls.toarray() if issparse(controls) else controls
+    return predicted
+
+
+def _ranked(pair: Pair, mean: Floats, number: NDArray[np.int64], pool: csr_matrix) -> csr_matrix:
+    """Map cells of the pool to the mean of perturbation ``number`` [cells]; keep controls (-1)."""
+    order = np.argsort(number, kind="stable")
+    first = np.searchsorted(number[order], np.arange(len(mean) + 1))
+    parts = [csr_matrix(pair.measured[order[: first[0]]])]
+    partners = draw_partners(pair.labels[order[first[0] :]], pool.shape[0], SEED)
+    rng = np.random.default_rng(SEED)
+    for row, (start, stop) in enumerate(pairwise(first - first[0])):
+        cells = pool[partners[start:stop]].toarray()
+        parts.append(csr_matrix(rank_cells(cells, mean[row], rng)))
+    return vstack(parts, format="csr")[np.argsort(order)]

@@ -1,13 +1,19 @@
-"""Whether a predictions file holds the cells that the splits say it may hold."""
+"""Whether a predictions file holds the cells that the splits say it may hold, and their means."""
 
 import numpy as np
 import pandas as pd
+from anndata import AnnData
 from numpy.typing import NDArray
 
 from components.evaluate.pair import Pair
 from components.shared.artifact import Artifact
 from components.shared.errors import InputError, shortlist
+from components.shared.predictions import CELLS_KIND, MEANS, PERTURBATIONS
+from components.shared.rank_cells import PREDICTED_CELLS
 from components.shared.splits import CONTROL_BOTH, CONTROL_REFERENCE, TEST, Splits
+
+SAME = 1e-5
+"""Means that differ by less are the same: both are stored in 32 bits."""
 
 
 def check_same_splits(predictions: Artifact, splits: Splits) -> None:
@@ -60,6 +66,39 @@ def check_cells(pair: Pair, splits: Splits, where: str) -> None:
             f"{where}: no cells of test perturbation {shortlist(missing)}; every one must be "
             "predicted, run the predict task again"
         )
+
+
+def check_means(adata: AnnData, pair: Pair, where: str) -> str:
+    """Check that each perturbation's cells have the mean that was predicted for it.
+
+    Metrics of means are computed from the cells; only so are they the predicted means'.
+
+    Returns:
+        What the predicted cells are, one of `PREDICTED_CELLS`.
+
+    Raises:
+        InputError: means or kind of the cells are missing, or cells with another mean.
+    """
+    kind, labels = adata.uns.get(CELLS_KIND), adata.uns.get(PERTURBATIONS)
+    if kind not in PREDICTED_CELLS or labels is None or MEANS not in adata.varm:
+        raise InputError(
+            f"{where}: no varm '{MEANS}', or uns lacks '{PERTURBATIONS}' or '{CELLS_KIND}' "
+            f"({' or '.join(PREDICTED_CELLS)}); run the predict task again"
+        )
+    found, labels = pair.means()[0][1:], [str(label) for label in labels]
+    predicted = np.asarray(adata.varm[MEANS], dtype=np.float64).T
+    if labels != pair.perturbations or predicted.shape != found.shape:
+        raise InputError(
+            f"{where}: uns '{PERTURBATIONS}' must name the perturbations of the cells, sorted, one "
+            f"a column of varm '{MEANS}'; run the predict task again"
+        )
+    if (off := np.argwhere(~(np.abs(found - predicted) < SAME))).size:
+        row, gene = off[0]
+        raise InputError(
+            f"{where}: the cells of '{labels[row]}' have mean {found[row, gene]:.6g} in gene "
+            f"'{pair.genes[gene]}', but varm '{MEANS}' says {predicted[row, gene]:.6g}"
+        )
+    return str(kind)
 
 
 def _first(values: NDArray[np.str_], wrong: NDArray[np.bool_]) -> str:

@@ -14,8 +14,8 @@ from components.evaluate.baselines import (
     baseline_pairs,
     training_pseudobulks,
 )
-from components.evaluate.checks import check_cells, check_same_splits
-from components.evaluate.metrics import HEADLINE, LOWER
+from components.evaluate.checks import check_cells, check_means, check_same_splits
+from components.evaluate.metrics import CELLS, HEADLINE, LOWER, MEANS, names_of
 from components.evaluate.pair import Pair, pair_of
 from components.evaluate.report import Evaluation, write_report
 from components.evaluate.scoring import Score, ceiling, score, step
@@ -23,7 +23,8 @@ from components.evaluate.summary import HEADLINE_METRIC, baseline_table, compare
 from components.shared.artifact import EVALUATION, writing
 from components.shared.cells import Cells
 from components.shared.errors import InputError
-from components.shared.predictions import Predictions
+from components.shared.predictions import CELLS_KIND, Predictions
+from components.shared.rank_cells import RANK
 from components.shared.splits import Splits
 
 
@@ -49,7 +50,8 @@ def evaluate(
 
     Raises:
         InputError: an artifact that cannot be used, controls that are not the test line's
-            reference controls, labels that are not bare, values that are no log1p expression.
+            reference controls, labels that are not bare, values that are no log1p expression,
+            cells whose mean is not the predicted one.
     """
     if threads < 0:
         raise InputError(f"threads: {threads}; expected 0 (all available CPUs) or more")
@@ -59,10 +61,11 @@ def evaluate(
     check_same_splits(given.artifact, split)
     pair = pair_of(given.anndata, str(given.file))
     check_cells(pair, split, str(given.file))
+    kind = check_means(given.anndata, pair, str(given.file))
 
     inputs = {"predictions": given.artifact, "cells": opened.artifact, "splits": split.artifact}
     with writing(target, EVALUATION, parameters={"threads": threads}, inputs=inputs) as draft:
-        model, baselines, highest, fallbacks = _scores(pair, opened, split, threads)
+        model, baselines, highest, fallbacks = _scores(pair, kind, opened, split, threads)
         seen = _seen(pair)
         own = model.metrics[HEADLINE_METRIC]
         comparisons = {
@@ -72,6 +75,8 @@ def evaluate(
             "perturbations_without_de": _without_de(model),
             "same_perturbation_fallbacks": len(fallbacks),
             "comparisons": {name: asdict(found) for name, found in comparisons.items()},
+            CELLS_KIND: kind,
+            "metrics_of": {what: names_of(what, model.table.columns) for what in (MEANS, CELLS)},
             "cell_eval": version("cell-eval"),
         }
         model.table.write_csv(draft.path / "results.csv")
@@ -104,7 +109,7 @@ def evaluate(
 
 
 def _scores(
-    pair: Pair, cells: Cells, splits: Splits, threads: int
+    pair: Pair, kind: str, cells: Cells, splits: Splits, threads: int
 ) -> tuple[Score, dict[str, Score], pd.DataFrame, list[str]]:
     """Return the model's score, the baselines', the ceiling and the perturbations fallen back."""
     means, fallbacks = baseline_means(training_pseudobulks(cells, splits), pair.perturbations)
@@ -117,7 +122,9 @@ def _scores(
     if HEADLINE_METRIC not in model.table.columns:
         raise RuntimeError(f"cell-eval computed no {HEADLINE_METRIC}: {model.not_computed}")
     baselines = {}
-    for number, (name, other) in enumerate(baseline_pairs(pair, means, cells.genes), start=2):
+    controls = cells.rows(splits.basal(splits.test_line)) if kind == RANK else None
+    pairs = baseline_pairs(pair, means, cells.genes, controls)
+    for number, (name, other) in enumerate(pairs, start=2):
         with step(number, steps, f"cell-eval of the baseline {name}"):
             baselines[name], _ = score(other, threads=threads, de_real=de_real)
     with step(steps, steps, "cell-eval of the data's ceiling"):

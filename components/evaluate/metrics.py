@@ -1,16 +1,25 @@
-"""Every metric of cell-eval's full profile in a line, and which way is better."""
+"""Every metric of cell-eval's full profile in a line, which way is better, and what it looks at."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 HIGHER, LOWER, NEITHER = "higher", "lower", "neither"
 
+MEANS = "means"
+"""A metric of each perturbation's predicted mean: how its cells spread does not change it."""
+CELLS = "cells"
+"""A metric of the predicted cells: what differs from the controls significantly, or how far."""
+MEASURED = "measured"
+"""A metric of the measured cells alone."""
+
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric's name in cell-eval, which way is better, and what it says."""
+    """A metric's name in cell-eval, which way is better, what it looks at, and what it says."""
 
     name: str
     better: str
+    of: str
     meaning: str
 
 
@@ -18,6 +27,7 @@ HEADLINE = (
     Metric(
         "pearson_delta",
         HIGHER,
+        MEANS,
         "Correlation over genes of predicted and measured mean change against the controls. Both "
         "changes subtract the same controls, whose noise alone gives what the control mean "
         "scores, and perturbations share common effects, which give what the mean training delta "
@@ -26,91 +36,117 @@ HEADLINE = (
     Metric(
         "mae_delta",
         LOWER,
+        MEANS,
         "Mean absolute error of the predicted mean change, in log1p of counts per 10,000.",
     ),
     Metric(
         "discrimination_score_l1",
         HIGHER,
+        MEANS,
         "Whether the predicted change lies nearer to its own perturbation's measured change than "
         "to the other perturbations': 1 = nearest of all, 0.5 = chance.",
     ),
     Metric(
         "overlap_at_N",
         HIGHER,
+        CELLS,
         "Share of the measured differentially expressed genes (N of them, largest fold change "
         "first) among the first N predicted ones. It is 0, not missing, where N is 0.",
     ),
     Metric(
         "de_direction_match",
         HIGHER,
+        MEANS,
         "Share of the measured differentially expressed genes whose predicted change has the "
         "right sign; 0.5 = chance.",
     ),
     Metric(
         "de_sig_genes_recall",
         HIGHER,
+        CELLS,
         "Share of the measured differentially expressed genes that are called in the prediction "
         "too. Calling every gene gives 1.",
     ),
     Metric(
         "pr_auc",
         HIGHER,
+        CELLS,
         "Area under precision and recall when genes are ranked by predicted significance. Chance "
         "is the share of genes that are really differentially expressed.",
     ),
     Metric(
         "roc_auc",
         HIGHER,
+        CELLS,
         "Area under the ROC curve of that ranking; 0.5 = chance. A prediction that puts nearly the "
         "same value in every cell falls below 0.5: the rank test then only asks where that value "
         "lies among the controls, so a sparse gene's mean, above all its zeros, looks hugely "
         "significant, while a well expressed gene's mean, near the median, does not. Real power "
-        "runs the other way. It measures missing cell-to-cell spread, not a wrong direction.",
+        "runs the other way. It then measures missing cell-to-cell spread, not a wrong direction; "
+        "control cells mapped to the predicted mean have that spread.",
     ),
 )
 
 OTHERS = (
-    Metric("mse_delta", LOWER, "Mean squared error of the predicted mean change."),
-    Metric("mae", LOWER, "Mean absolute error of the mean expression; equals mae_delta."),
-    Metric("mse", LOWER, "Mean squared error of the mean expression; equals mse_delta."),
-    Metric("discrimination_score_l2", HIGHER, "Discrimination by Euclidean distance."),
-    Metric("discrimination_score_cosine", HIGHER, "Discrimination by cosine distance."),
+    Metric("mse_delta", LOWER, MEANS, "Mean squared error of the predicted mean change."),
+    Metric("mae", LOWER, MEANS, "Mean absolute error of the mean expression; equals mae_delta."),
+    Metric("mse", LOWER, MEANS, "Mean squared error of the mean expression; equals mse_delta."),
+    Metric("discrimination_score_l2", HIGHER, MEANS, "Discrimination by Euclidean distance."),
+    Metric("discrimination_score_cosine", HIGHER, MEANS, "Discrimination by cosine distance."),
     *(
-        Metric(f"overlap_at_{n}", HIGHER, f"overlap_at_N with at most {n} genes.")
+        Metric(f"overlap_at_{n}", HIGHER, CELLS, f"overlap_at_N with at most {n} genes.")
         for n in (50, 100, 200, 500)
     ),
     Metric(
         "precision_at_N",
         HIGHER,
+        CELLS,
         "Share of the predicted differentially expressed genes found among as many measured ones.",
     ),
     *(
-        Metric(f"precision_at_{n}", HIGHER, f"precision_at_N with at most {n} genes.")
+        Metric(f"precision_at_{n}", HIGHER, CELLS, f"precision_at_N with at most {n} genes.")
         for n in (50, 100, 200, 500)
     ),
     Metric(
         "de_spearman_sig",
         HIGHER,
+        CELLS,
         "Rank correlation, over perturbations, of how many genes are called; one number in all.",
     ),
     Metric(
         "de_spearman_lfc_sig",
         HIGHER,
+        MEANS,
         "Rank correlation of fold changes over the measured differentially expressed genes.",
     ),
-    Metric("de_nsig_counts_real", NEITHER, "Genes called in the measured cells (FDR below 0.05)."),
-    Metric("de_nsig_counts_pred", NEITHER, "Genes called in the predicted cells."),
+    Metric(
+        "de_nsig_counts_real",
+        NEITHER,
+        MEASURED,
+        "Genes called in the measured cells (FDR below 0.05).",
+    ),
+    Metric("de_nsig_counts_pred", NEITHER, CELLS, "Genes called in the predicted cells."),
     Metric(
         "pearson_edistance",
         HIGHER,
+        CELLS,
         "Correlation, over perturbations, of the energy distance to the controls; one number in "
         "all.",
     ),
     Metric(
         "clustering_agreement",
         HIGHER,
+        MEANS,
         "Whether predicted perturbations cluster as the measured ones do; one number in all.",
     ),
 )
 
 METRICS = {metric.name: metric for metric in (*HEADLINE, *OTHERS)}
+
+
+def names_of(what: str, computed: Iterable[str]) -> list[str]:
+    """Return which of the computed metrics look at ``what``: `MEANS` or `CELLS`."""
+    computed = set(computed)
+    return [
+        metric.name for metric in METRICS.values() if metric.of == what and metric.name in computed
+    ]

@@ -69,6 +69,11 @@ class Pair:
         Both have shape [perturbations, genes], log1p of counts per 10,000, rows in the order of
         `perturbations`: what cell-eval's `pearson_delta` correlates.
         """
+        predicted, measured = self.means()
+        return predicted[1:] - predicted[0], measured[1:] - measured[0]
+
+    def means(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return (predicted, measured) means: of the controls, then of `perturbations`."""
         groups = [self.control, *self.perturbations]
         number = pd.Index(groups).get_indexer(pd.Index(self.labels))
         ones = np.ones(len(number))
@@ -79,7 +84,7 @@ class Pair:
         predicted, measured = (
             _dense(assign @ matrix) / counts for matrix in (self.predicted, self.measured)
         )
-        return predicted[1:] - predicted[0], measured[1:] - measured[0]
+        return predicted, measured
 
 
 def _dense(matrix: Matrix) -> NDArray[np.float64]:

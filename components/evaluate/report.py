@@ -15,7 +15,16 @@ from components.evaluate.baselines import (
     MEAN_DELTA,
     SAME_PERTURBATION_DELTA,
 )
-from components.evaluate.metrics import HEADLINE, HIGHER, LOWER, METRICS, OTHERS, Metric
+from components.evaluate.metrics import (
+    CELLS,
+    HEADLINE,
+    HIGHER,
+    LOWER,
+    MEANS,
+    METRICS,
+    OTHERS,
+    Metric,
+)
 from components.evaluate.pair import Pair
 from components.evaluate.scoring import OF_THE_SET, Score
 from components.evaluate.summary import HEADLINE_METRIC, Comparison
@@ -89,6 +98,7 @@ def _content(facts: Evaluation) -> dict[str, Any]:
         "headline": [_row(metric, numbers) for metric in HEADLINE],
         "others": [_row(METRICS[name], numbers) for name in _computed(numbers)],
         "metrics": HEADLINE,
+        "of": {what: _of(what) for what in (MEANS, CELLS)},
         "comparisons": facts.comparisons,
         "parts": [
             _row(metric, numbers)
@@ -106,6 +116,10 @@ def _content(facts: Evaluation) -> dict[str, Any]:
         "digests": facts.digests,
         "without_ceiling": facts.ceiling.empty,
     }
+
+
+def _of(what: str) -> str:
+    return ", ".join(metric.name for metric in HEADLINE if metric.of == what)
 
 
 def _computed(numbers: dict[str, Any]) -> list[str]:

@@ -19,6 +19,7 @@ from components.publish.facts import (
     against_baselines,
     few_shot,
     limitations,
+    means_and_cells,
     number,
     open_licence,
 )
@@ -185,6 +186,7 @@ def _context(
         "chain": chain_rows(artifacts),
         "code": f"{code['version']} ({code['revision']})",
         "metrics": _metric_rows(run),
+        "means_and_cells": means_and_cells(run.metrics, run.test_line),
         "baselines": list(run.metrics["baselines"]),
         "parts": _seen_rows(run.metrics),
         "n_seen": run.metrics.get("perturbations_seen"),

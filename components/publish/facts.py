@@ -24,6 +24,16 @@ FEW_CONTROLS = 100
 OPEN_LICENCES = ("mit", "apache-2.0", "bsd-3-clause", "cc-by-4.0", "cc0-1.0", "cc0")
 """Licences of a prior under which the model can keep this project's own, MIT."""
 
+WHAT_CELLS_ARE = {
+    "rank": "The cells are measured {test_line} controls, mapped gene by gene, by rank, to the "
+    "predicted mean, which stays exact. Their spread, zeros and correlation of genes are those of "
+    "the controls and no prediction. The baselines' means were turned into cells the same way.",
+    "denoised": "The cells are the model's output, cell by cell, which spreads less than measured "
+    "cells do; a baseline's cells all hold its mean. Where a mean lies among the controls then "
+    "decides these metrics more than effects do: roc_auc below 0.5 is no wrong direction.",
+}
+"""What `X` holds besides the measured controls, by evaluate's `predicted_cells`."""
+
 Facts = Mapping[str, Any]
 
 
@@ -91,6 +101,19 @@ def _others(metrics: Facts, baseline: Facts) -> str:
     if not lost:
         return f" Its means are better in all {len(both)} metrics of the table." if both else ""
     return f" Its means are no better in {len(lost)} of {len(both)}: {', '.join(lost)}."
+
+
+def means_and_cells(metrics: Facts, test_line: str) -> list[str]:
+    """Return which metrics of the table look at predicted means and which at predicted cells."""
+    of = {
+        what: ", ".join(name for name in HEADLINE if name in names)
+        for what, names in metrics["metrics_of"].items()
+    }
+    return [
+        f"Of the predicted means (`varm['predicted_mean']`) alone: {of['means']}.",
+        f"Of the predicted cells (`X`): {of['cells']}. "
+        + WHAT_CELLS_ARE[metrics["predicted_cells"]].format(test_line=test_line),
+    ]
 
 
 def limitations(stats: Facts, predictions: Facts, metrics: Facts, splits: Facts) -> list[str]:

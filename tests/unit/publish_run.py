@@ -67,6 +67,8 @@ METRICS: dict[str, Any] = {
     "ceiling": {"pearson_delta": 0.9, "mae_delta": None},
     "nan_counts": {"pearson_delta": 0, "mae_delta": 0, "roc_auc": 2},
     "perturbations": 2,
+    "predicted_cells": "rank",
+    "metrics_of": {"means": ["pearson_delta", "mae_delta", "mse"], "cells": ["roc_auc"]},
 }
 
 SPLITS_SUMMARY: dict[str, Any] = {
@@ -155,7 +157,13 @@ def _write_predictions(
         obs=obs,
         var=pd.DataFrame(index=genes),
         layers={"truth": expression.astype(np.float32)},
-        uns={"perturbation_column": "perturbation", "control": "non-targeting"},
+        varm={"predicted_mean": np.zeros((len(genes), 2), np.float32)},
+        uns={
+            "perturbation_column": "perturbation",
+            "control": "non-targeting",
+            "perturbations": ["G1", "X0"],
+            "predicted_cells": "rank",
+        },
     )
     inputs = {"model": model, "splits": splits}
     with writing(folder, PREDICTIONS, parameters={}, inputs=inputs) as draft:
@@ -168,6 +176,7 @@ def _write_predictions(
             "doubles": 0,
             "unmeasured_targets": 1,
             "unflagged_perturbations": 0,
+            "predicted_cells": "rank",
             "clipped_fraction": 0.0,
         } | changes
     return opening(folder, PREDICTIONS)

@@ -27,15 +27,22 @@ from components.evaluate.baselines import (
     training_pseudobulks,
 )
 from components.evaluate.evaluate import evaluate
-from components.evaluate.metrics import HEADLINE
+from components.evaluate.metrics import CELLS, HEADLINE, METRICS
 from components.evaluate.pair import pair_of
-from components.evaluate.scoring import ceiling
+from components.evaluate.scoring import ceiling, score
 from components.evaluate.summary import compare
 from components.shared.artifact import EVALUATION, PREDICTIONS, SPLITS, opening, writing
 from components.shared.cells import Cells
 from components.shared.errors import InputError
 from components.shared.perturbation import CONTROL
-from components.shared.predictions import PREDICTIONS_FILE, TRUTH
+from components.shared.predictions import (
+    CELLS_KIND,
+    MEANS,
+    PERTURBATIONS,
+    PREDICTIONS_FILE,
+    TRUTH,
+)
+from components.shared.rank_cells import DENOISED, RANK, rank_cells
 from components.shared.splits import SPLITS_FILE, Splits
 from tests.helpers import cells_artifact, screen
 
@@ -94,7 +101,9 @@ class Screen:
             np.isin(self.roles, ["test"]) | (line & (self.roles == "control_reference"))
         )
 
-    def predictions(self, change: Change | None = None, *, name: str = "predictions") -> Path:
+    def predictions(
+        self, change: Change | None = None, *, name: str = "predictions", kind: str = DENOISED
+    ) -> Path:
         """Write a predictions artifact: the truth plus noise in perturbed cells, then changed."""
         rows = self.rows()
         truth = self.X[rows]
@@ -104,12 +113,24 @@ class Screen:
         noise = np.random.default_rng(1).normal(0, 0.8, truth.shape)
         noisy = np.clip(truth + noise, 0, 14).astype(np.float32)
         predicted = np.where(obs["is_control"].to_numpy()[:, None], truth, noisy)
+        labels = obs["perturbation"].to_numpy(str)
+        perturbations = sorted(set(labels) - {CONTROL})
+        means = [predicted[labels == label].mean(axis=0) for label in perturbations]
+        if kind == RANK:
+            for label, mean in zip(perturbations, means, strict=True):
+                predicted[labels == label] = self.ranked((labels == label).sum(), mean)
         adata = anndata.AnnData(
-            predicted,
+            csr_matrix(predicted) if kind == RANK else predicted,
             obs=obs.astype({"perturbation": "category", "cell_line": "category"}),
             var=pd.DataFrame(index=self.genes),
             layers={TRUTH: csr_matrix(truth)},
-            uns={"perturbation_column": "perturbation", "control": CONTROL},
+            varm={MEANS: np.stack(means, axis=1)},
+            uns={
+                "perturbation_column": "perturbation",
+                "control": CONTROL,
+                PERTURBATIONS: perturbations,
+                CELLS_KIND: kind,
+            },
         )
         adata = (change(adata) if change else None) or adata
         inputs = {"cells": self.cells.artifact, "splits": self.splits.artifact}
@@ -117,6 +138,13 @@ class Screen:
         with writing(target, PREDICTIONS, parameters={}, inputs=inputs) as draft:
             adata.write_h5ad(draft.path / PREDICTIONS_FILE)
         return target
+
+    def basal(self) -> np.ndarray:
+        return self.X[(self.obs["cell_line"] == "rpe1") & (self.roles == "control_basal")]
+
+    def ranked(self, cells: int, mean: np.ndarray) -> np.ndarray:
+        """Return the first basal controls of the test line, mapped to a mean."""
+        return rank_cells(self.basal()[:cells], mean, np.random.default_rng(2))
 
     def evaluate(self, predictions: Path, name: str = "evaluation") -> Path:
         folder = self.folder
@@ -131,7 +159,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Screen:
 
 @pytest.fixture(scope="module")
 def evaluated(small: Screen) -> Path:
-    return small.evaluate(small.predictions())
+    return small.evaluate(small.predictions(kind=RANK))
 
 
 @pytest.fixture(scope="module")
@@ -232,6 +260,61 @@ def test_baselines_put_means_in_perturbed_cells_and_keep_the_controls(small: Scr
             np.testing.assert_allclose(rows, np.tile(means[name][row], (len(rows), 1)), rtol=1e-6)
 
 
+def test_baselines_of_mapped_cells_are_mapped_from_the_basal_controls_too(small: Screen) -> None:
+    predictions = small.predictions(name="mapped", kind=RANK) / PREDICTIONS_FILE
+    pair = pair_of(anndata.read_h5ad(predictions), "file")
+    means, _ = baseline_means(training_pseudobulks(small.cells, small.splits), pair.perturbations)
+    basal = csr_matrix(small.basal())
+    reordered = dataclasses.replace(
+        pair,
+        obs=pair.obs[::-1],
+        predicted=pair.predicted[::-1],
+        measured=pair.measured[::-1],
+    )
+    for name, other in baseline_pairs(reordered, means, small.genes, basal):
+        assert issparse(other.predicted) and other.predicted.dtype == np.float32
+        np.testing.assert_allclose(other.means()[0][1:], means[name], atol=1e-6)
+        control = other.labels == other.control
+        assert (other.predicted[control] != reordered.measured[control]).nnz == 0
+    pool = small.basal()[:10]  # as many as a perturbation has cells, so each is drawn once
+    means = {CONTROL_MEAN: np.tile(pool.mean(axis=0, dtype=np.float64), (6, 1))}
+    _, other = next(baseline_pairs(reordered, means, small.genes, csr_matrix(pool)))
+    cells = other.predicted[other.labels == "G0"].toarray()
+    np.testing.assert_allclose(*(x[np.argsort(x.sum(1))] for x in (cells, pool)), rtol=1e-6)
+
+
+def test_metrics_said_to_be_of_means_do_not_move_with_the_cells_and_the_others_do(
+    small: Screen,
+) -> None:
+    """cell-eval's fold change is that of means of log1p values, so it belongs to the means."""
+    found = {}
+    for kind in (DENOISED, RANK):
+        adata = anndata.read_h5ad(
+            small.predictions(name=f"of {kind}", kind=kind) / PREDICTIONS_FILE
+        )
+        found[kind] = score(pair_of(adata, "file"), threads=1)[0].metrics
+    moved = (found[RANK] - found[DENOISED]).abs().max()
+    assert set(moved.index) == set(METRICS)
+    for metric in METRICS.values():
+        if metric.of == CELLS:
+            assert moved[metric.name] > 1e-3, metric.name
+        else:
+            assert moved[metric.name] < 1e-6, metric.name
+
+
+def test_a_mean_in_every_cell_is_called_everywhere_but_mapped_cells_are_not(
+    small: Screen,
+) -> None:
+    adata = anndata.read_h5ad(small.predictions(name="called", kind=RANK) / PREDICTIONS_FILE)
+    pair = pair_of(adata, "file")
+    means, _ = baseline_means(training_pseudobulks(small.cells, small.splits), pair.perturbations)
+    called = []
+    for controls in (None, csr_matrix(small.basal())):
+        _, other = next(baseline_pairs(pair, means, small.genes, controls))
+        called.append(score(other, threads=1)[0].metrics["de_nsig_counts_pred"].mean())
+    assert called[0] > 10 and called[1] < 1
+
+
 def test_a_gene_the_cells_do_not_have_is_refused(small: Screen) -> None:
     pair = pair_of(anndata.read_h5ad(small.predictions(name="gene") / PREDICTIONS_FILE), "file")
     with pytest.raises(InputError, match="gene 'G59' is not in the cells"):
@@ -296,6 +379,16 @@ def test_metrics_json_agrees_with_the_tables(evaluated: Path, numbers: dict) -> 
     assert 0 < highest["pearson_delta"] < 1
 
 
+def test_metrics_json_says_what_the_cells_are_and_which_metrics_look_at_them(
+    numbers: dict,
+) -> None:
+    assert numbers["predicted_cells"] == RANK
+    of = numbers["metrics_of"]
+    assert {"pearson_delta", "mae_delta", "discrimination_score_l1"} <= set(of["means"])
+    assert {"roc_auc", "pr_auc", "overlap_at_N", "de_nsig_counts_pred"} <= set(of["cells"])
+    assert {*of["means"], *of["cells"]} == {*numbers["model"]} - {"de_nsig_counts_real"}
+
+
 def test_the_ceiling_is_cell_evals_where_no_value_is_missing(evaluated: Path) -> None:
     table = pd.read_csv(evaluated / "ceiling.csv", index_col="metric")
     full = table[(table["n_nan"] == 0) & table["cell_eval"].notna()]
@@ -331,7 +424,11 @@ def test_the_report_is_one_whole_page_with_every_headline_metric(evaluated: Path
     assert page.open == []
     for metric in HEADLINE:
         assert page.text.count(metric.name) >= 3  # table, seen and unseen, explanation
-    for sentence in ("beats the control mean", "model beats the same-perturbation training delta"):
+    for sentence in (
+        "beats the control mean",
+        "model beats the same-perturbation training delta",
+        "mapped gene by gene, by rank, to the predicted mean",
+    ):
         assert sentence in " ".join(page.text.split())
     assert len(page.images) == 5
     for image in page.images:
@@ -346,6 +443,10 @@ def _relabel(adata: anndata.AnnData, change: Callable[[str], str]) -> None:
 
 def _set(adata: anndata.AnnData, value: float) -> None:
     adata.X[0, 3] = value
+
+
+def _other_mean(adata: anndata.AnnData) -> None:
+    adata.varm[MEANS][7, adata.uns[PERTURBATIONS].index("G2")] += 0.01
 
 
 def _spoil_truth(adata: anndata.AnnData) -> None:
@@ -391,6 +492,16 @@ BAD: dict[str, tuple[Change, str]] = {
         lambda a: a[a.obs["perturbation"] != "G2"].copy(),
         "no cells of test perturbation 'G2'",
     ),
+    "no means": (lambda a: a.varm.__delitem__(MEANS), "no varm 'predicted_mean'"),
+    "unknown cells": (
+        lambda a: a.uns.update({CELLS_KIND: "new"}),
+        r"'predicted_cells' \(rank or den",
+    ),
+    "means of others": (
+        lambda a: a.uns.update({PERTURBATIONS: a.uns[PERTURBATIONS][::-1]}),
+        "must name the perturbations of the cells, sorted",
+    ),
+    "other mean": (_other_mean, r"cells of 'G2' have mean \S+ in gene 'G7', but varm"),
     "other label": (
         lambda a: _relabel(a, lambda x: {"G1": "G2", "G2": "G1"}.get(x, x)),
         "is 'G1' in the splits",
@@ -487,7 +598,7 @@ def test_perturbations_without_de_genes_are_counted_and_left_out_of_the_means(
 @pytest.mark.parametrize("kind", [csr_matrix, np.asarray])
 def test_the_pair_keeps_sparse_and_dense_as_they_are(small: Screen, kind: Callable) -> None:
     adata = anndata.read_h5ad(small.folder / "predictions" / PREDICTIONS_FILE)
-    adata.X = kind(adata.X)
+    adata.X = kind(adata.X.toarray())
     predicted, measured = pair_of(adata, "file").anndata()
     assert issparse(predicted.X) == (kind is csr_matrix) and issparse(measured.X)
 

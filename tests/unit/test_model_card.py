@@ -145,6 +145,22 @@ def test_metrics_stand_beside_baselines_and_ceiling(text: str) -> None:
     assert "| pearson_delta | 0.3000 | - |" in text
 
 
+def test_the_card_says_which_metrics_are_of_means_and_which_of_cells(
+    text: str, tmp_path: Path
+) -> None:
+    assert (
+        "Of the predicted means (`varm['predicted_mean']`) alone: pearson_delta, mae_delta.\n"
+        in text
+    )
+    assert (
+        "Of the predicted cells (`X`): roc_auc. The cells are measured rpe1 controls, map" in text
+    )
+    metrics = {"predicted_cells": "denoised"}
+    told = (published(tmp_path, metrics=metrics) / "README.md").read_text()
+    assert "(`X`): roc_auc. The cells are the model's output, cell by cell" in told
+    assert "mapped" not in told
+
+
 def test_every_table_row_has_as_many_cells_as_its_head(text: str) -> None:
     table: list[str] = []
     for line in [*text.splitlines(), ""]:
@@ -254,6 +270,7 @@ def test_the_code_of_the_card_runs_as_written(folder: Path, text: str, tmp_path:
     assert len(blocks) == 2
     code = blocks[0] + blocks[1].replace('write_h5ad("', f'write_h5ad("{tmp_path}/')
     code += "\nprint(type(model).__module__, predicted.shape == measured.shape, len(set(labels)))"
+    code += "\nprint(means.shape == (adata.n_vars, len(adata.uns['perturbations'])))"
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code],
         cwd=folder,
@@ -262,5 +279,5 @@ def test_the_code_of_the_card_runs_as_written(folder: Path, text: str, tmp_path:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["scgpt.model.generation_model", "True", "3"]
+    assert done.stdout.split() == ["scgpt.model.generation_model", "True", "3", "True"]
     assert {path.name for path in tmp_path.iterdir()} == {"pred.h5ad", "real.h5ad"}
