@@ -193,8 +193,8 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map tokens [B, S, d] to [B, S, d]; queries, keys and values are views, not copies."""
         projected = F.linear(x, self.in_proj_weight, self.in_proj_bias)
-        parts = projected.unflatten(-1, (3, self.heads, -1))  # [B, S, 3, H, d/H]
-        query, key, value = parts.permute(2, 0, 3, 1, 4).unbind()  # each [B, H, S, d/H]
+        parts = projected.unflatten(-1, (3, self.heads, -1)).unbind(2)  # each [B, S, H, d/H]
+        query, key, value = (part.transpose(1, 2) for part in parts)
         dropout = self.dropout if self.training else 0.0
         mixed = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
         return self.out_proj(mixed.transpose(1, 2).flatten(-2))
@@ -232,7 +232,7 @@ class TokenDecoder(nn.Module):
         for layer in hidden:
             x = layer(x)
         with torch.autocast(x.device.type, enabled=False):
-            return last(x.float()).squeeze(-1)
+            return last(x.to(last.weight.dtype)).squeeze(-1)
 
 
 class CellTypeDecoder(nn.Module):
