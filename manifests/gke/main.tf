@@ -147,6 +147,7 @@ resource "google_container_node_pool" "h100" {
 resource "google_service_account" "nodes" {
   account_id   = "scgpt-nodes"
   display_name = "Nodes of the scgpt-perturb cluster"
+  depends_on   = [google_project_service.used]
 }
 
 resource "google_project_iam_member" "nodes" {
@@ -159,6 +160,7 @@ resource "google_project_iam_member" "nodes" {
 resource "google_service_account" "runs" {
   account_id   = "scgpt-perturb"
   display_name = "Pods of scgpt-perturb's runs"
+  depends_on   = [google_project_service.used]
 }
 
 # Workload Identity: the Kubernetes service account of the runs may act as this one.
@@ -174,6 +176,7 @@ resource "google_storage_bucket" "runs" {
   location                    = var.region
   uniform_bucket_level_access = true
   public_access_prevention    = "enforced"
+  depends_on                  = [google_project_service.used]
 }
 
 resource "google_storage_bucket_iam_member" "runs" {
