@@ -2,7 +2,9 @@
 
     python -m pipelines.validate
 
-Nothing here needs a cluster. Every finding is one line; with any, the exit code is 1.
+Nothing here needs a cluster. Every finding is one line; with any, the exit code is 1. Whether the
+compiled pipelines are what the code compiles to is for `make check-compiled`, which `make validate`
+runs first.
 """
 
 import argparse
@@ -12,7 +14,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 from components.shared.errors import InputError
-from pipelines.validation import compiled, custom, files, gke, objects, settings
+from pipelines.validation import (
+    compiled,
+    custom,
+    files,
+    gke,
+    images,
+    network,
+    objects,
+    quotas,
+    readme,
+    rights,
+    settings,
+)
 from pipelines.validation.tree import Tree
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -20,10 +34,14 @@ CHECKS: tuple[Callable[[Tree], list[str]], ...] = (
     objects.check_kustomize,
     objects.check_schemas,
     objects.check_names,
-    objects.check_rbac,
-    objects.check_quota,
-    objects.check_network_policies,
     objects.check_pod_security,
+    rights.check_rbac,
+    rights.check_needed_rights,
+    quotas.check_quota,
+    quotas.check_limit_range,
+    quotas.check_room,
+    network.check_network_policies,
+    network.check_ways_out,
     custom.check_custom_schemas,
     custom.check_queues,
     custom.check_compute_class,
@@ -31,17 +49,24 @@ CHECKS: tuple[Callable[[Tree], list[str]], ...] = (
     settings.check_workflow_defaults,
     compiled.check_packages,
     compiled.check_inputs,
-    compiled.check_images,
+    compiled.check_params,
     compiled.check_references,
     compiled.check_placement,
     compiled.check_retries,
+    images.check_images,
+    images.check_users,
     gke.check_pools,
+    gke.check_apis,
     gke.check_identities,
     gke.check_requests,
+    gke.check_disk,
     files.check_style,
     files.check_secrets,
-    files.check_readme,
     files.check_submit,
+    readme.check_commands,
+    readme.check_submits,
+    readme.check_placeholders,
+    readme.check_named,
 )
 
 

@@ -1,19 +1,21 @@
-"""Compiled pipelines: what they name exists in the manifests, the images and the node pools."""
+"""Compiled pipelines: what they take, name and ask for exists, in manifests and node pools."""
 
 import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
+import yaml
 from google.protobuf import json_format
+from kubernetes.utils.quantity import parse_quantity
 
 from pipelines.compile import check_protos
-from pipelines.validation.tree import Tree
+from pipelines.validation.tree import COMPILED, Tree
 
 ACCELERATOR = "nvidia.com/gpu"
 QUEUE = "kueue.x-k8s.io/queue-name"
-IMAGE = re.compile(r"(?:.+/)?([a-z]+)(?::([A-Za-z0-9_.-]+)|@(sha256:[0-9a-f]{64}))")
 CHANNEL = re.compile(r"\{\{\$\.inputs\.parameters\['([^']+)'\]\}\}")
 
 
@@ -89,6 +91,35 @@ def gpus(tree: Tree, task: Task) -> int:
     return int(float(_default(tree, task, found[1]) or 0 if found else count))
 
 
+def requests(tree: Tree, task: Task) -> dict[str, Decimal]:
+    """Return what the container of a task requests: processors, bytes of memory, GPUs."""
+    resources = _at(task.container, "resources")
+    return {
+        "cpu": parse_quantity(resources.get("resourceCpuRequest", 0)),
+        "memory": parse_quantity(resources.get("resourceMemoryRequest", 0)),
+        ACCELERATOR: Decimal(gpus(tree, task)),
+    }
+
+
+def with_gpus(tree: Tree) -> set[str]:
+    """Return the compiled pipelines that ask for GPUs by default: those for the cluster of gke/."""
+    return {task.package for task in tasks(tree) if gpus(tree, task)}
+
+
+def queue(task: Task) -> str:
+    """Return the LocalQueue in which a task waits, empty for none."""
+    return _at(task.config, "podMetadata", "labels").get(QUEUE, "")
+
+
+def parameters(tree: Tree) -> dict[str, dict[str, Any]]:
+    """Return the parameters of the compiled pipelines by name."""
+    return {
+        name: definition
+        for _, spec, _ in tree.packages
+        for name, definition in _at(spec, "root", "inputDefinitions", "parameters").items()
+    }
+
+
 def node_selector(tree: Tree, task: Task) -> dict[str, str]:
     """Return the node selector of a task by default."""
     selector = task.config.get("nodeSelector", {})
@@ -111,7 +142,8 @@ def tolerations(tree: Tree, task: Task) -> list[dict[str, Any]]:
 
 def check_packages(tree: Tree) -> list[str]:
     """Compiled pipelines are what KFP's backend reads."""
-    findings = [] if tree.packages else ["pipelines/compiled: nothing compiled; run make compile"]
+    here = any(package.startswith(COMPILED) for package, *_ in tree.packages)
+    findings = [] if here else [f"{COMPILED}: nothing compiled; run make compile"]
     for package, *_ in tree.packages:
         try:
             check_protos(tree.root / package)
@@ -147,39 +179,40 @@ def _missing(where: str, text: str, dag: str, defined: dict[str, Any]) -> list[s
     ]
 
 
-def check_images(tree: Tree) -> list[str]:
-    """Every image is that of the task's stage, and there is something to build it from."""
-    findings = []
-    try:
-        lock = json.loads(tree.text("images/images.lock") or "{}")
-    except ValueError as error:
-        return [f"images/images.lock: not JSON ({error}); make push REGISTRY=… writes it"]
-    for task in tasks(tree):
-        image = str(task.container.get("image"))
-        found = IMAGE.fullmatch(image)
-        stage = found[1] if found else ""
-        if task.executor not in (f"exec-{stage}", f"exec-{stage}-2"):
-            findings.append(
-                f"{task}: image {image}; expected …/{task.executor.removeprefix('exec-')} with a "
-                "tag or an @sha256 digest; run make compile"
-            )
-        elif not (tree.root / "images" / stage / "Dockerfile").is_file():
-            findings.append(f"{task}: image {image}: no images/{stage}/Dockerfile; add it")
-        elif found and found[3] and (pinned := lock.get(stage, {}).get("image")) != image:
-            findings.append(
-                f"{task}: image {image}; images/images.lock says {pinned}; run make compile "
-                "RELEASE=1"
-            )
+def check_params(tree: Tree) -> list[str]:
+    """Parameter files give what the pipeline takes: no other name, and all without a default."""
+    known, findings = parameters(tree), []
+    needed = {
+        name for name, p in known.items() if "defaultValue" not in p and not p.get("isOptional")
+    }
+    for path, text in tree.files("pipelines/params/*.yaml"):
+        try:
+            given = yaml.safe_load(text)
+        except yaml.YAMLError:
+            continue  # check_style tells it
+        if not isinstance(given, dict):
+            findings.append(f"{path}: expected lines of 'parameter: value'")
+            continue
+        findings += [
+            f"{path}: {name}: not a parameter of the pipeline; there are {', '.join(known)}; "
+            "correct the name"
+            for name in sorted(set(given) - set(known))
+        ]
+        findings += [
+            f"{path}: no {name}, which has no default; add it"
+            for name in sorted(needed - set(given))
+        ]
     return findings
 
 
 def check_references(tree: Tree) -> list[str]:
-    """Secrets, keys and config maps that tasks read are named in the manifests."""
-    known, findings = tree.secrets, []
+    """Secrets, keys and config maps that tasks read are named in the manifests, and no others."""
+    known, findings, read = tree.secrets, [], set()
     for task in tasks(tree):
         for secret in task.config.get("secretAsEnv", []):
             name = secret.get("secretName")
             for key in (pair["secretKey"] for pair in secret.get("keyToEnv", [])):
+                read.add((name, key))
                 if key not in known.get(name, ()):
                     findings.append(
                         f"{task}: secret {name} key {key}; manifests/secrets.example.yaml has "
@@ -194,7 +227,13 @@ def check_references(tree: Tree) -> list[str]:
             for entry in task.config.get(field, []):
                 if not tree.all_of("ConfigMap", name := entry.get("configMapName")):
                     findings.append(f"{task}: no ConfigMap/{name} in manifests; add it")
-    return findings
+    return findings + [
+        f"manifests/secrets.example.yaml: Secret/{name}: no task reads its key {key}; drop it, or "
+        "name it in pipelines/scheduling.py"
+        for name, keys in known.items()
+        for key in sorted(keys)
+        if (name, key) not in read
+    ]
 
 
 def _listed(known: dict[str, set[str]]) -> str:
@@ -205,23 +244,18 @@ def check_placement(tree: Tree) -> list[str]:
     """Tasks with GPUs find nodes, may run there, and wait in a queue that exists."""
     findings = []
     for task in tasks(tree):
-        selector, queue = (
-            node_selector(tree, task),
-            _at(task.config, "podMetadata", "labels").get(QUEUE),
-        )
-        if queue and not tree.all_of("LocalQueue", queue):
+        selector, line = node_selector(tree, task), queue(task)
+        if line and not tree.all_of("LocalQueue", line):
             names = ", ".join(o.name for o in tree.all_of("LocalQueue")) or "none"
-            findings.append(
-                f"{task}: label {QUEUE}: {queue}; LocalQueues: {names}; make them alike"
-            )
+            findings.append(f"{task}: label {QUEUE}: {line}; LocalQueues: {names}; make them alike")
         if not gpus(tree, task):
-            if selector or queue:
+            if selector or line:
                 findings.append(
-                    f"{task}: no GPU, yet {QUEUE if queue else 'a node selector'}; it would hold "
+                    f"{task}: no GPU, yet {QUEUE if line else 'a node selector'}; it would hold "
                     "or wait for an H100 node; drop it"
                 )
             continue
-        if not queue:
+        if not line:
             findings.append(f"{task}: no label {QUEUE}; with Kueue it would jump the queue; add it")
         for flavor in tree.all_of("ResourceFlavor"):
             if flavor.spec.get("nodeLabels") != selector:

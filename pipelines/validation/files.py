@@ -1,6 +1,7 @@
-"""Files as they stand: YAML style, secrets, and what the commands of the README name."""
+"""Files as they stand: YAML style, secrets, and as whom and where `make submit` runs pods."""
 
 import re
+from functools import cache
 
 import yaml
 from yamllint import linter
@@ -15,7 +16,6 @@ KEY = re.compile(
     r"|(?i:api.?key|token)\W{1,4}[0-9a-f]{40}\b"
 )
 """Tokens of the Hugging Face Hub and Google, private keys, Weights & Biases' keys."""
-README = "manifests/README.md"
 
 
 def check_style(tree: Tree) -> list[str]:
@@ -24,14 +24,21 @@ def check_style(tree: Tree) -> list[str]:
     if not settings:
         return [".yamllint: no such file; expected yamllint's settings"]
     try:
-        config = YamlLintConfig(settings)
+        return [
+            f"{path}:{problem}; correct it"
+            for path, text in tree.files(*STYLED)
+            for problem in _style(settings, text)
+        ]
     except YamlLintConfigError as error:
         return [f".yamllint: {error}; correct it"]
-    return [
-        f"{path}:{problem.line}: {problem.desc} ({problem.rule or 'syntax'}); correct it"
-        for path, text in tree.files(*STYLED)
-        for problem in linter.run(text, config)
-    ]
+
+
+@cache
+def _style(settings: str, text: str) -> tuple[str, ...]:
+    return tuple(
+        f"{problem.line}: {problem.desc} ({problem.rule or 'syntax'})"
+        for problem in linter.run(text, YamlLintConfig(settings))
+    )
 
 
 def check_secrets(tree: Tree) -> list[str]:
@@ -60,43 +67,6 @@ def check_secrets(tree: Tree) -> list[str]:
         for number, line in enumerate(text.splitlines(), start=1)
         if KEY.search(line)
     ]
-
-
-def check_readme(tree: Tree) -> list[str]:
-    """Targets, parameters, files and names in the README's commands exist."""
-    commands = "\n".join(re.findall(r"```\w*\n(.*?)```", tree.text(README), re.DOTALL))
-    if not commands:
-        return [f"{README}: no commands; expected the walk to a finished run"]
-    findings = []
-    targets = set(re.findall(r"^([a-z-]+):", tree.text("Makefile"), re.MULTILINE))
-    for target in sorted(set(re.findall(r"\bmake ([a-z-]+)", commands)) - targets):
-        findings.append(f"{README}: make {target}: not in Makefile; correct it")
-    known = {
-        name
-        for _, spec, _ in tree.packages
-        for name in spec.get("root", {}).get("inputDefinitions", {}).get("parameters", {})
-    }
-    arguments = re.findall(r'ARGS="([^"]*)"', tree.text(README))
-    given = re.findall(r"(?:^|[ '])([a-z_]+)(?:\.[a-z_]+)?=", "\n".join(arguments), re.MULTILINE)
-    for name in sorted(set(given) - known):
-        findings.append(f"{README}: {name}=: not a parameter of the pipeline; correct it")
-    for path in sorted(set(re.findall(r"(?<![\w/])(?:manifests|pipelines)/[\w./-]+", commands))):
-        if not (tree.root / path).exists():
-            findings.append(f"{README}: {path}: no such file; correct it")
-    wanted = {
-        "DEFAULTPIPELINERUNNERSERVICEACCOUNT": OWN,
-        "KFP": _pinned(tree, "kfp"),
-    }
-    for variable, value in wanted.items():
-        for found in re.findall(rf"\b{variable}=(\S+)", commands):
-            if found != value:
-                findings.append(f"{README}: {variable}={found}; expected {value}; correct it")
-    return findings
-
-
-def _pinned(tree: Tree, package: str) -> str:
-    found = re.search(rf"^{package}==(\S+)$", tree.text("images/requirements.lock"), re.MULTILINE)
-    return found[1] if found else ""
 
 
 def check_submit(tree: Tree) -> list[str]:

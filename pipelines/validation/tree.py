@@ -4,7 +4,7 @@ import json
 import shutil
 import subprocess
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +21,10 @@ LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 NAMESPACE = "kubeflow"
 OWN = "scgpt-perturb"
 """Name of our service account, role, quota and priority class."""
+COMPILED = "pipelines/compiled"
+"""Pipelines whose images are those that are built here."""
+RELEASE = "build/release"
+"""Pipelines whose images are pinned by digest."""
 
 
 @dataclass(frozen=True)
@@ -117,15 +121,25 @@ class Tree:
         """Return the objects of a kind, perhaps only those of a name."""
         return [o for o in self.objects if o.kind == kind and name in (None, o.name)]
 
+    def in_each_overlay(self, check: Callable[[str, list[dict[str, Any]]], list[str]]) -> list[str]:
+        """Return what ``check`` finds in the objects of each overlay, what is alike in one line."""
+        overlays = defaultdict(list)
+        for overlay, documents in self.overlays.items():
+            for finding in check(overlay, documents):
+                overlays[finding].append(overlay)
+        return [f"manifests ({', '.join(names)}): {found}" for found, names in overlays.items()]
+
     @cached_property
     def packages(self) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
         """Each compiled pipeline: file, pipeline spec, platform spec.
+
+        Those of a release are there once `make compile RELEASE=1` wrote them.
 
         Raises:
             InputError: not YAML.
         """
         found = []
-        for name, text in self.files("pipelines/compiled/*.yaml"):
+        for name, text in self.files(f"{COMPILED}/*.yaml", f"{RELEASE}/*.yaml"):
             spec, platform = [*_documents(name, text), {}, {}][:2]
             found.append((name, spec, platform))
         return found
