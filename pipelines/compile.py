@@ -18,6 +18,7 @@ from pipelines.images import development_images, released_images
 from pipelines.pipeline import pipeline_on
 from pipelines.scheduling import CPU, H100
 
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 FOLDER = Path(__file__).parent / "compiled"
 RELEASES = Path(__file__).resolve().parents[1] / "build" / "release"
 PROFILES = {"scgpt-perturb.yaml": H100, "scgpt-perturb-cpu.yaml": CPU}
@@ -50,7 +51,7 @@ def documents(path: Path) -> list[dict[str, Any]]:
 
     Compiling is not byte-deterministic, so documents are compared rather than text.
     """
-    parsed = [document for document in yaml.safe_load_all(path.read_text()) if document]
+    parsed = [document for document in yaml.load_all(path.read_text(), Loader=LOADER) if document]
     for document in parsed:
         document.pop("sdkVersion", None)
     return parsed
@@ -62,7 +63,7 @@ def check_protos(path: Path) -> None:
     Raises:
         google.protobuf.json_format.ParseError: the file is not what a KFP backend reads.
     """
-    pipeline, platform = list(yaml.safe_load_all(path.read_text()))
+    pipeline, platform = list(yaml.load_all(path.read_text(), Loader=LOADER))
     json_format.ParseDict(pipeline, pipeline_spec_pb2.PipelineSpec())
     spec = pipeline_spec_pb2.PlatformSpec()
     json_format.ParseDict(platform, spec)
