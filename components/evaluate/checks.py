@@ -85,7 +85,7 @@ def check_means(adata: AnnData, pair: Pair, where: str) -> str:
             f"{where}: no varm '{MEANS}', or uns lacks '{PERTURBATIONS}' or '{CELLS_KIND}' "
             f"({' or '.join(PREDICTED_CELLS)}); run the predict task again"
         )
-    found, labels = pair.means()[0][1:], [str(label) for label in labels]
+    found, labels = pair.means(pair.predicted)[1:], [str(label) for label in labels]
     predicted = np.asarray(adata.varm[MEANS], dtype=np.float64).T
     if labels != pair.perturbations or predicted.shape != found.shape:
         raise InputError(

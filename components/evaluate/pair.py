@@ -69,11 +69,14 @@ class Pair:
         Both have shape [perturbations, genes], log1p of counts per 10,000, rows in the order of
         `perturbations`: what cell-eval's `pearson_delta` correlates.
         """
-        predicted, measured = self.means()
+        predicted, measured = (self.means(matrix) for matrix in (self.predicted, self.measured))
         return predicted[1:] - predicted[0], measured[1:] - measured[0]
 
-    def means(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return (predicted, measured) means: of the controls, then of `perturbations`."""
+    def means(self, matrix: Matrix) -> NDArray[np.float64]:
+        """Return the mean of ``matrix`` [cells, genes] over the controls, then each perturbation.
+
+        Its shape is [1 + perturbations, genes], rows in the order of `perturbations`.
+        """
         groups = [self.control, *self.perturbations]
         number = pd.Index(groups).get_indexer(pd.Index(self.labels))
         ones = np.ones(len(number))
@@ -81,10 +84,7 @@ class Pair:
             (ones, (number, np.arange(len(number)))), shape=(len(groups), len(ones))
         )
         counts = np.bincount(number, minlength=len(groups))[:, None]
-        predicted, measured = (
-            _dense(assign @ matrix) / counts for matrix in (self.predicted, self.measured)
-        )
-        return predicted, measured
+        return _dense(assign @ matrix) / counts
 
 
 def _dense(matrix: Matrix) -> NDArray[np.float64]:
