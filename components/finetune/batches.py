@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from components.finetune.data import TrainingData
+from components.finetune.objective import Deltas, Sets, sets_of
 from components.finetune.recipe import Recipe
 from components.shared.tokens import Batch, Ints, assemble, training_window
 
@@ -31,6 +32,13 @@ class TrainingBatch:
     batch: Batch
     measured: Tensor
     codes: Ints
+    sets: Sets | None
+    """The sets its cells make up, where the recipe trains on them."""
+
+    @property
+    def inputs(self) -> Tensor:
+        """Expression of the control cells at the gene tokens, float32 [B, G]."""
+        return self.batch.values[:, : self.measured.shape[1]]
 
 
 def draw_pairs(data: TrainingData, recipe: Recipe, rng: np.random.Generator) -> Pairs:
@@ -73,17 +81,19 @@ def batches(
     seed: int,
     epoch: int,
     device: torch.device,
+    deltas: Deltas | None = None,
     *,
     first: int = 0,
 ) -> Iterator[TrainingBatch]:
     """Yield the batches of one epoch in random order, each with a window of genes of its own.
 
+    Where the recipe has a set size, the cells of a batch come in sets of one (line, perturbation).
     The ``first`` ones are drawn but not yielded, to go on where an epoch was left.
     """
     rng = np.random.default_rng([seed, 2, epoch])
-    order = rng.permutation(len(pairs))
-    for step, start in enumerate(range(0, len(order), recipe.batch_size)):
-        chosen = order[start : start + recipe.batch_size]
+    lines = data.line_numbers(pairs.outputs)
+    for step, sets in enumerate(_drawn(pairs, lines, recipe, rng)):
+        chosen = np.concatenate(sets)
         codes = pairs.codes[chosen]
         targets = [data.targets[code] for code in codes]
         distinct = [data.targets[code] for code in np.unique(codes)]
@@ -94,8 +104,42 @@ def batches(
             continue
         basal = data.expression[torch.from_numpy(pairs.inputs[chosen])]
         measured = data.expression[torch.from_numpy(pairs.outputs[chosen])]
+        heads = np.array([cells[0] for cells in sets])
+        lengths = np.array([len(cells) for cells in sets])
         yield TrainingBatch(
             assemble(basal, targets, window, data.ids, device),
-            measured[:, torch.from_numpy(window.genes)].to(device),
+            measured[:, torch.from_numpy(window.genes)].to(device, torch.float32),
             codes,
+            sets_of(deltas, lines[heads], pairs.codes[heads], lengths, window.genes, device)
+            if deltas
+            else None,
         )
+
+
+def _drawn(
+    pairs: Pairs, lines: Ints, recipe: Recipe, rng: np.random.Generator
+) -> Iterator[list[Ints]]:
+    """Yield the positions in ``pairs`` of each batch, set by set; each cell comes once.
+
+    All batches but the last are full: a set that reaches beyond its batch is parted, so a few sets
+    are smaller, as are those of a group's last cells.
+    """
+    order = rng.permutation(len(pairs))
+    number = np.zeros(len(order), np.int64)
+    if recipe.set_size:
+        sets = _cut(order, lines * (pairs.codes.max() + 1) + pairs.codes, recipe.set_size)
+        sets = [sets[i] for i in rng.permutation(len(sets))]
+        order = np.concatenate(sets)
+        number = np.repeat(np.arange(len(sets)), [len(cells) for cells in sets])
+    for start in range(0, len(order), recipe.batch_size):
+        part = slice(start, start + recipe.batch_size)
+        yield np.split(order[part], np.flatnonzero(np.diff(number[part])) + 1)
+
+
+def _cut(order: Ints, groups: Ints, size: int) -> list[Ints]:
+    """Cut ``order`` into sets of at most ``size`` positions that are of one group each."""
+    by_group = order[np.argsort(groups[order], kind="stable")]
+    counts = np.unique(groups, return_counts=True)[1]
+    starts = np.cumsum(counts) - counts
+    cuts = [np.arange(s, s + c, size) for s, c in zip(starts, counts, strict=True)]
+    return np.split(by_group, np.concatenate(cuts)[1:])

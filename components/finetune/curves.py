@@ -11,14 +11,37 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 STYLE = "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}"
+PANELS = (
+    ("Single cells", "mean squared error", {"train_loss": "training", "val_loss": "validation"}),
+    ("Mean change of sets", "weighted squared error", {"train_delta_loss": "training"}),
+    (
+        "Validation, pearson_delta",
+        "nan-mean over sets",
+        {
+            "val_pearson_delta": "all",
+            "val_pearson_delta_seen": "seen in another line",
+            "val_pearson_delta_unseen": "unseen",
+        },
+    ),
+    (
+        "Validation, discrimination",
+        "mean over sets; 0.5 = chance",
+        {
+            "val_discrimination": "all",
+            "val_discrimination_seen": "seen in another line",
+            "val_discrimination_unseen": "unseen",
+        },
+    ),
+)
+"""Title, axis and curves of each panel."""
 
 
 def curves_page(title: str, history: Sequence[Mapping[str, Any]], best_epoch: int) -> str:
     """Return a self-contained page with the curves of ``history`` (one mapping an epoch)."""
     last = history[-1]
     words = (
-        f"{len(history)} epochs; best epoch {best_epoch}; last training loss "
-        f"{last['train_loss']:.4f}; {last['cells_per_second']:.0f} cells/s."
+        f"{len(history)} epochs; best epoch {best_epoch} (dotted), chosen by pearson_delta; last "
+        f"training loss {last['train_loss']:.4f}; {last['cells_per_second']:.0f} cells/s."
     )
     return (
         f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{html.escape(title)}"
@@ -29,22 +52,32 @@ def curves_page(title: str, history: Sequence[Mapping[str, Any]], best_epoch: in
 
 def _figure(history: Sequence[Mapping[str, Any]], best_epoch: int) -> str:
     epochs = [row["epoch"] for row in history]
-
-    def values(name: str) -> list[float]:
-        return [float("nan") if row[name] is None else row[name] for row in history]
-
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
-    left.plot(epochs, values("train_loss"), marker="o", label="training")
-    left.plot(epochs, values("val_loss"), marker="o", label="validation")
-    left.set(xlabel="epoch", ylabel="mean squared error", title="Loss")
-    left.legend(frameon=False)
-    right.plot(epochs, values("val_pearson_delta"), marker="o", color="tab:green")
-    right.axvline(best_epoch, color="grey", linestyle=":", label=f"best epoch {best_epoch}")
-    right.set(xlabel="epoch", ylabel="pearson_delta", title="Validation, nan-mean over sets")
-    right.legend(frameon=False)
-    for axes in (left, right):
+    panels = [
+        (title, axis, shown)
+        for title, axis, curves in PANELS
+        if (shown := {name: what for name, what in curves.items() if _values(history, name)})
+    ]
+    columns = 2
+    rows = -(-len(panels) // columns)
+    figure, grid = plt.subplots(
+        rows, columns, figsize=(10, 3.4 * rows), layout="constrained", squeeze=False
+    )
+    for axes in grid.flat[len(panels) :]:
+        axes.set_visible(False)
+    for axes, (title, axis, curves) in zip(grid.flat, panels, strict=False):
+        for name, what in curves.items():
+            axes.plot(epochs, _values(history, name), marker="o", markersize=4, label=what)
+        axes.axvline(best_epoch, color="grey", linestyle=":")
+        axes.set(xlabel="epoch", ylabel=axis, title=title)
+        axes.legend(frameon=False)
         axes.spines[["top", "right"]].set_visible(False)
     text = io.StringIO()
     figure.savefig(text, format="svg")
     plt.close(figure)
     return text.getvalue()[text.getvalue().index("<svg") :]
+
+
+def _values(history: Sequence[Mapping[str, Any]], name: str) -> list[float]:
+    """Return a curve with NaN where it has no value; empty where it never has one."""
+    values = [float("nan") if row[name] is None else row[name] for row in history]
+    return values if any(value == value for value in values) else []

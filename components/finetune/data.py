@@ -3,10 +3,15 @@
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from components.shared.tokens import Ints, Targets
+
+Floats = NDArray[np.float64]
+
+ROWS_AT_ONCE = 1024
 
 
 @dataclass(frozen=True)
@@ -38,12 +43,44 @@ class TrainingData:
     train_codes: Ints
     basal: dict[str, Ints]
     """Rows of the control cells that serve as input, by cell line."""
+    controls: dict[str, Ints]
+    """Rows of all control cells, by cell line in the same order."""
     line_of_row: NDArray[np.str_]
-    reference_mean: dict[str, NDArray[np.float64]]
+    reference_mean: dict[str, Floats]
     """Mean expression of the reference controls, by cell line, [modelled genes]."""
     validation: list[ValidationSet]
 
+    def seen(self) -> list[ValidationSet]:
+        """Return the held-out sets whose perturbation has training cells, in another line."""
+        trained = {self.perturbations[code] for code in np.unique(self.train_codes)}
+        return [held_out for held_out in self.validation if held_out.perturbation in trained]
+
     def unflagged(self) -> list[str]:
         """Return the trained perturbations of which the model cannot be told."""
-        trained = np.unique(self.train_codes)
-        return [self.perturbations[c] for c in trained if c and not self.targets[c].flagged]
+        codes = np.unique(self.train_codes)
+        return [self.perturbations[c] for c in codes if c and not self.targets[c].flagged]
+
+    def line_numbers(self, rows: Ints) -> Ints:
+        """Return the place of each row's cell line in `controls`."""
+        lines = list(self.controls)
+        names, places = np.unique(self.line_of_row[rows], return_inverse=True)
+        return np.array([lines.index(name) for name in names], np.int64)[places]
+
+
+def moments(expression: Tensor, rows: Ints) -> tuple[Floats, Floats]:
+    """Return mean and variance of cells at ``rows`` of ``expression`` [cells, genes], each [genes].
+
+    A few cells are copied at a time. The variance is NaN for one cell, both are for none.
+    """
+    device = expression.device
+    total = torch.zeros(expression.shape[1], dtype=torch.float64, device=device)
+    squares = torch.zeros_like(total)
+    for start in range(0, len(rows), ROWS_AT_ONCE):
+        part = torch.from_numpy(rows[start : start + ROWS_AT_ONCE]).to(device)
+        cells = expression[part].double()
+        total += cells.sum(0)
+        squares += cells.square().sum(0)
+    n = len(rows)
+    mean = total / n
+    variance = (squares - n * mean**2).clamp(min=0) / (n - 1)
+    return mean.cpu().numpy(), variance.cpu().numpy()

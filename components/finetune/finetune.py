@@ -104,7 +104,7 @@ def finetune(
         _announce(facts, settings)
         with Tracker(parameters | {"settings": asdict(settings)} | facts) as tracker:
             for epoch in history_of(saved.parts) if saved else ():
-                tracker.log(asdict(epoch))
+                tracker.log(epoch.row())
             result = fit(
                 model,
                 data,
@@ -156,10 +156,11 @@ def _go_on(store: Checkpoints) -> Saved | None:
 
 def _reporting(tracker: Tracker) -> Callable[[Epoch], None]:
     def report(epoch: Epoch) -> None:
-        tracker.log(asdict(epoch))
+        tracker.log(epoch.row())
         print(
             f"finetune: epoch {epoch.epoch}: loss {epoch.train_loss:.4f}, validation "
-            f"pearson_delta {epoch.val_pearson_delta:.4f}, {epoch.cells_per_second:.0f} cells/s",
+            f"pearson_delta {epoch.val_pearson_delta:.4f}, discrimination "
+            f"{epoch.val_discrimination:.3f}, {epoch.cells_per_second:.0f} cells/s",
             flush=True,
         )
 
@@ -227,6 +228,7 @@ def _facts(
         "training_controls": sum(len(rows) for rows in data.basal.values()),
         "training_perturbations": len(trained),
         "validation_perturbations": len(data.validation),
+        "validation_perturbations_seen": len(data.seen()),
         "genes": len(cells.genes),
         "genes_modelled": len(tokens.ids),
         "unmeasured_targets": sum(not set(genes_of(label)) <= genes for label in trained),
@@ -264,7 +266,7 @@ def _stats(
 ) -> dict[str, Any]:
     seen = sum(epoch.cells for epoch in result.history)
     training = sum(epoch.seconds for epoch in result.history)
-    best = result.best_pearson_delta
+    best = result.rows()[result.best_epoch - 1]
     return {
         "recipe": parameters["recipe"],
         "seed": parameters["seed"],
@@ -272,7 +274,7 @@ def _stats(
         "settings": asdict(recipe),
         "epochs_run": len(result.history),
         "best_epoch": result.best_epoch,
-        "best_val_pearson_delta": best if best > float("-inf") else None,
+        **{f"best_{name}": value for name, value in best.items() if name.startswith("val_")},
         "stop_reason": result.stop_reason,
         "cells_per_epoch": result.history[0].cells,
         "cells_seen": seen,

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from components.finetune.data import TrainingData, ValidationSet
+from components.finetune.data import TrainingData, ValidationSet, moments
 from components.shared.cells import Cells
 from components.shared.errors import InputError
 from components.shared.perturbation import CONTROL
@@ -22,12 +22,11 @@ def load_training_data(
         InputError: no training cells.
     """
     lines = splits.train_lines
+    controls = {line: np.union1d(splits.basal(line), splits.reference(line)) for line in lines}
     groups = {
         "train": splits.rows(TRAIN),
         "val": splits.rows(VAL),
-        "controls": np.concatenate(
-            [np.union1d(splits.basal(line), splits.reference(line)) for line in lines]
-        ),
+        "controls": np.concatenate(list(controls.values())),
     }
     if not len(groups["train"]):
         raise InputError(f"{splits.artifact.path}: no cell has role '{TRAIN}'; nothing to train on")
@@ -50,10 +49,10 @@ def load_training_data(
         train_rows=place(groups["train"]),
         train_codes=splits.table["perturbation"].iloc[groups["train"]].map(code).to_numpy(np.int64),
         basal={line: place(splits.basal(line)) for line in lines},
+        controls={line: place(controls[line]) for line in lines},
         line_of_row=table["cell_line"].to_numpy(str),
         reference_mean={
-            line: expression[place(splits.reference(line))].double().mean(0).numpy()
-            for line in lines
+            line: moments(expression, place(splits.reference(line)))[0] for line in lines
         },
         validation=[
             ValidationSet(str(line), str(perturbation), place(rows.index.to_numpy()))

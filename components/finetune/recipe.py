@@ -34,6 +34,8 @@ class Recipe:
     zero_no_flag: bool
     redraw_controls: bool
     control_partner: str
+    set_size: int
+    delta_weight: float
     predict_window: int
     contrast: bool
     predicted_cells: str
@@ -52,6 +54,8 @@ LEAST = {
     "early_stop_after": 1,
     "batch_size": 1,
     "max_genes": 0,
+    "set_size": 0,
+    "delta_weight": 0,
     "predict_window": 0,
     "validation_cells": 0,
 }
@@ -83,7 +87,13 @@ def load_recipe(name: str, overrides: Mapping[str, Any]) -> Recipe:
                 f"settings: {', '.join(types)}"
             )
         settings[key] = _checked(key, value, types[key])
-    return Recipe(**settings)
+    recipe = Recipe(**settings)
+    if recipe.delta_weight and not recipe.set_size:
+        raise InputError(
+            f"delta_weight={recipe.delta_weight}: needs sets of cells; give set_size, or "
+            "delta_weight 0"
+        )
+    return recipe
 
 
 def _checked(key: str, value: Any, kind: type) -> Any:
@@ -105,7 +115,7 @@ def _checked(key: str, value: Any, kind: type) -> Any:
         raise InputError(f"override {key}={value!r}: allowed: {', '.join(ALLOWED[key])}")
     if key in LEAST and converted < LEAST[key]:
         raise InputError(f"override {key}={value!r}: expected at least {LEAST[key]}")
-    if kind is float and not 0 < converted <= MOST.get(key, math.inf):
+    if kind is float and key not in LEAST and not 0 < converted <= MOST.get(key, math.inf):
         most = f", at most {MOST[key]}" if key in MOST else ""
         raise InputError(f"override {key}={value!r}: expected a number above 0{most}")
     return converted

@@ -13,16 +13,28 @@ from components.finetune.recipe import Recipe
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one epoch was like; losses are mean squared errors of log1p expression."""
+    """What one epoch was like; what starts with ``val_`` is of `validation.Validation`."""
 
     epoch: int
     train_loss: float
+    """Mean squared error of single cells, log1p units."""
+    train_delta_loss: float
+    """See `objective.delta_loss`; NaN where the recipe does not train on sets."""
     val_loss: float
     val_pearson_delta: float
+    val_pearson_delta_seen: float
+    val_pearson_delta_unseen: float
+    val_discrimination: float
+    val_discrimination_seen: float
+    val_discrimination_unseen: float
     learning_rate: float
     cells: int
     seconds: float
     cells_per_second: float
+
+    def row(self) -> dict[str, Any]:
+        """Return it as a plain dict, NaN as None."""
+        return {k: None if v != v else v for k, v in asdict(self).items()}
 
 
 @dataclass
@@ -39,10 +51,7 @@ class Fit:
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the history as plain dicts, NaN as None."""
-        return [
-            {key: None if value != value else value for key, value in asdict(epoch).items()}
-            for epoch in self.history
-        ]
+        return [epoch.row() for epoch in self.history]
 
 
 @dataclass
@@ -61,7 +70,8 @@ class TrainingState:
     step: int = 0
     """Steps done."""
     loss_sum: float = 0.0
-    """Over cells."""
+    """Over cells, as is the next."""
+    delta_loss_sum: float = 0.0
     cells: int = 0
     seconds: float = 0.0
     fit: Fit = field(default_factory=Fit)
@@ -114,6 +124,7 @@ class TrainingState:
                 "epoch": self.epoch,
                 "step": self.step,
                 "loss_sum": self.loss_sum,
+                "delta_loss_sum": self.delta_loss_sum,
                 "cells": self.cells,
                 "seconds": self.seconds,
                 "fit": fit | {"history": [asdict(epoch) for epoch in self.fit.history]},

@@ -10,8 +10,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from components.finetune.curves import PANELS, curves_page
 from components.finetune.finetune import CURVES_FILE, finetune
-from components.finetune.training import pearson
+from components.finetune.validation import pearson
 from components.predict.predict import clipped_keeping_mean, draw_partners, predict
 from components.shared.artifact import GENE_PRIOR, MODEL, PREDICTIONS, opening, writing
 from components.shared.cells import Cells
@@ -100,8 +101,52 @@ def test_a_model_artifact_has_all_files_and_says_what_was_done(model):
     assert stats["random_init"]
     assert stats["unflagged"] == ["Y0"]
     assert stats["unmeasured_targets"] == 2
-    assert all(np.isfinite(epoch["train_loss"]) for epoch in stats["history"])
+    for epoch in stats["history"]:
+        assert np.isfinite(epoch["train_loss"])
+        assert epoch["train_delta_loss"] > 0
     assert "<svg" in (model / CURVES_FILE).read_text()
+
+
+def test_the_statistics_hold_every_score_of_the_best_epoch(model):
+    stats = json.loads((model / "training_stats.json").read_text())
+    best = stats["history"][stats["best_epoch"] - 1]
+    scores = {name: value for name, value in best.items() if name.startswith("val_")}
+    assert {name: stats[f"best_{name}"] for name in scores} == scores
+    assert best["val_pearson_delta"] == max(e["val_pearson_delta"] for e in stats["history"])
+    assert stats["validation_perturbations_seen"] == stats["validation_perturbations"]
+    assert stats["best_val_pearson_delta_unseen"] is None
+
+
+def test_a_whole_line_can_be_held_out(world, tmp_path):
+    lines = ["k562", "jurkat", "hepg2"]
+    split(
+        world / "cells", tmp_path / "splits", train_lines=lines, test_line="rpe1", val_fraction=1.0
+    )
+    prior = world / "none"
+    finetune(
+        world / "cells",
+        tmp_path / "splits",
+        prior,
+        tmp_path / "model",
+        pretrained=f"random://tiny?vocabulary={world / 'vocab.json'}",
+        recipe="smoke",
+        overrides=QUICK,
+    )
+    stats = json.loads((tmp_path / "model" / "training_stats.json").read_text())
+    assert stats["validation_perturbations"] == stats["validation_perturbations_seen"] == 7
+    assert stats["training_cells"] == 2 * 7 * 12
+    assert np.isfinite(stats["best_val_pearson_delta"])
+    assert 0 < stats["best_val_discrimination"] <= 1
+
+
+def test_the_curves_show_seen_and_unseen_apart_and_leave_out_what_there_is_none_of():
+    row = {name: 0.5 for _, _, curves in PANELS for name in curves}
+    row |= {"epoch": 1, "cells_per_second": 9.0, "train_delta_loss": None}
+    page = curves_page("Fine-tune", [row, row | {"epoch": 2, "val_discrimination_seen": None}], 2)
+    titles = ("Validation, pearson_delta", "Validation, discrimination")
+    for words in (*titles, "seen in another line", "unseen"):
+        assert f"<!-- {words}" in page
+    assert "Mean change of sets" not in page
 
 
 def test_an_offline_wandb_run_is_kept_in_the_artifact(model):

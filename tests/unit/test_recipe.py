@@ -19,6 +19,12 @@ def test_the_reference_recipe_is_the_reference_run():
     assert not (recipe.targets_in_window or recipe.redraw_controls or recipe.zero_no_flag)
     assert not recipe.contrast
     assert recipe.control_partner == "self"
+    assert (recipe.set_size, recipe.delta_weight) == (0, 0)
+
+
+def test_single_cells_can_be_asked_for():
+    recipe = load_recipe("default", {"set_size": 0, "delta_weight": 0})
+    assert (recipe.set_size, recipe.delta_weight) == (0, 0.0)
 
 
 def test_whole_numbers_that_kfp_turned_into_floats_come_back_whole():
@@ -41,6 +47,8 @@ def test_whole_numbers_that_kfp_turned_into_floats_come_back_whole():
         ({"gradient_clip": float("inf")}, "finite"),
         ({"epochs": float("inf")}, "type int"),
         ({"learning_rate_decay": 5.0}, "at most 1"),
+        ({"delta_weight": -1}, "at least 0"),
+        ({"set_size": 0}, "delta_weight=.* needs sets of cells"),
     ],
 )
 def test_a_bad_override_is_one_line(overrides, says):

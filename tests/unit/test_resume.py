@@ -18,7 +18,7 @@ import pytest
 import torch
 from kfp import dsl
 
-from components.finetune import keeping, tracking, training
+from components.finetune import keeping, tracking, training, validation
 from components.finetune.component import finetune as task
 from components.finetune.finetune import finetune
 from components.shared import storage_gs
@@ -252,14 +252,14 @@ def test_a_validation_is_left_at_sigterm_and_done_again(
     world: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = arguments(world, tmp_path / "model", tmp_path / "checkpoints")
-    predict = training.predict_cells
+    predict = validation.predict_cells
 
     def interrupted(*some: Any, **more: Any) -> torch.Tensor:
         signal.raise_signal(signal.SIGTERM)
         return predict(*some, **more)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "predict_cells", interrupted)
+        patch.setattr(validation, "predict_cells", interrupted)
         with pytest.raises(SystemExit):
             finetune(**given)
     assert f"epoch-0001-step-{STEPS:06d}" in newest(tmp_path / "checkpoints").name

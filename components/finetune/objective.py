@@ -1,0 +1,119 @@
+"""What training minimises: the squared error of cells, and of the mean change of sets of cells.
+
+The squared error of single cells is nearly all noise, which no prediction can lower, so predicting
+no effect costs next to nothing. The mean over a set of cells of one (line, perturbation) has little
+of that noise left: its distance from the measured change of the pseudobulk is what is asked for. A
+weight on the genes that move keeps the many that do not from drowning them (Mejia et al. 2025,
+"Diversity by design": WMSE).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from components.finetune.data import Floats, TrainingData, moments
+from components.shared.tokens import Ints
+
+LEAST_SCORE, MOST_SCORE = 1.0, 10.0
+"""A gene's weight follows the size of its t-score between these: noise counts no less than 1, and
+no gene ten times more than noise."""
+
+
+@dataclass(frozen=True)
+class Deltas:
+    """What each perturbation changes in each line, measured on training cells alone.
+
+    The arrays are float32 [lines, perturbations, genes], in the order of `TrainingData.controls`
+    and `TrainingData.perturbations`. The control (code 0) changes nothing.
+    """
+
+    change: Tensor
+    """Mean of the training cells less the mean of all the line's controls, log1p units."""
+    weight: Tensor
+    """Weight of each gene, 1 on average over the genes."""
+
+
+@dataclass(frozen=True)
+class Sets:
+    """The sets that the B cells of a batch make up, and what is wanted of them."""
+
+    shares: Tensor
+    """Share of each cell in its set's mean, 0 in the others', float32 [sets, B]."""
+    sizes: Tensor
+    """The set's share of the batch's cells, float32 [sets]."""
+    change: Tensor
+    """Measured change, float32 [sets, G]."""
+    weight: Tensor
+    """Weight of each gene, float32 [sets, G]."""
+
+
+def measured_deltas(data: TrainingData) -> Deltas:
+    """Measure the change and the weights of every (line, perturbation) that has training cells.
+
+    A weight follows the gene's t-score between the perturbation's cells and the line's controls,
+    within `LEAST_SCORE` and `MOST_SCORE`.
+    """
+    shape = (len(data.controls), len(data.perturbations), data.expression.shape[1])
+    change, weight = torch.zeros(shape), torch.ones(shape)
+    lines = data.line_numbers(data.train_rows)
+    for number, controls in enumerate(data.controls.values()):
+        mean, variance = moments(data.expression, controls)
+        for code in np.unique(data.train_codes[lines == number]):
+            rows = data.train_rows[(lines == number) & (data.train_codes == code)]
+            own_mean, own_variance = moments(data.expression, rows)
+            delta = own_mean - mean
+            score = _t_score(delta, own_variance, len(rows), variance, len(controls))
+            score = np.clip(score, LEAST_SCORE, MOST_SCORE)
+            change[number, code] = torch.from_numpy(delta)
+            weight[number, code] = torch.from_numpy(score / score.mean())
+    return Deltas(change, weight)
+
+
+def _t_score(delta: Floats, own: Floats, n_own: int, control: Floats, n_control: int) -> Floats:
+    """Return the size of each gene's t-score; 0 where neither side varies."""
+    # A rare gene may not vary among a few cells: taken to vary as much as in controls, at least.
+    spread = np.fmax(own, control) / n_own + control / n_control
+    return np.divide(np.abs(delta), np.sqrt(spread), out=np.zeros_like(delta), where=spread > 0)
+
+
+def sets_of(
+    deltas: Deltas,
+    lines: Ints,
+    codes: Ints,
+    lengths: Ints,
+    genes: Ints,
+    device: torch.device,
+) -> Sets:
+    """Describe the sets of a batch whose cells come set by set.
+
+    Args:
+        deltas: what is measured.
+        lines: cell line of each set, [sets].
+        codes: perturbation of each set, [sets].
+        lengths: cells of each set, [sets].
+        genes: positions of the window's genes among the modelled ones, [G].
+        device: where the model is.
+    """
+    owner = np.repeat(np.arange(len(lengths)), lengths)
+    shares = (owner == np.arange(len(lengths))[:, None]) / lengths[:, None]
+    index = tuple(map(torch.from_numpy, (lines[:, None], codes[:, None], genes[None])))
+    return Sets(
+        torch.from_numpy(shares).to(device, torch.float32),
+        torch.from_numpy(lengths / lengths.sum()).to(device, torch.float32),
+        deltas.change[index].to(device),
+        deltas.weight[index].to(device),
+    )
+
+
+def delta_loss(output: Tensor, inputs: Tensor, sets: Sets) -> Tensor:
+    """Return the weighted squared error of the sets' mean change, averaged over cells.
+
+    Args:
+        output: predicted expression, float32 [B, G].
+        inputs: the control cells it was predicted from, float32 [B, G].
+        sets: the sets of the batch.
+    """
+    change = sets.shares @ (output - inputs)
+    return ((sets.weight * (change - sets.change) ** 2).mean(1) * sets.sizes).sum()

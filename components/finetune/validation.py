@@ -1,0 +1,171 @@
+"""How well held-out (line, perturbation) sets are predicted: the scores that choose the epoch."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from components.finetune.data import Floats, TrainingData, ValidationSet, moments
+from components.finetune.recipe import Recipe
+from components.shared.inference import predict_cells
+from components.shared.tokens import Ints
+
+NAN = float("nan")
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Means over held-out sets; NaN where there is none that has a value.
+
+    A perturbation is seen if another line trained on it.
+    """
+
+    loss: float = NAN
+    """Mean squared error of single cells, log1p units."""
+    pearson_delta: float = NAN
+    pearson_delta_seen: float = NAN
+    pearson_delta_unseen: float = NAN
+    discrimination: float = NAN
+    discrimination_seen: float = NAN
+    discrimination_unseen: float = NAN
+
+
+@dataclass(frozen=True)
+class _Prediction:
+    """What is kept of the prediction of one set."""
+
+    mean: Floats
+    inputs: Floats
+    """Mean of the control cells it was made from."""
+    error: float
+    """Sum over cells of their mean squared error against as many measured ones."""
+    cells: int
+
+
+def validate(
+    model: Any,
+    data: TrainingData,
+    recipe: Recipe,
+    *,
+    seed: int,
+    device: torch.device,
+    between: Callable[[], None] = lambda: None,
+) -> Validation:
+    """Predict every held-out set and compare its pseudobulk delta with the measured one.
+
+    As in cell-eval, deltas are taken against the reference controls of the set's line;
+    pearson_delta is their correlation over genes, and discrimination is their rank among the line's
+    sets (see `discrimination`). Predictions are summed as they come: what is held of a set is its
+    delta. ``between`` is called after each set.
+    """
+    model.eval()
+    rng = np.random.default_rng([seed, 3])
+    order = rng.permutation(len(data.ids))
+    known = {held_out.perturbation for held_out in data.seen()}
+    errors, cells = 0.0, 0
+    correlations, ranks, seen = [], [], []
+    for line, sets in groupby(data.validation, lambda held_out: held_out.line):
+        reference = data.reference_mean[line]
+        pool = moments(data.expression, data.basal[line])[0]
+        predicted, measured, targets = [], [], []
+        for held_out in sets:
+            part = _predict(model, data, recipe, held_out, rng, order, device)
+            errors, cells = errors + part.error, cells + part.cells
+            # A change hardly differs from cell to cell, but the cells do: the inputs' stray from
+            # their pool would blur every delta alike.
+            stray = part.inputs - pool if recipe.contrast else 0.0
+            predicted.append(part.mean - stray - reference)
+            measured.append(moments(data.expression, held_out.rows)[0] - reference)
+            targets.append(data.targets[data.perturbations.index(held_out.perturbation)].measured)
+            seen.append(held_out.perturbation in known)
+            between()
+        correlations += list(map(pearson, predicted, measured))
+        ranks += discrimination(np.array(predicted), np.array(measured), targets)
+    return Validation(
+        errors / cells if cells else NAN,
+        *_means(np.array(correlations), np.array(seen, bool)),
+        *_means(np.array(ranks), np.array(seen, bool)),
+    )
+
+
+def _means(values: Floats, seen: Any) -> Iterator[float]:
+    """Yield the nan-mean of all sets, of those with a seen perturbation, and of the others."""
+    for part in (values, values[seen], values[~seen]):
+        finite = part[np.isfinite(part)]
+        yield float(finite.mean()) if len(finite) else NAN
+
+
+def _predict(
+    model: Any,
+    data: TrainingData,
+    recipe: Recipe,
+    held_out: ValidationSet,
+    rng: np.random.Generator,
+    order: Ints,
+    device: torch.device,
+) -> "_Prediction":
+    """Predict a set from random controls, at most `validation_cells` of them."""
+    rows = held_out.rows
+    if recipe.validation_cells and len(rows) > recipe.validation_cells:
+        rows = np.sort(rng.choice(rows, recipe.validation_cells, replace=False))
+    inputs = rng.choice(data.basal[held_out.line], len(rows))
+    target = data.targets[data.perturbations.index(held_out.perturbation)]
+    total, error = torch.zeros(len(data.ids), dtype=torch.float64), 0.0
+    for start in range(0, len(rows), recipe.batch_size):
+        part = slice(start, start + recipe.batch_size)
+        basal = _cells(data, inputs[part])
+        output = predict_cells(
+            model,
+            basal,
+            [target] * len(basal),
+            data.ids,
+            order,
+            window=recipe.predict_window,
+            contrast=recipe.contrast,
+            device=device,
+            precision=recipe.precision,
+        )
+        error += float((output - _cells(data, rows[part]).cpu()).square().mean(1).sum())
+        total += output.sum(0, dtype=torch.float64)
+    mean = total.numpy() / len(rows)
+    return _Prediction(mean, moments(data.expression, inputs)[0], error, len(rows))
+
+
+def _cells(data: TrainingData, rows: Ints) -> Tensor:
+    return data.expression[torch.from_numpy(rows).to(data.expression.device)].float()
+
+
+def pearson(a: Floats, b: Floats) -> float:
+    """Return Pearson's correlation, NaN where either side does not vary."""
+    a, b = a - a.mean(), b - b.mean()
+    norm = float(np.sqrt((a @ a) * (b @ b)))
+    return float(a @ b) / norm if norm > 0 else NAN
+
+
+def discrimination(predicted: Floats, measured: Floats, targets: list[Ints]) -> list[float]:
+    """Return how far up its own measured delta comes among all, nearest first (l1 distance).
+
+    1 if none is nearer, 1/n if all others are, about 0.5 by chance: cell-eval's
+    `discrimination_score_l1`. The perturbation's own genes do not count.
+
+    Args:
+        predicted: deltas, [n, genes].
+        measured: deltas, [n, genes].
+        targets: positions of each perturbation's own genes.
+
+    Returns:
+        A score for each; NaN where there is but one.
+    """
+    n = len(predicted)
+    if n < 2:
+        return [NAN] * n
+    distances = torch.cdist(torch.from_numpy(predicted), torch.from_numpy(measured), p=1).numpy()
+    scores = []
+    for own, (distance, target) in enumerate(zip(distances, targets, strict=True)):
+        distance = distance - np.abs(predicted[own, target] - measured[:, target]).sum(1)
+        scores.append(1 - float((distance < distance[own]).sum()) / n)
+    return scores

@@ -1,0 +1,196 @@
+"""Batches made of sets, and the loss on what a set changes."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from components.finetune.batches import batches, draw_pairs
+from components.finetune.data import TrainingData, ValidationSet
+from components.finetune.objective import (
+    LEAST_SCORE,
+    MOST_SCORE,
+    delta_loss,
+    measured_deltas,
+    sets_of,
+)
+from components.finetune.recipe import load_recipe
+from components.shared.tokens import Targets
+
+CPU = torch.device("cpu")
+LINES = ("k562", "jurkat")
+GENES = 12
+MOVED = 3
+"""The gene that perturbation 1 raises, by much."""
+
+
+def training_data(seed: int = 0, cells: int = 9, controls: int = 14) -> TrainingData:
+    """Two lines, two perturbations; the second is held out in jurkat."""
+    rng = np.random.default_rng(seed)
+    rows, labels, lines = [], [], []
+    for line in LINES:
+        base = rng.gamma(2.0, 0.7, GENES)
+        for code, count in ((0, controls), (1, cells), (2, cells + 2)):
+            change = np.zeros(GENES)
+            change[MOVED] = 2.0 * (code == 1)
+            for _ in range(count):
+                rows.append(np.maximum(base + change + rng.normal(0, 0.3, GENES), 0))
+                labels.append(code)
+                lines.append(line)
+    codes, names = np.array(labels), np.array(lines)
+    held_out = (codes == 2) & (names == "jurkat")
+    train = np.flatnonzero((codes > 0) & ~held_out)
+    of = {line: np.flatnonzero((codes == 0) & (names == line)) for line in LINES}
+    expression = torch.tensor(np.array(rows), dtype=torch.float32)
+    none = np.empty(0, np.int64)
+    return TrainingData(
+        expression=expression,
+        ids=np.arange(GENES),
+        perturbations=["non-targeting", "A", "B"],
+        targets=[Targets(none, none), Targets(np.array([1]), none), Targets(np.array([5]), none)],
+        train_rows=train,
+        train_codes=codes[train],
+        basal={line: pool[::2] for line, pool in of.items()},
+        controls=of,
+        line_of_row=names,
+        reference_mean={
+            line: expression[pool[1::2]].double().mean(0).numpy() for line, pool in of.items()
+        },
+        validation=[ValidationSet("jurkat", "B", np.flatnonzero(held_out))],
+    )
+
+
+def drawn(data, recipe, *, seed=0, epoch=1, first=0, deltas=None):
+    pairs = draw_pairs(data, recipe, np.random.default_rng(seed))
+    return pairs, list(batches(data, pairs, recipe, seed, epoch, CPU, deltas, first=first))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 12), st.integers(1, 20), st.integers(1, 30), st.integers(0, 5))
+def test_an_epoch_has_every_cell_once_in_sets_of_one_line_and_perturbation(
+    set_size, batch_size, cells, seed
+):
+    data = training_data(cells=cells)
+    recipe = load_recipe("default", {"set_size": set_size, "batch_size": batch_size})
+    pairs, found = drawn(data, recipe, seed=seed, deltas=measured_deltas(data))
+    assert sum(len(batch.codes) for batch in found) == len(pairs)
+    measured = torch.cat([batch.measured for batch in found])
+    wanted = data.expression[torch.from_numpy(pairs.outputs)]
+    assert sorted(measured.tolist()) == sorted(wanted.tolist())
+    row_of = {tuple(row): i for i, row in enumerate(data.expression.tolist())}
+    assert all(len(batch.codes) == batch_size for batch in found[:-1])
+    for batch in found:
+        outputs = [row_of[tuple(row)] for row in batch.measured.tolist()]
+        inputs = [row_of[tuple(row)] for row in batch.inputs.tolist()]
+        for shares in batch.sets.shares.numpy() > 0:
+            members = np.flatnonzero(shares)
+            assert 1 <= len(members) <= set_size
+            assert len(set(batch.codes[members])) == 1
+            lines = {data.line_of_row[rows[m]] for m in members for rows in (outputs, inputs)}
+            assert len(lines) == 1
+
+
+def test_one_seed_gives_the_same_batches_and_each_epoch_others():
+    data = training_data()
+    recipe = load_recipe("default", {"set_size": 4, "batch_size": 12, "max_genes": 8})
+    _, one = drawn(data, recipe, seed=3)
+    _, two = drawn(data, recipe, seed=3)
+    _, other = drawn(data, recipe, seed=3, epoch=2)
+    assert all(torch.equal(a.measured, b.measured) for a, b in zip(one, two, strict=True))
+    assert not torch.equal(one[0].measured, other[0].measured)
+
+
+def test_an_epoch_is_gone_on_with_where_it_was_left():
+    data = training_data()
+    deltas = measured_deltas(data)
+    recipe = load_recipe("default", {"set_size": 4, "batch_size": 12, "max_genes": 8})
+    _, whole = drawn(data, recipe, deltas=deltas)
+    _, rest = drawn(data, recipe, deltas=deltas, first=2)
+    assert len(rest) == len(whole) - 2
+    for a, b in zip(whole[2:], rest, strict=True):
+        assert torch.equal(a.batch.values, b.batch.values)
+        assert torch.equal(a.sets.change, b.sets.change)
+
+
+def test_single_cells_have_no_sets():
+    recipe = load_recipe("reference", {"batch_size": 8})
+    pairs, found = drawn(training_data(), recipe)
+    assert [len(batch.codes) for batch in found[:-1]] == [8] * (len(found) - 1)
+    assert sum(len(batch.codes) for batch in found) == len(pairs)
+    assert all(batch.sets is None for batch in found)
+
+
+def test_the_change_is_that_of_the_means_and_a_control_changes_nothing():
+    data = training_data()
+    deltas = measured_deltas(data)
+    for number, line in enumerate(LINES):
+        rows = data.train_rows[
+            (data.train_codes == 1) & (data.line_of_row[data.train_rows] == line)
+        ]
+        cells, controls = data.expression[rows], data.expression[data.controls[line]]
+        torch.testing.assert_close(deltas.change[number, 1], cells.mean(0) - controls.mean(0))
+    assert not deltas.change[:, 0].any()
+    assert deltas.weight[:, 0].eq(1).all()
+
+
+def test_weights_average_one_favour_what_moves_and_are_within_bounds():
+    weight = measured_deltas(training_data()).weight
+    torch.testing.assert_close(weight.mean(2), torch.ones(2, 3))
+    assert weight[:, 1].argmax(1).tolist() == [MOVED, MOVED]
+    ratio = weight[:, 1].max(1).values / weight[:, 1].min(1).values
+    assert (ratio <= MOST_SCORE / LEAST_SCORE + 1e-4).all()
+    assert (ratio > 3).all()
+
+
+def test_held_out_cells_reach_neither_changes_nor_weights():
+    data = training_data()
+    spoilt = data.expression.clone()
+    spoilt[data.validation[0].rows] = torch.nan
+    one, two = measured_deltas(data), measured_deltas(replace(data, expression=spoilt))
+    assert torch.equal(one.change, two.change)
+    assert torch.equal(one.weight, two.weight)
+    assert two.weight.isfinite().all()
+
+
+@pytest.mark.parametrize("cells", [1, 2])
+def test_few_cells_and_genes_that_do_not_vary_still_weigh_finitely(cells):
+    data = training_data(cells=cells)
+    data.expression[:, 7] = 0
+    weight = measured_deltas(data).weight
+    assert weight.isfinite().all()
+    assert (weight > 0).all()
+
+
+def two_sets(genes: int = GENES):
+    """A set of three cells of perturbation 1 and one of a single control."""
+    deltas = measured_deltas(training_data())
+    window = np.arange(genes)
+    sets = sets_of(deltas, np.array([0, 1]), np.array([1, 0]), np.array([3, 1]), window, CPU)
+    return deltas, sets
+
+
+def test_the_loss_is_zero_for_the_right_mean_whatever_the_cells():
+    deltas, sets = two_sets()
+    inputs = torch.rand(4, GENES)
+    noise = torch.randn(3, GENES)
+    output = inputs.clone()
+    output[:3] += deltas.change[0, 1] + noise - noise.mean(0)
+    assert delta_loss(output, inputs, sets) < 1e-10
+    assert delta_loss(output + 0.1, inputs, sets) > 1e-3
+
+
+def test_the_loss_weighs_genes_and_counts_sets_by_their_cells():
+    deltas, sets = two_sets()
+    inputs = torch.rand(4, GENES)
+    off = (-deltas.change[0, 1]) ** 2  # no change is predicted for the three, 1.0 for the control
+    output = inputs.clone()
+    output[3] += 1.0
+    wanted = 0.75 * (deltas.weight[0, 1] * off).mean() + 0.25 * 1.0
+    torch.testing.assert_close(delta_loss(output, inputs, sets), wanted)
+    still = inputs.clone().requires_grad_()
+    delta_loss(still, inputs, sets).backward()
+    assert still.grad[3].eq(0).all()
+    assert still.grad[:3, MOVED].lt(0).all()
