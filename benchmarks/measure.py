@@ -149,7 +149,7 @@ def forward_flops(options: argparse.Namespace, tokens: int) -> float:
     """
     d = options.width
     layer = 6 * d * d + 2 * tokens * d
-    return 2.0 * tokens * (options.layers * layer + 5 * d * d + 3 * d)
+    return 2.0 * tokens * (options.layers * layer + 5 * d * d)
 
 
 def expression(cells: int, genes: int, device: torch.device) -> Tensor:

@@ -140,7 +140,9 @@ class ValueEncoder(nn.Module):
     def forward(self, values: Tensor) -> Tensor:
         """Embed expression [B, S] as [B, S, d]."""
         x = values.clamp(max=HIGHEST_VALUE).unsqueeze(-1)
-        return self.dropout(self.norm(self.linear2(F.relu(self.linear1(x)))))
+        # linear1 written out: a matrix product of inner size 1 has a slow gradient on a GPU.
+        hidden = torch.addcmul(self.linear1.bias, x, self.linear1.weight.squeeze(-1))
+        return self.dropout(self.norm(self.linear2(F.relu(hidden))))
 
 
 class Encoder(nn.Module):
@@ -231,8 +233,9 @@ class TokenDecoder(nn.Module):
         *hidden, last = self.fc
         for layer in hidden:
             x = layer(x)
-        with torch.autocast(x.device.type, enabled=False):
-            return last(x.to(last.weight.dtype)).squeeze(-1)
+        # last written out: in float32 under autocast too, and one pass over x when compiled.
+        weight, bias = last.parameters()
+        return (x * weight).sum(-1) + bias
 
 
 class CellTypeDecoder(nn.Module):

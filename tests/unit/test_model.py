@@ -15,7 +15,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from components.shared import checkpoint as files
 from components.shared.checkpoint import Checkpoint, read_checkpoint
 from components.shared.errors import InputError
-from components.shared.inference import autocast, forward, predict_cells, predict_means
+from components.shared.inference import (
+    AUTOCAST,
+    autocast,
+    forward,
+    predict_cells,
+    predict_means,
+)
 from components.shared.model import (
     IMPLEMENTATIONS,
     add_prior,
@@ -227,15 +233,21 @@ def test_scgpts_own_class_can_be_chosen_and_torchtext_is_not_loaded():
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize(("precision", "most"), [("fp32", 1e-4), ("bf16", 0.02), ("fp16", 0.005)])
-def test_a_gpu_computes_what_the_cpu_does(precision, most):
+def test_a_gpu_computes_what_the_cpu_does_by_fused_attention_in_its_precision(precision, most):
     device = torch.device("cuda")
     model, _ = shaped({"embsize": 64, "nheads": 1, "d_hid": 64})
     batch = Batch(torch.randperm(31), torch.rand(8, 31) * 5, (torch.rand(8, 31) < 0.1).long())
     expected = forward(model, batch)
     there = Batch(batch.ids.to(device), batch.values.to(device), batch.flags.to(device))
-    with autocast(device, precision):
-        output = forward(model.to(device), there).cpu()
-    assert (output - expected).norm() / expected.norm() < most
+    dtypes = []
+    for layer in model.to(device).transformer_encoder.layers:
+        layer.register_forward_hook(lambda module, inputs, output: dtypes.append(output.dtype))
+    fused = [SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]
+    with autocast(device, precision), sdpa_kernel(fused):
+        output = forward(model, there)
+        output.sum().backward()
+    assert set(dtypes) == {AUTOCAST.get(precision, torch.float32)}
+    assert (output.cpu() - expected).norm() / expected.norm() < most
 
 
 def test_the_packaged_vocabulary_is_the_published_checkpoints(shared_data):
