@@ -180,12 +180,12 @@ def start_model(pretrained: str, recipe: Recipe) -> tuple[Any, dict[str, Any], d
         args = SIZES[source.random_size] | FRESH_ARGS
         digest = _digest(args, vocabulary)
         args |= flags
-        return scgpt_model.build(args, vocabulary), args, vocabulary, digest
+        return scgpt_model.build(args, vocabulary, recipe.implementation), args, vocabulary, digest
     with fetched_folder(pretrained, CHECKPOINT_FILES) as folder:
         checkpoint = read_checkpoint(folder)
         digest = _digest(checkpoint.args, checkpoint.vocabulary, sha256_of(folder / WEIGHTS_FILE))
         args = checkpoint.args | flags
-        model = scgpt_model.build(args, checkpoint.vocabulary)
+        model = scgpt_model.build(args, checkpoint.vocabulary, recipe.implementation)
         scgpt_model.load_pretrained(model, checkpoint, folder / WEIGHTS_FILE)
         return model, args, checkpoint.vocabulary, digest
 

@@ -16,7 +16,7 @@ STAGES = images.stages()
 BUILD_TOOLS = ("cc", "gcc", "g++", "make", "ld", "cmake", "cargo", "git")
 ONLY_IN = {
     "torch": {"prior", "finetune", "predict"},
-    "scgpt": {"prior", "finetune", "predict"},
+    "scgpt": {"prior", "finetune"},
     "cell-eval": {"evaluate"},
     "wandb": {"finetune"},
     "anndata": {"ingest", "split", "finetune", "predict", "evaluate"},

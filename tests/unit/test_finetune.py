@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import save_file
 
 from components.finetune.curves import PANELS, curves_page
-from components.finetune.finetune import CURVES_FILE, finetune
+from components.finetune.finetune import CURVES_FILE, finetune, start_model
+from components.finetune.recipe import load_recipe
 from components.finetune.validation import pearson
 from components.predict.predict import clipped_keeping_mean, draw_partners, predict
 from components.shared.artifact import GENE_PRIOR, MODEL, PREDICTIONS, opening, writing
@@ -303,6 +304,12 @@ def test_predictions_repeat_with_the_seed(world, model, predictions, tmp_path):
     first = Predictions.open(predictions).anndata
     again = Predictions.open(tmp_path / "again").anndata
     np.testing.assert_array_equal(first.X.toarray(), again.X.toarray())
+
+
+@pytest.mark.parametrize(("name", "module"), [("ours", "components."), ("scgpt", "scgpt.")])
+def test_the_recipe_says_whose_class_is_trained(name, module):
+    made = start_model("random://tiny", load_recipe("smoke", {"implementation": name}))[0]
+    assert type(made).__module__.startswith(module)
 
 
 def test_a_published_model_loads_strictly_into_scgpts_own_class(model):
