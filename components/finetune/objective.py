@@ -16,9 +16,9 @@ from torch import Tensor
 from components.finetune.data import Floats, TrainingData, moments
 from components.shared.tokens import Ints
 
-LEAST_SCORE, MOST_SCORE = 1.0, 10.0
-"""A gene's weight follows the size of its t-score between these: noise counts no less than 1, and
-no gene ten times more than noise."""
+LEAST_SCORE, MOST_SCORE = 1.0, 5.0
+"""A gene's weight follows the size of its t-score between these: what may be noise counts as much
+as noise does, and no gene counts more than five times that."""
 
 
 @dataclass(frozen=True)
