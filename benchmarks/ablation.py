@@ -10,11 +10,13 @@ not done again, so that it goes on where it was stopped; docs/ablation.md is wri
 """
 
 import argparse
+import io
 import json
 import multiprocessing
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import redirect_stderr
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -248,7 +250,7 @@ def _across_lines(cells: Cells, seed: int) -> str:
     rng = np.random.default_rng([seed, 7])
     perturbed = cells.obs[~cells.obs["is_control"]]
     names = rng.permutation(sorted(set(perturbed["perturbation"])))
-    each = round(HELD_OUT * len(names) / len(TRAIN_LINES))
+    each = max(1, round(HELD_OUT * len(names) / len(TRAIN_LINES)))
     parts = ['[training]\nscreen = "train"\n', f'[zeroshot]\n"screen.{TEST_LINE}" = "test"\n']
     for number, line in enumerate(TRAIN_LINES):
         there = set(perturbed["perturbation"][perturbed["cell_line"] == line])
@@ -303,7 +305,8 @@ def do(run: Run, folder: Path) -> dict[str, Any]:
             probes.append(scores(PROBE_CELLS)["pearson_delta"])
 
     wall, cpu = time.perf_counter(), time.process_time()
-    result = fit(model, data, recipe, seed=run.seed, device=DEVICE, on_epoch=after)
+    with redirect_stderr(io.StringIO()):  # the bars of several processes say nothing together
+        result = fit(model, data, recipe, seed=run.seed, device=DEVICE, on_epoch=after)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     model.load_state_dict(result.state)
     found = {
