@@ -19,7 +19,7 @@ export ARGS EXPERIMENT HOST PACKAGE REGISTRY RUN
 
 .DEFAULT_GOAL := help
 .PHONY: help env run run-containers test lint types compile check-compiled validate images push \
-        test-containers submit lock clean
+        test-containers submit ablation lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -73,6 +73,9 @@ test-containers: env ## build the images, check them, run the pipeline in them
 
 submit: env ## run on a cluster: HOST=<url> [PARAMS= ARGS= EXPERIMENT= RUN=<name> PACKAGE=<compiled>]
 	@$(BIN)/python -m pipelines.submit "$(PARAMS)" --host "$$HOST" --experiment "$$EXPERIMENT" --run "$$RUN" --package "$$PACKAGE" --assign "$$ARGS"
+
+ablation: env ## what each mend of the reference recipe is worth: writes docs/ablation.md, goes on where it stopped
+	@$(BIN)/python -m benchmarks.ablation
 
 lock: env ## pin the versions that are installed now
 	@$(BIN)/python -m pip freeze --all --exclude-editable --exclude pip > $(LOCK).partial
