@@ -430,9 +430,11 @@ class Results:
 
     def page(self) -> str:
         """Return the text of docs/ablation.md."""
-        base = [baselines(self.size, seed, self.folder) for seed in self.seeds]
-        rows = self.of(run for seed in self.seeds for run in ladder(self.size, seed))
-        scores = {BASELINES[name]: [each[name] for each in base] for name in BASELINES}
+        begun = [seed for seed in self.seeds if self.of(ladder(self.size, seed))]
+        # A baseline's mean is of the screens that the runs beside it had.
+        base = {seed: baselines(self.size, seed, self.folder) for seed in begun}
+        rows = self.of(run for seed in begun for run in ladder(self.size, seed))
+        scores = {BASELINES[name]: [own[name] for own in base.values()] for name in BASELINES}
         scores |= {row: [found["scores"] for found in done] for row, done in rows.items()}
         return "\n".join(
             [
@@ -461,13 +463,13 @@ class Results:
             **asdict(self.size),
         )
 
-    def _verdicts(self, base: Sequence[dict[str, Scores]]) -> Iterator[str]:
+    def _verdicts(self, base: dict[int, dict[str, Scores]]) -> Iterator[str]:
         """Say where the last row is ahead of the first and of the best baseline, seed by seed."""
         others: dict[str, list[tuple[Scores, Scores]]] = {
             "`reference`": [],
             "that perturbation's training delta": [],
         }
-        for own, seed in zip(base, self.seeds, strict=True):
+        for seed, own in base.items():
             runs = ladder(self.size, seed)
             first, last = (kept(run, self.folder) for run in (runs[0], runs[-1]))
             if first and last:

@@ -45,14 +45,16 @@ def test_only_the_last_rows_run_is_scored_after_each_epoch(folder):
 
 
 def test_the_page_says_how_much_is_done_and_shows_the_baselines(folder):
-    page = Results(SIZE, [1], folder).page()
-    assert "2 of 10 runs are done; the rows below have what there is" in page
+    page = Results(SIZE, [1, 2], folder).page()
+    assert "2 of 20 runs are done; the rows below have what there is" in page
     rows = [line.split("|")[1].strip() for line in page.splitlines() if line.startswith("| ")]
     assert "control mean + that perturbation's training delta" in rows
     assert {"reference", "+ loss on the change of sets"} <= set(rows)
     assert "+ contrast" not in rows
     reference = kept(ladder(SIZE, 1)[0], folder)["scores"]["pearson_delta"]
     assert f"| reference | {reference:.3f} |" in page
+    seeds = [line.split("|")[-2].strip() for line in page.splitlines() if "control mean" in line]
+    assert seeds == ["1"] * 3
 
 
 @pytest.mark.parametrize(("held_out", "lines"), [("across lines", 3), ("a whole line", 1)])
