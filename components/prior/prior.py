@@ -18,7 +18,7 @@ from components.prior.tables import READERS, read_table
 from components.shared.artifact import GENE_PRIOR, sha256_of, writing
 from components.shared.downloads import shown
 from components.shared.errors import InputError, nearest
-from components.shared.gene_prior import FACTS_FILE, TABLE_FILE, TENSOR
+from components.shared.gene_prior import FACTS_FILE, GENES, TABLE_FILE, TENSOR
 from components.shared.pretrained import ending_of, parse_pretrained, resolve_vocabulary
 from components.shared.storage import ALLOWED, SHA256, fetched
 from components.shared.vocabulary import SPECIAL_TOKENS, vocabulary_digest
@@ -73,7 +73,11 @@ def from_table(uri: str, vocabulary: str, seed: int, folder: Path) -> dict[str, 
     save_file(
         {TENSOR: torch.from_numpy(aligned.prior)},
         folder / TABLE_FILE,
-        metadata={"source": name, "license": licence},
+        metadata={
+            "source": name,
+            "license": licence,
+            GENES: json.dumps(sorted(tokens, key=tokens.__getitem__)),
+        },
     )
     return {
         "kind": TABLE,

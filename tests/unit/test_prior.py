@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
 from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
 
@@ -125,6 +126,9 @@ def test_every_layout_aligns_to_the_tokens(tmp_path, vocabulary, rows, write, ca
     found = aligned(tmp_path / "prior")
     assert found.dtype == torch.float32
     np.testing.assert_array_equal(found.numpy(), expected)
+    with safe_open(tmp_path / "prior" / "prior.safetensors", "np") as file:
+        named = json.loads(file.metadata()["genes"])
+    assert {gene: row for row, gene in enumerate(named)} == VOCABULARY
     artifact = opening(tmp_path / "prior", GENE_PRIOR)
     facts = json.loads((tmp_path / "prior" / "prior.json").read_text())
     assert (
