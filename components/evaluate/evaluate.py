@@ -118,7 +118,7 @@ def _scores(
         f"{len(pair.obs)} cells, {len(pair.genes)} genes, {len(pair.perturbations)} perturbations"
     )
     with step(1, steps, f"cell-eval of the model ({size})"):
-        model, de_real = score(pair, threads=threads)
+        model, tables = score(pair, threads=threads)
     if HEADLINE_METRIC not in model.table.columns:
         raise RuntimeError(f"cell-eval computed no {HEADLINE_METRIC}: {model.not_computed}")
     baselines = {}
@@ -126,7 +126,7 @@ def _scores(
     pairs = baseline_pairs(pair, means, cells.genes, controls)
     for number, (name, other) in enumerate(pairs, start=2):
         with step(number, steps, f"cell-eval of the baseline {name}"):
-            baselines[name], _ = score(other, threads=threads, de_real=de_real)
+            baselines[name], _ = score(other, threads=threads, de_real=tables.measured)
     with step(steps, steps, "cell-eval of the data's ceiling"):
         highest = ceiling(pair, threads=threads)
     return model, baselines, highest, fallbacks

@@ -43,6 +43,14 @@ class Score:
         return as_floats(self.table)
 
 
+@dataclass(frozen=True)
+class Differential:
+    """Differential expression of both sides, in cell-eval's form: a row a perturbation and gene."""
+
+    measured: pl.DataFrame
+    predicted: pl.DataFrame
+
+
 def as_floats(table: pl.DataFrame) -> pd.DataFrame:
     """Return a cell-eval result as floats, index = perturbation; null and infinite become NaN."""
     frame = table.to_pandas().set_index("perturbation").astype(float)
@@ -51,7 +59,7 @@ def as_floats(table: pl.DataFrame) -> pd.DataFrame:
 
 def score(
     pair: Pair, *, threads: int, de_real: pl.DataFrame | None = None
-) -> tuple[Score, pl.DataFrame]:
+) -> tuple[Score, Differential]:
     """Run cell-eval's full profile, with the settings of its `run` command.
 
     Args:
@@ -60,7 +68,8 @@ def score(
         de_real: differential expression of the measured cells, from an earlier call.
 
     Returns:
-        The score, and the differential expression of the measured cells for the next call.
+        The score, and the differential expression it was computed from; that of the measured
+        cells is the next call's ``de_real``.
     """
     predicted, measured = pair.anndata()
     # cell-eval writes its two DE tables to its output folder; nothing here reads them.
@@ -77,7 +86,8 @@ def score(
         table, aggregate = evaluator.compute(profile=PROFILE, write_csv=False)
     comparison = evaluator.de_comparison
     assert comparison is not None  # noqa: S101  only skip_de leaves it out
-    return Score(table, aggregate, failed), comparison.real.data
+    tables = Differential(comparison.real.data, comparison.pred.data)
+    return Score(table, aggregate, failed), tables
 
 
 def ceiling(pair: Pair, *, threads: int) -> pd.DataFrame:
