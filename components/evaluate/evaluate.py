@@ -15,6 +15,7 @@ from components.evaluate.baselines import (
     training_pseudobulks,
 )
 from components.evaluate.checks import check_cells, check_means, check_same_splits
+from components.evaluate.measured import Measured
 from components.evaluate.metrics import CELLS, HEADLINE, LOWER, MEANS, names_of
 from components.evaluate.pair import Pair, pair_of
 from components.evaluate.report import Evaluation, write_report
@@ -118,7 +119,8 @@ def _scores(
         f"{len(pair.obs)} cells, {len(pair.genes)} genes, {len(pair.perturbations)} perturbations"
     )
     with step(1, steps, f"cell-eval of the model ({size})"):
-        model, tables = score(pair, threads=threads)
+        measured = Measured.of(pair, threads=threads)
+        model = score(pair, threads=threads, measured=measured)
     if HEADLINE_METRIC not in model.table.columns:
         raise RuntimeError(f"cell-eval computed no {HEADLINE_METRIC}: {model.not_computed}")
     baselines = {}
@@ -126,7 +128,7 @@ def _scores(
     pairs = baseline_pairs(pair, means, cells.genes, controls)
     for number, (name, other) in enumerate(pairs, start=2):
         with step(number, steps, f"cell-eval of the baseline {name}"):
-            baselines[name], _ = score(other, threads=threads, de_real=tables.measured)
+            baselines[name] = score(other, threads=threads, measured=measured)
     with step(steps, steps, "cell-eval of the data's ceiling"):
         highest = ceiling(pair, threads=threads)
     return model, baselines, highest, fallbacks

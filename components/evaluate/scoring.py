@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, TextIO
 
 import numpy as np
@@ -18,6 +19,7 @@ import polars as pl
 from cell_eval import MetricsEvaluator
 from cell_eval._evaluator import SB_METRICS
 
+from components.evaluate.measured import Measured, Side, side_of
 from components.evaluate.pair import Pair
 from components.shared.progress import SECONDS_BETWEEN_LINES
 
@@ -36,19 +38,18 @@ class Score:
     """cell-eval's describe table (`agg_results.csv`)."""
     not_computed: dict[str, str]
     """Metrics that failed on this input, with cell-eval's reason."""
+    predicted: Side
+    """What the metrics are made of on the predicted side."""
+
+    @property
+    def de(self) -> pl.DataFrame:
+        """Differential expression of the predicted cells, see `measured.Side.de`."""
+        return self.predicted.de
 
     @property
     def metrics(self) -> pd.DataFrame:
         """Return the table as floats, index = perturbation; every missing value is NaN."""
         return as_floats(self.table)
-
-
-@dataclass(frozen=True)
-class Differential:
-    """Differential expression of both sides, in cell-eval's form: a row a perturbation and gene."""
-
-    measured: pl.DataFrame
-    predicted: pl.DataFrame
 
 
 def as_floats(table: pl.DataFrame) -> pd.DataFrame:
@@ -57,46 +58,45 @@ def as_floats(table: pl.DataFrame) -> pd.DataFrame:
     return frame.replace([np.inf, -np.inf], np.nan)
 
 
-def score(
-    pair: Pair, *, threads: int, de_real: pl.DataFrame | None = None
-) -> tuple[Score, Differential]:
+def score(pair: Pair, *, threads: int, measured: Measured | None = None) -> Score:
     """Run cell-eval's full profile, with the settings of its `run` command.
 
     Args:
         pair: predicted and measured cells.
-        threads: CPU threads of the rank tests; 0 = all available CPUs.
-        de_real: differential expression of the measured cells, from an earlier call.
-
-    Returns:
-        The score, and the differential expression it was computed from; that of the measured
-        cells is the next call's ``de_real``.
+        threads: CPU threads; 0 = all available CPUs.
+        measured: the measured side, from `Measured.of` of the same cells; None = computed here.
     """
-    predicted, measured = pair.anndata()
+    measured = measured or Measured.of(pair, threads=threads)
+    side = side_of(pair, pair.predicted, threads=threads)
+    predicted, real = pair.anndata()
     # cell-eval writes its two DE tables to its output folder; nothing here reads them.
     with tempfile.TemporaryDirectory() as scratch, _listening() as failed:
         evaluator = MetricsEvaluator(
             adata_pred=predicted,
-            adata_real=measured,
-            de_real=de_real,
+            adata_real=real,
+            de_pred=side.de,
+            de_real=measured.de,
             control_pert=pair.control,
             pert_col=pair.perturbation_column,
             num_threads=threads or -1,
             outdir=scratch,
         )
         table, aggregate = evaluator.compute(profile=PROFILE, write_csv=False)
-    comparison = evaluator.de_comparison
-    assert comparison is not None  # noqa: S101  only skip_de leaves it out
-    tables = Differential(comparison.real.data, comparison.pred.data)
-    return Score(table, aggregate, failed), tables
+    return Score(table, aggregate, failed, side)
 
 
-def ceiling(pair: Pair, *, threads: int) -> pd.DataFrame:
+def ceiling(pair: Pair, *, threads: int, cache: Path | None = None) -> pd.DataFrame:
     """Return how well the measured data predict themselves (cell-eval's `compute_ceiling`).
 
     The cells of each perturbation and the controls are split into disjoint halves, one half
     scored as a prediction of the other, and the mean mapped to full depth by Spearman-Brown,
     2r / (1 + r). cell-eval's own mean is NaN as soon as one perturbation has no value; the column
     ``ceiling`` is the same formula on the nan-mean.
+
+    Args:
+        pair: predicted and measured cells; the prediction is not looked at.
+        threads: CPU threads; 0 = all available CPUs.
+        cache: folder kept between evaluations, None = keep nothing.
 
     Returns:
         Index = metric; columns half_depth (nan-mean of the halves' scores), ceiling, cell_eval

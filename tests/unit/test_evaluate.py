@@ -292,7 +292,7 @@ def test_metrics_said_to_be_of_means_do_not_move_with_the_cells_and_the_others_d
         adata = anndata.read_h5ad(
             small.predictions(name=f"of {kind}", kind=kind) / PREDICTIONS_FILE
         )
-        found[kind] = score(pair_of(adata, "file"), threads=1)[0].metrics
+        found[kind] = score(pair_of(adata, "file"), threads=1).metrics
     moved = (found[RANK] - found[DENOISED]).abs().max()
     assert set(moved.index) == set(METRICS)
     for metric in METRICS.values():
@@ -311,7 +311,7 @@ def test_a_mean_in_every_cell_is_called_everywhere_but_mapped_cells_are_not(
     called = []
     for controls in (None, csr_matrix(small.basal())):
         _, other = next(baseline_pairs(pair, means, small.genes, controls))
-        called.append(score(other, threads=1)[0].metrics["de_nsig_counts_pred"].mean())
+        called.append(score(other, threads=1).metrics["de_nsig_counts_pred"].mean())
     assert called[0] > 10 and called[1] < 1
 
 
