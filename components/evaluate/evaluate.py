@@ -130,7 +130,8 @@ def _scores(
         with step(number, steps, f"cell-eval of the baseline {name}"):
             baselines[name] = score(other, threads=threads, measured=measured)
     with step(steps, steps, "cell-eval of the data's ceiling"):
-        highest = ceiling(pair, threads=threads)
+        found = ceiling(pair, threads=threads)
+    highest = found.table if found else pd.DataFrame(columns=["half_depth", "ceiling", "n_nan"])
     return model, baselines, highest, fallbacks
 
 

@@ -19,6 +19,7 @@ import polars as pl
 from cell_eval import MetricsEvaluator
 from cell_eval._evaluator import SB_METRICS
 
+from components.evaluate.halves import halves
 from components.evaluate.measured import Measured, Side, side_of
 from components.evaluate.pair import Pair
 from components.shared.progress import SECONDS_BETWEEN_LINES
@@ -85,13 +86,23 @@ def score(pair: Pair, *, threads: int, measured: Measured | None = None) -> Scor
     return Score(table, aggregate, failed, side)
 
 
-def ceiling(pair: Pair, *, threads: int, cache: Path | None = None) -> pd.DataFrame:
+@dataclass(frozen=True)
+class Ceiling:
+    """How well the measured cells predict themselves (cell-eval's `compute_ceiling`)."""
+
+    halves: Score
+    """What one half scores as a prediction of the other."""
+    table: pd.DataFrame
+    """Index = metric; columns half_depth (nan-mean of the halves' scores), ceiling and n_nan."""
+
+
+def ceiling(pair: Pair, *, threads: int, cache: Path | None = None) -> Ceiling | None:
     """Return how well the measured data predict themselves (cell-eval's `compute_ceiling`).
 
-    The cells of each perturbation and the controls are split into disjoint halves, one half
-    scored as a prediction of the other, and the mean mapped to full depth by Spearman-Brown,
-    2r / (1 + r). cell-eval's own mean is NaN as soon as one perturbation has no value; the column
-    ``ceiling`` is the same formula on the nan-mean.
+    The mean of what one half of the cells scores as a prediction of the other is mapped to full
+    depth by Spearman-Brown, 2r / (1 + r), in the metrics that cell-eval holds fit for it
+    (`SB_METRICS`, no error metric) and where r > 0. cell-eval's own mean is NaN as soon as one
+    perturbation has no value; this one leaves those out.
 
     Args:
         pair: predicted and measured cells; the prediction is not looked at.
@@ -99,31 +110,17 @@ def ceiling(pair: Pair, *, threads: int, cache: Path | None = None) -> pd.DataFr
         cache: folder kept between evaluations, None = keep nothing.
 
     Returns:
-        Index = metric; columns half_depth (nan-mean of the halves' scores), ceiling, cell_eval
-        (as it reports it) and n_nan. Empty where no halves can be made: fewer than two controls,
-        or no perturbation with two cells.
+        None where no halves can be made, see `halves`.
     """
-    columns = ["half_depth", "ceiling", "cell_eval", "n_nan"]
-    counts = pd.Series(pair.labels).value_counts()
-    if counts[pair.control] < 2 or counts.drop(pair.control).max() < 2:
-        return pd.DataFrame(columns=columns, index=pd.Index([], name="metric"))
-    _, measured = pair.anndata()
-    with tempfile.TemporaryDirectory() as scratch, _listening():
-        evaluator = MetricsEvaluator(
-            adata_pred=None,
-            adata_real=measured,
-            control_pert=pair.control,
-            pert_col=pair.perturbation_column,
-            num_threads=threads or -1,
-            outdir=scratch,
-        )
-        table, reported = evaluator.compute_ceiling(profile=PROFILE, write_csv=False)
-    halves = as_floats(table)
-    mean = halves.mean()
+    split = halves(pair)
+    if split is None:
+        return None
+    found = score(split, threads=threads)
+    values = found.metrics
+    mean = values.mean()
     corrected = (2 * mean / (1 + mean)).where((mean > 0) & mean.index.isin(SB_METRICS))
-    own = reported.to_pandas().iloc[0].astype(float)
-    parts = [mean, corrected, own, halves.isna().sum()]
-    return pd.concat(parts, axis=1, keys=columns).rename_axis("metric")
+    parts = {"half_depth": mean, "ceiling": corrected, "n_nan": values.isna().sum()}
+    return Ceiling(found, pd.DataFrame(parts).rename_axis("metric"))
 
 
 @contextmanager

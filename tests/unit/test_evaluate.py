@@ -12,6 +12,7 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
+from cell_eval import MetricsEvaluator
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix, issparse
@@ -29,7 +30,7 @@ from components.evaluate.baselines import (
 from components.evaluate.evaluate import evaluate
 from components.evaluate.metrics import CELLS, HEADLINE, METRICS
 from components.evaluate.pair import pair_of
-from components.evaluate.scoring import ceiling, score
+from components.evaluate.scoring import as_floats, ceiling, score
 from components.evaluate.summary import compare
 from components.shared.artifact import EVALUATION, PREDICTIONS, SPLITS, opening, writing
 from components.shared.cells import Cells
@@ -389,11 +390,21 @@ def test_metrics_json_says_what_the_cells_are_and_which_metrics_look_at_them(
     assert {*of["means"], *of["cells"]} == {*numbers["model"]} - {"de_nsig_counts_real"}
 
 
-def test_the_ceiling_is_cell_evals_where_no_value_is_missing(evaluated: Path) -> None:
-    table = pd.read_csv(evaluated / "ceiling.csv", index_col="metric")
-    full = table[(table["n_nan"] == 0) & table["cell_eval"].notna()]
-    assert "pearson_delta" in full.index
-    np.testing.assert_allclose(full["ceiling"], full["cell_eval"], rtol=1e-12)
+def test_the_ceiling_is_cell_evals_where_no_value_is_missing(small: Screen, tmp_path: Path) -> None:
+    pair = pair_of(anndata.read_h5ad(small.folder / "predictions" / PREDICTIONS_FILE), "file")
+    _, measured = pair.anndata()
+    evaluator = MetricsEvaluator(
+        None, measured, pert_col="perturbation", num_threads=1, outdir=str(tmp_path)
+    )
+    halves, reported = evaluator.compute_ceiling(write_csv=False)
+    found = ceiling(pair, threads=1)
+    assert found
+    theirs = reported.to_pandas().iloc[0].astype(float).dropna()
+    assert "pearson_delta" in theirs.index
+    np.testing.assert_allclose(found.table["ceiling"][theirs.index], theirs, rtol=1e-6)
+    pd.testing.assert_frame_equal(
+        found.halves.metrics, as_floats(halves), check_exact=False, rtol=1e-6, atol=1e-6
+    )
 
 
 class _Page(HTMLParser):
@@ -614,7 +625,7 @@ def test_unused_categories_are_not_taken_for_perturbations(small: Screen) -> Non
 def test_a_ceiling_needs_two_controls(small: Screen) -> None:
     adata = anndata.read_h5ad(small.folder / "predictions" / PREDICTIONS_FILE)
     first = adata.obs.index[adata.obs["is_control"]][1:]
-    assert ceiling(pair_of(adata[~adata.obs.index.isin(first)].copy(), "f"), threads=1).empty
+    assert ceiling(pair_of(adata[~adata.obs.index.isin(first)].copy(), "f"), threads=1) is None
 
 
 @given(
