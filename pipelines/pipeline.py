@@ -78,7 +78,7 @@ def pipeline_on(profile: Profile, images: Mapping[str, str]) -> Any:
             ingest_options: batch_column, expression, obs_filter.
             split_options: val_line, val_fraction, halve_controls, split_file; see split's README.
             overrides: single settings of the recipe to replace.
-            gpus: GPUs for finetune and predict, one at most; 0 = none.
+            gpus: GPUs of finetune, which trains on all of them, and predict (on one); 0 = none.
             node_selector: labels of the nodes for finetune and predict; {} = any.
             tolerations: tolerations of finetune and predict for the taints of those nodes.
         """

@@ -1,6 +1,6 @@
 """What a training step sees: which control cell stands under which perturbation, batch by batch."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,8 @@ from torch import Tensor
 from components.finetune.data import TrainingData
 from components.finetune.objective import Deltas, Sets, sets_of
 from components.finetune.recipe import Recipe
-from components.shared.tokens import Batch, Ints, assemble, training_window
+from components.shared.devices import moved
+from components.shared.tokens import Batch, Ints, Window, assemble, gathered, training_window
 
 
 @dataclass(frozen=True)
@@ -27,18 +28,65 @@ class Pairs:
 
 @dataclass(frozen=True)
 class TrainingBatch:
-    """A batch and the measured expression of its gene tokens, float32 [B, G]."""
+    """Cells that go through the model at once, and what they are to become."""
 
     batch: Batch
     measured: Tensor
+    """Measured expression of the gene tokens, float32 [B, G]."""
     codes: Ints
     sets: Sets | None
     """The sets its cells make up, where the recipe trains on them."""
+    share: float = 1.0
+    """Of the cells of its training step."""
 
     @property
     def inputs(self) -> Tensor:
         """Expression of the control cells at the gene tokens, float32 [B, G]."""
         return self.batch.values[:, : self.measured.shape[1]]
+
+
+@dataclass(frozen=True)
+class Step:
+    """The cells of one training step, set by set, and the window of genes they share."""
+
+    data: TrainingData
+    pairs: Pairs
+    deltas: Deltas | None
+    window: Window
+    sets: list[Ints]
+    """Positions in ``pairs``."""
+
+    @property
+    def codes(self) -> Ints:
+        """Perturbation of each cell."""
+        return self.pairs.codes[np.concatenate(self.sets)]
+
+    def part(self, sets: Sequence[Ints], device: torch.device) -> TrainingBatch:
+        """Put the cells of some of its sets together; only the window is copied."""
+        data, window = self.data, self.window
+        chosen = np.concatenate(sets)
+        codes = self.pairs.codes[chosen]
+        targets = [data.targets[code] for code in codes]
+        basal = gathered(data.expression, self.pairs.inputs[chosen], window.genes)
+        measured = gathered(data.expression, self.pairs.outputs[chosen], window.genes)
+        return TrainingBatch(
+            assemble(basal, targets, window, data.ids, device),
+            moved(measured, device).float(),
+            codes,
+            self._sets(self.deltas, sets, device) if self.deltas else None,
+            len(chosen) / sum(map(len, self.sets)),
+        )
+
+    def _sets(self, deltas: Deltas, sets: Sequence[Ints], device: torch.device) -> Sets:
+        heads = np.array([cells[0] for cells in sets])
+        return sets_of(
+            deltas,
+            self.data.line_numbers(self.pairs.outputs[heads]),
+            self.pairs.codes[heads],
+            np.array([len(cells) for cells in sets]),
+            self.window.genes,
+            device,
+        )
 
 
 def draw_pairs(data: TrainingData, recipe: Recipe, rng: np.random.Generator) -> Pairs:
@@ -74,46 +122,41 @@ def epoch_pairs(data: TrainingData, recipe: Recipe, seed: int, epoch: int) -> Pa
     return draw_pairs(data, recipe, np.random.default_rng([seed, 1, draw]))
 
 
-def batches(
+def steps(
     data: TrainingData,
     pairs: Pairs,
     recipe: Recipe,
     seed: int,
     epoch: int,
-    device: torch.device,
     deltas: Deltas | None = None,
     *,
     first: int = 0,
-) -> Iterator[TrainingBatch]:
-    """Yield the batches of one epoch in random order, each with a window of genes of its own.
+) -> Iterator[Step]:
+    """Yield the steps of one epoch in random order, each with a window of genes of its own.
 
-    Where the recipe has a set size, the cells of a batch come in sets of one (line, perturbation).
+    Where the recipe has a set size, the cells of a step come in sets of one (line, perturbation).
     The ``first`` ones are drawn but not yielded, to go on where an epoch was left.
     """
     rng = np.random.default_rng([seed, 2, epoch])
     lines = data.line_numbers(pairs.outputs)
-    for step, sets in enumerate(_drawn(pairs, lines, recipe, rng)):
-        chosen = np.concatenate(sets)
-        codes = pairs.codes[chosen]
-        targets = [data.targets[code] for code in codes]
-        distinct = [data.targets[code] for code in np.unique(codes)]
+    for number, sets in enumerate(_drawn(pairs, lines, recipe, rng)):
+        distinct = [data.targets[code] for code in np.unique(pairs.codes[np.concatenate(sets)])]
         window = training_window(
             len(data.ids), recipe.max_genes, distinct, rng, keep=recipe.targets_in_window
         )
-        if step < first:
-            continue
-        basal = data.expression[torch.from_numpy(pairs.inputs[chosen])]
-        measured = data.expression[torch.from_numpy(pairs.outputs[chosen])]
-        heads = np.array([cells[0] for cells in sets])
-        lengths = np.array([len(cells) for cells in sets])
-        yield TrainingBatch(
-            assemble(basal, targets, window, data.ids, device),
-            measured[:, torch.from_numpy(window.genes)].to(device, torch.float32),
-            codes,
-            sets_of(deltas, lines[heads], pairs.codes[heads], lengths, window.genes, device)
-            if deltas
-            else None,
-        )
+        if number >= first:
+            yield Step(data, pairs, deltas, window, sets)
+
+
+def divided(sets: Sequence[Ints], parts: int) -> list[list[Ints]]:
+    """Divide sets among ``parts`` of about as many cells each; a part may be empty."""
+    lengths = np.array([len(cells) for cells in sets])
+    middles = np.cumsum(lengths) - lengths / 2
+    owner = (middles * parts / lengths.sum()).astype(np.int64)
+    return [
+        [cells for cells, mine in zip(sets, owner == part, strict=True) if mine]
+        for part in range(parts)
+    ]
 
 
 def _drawn(
@@ -121,11 +164,13 @@ def _drawn(
 ) -> Iterator[list[Ints]]:
     """Yield the positions in ``pairs`` of each batch, set by set; each cell comes once.
 
+    Without a set size each cell is a set.
+
     All batches but the last are full: a set that reaches beyond its batch is parted, so a few sets
     are smaller, as are those of a group's last cells.
     """
     order = rng.permutation(len(pairs))
-    number = np.zeros(len(order), np.int64)
+    number = np.arange(len(order))
     if recipe.set_size:
         sets = _cut(order, lines * (pairs.codes.max() + 1) + pairs.codes, recipe.set_size)
         sets = [sets[i] for i in rng.permutation(len(sets))]

@@ -29,7 +29,7 @@ def finetune(
         recipe: default, reference or smoke.
         overrides: settings of the recipe to replace.
         seed: reaches every random draw of the fine-tune.
-        gpus: GPUs that must be there; 0: one is used if there is one.
+        gpus: GPUs that must be there and train together; 0: one is used if there is one.
         checkpoints: a folder or gs://bucket/prefix for checkpoints; empty: beside the model's URI.
     """
     import shutil
@@ -51,6 +51,7 @@ def finetune(
             recipe=recipe,
             overrides=overrides,
             seed=seed,
+            processes=max(gpus, 1),
             # A pod that is tried again gets the same URI, but another disk.
             checkpoints=checkpoints
             or (model.uri if model.uri.startswith("gs://") else model.path) + ".checkpoints",

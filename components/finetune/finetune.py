@@ -5,14 +5,15 @@ import json
 import shutil
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
 
-from components.finetune.checkpoints import Checkpoints, Identity, Saved, open_place
+from components.finetune.checkpoints import Checkpoints, Identity, Place, Saved, open_place
 from components.finetune.curves import curves_page
 from components.finetune.data import TrainingData
 from components.finetune.keeping import CHECKPOINT_MINUTES
@@ -21,6 +22,7 @@ from components.finetune.recipe import Recipe, load_recipe
 from components.finetune.state import Epoch, Fit, history_of
 from components.finetune.tracking import Tracker
 from components.finetune.training import fit
+from components.finetune.workers import Workers, joined, launch
 from components.shared import model as scgpt_model
 from components.shared.artifact import GENE_PRIOR, MODEL, Artifact, opening, sha256_of, writing
 from components.shared.cells import Cells
@@ -56,6 +58,7 @@ def finetune(
     overrides: Mapping[str, Any] | None = None,
     seed: int = 0,
     checkpoints: str = "",
+    processes: int = 1,
 ) -> None:
     """Fine-tune scGPT's perturbation model and write a model artifact.
 
@@ -70,13 +73,45 @@ def finetune(
         overrides: settings of the recipe to replace.
         seed: reaches initial weights, control partners, batch order, windows and dropout.
         checkpoints: folder or ``gs://bucket/prefix`` where the state of training is kept; what is
-            there already is gone on with. Empty: it is kept nowhere.
+            there already is gone on with, by as many processes or others. Empty: it is kept
+            nowhere.
+        processes: how many train it together on this machine, each on a GPU of its own where there
+            are GPUs; they divide each batch.
 
     Raises:
         InputError: an input that cannot be used; see the message.
         SystemExit: SIGTERM came; the state is kept.
     """
-    settings = load_recipe(recipe, overrides or {})
+    arguments: dict[str, Any] = {
+        "cells": cells,
+        "splits": splits,
+        "prior": prior,
+        "target": target,
+        "pretrained": pretrained,
+        "recipe": recipe,
+        "overrides": dict(overrides or {}),
+        "seed": seed,
+        "checkpoints": checkpoints,
+    }
+    if processes > 1:
+        launch(processes, _finetune, arguments)
+    else:
+        _finetune(**arguments)
+
+
+def _finetune(
+    cells: Path | str,
+    splits: Path | str,
+    prior: Path | str,
+    target: Path | str,
+    pretrained: str,
+    recipe: str,
+    overrides: dict[str, Any],
+    seed: int,
+    checkpoints: str,
+) -> None:
+    """Be the only process of a fine-tune, or one of those that were started for it."""
+    settings = load_recipe(recipe, overrides)
     place = open_place(checkpoints) if checkpoints else None
     opened = Cells.open(cells)
     split = Splits.open(splits, opened)
@@ -84,49 +119,95 @@ def finetune(
     parameters = {
         "pretrained": parse_pretrained(pretrained).shown,
         "recipe": recipe,
-        "overrides": dict(overrides or {}),
+        "overrides": overrides,
         "seed": seed,
     }
     inputs = {"cells": opened.artifact, "splits": split.artifact, "prior": prior_artifact}
-    with writing(target, MODEL, parameters=parameters, inputs=inputs) as draft:
-        torch.manual_seed(seed)
-        model, args, vocabulary, source = start_model(pretrained, settings)
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        identity = _identity(inputs, source, settings, seed, device)
-        store = Checkpoints(place, identity) if place else None
-        saved = _go_on(store) if store else None
-        _inject(model, prior_artifact, vocabulary)
-        tokens = GeneTokens.of(opened.genes, vocabulary)
-        data = load_training_data(
-            opened, split, tokens, token_for_unmeasured=settings.token_for_unmeasured
+    with joined() as workers:
+        make_ready = partial(
+            _made_ready, opened, split, prior_artifact, pretrained, settings, seed, place, workers
         )
-        facts = _facts(model, data, opened, tokens, device, pretrained, prior_artifact)
-        _announce(facts, settings)
-        with Tracker(parameters | {"settings": asdict(settings)} | facts) as tracker:
-            for epoch in history_of(saved.parts) if saved else ():
-                tracker.log(epoch.row())
-            result = fit(
-                model,
-                data,
-                settings,
-                seed=seed,
-                device=device,
-                on_epoch=_reporting(tracker),
-                checkpoints=store,
-                saved=saved,
-            )
-            stats = _stats(facts, result, data, parameters, settings)
-            stats["wandb_run"] = tracker.finish(draft.path)
-        args |= {"scgpt_perturb": {"recipe": recipe, "seed": seed, "settings": asdict(settings)}}
-        _write(draft.path, result, args, vocabulary, stats, prior_artifact)
-        draft.summary |= {key: value for key, value in stats.items() if key != "history"}
-    if store:
-        store.keep(1)
+        if not workers.first:
+            make_ready().fit(lambda epoch: None)
+            return
+        with writing(target, MODEL, parameters=parameters, inputs=inputs) as draft:
+            ready = make_ready()
+            _announce(ready.facts, settings)
+            with Tracker(parameters | {"settings": asdict(settings)} | ready.facts) as tracker:
+                for epoch in history_of(ready.saved.parts) if ready.saved else ():
+                    tracker.log(epoch.row())
+                result = ready.fit(_reporting(tracker))
+                stats = _stats(ready.facts, result, ready.data, parameters, settings)
+                stats["wandb_run"] = tracker.finish(draft.path)
+            own = {"recipe": recipe, "seed": seed, "settings": asdict(settings)}
+            args = ready.args | {"scgpt_perturb": own}
+            _write(draft.path, result, args, ready.vocabulary, stats, prior_artifact)
+            draft.summary |= {key: value for key, value in stats.items() if key != "history"}
+    if ready.store:
+        ready.store.keep(1)
     print(
         f"finetune: wrote {target}: best epoch {result.best_epoch} of {len(result.history)}, "
         f"validation pearson_delta {stats['best_val_pearson_delta']}, {result.stop_reason}",
         flush=True,
     )
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """All that training needs, read and checked."""
+
+    model: Any
+    args: dict[str, Any]
+    vocabulary: Vocabulary
+    data: TrainingData
+    settings: Recipe
+    seed: int
+    workers: Workers
+    store: Checkpoints | None
+    saved: Saved | None
+    facts: dict[str, Any]
+
+    def fit(self, on_epoch: Callable[[Epoch], None]) -> Fit:
+        """Train; see `training.fit`."""
+        return fit(
+            self.model,
+            self.data,
+            self.settings,
+            seed=self.seed,
+            device=self.workers.device,
+            on_epoch=on_epoch,
+            checkpoints=self.store,
+            saved=self.saved,
+            workers=self.workers,
+        )
+
+
+def _made_ready(
+    cells: Cells,
+    splits: Splits,
+    prior: Artifact,
+    pretrained: str,
+    settings: Recipe,
+    seed: int,
+    place: Place | None,
+    workers: Workers,
+) -> _Ready:
+    """Build the model, find the checkpoint to go on from, and read the cells."""
+    device = workers.device
+    torch.manual_seed(seed)
+    model, args, vocabulary, source = start_model(pretrained, settings)
+    inputs = {"cells": cells.artifact, "splits": splits.artifact, "prior": prior}
+    identity = _identity(inputs, source, settings, seed, device)
+    store = Checkpoints(place, identity) if place else None
+    saved = _go_on(store) if store else None
+    _inject(model, prior, vocabulary)
+    tokens = GeneTokens.of(cells.genes, vocabulary)
+    data = load_training_data(
+        cells, splits, tokens, device, token_for_unmeasured=settings.token_for_unmeasured
+    )
+    facts = _facts(model, data, cells, tokens, workers, pretrained, prior)
+    facts["compiled"] = scgpt_model.compile_on(model.to(device), device)
+    return _Ready(model, args, vocabulary, data, settings, seed, workers, store, saved, facts)
 
 
 def _identity(
@@ -211,11 +292,12 @@ def _facts(
     data: TrainingData,
     cells: Cells,
     tokens: GeneTokens,
-    device: torch.device,
+    workers: Workers,
     pretrained: str,
     prior: Artifact,
 ) -> dict[str, Any]:
     """Return what is known before training starts."""
+    device = workers.device
     trained = [data.perturbations[code] for code in set(data.train_codes.tolist())]
     genes = set(cells.genes)
     return {
@@ -223,6 +305,8 @@ def _facts(
         "random_init": bool(parse_pretrained(pretrained).random_size),
         "prior": prior.summary,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "processes": workers.count,
+        "training_data_on": f"{data.expression.device.type}, {data.expression.dtype}",
         "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "training_cells": len(data.train_rows),
         "training_controls": sum(len(rows) for rows in data.basal.values()),
@@ -252,7 +336,8 @@ def _announce(facts: Mapping[str, Any], recipe: Recipe) -> None:
         f"{facts['unflagged_perturbations']} the model cannot be told of), "
         f"{facts['genes_modelled']} of {facts['genes']} genes in the vocabulary, prior "
         f"{facts['prior']['kind']}, {facts['parameters'] / 1e6:.1f} M parameters on "
-        f"{facts['device']}, batch {recipe.batch_size}",
+        f"{facts['processes']} x {facts['device']} ({'' if facts['compiled'] else 'not '}compiled), "
+        f"batch {recipe.batch_size}",
         flush=True,
     )
 

@@ -26,6 +26,7 @@ class Keeper:
     ) -> None:
         self._store = store
         self._state = state
+        self._workers = state.workers
         self._asked = False
         self._last = saved.uri if saved else ""
         self._last_position = state.position if saved else None
@@ -51,7 +52,13 @@ class Keeper:
             self.leave_if_asked()
 
     def after_step(self) -> None:
-        """Write a checkpoint if the last is `CHECKPOINT_MINUTES` old; leave if asked to."""
+        """Write a checkpoint if the last is `CHECKPOINT_MINUTES` old; leave if asked to.
+
+        Processes that train together do either after the same step.
+        """
+        if not self._store:
+            return
+        self._asked = self._workers.any(self._asked)
         self.leave_if_asked()
         if time.monotonic() - self._written >= CHECKPOINT_MINUTES * 60:
             self.save()
@@ -59,7 +66,8 @@ class Keeper:
     def save(self) -> None:
         """Write a checkpoint, unless this very state is kept already; say so if it fails."""
         # Weights that are not finite are told by the next loss; the good ones are not given up.
-        if self._store and self._state.position != self._last_position and self._state.finite():
+        new = self._state.position != self._last_position
+        if self._store and self._workers.first and new and self._state.finite():
             started = time.monotonic()
             try:
                 self._last = self._store.save(self._state.parts(), *self._state.position)
@@ -85,6 +93,8 @@ class Keeper:
         if not self._asked or not self._store:
             return
         self.save()
+        if not self._workers.first:
+            raise SystemExit(TERMINATED)
         print(
             f"finetune: SIGTERM: stopped at {self._here()}{self.last_good()}; run it again with "
             f"checkpoints={self._store.where} to go on",

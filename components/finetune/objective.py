@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from components.finetune.data import Floats, TrainingData, moments
+from components.shared.devices import moved
 from components.shared.tokens import Ints
 
 LEAST_SCORE, MOST_SCORE = 1.0, 5.0
@@ -68,7 +69,8 @@ def measured_deltas(data: TrainingData) -> Deltas:
             score = np.clip(score, LEAST_SCORE, MOST_SCORE)
             change[number, code] = torch.from_numpy(delta)
             weight[number, code] = torch.from_numpy(score / score.mean())
-    return Deltas(change, weight)
+    where = data.expression.device
+    return Deltas(change.to(where), weight.to(where))
 
 
 def _t_score(delta: Floats, own: Floats, n_own: int, control: Floats, n_control: int) -> Floats:
@@ -98,12 +100,14 @@ def sets_of(
     """
     owner = np.repeat(np.arange(len(lengths)), lengths)
     shares = (owner == np.arange(len(lengths))[:, None]) / lengths[:, None]
-    index = tuple(map(torch.from_numpy, (lines[:, None], codes[:, None], genes[None])))
+    there = deltas.change.device
+    place = (lines[:, None], codes[:, None], genes[None])
+    index = tuple(moved(torch.from_numpy(part), there) for part in place)
     return Sets(
-        torch.from_numpy(shares).to(device, torch.float32),
-        torch.from_numpy(lengths / lengths.sum()).to(device, torch.float32),
-        deltas.change[index].to(device),
-        deltas.weight[index].to(device),
+        moved(torch.from_numpy(shares).float(), device),
+        moved(torch.from_numpy(lengths / lengths.sum()).float(), device),
+        moved(deltas.change[index], device),
+        moved(deltas.weight[index], device),
     )
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from components.finetune.recipe import Recipe
+from components.finetune.workers import ALONE, Workers
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,9 @@ class Fit:
 
 @dataclass
 class TrainingState:
-    """A fine-tune under way. Batches are drawn from seed, epoch and step, so those are its place.
+    """A fine-tune under way.
+
+    Steps and dropout are drawn from seed, epoch and step, so those are its place.
 
     Numbers up to `seconds` are of the epoch under way.
     """
@@ -69,20 +72,19 @@ class TrainingState:
     epoch: int = 1
     step: int = 0
     """Steps done."""
-    loss_sum: float = 0.0
-    """Over cells, as is the next."""
-    delta_loss_sum: float = 0.0
+    losses: Tensor = field(default_factory=lambda: torch.zeros(2, dtype=torch.float64))
+    """Sums over cells, where the model is: of the loss of single cells, and of that of sets."""
     cells: int = 0
     seconds: float = 0.0
     fit: Fit = field(default_factory=Fit)
+    workers: Workers = ALONE
     _counted: float = field(default_factory=time.perf_counter)
 
     @classmethod
     def begin(
-        cls, model: Any, recipe: Recipe, *, seed: int, device: torch.device
+        cls, model: Any, recipe: Recipe, *, device: torch.device, workers: Workers = ALONE
     ) -> "TrainingState":
-        """Return the state before the first step; ``seed`` reaches dropout."""
-        torch.manual_seed(seed)
+        """Return the state before the first step."""
         model.to(device)
         trained = [p for p in model.parameters() if p.requires_grad]
         optimiser = torch.optim.Adam(trained, lr=recipe.learning_rate, fused=True)
@@ -92,6 +94,8 @@ class TrainingState:
             torch.optim.lr_scheduler.StepLR(optimiser, 1, gamma=recipe.learning_rate_decay),
             torch.amp.GradScaler(enabled=device.type == "cuda" and recipe.precision == "fp16"),
             device,
+            losses=torch.zeros(2, dtype=torch.float64, device=device),
+            workers=workers,
         )
 
     @property
@@ -113,9 +117,6 @@ class TrainingState:
         """Return everything as tensors and plain containers, for `restore`."""
         self.count_time()
         fit = {name: value for name, value in vars(self.fit).items() if name != "state"}
-        random = {"cpu": torch.get_rng_state()}
-        if self.device.type == "cuda":
-            random["cuda"] = torch.cuda.get_rng_state(self.device)
         return {
             "weights": self.model.state_dict(),
             "best": self.fit.state,
@@ -123,14 +124,12 @@ class TrainingState:
             "progress": {
                 "epoch": self.epoch,
                 "step": self.step,
-                "loss_sum": self.loss_sum,
-                "delta_loss_sum": self.delta_loss_sum,
+                "losses": self.losses.cpu(),
                 "cells": self.cells,
                 "seconds": self.seconds,
                 "fit": fit | {"history": [asdict(epoch) for epoch in self.fit.history]},
                 "schedule": self.schedule.state_dict(),
                 "scaler": self.scaler.state_dict(),
-                "random": random,
             },
         }
 
@@ -143,10 +142,7 @@ class TrainingState:
         # Else a schedule whose optimiser made no step in this process warns of it.
         self.optimiser._opt_called = True  # type: ignore[attr-defined]
         self.scaler.load_state_dict(progress.pop("scaler"))
-        random = progress.pop("random")
-        torch.set_rng_state(random["cpu"])
-        if self.device.type == "cuda":
-            torch.cuda.set_rng_state(random["cuda"], self.device)
+        self.losses = progress.pop("losses").to(self.device)
         fit = dict(progress.pop("fit"))
         fit["history"] = history_of(parts)
         self.fit = Fit(state=parts["best"], **fit)

@@ -1,15 +1,23 @@
-"""The training loop: Adam, a step decay an epoch, validation by pearson_delta, early stop."""
+"""The training loop: Adam, a step decay an epoch, validation by pearson_delta, early stop.
 
+Nothing in it waits for the device: losses are summed where they are computed and looked at now and
+then.
+"""
+
+import sys
 import time
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
-from components.finetune.batches import batches, epoch_pairs
+from components.finetune.batches import Step, TrainingBatch, divided, epoch_pairs, steps
 from components.finetune.checkpoints import Checkpoints, Saved
 from components.finetune.data import TrainingData
 from components.finetune.keeping import Keeper
@@ -17,10 +25,17 @@ from components.finetune.objective import Deltas, delta_loss, measured_deltas
 from components.finetune.recipe import Recipe
 from components.finetune.state import Epoch, Fit, TrainingState
 from components.finetune.validation import Validation, validate
+from components.finetune.workers import ALONE, Workers
 from components.shared.errors import InputError, shortlist
 from components.shared.inference import autocast, forward
 from components.shared.model import export_state
 from components.shared.progress import bar
+from components.shared.tokens import Ints
+
+_Share = list[TrainingBatch]
+
+STEPS_UNSEEN = 50
+"""Steps of a GPU whose losses are looked at together; the CPU's are at once."""
 
 
 def fit(
@@ -33,6 +48,7 @@ def fit(
     on_epoch: Callable[[Epoch], None],
     checkpoints: Checkpoints | None = None,
     saved: Saved | None = None,
+    workers: Workers = ALONE,
 ) -> Fit:
     """Fine-tune ``model`` in place and return the weights of its best validation epoch.
 
@@ -45,20 +61,29 @@ def fit(
         on_epoch: called after each epoch, to log it.
         checkpoints: where the state is kept, if it is; SIGTERM is answered then.
         saved: the checkpoint to go on from; training then ends as if it had never stopped.
+        workers: the processes that train together; each calls this with the same arguments.
 
     Raises:
-        InputError: the loss is not finite (names epoch, step and perturbations).
+        InputError: the loss is not finite (names epoch, step and perturbations), or a set of cells
+            does not fit the memory.
         SystemExit: SIGTERM came; the state is kept.
     """
-    state = TrainingState.begin(model, recipe, seed=seed, device=device)
+    state = TrainingState.begin(model, recipe, device=device, workers=workers)
     if saved:
         state.restore(saved.parts)
     deltas = measured_deltas(data) if recipe.delta_weight else None
-    with Keeper(checkpoints, state, saved) as keeper:
+    with Keeper(checkpoints, state, saved) as keeper, _memory_told(recipe):
+        trainer = _Trainer(state, data, deltas, recipe, seed, keeper)
         while not state.fit.stop_reason:
-            _train_epoch(state, data, deltas, recipe, seed, keeper)
+            trainer.train_epoch()
             validation = validate(
-                model, data, recipe, seed=seed, device=device, between=keeper.leave_if_asked
+                model,
+                data,
+                recipe,
+                seed=seed,
+                device=device,
+                between=keeper.leave_if_asked,
+                workers=workers,
             )
             on_epoch(_close_epoch(state, recipe, validation))
             keeper.save()
@@ -66,65 +91,189 @@ def fit(
     return state.fit
 
 
-def _train_epoch(
-    state: TrainingState,
-    data: TrainingData,
-    deltas: Deltas | None,
-    recipe: Recipe,
-    seed: int,
-    keeper: Keeper,
-) -> None:
-    """Train what is left of the epoch under way."""
-    model, device, epoch = state.model, state.device, state.epoch
-    started = time.perf_counter()
-    model.train()
-    pairs = epoch_pairs(data, recipe, seed, epoch)
-    items = batches(data, pairs, recipe, seed, epoch, device, deltas, first=state.step)
-    with bar(total=len(pairs), what=f"epoch {epoch}/{recipe.epochs}", unit=" cells") as progress:
-        progress.initial = progress.n = state.cells
-        for item in items:
-            with autocast(device, recipe.precision):
-                output = forward(model, item.batch)[:, : item.measured.shape[1]].float()
+@contextmanager
+def _memory_told(recipe: Recipe) -> Iterator[None]:
+    """Turn what is left of memory errors into one line: dividing a step does not mend these."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise InputError(
+            f"out of memory beside the steps ({str(error).splitlines()[0]}); lower "
+            f"batch_size={recipe.batch_size} or max_genes={recipe.max_genes}"
+        ) from None
+
+
+@dataclass
+class _Trainer:
+    """Takes the steps of an epoch."""
+
+    state: TrainingState
+    data: TrainingData
+    deltas: Deltas | None
+    recipe: Recipe
+    seed: int
+    keeper: Keeper
+    parts: int = 1
+    """In how many parts this process computes its share of a step."""
+    unseen: list[tuple[int, Ints, Tensor]] = field(default_factory=list)
+    """Step, perturbations and loss of the steps whose loss was not looked at yet."""
+
+    def train_epoch(self) -> None:
+        """Train what is left of the epoch under way."""
+        state, epoch = self.state, self.state.epoch
+        started = time.perf_counter()
+        state.model.train()
+        pairs = epoch_pairs(self.data, self.recipe, self.seed, epoch)
+        total, what = len(pairs), f"epoch {epoch}/{self.recipe.epochs}"
+        drawn = steps(
+            self.data, pairs, self.recipe, self.seed, epoch, self.deltas, first=state.step
+        )
+        with bar(total=total, what=what, unit=" cells") as progress:
+            progress.initial = progress.n = state.cells
+            for step, parts, share in self._with_shares(drawn):
+                self._take(step, share if parts == self.parts else self._share(step))
+                state.step += 1
+                state.cells += len(step.codes)
+                progress.update(len(step.codes))
+                state.seconds += time.perf_counter() - started
+                self.keeper.after_step()
+                started = time.perf_counter()
+        self._look()
+        if not state.finite():
+            where = f"after epoch {epoch}, step {state.step}"
+            raise self._diverged(f"weights are not finite {where}")
+
+    def _with_shares(self, drawn: Iterator[Step]) -> Iterator[tuple[Step, int, _Share]]:
+        """Yield each step, and the parts of this process's share of it."""
+        made = ((step, self.parts, self._share(step)) for step in drawn)
+        # From the host's memory the next is gathered while the device works on the one before.
+        return made if self.data.expression.device == self.state.device else _one_ahead(made)
+
+    def _share(self, step: Step) -> _Share:
+        workers = self.state.workers
+        own = divided(step.sets, workers.count)[workers.rank]
+        parts = [part for part in divided(own, self.parts) if part] if own else []
+        return [step.part(part, self.state.device) for part in parts]
+
+    def _take(self, step: Step, share: _Share) -> None:
+        """Make one update of the weights."""
+        state, model = self.state, self.state.model
+        while True:
+            try:
+                losses = self._gradients(share)
+                break
+            except torch.OutOfMemoryError:
+                failed = max(len(batch.codes) for batch in share)
+            state.optimiser.zero_grad(set_to_none=True)
+            torch.cuda.empty_cache()
+            self._halve(step, failed)
+            share = self._share(step)
+        trained = [p for p in model.parameters() if p.requires_grad]
+        if state.workers.count > 1:
+            self._sum(trained, losses)
+        state.losses += losses[1:].double() * len(step.codes)
+        self.unseen.append((state.step + 1, step.codes, losses[0]))
+        if state.device.type == "cpu" or len(self.unseen) == STEPS_UNSEEN:
+            self._look()
+        state.scaler.unscale_(state.optimiser)
+        torch.nn.utils.clip_grad_norm_(trained, self.recipe.gradient_clip)
+        state.scaler.step(state.optimiser)
+        state.scaler.update()
+
+    def _gradients(self, share: _Share) -> Tensor:
+        """Add up the gradients of this process's share; return its losses [total, cells, sets]."""
+        state, recipe = self.state, self.recipe
+        state.optimiser.zero_grad(set_to_none=True)
+        torch.manual_seed(_dropout_seed(self.seed, state))
+        losses = torch.zeros(3, device=state.device)
+        for item in share:
+            with autocast(state.device, recipe.precision):
+                output = forward(state.model, item.batch)[:, : item.measured.shape[1]].float()
             loss = cell = F.mse_loss(output, item.measured)
             delta = torch.full_like(cell, torch.nan)
             if item.sets:
                 delta = delta_loss(output, item.inputs, item.sets)
                 loss = cell + recipe.delta_weight * delta
-            value, cell_value, delta_value = torch.stack([loss, cell, delta]).tolist()
+            state.scaler.scale(loss * item.share).backward()
+            losses += item.share * torch.stack([loss, cell, delta]).detach()
+        return losses
+
+    def _sum(self, trained: Sequence[Tensor], losses: Tensor) -> None:
+        """Make the gradients and losses those of all processes' shares."""
+        for parameter in trained:
+            if parameter.grad is None:  # a share without cells
+                parameter.grad = torch.zeros_like(parameter)
+        self.state.workers.sum_([*(p.grad for p in trained if p.grad is not None), losses])
+
+    def _halve(self, step: Step, cells: int) -> None:
+        """Compute in twice as many parts from now on.
+
+        Raises:
+            InputError: there is nothing left to divide.
+        """
+        recipe = self.recipe
+        size = f"{cells} cells x {len(step.window.genes) + len(step.window.extra)} tokens"
+        if self.parts >= len(step.sets):
+            raise InputError(
+                f"out of memory on {self.state.device} with {size}, the smallest part of a step; "
+                f"lower max_genes={recipe.max_genes} or set_size={recipe.set_size}"
+            )
+        self.parts *= 2
+        print(
+            f"finetune: WARNING: out of memory on {self.state.device} with {size}; each step is "
+            f"computed in {self.parts} parts from now on, its result the same but for dropout. "
+            f"Lower batch_size={recipe.batch_size} or max_genes={recipe.max_genes} to avoid it",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    def _look(self) -> None:
+        """Look at the losses of the latest steps.
+
+        Raises:
+            InputError: one is not finite.
+        """
+        if not self.unseen:
+            return
+        for (step, codes, _), value in zip(
+            self.unseen, torch.stack([loss for *_, loss in self.unseen]).tolist(), strict=True
+        ):
             if not np.isfinite(value):
-                names = [data.perturbations[code] for code in np.unique(item.codes)]
-                where = f"epoch {epoch}, step {state.step + 1} (perturbations {shortlist(names)})"
-                raise _diverged(f"the loss is {value} at {where}", keeper)
-            state.optimiser.zero_grad(set_to_none=True)
-            state.scaler.scale(loss).backward()
-            state.scaler.unscale_(state.optimiser)
-            torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.gradient_clip)
-            state.scaler.step(state.optimiser)
-            state.scaler.update()
-            state.step += 1
-            state.loss_sum += cell_value * len(item.codes)
-            state.delta_loss_sum += delta_value * len(item.codes)
-            state.cells += len(item.codes)
-            progress.update(len(item.codes))
-            state.seconds += time.perf_counter() - started
-            keeper.after_step()
-            started = time.perf_counter()
-    if not state.finite():
-        raise _diverged(f"weights are not finite after epoch {epoch}, step {state.step}", keeper)
+                names = [self.data.perturbations[code] for code in np.unique(codes)]
+                raise self._diverged(
+                    f"the loss is {value} at epoch {self.state.epoch}, step {step} "
+                    f"(perturbations {shortlist(names)})"
+                )
+        self.unseen.clear()
+
+    def _diverged(self, what: str) -> InputError:
+        advice = "lower learning_rate or use precision=bf16 or fp32"
+        return InputError(f"{what}; {advice}{self.keeper.last_good()}")
 
 
-def _diverged(what: str, keeper: Keeper) -> InputError:
-    advice = "lower learning_rate or use precision=bf16 or fp32"
-    return InputError(f"{what}; {advice}{keeper.last_good()}")
+def _one_ahead(items: Iterator[Any]) -> Iterator[Any]:
+    """Yield ``items``, the next made by another thread while one is used."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = pool.submit(next, items, None)
+            yield item
+
+
+def _dropout_seed(seed: int, state: TrainingState) -> int:
+    """Return a seed that no other step or process has: nothing random needs to be kept."""
+    place = [seed, 7, state.workers.rank, *state.position]
+    return int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def _close_epoch(state: TrainingState, recipe: Recipe, validation: Validation) -> Epoch:
     """Note the epoch, keep its weights if they are the best, and go on to the next or stop."""
     fit, epoch = state.fit, state.epoch
+    losses = state.losses.tolist()
     facts = Epoch(
         epoch=epoch,
-        train_loss=state.loss_sum / state.cells,
-        train_delta_loss=state.delta_loss_sum / state.cells,
+        train_loss=losses[0] / state.cells,
+        train_delta_loss=losses[1] / state.cells,
         **{f"val_{name}": value for name, value in asdict(validation).items()},
         learning_rate=float(state.schedule.get_last_lr()[0]),
         cells=state.cells,
@@ -144,5 +293,6 @@ def _close_epoch(state: TrainingState, recipe: Recipe, validation: Validation) -
     elif epoch == recipe.epochs:
         fit.stop_reason = f"all {recipe.epochs} epochs done"
     state.epoch, state.step = epoch + 1, 0
-    state.loss_sum, state.delta_loss_sum, state.cells, state.seconds = 0.0, 0.0, 0, 0.0
+    state.losses.zero_()
+    state.cells, state.seconds = 0, 0.0
     return facts

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from components.finetune.data import Floats, TrainingData, ValidationSet, moments
 from components.finetune.recipe import Recipe
+from components.finetune.workers import ALONE, Workers
 from components.shared.inference import predict_cells
 from components.shared.tokens import Ints
 
@@ -54,17 +55,26 @@ def validate(
     seed: int,
     device: torch.device,
     between: Callable[[], None] = lambda: None,
+    workers: Workers = ALONE,
 ) -> Validation:
     """Predict every held-out set and compare its pseudobulk delta with the measured one.
 
     As in cell-eval, deltas are taken against the reference controls of the set's line;
     pearson_delta is their correlation over genes, and discrimination is their rank among the line's
     sets (see `discrimination`). Predictions are summed as they come: what is held of a set is its
-    delta. ``between`` is called after each set.
+    delta. ``between`` is called after each set. Several ``workers`` predict a share of the sets
+    each; the scores are the same.
     """
     model.eval()
     rng = np.random.default_rng([seed, 3])
     order = rng.permutation(len(data.ids))
+    drawn = [_draw(data, recipe, held_out, rng) for held_out in data.validation]
+    own = {}
+    for number, (rows, inputs) in workers.own(drawn):
+        held_out = data.validation[number]
+        own[number] = _predict(model, data, recipe, held_out, rows, inputs, order, device)
+        between()
+    parts = iter(sorted(workers.gathered(own).items()))
     known = {held_out.perturbation for held_out in data.seen()}
     errors, cells = 0.0, 0
     correlations, ranks, seen = [], [], []
@@ -73,7 +83,7 @@ def validate(
         pool = moments(data.expression, data.basal[line])[0]
         predicted, measured, targets = [], [], []
         for held_out in sets:
-            part = _predict(model, data, recipe, held_out, rng, order, device)
+            _, part = next(parts)
             errors, cells = errors + part.error, cells + part.cells
             # A change hardly differs from cell to cell, but the cells do: the inputs' stray from
             # their pool would blur every delta alike.
@@ -82,7 +92,6 @@ def validate(
             measured.append(moments(data.expression, held_out.rows)[0] - reference)
             targets.append(data.targets[data.perturbations.index(held_out.perturbation)].measured)
             seen.append(held_out.perturbation in known)
-            between()
         correlations += list(map(pearson, predicted, measured))
         ranks += discrimination(np.array(predicted), np.array(measured), targets)
     return Validation(
@@ -99,20 +108,27 @@ def _means(values: Floats, seen: Any) -> Iterator[float]:
         yield float(finite.mean()) if len(finite) else NAN
 
 
+def _draw(
+    data: TrainingData, recipe: Recipe, held_out: ValidationSet, rng: np.random.Generator
+) -> tuple[Ints, Ints]:
+    """Draw the cells of a set, at most `validation_cells`, and as many controls of its line."""
+    rows = held_out.rows
+    if recipe.validation_cells and len(rows) > recipe.validation_cells:
+        rows = np.sort(rng.choice(rows, recipe.validation_cells, replace=False))
+    return rows, rng.choice(data.basal[held_out.line], len(rows))
+
+
 def _predict(
     model: Any,
     data: TrainingData,
     recipe: Recipe,
     held_out: ValidationSet,
-    rng: np.random.Generator,
+    rows: Ints,
+    inputs: Ints,
     order: Ints,
     device: torch.device,
 ) -> "_Prediction":
-    """Predict a set from random controls, at most `validation_cells` of them."""
-    rows = held_out.rows
-    if recipe.validation_cells and len(rows) > recipe.validation_cells:
-        rows = np.sort(rng.choice(rows, recipe.validation_cells, replace=False))
-    inputs = rng.choice(data.basal[held_out.line], len(rows))
+    """Predict a set from the controls ``inputs``, beside its measured cells ``rows``."""
     target = data.targets[data.perturbations.index(held_out.perturbation)]
     total, error = torch.zeros(len(data.ids), dtype=torch.float64), 0.0
     for start in range(0, len(rows), recipe.batch_size):
@@ -121,7 +137,7 @@ def _predict(
         output = predict_cells(
             model,
             basal,
-            [target] * len(basal),
+            [target],
             data.ids,
             order,
             window=recipe.predict_window,

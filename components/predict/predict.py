@@ -139,6 +139,7 @@ class _Predictor:
 
         ``labels`` come sorted. Values are within [0, HIGHEST]; `clipped` counts what was not.
         """
+        pool = np.asarray(control.mean(axis=0), dtype=np.float32).ravel()
         with bar(total=len(labels), what="predicting", unit=" cells") as progress:
             for label, count in zip(*np.unique(labels, return_counts=True), strict=True):
                 start = int(np.searchsorted(labels, label))
@@ -150,6 +151,9 @@ class _Predictor:
                     )
                 self.clipped += int(((predicted < 0) | (predicted > HIGHEST)).sum())
                 if self.settings["contrast"]:
+                    # A change hardly differs from cell to cell, but the cells do: without this the
+                    # stray of the drawn controls from their pool would blur every mean alike.
+                    predicted += pool - basal.mean(axis=0)
                     predicted = clipped_keeping_mean(predicted)
                 predicted = np.clip(predicted, 0.0, HIGHEST)
                 mean = predicted.mean(axis=0, dtype=np.float64)
@@ -166,7 +170,7 @@ class _Predictor:
             output = predict_cells(
                 self.model,
                 torch.from_numpy(part[:, self.tokens.columns]),
-                [target] * len(part),
+                [target],
                 self.tokens.ids,
                 self.order,
                 window=self.settings["predict_window"],

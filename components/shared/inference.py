@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from components.shared.tokens import Batch, Ints, Targets, assemble, prediction_windows
+from components.shared.tokens import Batch, Ints, Targets, Window, assemble, prediction_windows
 
 AUTOCAST = {"fp16": torch.float16, "bf16": torch.bfloat16}
 PRECISIONS = (*AUTOCAST, "fp32")
@@ -63,7 +63,7 @@ def predict_cells(
     """
     predicted = torch.empty(basal.shape)
     for tokens, taken in prediction_windows(len(ids), window, targets, order):
-        batch = assemble(basal, targets, tokens, ids, device)
+        batch = assemble(_columns(basal, tokens), targets, tokens, ids, device)
         with autocast(device, precision):
             output = forward(model, batch)
             if contrast:
@@ -117,7 +117,7 @@ def predict_means(
             width = len(tokens.genes) + len(tokens.extra)
             sums = torch.zeros(len(group), width, dtype=torch.float64, device=device)
             for part in basal.split(batch_size):
-                batch = assemble(part, group, tokens, ids, device)
+                batch = assemble(_columns(part, tokens), group, tokens, ids, device)
                 with autocast(device, precision):
                     if contrast:
                         sums += _correction(model, batch).sum(0, dtype=torch.float64)
@@ -127,6 +127,10 @@ def predict_means(
             places = np.searchsorted(tokens.genes, taken)
             means[:, torch.from_numpy(taken)] = (sums / len(basal)).float().cpu()[:, places]
         yield from means
+
+
+def _columns(basal: Tensor, window: Window) -> Tensor:
+    return basal[:, torch.from_numpy(window.genes).to(basal.device)]
 
 
 def _correction(model: Any, batch: Batch) -> Tensor:

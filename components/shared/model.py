@@ -7,6 +7,7 @@ into the embedding's weights when training ends: the published checkpoint is a p
 `TransformerGenerator` that needs no table.
 """
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,24 @@ def build(args: dict[str, Any], vocabulary: Vocabulary, implementation: str = OU
     # Never called, so never trained: DDP would wait for its gradients.
     model.cls_decoder.requires_grad_(False)
     return model
+
+
+def compile_on(model: Any, device: torch.device) -> bool:
+    """Let torch.compile fuse what lies between the model's matrix products, on a GPU.
+
+    Triton, which makes the kernels, needs a C compiler where it runs; without one nothing is done.
+
+    Returns:
+        Whether the model is compiled; its tensors keep their names.
+    """
+    if device.type != "cuda" or not isinstance(model, TransformerGenerator):
+        return False
+    if not any(map(shutil.which, ("cc", "gcc", "clang"))):
+        return False
+    # A kernel that cannot be made costs speed, never the run.
+    torch._dynamo.config.suppress_errors = True
+    model.compile()
+    return True
 
 
 def load_pretrained(model: nn.Module, checkpoint: Checkpoint, path: Path) -> list[str]:

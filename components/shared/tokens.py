@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from components.shared.devices import moved
 from components.shared.errors import InputError, shortlist
 from components.shared.perturbation import genes_of
 from components.shared.transformer import PERTURBED
@@ -157,14 +158,20 @@ class Batch:
     """1 on perturbed tokens, else 0, int64 [B, S]; [1, S] where all cells share them."""
 
 
+def gathered(expression: Tensor, rows: Ints, genes: Ints) -> Tensor:
+    """Return the cells at ``rows`` and the columns at ``genes`` alone, where ``expression`` is."""
+    index = moved(torch.from_numpy(rows), expression.device)[:, None]
+    return expression[index, moved(torch.from_numpy(genes), expression.device)]
+
+
 def assemble(
     basal: Tensor, targets: Sequence[Targets], window: Window, ids: Ints, device: torch.device
 ) -> Batch:
-    """Build the batch of control cells under perturbations.
+    """Build the batch of control cells under perturbations; nothing waits for the device.
 
     Args:
-        basal: their expression, log1p of counts per 10,000, of any precision, on any device,
-            [B, modelled genes]; only the window is copied.
+        basal: their expression of the window's genes, log1p of counts per 10,000, of any precision,
+            on any device, [B, genes of the window].
         targets: the perturbation of each cell; or others, to be paired with the cells one by one,
             by their rows of the flags.
         window: the tokens.
@@ -179,7 +186,6 @@ def assemble(
         there = slot[target.measured]
         flags[row, there[there >= 0]] = PERTURBED
         flags[row, width + np.searchsorted(window.extra, target.unmeasured)] = PERTURBED
-    genes = torch.from_numpy(window.genes).to(basal.device)
-    values = F.pad(basal[:, genes].to(device, torch.float32), (0, extra))
+    values = F.pad(moved(basal, device).float(), (0, extra))
     tokens = torch.from_numpy(np.concatenate([ids[window.genes], window.extra]))
-    return Batch(tokens.to(device), values, torch.from_numpy(flags).to(device))
+    return Batch(moved(tokens, device), values, moved(torch.from_numpy(flags), device))

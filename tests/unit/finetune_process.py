@@ -82,15 +82,15 @@ def _run(arguments: dict[str, Any], minutes: float, log: str, steps: str, host: 
     torch.set_num_threads(1)
     keeping.CHECKPOINT_MINUTES = minutes
     without_wandb(tracking)
-    drawn = training.batches
+    drawn = training.steps
 
     def announced(*place: Any, first: int) -> Iterator[Any]:
         epoch = place[4]
         with Path(steps).open("a", buffering=1) as file:
-            for step, batch in enumerate(drawn(*place, first=first), start=first + 1):
-                file.write(f"{epoch} {step}\n")
-                yield batch
+            for number, step in enumerate(drawn(*place, first=first), start=first + 1):
+                file.write(f"{epoch} {number}\n")
+                yield step
 
-    training.batches = announced  # type: ignore[assignment]
+    training.steps = announced  # type: ignore[assignment]
     with one_line_errors("finetune"):
         finetune(**arguments)

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.finetune.batches import batches, draw_pairs
+from components.finetune.batches import divided, draw_pairs, steps
 from components.finetune.data import TrainingData, ValidationSet
 from components.finetune.objective import (
     LEAST_SCORE,
@@ -65,7 +65,8 @@ def training_data(seed: int = 0, cells: int = 9, controls: int = 14) -> Training
 
 def drawn(data, recipe, *, seed=0, epoch=1, first=0, deltas=None):
     pairs = draw_pairs(data, recipe, np.random.default_rng(seed))
-    return pairs, list(batches(data, pairs, recipe, seed, epoch, CPU, deltas, first=first))
+    found = steps(data, pairs, recipe, seed, epoch, deltas, first=first)
+    return pairs, [step.part(step.sets, CPU) for step in found]
 
 
 @settings(max_examples=40, deadline=None)
@@ -113,6 +114,30 @@ def test_an_epoch_is_gone_on_with_where_it_was_left():
     for a, b in zip(whole[2:], rest, strict=True):
         assert torch.equal(a.batch.values, b.batch.values)
         assert torch.equal(a.sets.change, b.sets.change)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(1, 16), min_size=1, max_size=40), st.integers(1, 8))
+def test_divided_sets_are_all_there_in_order_and_parts_differ_by_a_set_at_most(lengths, parts):
+    sets = [np.full(length, number) for number, length in enumerate(lengths)]
+    found = divided(sets, parts)
+    assert len(found) == parts
+    assert [s[0] for part in found for s in part] == list(range(len(sets)))
+    fair = sum(lengths) / parts
+    assert all(abs(sum(map(len, part)) - fair) <= max(lengths) for part in found)
+
+
+def test_a_step_in_parts_has_the_same_cells_and_shares_add_up():
+    data = training_data()
+    recipe = load_recipe("default", {"set_size": 4, "batch_size": 12, "max_genes": 8})
+    pairs = draw_pairs(data, recipe, np.random.default_rng(0))
+    for step in steps(data, pairs, recipe, 0, 1, measured_deltas(data)):
+        whole = step.part(step.sets, CPU)
+        parts = [step.part(part, CPU) for part in divided(step.sets, 3) if part]
+        assert torch.equal(torch.cat([part.batch.values for part in parts]), whole.batch.values)
+        assert torch.equal(torch.cat([part.sets.change for part in parts]), whole.sets.change)
+        assert sum(part.share for part in parts) == pytest.approx(1.0)
+        assert whole.share == 1.0
 
 
 def test_single_cells_have_no_sets():

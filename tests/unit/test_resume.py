@@ -194,7 +194,7 @@ def gs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
 @pytest.fixture
 def at_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Position], None]], None]:
     """Let a function be called as each step begins, with its epoch and number."""
-    drawn = training.batches
+    drawn = training.steps
 
     def install(call: Callable[[Position], None]) -> None:
         def watched(*place: Any, first: int) -> Iterator[Any]:
@@ -202,7 +202,7 @@ def at_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Position], N
                 call((place[4], step))
                 yield batch
 
-        monkeypatch.setattr(training, "batches", watched)
+        monkeypatch.setattr(training, "steps", watched)
 
     return install
 
