@@ -336,7 +336,7 @@ def _announce(facts: Mapping[str, Any], recipe: Recipe) -> None:
         f"{facts['unflagged_perturbations']} the model cannot be told of), "
         f"{facts['genes_modelled']} of {facts['genes']} genes in the vocabulary, prior "
         f"{facts['prior']['kind']}, {facts['parameters'] / 1e6:.1f} M parameters on "
-        f"{facts['processes']} x {facts['device']} ({'' if facts['compiled'] else 'not '}compiled), "
+        f"{facts['processes']} x {facts['device']}{', compiled' if facts['compiled'] else ''}, "
         f"batch {recipe.batch_size}",
         flush=True,
     )
