@@ -2,8 +2,11 @@
 
 import numpy as np
 import pandas as pd
+from cell_eval._evaluator import SB_METRICS
 
+from components.evaluate.centred import PEARSON_DELTA_CENTRED
 from components.evaluate.pair import Pair
+from components.evaluate.rows import Chosen
 
 SEED = 0
 """cell-eval's own seed for its ceiling."""
@@ -33,10 +36,31 @@ def halves(pair: Pair) -> Pair | None:
         predicted.append(drawn[half : 2 * half])
     rows, others = np.concatenate(measured), np.concatenate(predicted)
     return Pair(
-        pair.measured[others],
-        pair.measured[rows],
+        Chosen(pair.measured, others),
+        Chosen(pair.measured, rows),
         pair.obs.iloc[rows],
         pair.genes,
         pair.perturbation_column,
         pair.control,
     )
+
+
+def at_full_depth(metrics: pd.DataFrame) -> pd.DataFrame:
+    """Map what the halves score to the depth of all cells, as cell-eval's `compute_ceiling`.
+
+    Spearman-Brown, 2r / (1 + r), of each metric's mean over perturbations, in the metrics that
+    cell-eval holds fit for it (`SB_METRICS`; no error metric is) and in our correlation, where
+    r > 0. cell-eval's own mean is NaN as soon as one perturbation has no value; this one leaves
+    those out.
+
+    Args:
+        metrics: the halves' scores, a row a perturbation.
+
+    Returns:
+        Index = metric; columns half_depth (the halves' mean), ceiling and n_nan.
+    """
+    mean = metrics.mean()
+    fit = mean.index.isin([*SB_METRICS, PEARSON_DELTA_CENTRED])
+    corrected = (2 * mean / (1 + mean)).where((mean > 0) & fit)
+    parts = {"half_depth": mean, "ceiling": corrected, "n_nan": metrics.isna().sum()}
+    return pd.DataFrame(parts).rename_axis("metric")

@@ -1,27 +1,25 @@
 """The measured side of an evaluation: what every prediction of the same cells is held against."""
 
-from dataclasses import dataclass
+import hashlib
+import sys
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import polars as pl
-from pdex import pdex
-from sklearn.metrics import pairwise_distances
 
-from components.evaluate.pair import Matrix, Pair
+from components.evaluate.pair import Pair
+from components.evaluate.rows import Matrix, digest_of
+from components.evaluate.side import Controls, Side, side_of
 
-
-@dataclass(frozen=True)
-class Side:
-    """What the metrics need of one side's cells, predicted or measured."""
-
-    de: pl.DataFrame
-    """Differential expression against the controls, a row a perturbation and gene, as pdex has it:
-    target, feature, target_mean, ref_mean, target_membership, ref_membership, log2_fold_change,
-    percent_change, p_value, statistic, fdr."""
-    energy: pd.Series
-    """Energy distance of each perturbation's cells to the controls, index = perturbation."""
+FORM = 1
+"""Of the files in the cache; another one is not looked at."""
 
 
 @dataclass(frozen=True)
@@ -29,17 +27,36 @@ class Measured:
     """The measured side, computed once for the model, the baselines and the next model."""
 
     side: Side
+    controls: Controls
+    """The measured controls, which are those of a prediction too."""
 
     @classmethod
-    def of(cls, pair: Pair, *, threads: int = 0, cache: Path | None = None) -> "Measured":
+    def of(
+        cls,
+        pair: Pair,
+        *,
+        threads: int = 0,
+        what: str = "measured cells",
+        cache: Path | None = None,
+    ) -> "Measured":
         """Compute the measured side of ``pair``, or read it from the cache.
 
         Args:
             pair: predicted and measured cells; the prediction is not looked at.
             threads: CPU threads; 0 = all available.
+            what: names the side in the progress bar.
             cache: folder kept between evaluations, None = keep nothing.
         """
-        return cls(side_of(pair, pair.measured, threads=threads))
+        controls = Controls.of(pair.measured[pair.rows[pair.control]])
+        side = cached_side(
+            pair,
+            pair.measured,
+            threads=threads,
+            what=what,
+            controls=controls,
+            cache=cache,
+        )
+        return cls(side, replace(controls, within=side.within))
 
     @property
     def de(self) -> pl.DataFrame:
@@ -52,22 +69,75 @@ class Measured:
         return self.side.energy
 
 
-def side_of(pair: Pair, matrix: Matrix, *, threads: int) -> Side:
-    """Return what the metrics need of the cells in ``matrix`` [cells, genes]."""
-    predicted, _ = pair.with_prediction(matrix).anndata()
-    de = pdex(
-        predicted,
-        pair.perturbation_column,
-        reference=pair.control,
-        threads=threads,
-        is_log1p=True,
-        epsilon=0.0,
-    )
-    control = matrix[pair.labels == pair.control]
-    within = pairwise_distances(control).mean()
-    energy = {}
-    for label in pair.perturbations:
-        cells = matrix[pair.labels == label]
-        own, across = pairwise_distances(cells).mean(), pairwise_distances(cells, control).mean()
-        energy[label] = float(2 * across - own - within)
-    return Side(pl.DataFrame(de), pd.Series(energy, dtype=np.float64))
+def cached_side(
+    pair: Pair,
+    matrix: Matrix,
+    *,
+    threads: int,
+    what: str,
+    controls: Controls | None = None,
+    cache: Path | None = None,
+) -> Side:
+    """Compute what the metrics need of the cells in ``matrix``, or read it from the cache.
+
+    A file in the cache is named by a digest of all it depends on: values, labels, genes.
+
+    Args:
+        pair: gives the cells' labels and the genes.
+        matrix: one of its two sides, [cells, genes].
+        threads: CPU threads; 0 = all available.
+        what: names the side in the progress bar.
+        controls: control cells that were made ready before.
+        cache: folder kept between evaluations, None = keep nothing.
+    """
+
+    def compute() -> Side:
+        return side_of(
+            matrix,
+            pair.rows,
+            pair.control,
+            pair.genes,
+            threads=threads,
+            what=what,
+            controls=controls,
+        )
+
+    if cache is None:
+        return compute()
+    facts = [
+        FORM,
+        version("pdex"),
+        version("numba-mwu"),
+        pair.control,
+        *pair.genes,
+        digest_of(matrix),
+    ]
+    name = hashlib.sha256("\n".join(map(str, [*facts, *pair.labels])).encode()).hexdigest()
+    return _kept(cache / f"{name[:32]}.npz", compute)
+
+
+def _kept(file: Path, compute: Callable[[], Side]) -> Side:
+    """Return the side in ``file``; where there is none, or a damaged one, compute and keep it."""
+    if file.exists():
+        try:
+            with np.load(file, allow_pickle=False) as stored:  # a zip: checks each part's CRC
+                return _side({field.name: stored[field.name] for field in fields(Side)})
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            print(f"evaluate: {file}: damaged ({error}), so computed again", file=sys.stderr)
+    side = compute()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=file.parent, prefix=".", delete=False) as partial:
+        try:
+            np.savez(partial, **{field.name: getattr(side, field.name) for field in fields(Side)})
+            partial.flush()
+            Path(partial.name).rename(file)
+        except BaseException:
+            Path(partial.name).unlink(missing_ok=True)
+            raise
+    return side
+
+
+def _side(stored: dict[str, np.ndarray]) -> Side:
+    lists = {name: stored[name].tolist() for name in ("perturbations", "genes")}
+    scalars = {"control": str(stored["control"]), "within": float(stored["within"])}
+    return Side(**(stored | lists | scalars))

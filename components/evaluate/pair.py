@@ -1,22 +1,20 @@
 """A predictions file as the pair of AnnData that cell-eval compares, checked on the way."""
 
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix, issparse
+from scipy.sparse import issparse
 
+from components.evaluate.rows import BLOCK, Matrix, dense, matrix_of
 from components.shared.errors import InputError, nearest, shortlist
 from components.shared.predictions import TRUTH
 
 HIGHEST = 15.0
 """cell-eval (`utils.guess_is_lognorm`) refuses log1p values from here up."""
-
-Matrix: TypeAlias = Any
-"""CSR or dense floats, shape [cells, genes]; scipy comes without types."""
 
 
 @dataclass(frozen=True)
@@ -24,9 +22,9 @@ class Pair:
     """Predicted and measured expression of the same cells, log1p of counts per 10,000."""
 
     predicted: Matrix
-    """CSR or dense, shape [cells, genes]; control rows hold the measured controls."""
+    """CSR or dense, in memory or `OnDisk`, [cells, genes]; control rows hold the measured ones."""
     measured: Matrix
-    """CSR or dense, shape [cells, genes]."""
+    """CSR or dense, in memory or `OnDisk`, [cells, genes]."""
     obs: pd.DataFrame
     """One row a cell, index = cell names, with is_control and seen_in_training as booleans."""
     genes: list[str]
@@ -43,6 +41,14 @@ class Pair:
         """Perturbations without the control, sorted as cell-eval sorts them."""
         return [label for label in np.unique(self.labels).tolist() if label != self.control]
 
+    @cached_property
+    def rows(self) -> dict[str, NDArray[np.int64]]:
+        """Rows of the cells of each label, the control's among them."""
+        labels, cells = np.unique(self.labels, return_inverse=True)
+        order = np.argsort(cells, kind="stable")
+        ends = np.cumsum(np.bincount(cells))[:-1]
+        return dict(zip(labels.tolist(), np.split(order, ends), strict=True))
+
     def with_prediction(self, predicted: Matrix) -> "Pair":
         """Return this pair with another prediction in the place of the model's."""
         return Pair(
@@ -55,13 +61,13 @@ class Pair:
         )
 
     def anndata(self) -> tuple[AnnData, AnnData]:
-        """Return (predicted, measured) as the two AnnData cell-eval takes."""
+        """Return (predicted, measured) as the two AnnData cell-eval takes, all in memory."""
         # Fresh categories: pdex makes a group of every category, even of one without cells.
         labels = pd.Categorical(self.labels)
         obs = pd.DataFrame({self.perturbation_column: labels}, index=self.obs.index)
         var = pd.DataFrame(index=pd.Index(self.genes, dtype=str))
-        predicted = AnnData(self.predicted, obs=obs.copy(), var=var.copy())
-        return predicted, AnnData(self.measured, obs=obs.copy(), var=var.copy())
+        predicted, measured = (matrix[:] for matrix in (self.predicted, self.measured))
+        return AnnData(predicted, obs=obs.copy(), var=var.copy()), AnnData(measured, obs, var)
 
     def deltas(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return (predicted, measured) mean deltas against the controls of the file.
@@ -77,18 +83,8 @@ class Pair:
 
         Its shape is [1 + perturbations, genes], rows in the order of `perturbations`.
         """
-        groups = [self.control, *self.perturbations]
-        number = pd.Index(groups).get_indexer(pd.Index(self.labels))
-        ones = np.ones(len(number))
-        assign = csr_matrix(
-            (ones, (number, np.arange(len(number)))), shape=(len(groups), len(ones))
-        )
-        counts = np.bincount(number, minlength=len(groups))[:, None]
-        return _dense(assign @ matrix) / counts
-
-
-def _dense(matrix: Matrix) -> NDArray[np.float64]:
-    return np.asarray(matrix.toarray() if issparse(matrix) else matrix, dtype=np.float64)
+        groups = (self.rows[label] for label in (self.control, *self.perturbations))
+        return np.array([dense(matrix[rows]).mean(axis=0, dtype=np.float64) for rows in groups])
 
 
 def pair_of(adata: AnnData, where: str) -> Pair:
@@ -115,10 +111,11 @@ def pair_of(adata: AnnData, where: str) -> Pair:
         raise InputError(f"{where}: no layer '{TRUTH}' or no X; run the predict task again")
     matrices = {}
     for name, matrix in (("X", adata.X), (f"layer '{TRUTH}'", adata.layers[TRUTH])):
-        matrices[name] = csr_matrix(matrix) if issparse(matrix) else np.asarray(matrix)
+        matrices[name] = matrix_of(matrix)
         _check_values(matrices[name], adata, f"{where}, {name}")
     predicted, measured = matrices.values()
-    if (predicted[flags] != measured[flags]).sum():
+    blocks = np.split(np.flatnonzero(flags), range(BLOCK, flags.sum(), BLOCK))
+    if not all(np.array_equal(dense(predicted[rows]), dense(measured[rows])) for rows in blocks):
         raise InputError(
             f"{where}: X differs from layer '{TRUTH}' in control cells; both must hold the "
             "measured controls, or the two sides' deltas have different references"
@@ -159,25 +156,30 @@ def _check_labels(labels: NDArray[np.str_], control: str, where: str) -> None:
 
 def _check_values(matrix: Matrix, adata: AnnData, where: str) -> None:
     """Check that a matrix is finite, within [0, 15) and not counts."""
-    values = matrix.data if issparse(matrix) else matrix
-    good = np.isfinite(values) & (values >= 0) & (values < HIGHEST)
-    if not good.all():
-        row, gene = _place(matrix, ~good)
-        raise InputError(
-            f"{where}: {matrix[row, gene]} in cell '{adata.obs_names[row]}', gene "
-            f"'{adata.var_names[gene]}'; expected log1p of counts per 10,000, within [0, 15)"
-        )
-    # cell-eval would take whole numbers for counts and normalise them without a word.
-    if not (np.modf(values)[0] > 1e-3).any():
+    whole = True
+    for start in range(0, matrix.shape[0], BLOCK):
+        block = matrix[start : start + BLOCK]
+        values = block.data if issparse(block) else block
+        good = np.isfinite(values) & (values >= 0) & (values < HIGHEST)
+        if not good.all():
+            row, gene = _place(block, ~good)
+            raise InputError(
+                f"{where}: {block[row, gene]} in cell '{adata.obs_names[start + row]}', gene "
+                f"'{adata.var_names[gene]}'; expected log1p of counts per 10,000, within [0, 15)"
+            )
+        # cell-eval takes values for whole numbers up to this.
+        whole = whole and not (np.modf(values)[0] > 1e-3).any()
+    # cell-eval would take them for counts and normalise them without a word.
+    if whole:
         raise InputError(
             f"{where}: only whole numbers; expected log1p of counts per 10,000, not counts"
         )
 
 
-def _place(matrix: Matrix, bad: NDArray[np.bool_]) -> tuple[int, int]:
+def _place(block: Matrix, bad: NDArray[np.bool_]) -> tuple[int, int]:
     """Return (row, column) of the first bad value."""
-    if issparse(matrix):
+    if issparse(block):
         at = int(np.flatnonzero(bad)[0])
-        return int(np.searchsorted(matrix.indptr, at, side="right")) - 1, int(matrix.indices[at])
+        return int(np.searchsorted(block.indptr, at, side="right")) - 1, int(block.indices[at])
     row, column = np.argwhere(bad)[0]
     return int(row), int(column)

@@ -1,30 +1,29 @@
-"""cell-eval, run as its own command runs it, and what it could not compute said aloud."""
+"""Scores by cell-eval's full profile, and what it could not compute said aloud."""
 
 import io
 import logging
 import re
 import sys
-import tempfile
 import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TextIO
+from typing import TextIO
 
 import numpy as np
 import pandas as pd
 import polars as pl
-from cell_eval import MetricsEvaluator
 from cell_eval._evaluator import SB_METRICS
 
+from components.evaluate.full_profile import full_profile
 from components.evaluate.halves import halves
-from components.evaluate.measured import Measured, Side, side_of
+from components.evaluate.measured import Measured, cached_side
 from components.evaluate.pair import Pair
+from components.evaluate.side import Side
 from components.shared.progress import SECONDS_BETWEEN_LINES
 
-PROFILE: Literal["full"] = "full"
 OF_THE_SET = ("de_spearman_sig", "pearson_edistance", "clustering_agreement")
 """One number for all perturbations together, which cell-eval repeats in every row."""
 
@@ -44,7 +43,7 @@ class Score:
 
     @property
     def de(self) -> pl.DataFrame:
-        """Differential expression of the predicted cells, see `measured.Side.de`."""
+        """Differential expression of the predicted cells, see `Side.de`."""
         return self.predicted.de
 
     @property
@@ -59,31 +58,30 @@ def as_floats(table: pl.DataFrame) -> pd.DataFrame:
     return frame.replace([np.inf, -np.inf], np.nan)
 
 
-def score(pair: Pair, *, threads: int, measured: Measured | None = None) -> Score:
-    """Run cell-eval's full profile, with the settings of its `run` command.
+def score(
+    pair: Pair,
+    *,
+    threads: int,
+    measured: Measured | None = None,
+    what: str = "predicted cells",
+    cache: Path | None = None,
+) -> Score:
+    """Score a prediction by cell-eval's full profile, with the settings of its `run` command.
 
     Args:
         pair: predicted and measured cells.
-        threads: CPU threads; 0 = all available CPUs.
+        threads: CPU threads; 0 = all available CPUs. They do not change a number.
         measured: the measured side, from `Measured.of` of the same cells; None = computed here.
+        what: names the prediction in the progress bar.
+        cache: folder to keep the predicted side in between evaluations, None = keep nothing.
     """
-    measured = measured or Measured.of(pair, threads=threads)
-    side = side_of(pair, pair.predicted, threads=threads)
-    predicted, real = pair.anndata()
-    # cell-eval writes its two DE tables to its output folder; nothing here reads them.
-    with tempfile.TemporaryDirectory() as scratch, _listening() as failed:
-        evaluator = MetricsEvaluator(
-            adata_pred=predicted,
-            adata_real=real,
-            de_pred=side.de,
-            de_real=measured.de,
-            control_pert=pair.control,
-            pert_col=pair.perturbation_column,
-            num_threads=threads or -1,
-            outdir=scratch,
-        )
-        table, aggregate = evaluator.compute(profile=PROFILE, write_csv=False)
-    return Score(table, aggregate, failed, side)
+    measured = measured or Measured.of(pair, threads=threads, cache=cache)
+    predicted = cached_side(
+        pair, pair.predicted, threads=threads, what=what, controls=measured.controls, cache=cache
+    )
+    with _listening() as failed:
+        table, others = full_profile(measured.side, predicted)
+    return Score(table, table.drop("perturbation").describe(), failed | others, predicted)
 
 
 @dataclass(frozen=True)
@@ -115,7 +113,8 @@ def ceiling(pair: Pair, *, threads: int, cache: Path | None = None) -> Ceiling |
     split = halves(pair)
     if split is None:
         return None
-    found = score(split, threads=threads)
+    measured = Measured.of(split, threads=threads, what="half of the measured cells", cache=cache)
+    found = score(split, threads=threads, measured=measured, what="the other half", cache=cache)
     values = found.metrics
     mean = values.mean()
     corrected = (2 * mean / (1 + mean)).where((mean > 0) & mean.index.isin(SB_METRICS))
