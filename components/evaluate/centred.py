@@ -1,0 +1,37 @@
+"""Metrics of our own beside cell-eval's: what is left when the effect common to all is taken away.
+
+Systema (Nature Biotechnology 2025): perturbations of one screen share a systematic effect, which
+any prediction of that mean effect gets credit for. Centred on it, only what a perturbation does
+differently from the others counts.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+PEARSON_DELTA_CENTRED = "pearson_delta_centred"
+
+
+def pearson_delta_centred(predicted: Floats, measured: Floats) -> Floats:
+    """Correlate deltas after the measured mean effect is taken from both sides.
+
+    Distances between deltas do not change when the same is taken from both, so
+    discrimination_score_l1 and _l2 and mae_delta are corrected for it as they are.
+
+    Args:
+        predicted: deltas against the controls, [perturbations, genes], log1p of counts per 10,000.
+        measured: the same of the measured cells.
+
+    Returns:
+        Pearson correlation over genes, [perturbations]; NaN where a side does not vary, and for
+        all where there are fewer than two perturbations, whose mean effect is the one's own.
+    """
+    if len(measured) < 2:
+        return np.full(len(measured), np.nan)
+    common = measured.mean(axis=0)
+    x, y = predicted - common, measured - common
+    x, y = (values - values.mean(axis=1, keepdims=True) for values in (x, y))
+    norms = np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)
+    dots = np.einsum("ij,ij->i", x, y)
+    return np.divide(dots, norms, out=np.full(len(x), np.nan), where=norms > 0)
