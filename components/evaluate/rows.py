@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 
 import h5py
 import numpy as np
-from anndata.abc import CSRDataset
+from anndata.abc import CSCDataset, CSRDataset
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, issparse, vstack
 
@@ -20,7 +20,7 @@ GAP = 32
 
 
 class OnDisk:
-    """A matrix of an open HDF5 file; ``matrix[rows]`` reads rows, in any order, as CSR or dense."""
+    """A matrix of an open HDF5 file; ``matrix[rows]`` reads rows in any order, as CSR or dense."""
 
     def __init__(self, stored: CSRDataset | h5py.Dataset) -> None:
         self.stored = stored
@@ -31,6 +31,7 @@ class OnDisk:
         """Read rows; neighbours in the file are read together, whatever order they come in."""
         if isinstance(rows, slice):
             return self.stored[rows]
+        rows = np.flatnonzero(rows) if rows.dtype == bool else rows
         wanted = np.unique(rows)
         spans = np.split(wanted, np.flatnonzero(np.diff(wanted) > GAP) + 1) if len(wanted) else []
         parts = [self.stored[span[0] : span[-1] + 1][span - span[0]] for span in spans]
@@ -69,6 +70,7 @@ def matrix_of(found: Any) -> Matrix:
     """Return what AnnData holds as something that rows can be taken from."""
     if isinstance(found, CSRDataset | h5py.Dataset):
         return OnDisk(found)
+    found = found.to_memory() if isinstance(found, CSCDataset) else found
     return csr_matrix(found) if issparse(found) else np.asarray(found)
 
 

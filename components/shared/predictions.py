@@ -15,7 +15,9 @@ from functools import cached_property
 from pathlib import Path
 
 import anndata
+import h5py
 from anndata import AnnData
+from anndata.io import read_elem, sparse_dataset
 
 from components.shared.artifact import PREDICTIONS, Artifact, opening
 
@@ -50,3 +52,16 @@ class Predictions:
     def anndata(self) -> AnnData:
         """The predictions in memory."""
         return anndata.read_h5ad(self.file)
+
+    @cached_property
+    def on_disk(self) -> AnnData:
+        """The predictions with X and the truth left in the file, which stays open."""
+        file = h5py.File(self.file)
+        found = {
+            name: file[name] if isinstance(file[name], h5py.Dataset) else sparse_dataset(file[name])
+            for name in ("X", f"layers/{TRUTH}")
+            if name in file
+        }
+        layers = {name.removeprefix("layers/"): found[name] for name in found if name != "X"}
+        kept = {name: read_elem(file[name]) for name in ("obs", "var", "uns", "varm")}
+        return AnnData(found.get("X"), layers=layers, **kept)
