@@ -1,32 +1,59 @@
-"""The evaluate stage: cell-eval's metrics beside the baselines to beat and the data's ceiling."""
+"""The evaluate stage: two standards of scores beside what has to be beaten, and the report."""
 
 import json
-from dataclasses import asdict
-from importlib.metadata import version
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
+from numpy.typing import NDArray
 
 from components.evaluate.baselines import (
+    MEAN_DELTA,
+    MODEL,
     baseline_means,
-    baseline_pairs,
+    contenders,
     training_pseudobulks,
 )
+from components.evaluate.calibrated import calibrate
 from components.evaluate.checks import check_cells, check_means, check_same_splits
-from components.evaluate.measured import Measured
-from components.evaluate.metrics import CELLS, HEADLINE, LOWER, MEANS, names_of
+from components.evaluate.findings import Findings
+from components.evaluate.markdown import headline_text, markdown
 from components.evaluate.pair import Pair, pair_of
-from components.evaluate.report import Evaluation, write_report
-from components.evaluate.scoring import Score, ceiling, score, step
-from components.evaluate.summary import HEADLINE_METRIC, baseline_table, compare, metrics_json
-from components.shared.artifact import EVALUATION, writing
+from components.evaluate.repeat import repeat_command
+from components.evaluate.report import Origin, write_report
+from components.evaluate.ridge import vectors_of
+from components.evaluate.summary import (
+    HEADLINE_METRIC,
+    SCORES_FILE,
+    SUMMARY_FILE,
+    described,
+    long_table,
+)
+from components.evaluate.yardstick import Yardstick
+from components.shared.artifact import EVALUATION, GENE_PRIOR, Artifact, opening, writing
 from components.shared.cells import Cells
 from components.shared.errors import InputError
-from components.shared.predictions import CELLS_KIND, Predictions
+from components.shared.predictions import MEANS, Predictions
 from components.shared.rank_cells import RANK
 from components.shared.splits import Splits
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """What predictions without a model are made of: nothing of the test cells."""
+
+    means: dict[str, NDArray[np.float64]]
+    """Each baseline's mean for each perturbation, [perturbations, genes of the cells]."""
+    fallbacks: dict[str, list[str]]
+    """By baseline, the perturbations that it knows nothing of."""
+    genes: list[str]
+    controls: Any
+    """Basal controls of the test line, CSR [controls, genes]."""
 
 
 def evaluate(
@@ -35,19 +62,23 @@ def evaluate(
     splits: Path | str,
     target: Path | str,
     *,
+    prior: Path | str | None = None,
     threads: int = 0,
+    repeat: str = "",
 ) -> None:
-    """Score predictions with cell-eval, beside three baselines and the ceiling of the data.
+    """Score predictions by cell-eval and cell-eval2, beside baselines and the data's ceiling.
 
-    Writes `results.csv` and `agg_results.csv` as `cell-eval run` writes them, `baselines.csv`,
-    `ceiling.csv`, `metrics.json` and `report.html`.
+    Writes the tables that the README lists, `metrics.json`, `summary.md` and `report.html`.
 
     Args:
         predictions: predictions artifact.
         cells: cells artifact the splits were made from; baselines come from its training cells.
         splits: splits artifact the predictions were made with.
         target: folder of the evaluation artifact.
+        prior: gene prior artifact, for the baseline that knows nothing but it; None = without.
         threads: CPU threads; 0 = all available.
+        repeat: the command that repeats the run, for the report; empty = as far as the artifacts
+            know it.
 
     Raises:
         InputError: an artifact that cannot be used, controls that are not the test line's
@@ -59,96 +90,88 @@ def evaluate(
     opened = Cells.open(cells)
     split = Splits.open(splits, opened)
     given = Predictions.open(predictions)
+    table = opening(prior, GENE_PRIOR) if prior is not None else None
     check_same_splits(given.artifact, split)
-    pair = pair_of(given.anndata, str(given.file))
+    pair = pair_of(given.on_disk, str(given.file))
     check_cells(pair, split, str(given.file))
-    kind = check_means(given.anndata, pair, str(given.file))
+    kind = check_means(given.on_disk, pair, str(given.file))
 
     inputs = {"predictions": given.artifact, "cells": opened.artifact, "splits": split.artifact}
-    with writing(target, EVALUATION, parameters={"threads": threads}, inputs=inputs) as draft:
-        model, baselines, highest, fallbacks = _scores(pair, kind, opened, split, threads)
-        seen = _seen(pair)
-        own = model.metrics[HEADLINE_METRIC]
-        comparisons = {
-            name: compare(own, score.metrics[HEADLINE_METRIC]) for name, score in baselines.items()
-        }
-        numbers = metrics_json(model, baselines, highest, seen) | {
-            "perturbations_without_de": _without_de(model),
-            "same_perturbation_fallbacks": len(fallbacks),
-            "comparisons": {name: asdict(found) for name, found in comparisons.items()},
-            CELLS_KIND: kind,
-            "metrics_of": {what: names_of(what, model.table.columns) for what in (MEANS, CELLS)},
-            "cell_eval": version("cell-eval"),
-        }
-        model.table.write_csv(draft.path / "results.csv")
-        model.aggregate.write_csv(draft.path / "agg_results.csv")
-        baseline_table(baselines).to_csv(draft.path / "baselines.csv", index=False)
-        highest.to_csv(draft.path / "ceiling.csv")
-        text = json.dumps(numbers, indent=2, allow_nan=False)
-        (draft.path / "metrics.json").write_text(text + "\n")
-        facts = Evaluation(
-            pair=pair,
-            model=model,
-            baselines=baselines,
-            ceiling=highest,
-            comparisons=comparisons,
-            seen=seen,
-            fallbacks=fallbacks,
-            numbers=numbers,
-            test_line=split.test_line,
-            train_lines=split.train_lines,
-            digests={name: artifact.digest for name, artifact in inputs.items()},
+    inputs |= {"gene_prior": table} if table else {}
+    parameters = {"threads": threads, "repeat": repeat}
+    with writing(target, EVALUATION, parameters=parameters, inputs=inputs) as draft:
+        knowledge = _knowledge(pair, opened, split, table)
+        own = np.asarray(given.on_disk.varm[MEANS]).T
+        found = _scores(pair, own, kind, knowledge, threads)
+        origin = Origin(
+            split.test_line, split.train_lines, inputs, repeat or repeat_command(inputs)
         )
-        write_report(facts, draft.path / "report.html")
-        draft.summary |= _summary(numbers, split.test_line)
-    print(headline_text(numbers), flush=True)
-    print(
-        f"evaluate: wrote {Path(target)}: results.csv, agg_results.csv, baselines.csv, "
-        f"ceiling.csv, metrics.json; open {Path(target) / 'report.html'}",
-        flush=True,
-    )
+        _write(found, origin, draft.path)
+        draft.summary |= _summary(found.numbers, split.test_line)
+    print(headline_text(found), flush=True)
+    print(f"evaluate: wrote {Path(target)}; open {Path(target) / 'report.html'}", flush=True)
+
+
+def _knowledge(pair: Pair, cells: Cells, splits: Splits, prior: Artifact | None) -> Knowledge:
+    training = training_pseudobulks(cells, splits)
+    asked = {*training.perturbations, *pair.perturbations}
+    vectors = vectors_of(prior, asked) if prior else None
+    means, fallbacks = baseline_means(training, pair.perturbations, vectors)
+    return Knowledge(means, fallbacks, cells.genes, cells.rows(splits.basal(splits.test_line)))
 
 
 def _scores(
-    pair: Pair, kind: str, cells: Cells, splits: Splits, threads: int
-) -> tuple[Score, dict[str, Score], pd.DataFrame, list[str]]:
-    """Return the model's score, the baselines', the ceiling and the perturbations fallen back."""
-    means, fallbacks = baseline_means(training_pseudobulks(cells, splits), pair.perturbations)
-    steps = len(means) + 2
-    size = (
-        f"{len(pair.obs)} cells, {len(pair.genes)} genes, {len(pair.perturbations)} perturbations"
-    )
-    with step(1, steps, f"cell-eval of the model ({size})"):
-        measured = Measured.of(pair, threads=threads)
-        model = score(pair, threads=threads, measured=measured)
-    if HEADLINE_METRIC not in model.table.columns:
-        raise RuntimeError(f"cell-eval computed no {HEADLINE_METRIC}: {model.not_computed}")
-    baselines = {}
-    controls = cells.rows(splits.basal(splits.test_line)) if kind == RANK else None
-    pairs = baseline_pairs(pair, means, cells.genes, controls)
-    for number, (name, other) in enumerate(pairs, start=2):
-        with step(number, steps, f"cell-eval of the baseline {name}"):
-            baselines[name] = score(other, threads=threads, measured=measured)
-    with step(steps, steps, "cell-eval of the data's ceiling"):
-        found = ceiling(pair, threads=threads)
-    highest = found.table if found else pd.DataFrame(columns=["half_depth", "ceiling", "n_nan"])
-    return model, baselines, highest, fallbacks
+    pair: Pair, own: NDArray[np.floating], kind: str, knowledge: Knowledge, threads: int
+) -> Findings:
+    """Hold every prediction, and the measured cells themselves, against the measured cells."""
+    yardstick = Yardstick.of(pair, threads=threads)
+    outcomes = {}
+    for name, prediction in contenders(
+        pair, own, knowledge.means, knowledge.genes, knowledge.controls, ranked=kind == RANK
+    ):
+        with _timed(name):
+            outcomes[name] = yardstick.examine(prediction, what=name)
+    if HEADLINE_METRIC not in outcomes[MODEL].metrics:
+        raise RuntimeError(f"no {HEADLINE_METRIC}: {outcomes[MODEL].not_computed}")
+    with _timed("the measured cells themselves"):
+        ceiling = yardstick.ceiling()
+    raw = {name: outcome.calibrated for name, outcome in outcomes.items()}
+    calibrated = calibrate(raw, raw[MEAN_DELTA], ceiling.replicate) if ceiling else None
+    return Findings(pair, kind, outcomes, ceiling, calibrated, knowledge.fallbacks)
 
 
-def _seen(pair: Pair) -> pd.Series:
-    """Return whether training had each perturbation."""
-    flags = pair.obs["seen_in_training"].to_numpy(bool)
-    return pd.Series(flags).groupby(pair.labels).any().drop(pair.control)
+@contextmanager
+def _timed(what: str) -> Iterator[None]:
+    """Say on standard error how long something took."""
+    start = time.monotonic()
+    yield
+    took = time.monotonic() - start
+    print(f"evaluate: scored {what} in {took:.1f} s", file=sys.stderr, flush=True)
 
 
-def _without_de(model: Score) -> int | None:
-    """Return how many perturbations have no measured differentially expressed gene."""
-    counts = model.metrics.get("de_nsig_counts_real")
-    return None if counts is None else int(np.sum(counts == 0))
+def _write(found: Findings, origin: Origin, folder: Path) -> None:
+    """Write every file of the artifact."""
+    found.model.table.write_csv(folder / "results.csv")
+    described(found.model.table).write_csv(folder / "agg_results.csv")
+    tables = {
+        SCORES_FILE: long_table(found.scores),
+        SUMMARY_FILE: found.summary,
+        "comparisons.csv": found.comparisons,
+        "strata.csv": found.strata,
+        "undefined.csv": found.undefined,
+        "calibration.csv": found.calibration,
+        "called_by_expression.csv": found.by_expression,
+    }
+    for name, table in tables.items():
+        table.to_csv(folder / name, index=False)
+    text = json.dumps(found.numbers, indent=2, allow_nan=False)
+    (folder / "metrics.json").write_text(text + "\n")
+    (folder / "summary.md").write_text(markdown(found, origin), encoding="utf-8")
+    write_report(found, origin, folder / "report.html")
 
 
 def _summary(numbers: dict[str, Any], test_line: str) -> dict[str, Any]:
-    means = {"model": numbers["model"], **numbers["baselines"]}
+    means = {MODEL: numbers["model"], **numbers["baselines"]}
     return {
         "test_line": test_line,
         "perturbations": numbers["perturbations"],
@@ -156,21 +179,3 @@ def _summary(numbers: dict[str, Any], test_line: str) -> dict[str, Any]:
         "perturbations_unseen": numbers["perturbations_unseen"],
         **{f"{HEADLINE_METRIC}/{name}": values[HEADLINE_METRIC] for name, values in means.items()},
     }
-
-
-def headline_text(numbers: dict[str, Any]) -> str:
-    """Return the headline metrics as a plain table: model, baselines, ceiling."""
-    columns = {"model": numbers["model"], **numbers["baselines"], "ceiling": numbers["ceiling"]}
-    rows = [["mean over perturbations", *columns]]
-    for metric in HEADLINE:
-        values = [means.get(metric.name) for means in columns.values()]
-        name = f"{metric.name} (lower is better)" if metric.better == LOWER else metric.name
-        rows.append([name, *("-" if value is None else f"{value:.3f}" for value in values)])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(w) if not i else cell.rjust(w)
-            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    )

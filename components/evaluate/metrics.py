@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from components.evaluate.centred import PEARSON_DELTA_CENTRED
+
 HIGHER, LOWER, NEITHER = "higher", "lower", "neither"
 
 MEANS = "means"
@@ -21,6 +23,13 @@ class Metric:
     better: str
     of: str
     meaning: str
+    undefined: str = ""
+    """When a perturbation has no value."""
+
+
+FLAT = "the predicted or the measured change is the same for every gene"
+NO_DE = "no measured differentially expressed gene"
+ONE_KIND = "the genes that are measured as differentially expressed are none or all"
 
 
 HEADLINE = (
@@ -32,6 +41,7 @@ HEADLINE = (
         "changes subtract the same controls, whose noise alone gives what the control mean "
         "scores, and perturbations share common effects, which give what the mean training delta "
         "scores: read it beside the baselines.",
+        FLAT,
     ),
     Metric(
         "mae_delta",
@@ -59,6 +69,7 @@ HEADLINE = (
         MEANS,
         "Share of the measured differentially expressed genes whose predicted change has the "
         "right sign; 0.5 = chance.",
+        NO_DE,
     ),
     Metric(
         "de_sig_genes_recall",
@@ -66,6 +77,7 @@ HEADLINE = (
         CELLS,
         "Share of the measured differentially expressed genes that are called in the prediction "
         "too. Calling every gene gives 1.",
+        NO_DE,
     ),
     Metric(
         "pr_auc",
@@ -73,17 +85,15 @@ HEADLINE = (
         CELLS,
         "Area under precision and recall when genes are ranked by predicted significance. Chance "
         "is the share of genes that are really differentially expressed.",
+        ONE_KIND,
     ),
     Metric(
         "roc_auc",
         HIGHER,
         CELLS,
-        "Area under the ROC curve of that ranking; 0.5 = chance. A prediction that puts nearly the "
-        "same value in every cell falls below 0.5: the rank test then only asks where that value "
-        "lies among the controls, so a sparse gene's mean, above all its zeros, looks hugely "
-        "significant, while a well expressed gene's mean, near the median, does not. Real power "
-        "runs the other way. It then measures missing cell-to-cell spread, not a wrong direction; "
-        "control cells mapped to the predicted mean have that spread.",
+        "Area under the ROC curve of that ranking; 0.5 = chance. Where it is below that, the "
+        "report says why.",
+        ONE_KIND,
     ),
 )
 
@@ -118,6 +128,7 @@ OTHERS = (
         HIGHER,
         MEANS,
         "Rank correlation of fold changes over the measured differentially expressed genes.",
+        f"{NO_DE}, one alone, or fold changes that are all the same",
     ),
     Metric(
         "de_nsig_counts_real",
@@ -142,6 +153,36 @@ OTHERS = (
 )
 
 METRICS = {metric.name: metric for metric in (*HEADLINE, *OTHERS)}
+"""cell-eval's full profile."""
+
+OURS = (
+    Metric(
+        PEARSON_DELTA_CENTRED,
+        HIGHER,
+        MEANS,
+        "Ours, not cell-eval's: pearson_delta after the measured mean effect of all perturbations "
+        "is taken from both changes (Systema, Nature Biotechnology 2025). What is left is what a "
+        "perturbation does differently from the others.",
+        FLAT,
+    ),
+)
+EVERY = METRICS | {metric.name: metric for metric in OURS}
+
+COMPARED = tuple(metric.name for metric in (*HEADLINE, *OURS))
+"""Metrics in which the model is compared with each baseline."""
+RETRIEVAL = ("discrimination_score_l1", "discrimination_score_l2", "discrimination_score_cosine")
+
+REFERENCE = (
+    "pearson_delta",
+    "pr_auc",
+    "roc_auc",
+    "overlap_at_N",
+    "de_sig_genes_recall",
+    "de_direction_match",
+    "discrimination_score_l1",
+    "mae_delta",
+)
+"""The lines of the reference run's own table, in its order."""
 
 
 def names_of(what: str, computed: Iterable[str]) -> list[str]:

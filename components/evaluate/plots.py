@@ -1,8 +1,9 @@
-"""The report's plots, each a self-contained SVG; points of large plots are drawn as pixels."""
+"""The report's plots: inline SVG whose colours are the page's own, so that dark is dark."""
 
-import base64
 import io
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -14,183 +15,259 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-MODEL_COLOUR = "#1b5e9b"
-OTHER_COLOUR = "#d9822b"
-QUIET_COLOUR = "#8a94a0"
-MANY_POINTS = 300
-"""From here on points are pixels inside the SVG, or a page of 1,000 perturbations grows heavy."""
+VARIABLES = {
+    "#010101": "ink",
+    "#020202": "soft",
+    "#030303": "line",
+    "#040404": "model",
+    "#050505": "other",
+    "#060606": "quiet",
+}
+"""Stand-in colours to the variables of the page that they become."""
+INK, SOFT, LINE, MODEL, OTHER, QUIET = VARIABLES
+PIXELS = "#3f87c7"
+"""Of points that are drawn as pixels: legible on white and on black."""
+MANY_POINTS = 1500
+"""From here on points are pixels inside the SVG, or the page grows heavy."""
+FEW_POINTS = 60
+"""Up to here a distribution shows each perturbation."""
+WIDTH = 4.3
+"""Inches, of every figure: what a phone is wide."""
 
 STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
-    "font.size": 10,
+    "font.size": 9.5,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.edgecolor": "#8a94a0",
-    "axes.labelcolor": "#333d47",
-    "axes.titlesize": 10,
-    "xtick.color": "#56616c",
-    "ytick.color": "#56616c",
+    "axes.edgecolor": QUIET,
+    "axes.labelcolor": INK,
+    "axes.titlesize": 9.5,
+    "axes.titlecolor": INK,
+    "axes.facecolor": "none",
+    "text.color": INK,
+    "xtick.color": SOFT,
+    "ytick.color": SOFT,
     "axes.grid": True,
-    "grid.color": "#e8ebee",
+    "grid.color": LINE,
     "axes.axisbelow": True,
     "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "evaluate",  # the same numbers give the same file
     "text.parse_math": False,  # labels are the user's, a $ among them is a dollar
 }
 
 
-def data_uri(figure: Figure) -> str:
-    """Return a figure as the data URI of an SVG image."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", dpi=150, bbox_inches="tight", metadata={"Date": None})
-    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
+class Plot:
+    """A figure of one panel that becomes an inline SVG."""
+
+    svg = ""
+
+    def __init__(self, height: float) -> None:
+        self.figure = Figure(figsize=(WIDTH, height), facecolor="none")
+        self.axes: Axes = self.figure.add_subplot()
 
 
-def distributions(values: Mapping[str, pd.Series], metric: str, rest: str = QUIET_COLOUR) -> str:
-    """Draw a metric's distribution over perturbations, a row each.
+@contextmanager
+def _plot(height: float) -> Iterator[Plot]:
+    with rc_context(STYLE):
+        plot = Plot(height)
+        yield plot
+        plot.svg = _inline(plot.figure)
+
+
+def _inline(figure: Figure) -> str:
+    """Return a figure as an SVG element that takes colours and width from the page."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", dpi=150, bbox_inches="tight", transparent=True)
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
+    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
+    text = re.sub(r'<g id="[A-Za-z0-9_.]+">', "<g>", text)  # the same in every figure
+    for colour, name in VARIABLES.items():
+        text = text.replace(colour, f"var(--{name})")
+    return text
+
+
+def distributions(values: Mapping[str, pd.Series], metric: str) -> str:
+    """Draw a metric's distribution over perturbations, a row each: quartiles, mean, 5 to 95 %.
 
     Args:
-        values: metric by perturbation (NaN is left out), by the row's title.
+        values: metric by perturbation (NaN is left out), by the row's title; the model's first.
         metric: its name, for the axis.
-        rest: colour of all rows but the first, which has the model's.
     """
-    with rc_context(STYLE):
-        figure = Figure(figsize=(8.2, 0.62 * len(values) + 0.7))
-        axes = figure.add_subplot()
-        names = list(values)
-        rng = np.random.default_rng(0)
-        axes.axvline(0, color="#b9c0c7", linewidth=1)
-        for row, name in enumerate(names):
-            found = values[name].dropna().to_numpy()
-            colour = rest if row else MODEL_COLOUR
-            jitter = row + rng.uniform(-0.24, 0.24, len(found))
-            _points(axes, found, jitter, colour, alpha=0.22 if len(found) > MANY_POINTS else 0.45)
-            if len(found):
-                axes.boxplot(
-                    found,
-                    positions=[row],
-                    orientation="horizontal",
-                    widths=0.55,
-                    showfliers=False,
-                    manage_ticks=False,
-                    boxprops={"color": colour},
-                    whiskerprops={"color": colour},
-                    capprops={"color": colour},
-                    medianprops={"color": colour, "linewidth": 2.4},
-                    zorder=3,
-                )
-            else:
-                axes.text(0, row, "  no value", va="center", color=colour)
-        axes.set_yticks(range(len(names)), names)
-        axes.set_ylim(len(names) - 0.45, -0.55)
-        axes.set_xlabel(f"{metric} of each perturbation (box: quartiles and median)")
+    with _plot(0.27 * len(values) + 0.75) as plot:
+        axes, rng = plot.axes, np.random.default_rng(0)
+        for row, found in enumerate(values.values()):
+            known = found.dropna().to_numpy()
+            colour = QUIET if row else MODEL
+            if not len(known):
+                axes.text(0, row, " no value", va="center", color=SOFT)
+                continue
+            if len(known) <= FEW_POINTS:
+                jitter = row + rng.uniform(-0.25, 0.25, len(known))
+                axes.scatter(known, jitter, s=7, color=colour, alpha=0.45, linewidths=0)
+            line = {"color": colour, "linewidth": 1.3}
+            axes.boxplot(
+                known,
+                positions=[row],
+                orientation="horizontal",
+                widths=0.6,
+                whis=(5, 95),
+                showfliers=False,
+                showmeans=True,
+                manage_ticks=False,
+                boxprops=line,
+                whiskerprops=line,
+                capprops=line,
+                medianprops=line | {"linewidth": 2.4},
+                meanprops={"marker": "D", "markersize": 4.5, "markeredgecolor": "none"}
+                | {"markerfacecolor": OTHER},
+                zorder=3,
+            )
+        axes.set_yticks(range(len(values)), list(values))
+        axes.set_ylim(len(values) - 0.45, -0.55)
+        axes.set_xlabel(metric)
         axes.grid(visible=False, axis="y")
-        return data_uri(figure)
+    return plot.svg
 
 
 def model_against(
-    model: pd.Series, baseline: pd.Series, seen: pd.Series, metric: str, title: str
+    model: pd.Series, baseline: pd.Series, seen: pd.Series, names: tuple[str, str]
 ) -> str:
-    """Draw the model's metric against a baseline's, a point a perturbation."""
-    both = pd.DataFrame({"model": model, "baseline": baseline, "seen": seen}).dropna()
-    with rc_context(STYLE):
-        figure = Figure(figsize=(4.4, 4.2))
-        axes = figure.add_subplot()
-        _by_seen(axes, both["baseline"], both["model"], both["seen"])
-        _diagonal(axes, both[["baseline", "model"]].to_numpy(float))
-        axes.set_xlabel(f"{metric}, {title}")
-        axes.set_ylabel(f"{metric}, model")
-        return data_uri(figure)
-
-
-def effect_size(size: pd.Series, model: pd.Series, seen: pd.Series, metric: str) -> str:
-    """Draw the metric against how strong the measured effect is (mean absolute delta)."""
-    both = pd.DataFrame({"size": size, "model": model, "seen": seen}).dropna()
-    with rc_context(STYLE):
-        figure = Figure(figsize=(4.4, 4.2))
-        axes = figure.add_subplot()
-        axes.axhline(0, color="#b9c0c7", linewidth=1)
-        _by_seen(axes, both["size"], both["model"], both["seen"])
-        axes.set_xlabel("measured effect: mean |delta| over genes")
-        axes.set_ylabel(f"{metric}, model")
-        return data_uri(figure)
-
-
-def effects(
-    chosen: list[tuple[str, str, float]], predicted: Floats, measured: Floats, genes: list[str]
-) -> str:
-    """Draw predicted against measured deltas over genes, a panel a perturbation.
+    """Draw the model's metric against a baseline's, a point a perturbation.
 
     Args:
-        chosen: (what it is, perturbation, its metric) of each panel.
-        predicted: deltas, shape [panels, genes], log1p of counts per 10,000.
-        measured: the same of the measured cells.
-        genes: names of the columns; the perturbed genes among them are marked.
+        model: metric by perturbation.
+        baseline: the same of the baseline.
+        seen: whether training had each perturbation.
+        names: labels of the axes, the baseline's first.
     """
-    with rc_context(STYLE):
-        figure = Figure(figsize=(3.05 * len(chosen), 3.2))
-        panels = figure.subplots(1, len(chosen), squeeze=False)[0]
-        for axes, (what, label, value), x, y in zip(
-            panels, chosen, measured, predicted, strict=True
-        ):
-            axes.axhline(0, color="#b9c0c7", linewidth=1)
-            axes.axvline(0, color="#b9c0c7", linewidth=1)
-            _points(axes, x, y, MODEL_COLOUR, alpha=0.35)
-            own = [number for number, gene in enumerate(genes) if gene in label.split("+")]
-            if own:
-                axes.scatter(x[own], y[own], s=34, color=OTHER_COLOUR, zorder=3)
-            axes.set_title(f"{what}: {_short(label)} ({value:.2f})")
-            axes.set_xlabel("measured delta")
-        panels[0].set_ylabel("predicted delta")
-        figure.tight_layout()
-        return data_uri(figure)
+    both = pd.DataFrame({"x": baseline, "y": model, "seen": seen}).dropna()
+    with _plot(3.9) as plot:
+        _by_seen(plot.axes, both)
+        _diagonal(plot.axes, both[["x", "y"]].to_numpy(float))
+        plot.axes.set_xlabel(names[0])
+        plot.axes.set_ylabel(names[1])
+    return plot.svg
 
 
-def _points(axes: Axes, x: Floats, y: Floats, colour: str, *, alpha: float) -> None:
-    many = len(x) > MANY_POINTS
-    axes.scatter(
-        x, y, s=9 if many else 20, color=colour, alpha=alpha, linewidths=0, rasterized=many
-    )
+def by_size(size: pd.Series, model: pd.Series, seen: pd.Series, names: tuple[str, str]) -> str:
+    """Draw the model's metric against a count, a point a perturbation."""
+    both = pd.DataFrame({"x": size, "y": model, "seen": seen}).dropna()
+    with _plot(3.9) as plot:
+        plot.axes.axhline(0, color=QUIET, linewidth=1)
+        plot.axes.set_xscale("symlog", linthresh=1)
+        _by_seen(plot.axes, both)
+        plot.axes.set_xlabel(names[0])
+        plot.axes.set_ylabel(names[1])
+    return plot.svg
 
 
-def _by_seen(axes: Axes, x: pd.Series, y: pd.Series, seen: pd.Series) -> None:
-    """Draw points coloured by whether training had the perturbation, with a legend."""
-    many = len(x) > MANY_POINTS
-    groups = (("seen in training", MODEL_COLOUR, True), ("not seen", OTHER_COLOUR, False))
-    for label, colour, flag in groups:
-        part = seen.astype(bool) == flag
-        if part.any():
-            axes.scatter(
-                x[part],
-                y[part],
-                s=12 if many else 24,
-                color=colour,
-                alpha=0.6,
-                linewidths=0,
-                rasterized=many,
-                label=f"{label} ({int(part.sum())})",
-            )
-    if len(x):
-        axes.legend(
-            loc="lower left",
-            bbox_to_anchor=(-0.02, 1.0),
-            ncols=2,
-            fontsize=9,
-            handletextpad=0.1,
-            columnspacing=1.0,
+def effect(predicted: Floats, measured: Floats, own: list[int], title: str) -> str:
+    """Draw predicted against measured deltas of one perturbation, a point a gene.
+
+    Args:
+        predicted: deltas, shape [genes], log1p of counts per 10,000.
+        measured: the same of the measured cells.
+        own: which genes are the perturbed ones.
+        title: of the plot.
+    """
+    with _plot(3.6) as plot:
+        axes = plot.axes
+        _diagonal(axes, np.stack([measured, predicted]))
+        axes.axhline(0, color=QUIET, linewidth=0.8)
+        axes.axvline(0, color=QUIET, linewidth=0.8)
+        many = len(measured) > MANY_POINTS
+        colour = PIXELS if many else MODEL
+        axes.scatter(
+            measured, predicted, s=8, color=colour, alpha=0.4, linewidths=0, rasterized=many
         )
+        if own:
+            axes.scatter(measured[own], predicted[own], s=34, color=OTHER, zorder=3)
+        axes.set_title(title)
+        axes.set_xlabel("measured change")
+        axes.set_ylabel("predicted change")
+    return plot.svg
+
+
+def calibration(tables: Mapping[str, pd.DataFrame]) -> str:
+    """Draw how many genes of each bin of predicted FDR are really called.
+
+    Args:
+        tables: `calls.Calls.calibration` by title; the model's first.
+    """
+    with _plot(3.2) as plot:
+        axes = plot.axes
+        for number, (title, table) in enumerate(tables.items()):
+            colour, style = _line(number)
+            known = table["really_de"].notna()
+            axes.plot(
+                np.flatnonzero(known), table["really_de"][known], style, color=colour, label=title
+            )
+        edges = next(iter(tables.values()))
+        axes.set_xticks(
+            range(len(edges)), [f"\N{LESS-THAN OR EQUAL TO} {high:g}" for high in edges["high"]]
+        )
+        axes.tick_params(axis="x", labelsize=8)
+        axes.set_ylim(-0.03, 1.03)
+        axes.set_xlabel("predicted FDR")
+        axes.set_ylabel("share really called")
+        axes.legend()
+    return plot.svg
+
+
+def called_by_expression(lines: Mapping[str, Floats]) -> str:
+    """Draw the share of genes that is called, by quintile of expression.
+
+    Args:
+        lines: share by quintile, lowest expression first, by title; the measured cells' first.
+    """
+    with _plot(3.2) as plot:
+        axes = plot.axes
+        for number, (title, share) in enumerate(lines.items()):
+            colour, style = (INK, "s-") if not number else _line(number - 1)
+            axes.plot(range(1, len(share) + 1), share, style, color=colour, label=title)
+        axes.set_xticks(range(1, 1 + max(map(len, lines.values()))))
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("quintile of genes by expression, lowest first")
+        axes.set_ylabel("share of genes called")
+        axes.legend()
+    return plot.svg
+
+
+def _line(number: int) -> tuple[str, str]:
+    lines = ((MODEL, "o-"), (OTHER, "D--"), (QUIET, "^:"), (QUIET, "v-."))
+    return lines[number % len(lines)]
+
+
+def _by_seen(axes: Axes, both: pd.DataFrame) -> None:
+    """Draw points (x, y) coloured by whether training had the perturbation."""
+    groups = (("seen in training", MODEL, True), ("not seen", OTHER, False))
+    for label, colour, flag in groups:
+        part = both[both["seen"].astype(bool) == flag]
+        if len(part):
+            title = f"{label} ({len(part)})"
+            axes.scatter(
+                part["x"], part["y"], s=14, color=colour, alpha=0.65, linewidths=0, label=title
+            )
+    if len(both):
+        axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=2, handletextpad=0.1)
 
 
 def _diagonal(axes: Axes, values: Floats) -> None:
-    if len(values):
+    if values.size:
         low, high = float(values.min()), float(values.max())
         pad = 0.06 * (high - low or 1.0)
         ends = (low - pad, high + pad)
-        axes.plot(ends, ends, color="#b9c0c7", linewidth=1, zorder=0)
+        axes.plot(ends, ends, color=QUIET, linewidth=1, zorder=0)
         axes.set_xlim(ends)
         axes.set_ylim(ends)
     axes.set_aspect("equal")
 
 
-def _short(label: str, most: int = 18) -> str:
-    return label if len(label) <= most else label[: most - 1] + "…"
+def short(label: str, most: int = 22) -> str:
+    """Return a label that fits a title."""
+    return label if len(label) <= most else label[: most - 1] + "\N{HORIZONTAL ELLIPSIS}"

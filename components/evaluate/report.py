@@ -1,187 +1,323 @@
 """The HTML report: one file, no network, what a reader needs to believe or doubt the numbers."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from components.evaluate import plots
 from components.evaluate.baselines import (
+    CONTROL_CELLS,
     CONTROL_MEAN,
     MEAN_DELTA,
+    MODEL,
+    MODEL_MEANS,
+    RIDGE,
     SAME_PERTURBATION_DELTA,
 )
+from components.evaluate.calibrated import AVERAGE, SCORED
+from components.evaluate.findings import Findings
 from components.evaluate.metrics import (
     CELLS,
+    COMPARED,
+    EVERY,
     HEADLINE,
-    HIGHER,
     LOWER,
     MEANS,
-    METRICS,
     OTHERS,
+    REFERENCE,
+    RETRIEVAL,
     Metric,
 )
-from components.evaluate.pair import Pair
-from components.evaluate.scoring import OF_THE_SET, Score
-from components.evaluate.summary import HEADLINE_METRIC, Comparison
+from components.evaluate.pair import Matrix, Pair
+from components.evaluate.rows import dense
+from components.evaluate.summary import CEILING, HALF, HEADLINE_METRIC
+from components.evaluate.uncertainty import BEATS, FALLS_SHORT
+from components.shared.artifact import Artifact, code_version
 
 TITLES = {
+    MODEL: "model",
+    MODEL_MEANS: "model's means",
+    CONTROL_CELLS: "control cells",
     CONTROL_MEAN: "control mean",
     MEAN_DELTA: "mean training delta",
     SAME_PERTURBATION_DELTA: "same-perturbation training delta",
+    RIDGE: "ridge on the prior",
+    HALF: "half of the measured cells",
+    CEILING: "ceiling",
+}
+SHORT = TITLES | {
+    MEAN_DELTA: "mean delta",
+    SAME_PERTURBATION_DELTA: "same perturbation",
+    HALF: "measured half",
 }
 EXPLAINED = {
+    MODEL_MEANS: "the model's predicted mean in every cell: what changes against the model is what "
+    "its cells add",
+    CONTROL_CELLS: "measured basal control cells of the test line, drawn at random: no effect, "
+    "but real cells",
     CONTROL_MEAN: "the mean of the test line's basal controls: no effect at all",
     MEAN_DELTA: "the control mean plus the mean delta over all training lines and perturbations: "
     "the same effect for every perturbation",
     SAME_PERTURBATION_DELTA: "the control mean plus the perturbation's own delta, averaged over "
     "the training lines that have it",
+    RIDGE: "the control mean plus a delta that ridge regression predicts from the perturbed "
+    "gene's vector in the prior, fitted on the training lines",
 }
+DRAWN = (MODEL, SAME_PERTURBATION_DELTA, HALF)
+"""Whose calls are drawn."""
+EXTREMES = 5
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """All that the report tells."""
+class Origin:
+    """Where an evaluation comes from."""
 
-    pair: Pair
-    model: Score
-    baselines: dict[str, Score]
-    ceiling: pd.DataFrame
-    """From `scoring.ceiling`."""
-    comparisons: dict[str, Comparison]
-    """Model against each baseline in pearson_delta."""
-    seen: pd.Series
-    """Whether training had each perturbation."""
-    fallbacks: list[str]
-    """Perturbations whose same-perturbation baseline is the mean delta."""
-    numbers: dict[str, Any]
-    """What `metrics.json` holds."""
     test_line: str
     train_lines: list[str]
-    digests: dict[str, str]
-    """sha256 of each input artifact."""
+    inputs: Mapping[str, Artifact]
+    """Artifacts that were read, by name."""
+    repeat: str
+    """The command that repeats the run; empty = not known."""
 
 
-def write_report(facts: Evaluation, file: Path) -> None:
+def write_report(found: Findings, origin: Origin, file: Path) -> None:
     """Write the report."""
     template = files("components.evaluate").joinpath("report.html.j2").read_text()
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["number"] = number
-    environment.filters["signed"] = lambda value: number(value, "+.3f")
-    file.write_text(environment.from_string(template).render(_content(facts)), encoding="utf-8")
+    environment.filters |= {
+        "number": number,
+        "signed": signed,
+        "share": share,
+        "thousands": "{:,}".format,
+    }
+    content = _content(found, origin)
+    file.write_text(environment.from_string(template).render(content), encoding="utf-8")
 
 
 def number(value: float | None, form: str = ".3f") -> str:
     """Format a number for a table; a dash where there is none."""
-    return "\N{EN DASH}" if value is None else format(value, form).replace("-", "\N{MINUS SIGN}")
+    if value is None or pd.isna(value):
+        return "\N{EN DASH}"
+    return format(value, form).replace("-", "\N{MINUS SIGN}")
 
 
-def _content(facts: Evaluation) -> dict[str, Any]:
-    numbers = facts.numbers
-    own = facts.model.metrics[HEADLINE_METRIC]
-    found = own.dropna()
+def signed(value: float | None) -> str:
+    """Format a difference."""
+    return number(value, "+.3f")
+
+
+def share(value: float | None) -> str:
+    """Format a share as per cent."""
+    return number(value, ".1%")
+
+
+def _content(found: Findings, origin: Origin) -> dict[str, Any]:
+    labels = found.pair.labels
+    means = found.model.metrics[HEADLINE_METRIC].dropna()
     return {
-        "test_line": facts.test_line,
-        "train_lines": facts.train_lines,
-        "numbers": numbers,
-        "cells": int((facts.pair.labels != facts.pair.control).sum()),
-        "controls": int((facts.pair.labels == facts.pair.control).sum()),
-        "genes": len(facts.pair.genes),
+        "found": found,
+        "numbers": found.numbers,
+        "origin": origin,
+        "code": code_version(),
+        "cells": int((labels != found.pair.control).sum()),
+        "controls": int((labels == found.pair.control).sum()),
+        "genes": len(found.pair.genes),
         "titles": TITLES,
+        "short": SHORT,
         "explained": EXPLAINED,
-        "headline": [_row(metric, numbers) for metric in HEADLINE],
-        "others": [_row(METRICS[name], numbers) for name in _computed(numbers)],
-        "metrics": HEADLINE,
-        "of": {what: _of(what) for what in (MEANS, CELLS)},
-        "comparisons": facts.comparisons,
-        "parts": [
-            _row(metric, numbers)
-            | {
-                "seen": numbers["seen"].get(metric.name),
-                "unseen": numbers["unseen"].get(metric.name),
-            }
-            for metric in HEADLINE
-        ],
-        "fallbacks": facts.fallbacks,
-        "of_the_set": OF_THE_SET,
-        "best": _extremes(found, largest=True),
-        "worst": _extremes(found, largest=False),
-        "plots": _plots(facts, own),
-        "digests": facts.digests,
-        "without_ceiling": facts.ceiling.empty,
+        "verdicts": _records(found.comparisons, metric=HEADLINE_METRIC),
+        "columns": [MODEL, MODEL_MEANS, *found.baselines, CEILING],
+        "headline": [_row(found, EVERY[name]) for name in COMPARED],
+        "retrieval": [_row(found, EVERY[name]) for name in RETRIEVAL],
+        "others": [_row(found, metric) for metric in OTHERS],
+        "reference": _reference(found),
+        "comparisons": {metric: list(rows) for metric, rows in _by_metric(found.comparisons)},
+        "metrics": [EVERY[name] for name in COMPARED],
+        "of": {
+            what: ", ".join(m.name for m in HEADLINE if m.of == what) for what in (MEANS, CELLS)
+        },
+        "calibrated": _calibrated(found),
+        "diagnoses": _diagnoses(found),
+        "strata": _strata(found),
+        "undefined": _undefined(found),
+        "best": list(means.sort_values(ascending=False, kind="stable").head(EXTREMES).items()),
+        "worst": list(means.sort_values(kind="stable").head(EXTREMES).items()),
+        "plots": _plots(found),
     }
 
 
-def _of(what: str) -> str:
-    return ", ".join(metric.name for metric in HEADLINE if metric.of == what)
+def _records(table: pd.DataFrame, **wanted: str) -> list[dict[str, Any]]:
+    """Return the rows of a table that hold these values, as dicts."""
+    for column, value in wanted.items():
+        table = table[table[column] == value]
+    return table.to_dict("records")  # type: ignore[return-value]
 
 
-def _computed(numbers: dict[str, Any]) -> list[str]:
-    return [metric.name for metric in OTHERS if metric.name in numbers["model"]]
+def _by_metric(table: pd.DataFrame) -> Any:
+    return groupby(table.to_dict("records"), key=lambda row: row["metric"])
 
 
-def _row(metric: Metric, numbers: dict[str, Any]) -> dict[str, Any]:
-    """Return a metric's line of the table, each baseline marked by how the model compares."""
-    value = numbers["model"].get(metric.name)
-    cells = []
-    for means in numbers["baselines"].values():
-        other = means.get(metric.name)
-        cells.append({"value": other, "mark": _mark(value, other, metric.better)})
+def _row(found: Findings, metric: Metric) -> dict[str, Any]:
+    """Return a metric's line: a cell a prediction, each baseline marked by how the model is."""
+    rows = {row["prediction"]: row for row in _records(found.summary, metric=metric.name)}
+    verdicts = {
+        row["baseline"]: row["verdict"] for row in _records(found.comparisons, metric=metric.name)
+    }
+    marks = {BEATS: "better", FALLS_SHORT: "worse"}
+    cells = {
+        name: {"mean": row["mean"], "mark": marks.get(verdicts.get(name, ""), "")}
+        for name, row in rows.items()
+    }
+    return {"metric": metric, "lower": metric.better == LOWER, "cells": cells} | {
+        key: rows[MODEL][key] if MODEL in rows else None for key in ("low", "high", "undefined")
+    }
+
+
+def _reference(found: Findings) -> list[dict[str, Any]]:
+    rows = {row["metric"]: row for row in _records(found.summary, prediction=MODEL)}
+    return [rows[name] for name in REFERENCE if name in rows]
+
+
+def _calibrated(found: Findings) -> dict[str, Any] | None:
+    if found.calibrated is None:
+        return None
+    scores = found.calibrated.scores
     return {
-        "metric": metric,
-        "model": value,
-        "baselines": cells,
-        "ceiling": numbers["ceiling"].get(metric.name),
-        "n_nan": numbers["nan_counts"].get(metric.name, 0),
+        "columns": list(scores),
+        "rows": [
+            {"name": name, "cells": [scores[prediction][name] for prediction in scores]}
+            for name in (*SCORED, AVERAGE)
+        ],
+        "raw": [
+            {"name": name, "cells": [values[name] for values in found.calibrated.raw.values()]}
+            for name in SCORED
+        ],
+        "raw_columns": list(found.calibrated.raw),
+        "without_scale": found.calibrated.without_scale,
     }
 
 
-def _mark(model: float | None, other: float | None, better: str) -> str:
-    """Return 'better' or 'worse' for the model beside a baseline, or nothing."""
-    if model is None or other is None or model == other or better not in (HIGHER, LOWER):
-        return ""
-    return "better" if (model > other) == (better == HIGHER) else "worse"
+def _diagnoses(found: Findings) -> list[dict[str, Any]]:
+    """Return, for each prediction below chance, the numbers that say why."""
+    rows = []
+    for name, outcome in found.outcomes.items():
+        if outcome.diagnosis:
+            called = outcome.calls.by_expression
+            lines = {"measured cells": called["measured"], TITLES[name]: called["predicted"]}
+            plot = plots.called_by_expression({k: v.to_numpy() for k, v in lines.items()})
+            rows.append(
+                {
+                    "title": TITLES[name],
+                    "found": outcome.diagnosis,
+                    "lowest": called.iloc[0],
+                    "highest": called.iloc[-1],
+                    "plot": plot,
+                }
+            )
+    return rows
 
 
-def _extremes(found: pd.Series, *, largest: bool, most: int = 5) -> list[tuple[str, float]]:
-    ordered = found.sort_values(ascending=not largest, kind="stable")
-    return [(str(label), float(value)) for label, value in ordered.head(most).items()]
-
-
-def _plots(facts: Evaluation, own: pd.Series) -> dict[str, str]:
-    others = {name: score.metrics[HEADLINE_METRIC] for name, score in facts.baselines.items()}
-    predicted, measured = facts.pair.deltas()
-    size = pd.Series(np.abs(measured).mean(axis=1), index=facts.pair.perturbations)
-    same = TITLES[SAME_PERTURBATION_DELTA]
-    drawn = {
-        "distributions": plots.distributions(
-            {"model": own} | {TITLES[name]: values for name, values in others.items()},
-            HEADLINE_METRIC,
-        ),
-        "against": plots.model_against(
-            own, others[SAME_PERTURBATION_DELTA], facts.seen, HEADLINE_METRIC, same
-        ),
-        "effect_size": plots.effect_size(size, own, facts.seen, HEADLINE_METRIC),
-    }
-    ordered = own.dropna().sort_values(ascending=False, kind="stable")
-    if len(ordered):
-        middle = (len(ordered) - 1) // 2
-        places = dict.fromkeys([0, middle, len(ordered) - 1])
-        what = {0: "best", len(ordered) - 1: "worst", middle: "median"} | {0: "best"}
-        chosen = [(what[at], str(ordered.index[at]), float(ordered.iloc[at])) for at in places]
-        rows = [facts.pair.perturbations.index(label) for _, label, _ in chosen]
-        drawn["effects"] = plots.effects(chosen, predicted[rows], measured[rows], facts.pair.genes)
-    if facts.seen.any() and not facts.seen.all():
-        flags = facts.seen.loc[own.index]
-        drawn["seen"] = plots.distributions(
-            {"seen in training": own[flags], "not seen": own[~flags]},
-            HEADLINE_METRIC,
-            plots.OTHER_COLOUR,
+def _strata(found: Findings) -> list[dict[str, Any]]:
+    """Return a table a stratum: a row a group, headline metrics of the model, and the baseline."""
+    tables = []
+    for stratum in found.groups:
+        rows = _records(found.strata, stratum=str(stratum))
+        means = {(r["group"], r["prediction"], r["metric"]): r["mean"] for r in rows}
+        sizes = {row["group"]: row["perturbations"] for row in rows}
+        tables.append(
+            {
+                "name": stratum,
+                "groups": [
+                    {
+                        "name": group,
+                        "perturbations": size,
+                        "cells": [means.get((group, MODEL, metric)) for metric in COMPARED],
+                        "same": means.get((group, SAME_PERTURBATION_DELTA, HEADLINE_METRIC)),
+                    }
+                    for group, size in sizes.items()
+                ],
+            }
         )
+    return tables
+
+
+def _undefined(found: Findings) -> list[dict[str, Any]]:
+    """Return a row a metric without a value for some perturbation: how many, and why."""
+    rows = []
+    for metric, group in found.undefined.groupby("metric", sort=False):
+        counts = dict(zip(group["prediction"], group["undefined"], strict=True))
+        without = int(group["without_de"].max())
+        rows.append(
+            {"metric": metric, "counts": counts, "without_de": without, "why": group["why"].iloc[0]}
+        )
+    return rows
+
+
+def _plots(found: Findings) -> dict[str, Any]:
+    model, scores = found.model.metrics, found.scores
+    own, seen = model[HEADLINE_METRIC], found.seen.loc[model.index]
+    same = scores[SAME_PERTURBATION_DELTA][HEADLINE_METRIC]
+    drawn: dict[str, Any] = {
+        "distributions": {
+            metric: plots.distributions(
+                {SHORT[k]: values[metric] for k, values in scores.items()}, metric
+            )
+            for metric in COMPARED
+            if metric in model
+        },
+        "against": plots.model_against(
+            own, same, seen, (f"{HEADLINE_METRIC}, {SHORT[SAME_PERTURBATION_DELTA]}", "model")
+        ),
+        "by_size": plots.by_size(
+            found.de_genes, own, seen, ("measured DE genes", f"{HEADLINE_METRIC}, model")
+        ),
+        "calibration": plots.calibration(_calls(found, "calibration")),
+        "called": plots.called_by_expression(
+            {"measured cells": found.model.calls.by_expression["measured"].to_numpy()}
+            | {
+                name: table["predicted"].to_numpy()
+                for name, table in _calls(found, "by_expression").items()
+            }
+        ),
+        "effects": _effects(found, own),
+    }
+    return drawn
+
+
+def _calls(found: Findings, what: str) -> dict[str, pd.DataFrame]:
+    outcomes = found.outcomes | ({HALF: found.ceiling.outcome} if found.ceiling else {})
+    return {SHORT[name]: getattr(outcomes[name].calls, what) for name in DRAWN if name in outcomes}
+
+
+def _delta(pair: Pair, matrix: Matrix, label: str) -> NDArray[np.float64]:
+    """Return a perturbation's mean change against the controls, [genes]."""
+    cells, controls = (dense(matrix[pair.rows[name]]) for name in (label, pair.control))
+    return cells.mean(axis=0, dtype=np.float64) - controls.mean(axis=0, dtype=np.float64)
+
+
+def _effects(found: Findings, own: pd.Series) -> list[str]:
+    """Draw the changes of the best, the median and the worst predicted perturbation."""
+    ordered = own.dropna().sort_values(ascending=False, kind="stable")
+    if not len(ordered):
+        return []
+    last, middle = len(ordered) - 1, (len(ordered) - 1) // 2
+    chosen = dict(sorted({last: "worst", middle: "median", 0: "best"}.items()))
+    sides = (found.pair.predicted, found.pair.measured)
+    drawn = []
+    for place, what in chosen.items():
+        label = str(ordered.index[place])
+        predicted, measured = (_delta(found.pair, side, label) for side in sides)
+        genes = [n for n, gene in enumerate(found.pair.genes) if gene in label.split("+")]
+        title = f"{what}: {plots.short(label)} ({ordered.iloc[place]:.2f})"
+        drawn.append(plots.effect(predicted, measured, genes, title))
     return drawn

@@ -1,18 +1,30 @@
-"""Means over perturbations, and whether the model beats a baseline."""
+"""The tables of an evaluation: every score, their means with intervals, what was undefined."""
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import polars as pl
 
-from components.evaluate.scoring import OF_THE_SET, Score
+from components.evaluate.baselines import BASELINES, MODEL, MODEL_MEANS
+from components.evaluate.metrics import EVERY, METRICS
+from components.evaluate.scoring import OF_THE_SET
+from components.evaluate.strata import SEEN, TRAINING, UNSEEN
+from components.evaluate.uncertainty import interval
+
+SCORES_FILE = "scores.csv"
+SUMMARY_FILE = "summary.csv"
 
 HEADLINE_METRIC = "pearson_delta"
-RESAMPLES = 2000
+HALF = "measured_half"
+"""One half of the measured cells as a prediction of the other, at half the depth."""
+CEILING = "ceiling"
+"""The same, mapped to full depth."""
 
+Scores = Mapping[str, pd.DataFrame]
+"""Metrics of each prediction, index = perturbation; NaN where there is no value."""
 Means = dict[str, float | None]
 
 
@@ -21,102 +33,154 @@ def finite(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def nan_means(metrics: pd.DataFrame) -> Means:
-    """Return each metric's mean over the perturbations that have one, None where none has."""
-    return {str(name): finite(value) for name, value in metrics.mean().items()}
+def long_table(scores: Scores) -> pd.DataFrame:
+    """Return every score in long form: prediction, perturbation, metric, value (NaN = none)."""
+    parts = [
+        values.rename_axis("perturbation")
+        .reset_index()
+        .melt("perturbation", var_name="metric")
+        .assign(prediction=name)
+        for name, values in scores.items()
+    ]
+    return pd.concat(parts)[["prediction", "perturbation", "metric", "value"]]
 
 
-def baseline_table(baselines: Mapping[str, Score]) -> pd.DataFrame:
-    """Return the baselines in long form: baseline, metric, mean (nan-mean), median, n_nan."""
-    parts = []
-    for name, score in baselines.items():
-        values = score.metrics
-        part = pd.DataFrame(
-            {"mean": values.mean(), "median": values.median(), "n_nan": values.isna().sum()}
-        )
-        parts.append(part.rename_axis("metric").reset_index().assign(baseline=name))
-    return pd.concat(parts)[["baseline", "metric", "mean", "median", "n_nan"]]
+def summary_table(scores: Scores, ceiling: pd.DataFrame | None) -> pd.DataFrame:
+    """Summarise every metric of every prediction over the perturbations that have a value.
 
+    Args:
+        scores: metrics of each prediction.
+        ceiling: from `halves.at_full_depth`, None = there is none.
 
-@dataclass(frozen=True)
-class Comparison:
-    """The model less a baseline in pearson_delta, paired over perturbations."""
-
-    model: float | None
-    """Nan-mean over all perturbations, as in the headline table."""
-    baseline: float | None
-    difference: float | None
-    """Mean over the perturbations that have a value on both sides."""
-    low: float | None
-    high: float | None
-    """Bootstrap 95 % interval of the difference, None with fewer than two perturbations."""
-    better: int
-    """Perturbations with the model ahead."""
-    of: int
-    """Perturbations with a value on both sides."""
-
-    @property
-    def verdict(self) -> str:
-        """Return beats / falls short of / is level with / cannot be compared with."""
-        if self.difference is None:
-            return "cannot be compared with"
-        if self.low is None or self.high is None or self.low <= 0 <= self.high:
-            return "is not clearly different from"
-        return "beats" if self.low > 0 else "falls short of"
-
-
-def compare(model: pd.Series, baseline: pd.Series) -> Comparison:
-    """Compare pearson_delta of the model and a baseline over the same perturbations.
-
-    The interval resamples perturbations (2,000 times, fixed seed), as the perturbations of the
-    screen are a sample of those one would ask the model about.
+    Returns:
+        A row a prediction and metric: prediction, metric, mean, low and high (bootstrap interval
+        of the mean over perturbations, see `uncertainty`), median, max, min, sd, n (with a value),
+        undefined. The ceiling has means alone. Metrics that are one number for the whole set have
+        no interval.
     """
-    difference = (model - baseline).dropna().to_numpy()
-    n = len(difference)
-    low = high = None
-    if n > 1:
-        drawn = np.random.default_rng(0).integers(n, size=(RESAMPLES, n))
-        low, high = map(float, np.quantile(difference[drawn].mean(axis=1), [0.025, 0.975]))
-    return Comparison(
-        model=finite(model.mean()),
-        baseline=finite(baseline.mean()),
-        difference=float(difference.mean()) if n else None,
-        low=low,
-        high=high,
-        better=int((difference > 0).sum()),
-        of=n,
+    parts = [_summarised(values).assign(prediction=name) for name, values in scores.items()]
+    if ceiling is not None:
+        means = ceiling["ceiling"].rename("mean").rename_axis("metric").reset_index()
+        parts.append(means.assign(prediction=CEILING))
+    columns = ["prediction", "metric", "mean", "low", "high", "median", "max", "min", "sd", "n"]
+    return pd.concat(parts, ignore_index=True)[[*columns, "undefined"]]
+
+
+def _summarised(values: pd.DataFrame) -> pd.DataFrame:
+    low, high = np.array(
+        [
+            (np.nan, np.nan) if name in OF_THE_SET else interval(values[name].to_numpy(float))
+            for name in values
+        ]
+    ).T
+    return pd.DataFrame(
+        {
+            "metric": values.columns,
+            "mean": values.mean().to_numpy(),
+            "low": low,
+            "high": high,
+            "median": values.median().to_numpy(),
+            "max": values.max().to_numpy(),
+            "min": values.min().to_numpy(),
+            "sd": values.std().to_numpy(),
+            "n": values.count().to_numpy(),
+            "undefined": values.isna().sum().to_numpy(),
+        }
     )
 
 
-def metrics_json(
-    model: Score,
-    baselines: Mapping[str, Score],
-    ceiling: pd.DataFrame,
-    seen: pd.Series,
-) -> dict[str, Any]:
-    """Return what `metrics.json` holds; every number is finite or None.
+def described(table: pl.DataFrame) -> pl.DataFrame:
+    """Return cell-eval's describe table (`agg_results.csv`) over what has a value.
+
+    In cell-eval's own the mean is NaN as soon as one perturbation's value is; here missing values
+    are left out and counted under ``null_count``.
+    """
+    values = table.drop("perturbation").cast(pl.Float64)
+    known = [pl.when(pl.col(name).is_finite()).then(name).alias(name) for name in values.columns]
+    return values.select(known).describe()
+
+
+def undefined_table(scores: Scores, de_genes: pd.Series) -> pd.DataFrame:
+    """Count what has no value and say why.
 
     Args:
-        model: the model's score.
-        baselines: the baselines' scores.
-        ceiling: from `scoring.ceiling`.
-        seen: whether training had the perturbation, index = perturbation.
+        scores: metrics of each prediction.
+        de_genes: measured differentially expressed genes of each perturbation.
+
+    Returns:
+        A row a prediction and metric with a perturbation without a value: prediction, metric,
+        undefined, without_de (how many of them have no measured differentially expressed gene),
+        why.
     """
-    values = model.metrics
-    seen = seen.loc[values.index]
-    # One number for the whole set says nothing of a part of it.
-    of_one = values.assign(**{name: np.nan for name in OF_THE_SET if name in values})
+    rows = []
+    for name, values in scores.items():
+        for metric in values:
+            missing = values.index[values[metric].isna()]
+            if len(missing):
+                without = int((de_genes.reindex(missing) == 0).sum())
+                known = EVERY.get(str(metric))
+                why = (known.undefined if known else "") or "cell-eval computed no value"
+                rows.append([name, metric, len(missing), without, why])
+    return pd.DataFrame(rows, columns=["prediction", "metric", "undefined", "without_de", "why"])
+
+
+def metrics_json(
+    summary: pd.DataFrame, strata: pd.DataFrame, groups: pd.DataFrame, comparisons: pd.DataFrame
+) -> dict[str, Any]:
+    """Return the numbers of `metrics.json`; every one is finite or None.
+
+    Args:
+        summary: from `summary_table`.
+        strata: from `strata.by_stratum` over all metrics.
+        groups: from `strata.strata`.
+        comparisons: from `uncertainty.compare`.
+    """
+    rows = summary.set_index(["prediction", "metric"])
+    named = dict.fromkeys(rows.index.get_level_values(0))
+    means = {name: _means(rows.loc[name, "mean"]) for name in named}
+    ours = [metric for metric in EVERY if metric not in METRICS]
+    model = rows.loc[MODEL]
+    every = [str(metric) for metric in model.index if metric in METRICS]
     return {
-        "model": nan_means(values),
-        "seen": nan_means(of_one[seen]),
-        "unseen": nan_means(of_one[~seen]),
-        "baselines": {name: nan_means(score.metrics) for name, score in baselines.items()},
-        "ceiling": {
-            name: finite(ceiling["ceiling"].get(name, math.nan)) for name in values.columns
+        "model": _only(means[MODEL], every),
+        "model_means": _only(means[MODEL_MEANS], every),
+        **{part: _part(strata, part, every) for part in (SEEN, UNSEEN)},
+        "baselines": {name: _only(means[name], every) for name in BASELINES if name in means},
+        "ceiling": dict.fromkeys(every) | _only(means.get(CEILING, {}), every),
+        "ours": {name: _only(found, ours) for name, found in means.items() if name != HALF},
+        "intervals": {
+            str(name): [finite(row["low"]), finite(row["high"])] for name, row in model.iterrows()
         },
-        "nan_counts": {str(name): int(count) for name, count in values.isna().sum().items()},
-        "perturbations": len(values),
-        "perturbations_seen": int(seen.sum()),
-        "perturbations_unseen": int((~seen).sum()),
-        "not_computed": model.not_computed,
+        "nan_counts": {name: int(count) for name, count in model["undefined"][every].items()},
+        "perturbations": len(groups),
+        "perturbations_seen": int((groups[TRAINING] == SEEN).sum()),
+        "perturbations_unseen": int((groups[TRAINING] == UNSEEN).sum()),
+        "comparisons": {
+            str(row["baseline"]): {
+                "model": means[MODEL][HEADLINE_METRIC],
+                "baseline": means[str(row["baseline"])][HEADLINE_METRIC],
+                **{key: finite(row[key]) for key in ("difference", "low", "high", "p", "p_holm")},
+                **{key: int(row[key]) for key in ("better", "of")},
+                "verdict": row["verdict"],
+            }
+            for row in comparisons[comparisons["metric"] == HEADLINE_METRIC].to_dict("records")
+        },
     }
+
+
+def _means(values: pd.Series) -> Means:
+    return {str(name): finite(value) for name, value in values.items()}
+
+
+def _only(means: Means, metrics: list[str]) -> Means:
+    return {name: means[name] for name in metrics if name in means}
+
+
+def _part(strata: pd.DataFrame, part: str, metrics: list[str]) -> Means:
+    """Return the model's means over the perturbations seen, or not seen, in training.
+
+    One number for the whole set says nothing of a part of it.
+    """
+    chosen = strata[(strata["prediction"] == MODEL) & (strata["group"] == part)]
+    found = _means(chosen.set_index("metric")["mean"])
+    return {name: None if name in OF_THE_SET else found.get(name) for name in metrics}

@@ -1,0 +1,98 @@
+"""Why a prediction's roc_auc is below chance: what a score that knows nothing of effects gets.
+
+Where a prediction puts nearly the same value in every cell, the rank test of its cells against the
+controls depends on one thing only: where that value lies in the distribution of the controls. That
+place alone is a score of each gene, which can be held against the genes that are really
+differentially expressed as the prediction's own significance is.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+from sklearn.metrics import roc_auc_score
+
+CHANCE = 0.5
+ALIKE = 0.5
+"""Rank correlation from which on one score is said to explain another."""
+
+Floats = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """Nan-means over the perturbations that have some, but not all, genes really called."""
+
+    roc_auc: float
+    """The prediction's own."""
+    skew_roc_auc: float
+    """Of the control skew alone."""
+    agreement: float
+    """Rank correlation, over genes, of the prediction's significance and the control skew."""
+
+    @property
+    def explained(self) -> bool:
+        """Whether the control skew alone falls below chance and ranks genes as the prediction."""
+        return self.skew_roc_auc < CHANCE and self.agreement >= ALIKE
+
+
+def control_skew(means: Floats, controls: NDArray[np.floating]) -> Floats:
+    """Return how far from the middle of the control cells each predicted mean lies.
+
+    It is |2 F - 1| with F the share of control cells below the mean (those that tie count half),
+    which is what the Mann-Whitney test makes of cells that all hold that mean.
+
+    Args:
+        means: predicted means, [perturbations, genes], log1p of counts per 10,000.
+        controls: control cells, [controls, genes], in the same unit.
+
+    Returns:
+        From 0 (the median) to 1 (outside of all controls), [perturbations, genes].
+    """
+    ordered = np.sort(controls, axis=0)
+    skew = np.empty(means.shape)
+    for gene in range(means.shape[1]):
+        value = means[:, gene].astype(ordered.dtype)
+        below = np.searchsorted(ordered[:, gene], value, side="left")
+        up_to = np.searchsorted(ordered[:, gene], value, side="right")
+        skew[:, gene] = np.abs((below + up_to) / len(ordered) - 1)
+    return skew
+
+
+def diagnose(fdr: Floats, really: Flags, skew: Floats) -> Diagnosis | None:
+    """Hold a prediction's significance against the control skew of its means.
+
+    Args:
+        fdr: of the predicted cells, [perturbations, genes].
+        really: what the measured cells call, [perturbations, genes].
+        skew: from `control_skew`, [perturbations, genes].
+
+    Returns:
+        None where no perturbation has both genes that are called and genes that are not.
+    """
+    scores = -np.log10(np.clip(fdr, 1e-10, 1.0))  # cell-eval's own
+    rows = np.flatnonzero(really.any(axis=1) & ~really.all(axis=1))
+    if not len(rows):
+        return None
+    found = [
+        (
+            roc_auc_score(really[row], scores[row]),
+            roc_auc_score(really[row], skew[row]),
+            _rank_correlation(scores[row], skew[row]),
+        )
+        for row in rows
+    ]
+    own, alone, agreement = (np.array(found, dtype=float)).T
+    known = np.isfinite(agreement)
+    return Diagnosis(
+        float(own.mean()), float(alone.mean()), float(agreement[known].mean()) if known.any() else 0
+    )
+
+
+def _rank_correlation(a: Floats, b: Floats) -> float:
+    x, y = rankdata(a), rankdata(b)
+    if x.std() == 0 or y.std() == 0:
+        return np.nan
+    return float(np.corrcoef(x, y)[0, 1])

@@ -1,0 +1,64 @@
+"""The command that repeats a run, as far as the artifacts of an evaluation know its parameters."""
+
+import json
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from components.shared.artifact import Artifact
+
+INGEST = {
+    "dataset": "source",
+    "perturbation_column": "perturbation_column",
+    "cell_line_column": "cell_line_column",
+    "control_label": "control",
+}
+"""Pipeline parameter to the parameter of the ingest task it became."""
+INGEST_OPTIONS = {"batch_column": "", "expression": "auto", "obs_filter": {}}
+SPLIT_OPTIONS = {
+    "val_line": "",
+    "val_fraction": 0.05,
+    "restrict_test_to_training": True,
+    "halve_controls": True,
+    "split_file": "",
+}
+"""Options of ingest and split with their defaults, which need not be said."""
+
+
+def repeat_command(inputs: Mapping[str, Artifact]) -> str:
+    """Return the `make run` line, empty where the cells do not say where they are from.
+
+    What the training was told (recipe, overrides) is in the model's `training_stats.json`, which
+    an evaluation does not see: the line leaves it to the parameter file.
+
+    Args:
+        inputs: the evaluation's input artifacts by name; cells, splits, predictions and, where one
+            was given, gene_prior.
+    """
+    given = {name: artifact.provenance["parameters"] for name, artifact in inputs.items()}
+    cells, splits = given["cells"], given["splits"]
+    if "source" not in cells:
+        return ""
+    found = {name: cells[own] for name, own in INGEST.items() if own in cells}
+    found |= {name: splits[name] for name in ("train_lines", "test_line") if name in splits}
+    prior = given.get("gene_prior", {})
+    found |= {
+        name: prior[own]
+        for name, own in (("prior", "uri"), ("pretrained", "vocabulary"))
+        if own in prior
+    }
+    found |= {"seed": splits["seed"]} if "seed" in splits else {}
+    for name, own, defaults in (
+        ("ingest_options", cells, INGEST_OPTIONS),
+        ("split_options", splits, SPLIT_OPTIONS),
+    ):
+        if said := {
+            key: own[key] for key, usual in defaults.items() if own.get(key, usual) != usual
+        }:
+            found[name] = said
+    words = " ".join(shlex.quote(f"{name}={_yaml(value)}") for name, value in found.items())
+    return f"make run PARAMS=<parameter file of the run> ARGS={shlex.quote(words)}"
+
+
+def _yaml(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,107 @@
+"""How sure the means over perturbations are, and whether the model beats a baseline.
+
+The perturbations of a screen are taken for a sample of those one would ask the model about, so
+intervals resample perturbations. They do not cover other seeds (see `seeds`) or other lines.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.stats import bootstrap, wilcoxon
+from statsmodels.stats.multitest import multipletests
+
+from components.evaluate.metrics import EVERY, LOWER
+
+RESAMPLES = 2000
+LEVEL = 0.95
+ALPHA = 1 - LEVEL
+
+BEATS = "beats"
+FALLS_SHORT = "falls short of"
+UNCLEAR = "is not clearly different from"
+INCOMPARABLE = "cannot be compared with"
+
+Floats = NDArray[np.float64]
+
+
+def interval(values: Floats) -> tuple[float, float]:
+    """Return the bootstrap interval (95 %, percentile) of the mean of what is not NaN.
+
+    NaN with fewer than two values. The same values always give the same interval.
+    """
+    known = values[~np.isnan(values)]
+    if len(known) < 2:
+        return np.nan, np.nan
+    found = bootstrap(
+        (known,),
+        np.mean,
+        n_resamples=RESAMPLES,
+        batch=250,
+        confidence_level=LEVEL,
+        method="percentile",
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    return float(found.low), float(found.high)
+
+
+def compare(
+    model: pd.DataFrame, baselines: Mapping[str, pd.DataFrame], metrics: Sequence[str]
+) -> pd.DataFrame:
+    """Compare the model with each baseline in each metric, paired over perturbations.
+
+    The test is Wilcoxon's signed-rank test of the differences, corrected by Holm over all metrics
+    and baselines. "Beats" and "falls short of" are said only where both the corrected test and
+    the interval of the mean difference exclude no difference.
+
+    Args:
+        model: metrics of the model, a row a perturbation.
+        baselines: the same of each baseline.
+        metrics: which of their columns.
+
+    Returns:
+        A row a metric and baseline: metric, baseline, difference (mean of model less baseline over
+        the perturbations with a value on both sides), low, high (its bootstrap interval), better
+        (perturbations with the model ahead), of (perturbations compared), p, p_holm, verdict.
+    """
+    rows = [
+        _compared(metric, name, model[metric], other[metric])
+        for metric in metrics
+        for name, other in baselines.items()
+        if metric in model and metric in other
+    ]
+    columns = ["metric", "baseline", "difference", "low", "high", "better", "of", "p"]
+    table = pd.DataFrame(rows, columns=columns)
+    table["p_holm"] = np.nan
+    if (tested := table["p"].notna()).any():
+        table.loc[tested, "p_holm"] = multipletests(table.loc[tested, "p"], method="holm")[1]
+    numbers = table[["difference", "low", "high", "p_holm"]].to_numpy(float)
+    table["verdict"] = [
+        _verdict(str(metric), *row) for metric, row in zip(table["metric"], numbers, strict=True)
+    ]
+    return table
+
+
+def _compared(metric: str, name: str, model: pd.Series, baseline: pd.Series) -> list[object]:
+    difference = (model - baseline).dropna().to_numpy()
+    ahead = difference < 0 if EVERY[metric].better == LOWER else difference > 0
+    mean = float(difference.mean()) if len(difference) else np.nan
+    low, high = interval(difference)
+    return [metric, name, mean, low, high, int(ahead.sum()), len(difference), _p(difference)]
+
+
+def _p(difference: Floats) -> float:
+    """Return the signed-rank test's two-sided p: NaN for one difference, 1 where all are 0."""
+    if len(difference) < 2:
+        return np.nan
+    return float(wilcoxon(difference).pvalue) if difference.any() else 1.0
+
+
+def _verdict(metric: str, difference: float, low: float, high: float, p: float) -> str:
+    if np.isnan(difference):
+        return INCOMPARABLE
+    if np.isnan(p) or p >= ALPHA or low <= 0 <= high:
+        return UNCLEAR
+    ahead = difference < 0 if EVERY[metric].better == LOWER else difference > 0
+    return BEATS if ahead else FALLS_SHORT
