@@ -104,8 +104,9 @@ MENDS = (
     Mend("contrast", ("contrast", "validation_cells")),
     Mend("loss on the change of sets", ("set_size", "delta_weight")),
 )
-NOT_TRIED = ("precision", "predicted_cells")
-"""Settings without a bearing here: the CPU computes in float32, and the scores are of means."""
+NOT_TRIED = ("precision", "predicted_cells", "prior_neutral")
+"""Settings without a bearing here: the CPU computes in float32, scores are of means, and there is no
+prior."""
 
 
 @dataclass(frozen=True)
@@ -269,7 +270,7 @@ def do(run: Run, folder: Path) -> dict[str, Any]:
     model, _, vocabulary, _ = start_model(run.size.pretrained, recipe)
     tokens = GeneTokens.of(cells.genes, vocabulary)
     data = load_training_data(
-        cells, splits, tokens, token_for_unmeasured=recipe.token_for_unmeasured
+        cells, splits, tokens, DEVICE, token_for_unmeasured=recipe.token_for_unmeasured
     )
     basal = torch.from_numpy(cells.rows(splits.basal(TEST_LINE)).toarray())[:, tokens.columns]
 

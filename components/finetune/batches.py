@@ -68,9 +68,11 @@ class Step:
         codes = self.pairs.codes[chosen]
         targets = [data.targets[code] for code in codes]
         basal = gathered(data.expression, self.pairs.inputs[chosen], window.genes)
-        measured = gathered(data.expression, self.pairs.outputs[chosen], window.genes)
+        outputs = self.pairs.outputs[chosen]
+        measured = gathered(data.expression, outputs, window.genes)
+        known = data.known(data.line_numbers(outputs), codes, window.genes)
         return TrainingBatch(
-            assemble(basal, targets, window, data.ids, device),
+            assemble(basal, targets, window, data.ids, device, known),
             moved(measured, device).float(),
             codes,
             self._sets(self.deltas, sets, device) if self.deltas else None,

@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from components.shared.devices import moved
 from components.shared.tokens import Ints, Targets
 
 Floats = NDArray[np.float64]
@@ -49,6 +50,17 @@ class TrainingData:
     reference_mean: dict[str, Floats]
     """Mean expression of the reference controls, by cell line, [modelled genes]."""
     validation: list[ValidationSet]
+    effects: Tensor | None = None
+    """What each line may know of each perturbation's effect from other lines, float32 [lines,
+    perturbations, genes], log1p units; lines in the order of `controls`."""
+
+    def known(self, lines: Ints, codes: Ints, genes: Ints) -> Tensor | None:
+        """Return known effects on some genes for each pair of line and perturbation, [B, G]."""
+        if self.effects is None:
+            return None
+        there = self.effects.device
+        place = (lines[:, None], codes[:, None], genes[None])
+        return self.effects[tuple(moved(torch.from_numpy(part), there) for part in place)]
 
     def seen(self) -> list[ValidationSet]:
         """Return the held-out sets whose perturbation has training cells, in another line."""

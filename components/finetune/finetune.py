@@ -5,17 +5,20 @@ import json
 import shutil
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from components.finetune.checkpoints import Checkpoints, Identity, Place, Saved, open_place
 from components.finetune.curves import curves_page
 from components.finetune.data import TrainingData
+from components.finetune.deltas import line_deltas
+from components.finetune.effects import known_effects, vectors_of
 from components.finetune.keeping import CHECKPOINT_MINUTES
 from components.finetune.loading import load_training_data
 from components.finetune.recipe import Recipe, load_recipe
@@ -29,12 +32,14 @@ from components.shared.cells import Cells
 from components.shared.checkpoint import (
     ARGS_FILE,
     CHECKPOINT_FILES,
+    EXTRA_FILE,
     STATS_FILE,
     WEIGHTS_FILE,
     read_checkpoint,
 )
+from components.shared.effects import EFFECTS_FILE, EffectTable
 from components.shared.errors import InputError
-from components.shared.gene_prior import FACTS_FILE, TABLE_FILE, TENSOR
+from components.shared.gene_prior import EFFECTS, FACTS_FILE, TABLE_FILE, TENSOR
 from components.shared.perturbation import genes_of
 from components.shared.pretrained import SIZES, parse_pretrained, resolve_vocabulary
 from components.shared.splits import Splits
@@ -142,11 +147,13 @@ def _finetune(
             own = {"recipe": recipe, "seed": seed, "settings": asdict(settings)}
             args = ready.args | {"scgpt_perturb": own}
             _write(draft.path, result, args, ready.vocabulary, stats, prior_artifact)
+            if ready.effects:
+                ready.effects.write(draft.path / EFFECTS_FILE)
             draft.summary |= {key: value for key, value in stats.items() if key != "history"}
     if ready.store:
         ready.store.keep(1)
     print(
-        f"finetune: wrote {target}: best epoch {result.best_epoch} of {len(result.history)}, "
+        f"finetune: wrote {target}: best epoch {result.best_epoch} of {stats['epochs_run']}, "
         f"validation pearson_delta {stats['best_val_pearson_delta']}, {result.stop_reason}",
         flush=True,
     )
@@ -160,6 +167,7 @@ class _Ready:
     args: dict[str, Any]
     vocabulary: Vocabulary
     data: TrainingData
+    effects: EffectTable | None
     settings: Recipe
     seed: int
     workers: Workers
@@ -200,14 +208,29 @@ def _made_ready(
     identity = _identity(inputs, source, settings, seed, device)
     store = Checkpoints(place, identity) if place else None
     saved = _go_on(store) if store else None
-    _inject(model, prior, vocabulary)
+    table = _gene_table(prior, vocabulary)
+    if table is not None:
+        scgpt_model.add_prior(model, table, neutral=settings.prior_neutral)
     tokens = GeneTokens.of(cells.genes, vocabulary)
     data = load_training_data(
         cells, splits, tokens, device, token_for_unmeasured=settings.token_for_unmeasured
     )
+    effects = None
+    if prior.summary.get(EFFECTS) is not None:
+        scgpt_model.give_effects(model)
+        known = known_effects(
+            data.perturbations,
+            [line_deltas(data)],
+            None if table is None else vectors_of(data.perturbations, table, vocabulary),
+        )
+        data = replace(data, effects=known.change[:-1].to(data.expression.device))
+        genes = [cells.genes[column] for column in tokens.columns]
+        effects = EffectTable(data.perturbations, genes, known.change[-1].numpy(), known.origin)
     facts = _facts(model, data, cells, tokens, workers, pretrained, prior)
     facts["compiled"] = scgpt_model.compile_on(model.to(device), device)
-    return _Ready(model, args, vocabulary, data, settings, seed, workers, store, saved, facts)
+    return _Ready(
+        model, args, vocabulary, data, effects, settings, seed, workers, store, saved, facts
+    )
 
 
 def _identity(
@@ -238,12 +261,16 @@ def _go_on(store: Checkpoints) -> Saved | None:
 def _reporting(tracker: Tracker) -> Callable[[Epoch], None]:
     def report(epoch: Epoch) -> None:
         tracker.log(epoch.row())
-        print(
-            f"finetune: epoch {epoch.epoch}: loss {epoch.train_loss:.4f}, validation "
-            f"pearson_delta {epoch.val_pearson_delta:.4f}, discrimination "
-            f"{epoch.val_discrimination:.3f}, {epoch.cells_per_second:.0f} cells/s",
-            flush=True,
+        scores = (
+            f"validation pearson_delta {epoch.val_pearson_delta:.4f}, discrimination "
+            f"{epoch.val_discrimination:.3f}"
         )
+        if epoch.epoch:
+            words = f"epoch {epoch.epoch}: loss {epoch.train_loss:.4f}, {scores}, "
+            words += f"{epoch.cells_per_second:.0f} cells/s"
+        else:
+            words = f"known effects alone, before training: {scores}"
+        print(f"finetune: {words}", flush=True)
 
     return report
 
@@ -276,15 +303,16 @@ def _digest(args: Mapping[str, Any], vocabulary: Vocabulary, *weights: str) -> s
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _inject(model: Any, prior: Artifact, vocabulary: Vocabulary) -> None:
+def _gene_table(prior: Artifact, vocabulary: Vocabulary) -> Tensor | None:
+    """Return the prior's vector of each token, [tokens, width], None where it has none."""
     if prior.summary["kind"] == "none":
-        return
+        return None
     if prior.summary["vocabulary_sha256"] != vocabulary_digest(vocabulary):
         raise InputError(
             f"{prior.path}: aligned to another vocabulary than that of the pretrained model, "
             f"{len(vocabulary)} tokens; run the prior task with the same pretrained"
         )
-    scgpt_model.add_prior(model, load_file(prior.path / TABLE_FILE)[TENSOR])
+    return load_file(prior.path / TABLE_FILE)[TENSOR]
 
 
 def _facts(
@@ -351,17 +379,17 @@ def _stats(
 ) -> dict[str, Any]:
     seen = sum(epoch.cells for epoch in result.history)
     training = sum(epoch.seconds for epoch in result.history)
-    best = result.rows()[result.best_epoch - 1]
+    best = next(row for row in result.rows() if row["epoch"] == result.best_epoch)
     return {
         "recipe": parameters["recipe"],
         "seed": parameters["seed"],
         **facts,
         "settings": asdict(recipe),
-        "epochs_run": len(result.history),
+        "epochs_run": result.history[-1].epoch,
         "best_epoch": result.best_epoch,
         **{f"best_{name}": value for name, value in best.items() if name.startswith("val_")},
         "stop_reason": result.stop_reason,
-        "cells_per_epoch": result.history[0].cells,
+        "cells_per_epoch": result.history[-1].cells,
         "cells_seen": seen,
         "cells_per_second": round(seen / training, 1),
         "wall_clock_seconds": round(result.seconds, 1),
@@ -378,7 +406,10 @@ def _write(
     stats: Mapping[str, Any],
     prior: Artifact,
 ) -> None:
-    torch.save(result.state, folder / WEIGHTS_FILE)
+    state, extra = scgpt_model.parted(result.state)
+    torch.save(state, folder / WEIGHTS_FILE)
+    if extra:
+        save_file(extra, folder / EXTRA_FILE)
     for name, content in ((ARGS_FILE, args), (VOCAB_FILE, vocabulary), (STATS_FILE, stats)):
         (folder / name).write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
     if prior.summary["kind"] != "none":

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from components.finetune.data import Floats, TrainingData, moments
+from components.finetune.data import TrainingData
+from components.finetune.deltas import LineDeltas
 from components.shared.devices import moved
 from components.shared.tokens import Ints
 
@@ -50,34 +51,19 @@ class Sets:
     """Weight of each gene, float32 [sets, G]."""
 
 
-def measured_deltas(data: TrainingData) -> Deltas:
-    """Measure the change and the weights of every (line, perturbation) that has training cells.
+def measured_deltas(data: TrainingData, deltas: LineDeltas) -> Deltas:
+    """Return the change and the weights of every (line, perturbation) that has training cells.
 
     A weight follows the gene's t-score between the perturbation's cells and the line's controls,
-    within `LEAST_SCORE` and `MOST_SCORE`.
+    within `LEAST_SCORE` and `MOST_SCORE`; a gene that varies on neither side scores 0.
     """
-    shape = (len(data.controls), len(data.perturbations), data.expression.shape[1])
-    change, weight = torch.zeros(shape), torch.ones(shape)
-    lines = data.line_numbers(data.train_rows)
-    for number, controls in enumerate(data.controls.values()):
-        mean, variance = moments(data.expression, controls)
-        for code in np.unique(data.train_codes[lines == number]):
-            rows = data.train_rows[(lines == number) & (data.train_codes == code)]
-            own_mean, own_variance = moments(data.expression, rows)
-            delta = own_mean - mean
-            score = _t_score(delta, own_variance, len(rows), variance, len(controls))
-            score = np.clip(score, LEAST_SCORE, MOST_SCORE)
-            change[number, code] = torch.from_numpy(delta)
-            weight[number, code] = torch.from_numpy(score / score.mean())
+    score = np.zeros_like(deltas.change)
+    np.divide(np.abs(deltas.change), np.sqrt(deltas.variance), out=score, where=deltas.variance > 0)
+    score = np.clip(score, LEAST_SCORE, MOST_SCORE)
+    weight = score / score.mean(axis=2, keepdims=True)
     where = data.expression.device
-    return Deltas(change.to(where), weight.to(where))
-
-
-def _t_score(delta: Floats, own: Floats, n_own: int, control: Floats, n_control: int) -> Floats:
-    """Return the size of each gene's t-score; 0 where neither side varies."""
-    # A rare gene may not vary among a few cells: taken to vary as much as in controls, at least.
-    spread = np.fmax(own, control) / n_own + control / n_control
-    return np.divide(np.abs(delta), np.sqrt(spread), out=np.zeros_like(delta), where=spread > 0)
+    parts = (torch.from_numpy(part).to(where, torch.float32) for part in (deltas.change, weight))
+    return Deltas(*parts)
 
 
 def sets_of(

@@ -40,6 +40,7 @@ class Recipe:
     contrast: bool
     predicted_cells: str
     validation_cells: int
+    prior_neutral: bool
 
 
 ALLOWED = {

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from torch import Tensor
 from components.finetune.batches import Step, TrainingBatch, divided, epoch_pairs, steps
 from components.finetune.checkpoints import Checkpoints, Saved
 from components.finetune.data import TrainingData
+from components.finetune.deltas import line_deltas
 from components.finetune.keeping import Keeper
 from components.finetune.objective import Deltas, delta_loss, measured_deltas
 from components.finetune.recipe import Recipe
@@ -71,21 +73,25 @@ def fit(
     state = TrainingState.begin(model, recipe, device=device, workers=workers)
     if saved:
         state.restore(saved.parts)
-    deltas = measured_deltas(data) if recipe.delta_weight else None
+    deltas = measured_deltas(data, line_deltas(data)) if recipe.delta_weight else None
     with Keeper(checkpoints, state, saved) as keeper, _memory_told(recipe):
+        validated = partial(
+            validate,
+            model,
+            data,
+            recipe,
+            seed=seed,
+            device=device,
+            between=keeper.leave_if_asked,
+            workers=workers,
+        )
+        if data.effects is not None and not saved:
+            # Known effects alone: what training has to beat to be kept.
+            on_epoch(_note(state, 0, validated()))
         trainer = _Trainer(state, data, deltas, recipe, seed, keeper)
         while not state.fit.stop_reason:
             trainer.train_epoch()
-            validation = validate(
-                model,
-                data,
-                recipe,
-                seed=seed,
-                device=device,
-                between=keeper.leave_if_asked,
-                workers=workers,
-            )
-            on_epoch(_close_epoch(state, recipe, validation))
+            on_epoch(_close_epoch(state, recipe, validated()))
             keeper.save()
     state.count_time()
     return state.fit
@@ -269,25 +275,8 @@ def _dropout_seed(seed: int, state: TrainingState) -> int:
 def _close_epoch(state: TrainingState, recipe: Recipe, validation: Validation) -> Epoch:
     """Note the epoch, keep its weights if they are the best, and go on to the next or stop."""
     fit, epoch = state.fit, state.epoch
-    losses = state.losses.tolist()
-    facts = Epoch(
-        epoch=epoch,
-        train_loss=losses[0] / state.cells,
-        train_delta_loss=losses[1] / state.cells,
-        **{f"val_{name}": value for name, value in asdict(validation).items()},
-        learning_rate=float(state.schedule.get_last_lr()[0]),
-        cells=state.cells,
-        seconds=state.seconds,
-        cells_per_second=state.cells / max(state.seconds, 1e-9),
-    )
-    fit.history.append(facts)
+    facts = _note(state, epoch, validation)
     state.schedule.step()
-    pearson = validation.pearson_delta
-    score = pearson if np.isfinite(pearson) else float("-inf")
-    undecided = fit.best_pearson_delta == float("-inf")  # no finite score yet: the latest
-    if undecided or score > fit.best_pearson_delta:
-        fit.state = export_state(state.model)
-        fit.best_epoch, fit.best_pearson_delta = epoch, score
     if epoch - fit.best_epoch >= recipe.early_stop_after:
         fit.stop_reason = f"no better validation pearson_delta for {recipe.early_stop_after} epochs"
     elif epoch == recipe.epochs:
@@ -296,3 +285,28 @@ def _close_epoch(state: TrainingState, recipe: Recipe, validation: Validation) -
     state.losses.zero_()
     state.cells, state.seconds = 0, 0.0
     return facts
+
+
+def _note(state: TrainingState, epoch: int, validation: Validation) -> Epoch:
+    """Add an epoch to the history, and keep the weights if they are the best."""
+    fit = state.fit
+    losses = (state.losses / state.cells).tolist()  # NaN before there is any
+    fit.history.append(
+        Epoch(
+            epoch=epoch,
+            train_loss=losses[0],
+            train_delta_loss=losses[1],
+            **{f"val_{name}": value for name, value in asdict(validation).items()},
+            learning_rate=float(state.schedule.get_last_lr()[0]),
+            cells=state.cells,
+            seconds=state.seconds,
+            cells_per_second=state.cells / max(state.seconds, 1e-9),
+        )
+    )
+    pearson = validation.pearson_delta
+    score = pearson if np.isfinite(pearson) else float("-inf")
+    undecided = fit.best_pearson_delta == float("-inf")  # no finite score yet: the latest
+    if undecided or score > fit.best_pearson_delta:
+        fit.state = export_state(state.model)
+        fit.best_epoch, fit.best_pearson_delta = epoch, score
+    return fit.history[-1]

@@ -129,7 +129,9 @@ def _predict(
     device: torch.device,
 ) -> "_Prediction":
     """Predict a set from the controls ``inputs``, beside its measured cells ``rows``."""
-    target = data.targets[data.perturbations.index(held_out.perturbation)]
+    code = data.perturbations.index(held_out.perturbation)
+    line = list(data.controls).index(held_out.line)
+    known = data.known(np.array([line]), np.array([code]), np.arange(len(data.ids)))
     total, error = torch.zeros(len(data.ids), dtype=torch.float64), 0.0
     for start in range(0, len(rows), recipe.batch_size):
         part = slice(start, start + recipe.batch_size)
@@ -137,13 +139,14 @@ def _predict(
         output = predict_cells(
             model,
             basal,
-            [target],
+            [data.targets[code]],
             data.ids,
             order,
             window=recipe.predict_window,
             contrast=recipe.contrast,
             device=device,
             precision=recipe.precision,
+            effects=known,
         )
         error += float((output - _cells(data, rows[part]).cpu()).square().mean(1).sum())
         total += output.sum(0, dtype=torch.float64)

@@ -18,12 +18,14 @@ from components.shared.artifact import MODEL, PREDICTIONS, opening, writing
 from components.shared.cells import Cells
 from components.shared.checkpoint import WEIGHTS_FILE, read_checkpoint
 from components.shared.csr_writer import CsrWriter
+from components.shared.effects import EFFECTS_FILE, EffectTable
 from components.shared.errors import InputError
 from components.shared.inference import predict_cells
 from components.shared.model import load_finetuned
 from components.shared.perturbation import CONTROL, genes_of
 from components.shared.predictions import (
     CELLS_KIND,
+    KNOWN_MEANS,
     MEANS,
     PERTURBATIONS,
     PREDICTIONS_FILE,
@@ -78,7 +80,10 @@ def predict(
         file = draft.path / PREDICTIONS_FILE
         perturbations = np.unique(labels[test]).tolist()
         shell = _shell(opened, obs, test, reference, perturbations, predictor.kind)
-        _write(file, shell, blocks)
+        known = predictor.known(perturbations)
+        _write(
+            file, shell, blocks, None if known is None else np.maximum(_mean(control) + known, 0)
+        )
         draft.summary |= predictor.facts(perturbations) | {
             "test_line": line,
             "cells": len(test),
@@ -123,6 +128,8 @@ class _Predictor:
         self.tokens = GeneTokens.of(self.genes, checkpoint.vocabulary)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = load_finetuned(checkpoint, folder / WEIGHTS_FILE).to(self.device)
+        file = folder / EFFECTS_FILE
+        self.effects = EffectTable.read(file) if file.exists() else None
         self.clipped = 0
         self.order: Ints = np.random.default_rng([seed, 5]).permutation(len(self.tokens.ids))
         self.ties = np.random.default_rng([seed, 6])
@@ -139,12 +146,12 @@ class _Predictor:
 
         ``labels`` come sorted. Values are within [0, HIGHEST]; `clipped` counts what was not.
         """
-        pool = np.asarray(control.mean(axis=0), dtype=np.float32).ravel()
+        pool = _mean(control)
         with bar(total=len(labels), what="predicting", unit=" cells") as progress:
             for label, count in zip(*np.unique(labels, return_counts=True), strict=True):
                 start = int(np.searchsorted(labels, label))
                 basal = control[partners[start : start + count]].toarray()
-                predicted = self._predict(basal, self._targets(str(label)), progress)
+                predicted = self._predict(basal, str(label), progress)
                 if not np.isfinite(predicted).all():
                     raise InputError(
                         f"the model predicts NaN or infinity for '{label}'; train again"
@@ -161,10 +168,16 @@ class _Predictor:
                     predicted = rank_cells(basal, mean, self.ties)
                 yield predicted, mean.astype(np.float32)
 
-    def _predict(self, basal: Floats, target: Targets, progress: tqdm) -> Floats:
-        """Return the prediction for control cells [cells, genes] under ``target``, in batches."""
-        predicted = basal.copy()
+    def known(self, labels: list[str]) -> Floats | None:
+        """Return the effects that the model was given of some perturbations, [labels, genes]."""
+        return self.effects.of(labels, self.genes) if self.effects else None
+
+    def _predict(self, basal: Floats, label: str, progress: tqdm) -> Floats:
+        """Return the prediction for control cells [cells, genes] under ``label``, in batches."""
+        predicted, target = basal.copy(), self._targets(label)
         size = self.settings["batch_size"]
+        known = self.known([label])
+        effects = None if known is None else torch.from_numpy(known[:, self.tokens.columns])
         for start in range(0, len(basal), size):
             part = predicted[start : start + size]
             output = predict_cells(
@@ -177,6 +190,7 @@ class _Predictor:
                 contrast=self.settings["contrast"],
                 device=self.device,
                 precision=self.settings["precision"],
+                effects=effects,
             )
             part[:, self.tokens.columns] = output.numpy()
             progress.update(len(part))
@@ -200,6 +214,10 @@ class _Predictor:
             "unflagged_perturbations": len(unflagged),
             "unflagged": unflagged,
         }
+
+
+def _mean(cells: csr_matrix) -> Floats:
+    return np.asarray(cells.mean(axis=0), dtype=np.float32).ravel()
 
 
 def _obs(cells: Cells, splits: Splits, test: Ints, reference: Ints) -> pd.DataFrame:
@@ -235,8 +253,13 @@ def _shell(
     )
 
 
-def _write(file: Path, shell: AnnData, blocks: Iterator[tuple[Floats, Floats]]) -> None:
-    """Write the h5ad, predictions block by block: mapped cells sparse, denoised ones dense."""
+def _write(
+    file: Path, shell: AnnData, blocks: Iterator[tuple[Floats, Floats]], known: Floats | None
+) -> None:
+    """Write the h5ad, predictions block by block: mapped cells sparse, denoised ones dense.
+
+    ``known`` are the means that the effects the model was given come to without it.
+    """
     shell.write_h5ad(file)
     controls = shell.layers[TRUTH][shell.obs["is_control"].to_numpy()]
     means = []
@@ -247,7 +270,10 @@ def _write(file: Path, shell: AnnData, blocks: Iterator[tuple[Floats, Floats]]) 
             rows.append(csr_matrix(cells))
             means.append(mean)
         rows.append(controls)
-        anndata.io.write_elem(h5, "varm", {MEANS: np.stack(means, axis=1)})
+        stored = {MEANS: np.stack(means, axis=1)}
+        if known is not None:
+            stored[KNOWN_MEANS] = np.ascontiguousarray(known.T)
+        anndata.io.write_elem(h5, "varm", stored)
 
 
 class _Dense:

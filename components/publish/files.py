@@ -27,7 +27,7 @@ FILES = {
 }
 """Per artifact: the published sub-folder and the files, in the reference run's layout."""
 
-OPTIONAL = {"model": ("gene_prior.json",)}
+OPTIONAL = {"model": ("gene_prior.json", "beyond_scgpt.safetensors", "effects.safetensors")}
 """Files that only some runs have, published beside the others of their artifact."""
 
 OPTIONAL_NAMES = tuple(name for names in OPTIONAL.values() for name in names)
@@ -38,6 +38,8 @@ WHAT = {
     "vocab.json": "token to id",
     "training_stats.json": "how training went, epoch by epoch",
     "gene_prior.json": "where the gene prior comes from",
+    "beyond_scgpt.safetensors": "tensors that scGPT's class does not have",
+    "effects.safetensors": "the effects in other lines that the model was given",
     "scgpt_replogle_test.h5ad": "predicted and measured expression of every test cell",
     "agg_results.csv": "cell-eval's describe table",
     "results.csv": "metrics, a row a perturbation",

@@ -14,6 +14,8 @@ from components.shared.vocabulary import VOCAB_FILE, read_vocabulary
 WEIGHTS_FILE = "best_model.pt"
 ARGS_FILE = "args.json"
 STATS_FILE = "training_stats.json"
+EXTRA_FILE = "beyond_scgpt.safetensors"
+"""Tensors that scGPT's class does not have, where there are any."""
 CHECKPOINT_FILES = (WEIGHTS_FILE, ARGS_FILE, VOCAB_FILE)
 
 SIZE_ARGS = ("embsize", "nheads", "d_hid", "nlayers", "n_layers_cls")
@@ -31,6 +33,8 @@ class Checkpoint:
 def read_checkpoint(folder: Path) -> Checkpoint:
     """Read a checkpoint folder; attention weights come back under PyTorch's names.
 
+    Tensors that scGPT's class does not have are in the state too, if there are any.
+
     scGPT's flash-attention layers call the input projection `Wqkv`; it is the same tensor as
     `in_proj_` (see `scgpt.utils.load_pretrained`).
 
@@ -43,7 +47,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     return Checkpoint(
         read_args(folder / ARGS_FILE),
         read_vocabulary(folder / VOCAB_FILE),
-        _read_weights(folder / WEIGHTS_FILE),
+        _read_weights(folder / WEIGHTS_FILE) | _read_extra(folder / EXTRA_FILE),
     )
 
 
@@ -86,6 +90,18 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
         raise InputError(f"{path}: expected a state_dict, an object of name to tensor")
     return {name.replace("Wqkv.", "in_proj_"): tensor for name, tensor in state.items()}
+
+
+def _read_extra(path: Path) -> dict[str, Tensor]:
+    if not path.exists():
+        return {}
+    from safetensors import SafetensorError  # here, so that the model needs nothing but torch
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: not readable as safetensors ({error})") from None
 
 
 def check_shapes(

@@ -27,7 +27,8 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager:
 
 def forward(model: Any, batch: Batch) -> Tensor:
     """Return predicted expression of every token of the batch, [B, S]."""
-    return model(batch.ids, batch.values, batch.flags)
+    known = () if batch.effects is None else (batch.effects,)
+    return model(batch.ids, batch.values, batch.flags, *known)
 
 
 @torch.no_grad()
@@ -42,6 +43,7 @@ def predict_cells(
     contrast: bool,
     device: torch.device,
     precision: str,
+    effects: Tensor | None = None,
 ) -> Tensor:
     """Predict all modelled genes of control cells under perturbations.
 
@@ -57,13 +59,16 @@ def predict_cells(
             with and without flags, so it cancels.
         device: where the model is.
         precision: fp16, bf16 or fp32.
+        effects: what the perturbations are known to change, float32 [B or 1, genes], for a model
+            that was given effects.
 
     Returns:
         Predicted expression, float32 [B, genes], on the CPU, not clipped.
     """
     predicted = torch.empty(basal.shape)
     for tokens, taken in prediction_windows(len(ids), window, targets, order):
-        batch = assemble(_columns(basal, tokens), targets, tokens, ids, device)
+        known = None if effects is None else _columns(effects, tokens)
+        batch = assemble(_columns(basal, tokens), targets, tokens, ids, device, known)
         with autocast(device, precision):
             output = forward(model, batch)
             if contrast:
@@ -86,6 +91,7 @@ def predict_means(
     batch_size: int,
     device: torch.device,
     precision: str,
+    effects: Tensor | None = None,
 ) -> Iterator[Tensor]:
     """Predict what `predict_cells` would on average, all cells under every perturbation.
 
@@ -104,6 +110,8 @@ def predict_means(
         batch_size: cells at once.
         device: where the model is.
         precision: fp16, bf16 or fp32.
+        effects: what the perturbations are known to change, float32 [targets, genes], for a model
+            that was given effects.
 
     Yields:
         Mean predicted expression under one perturbation after the other, float32 [genes], on the
@@ -115,14 +123,16 @@ def predict_means(
         means = torch.empty(len(group), len(ids))
         for tokens, taken in prediction_windows(len(ids), window, group, order):
             width = len(tokens.genes) + len(tokens.extra)
+            known = None if effects is None else _columns(effects[first : first + size], tokens)
             sums = torch.zeros(len(group), width, dtype=torch.float64, device=device)
             for part in basal.split(batch_size):
-                batch = assemble(_columns(part, tokens), group, tokens, ids, device)
+                batch = assemble(_columns(part, tokens), group, tokens, ids, device, known)
                 with autocast(device, precision):
                     if contrast:
                         sums += _correction(model, batch).sum(0, dtype=torch.float64)
                     for row, flags in enumerate(batch.flags.split(1)):
-                        output = forward(model, replace(batch, flags=flags))
+                        own = None if batch.effects is None else batch.effects[row : row + 1]
+                        output = forward(model, replace(batch, flags=flags, effects=own))
                         sums[row] += output.sum(0, dtype=torch.float64)
             places = np.searchsorted(tokens.genes, taken)
             means[:, torch.from_numpy(taken)] = (sums / len(basal)).float().cpu()[:, places]
@@ -135,5 +145,5 @@ def _columns(basal: Tensor, window: Window) -> Tensor:
 
 def _correction(model: Any, batch: Batch) -> Tensor:
     """Return the control cells less what the model makes of them without flags, [B, S]."""
-    unperturbed = replace(batch, flags=torch.zeros_like(batch.flags[:1]))
+    unperturbed = replace(batch, flags=torch.zeros_like(batch.flags[:1]), effects=None)
     return batch.values - forward(model, unperturbed)

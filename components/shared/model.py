@@ -5,6 +5,10 @@ computes the same; weights fit either. A gene prior is a frozen table, projected
 width and added to the gene embedding before its layer norm. Since that is a sum, it can be folded
 into the embedding's weights when training ends: the published checkpoint is a plain
 `TransformerGenerator` that needs no table.
+
+Two things scGPT's class does not have: a prior that also reaches the perturbed gene's token, so
+that a target never seen in training is known by its prior there too; and known effects, from which
+the output departs. Their tensors are kept in a file of their own.
 """
 
 import shutil
@@ -15,8 +19,16 @@ import torch
 from torch import Tensor, nn
 
 from components.shared.checkpoint import Checkpoint, check_shapes
+from components.shared.errors import InputError
 from components.shared.scgpt_package import build_scgpt
-from components.shared.transformer import PriorEmbedding, TransformerGenerator
+from components.shared.transformer import (
+    NOT_PERTURBED,
+    PERTURBED,
+    EffectEncoder,
+    PriorEmbedding,
+    PriorProjection,
+    TransformerGenerator,
+)
 from components.shared.vocabulary import PAD, Vocabulary
 
 OURS, SCGPT = "ours", "scgpt"
@@ -24,6 +36,8 @@ IMPLEMENTATIONS = (OURS, SCGPT)
 
 PRETRAINED_PREFIXES = ("encoder.", "value_encoder.", "transformer_encoder.")
 """What is taken from a pretrained checkpoint; decoder and flag encoder start fresh."""
+EXTRA = ("flag_prior.", "effect_encoder.")
+"""What scGPT's class does not have."""
 
 
 def build(args: dict[str, Any], vocabulary: Vocabulary, implementation: str = OURS) -> Any:
@@ -87,21 +101,70 @@ def load_pretrained(model: nn.Module, checkpoint: Checkpoint, path: Path) -> lis
     return sorted(wanted)
 
 
-def add_prior(model: Any, table: Tensor) -> None:
-    """Inject a frozen prior ``table`` [tokens, width] at the model's gene embedding."""
-    model.encoder.embedding = PriorEmbedding(model.encoder.embedding, table)
+def add_prior(model: Any, table: Tensor, *, neutral: bool) -> None:
+    """Inject a frozen prior ``table`` [tokens, width] at the model's gene embedding.
+
+    Args:
+        model: of either class.
+        table: the prior; a row of zeros = none.
+        neutral: start without any weight on it, its numbers scaled to a mean square of 1, and
+            inject it at the perturbed gene's token too. Else, as in the reference run, its
+            projection starts random and the numbers are taken as they are.
+
+    Raises:
+        InputError: scgpt's own class cannot take a prior at the perturbed gene's token.
+    """
+    if neutral:
+        _check_ours(model, "prior_neutral=true")
+        rows = table[table.any(dim=1)]
+        table = table / rows.square().mean().sqrt().clamp(min=1e-12)
+        model.flag_prior = PriorProjection(table, model.encoder.embedding.embedding_dim)
+    model.encoder.embedding = PriorEmbedding(model.encoder.embedding, table, neutral=neutral)
+
+
+def give_effects(model: Any) -> None:
+    """Let the model take known effects; its own part starts as zero.
+
+    A perturbation's flag adds nothing at first, and neither do known effects to the input: what the
+    flags change in the output is then exactly the known effect, until training moves it.
+
+    Raises:
+        InputError: scgpt's own class cannot take them.
+    """
+    _check_ours(model, "prior=effects")
+    model.effect_encoder = EffectEncoder(model.encoder.embedding.embedding_dim)
+    with torch.no_grad():
+        model.pert_encoder.weight[PERTURBED] = model.pert_encoder.weight[NOT_PERTURBED]
+
+
+def _check_ours(model: Any, setting: str) -> None:
+    if not isinstance(model, TransformerGenerator):
+        raise InputError(
+            f"{setting} needs implementation={OURS}; scgpt's own class has no such input"
+        )
 
 
 def export_state(model: Any) -> dict[str, Tensor]:
-    """Return the plain `TransformerGenerator` state_dict on the CPU, a prior folded in."""
-    embedding = model.encoder.embedding
+    """Return the model's tensors on the CPU, a prior folded in.
+
+    Those under `EXTRA` are what scGPT's class does not have.
+    """
+    embedding, flag_prior = model.encoder.embedding, getattr(model, "flag_prior", None)
     state = {
         name: tensor for name, tensor in model.state_dict().items() if ".projection" not in name
     }
-    if isinstance(embedding, PriorEmbedding):
-        with torch.no_grad():
+    with torch.no_grad():
+        if isinstance(embedding, PriorEmbedding):
             state["encoder.embedding.weight"] = embedding.folded()
+        if flag_prior is not None:
+            state["flag_prior.weight"] = flag_prior.folded()
     return {name: tensor.detach().to("cpu", copy=True) for name, tensor in state.items()}
+
+
+def parted(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return what scGPT's class has of an exported state, and the rest."""
+    extra = {name: tensor for name, tensor in state.items() if name.startswith(EXTRA)}
+    return {name: tensor for name, tensor in state.items() if name not in extra}, extra
 
 
 def load_finetuned(checkpoint: Checkpoint, path: Path) -> Any:
@@ -111,6 +174,11 @@ def load_finetuned(checkpoint: Checkpoint, path: Path) -> Any:
         InputError: a tensor is missing, unknown or of another shape.
     """
     model = build(checkpoint.args, checkpoint.vocabulary)
+    width = checkpoint.args["embsize"]
+    if "flag_prior.weight" in checkpoint.state:
+        model.flag_prior = nn.Embedding(len(checkpoint.vocabulary), width)
+    if "effect_encoder.linear1.weight" in checkpoint.state:
+        model.effect_encoder = EffectEncoder(width)
     check_shapes(model.state_dict(), checkpoint.state, path, strict=True)
     model.load_state_dict(checkpoint.state)
     return model.eval()

@@ -7,7 +7,8 @@ reference controls of the test line are rows of their own (`X` equals the truth 
 perturbation in `X` have that mean. `uns` names the label column (`perturbation_column`), the
 control label (`control`), the perturbations of the means' columns (`perturbations`) and what the
 cells in `X` are (`predicted_cells`): `rank` = real control cells of the test line, mapped by rank
-to the mean; `denoised` = the model's output, cell by cell.
+to the mean; `denoised` = the model's output, cell by cell. A model that was given known effects has
+`varm["known_mean"]` too: what those effects come to without the model.
 """
 
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from components.shared.artifact import PREDICTIONS, Artifact, opening
 PREDICTIONS_FILE = "scgpt_replogle_test.h5ad"
 TRUTH = "truth"
 MEANS = "predicted_mean"
+KNOWN_MEANS = "known_mean"
 PERTURBATIONS = "perturbations"
 CELLS_KIND = "predicted_cells"
 
@@ -63,5 +65,5 @@ class Predictions:
             if name in file
         }
         layers = {name.removeprefix("layers/"): found[name] for name in found if name != "X"}
-        kept = {name: read_elem(file[name]) for name in ("obs", "var", "uns", "varm")}
+        kept = {x: read_elem(file[x]) for x in ("obs", "var", "uns", "varm") if x in file}
         return AnnData(found.get("X"), layers=layers, **kept)

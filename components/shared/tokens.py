@@ -156,6 +156,9 @@ class Batch:
     """Control expression, log1p of counts per 10,000, float32 [B, S]; 0 for unmeasured targets."""
     flags: Tensor
     """1 on perturbed tokens, else 0, int64 [B, S]; [1, S] where all cells share them."""
+    effects: Tensor | None = None
+    """What the perturbation is known to change, float32 [B, S] or [1, S]; 0 for unmeasured targets.
+    Only for a model that was given effects."""
 
 
 def gathered(expression: Tensor, rows: Ints, genes: Ints) -> Tensor:
@@ -165,7 +168,12 @@ def gathered(expression: Tensor, rows: Ints, genes: Ints) -> Tensor:
 
 
 def assemble(
-    basal: Tensor, targets: Sequence[Targets], window: Window, ids: Ints, device: torch.device
+    basal: Tensor,
+    targets: Sequence[Targets],
+    window: Window,
+    ids: Ints,
+    device: torch.device,
+    effects: Tensor | None = None,
 ) -> Batch:
     """Build the batch of control cells under perturbations; nothing waits for the device.
 
@@ -177,6 +185,8 @@ def assemble(
         window: the tokens.
         ids: token ids of the modelled genes.
         device: where the model is.
+        effects: what is known of the window's genes, [B or 1, genes of the window], if the model
+            takes it.
     """
     width, extra = len(window.genes), len(window.extra)
     flags = np.zeros((len(targets), width + extra), dtype=np.int64)
@@ -187,5 +197,6 @@ def assemble(
         flags[row, there[there >= 0]] = PERTURBED
         flags[row, width + np.searchsorted(window.extra, target.unmeasured)] = PERTURBED
     values = F.pad(moved(basal, device).float(), (0, extra))
+    known = None if effects is None else F.pad(moved(effects, device).float(), (0, extra))
     tokens = torch.from_numpy(np.concatenate([ids[window.genes], window.extra]))
-    return Batch(moved(tokens, device), values, moved(torch.from_numpy(flags), device))
+    return Batch(moved(tokens, device), values, moved(torch.from_numpy(flags), device), known)

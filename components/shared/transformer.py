@@ -19,6 +19,7 @@ from torch import Tensor, nn
 FLAGS = 3
 """Rows of the flag embedding: not perturbed, perturbed, and one that is not used here."""
 NOT_PERTURBED, PERTURBED = 0, 1
+EFFECT_SCALE = 10.0
 HIGHEST_VALUE = 512.0
 """Expression above this is taken for this."""
 
@@ -58,17 +59,23 @@ class TransformerGenerator(nn.Module):
         self.pert_encoder = nn.Embedding(FLAGS, width, padding_idx=pad_flag)
         self.transformer_encoder = Encoder(width, heads, hidden, layers, dropout)
         self.decoder = AffineDecoder(width)
+        self.flag_prior: nn.Module | None = None
+        self.effect_encoder: nn.Module | None = None
         # Not called: scGPT's checkpoints have it, and must load strictly here and there.
         self.cls_decoder = CellTypeDecoder(width, decoder_layers)
         nn.init.uniform_(self.encoder.embedding.weight, -0.1, 0.1)
 
-    def forward(self, ids: Tensor, values: Tensor, flags: Tensor) -> Tensor:
+    def forward(
+        self, ids: Tensor, values: Tensor, flags: Tensor, effects: Tensor | None = None
+    ) -> Tensor:
         """Predict the expression of every token.
 
         Args:
             ids: token ids that all cells share, int64 [S].
             values: expression of control cells, log1p of counts per 10,000, float32 [B, S].
             flags: 1 on perturbed tokens, else 0, int64 [B, S], or [1, S] for all cells alike.
+            effects: what the perturbation is known to change, float32 [B, S] or [1, S]; the output
+                departs from it (see `give_effects`).
 
         Returns:
             Predicted expression, float32 [B, S].
@@ -76,10 +83,15 @@ class TransformerGenerator(nn.Module):
         expression = self.value_encoder(values)
         none, perturbed = self.pert_encoder(torch.arange(2, device=ids.device))
         shared = (self.encoder(ids) + none).to(expression.dtype)
-        change = (perturbed - none).to(expression.dtype)
+        change = perturbed - none
+        if self.flag_prior is not None:
+            change = change + self.flag_prior(ids)
         flagged = flags.unsqueeze(-1).to(expression.dtype)
-        x = torch.addcmul(expression + shared, flagged, change)
-        return self.decoder(self.transformer_encoder(x), values)
+        x = torch.addcmul(expression + shared, flagged, change.to(expression.dtype))
+        if effects is None or self.effect_encoder is None:
+            return self.decoder(self.transformer_encoder(x), values)
+        x = x + self.effect_encoder(effects).to(expression.dtype)
+        return self.decoder(self.transformer_encoder(x), values) + effects
 
 
 class LayerNorm(nn.LayerNorm):
@@ -103,11 +115,51 @@ class GeneEncoder(nn.Module):
         return self.enc_norm(self.embedding(ids))
 
 
+class PriorProjection(nn.Module):
+    """The projection of a frozen per-gene table, which starts as zero."""
+
+    def __init__(self, table: Tensor, width: int) -> None:
+        """Project ``table`` [tokens, prior width] to ``width``."""
+        super().__init__()
+        self.prior: Tensor
+        self.register_buffer("prior", table, persistent=False)
+        self.projection = nn.Linear(table.shape[1], width, bias=False)
+        nn.init.zeros_(self.projection.weight)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Embed token ids [S] as [S, d]."""
+        return self.projection(self.prior[ids])
+
+    def folded(self) -> Tensor:
+        """Return the weights of the plain embedding that computes the same, [tokens, d]."""
+        return self.projection(self.prior)
+
+
+class EffectEncoder(nn.Module):
+    """A known change of expression as a vector, which starts as zero."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear1 = nn.Linear(1, width)
+        self.linear2 = nn.Linear(width, width)
+        nn.init.zeros_(self.linear2.weight)
+        nn.init.zeros_(self.linear2.bias)
+
+    def forward(self, effects: Tensor) -> Tensor:
+        """Embed changes [B, S] as [B, S, d]."""
+        # Changes are tenths of a log1p unit, a few are whole ones.
+        x = torch.asinh(EFFECT_SCALE * effects).unsqueeze(-1)
+        return self.linear2(F.relu(self.linear1(x)))
+
+
 class PriorEmbedding(nn.Embedding):
     """A gene embedding plus the projection of a frozen per-gene table."""
 
-    def __init__(self, embedding: nn.Embedding, table: Tensor) -> None:
-        """Wrap ``embedding`` [tokens, d] with ``table`` [tokens, prior width]."""
+    def __init__(self, embedding: nn.Embedding, table: Tensor, *, neutral: bool = False) -> None:
+        """Wrap ``embedding`` [tokens, d] with ``table`` [tokens, prior width].
+
+        A ``neutral`` projection starts as zero.
+        """
         super().__init__(
             embedding.num_embeddings, embedding.embedding_dim, padding_idx=embedding.padding_idx
         )
@@ -115,6 +167,8 @@ class PriorEmbedding(nn.Embedding):
         self.prior: Tensor
         self.register_buffer("prior", table, persistent=False)
         self.projection = nn.Linear(table.shape[1], embedding.embedding_dim, bias=False)
+        if neutral:
+            nn.init.zeros_(self.projection.weight)
 
     def forward(self, ids: Tensor) -> Tensor:
         """Embed token ids [S]; or [B, S] as scgpt's class has it, once if the rows are one."""

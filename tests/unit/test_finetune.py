@@ -56,10 +56,10 @@ def world(tmp_path_factory):
     return folder
 
 
-def write_prior(folder, table, vocabulary=VOCABULARY):
+def write_prior(folder, table, vocabulary=VOCABULARY, **more):
     with writing(folder, GENE_PRIOR, parameters={}) as draft:
         facts = {"kind": "none" if table is None else "table"}
-        facts["vocabulary_sha256"] = vocabulary_digest(vocabulary)
+        facts |= {"vocabulary_sha256": vocabulary_digest(vocabulary)} | more
         (draft.path / "prior.json").write_text(json.dumps(facts))
         if table is not None:
             save_file({"prior": table}, draft.path / "prior.safetensors")

@@ -75,7 +75,7 @@ def shaped(draw_args, *, prior=0, seed=0):
         torch.manual_seed(seed)
         model = build(ARGS | draw_args, VOCABULARY, implementation)
         if prior:
-            add_prior(model, torch.randn(len(VOCABULARY), prior))
+            add_prior(model, torch.randn(len(VOCABULARY), prior), neutral=False)
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(torch.randn_like(parameter) * 0.1)
@@ -161,7 +161,7 @@ def test_dropout_is_where_scgpts_own_class_has_it(batch):
 
 
 def test_embeddings_of_genes_and_prior_are_computed_once_a_window_not_once_a_cell(model, batch):
-    add_prior(model, torch.randn(len(VOCABULARY), 6))
+    add_prior(model, torch.randn(len(VOCABULARY), 6), neutral=False)
     shapes = {}
     for name in ("encoder", "encoder.embedding.projection", "value_encoder"):
         model.get_submodule(name).register_forward_hook(
@@ -364,7 +364,7 @@ def test_a_folded_prior_predicts_what_the_injected_one_did(model, batch):
     table[5:10] = 0
     with torch.no_grad():
         before = forward(model, batch)
-        add_prior(model, table)
+        add_prior(model, table, neutral=False)
         injected = forward(model, batch)
     assert not torch.allclose(before, injected)
     plain = build(ARGS, VOCABULARY).eval()
@@ -374,14 +374,14 @@ def test_a_folded_prior_predicts_what_the_injected_one_did(model, batch):
 
 
 def test_a_zero_row_of_the_prior_leaves_its_gene_as_it_was(model):
-    add_prior(model, torch.zeros(len(VOCABULARY), 6))
+    add_prior(model, torch.zeros(len(VOCABULARY), 6), neutral=False)
     embedding = model.encoder.embedding
     torch.testing.assert_close(embedding.folded(), embedding.weight)
 
 
 def test_the_prior_is_frozen_and_its_projection_learns(model, batch):
     table = torch.randn(len(VOCABULARY), 6)
-    add_prior(model, table.clone())
+    add_prior(model, table.clone(), neutral=False)
     forward(model.train(), batch).sum().backward()
     assert model.encoder.embedding.projection.weight.grad.abs().sum() > 0
     torch.testing.assert_close(model.encoder.embedding.prior, table)

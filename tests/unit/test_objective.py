@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from components.finetune.batches import divided, draw_pairs, steps
 from components.finetune.data import TrainingData, ValidationSet
+from components.finetune.deltas import line_deltas
 from components.finetune.objective import (
     LEAST_SCORE,
     MOST_SCORE,
@@ -63,6 +64,10 @@ def training_data(seed: int = 0, cells: int = 9, controls: int = 14) -> Training
     )
 
 
+def weighed(data):
+    return measured_deltas(data, line_deltas(data))
+
+
 def drawn(data, recipe, *, seed=0, epoch=1, first=0, deltas=None):
     pairs = draw_pairs(data, recipe, np.random.default_rng(seed))
     found = steps(data, pairs, recipe, seed, epoch, deltas, first=first)
@@ -76,7 +81,7 @@ def test_an_epoch_has_every_cell_once_in_sets_of_one_line_and_perturbation(
 ):
     data = training_data(cells=cells)
     recipe = load_recipe("default", {"set_size": set_size, "batch_size": batch_size})
-    pairs, found = drawn(data, recipe, seed=seed, deltas=measured_deltas(data))
+    pairs, found = drawn(data, recipe, seed=seed, deltas=weighed(data))
     assert sum(len(batch.codes) for batch in found) == len(pairs)
     measured = torch.cat([batch.measured for batch in found])
     wanted = data.expression[torch.from_numpy(pairs.outputs)]
@@ -106,7 +111,7 @@ def test_one_seed_gives_the_same_batches_and_each_epoch_others():
 
 def test_an_epoch_is_gone_on_with_where_it_was_left():
     data = training_data()
-    deltas = measured_deltas(data)
+    deltas = weighed(data)
     recipe = load_recipe("default", {"set_size": 4, "batch_size": 12, "max_genes": 8})
     _, whole = drawn(data, recipe, deltas=deltas)
     _, rest = drawn(data, recipe, deltas=deltas, first=2)
@@ -131,7 +136,7 @@ def test_a_step_in_parts_has_the_same_cells_and_shares_add_up():
     data = training_data()
     recipe = load_recipe("default", {"set_size": 4, "batch_size": 12, "max_genes": 8})
     pairs = draw_pairs(data, recipe, np.random.default_rng(0))
-    for step in steps(data, pairs, recipe, 0, 1, measured_deltas(data)):
+    for step in steps(data, pairs, recipe, 0, 1, weighed(data)):
         whole = step.part(step.sets, CPU)
         parts = [step.part(part, CPU) for part in divided(step.sets, 3) if part]
         assert torch.equal(torch.cat([part.batch.values for part in parts]), whole.batch.values)
@@ -150,7 +155,7 @@ def test_single_cells_have_no_sets():
 
 def test_the_change_is_that_of_the_means_and_a_control_changes_nothing():
     data = training_data()
-    deltas = measured_deltas(data)
+    deltas = weighed(data)
     for number, line in enumerate(LINES):
         rows = data.train_rows[
             (data.train_codes == 1) & (data.line_of_row[data.train_rows] == line)
@@ -162,7 +167,7 @@ def test_the_change_is_that_of_the_means_and_a_control_changes_nothing():
 
 
 def test_weights_average_one_favour_what_moves_and_are_within_bounds():
-    weight = measured_deltas(training_data()).weight
+    weight = weighed(training_data()).weight
     torch.testing.assert_close(weight.mean(2), torch.ones(2, 3))
     assert weight[:, 1].argmax(1).tolist() == [MOVED, MOVED]
     ratio = weight[:, 1].max(1).values / weight[:, 1].min(1).values
@@ -174,7 +179,10 @@ def test_held_out_cells_reach_neither_changes_nor_weights():
     data = training_data()
     spoilt = data.expression.clone()
     spoilt[data.validation[0].rows] = torch.nan
-    one, two = measured_deltas(data), measured_deltas(replace(data, expression=spoilt))
+    one, two = (
+        weighed(data),
+        weighed(replace(data, expression=spoilt)),
+    )
     assert torch.equal(one.change, two.change)
     assert torch.equal(one.weight, two.weight)
     assert two.weight.isfinite().all()
@@ -184,14 +192,14 @@ def test_held_out_cells_reach_neither_changes_nor_weights():
 def test_few_cells_and_genes_that_do_not_vary_still_weigh_finitely(cells):
     data = training_data(cells=cells)
     data.expression[:, 7] = 0
-    weight = measured_deltas(data).weight
+    weight = weighed(data).weight
     assert weight.isfinite().all()
     assert (weight > 0).all()
 
 
 def two_sets(genes: int = GENES):
     """A set of three cells of perturbation 1 and one of a single control."""
-    deltas = measured_deltas(training_data())
+    deltas = weighed(training_data())
     window = np.arange(genes)
     sets = sets_of(deltas, np.array([0, 1]), np.array([1, 0]), np.array([3, 1]), window, CPU)
     return deltas, sets

@@ -1,0 +1,44 @@
+"""What each perturbation changes in each training line, and how sure that is."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from components.finetune.data import Floats, TrainingData, moments
+
+
+@dataclass(frozen=True)
+class LineDeltas:
+    """Pseudobulk deltas of some lines, log1p units; rows without cells are 0 and not `there`."""
+
+    lines: list[str]
+    change: Floats
+    """Mean of a perturbation's cells less that of its line's controls, [lines, perturbations,
+    genes]."""
+    variance: Floats
+    """Sampling variance of the change, same shape."""
+    there: NDArray[np.bool_]
+    """Which perturbations a line has, [lines, perturbations]."""
+
+
+def line_deltas(data: TrainingData) -> LineDeltas:
+    """Measure every (line, perturbation) that has training cells, against all the line's controls.
+
+    The control (code 0) changes nothing and is not there.
+    """
+    shape = (len(data.controls), len(data.perturbations), data.expression.shape[1])
+    change, variance = np.zeros(shape), np.zeros(shape)
+    there = np.zeros(shape[:2], bool)
+    lines = data.line_numbers(data.train_rows)
+    for number, controls in enumerate(data.controls.values()):
+        mean, spread = moments(data.expression, controls)
+        for code in np.unique(data.train_codes[lines == number]):
+            rows = data.train_rows[(lines == number) & (data.train_codes == code)]
+            own_mean, own_spread = moments(data.expression, rows)
+            change[number, code] = own_mean - mean
+            # A rare gene may not vary among a few cells: it varies as in controls, at least.
+            own = np.fmax(own_spread, spread) / len(rows)
+            variance[number, code] = own + spread / len(controls)
+            there[number, code] = True
+    return LineDeltas(list(data.controls), change, variance, there)

@@ -1,0 +1,220 @@
+"""What is known of each perturbation's effect in a line from all other lines.
+
+The same perturbation's pseudobulk delta in the training lines, carried to another line, is the
+baseline that deep models rarely beat. Here it is given to the model: as an input channel, and as
+what is added to its output. A sample of a line sees the deltas of other lines alone.
+
+Of each other line's delta the noise is known (`deltas`), so it is taken out: the posterior mean
+under a mixture of normals with its point mass at zero, the mixture weights of a perturbation drawn
+towards those of all (adaptive shrinkage; Stephens 2017, "False discovery rates: a new deal"). The
+noise goes, the size stays: what is left is scaled to the norm that the delta has without its noise.
+
+A perturbation without cells in other lines gets the sum of its genes' deltas (a double), else that
+of perturbations near by in a gene prior (kernel ridge, its penalty chosen by leaving out one
+perturbation at a time), else the mean delta.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from components.finetune.data import Floats
+from components.finetune.deltas import LineDeltas
+from components.shared.perturbation import CONTROL, genes_of
+from components.shared.progress import bar
+from components.shared.vocabulary import Vocabulary
+
+MEASURED, SUMMED, NEAR_BY, MEAN = "measured", "summed", "near by", "mean"
+"""Where an effect is from."""
+SCALES = 12
+LEAST_SCALE, MOST_SCALE = 0.3, 2.0
+"""Of the normals, from a share of the median noise to a multiple of the largest delta."""
+POOLED = 20.0
+"""Genes that the weights of all perturbations count for beside a perturbation's own."""
+ROUNDS = 30
+MOST_SCALED = 3.0
+PENALTIES = np.geomspace(1e-3, 1e3, 25)
+LEAST_VARIANCE = 1e-6
+ROWS_AT_ONCE = 64
+POOLED_FROM = 128
+"""Most perturbations that the weights of all are taken from."""
+
+
+@dataclass(frozen=True)
+class Effects:
+    """Effects as each line may know them."""
+
+    change: Tensor
+    """Float32 [lines + 1, perturbations, genes], log1p units: for each training line from the
+    others, and last for a new line from all."""
+    origin: list[str]
+    """Where each perturbation's effect in a new line is from."""
+
+
+def known_effects(
+    labels: Sequence[str], deltas: Sequence[LineDeltas], vectors: Floats | None
+) -> Effects:
+    """Return the effects that each line of ``deltas[0]`` may know.
+
+    Args:
+        labels: perturbations, the control first.
+        deltas: of the training lines, and of other screens; where a line of those has the name of a
+            training line, that line does not see it.
+        vectors: a gene prior's vector of each perturbation, a row of zeros = none, [perturbations,
+            width].
+    """
+    own = deltas[0].lines
+    rows = [(line, part, i) for part in deltas for i, line in enumerate(part.lines)]
+    tables = []
+    with bar(total=len(own) + 1, what="effects in other lines", unit=" lines") as progress:
+        for line in (*own, None):
+            others = [(part, i) for name, part, i in rows if name != line]
+            change, origin = _carried(labels, others, vectors)
+            tables.append(torch.from_numpy(change).float())
+            progress.update()
+    return Effects(torch.stack(tables), origin)
+
+
+def vectors_of(labels: Sequence[str], table: Tensor, vocabulary: Vocabulary) -> Floats:
+    """Return each perturbation's vector, the sum over its genes, [perturbations, width].
+
+    Args:
+        labels: perturbations.
+        table: a gene prior's vector of each token, [tokens, width].
+        vocabulary: token to id.
+    """
+    vectors = np.zeros((len(labels), table.shape[1]))
+    for i, label in enumerate(labels):
+        ids = [vocabulary[gene] for gene in genes_of(label) if gene in vocabulary]
+        vectors[i] = table[ids].double().sum(0).numpy()
+    return vectors
+
+
+def _carried(
+    labels: Sequence[str], lines: Sequence[tuple[LineDeltas, int]], vectors: Floats | None
+) -> tuple[Floats, list[str]]:
+    """Carry the deltas of ``lines`` over: [perturbations, genes], and where each is from."""
+    change = np.array([part.change[i] for part, i in lines])
+    precision = np.array([_precision(part, i) for part, i in lines])
+    total = precision.sum(axis=0)
+    there = total.any(axis=1)
+    effects = np.zeros(change.shape[1:])
+    if there.any():
+        mean = (precision * change).sum(axis=0)[there] / total[there]
+        effects[there] = shrunk(mean, 1 / total[there])
+    origin = [MEASURED if known else MEAN for known in there]
+    effects[~there] = effects[there].mean(axis=0) if there.any() else 0.0
+    if vectors is not None and (near := near_by(effects[there], vectors, there)) is not None:
+        found = ~there & vectors.any(axis=1)
+        effects[found] = near[found]
+        origin = [NEAR_BY if new else old for new, old in zip(found, origin, strict=True)]
+    place = {label: i for i, label in enumerate(labels) if there[i]}
+    for i, label in enumerate(labels):
+        genes = genes_of(label)
+        if not there[i] and len(genes) > 1 and all(gene in place for gene in genes):
+            effects[i] = effects[[place[gene] for gene in genes]].sum(axis=0)
+            origin[i] = SUMMED
+    effects[[label == CONTROL for label in labels]] = 0.0
+    return effects, origin
+
+
+def _precision(deltas: LineDeltas, line: int) -> Floats:
+    """Return one over the variance of a line's deltas, 0 where there are none."""
+    variance = np.maximum(deltas.variance[line], LEAST_VARIANCE)
+    return np.where(deltas.there[line][:, None], 1 / variance, 0.0)
+
+
+def shrunk(delta: Floats, variance: Floats) -> Floats:
+    """Return deltas with their noise taken out, [perturbations, genes].
+
+    Args:
+        delta: as measured, [perturbations, genes].
+        variance: its sampling variance, same shape.
+    """
+    least = float(np.sqrt(np.median(variance)))
+    largest = max(float(np.abs(delta).max()), least)
+    scales = np.geomspace(LEAST_SCALE * least, MOST_SCALE * largest, SCALES - 1)
+    slab = torch.from_numpy(np.concatenate([[0.0], scales**2])).float()
+    parts = torch.from_numpy(delta).float(), torch.from_numpy(variance).float()
+    some = slice(None, None, -(-len(delta) // POOLED_FROM))
+    likelihood = _likelihood(parts[0][some], parts[1][some], slab)
+    pooled = torch.full((SCALES,), 1 / SCALES)
+    for _ in range(ROUNDS):
+        pooled = _shares(likelihood, pooled).mean((0, 1))
+    blocks = zip(*(part.split(ROWS_AT_ONCE) for part in parts), strict=True)
+    return np.concatenate([_posterior(block, noise, slab, pooled) for block, noise in blocks])
+
+
+def _posterior(delta: Tensor, variance: Tensor, slab: Tensor, pooled: Tensor) -> Floats:
+    """Return some perturbations' posterior means, scaled to the norm of their deltas' signal."""
+    likelihood = _likelihood(delta, variance, slab)
+    weights = pooled.expand(len(delta), -1)
+    for _ in range(ROUNDS):
+        found = _shares(likelihood, weights[:, None]).sum(1) + POOLED * pooled
+        weights = found / found.sum(1, keepdim=True)
+    kept = _shares(likelihood, weights[:, None]) * slab / (slab + variance[..., None])
+    mean = kept.sum(-1) * delta
+    signal = (delta.square() - variance).sum(1, keepdim=True).clamp(min=0)
+    scale = (signal / mean.square().sum(1, keepdim=True).clamp(min=1e-12)).sqrt()
+    return (mean * scale.clamp(1.0, MOST_SCALED)).numpy()
+
+
+def _likelihood(delta: Tensor, variance: Tensor, slab: Tensor) -> Tensor:
+    """Return how likely each delta is under each normal, up to a factor, [..., normals]."""
+    total = slab + variance[..., None]
+    log = -0.5 * (total.log() + delta.square()[..., None] / total)
+    return (log - log.amax(-1, keepdim=True)).exp()
+
+
+def _shares(likelihood: Tensor, weights: Tensor) -> Tensor:
+    """Return the posterior share of each normal, [..., normals]."""
+    joint = likelihood * weights
+    return joint / joint.sum(-1, keepdim=True)
+
+
+def near_by(effects: Floats, vectors: Floats, there: NDArray[np.bool_]) -> Floats | None:
+    """Predict effects from vectors by kernel ridge on their cosine; None where that is no help.
+
+    The penalty is the one with the least squared error when one perturbation is left out at a time
+    (in closed form); a prior that does not beat the mean effect so is left alone.
+
+    Args:
+        effects: of the perturbations that are ``there``, [known, genes].
+        vectors: of all perturbations, a row of zeros = none, [perturbations, width].
+        there: which perturbations have effects, [perturbations].
+
+    Returns:
+        Effects of all perturbations, [perturbations, genes].
+    """
+    usable = vectors[there].any(axis=1)
+    if usable.sum() < 3:
+        return None
+    known, target = vectors[there][usable], effects[usable]
+    centre = known.mean(axis=0)
+    mean = target.mean(axis=0)
+    left = _directions(known - centre)
+    values, axes = np.linalg.eigh(left @ left.T)
+    turned = axes.T @ (target - mean)
+    n = len(known)
+    alone = float((((target - mean) * n / (n - 1)) ** 2).sum())
+    best, penalty = alone, None
+    for each in PENALTIES:
+        inverse = 1 / (np.maximum(values, 0.0) + each)
+        leverage = (axes**2 * inverse).sum(axis=1)
+        left_out = (axes * inverse) @ turned / leverage[:, None]
+        error = float(((left_out * n / (n - 1)) ** 2).sum())
+        if error < best:
+            best, penalty = error, each
+    if penalty is None:
+        return None
+    dual = (axes / (np.maximum(values, 0.0) + penalty)) @ turned
+    return mean + _directions(vectors - centre) @ left.T @ dual
+
+
+def _directions(vectors: Floats) -> Floats:
+    norm = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.divide(vectors, norm, out=np.zeros_like(vectors), where=norm > 0)
