@@ -136,6 +136,7 @@ def pipeline_on(profile: Profile, images: Mapping[str, str]) -> Any:
                 predictions=predicted.outputs["predictions"],
                 cells=ingested.outputs["cells"],
                 splits=divided.outputs["splits"],
+                gene_prior=aligned.outputs["gene_prior"],
             )
             shared = publish(
                 model=tuned.outputs["model"],

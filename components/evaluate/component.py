@@ -8,9 +8,11 @@ def evaluate(
     predictions: dsl.Input[dsl.Dataset],
     cells: dsl.Input[dsl.Dataset],
     splits: dsl.Input[dsl.Dataset],
+    gene_prior: dsl.Input[dsl.Dataset],
     evaluation: dsl.Output[dsl.Dataset],
     metrics: dsl.Output[dsl.Metrics],
     report: dsl.Output[dsl.HTML],
+    summary: dsl.Output[dsl.Markdown],
 ) -> None:
     """Score the predictions with cell-eval, beside baselines and the ceiling of the data.
 
@@ -18,26 +20,27 @@ def evaluate(
         predictions: the predictions artifact of the predict task.
         cells: the cells artifact of the ingest task.
         splits: the splits artifact of the split task.
+        gene_prior: the gene prior artifact of the prior task, for the baseline that knows only it.
         evaluation: the evaluation artifact (format evaluation/v1).
-        metrics: means over perturbations, the model's and the baselines'.
+        metrics: means over perturbations, for the comparison of runs.
         report: the report with plots.
+        summary: the main numbers.
     """
     import json
     import shutil
     from pathlib import Path
 
     from components.evaluate.evaluate import evaluate as run
+    from components.evaluate.summary import compared
     from components.shared.artifact import describe
     from components.shared.errors import one_line_errors
 
     with one_line_errors("evaluate"):
-        run(predictions.path, cells.path, splits.path, evaluation.path)
+        run(predictions.path, cells.path, splits.path, evaluation.path, prior=gene_prior.path)
         evaluation.metadata.update(describe(evaluation.path))
         shutil.copyfile(f"{evaluation.path}/report.html", report.path)
-        scores = json.loads(Path(evaluation.path, "metrics.json").read_text())
-        for name, values in {"model": scores["model"], **scores["baselines"]}.items():
-            for metric, value in values.items():
-                if value is not None:  # KFP's Metrics cannot hold NaN
-                    metrics.log_metric(f"{name}/{metric}", value)
+        shutil.copyfile(f"{evaluation.path}/summary.md", summary.path)
+        for name, value in compared(json.loads(Path(evaluation.path, "metrics.json").read_text())):
+            metrics.log_metric(name, value)
         # KFP's local cache takes an output without a file for one that was lost.
         shutil.copyfile(f"{evaluation.path}/metrics.json", metrics.path)

@@ -64,7 +64,7 @@ class Plot:
     svg = ""
 
     def __init__(self, height: float) -> None:
-        self.figure = Figure(figsize=(WIDTH, height), facecolor="none")
+        self.figure = Figure(figsize=(WIDTH, height), facecolor="none", layout="constrained")
         self.axes: Axes = self.figure.add_subplot()
 
 
@@ -79,7 +79,7 @@ def _plot(height: float) -> Iterator[Plot]:
 def _inline(figure: Figure) -> str:
     """Return a figure as an SVG element that takes colours and width from the page."""
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", dpi=150, bbox_inches="tight", transparent=True)
+    figure.savefig(buffer, format="svg", dpi=150, transparent=True)
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
@@ -161,6 +161,9 @@ def by_size(size: pd.Series, model: pd.Series, seen: pd.Series, names: tuple[str
         plot.axes.axhline(0, color=QUIET, linewidth=1)
         plot.axes.set_xscale("symlog", linthresh=1)
         _by_seen(plot.axes, both)
+        ticks = [0, *(10**power for power in range(6))]
+        plot.axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+        plot.axes.set_xlim(-0.2, max(both["x"].max() * 1.5, 10) if len(both) else 10)
         plot.axes.set_xlabel(names[0])
         plot.axes.set_ylabel(names[1])
     return plot.svg
@@ -208,12 +211,9 @@ def calibration(tables: Mapping[str, pd.DataFrame]) -> str:
                 np.flatnonzero(known), table["really_de"][known], style, color=colour, label=title
             )
         edges = next(iter(tables.values()))
-        axes.set_xticks(
-            range(len(edges)), [f"\N{LESS-THAN OR EQUAL TO} {high:g}" for high in edges["high"]]
-        )
-        axes.tick_params(axis="x", labelsize=8)
+        axes.set_xticks(range(len(edges)), [f"{high:g}" for high in edges["high"]])
         axes.set_ylim(-0.03, 1.03)
-        axes.set_xlabel("predicted FDR")
+        axes.set_xlabel("bin of predicted FDR, up to")
         axes.set_ylabel("share really called")
         axes.legend()
     return plot.svg

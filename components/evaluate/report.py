@@ -23,6 +23,7 @@ from components.evaluate.baselines import (
     SAME_PERTURBATION_DELTA,
 )
 from components.evaluate.calibrated import AVERAGE, SCORED
+from components.evaluate.diagnosis import CHANCE
 from components.evaluate.findings import Findings
 from components.evaluate.metrics import (
     CELLS,
@@ -175,12 +176,11 @@ def _row(found: Findings, metric: Metric) -> dict[str, Any]:
     }
     marks = {BEATS: "better", FALLS_SHORT: "worse"}
     cells = {
-        name: {"mean": row["mean"], "mark": marks.get(verdicts.get(name, ""), "")}
+        name: {key: row[key] for key in ("mean", "low", "high")}
+        | {"mark": marks.get(verdicts.get(name, ""), "")}
         for name, row in rows.items()
     }
-    return {"metric": metric, "lower": metric.better == LOWER, "cells": cells} | {
-        key: rows[MODEL][key] if MODEL in rows else None for key in ("low", "high", "undefined")
-    }
+    return {"metric": metric, "lower": metric.better == LOWER, "cells": cells}
 
 
 def _reference(found: Findings) -> list[dict[str, Any]]:
@@ -209,15 +209,23 @@ def _calibrated(found: Findings) -> dict[str, Any] | None:
 
 def _diagnoses(found: Findings) -> list[dict[str, Any]]:
     """Return, for each prediction below chance, the numbers that say why."""
+    intervals = {
+        row["prediction"]: (row["low"], row["high"])
+        for row in _records(found.summary, metric="roc_auc")
+    }
     rows = []
     for name, outcome in found.outcomes.items():
         if outcome.diagnosis:
+            low, high = intervals[name]
             called = outcome.calls.by_expression
             lines = {"measured cells": called["measured"], TITLES[name]: called["predicted"]}
             plot = plots.called_by_expression({k: v.to_numpy() for k, v in lines.items()})
             rows.append(
                 {
                     "title": TITLES[name],
+                    "low": low,
+                    "high": high,
+                    "surely": high < CHANCE,
                     "found": outcome.diagnosis,
                     "lowest": called.iloc[0],
                     "highest": called.iloc[-1],
@@ -228,23 +236,22 @@ def _diagnoses(found: Findings) -> list[dict[str, Any]]:
 
 
 def _strata(found: Findings) -> list[dict[str, Any]]:
-    """Return a table a stratum: a row a group, headline metrics of the model, and the baseline."""
+    """Return a table a stratum: a column a group of perturbations, a row a metric."""
     tables = []
     for stratum in found.groups:
         rows = _records(found.strata, stratum=str(stratum))
         means = {(r["group"], r["prediction"], r["metric"]): r["mean"] for r in rows}
         sizes = {row["group"]: row["perturbations"] for row in rows}
+        lines = [(metric, MODEL, metric) for metric in COMPARED]
+        same = f"{HEADLINE_METRIC}, {SHORT[SAME_PERTURBATION_DELTA]}"
+        lines.insert(1, (same, SAME_PERTURBATION_DELTA, HEADLINE_METRIC))
         tables.append(
             {
                 "name": stratum,
-                "groups": [
-                    {
-                        "name": group,
-                        "perturbations": size,
-                        "cells": [means.get((group, MODEL, metric)) for metric in COMPARED],
-                        "same": means.get((group, SAME_PERTURBATION_DELTA, HEADLINE_METRIC)),
-                    }
-                    for group, size in sizes.items()
+                "sizes": sizes,
+                "rows": [
+                    {"name": title, "cells": [means.get((group, who, metric)) for group in sizes]}
+                    for title, who, metric in lines
                 ],
             }
         )

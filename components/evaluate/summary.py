@@ -8,8 +8,15 @@ import numpy as np
 import pandas as pd
 import polars as pl
 
-from components.evaluate.baselines import BASELINES, MODEL, MODEL_MEANS
-from components.evaluate.metrics import EVERY, METRICS
+from components.evaluate.baselines import (
+    BASELINES,
+    MEAN_DELTA,
+    MODEL,
+    MODEL_MEANS,
+    SAME_PERTURBATION_DELTA,
+)
+from components.evaluate.calibrated import AVERAGE
+from components.evaluate.metrics import EVERY, METRICS, REFERENCE
 from components.evaluate.scoring import OF_THE_SET
 from components.evaluate.strata import SEEN, TRAINING, UNSEEN
 from components.evaluate.uncertainty import interval
@@ -166,6 +173,22 @@ def metrics_json(
             for row in comparisons[comparisons["metric"] == HEADLINE_METRIC].to_dict("records")
         },
     }
+
+
+def compared(numbers: Mapping[str, Any]) -> list[tuple[str, float]]:
+    """Return what a list of runs shows: the headline metrics and those of the baselines that count.
+
+    KFP's Metrics hold finite numbers only, so what has no value is left out.
+
+    Args:
+        numbers: from `metrics_json`.
+    """
+    found = {name: numbers["model"].get(name) for name in REFERENCE} | numbers["ours"][MODEL]
+    for name in (MEAN_DELTA, SAME_PERTURBATION_DELTA):
+        found[f"{HEADLINE_METRIC}/{name}"] = numbers["baselines"][name][HEADLINE_METRIC]
+    found[f"{HEADLINE_METRIC}/{CEILING}"] = numbers["ceiling"][HEADLINE_METRIC]
+    found["vcc2026"] = numbers["calibrated"]["scores"].get(MODEL, {}).get(AVERAGE)
+    return [(name, value) for name, value in found.items() if value is not None]
 
 
 def _means(values: pd.Series) -> Means:

@@ -24,6 +24,15 @@ FEW_CONTROLS = 100
 OPEN_LICENCES = ("mit", "apache-2.0", "bsd-3-clause", "cc-by-4.0", "cc0-1.0", "cc0")
 """Licences of a prior under which the model can keep this project's own, MIT."""
 
+UNCLEAR = "is not clearly different from"
+"""evaluate's verdict where a corrected test or an interval does not exclude no difference."""
+
+KNOWS_NOTHING_OF = {
+    "same_perturbation_delta": "that training does not have",
+    "prior_ridge": "without a vector in the prior",
+}
+"""Baselines that can fall back to the mean training delta, and for which perturbations."""
+
 WHAT_CELLS_ARE = {
     "rank": "The cells are measured {test_line} controls, mapped gene by gene, by rank, to the "
     "predicted mean, which stays exact. Their spread, zeros and correlation of genes are those of "
@@ -68,8 +77,8 @@ def _headline(name: str, model: Facts, baseline: Facts, comparison: Facts | None
     if difference is None:
         return f"In {HEADLINE[0]} the model cannot be compared with `{name}`."
     low, high = (comparison["low"], comparison["high"]) if comparison else (None, None)
-    if low is not None and high is not None and low <= 0 <= high:
-        verdict = "**is not clearly different from**"
+    if comparison and comparison["verdict"] == UNCLEAR:
+        verdict = f"**{UNCLEAR}**"
     else:
         verdict = "beats" if difference > 0 else "**does not beat**"
     text = f"In {HEADLINE[0]} the model {verdict} `{name}`: {number(ours)} against {number(theirs)}"
@@ -262,11 +271,12 @@ def _of_evaluation(metrics: Facts) -> list[str]:
         )
     if failed := metrics.get("not_computed"):
         texts.append(f"cell-eval could not compute: {', '.join(failed)}.")
-    if (fallbacks := metrics.get("same_perturbation_fallbacks")) is not None and fallbacks:
-        texts.append(
-            f"The baseline of the same perturbation's training delta fell back to the mean delta "
-            f"for {count(fallbacks, 'perturbation')} of {total:,} that training does not have."
-        )
+    for name, why in KNOWS_NOTHING_OF.items():
+        if fallbacks := metrics.get("fallbacks", {}).get(name):
+            texts.append(
+                f"The baseline `{name}` fell back to the mean delta for "
+                f"{count(fallbacks, 'perturbation')} of {total:,} {why}."
+            )
     for part, other in (("seen", "unseen"), ("unseen", "seen")):
         if metrics.get(f"perturbations_{part}") == 0:
             texts.append(f"All test perturbations were {other} in training; none was {part}.")

@@ -28,7 +28,7 @@ PUBLISHED_FILES = {
     "training_stats.json",
     "eval/results.csv",
     "eval/agg_results.csv",
-    "eval/baselines.csv",
+    "eval/summary.csv",
     "eval/report.html",
     "predictions/scgpt_replogle_test.h5ad",
     "README.md",

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from components.publish.files import FILES
 from components.shared import model as scgpt_model
 from components.shared.artifact import (
     EVALUATION,
@@ -191,5 +192,5 @@ def _write_evaluation(
             "perturbation,pearson_delta,mae_delta,roc_auc\nG1,0.2,0.1,\nX0,0.3,0.15,NaN\n"
         )
         (draft.path / "metrics.json").write_text(json.dumps(METRICS | changes))
-        for name in ("agg_results.csv", "baselines.csv", "ceiling.csv", "report.html"):
+        for name in set(FILES["evaluation"][1]) - {"results.csv", "metrics.json"}:
             (draft.path / name).write_text(f"{name}\n")

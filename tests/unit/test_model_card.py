@@ -182,6 +182,7 @@ def test_a_baseline_that_is_not_beaten_is_said_plainly_with_figures() -> None:
 
 def test_a_difference_within_its_interval_is_not_called_a_win() -> None:
     comparison = {"difference": 0.25, "low": -0.1, "high": 0.6, "better": 1, "of": 2}
+    comparison |= {"verdict": "is not clearly different from"}
     won, _ = against_baselines(METRICS | {"comparisons": {"control_mean": comparison}})
     assert "**is not clearly different from** `control_mean`" in won
     assert "95 % interval -0.1000 to +0.6000, ahead in 1 of 2 perturbations" in won

@@ -23,8 +23,13 @@ FILES = {
     "training_stats.json",
     "eval/agg_results.csv",
     "eval/results.csv",
-    "eval/baselines.csv",
-    "eval/ceiling.csv",
+    "eval/summary.csv",
+    "eval/scores.csv",
+    "eval/comparisons.csv",
+    "eval/strata.csv",
+    "eval/undefined.csv",
+    "eval/calibration.csv",
+    "eval/called_by_expression.csv",
     "eval/metrics.json",
     "eval/report.html",
     "predictions/scgpt_replogle_test.h5ad",
@@ -161,12 +166,12 @@ def test_a_file_that_changed_since_is_refused(run: Run, tmp_path: Path) -> None:
 def test_a_file_its_task_did_not_write_is_named(tmp_path: Path) -> None:
     run = finished_run(tmp_path / "run")
     provenance = json.loads((run.evaluation / "provenance.json").read_text())
-    del provenance["files"]["ceiling.csv"]
+    del provenance["files"]["summary.csv"]
     (run.evaluation / "provenance.json").write_text(json.dumps(provenance))
-    (run.evaluation / "ceiling.csv").unlink()
+    (run.evaluation / "summary.csv").unlink()
     with pytest.raises(InputError) as error:
         publish(*run.folders(), "", tmp_path / "published")
-    assert "ceiling.csv" in one_line(error) and "evaluate" in one_line(error)
+    assert "summary.csv" in one_line(error) and "evaluate" in one_line(error)
     assert not (tmp_path / "published").exists()
 
 
