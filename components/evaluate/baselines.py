@@ -10,10 +10,11 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix, issparse, vstack
+from scipy.sparse import csr_matrix, vstack
 
 from components.evaluate.pair import Pair
 from components.evaluate.ridge import ridge_deltas
+from components.evaluate.rows import Matrix, dense
 from components.evaluate.training import Training, training_pseudobulks
 from components.shared.errors import InputError, shortlist
 from components.shared.rank_cells import draw_partners, rank_cells
@@ -100,45 +101,87 @@ def contenders(
         missing = [gene for gene, at in zip(pair.genes, columns, strict=True) if at < 0]
         raise InputError(f"predictions: gene {shortlist(missing)} is not in the cells artifact")
     number = pd.Index(pair.perturbations).get_indexer(pd.Index(pair.labels))
-    pool = controls[:, columns]
+    pool, measured = controls[:, columns], pair.measured
     yield MODEL, pair
-    yield MODEL_MEANS, pair.with_prediction(_broadcast(pair, own, number))
-    yield CONTROL_CELLS, pair.with_prediction(_drawn(pair, number, pool, means=None))
+    yield MODEL_MEANS, pair.with_prediction(Broadcast(own, number, measured))
+    yield CONTROL_CELLS, pair.with_prediction(_drawn(pair, number, pool))
     for name, mean in means.items():
         chosen = mean[:, columns]
-        predicted = (
-            _drawn(pair, number, pool, means=chosen) if ranked else _broadcast(pair, chosen, number)
+        cells = (
+            _drawn(pair, number, pool, chosen) if ranked else Broadcast(chosen, number, measured)
         )
-        yield name, pair.with_prediction(predicted)
+        yield name, pair.with_prediction(cells)
 
 
-def _broadcast(
-    pair: Pair, mean: NDArray[np.floating], number: NDArray[np.int64]
-) -> NDArray[np.float32]:
-    """Put the mean of perturbation ``number`` [cells] into every cell; keep controls (-1)."""
-    perturbed = number >= 0
-    predicted = np.empty(pair.measured.shape, dtype=np.float32)
-    predicted[perturbed] = mean.astype(np.float32)[number[perturbed]]
-    controls = pair.measured[~perturbed]
-    predicted[~perturbed] = controls.toarray() if issparse(controls) else controls
-    return predicted
+class Broadcast:
+    """Cells that all hold the mean of their perturbation, beside the measured controls.
+
+    Rows are made when they are asked for, so that no matrix of all cells is dense.
+    """
+
+    def __init__(
+        self, means: NDArray[np.floating], number: NDArray[np.int64], measured: Matrix
+    ) -> None:
+        self.means = means.astype(np.float32)
+        self.number = number
+        self.measured = measured
+        self.shape: tuple[int, int] = measured.shape
+        self.dtype = self.means.dtype
+
+    def __getitem__(self, rows: "NDArray[np.integer] | slice") -> NDArray[np.float32]:
+        """Return the mean of perturbation ``number`` [cells]; of controls (-1) the measured."""
+        rows = np.arange(self.shape[0])[rows]
+        number = self.number[rows]
+        found = self.means[number]
+        if (control := number < 0).any():
+            found[control] = dense(self.measured[rows[control]])
+        return found
+
+
+class Drawn:
+    """Cells drawn for each perturbation, sparse, beside the measured controls."""
+
+    def __init__(
+        self, cells: list[csr_matrix], number: NDArray[np.int64], measured: Matrix
+    ) -> None:
+        self.cells = cells
+        """Of each perturbation, in the order of its cells."""
+        self.number = number
+        self.measured = measured
+        self.place = pd.Series(number).groupby(number).cumcount().to_numpy()
+        """Of each cell among those of its perturbation."""
+        self.shape: tuple[int, int] = measured.shape
+        self.dtype = np.dtype(np.float32)
+
+    def __getitem__(self, rows: "NDArray[np.integer] | slice") -> csr_matrix:
+        """Return the cells drawn for perturbation ``number`` [cells]; of -1 the controls."""
+        rows = np.arange(self.shape[0])[rows]
+        number = self.number[rows]
+        there = np.unique(number)
+        parts = [
+            self.cells[one][self.place[rows[number == one]]]
+            if one >= 0
+            else csr_matrix(self.measured[rows[number == one]])
+            for one in there
+        ]
+        if len(parts) == 1:
+            return parts[0]
+        stacked = vstack([csr_matrix((0, self.shape[1]), dtype=self.dtype), *parts], format="csr")
+        return stacked[np.argsort(np.argsort(number, kind="stable"))]
 
 
 def _drawn(
-    pair: Pair, number: NDArray[np.int64], pool: csr_matrix, *, means: Floats | None
-) -> csr_matrix:
-    """Draw cells of the pool for perturbation ``number`` [cells]; keep controls (-1).
-
-    With means [perturbations, genes], map the drawn cells to them by rank.
-    """
+    pair: Pair, number: NDArray[np.int64], pool: csr_matrix, means: Floats | None = None
+) -> Drawn:
+    """Draw cells of the pool for each perturbation; with means, map them to those by rank."""
     order = np.argsort(number, kind="stable")
     first = np.searchsorted(number[order], np.arange(len(pair.perturbations) + 1))
-    parts = [csr_matrix(pair.measured[order[: first[0]]])]
     partners = draw_partners(pair.labels[order[first[0] :]], pool.shape[0], SEED)
     rng = np.random.default_rng(SEED)
+    drawn = []
     for row, (start, stop) in enumerate(pairwise(first - first[0])):
         cells = pool[partners[start:stop]]
         if means is not None:
             cells = csr_matrix(rank_cells(cells.toarray(), means[row], rng))
-        parts.append(cells)
-    return vstack(parts, format="csr", dtype=np.float32)[np.argsort(order)]
+        drawn.append(cells)
+    return Drawn(drawn, number, pair.measured)

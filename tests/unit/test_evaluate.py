@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,26 +14,33 @@ import numpy as np
 import pandas as pd
 import pytest
 from cell_eval import MetricsEvaluator
-from hypothesis import given
-from hypothesis import strategies as st
+from safetensors.numpy import save_file
 from scipy.sparse import csr_matrix, issparse
 
 from components.evaluate import cell_eval_files
 from components.evaluate.baselines import (
     BASELINES,
+    CONTROL_CELLS,
     CONTROL_MEAN,
     MEAN_DELTA,
+    MODEL,
+    MODEL_MEANS,
+    RIDGE,
     SAME_PERTURBATION_DELTA,
     baseline_means,
-    baseline_pairs,
+    contenders,
     training_pseudobulks,
 )
 from components.evaluate.evaluate import evaluate
-from components.evaluate.metrics import CELLS, HEADLINE, METRICS
-from components.evaluate.pair import pair_of
-from components.evaluate.scoring import as_floats, ceiling, score
-from components.evaluate.summary import compare
-from components.shared.artifact import EVALUATION, PREDICTIONS, SPLITS, opening, writing
+from components.evaluate.halves import halves
+from components.evaluate.metrics import CELLS, EVERY, HEADLINE, METRICS, OURS, REFERENCE
+from components.evaluate.pair import Pair, pair_of
+from components.evaluate.ridge import vectors_of
+from components.evaluate.rows import dense
+from components.evaluate.scoring import as_floats, score
+from components.evaluate.summary import CEILING, HALF, compared
+from components.evaluate.yardstick import Yardstick
+from components.shared.artifact import EVALUATION, GENE_PRIOR, opening
 from components.shared.cells import Cells
 from components.shared.errors import InputError
 from components.shared.perturbation import CONTROL
@@ -43,114 +51,27 @@ from components.shared.predictions import (
     PREDICTIONS_FILE,
     TRUTH,
 )
-from components.shared.rank_cells import DENOISED, RANK, rank_cells
-from components.shared.splits import SPLITS_FILE, Splits
-from tests.helpers import cells_artifact, screen
+from components.shared.rank_cells import DENOISED, RANK
+from tests.evaluate_screen import DOUBLE, LABELS, UNSEEN, Change, Screen
+from tests.helpers import cells_artifact
 
 FILES = {
     "results.csv",
     "agg_results.csv",
-    "baselines.csv",
-    "ceiling.csv",
+    "scores.csv",
+    "summary.csv",
+    "comparisons.csv",
+    "strata.csv",
+    "undefined.csv",
+    "calibration.csv",
+    "called_by_expression.csv",
     "metrics.json",
+    "summary.md",
     "report.html",
     "provenance.json",
 }
-UNSEEN = "X0"
-Change = Callable[[anndata.AnnData], anndata.AnnData | None]
-
-
-class Screen:
-    """Cells, splits and predictions artifacts of one generated screen, in a folder."""
-
-    def __init__(self, folder: Path, **shape) -> None:
-        self.folder = folder
-        self.obs, self.X, self.genes = screen(**shape)
-        self.X = self.X.astype(np.float32)
-        cells_artifact(folder / "cells", self.obs, self.X, self.genes)
-        self.cells = Cells.open(folder / "cells")
-        self.roles = self._roles()
-        self._write_splits()
-        self.splits = Splits.open(folder / "splits", self.cells)
-
-    def _roles(self) -> np.ndarray:
-        control = (self.obs["perturbation"] == CONTROL).to_numpy()
-        half = np.arange(len(self.obs)) % 2 == 0
-        test = (self.obs["cell_line"] == "rpe1").to_numpy()
-        unseen = (self.obs["perturbation"] == UNSEEN).to_numpy()
-        roles = np.where(test, "test", np.where(unseen, "unused", "train")).astype(object)
-        roles[control & half], roles[control & ~half] = "control_basal", "control_reference"
-        return roles
-
-    def _write_splits(self) -> None:
-        table = pd.DataFrame(
-            {
-                "cell": self.obs.index,
-                "cell_line": self.obs["cell_line"].to_numpy(),
-                "perturbation": self.obs["perturbation"].to_numpy(),
-                "role": self.roles,
-            }
-        )
-        inputs = {"cells": self.cells.artifact}
-        with writing(self.folder / "splits", SPLITS, parameters={}, inputs=inputs) as draft:
-            table.to_parquet(draft.path / SPLITS_FILE)
-            draft.summary |= {"test_line": "rpe1", "train_lines": ["k562", "jurkat", "hepg2"]}
-
-    def rows(self) -> np.ndarray:
-        line = (self.obs["cell_line"] == "rpe1").to_numpy()
-        return np.flatnonzero(
-            np.isin(self.roles, ["test"]) | (line & (self.roles == "control_reference"))
-        )
-
-    def predictions(
-        self, change: Change | None = None, *, name: str = "predictions", kind: str = DENOISED
-    ) -> Path:
-        """Write a predictions artifact: the truth plus noise in perturbed cells, then changed."""
-        rows = self.rows()
-        truth = self.X[rows]
-        obs = self.obs.iloc[rows][["perturbation", "cell_line"]].copy()
-        obs["is_control"] = obs["perturbation"] == CONTROL
-        obs["seen_in_training"] = ~obs["perturbation"].isin([CONTROL, UNSEEN])
-        noise = np.random.default_rng(1).normal(0, 0.8, truth.shape)
-        noisy = np.clip(truth + noise, 0, 14).astype(np.float32)
-        predicted = np.where(obs["is_control"].to_numpy()[:, None], truth, noisy)
-        labels = obs["perturbation"].to_numpy(str)
-        perturbations = sorted(set(labels) - {CONTROL})
-        means = [predicted[labels == label].mean(axis=0) for label in perturbations]
-        if kind == RANK:
-            for label, mean in zip(perturbations, means, strict=True):
-                predicted[labels == label] = self.ranked((labels == label).sum(), mean)
-        adata = anndata.AnnData(
-            csr_matrix(predicted) if kind == RANK else predicted,
-            obs=obs.astype({"perturbation": "category", "cell_line": "category"}),
-            var=pd.DataFrame(index=self.genes),
-            layers={TRUTH: csr_matrix(truth)},
-            varm={MEANS: np.stack(means, axis=1)},
-            uns={
-                "perturbation_column": "perturbation",
-                "control": CONTROL,
-                PERTURBATIONS: perturbations,
-                CELLS_KIND: kind,
-            },
-        )
-        adata = (change(adata) if change else None) or adata
-        inputs = {"cells": self.cells.artifact, "splits": self.splits.artifact}
-        target = self.folder / name
-        with writing(target, PREDICTIONS, parameters={}, inputs=inputs) as draft:
-            adata.write_h5ad(draft.path / PREDICTIONS_FILE)
-        return target
-
-    def basal(self) -> np.ndarray:
-        return self.X[(self.obs["cell_line"] == "rpe1") & (self.roles == "control_basal")]
-
-    def ranked(self, cells: int, mean: np.ndarray) -> np.ndarray:
-        """Return the first basal controls of the test line, mapped to a mean."""
-        return rank_cells(self.basal()[:cells], mean, np.random.default_rng(2))
-
-    def evaluate(self, predictions: Path, name: str = "evaluation") -> Path:
-        folder = self.folder
-        evaluate(predictions, folder / "cells", folder / "splits", folder / name, threads=1)
-        return folder / name
+KNOWN = tuple(name for name in BASELINES if name not in (CONTROL_CELLS, RIDGE))
+"""Baselines that are means and need no prior."""
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +81,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Screen:
 
 @pytest.fixture(scope="module")
 def evaluated(small: Screen) -> Path:
-    return small.evaluate(small.predictions(kind=RANK))
+    return small.evaluate(small.predictions(kind=RANK), prior=small.prior())
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +93,9 @@ def test_an_evaluation_holds_its_files_and_leaves_nothing_else_behind(
     small: Screen, evaluated: Path
 ) -> None:
     assert {path.name for path in evaluated.iterdir()} == FILES
-    assert opening(evaluated, EVALUATION).summary["perturbations"] == 6
+    artifact = opening(evaluated, EVALUATION)
+    assert artifact.summary["perturbations"] == len(LABELS)
+    assert set(artifact.provenance["inputs"]) == {"predictions", "cells", "splits", "gene_prior"}
     assert {path.name for path in small.folder.iterdir()} >= {"cells", "splits", "evaluation"}
     assert not list(small.folder.glob(".*")) and not Path("cell-eval-outdir").exists()
 
@@ -193,10 +116,20 @@ def test_the_command_line_of_cell_eval_gives_the_same_numbers(
     assert command[:2] == ["cell-eval", "run"]
     cli = Path(sys.executable).with_name("cell-eval")
     subprocess.run([str(cli), *command[1:]], cwd=tmp_path, capture_output=True, check=True)
-    for name in ("results.csv", "agg_results.csv"):
-        theirs = pd.read_csv(tmp_path / "cell-eval-out" / name, index_col=0)
-        ours = pd.read_csv(evaluated / name, index_col=0)
-        pd.testing.assert_frame_equal(ours, theirs, check_exact=True)
+    tables = {
+        name: [
+            pd.read_csv(folder / name, index_col=0)
+            for folder in (evaluated, tmp_path / "cell-eval-out")
+        ]
+        for name in ("results.csv", "agg_results.csv")
+    }
+    ours, theirs = tables["results.csv"]
+    pd.testing.assert_frame_equal(ours, theirs, check_exact=False, rtol=1e-6, atol=1e-6)
+    full = ours.columns[ours.notna().all()]
+    ours, theirs = (
+        table.loc[["count", "mean", "50%"], full] for table in tables["agg_results.csv"]
+    )
+    pd.testing.assert_frame_equal(ours, theirs, check_exact=False, rtol=1e-6, atol=1e-6)
 
 
 def test_the_helper_refuses_to_overwrite_and_to_read_what_is_no_h5ad(tmp_path: Path) -> None:
@@ -220,7 +153,8 @@ def _mean(small: Screen, line: str, role: str, label: str) -> np.ndarray:
 
 def test_baselines_equal_means_recomputed_from_the_arrays(small: Screen) -> None:
     labels = sorted(set(small.obs["perturbation"]) - {CONTROL})
-    means, fallbacks = baseline_means(training_pseudobulks(small.cells, small.splits), labels)
+    training = training_pseudobulks(small.cells, small.splits)
+    means, fallbacks = baseline_means(training, labels)
     deltas = {
         label: [
             _mean(small, line, "train", label) - _mean(small, line, "control_reference", CONTROL)
@@ -231,11 +165,11 @@ def test_baselines_equal_means_recomputed_from_the_arrays(small: Screen) -> None
     }
     control = _mean(small, "rpe1", "control_basal", CONTROL)
     common = np.mean([delta for found in deltas.values() for delta in found], axis=0)
-    assert tuple(means) == BASELINES
-    assert fallbacks == [UNSEEN]
+    assert tuple(means) == KNOWN
+    assert fallbacks == {SAME_PERTURBATION_DELTA: [UNSEEN]}
     for row, label in enumerate(labels):
         own = np.mean(deltas[label], axis=0) if label in deltas else common
-        for name, delta in zip(BASELINES, (0.0, common, own), strict=True):
+        for name, delta in zip(KNOWN, (0.0, common, own), strict=True):
             np.testing.assert_allclose(means[name][row], np.maximum(control + delta, 0), atol=1e-6)
 
 
@@ -250,38 +184,65 @@ def test_baselines_do_not_depend_on_the_test_cells(small: Screen, tmp_path: Path
     np.testing.assert_array_equal(other.control, same.control)
 
 
-def test_baselines_put_means_in_perturbed_cells_and_keep_the_controls(small: Screen) -> None:
-    pair = pair_of(anndata.read_h5ad(small.predictions(name="kept") / PREDICTIONS_FILE), "file")
+def _contenders(small: Screen, pair: Pair, *, ranked: bool, pool: np.ndarray | None = None):
+    """Return every prediction of a pair by name, and the means of the baselines."""
     means, _ = baseline_means(training_pseudobulks(small.cells, small.splits), pair.perturbations)
-    control = pair.labels == pair.control
-    for name, other in baseline_pairs(pair, means, small.genes):
-        np.testing.assert_array_equal(other.predicted[control], pair.measured[control].toarray())
+    controls = csr_matrix(small.basal() if pool is None else pool)
+    own = pair.means(pair.predicted)[1:]
+    found = contenders(pair, own, means, small.genes, controls, ranked=ranked)
+    return dict(found), means | {MODEL_MEANS: own}
+
+
+def _pair(small: Screen, name: str, kind: str = DENOISED) -> Pair:
+    file = small.predictions(name=name, kind=kind) / PREDICTIONS_FILE
+    return pair_of(anndata.read_h5ad(file), "file")
+
+
+def test_a_mean_stands_in_every_cell_of_its_perturbation_and_the_controls_stay(
+    small: Screen,
+) -> None:
+    pair = _pair(small, "kept")
+    found, means = _contenders(small, pair, ranked=False)
+    assert list(found) == [MODEL, MODEL_MEANS, CONTROL_CELLS, *KNOWN]
+    control = pair.rows[pair.control]
+    for name in (MODEL_MEANS, *KNOWN):
+        predicted = found[name].predicted
+        np.testing.assert_array_equal(predicted[control], dense(pair.measured[control]))
         for row, label in enumerate(pair.perturbations):
-            rows = other.predicted[pair.labels == label]
-            np.testing.assert_allclose(rows, np.tile(means[name][row], (len(rows), 1)), rtol=1e-6)
+            cells = predicted[pair.rows[label]]
+            np.testing.assert_allclose(cells, np.tile(means[name][row], (len(cells), 1)), rtol=1e-6)
 
 
 def test_baselines_of_mapped_cells_are_mapped_from_the_basal_controls_too(small: Screen) -> None:
-    predictions = small.predictions(name="mapped", kind=RANK) / PREDICTIONS_FILE
-    pair = pair_of(anndata.read_h5ad(predictions), "file")
-    means, _ = baseline_means(training_pseudobulks(small.cells, small.splits), pair.perturbations)
-    basal = csr_matrix(small.basal())
+    pair = _pair(small, "mapped", RANK)
     reordered = dataclasses.replace(
         pair,
         obs=pair.obs[::-1],
         predicted=pair.predicted[::-1],
         measured=pair.measured[::-1],
     )
-    for name, other in baseline_pairs(reordered, means, small.genes, basal):
-        assert issparse(other.predicted) and other.predicted.dtype == np.float32
+    found, means = _contenders(small, reordered, ranked=True)
+    for name in KNOWN:
+        other = found[name]
+        assert issparse(other.predicted[:5]) and other.predicted.dtype == np.float32
         np.testing.assert_allclose(other.means(other.predicted)[1:], means[name], atol=1e-6)
-        control = other.labels == other.control
+        control = other.rows[other.control]
         assert (other.predicted[control] != reordered.measured[control]).nnz == 0
-    pool = small.basal()[:10]  # as many as a perturbation has cells, so each is drawn once
-    means = {CONTROL_MEAN: np.tile(pool.mean(axis=0, dtype=np.float64), (6, 1))}
-    _, other = next(baseline_pairs(reordered, means, small.genes, csr_matrix(pool)))
-    cells = other.predicted[other.labels == "G0"].toarray()
-    np.testing.assert_allclose(*(x[np.argsort(x.sum(1))] for x in (cells, pool)), rtol=1e-6)
+
+
+def test_random_control_cells_are_basal_ones_each_once_if_there_are_enough(small: Screen) -> None:
+    pool = small.basal()[:10]  # as many as a perturbation has cells
+    found, _ = _contenders(small, _pair(small, "drawn"), ranked=True, pool=pool)
+    for name in (CONTROL_CELLS, CONTROL_MEAN):
+        other = found[name]
+        cells = other.predicted[other.rows["G0"]].toarray()
+        if name == CONTROL_CELLS:
+            np.testing.assert_array_equal(*(x[np.argsort(x.sum(1))] for x in (cells, pool)))
+    everything = found[CONTROL_CELLS].predicted[:].toarray()
+    shuffled = np.random.default_rng(0).permutation(len(everything))
+    np.testing.assert_array_equal(
+        found[CONTROL_CELLS].predicted[shuffled].toarray(), everything[shuffled]
+    )
 
 
 def test_metrics_said_to_be_of_means_do_not_move_with_the_cells_and_the_others_do(
@@ -290,10 +251,7 @@ def test_metrics_said_to_be_of_means_do_not_move_with_the_cells_and_the_others_d
     """cell-eval's fold change is that of means of log1p values, so it belongs to the means."""
     found = {}
     for kind in (DENOISED, RANK):
-        adata = anndata.read_h5ad(
-            small.predictions(name=f"of {kind}", kind=kind) / PREDICTIONS_FILE
-        )
-        found[kind] = score(pair_of(adata, "file"), threads=1).metrics
+        found[kind] = score(_pair(small, f"of {kind}", kind), threads=1).metrics
     moved = (found[RANK] - found[DENOISED]).abs().max()
     assert set(moved.index) == set(METRICS)
     for metric in METRICS.values():
@@ -306,20 +264,19 @@ def test_metrics_said_to_be_of_means_do_not_move_with_the_cells_and_the_others_d
 def test_a_mean_in_every_cell_is_called_everywhere_but_mapped_cells_are_not(
     small: Screen,
 ) -> None:
-    adata = anndata.read_h5ad(small.predictions(name="called", kind=RANK) / PREDICTIONS_FILE)
-    pair = pair_of(adata, "file")
-    means, _ = baseline_means(training_pseudobulks(small.cells, small.splits), pair.perturbations)
-    called = []
-    for controls in (None, csr_matrix(small.basal())):
-        _, other = next(baseline_pairs(pair, means, small.genes, controls))
-        called.append(score(other, threads=1).metrics["de_nsig_counts_pred"].mean())
+    pair, called = _pair(small, "called", RANK), []
+    for ranked in (False, True):
+        found, _ = _contenders(small, pair, ranked=ranked)
+        metrics = score(found[CONTROL_MEAN], threads=1).metrics
+        called.append(metrics["de_nsig_counts_pred"].mean())
     assert called[0] > 10 and called[1] < 1
 
 
 def test_a_gene_the_cells_do_not_have_is_refused(small: Screen) -> None:
-    pair = pair_of(anndata.read_h5ad(small.predictions(name="gene") / PREDICTIONS_FILE), "file")
+    pair, pool = _pair(small, "gene"), csr_matrix(small.basal()[:, :-1])
+    own = np.zeros((len(LABELS), 60))
     with pytest.raises(InputError, match="gene 'G59' is not in the cells"):
-        next(baseline_pairs(pair, {CONTROL_MEAN: np.zeros((6, 59))}, small.genes[:-1]))
+        next(contenders(pair, own, {}, small.genes[:-1], pool, ranked=True))
 
 
 def test_a_screen_without_training_cells_has_no_baselines(small: Screen) -> None:
@@ -339,13 +296,43 @@ def test_a_training_line_without_reference_controls_is_named(small: Screen) -> N
 
 def test_the_baselines_score_as_their_knowledge_says(numbers: dict) -> None:
     found = {name: means["pearson_delta"] for name, means in numbers["baselines"].items()}
-    assert found[CONTROL_MEAN] is None or abs(found[CONTROL_MEAN]) < 0.15
+    assert list(found) == list(BASELINES)
+    for name in (CONTROL_CELLS, CONTROL_MEAN):
+        assert found[name] is None or abs(found[name]) < 0.15
     assert found[SAME_PERTURBATION_DELTA] > found[CONTROL_MEAN] + 0.3
     assert found[SAME_PERTURBATION_DELTA] > found[MEAN_DELTA] + 0.2
     assert numbers["model"]["pearson_delta"] > found[SAME_PERTURBATION_DELTA]
-    assert numbers["same_perturbation_fallbacks"] == 1
+    assert numbers["fallbacks"] == {SAME_PERTURBATION_DELTA: 1, RIDGE: 0}
     comparison = numbers["comparisons"][CONTROL_MEAN]
-    assert comparison["low"] > 0 and comparison["better"] == comparison["of"] == 6
+    assert comparison["low"] > 0 and comparison["better"] == comparison["of"] == len(LABELS)
+    assert comparison["verdict"] == "beats" and comparison["p_holm"] < 0.05
+    centred = {name: found["pearson_delta_centred"] for name, found in numbers["ours"].items()}
+    assert centred[SAME_PERTURBATION_DELTA] > 0.3 and abs(centred[MEAN_DELTA]) < 0.2
+
+
+def test_the_baseline_of_the_prior_needs_a_prior_with_vectors(small: Screen) -> None:
+    asked = {"G1", DOUBLE, UNSEEN, "G7", "elsewhere", CONTROL}
+    vectors = vectors_of(opening(small.prior("some", without=("G7",)), GENE_PRIOR), asked)
+    assert set(vectors) == {"G1", DOUBLE, UNSEEN}
+    assert vectors_of(opening(small.prior("less", without=("G2",)), GENE_PRIOR), {DOUBLE}) == {}
+    training = training_pseudobulks(small.cells, small.splits)
+    means, fallbacks = baseline_means(training, ["G1", "G7"], vectors)
+    assert RIDGE not in means  # only two training perturbations have a vector
+    vectors = vectors_of(
+        opening(small.prior("most", without=("G7",)), GENE_PRIOR), set(training.perturbations)
+    )
+    means, fallbacks = baseline_means(training, ["G1", "G7"], vectors)
+    assert fallbacks[RIDGE] == ["G7"]
+    np.testing.assert_array_equal(means[RIDGE][1], means[MEAN_DELTA][1])
+    assert np.abs(means[RIDGE][0] - means[MEAN_DELTA][0]).max() > 1e-6
+
+
+def test_a_prior_that_does_not_name_its_genes_is_refused(small: Screen) -> None:
+    folder = small.prior("nameless")
+    save_file({"prior": np.ones((2, 3), np.float32)}, folder / "prior.safetensors")
+    artifact = dataclasses.replace(opening(small.prior("named"), GENE_PRIOR), path=folder)
+    with pytest.raises(InputError, match=r"no metadata 'genes'.* run the prior task again"):
+        vectors_of(artifact, {"G1"})
 
 
 def test_pearson_delta_is_what_numpy_says(small: Screen, evaluated: Path) -> None:
@@ -368,16 +355,53 @@ def test_metrics_json_agrees_with_the_tables(evaluated: Path, numbers: dict) -> 
     assert numbers["unseen"]["mse"] == pytest.approx(results.loc[UNSEEN, "mse"])
     assert numbers["seen"]["pearson_edistance"] is None  # one number for the whole set
     counted = [numbers[f"perturbations{part}"] for part in ("", "_seen", "_unseen")]
-    assert counted == [6, 5, 1]
-    table = pd.read_csv(evaluated / "baselines.csv").set_index(["baseline", "metric"])
-    assert list(table.columns) == ["mean", "median", "n_nan"]
+    assert counted == [12, 11, 1]
+    table = pd.read_csv(evaluated / "summary.csv").set_index(["prediction", "metric"])
     for baseline in BASELINES:
         stored = table.loc[(baseline, "mae_delta"), "mean"]
         assert numbers["baselines"][baseline]["mae_delta"] == pytest.approx(stored)
-    highest = pd.read_csv(evaluated / "ceiling.csv", index_col="metric")["ceiling"]
+    highest = table.loc[CEILING, "mean"]
     assert numbers["ceiling"]["mae_delta"] is None and np.isnan(highest["mae_delta"])
     assert numbers["ceiling"]["pearson_delta"] == pytest.approx(highest["pearson_delta"])
-    assert 0 < highest["pearson_delta"] < 1
+    half = table.loc[(HALF, "pearson_delta"), "mean"]
+    assert highest["pearson_delta"] == pytest.approx(2 * half / (1 + half)) and 0 < half < 1
+
+
+def test_every_prediction_has_every_metric_in_one_table_and_ours_are_apart(
+    evaluated: Path,
+) -> None:
+    scores = pd.read_csv(evaluated / "scores.csv")
+    assert list(scores.columns) == ["prediction", "perturbation", "metric", "value"]
+    assert list(dict.fromkeys(scores["prediction"])) == [MODEL, MODEL_MEANS, *BASELINES, HALF]
+    sizes = scores.groupby("prediction")["metric"].nunique()
+    assert set(sizes) == {len(EVERY)} and set(scores["metric"]) == set(EVERY)
+    assert len(scores) == len(sizes) * len(EVERY) * len(LABELS)
+    results = pd.read_csv(evaluated / "results.csv", index_col=0)
+    assert set(results) == set(METRICS) and not set(results) & {metric.name for metric in OURS}
+    model = scores[scores["prediction"] == MODEL].pivot(
+        index="perturbation", columns="metric", values="value"
+    )
+    pd.testing.assert_frame_equal(
+        model[list(results)], results, check_names=False, check_dtype=False
+    )
+
+
+def test_the_table_of_the_reference_run_can_be_read_line_by_line(evaluated: Path) -> None:
+    page = _Page()
+    page.feed((evaluated / "report.html").read_text())
+    results = pd.read_csv(evaluated / "results.csv", index_col=0)
+    lines = [row for row in page.rows if row and row[0] in REFERENCE and len(row) == 6]
+    assert [row[0] for row in lines] == list(REFERENCE)
+    for name, *cells in lines:
+        values = [results[name].mean(), results[name].median(), results[name].max()]
+        assert cells[:3] == [f"{value:.4f}" for value in values]
+
+
+def test_the_list_of_runs_gets_few_and_finite_numbers(numbers: dict) -> None:
+    found = dict(compared(numbers))
+    assert {"pearson_delta", "mae_delta", f"pearson_delta/{MEAN_DELTA}"} <= set(found)
+    assert len(found) <= 15 and all(np.isfinite(value) for value in found.values())
+    assert found.get("vcc2026") == numbers["calibrated"]["scores"][MODEL]["average"]
 
 
 def test_metrics_json_says_what_the_cells_are_and_which_metrics_look_at_them(
@@ -396,36 +420,51 @@ def test_the_ceiling_is_cell_evals_where_no_value_is_missing(small: Screen, tmp_
     evaluator = MetricsEvaluator(
         None, measured, pert_col="perturbation", num_threads=1, outdir=str(tmp_path)
     )
-    halves, reported = evaluator.compute_ceiling(write_csv=False)
-    found = ceiling(pair, threads=1)
+    theirs_by_half, reported = evaluator.compute_ceiling(write_csv=False)
+    found = Yardstick.of(pair, threads=1).ceiling()
     assert found
     theirs = reported.to_pandas().iloc[0].astype(float).dropna()
     assert "pearson_delta" in theirs.index
     np.testing.assert_allclose(found.table["ceiling"][theirs.index], theirs, rtol=1e-6)
     pd.testing.assert_frame_equal(
-        found.halves.metrics, as_floats(halves), check_exact=False, rtol=1e-6, atol=1e-6
+        as_floats(found.outcome.table),
+        as_floats(theirs_by_half),
+        check_exact=False,
+        rtol=1e-6,
+        atol=1e-6,
     )
 
 
 class _Page(HTMLParser):
+    """What stands in a page: whether its tags close, the rows of its tables, its text."""
+
     def __init__(self) -> None:
         super().__init__()
         self.open: list[str] = []
-        self.images: list[dict[str, str | None]] = []
+        self.rows: list[list[str]] = []
         self.text = ""
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         assert tag not in ("script", "link", "iframe")
-        if tag == "img":
-            self.images.append(dict(attrs))
-        if tag not in ("meta", "img"):
+        assert not [value for name, value in attrs if "href" in name and value[:1] != "#"]
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+        if tag != "meta":
             self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        sources = [value for name, value in attrs if name in ("src", "href", "xlink:href")]
+        assert all(value[:1] == "#" or value.startswith("data:image/png") for value in sources)
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
         self.text += data
+        if self.open and self.open[-1] in ("td", "th"):
+            self.rows[-1][-1] += data.strip()
 
 
 def test_the_report_is_one_whole_page_with_every_headline_metric(evaluated: Path) -> None:
@@ -434,18 +473,27 @@ def test_the_report_is_one_whole_page_with_every_headline_metric(evaluated: Path
     page.feed(text)
     assert page.open == []
     for metric in HEADLINE:
-        assert page.text.count(metric.name) >= 3  # table, seen and unseen, explanation
+        assert page.text.count(metric.name) >= 5  # tables, plot, strata, explanation
     for sentence in (
-        "beats the control mean",
-        "model beats the same-perturbation training delta",
+        "the model beats the control mean: ahead in 12 of 12 perturbations",
         "mapped gene by gene, by rank, to the predicted mean",
+        "1 of 12 perturbations are in no training line",
+        "How each metric spreads over perturbations",
+        "Calibrated scores of cell-eval2",
     ):
         assert sentence in " ".join(page.text.split())
-    assert len(page.images) == 5
-    for image in page.images:
-        assert image["alt"] and str(image["src"]).startswith("data:image/svg+xml;base64,")
-    assert "http" not in page.text and str(evaluated.parent) not in text
+    assert text.count("<svg") == text.count("</svg>") == len(HEADLINE) + len(OURS) + 7
+    assert "quirk" not in text and str(evaluated.parent) not in text
+    assert not re.search(r"#0([1-6])0\1", text)  # every stand-in colour has become a variable
     assert len(text) < 3e6
+
+
+def test_the_summary_in_markdown_is_a_table_of_every_headline_metric(evaluated: Path) -> None:
+    text = (evaluated / "summary.md").read_text()
+    rows = [line for line in text.splitlines() if line.startswith("| ")]
+    assert len({row.count("|") for row in rows}) == 1
+    assert [row.split()[1] for row in rows[2:]] == [m.name for m in (*HEADLINE, *OURS)]
+    assert "the model **beats** the control mean" in text
 
 
 def _relabel(adata: anndata.AnnData, change: Callable[[str], str]) -> None:
@@ -625,29 +673,4 @@ def test_unused_categories_are_not_taken_for_perturbations(small: Screen) -> Non
 def test_a_ceiling_needs_two_controls(small: Screen) -> None:
     adata = anndata.read_h5ad(small.folder / "predictions" / PREDICTIONS_FILE)
     first = adata.obs.index[adata.obs["is_control"]][1:]
-    assert ceiling(pair_of(adata[~adata.obs.index.isin(first)].copy(), "f"), threads=1) is None
-
-
-@given(
-    st.lists(
-        st.tuples(*[st.one_of(st.just(float("nan")), st.floats(-1, 1))] * 2),
-        min_size=1,
-        max_size=30,
-    )
-)
-def test_a_comparison_is_paired_bounded_and_turns_with_its_sides(
-    values: list[tuple[float, float]],
-) -> None:
-    model, baseline = pd.DataFrame(values)[0], pd.DataFrame(values)[1]
-    found, turned = compare(model, baseline), compare(baseline, model)
-    both = [(m, b) for m, b in values if not np.isnan(m) and not np.isnan(b)]
-    assert found.of == len(both)
-    assert found.better + turned.better <= found.of
-    if not both:
-        assert found.verdict == "cannot be compared with"
-        return
-    assert found.difference == pytest.approx(np.mean([m - b for m, b in both]), abs=1e-12)
-    opposite = {"beats": "falls short of", "falls short of": "beats"}
-    assert turned.verdict == opposite.get(found.verdict, found.verdict)
-    if found.low is not None and found.high is not None:
-        assert found.low - 1e-12 <= found.difference <= found.high + 1e-12 or found.of < 5
+    assert halves(pair_of(adata[~adata.obs.index.isin(first)].copy(), "f")) is None
