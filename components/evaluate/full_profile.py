@@ -45,7 +45,7 @@ def full_profile(real: Side, predicted: Side) -> tuple[pl.DataFrame, dict[str, s
     table = table.join(_of_means(real, predicted), on=LABEL, how="left", maintain_order="left")
     failed = {}
     try:
-        energy = float(pearsonr(real.distances, predicted.distances).correlation)
+        energy = float(pearsonr(real.energy, predicted.energy).correlation)
         table = table.with_columns(pl.lit(energy).alias(ENERGY))
     except ValueError as error:
         failed[ENERGY] = " ".join(str(error).split())

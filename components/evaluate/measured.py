@@ -6,7 +6,7 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,9 +14,10 @@ import numpy as np
 import pandas as pd
 import polars as pl
 
+from components.evaluate.energy import mean_distance_within
 from components.evaluate.pair import Pair
 from components.evaluate.rows import Matrix, digest_of
-from components.evaluate.side import Controls, Side, side_of
+from components.evaluate.side import Controls, Side, side_of, thread_pool
 
 FORM = 1
 """Of the files in the cache; another one is not looked at."""
@@ -49,33 +50,29 @@ class Measured:
         """
         controls = Controls.of(pair.measured[pair.rows[pair.control]])
         side = cached_side(
-            pair,
-            pair.measured,
-            threads=threads,
-            what=what,
-            controls=controls,
-            cache=cache,
+            pair, pair.measured, lambda: controls, threads=threads, what=what, cache=cache
         )
-        return cls(side, replace(controls, within=side.within))
+        return cls(side, controls)
 
     @property
     def de(self) -> pl.DataFrame:
         """Differential expression of the measured cells, see `Side.de`."""
         return self.side.de
 
-    @property
-    def energy(self) -> pd.Series:
-        """Energy distances of the measured cells to their controls, index = perturbation."""
-        return self.side.energy
+    def energy(self, *, threads: int = 0) -> pd.Series:
+        """Return the energy distance of each perturbation to the controls, index = perturbation."""
+        with thread_pool(threads) as pool:
+            within = mean_distance_within(self.controls.centred, pool.map)
+        return pd.Series(self.side.energy - within, index=self.side.perturbations)
 
 
 def cached_side(
     pair: Pair,
     matrix: Matrix,
+    controls: Callable[[], Controls],
     *,
     threads: int,
     what: str,
-    controls: Controls | None = None,
     cache: Path | None = None,
 ) -> Side:
     """Compute what the metrics need of the cells in ``matrix``, or read it from the cache.
@@ -85,9 +82,9 @@ def cached_side(
     Args:
         pair: gives the cells' labels and the genes.
         matrix: one of its two sides, [cells, genes].
+        controls: makes the side's controls ready, if they are needed.
         threads: CPU threads; 0 = all available.
         what: names the side in the progress bar.
-        controls: control cells that were made ready before.
         cache: folder kept between evaluations, None = keep nothing.
     """
 
@@ -97,9 +94,9 @@ def cached_side(
             pair.rows,
             pair.control,
             pair.genes,
+            controls=controls(),
             threads=threads,
             what=what,
-            controls=controls,
         )
 
     if cache is None:
@@ -139,5 +136,4 @@ def _kept(file: Path, compute: Callable[[], Side]) -> Side:
 
 def _side(stored: dict[str, np.ndarray]) -> Side:
     lists = {name: stored[name].tolist() for name in ("perturbations", "genes")}
-    scalars = {"control": str(stored["control"]), "within": float(stored["within"])}
-    return Side(**(stored | lists | scalars))
+    return Side(**(stored | lists | {"control": str(stored["control"])}))

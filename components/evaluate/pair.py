@@ -109,17 +109,8 @@ def pair_of(adata: AnnData, where: str) -> Pair:
         )
     if TRUTH not in adata.layers or adata.X is None:
         raise InputError(f"{where}: no layer '{TRUTH}' or no X; run the predict task again")
-    matrices = {}
-    for name, matrix in (("X", adata.X), (f"layer '{TRUTH}'", adata.layers[TRUTH])):
-        matrices[name] = matrix_of(matrix)
-        _check_values(matrices[name], adata, f"{where}, {name}")
-    predicted, measured = matrices.values()
-    blocks = np.split(np.flatnonzero(flags), range(BLOCK, flags.sum(), BLOCK))
-    if not all(np.array_equal(dense(predicted[rows]), dense(measured[rows])) for rows in blocks):
-        raise InputError(
-            f"{where}: X differs from layer '{TRUTH}' in control cells; both must hold the "
-            "measured controls, or the two sides' deltas have different references"
-        )
+    predicted, measured = matrix_of(adata.X), matrix_of(adata.layers[TRUTH])
+    _check_values(predicted, measured, flags, adata, where)
     obs = adata.obs.assign(**{column: labels})
     return Pair(predicted, measured, obs, [str(gene) for gene in adata.var_names], column, control)
 
@@ -154,30 +145,43 @@ def _check_labels(labels: NDArray[np.str_], control: str, where: str) -> None:
         )
 
 
-def _check_values(matrix: Matrix, adata: AnnData, where: str) -> None:
-    """Check that a matrix is finite, within [0, 15) and not counts."""
-    whole = True
-    for start in range(0, matrix.shape[0], BLOCK):
-        block = matrix[start : start + BLOCK]
-        values = block.data if issparse(block) else block
-        good = np.isfinite(values) & (values >= 0) & (values < HIGHEST)
-        if not good.all():
-            row, gene = _place(block, ~good)
+def _check_values(
+    predicted: Matrix, measured: Matrix, control: NDArray[np.bool_], adata: AnnData, where: str
+) -> None:
+    """Check that both are finite, within [0, 15) and not counts, and have the same controls."""
+    fractions = {"X": False, f"layer '{TRUTH}'": False}
+    for start in range(0, len(control), BLOCK):
+        blocks = [matrix[start : start + BLOCK] for matrix in (predicted, measured)]
+        for name, block in zip(fractions, blocks, strict=True):
+            values = block.data if issparse(block) else block
+            if values.size and not (values.min() >= 0 and values.max() < HIGHEST):
+                row, gene = _place(block)
+                raise InputError(
+                    f"{where}, {name}: {block[row, gene]} in cell "
+                    f"'{adata.obs_names[start + row]}', gene '{adata.var_names[gene]}'; expected "
+                    "log1p of counts per 10,000, within [0, 15)"
+                )
+            # cell-eval takes values for whole numbers up to this.
+            fractions[name] = fractions[name] or bool((np.modf(values)[0] > 1e-3).any())
+        rows = control[start : start + BLOCK]
+        controls = [dense(block[rows]) for block in blocks]
+        if not np.array_equal(controls[0], controls[1]):
             raise InputError(
-                f"{where}: {block[row, gene]} in cell '{adata.obs_names[start + row]}', gene "
-                f"'{adata.var_names[gene]}'; expected log1p of counts per 10,000, within [0, 15)"
+                f"{where}: X differs from layer '{TRUTH}' in control cells; both must hold the "
+                "measured controls, or the two sides' deltas have different references"
             )
-        # cell-eval takes values for whole numbers up to this.
-        whole = whole and not (np.modf(values)[0] > 1e-3).any()
-    # cell-eval would take them for counts and normalise them without a word.
-    if whole:
-        raise InputError(
-            f"{where}: only whole numbers; expected log1p of counts per 10,000, not counts"
-        )
+    for name, found in fractions.items():
+        if not found:  # cell-eval would take them for counts and normalise them without a word
+            raise InputError(
+                f"{where}, {name}: only whole numbers; expected log1p of counts per 10,000, not "
+                "counts"
+            )
 
 
-def _place(block: Matrix, bad: NDArray[np.bool_]) -> tuple[int, int]:
-    """Return (row, column) of the first bad value."""
+def _place(block: Matrix) -> tuple[int, int]:
+    """Return (row, column) of the first value that is not finite and within [0, 15)."""
+    values = block.data if issparse(block) else block
+    bad = ~(np.isfinite(values) & (values >= 0) & (values < HIGHEST))
     if issparse(block):
         at = int(np.flatnonzero(bad)[0])
         return int(np.searchsorted(block.indptr, at, side="right")) - 1, int(block.indices[at])

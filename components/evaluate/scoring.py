@@ -76,8 +76,14 @@ def score(
         cache: folder to keep the predicted side in between evaluations, None = keep nothing.
     """
     measured = measured or Measured.of(pair, threads=threads, cache=cache)
+    known = measured.controls
     predicted = cached_side(
-        pair, pair.predicted, threads=threads, what=what, controls=measured.controls, cache=cache
+        pair,
+        pair.predicted,
+        lambda: known.as_in(pair.predicted[pair.rows[pair.control]]),
+        threads=threads,
+        what=what,
+        cache=cache,
     )
     with _listening() as failed:
         table, others = full_profile(measured.side, predicted)

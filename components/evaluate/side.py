@@ -9,17 +9,16 @@ import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import polars as pl
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 from threadpoolctl import threadpool_limits
 
-from components.evaluate.energy import ROWS, Centred, mean_distance_within, mean_distances
+from components.evaluate.energy import ROWS, Centred, distances
 from components.evaluate.rank_test import SortedControls, de_table, rank_test
 from components.evaluate.rows import Matrix, dense
 from components.shared.progress import bar
@@ -34,25 +33,40 @@ class Controls:
 
     digest: str
     """sha256 of their values."""
+    cells: int
+    means: "Means"
     sorted: SortedControls
-    mean: Floats
-    """[genes]"""
     centred: Centred
     """The cells less their mean."""
-    within: float | None = None
-    """Their mean distance from one another, None = not known yet."""
 
     @classmethod
     def of(cls, cells: Matrix) -> "Controls":
         """Sort and centre control cells [cells, genes], in memory."""
-        values = dense(cells)
-        mean = values.mean(axis=0, dtype=np.float64)
-        ready = SortedControls.of(csr_matrix(cells)), mean, Centred.of(values, mean)
-        return cls(_digest(values), *ready)
+        values, means = dense(cells), Means.of(cells)
+        ready = SortedControls.of(csr_matrix(cells)), Centred.of(values, means.exact)
+        return cls(_digest(values), len(values), means, *ready)
 
-    def are(self, cells: Matrix) -> bool:
-        """Return whether these are the control cells that were made ready."""
-        return self.digest == _digest(dense(cells))
+    def as_in(self, cells: Matrix) -> "Controls":
+        """Return the controls of another side, most often the same cells: then little is done."""
+        if self.digest == _digest(dense(cells)):
+            return replace(self, means=Means.of(cells))
+        return Controls.of(cells)
+
+
+@dataclass(frozen=True)
+class Means:
+    """Mean log1p expression of some cells, [genes]."""
+
+    exact: Floats
+    """Summed in float64."""
+    own: NDArray[Any]
+    """In the precision of the cells, as their matrix itself sums them, and so pdex."""
+
+    @classmethod
+    def of(cls, cells: Matrix) -> "Means":
+        """Average cells [cells, genes], in memory."""
+        own = np.asarray(cells.mean(axis=0)).ravel()
+        return cls(dense(cells).mean(axis=0, dtype=np.float64), own)
 
 
 @dataclass(frozen=True)
@@ -76,10 +90,9 @@ class Side:
     """Mann-Whitney's U of the cells against the controls, [perturbations, genes]."""
     p_value: Floats
     """[perturbations, genes]"""
-    distances: Floats
-    """Energy distance of the cells to the controls, [perturbations]."""
-    within: float
-    """Mean distance of the controls from one another, a part of each energy distance."""
+    energy: Floats
+    """Energy distance of the cells to the controls plus the mean distance of the controls from
+    one another, which is the same for all and changes no metric, [perturbations]."""
 
     @property
     def de(self) -> pl.DataFrame:
@@ -107,11 +120,6 @@ class Side:
         """`centroids` in the precision of the cells, as cell-eval has them."""
         return self.centroids.astype(self.means.dtype)
 
-    @property
-    def energy(self) -> pd.Series:
-        """Energy distance to the controls, index = perturbation."""
-        return pd.Series(self.distances, index=pd.Index(self.perturbations, name="perturbation"))
-
 
 def side_of(
     matrix: Matrix,
@@ -119,78 +127,56 @@ def side_of(
     control: str,
     genes: list[str],
     *,
+    controls: Controls,
     threads: int,
     what: str,
-    controls: Controls | None = None,
 ) -> Side:
     """Compute a side.
 
     Args:
         matrix: log1p of counts per 10,000, [cells, genes].
-        rows: rows of the matrix that belong to each label, the control's among them.
+        rows: rows of the matrix that belong to each label.
         control: label of the controls.
         genes: names of the columns.
+        controls: the control cells of this side.
         threads: CPU threads, 0 = all available; they do not change a bit of the result.
         what: names the side in the progress bar.
-        controls: control cells made ready before, used if they are this side's; else they are
-            made ready here.
     """
     perturbations = sorted(set(rows) - {control})
-    sizes = np.array([len(rows[label]) for label in (control, *perturbations)])
-    own = matrix[rows[control]]
-    if controls is None or not controls.are(own):
-        controls = Controls.of(own)
-    centroids, means = (
-        np.empty((len(sizes), len(genes))),
-        np.empty((len(sizes), len(genes)), own.dtype),
-    )
-    centroids[0], means[0] = _means(own)
-    del own
-    statistic, p_value = np.empty((2, len(perturbations), len(genes)))
-    distances = np.empty(len(perturbations))
+    sizes = np.array([controls.cells, *(len(rows[label]) for label in perturbations)])
+    shape = (len(perturbations), len(genes))
+    centroids = np.empty((1 + shape[0], shape[1]))
+    means = np.empty(centroids.shape, controls.means.own.dtype)
+    centroids[0], means[0] = controls.means.exact, controls.means.own
+    statistic, p_value, energy = np.empty(shape), np.empty(shape), np.empty(shape[0])
 
     def compute(batch: range) -> int:
         cells = matrix[np.concatenate([rows[perturbations[at]] for at in batch])]
-        ends = np.cumsum(sizes[1:][batch.start : batch.stop])
-        across = np.split(
-            mean_distances(Centred.of(dense(cells), controls.mean), controls.centred), ends
-        )
-        for at, stop, distance in zip(batch, ends, across, strict=False):
-            part = cells[stop - sizes[1 + at] : stop]
-            centroids[1 + at], means[1 + at] = _means(part)
-            statistic[at], p_value[at] = rank_test(csr_matrix(part), controls.sorted)
-            own_within = mean_distance_within(Centred.of(dense(part), centroids[1 + at]))
-            distances[at] = 2 * distance.mean() - own_within
-        return int(ends[-1])
+        values = dense(cells)
+        across = distances(Centred.of(values, controls.means.exact), controls.centred)
+        stop = 0
+        for at in batch:
+            part = slice(stop, stop := stop + int(sizes[1 + at]))
+            found = Means.of(cells[part])
+            centroids[1 + at], means[1 + at] = found.exact, found.own
+            statistic[at], p_value[at] = rank_test(values[part], controls.sorted)
+            centred = Centred.of(values[part], found.exact)
+            energy[at] = 2 * float(across[part].mean()) - float(distances(centred, centred).mean())
+        return stop
 
-    with _threads(threads) as pool, bar(total=int(sizes.sum()), what=what, unit=" cells") as shown:
-        within = controls.within
-        if within is None:
-            within = mean_distance_within(controls.centred, pool.map)
-        shown.update(int(sizes[0]))
+    with (
+        thread_pool(threads) as pool,
+        bar(total=int(sizes[1:].sum()), what=what, unit=" cells") as progress,
+    ):
         for done in pool.map(compute, _batches(sizes[1:])):
-            shown.update(done)
+            progress.update(done)
     return Side(
-        control,
-        perturbations,
-        list(genes),
-        sizes,
-        centroids,
-        means,
-        statistic,
-        p_value,
-        distances - within,
-        within,
+        control, perturbations, list(genes), sizes, centroids, means, statistic, p_value, energy
     )
 
 
 def _digest(values: NDArray[Any]) -> str:
     return hashlib.sha256(np.ascontiguousarray(values).data).hexdigest()
-
-
-def _means(cells: Matrix) -> tuple[Floats, NDArray[Any]]:
-    """Return the mean of cells summed in float64, and as their matrix itself sums it, [genes]."""
-    return dense(cells).mean(axis=0, dtype=np.float64), np.asarray(cells.mean(axis=0)).ravel()
 
 
 def _batches(sizes: Ints) -> Iterator[range]:
@@ -203,7 +189,7 @@ def _batches(sizes: Ints) -> Iterator[range]:
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[ThreadPoolExecutor]:
+def thread_pool(count: int) -> Iterator[ThreadPoolExecutor]:
     """Yield a pool whose threads each take one CPU; what is not begun when it fails is left."""
     available = len(os.sched_getaffinity(0))
     with (
