@@ -41,8 +41,7 @@ class Screen:
         cells_artifact(folder / "cells", self.obs, self.X, self.genes)
         self.cells = Cells.open(folder / "cells")
         self.roles = self._roles()
-        self._write_splits()
-        self.splits = Splits.open(folder / "splits", self.cells)
+        self.write_splits()
 
     def _roles(self) -> np.ndarray:
         control = (self.obs["perturbation"] == CONTROL).to_numpy()
@@ -53,7 +52,7 @@ class Screen:
         roles[control & half], roles[control & ~half] = "control_basal", "control_reference"
         return roles
 
-    def _write_splits(self) -> None:
+    def write_splits(self) -> None:
         table = pd.DataFrame(
             {
                 "cell": self.obs.index,
@@ -66,11 +65,13 @@ class Screen:
         with writing(self.folder / "splits", SPLITS, parameters={}, inputs=inputs) as draft:
             table.to_parquet(draft.path / SPLITS_FILE)
             draft.summary |= {"test_line": "rpe1", "train_lines": ["k562", "jurkat", "hepg2"]}
+        self.splits = Splits.open(self.folder / "splits", self.cells)
 
     def rows(self) -> np.ndarray:
         line = (self.obs["cell_line"] == "rpe1").to_numpy()
         return np.flatnonzero(
-            np.isin(self.roles, ["test"]) | (line & (self.roles == "control_reference"))
+            (self.roles == "test")
+            | (line & np.isin(self.roles, ["control_reference", "control_both"]))
         )
 
     def predictions(

@@ -16,7 +16,6 @@ from components.evaluate.pair import Pair
 from components.evaluate.ridge import ridge_deltas
 from components.evaluate.rows import Matrix, dense
 from components.evaluate.training import Training, training_pseudobulks
-from components.shared.errors import InputError, shortlist
 from components.shared.rank_cells import draw_partners, rank_cells
 
 __all__ = ["Training", "baseline_means", "contenders", "training_pseudobulks"]
@@ -88,18 +87,12 @@ def contenders(
         pair: the model's cells, their labels and the measured expression.
         own: the model's predicted means, [perturbations, genes of the pair].
         means: from `baseline_means` for ``pair.perturbations``.
-        genes: genes of the columns of ``means`` and ``controls``.
+        genes: genes of the columns of ``means`` and ``controls``, those of the pair among them.
         controls: basal controls of the test line, [controls, genes].
         ranked: whether a baseline's mean becomes cells as a model's does that predicts by rank:
             control cells mapped to it; else it is put into every cell of a perturbation.
-
-    Raises:
-        InputError: a gene of the pair is not among ``genes``.
     """
     columns = pd.Index(genes).get_indexer(pd.Index(pair.genes))
-    if (columns < 0).any():
-        missing = [gene for gene, at in zip(pair.genes, columns, strict=True) if at < 0]
-        raise InputError(f"predictions: gene {shortlist(missing)} is not in the cells artifact")
     number = pd.Index(pair.perturbations).get_indexer(pd.Index(pair.labels))
     pool, measured = controls[:, columns], pair.measured
     yield MODEL, pair

@@ -40,6 +40,7 @@ def check_cells(pair: Pair, splits: Splits, where: str) -> None:
         InputError: a cell the splits do not have, one in another role or with another label, or
             a test perturbation that was not predicted.
     """
+    _refuse(pair.obs.index.duplicated(), pair, where, "is there twice")
     table = splits.table.set_index("cell").reindex(pair.obs.index)
     labels, control = pair.labels, pair.labels == pair.control
     _refuse(table["role"].isna(), pair, where, "is not in the cells that were split")
@@ -65,6 +66,27 @@ def check_cells(pair: Pair, splits: Splits, where: str) -> None:
         raise InputError(
             f"{where}: no cells of test perturbation {shortlist(missing)}; every one must be "
             "predicted, run the predict task again"
+        )
+
+
+def check_genes(pair: Pair, genes: list[str], where: str) -> None:
+    """Check that every gene is one of the cells artifact, once; their order does not matter.
+
+    Args:
+        pair: the predictions.
+        genes: of the cells artifact.
+        where: the predictions file's name, for messages.
+
+    Raises:
+        InputError: a gene the cells do not have, or one that comes twice.
+    """
+    index = pd.Index(pair.genes)
+    if twice := sorted(set(index[index.duplicated()])):
+        raise InputError(f"{where}: gene {shortlist(twice)} comes twice; name each gene once")
+    if unknown := sorted(set(index) - set(genes)):
+        raise InputError(
+            f"{where}: gene {shortlist(unknown)} is not in the cells artifact, whose baselines the "
+            "model is compared with; predict its genes alone"
         )
 
 

@@ -20,7 +20,12 @@ from components.evaluate.baselines import (
     training_pseudobulks,
 )
 from components.evaluate.calibrated import calibrate
-from components.evaluate.checks import check_cells, check_means, check_same_splits
+from components.evaluate.checks import (
+    check_cells,
+    check_genes,
+    check_means,
+    check_same_splits,
+)
 from components.evaluate.findings import Findings
 from components.evaluate.markdown import headline_text, markdown
 from components.evaluate.pair import Pair, pair_of
@@ -40,7 +45,7 @@ from components.shared.cells import Cells
 from components.shared.errors import InputError
 from components.shared.predictions import MEANS, Predictions
 from components.shared.rank_cells import RANK
-from components.shared.splits import Splits
+from components.shared.splits import CONTROL_BOTH, Splits
 
 
 @dataclass(frozen=True)
@@ -93,6 +98,7 @@ def evaluate(
     table = opening(prior, GENE_PRIOR) if prior is not None else None
     check_same_splits(given.artifact, split)
     pair = pair_of(given.on_disk, str(given.file))
+    check_genes(pair, opened.genes, str(given.file))
     check_cells(pair, split, str(given.file))
     kind = check_means(given.on_disk, pair, str(given.file))
 
@@ -104,7 +110,11 @@ def evaluate(
         own = np.asarray(given.on_disk.varm[MEANS]).T
         found = _scores(pair, own, kind, knowledge, threads)
         origin = Origin(
-            split.test_line, split.train_lines, inputs, repeat or repeat_command(inputs)
+            split.test_line,
+            split.train_lines,
+            shared_controls=len(split.rows(CONTROL_BOTH, line=split.test_line)),
+            inputs=inputs,
+            repeat=repeat or repeat_command(inputs),
         )
         _write(found, origin, draft.path)
         draft.summary |= _summary(found.numbers, split.test_line)
@@ -131,7 +141,7 @@ def _scores(
     ):
         with _timed(name):
             outcomes[name] = yardstick.examine(prediction, what=name)
-    if HEADLINE_METRIC not in outcomes[MODEL].metrics:
+    if HEADLINE_METRIC in outcomes[MODEL].not_computed:
         raise RuntimeError(f"no {HEADLINE_METRIC}: {outcomes[MODEL].not_computed}")
     with _timed("the measured cells themselves"):
         ceiling = yardstick.ceiling()

@@ -104,7 +104,8 @@ def distributions(values: Mapping[str, pd.Series], metric: str) -> str:
             known = found.dropna().to_numpy()
             colour = QUIET if row else MODEL
             if not len(known):
-                axes.text(0, row, " no value", va="center", color=SOFT)
+                beside = axes.get_yaxis_transform()
+                axes.text(0, row, "  no value", va="center", color=SOFT, transform=beside)
                 continue
             if len(known) <= FEW_POINTS:
                 jitter = row + rng.uniform(-0.25, 0.25, len(known))

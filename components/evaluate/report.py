@@ -83,6 +83,8 @@ class Origin:
 
     test_line: str
     train_lines: list[str]
+    shared_controls: int
+    """Control cells of the test line that are a model's input and the reference as well."""
     inputs: Mapping[str, Artifact]
     """Artifacts that were read, by name."""
     repeat: str
@@ -280,7 +282,6 @@ def _plots(found: Findings) -> dict[str, Any]:
                 {SHORT[k]: values[metric] for k, values in scores.items()}, metric
             )
             for metric in COMPARED
-            if metric in model
         },
         "against": plots.model_against(
             own, same, seen, (f"{HEADLINE_METRIC}, {SHORT[SAME_PERTURBATION_DELTA]}", "model")

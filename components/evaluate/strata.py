@@ -66,7 +66,7 @@ def by_stratum(
         stratum, group, perturbations, prediction, metric, mean, undefined; one row each.
     """
     parts = [
-        values[[metric for metric in metrics if metric in values]]
+        values[list(metrics)]
         .rename_axis("perturbation")
         .reset_index()
         .melt("perturbation", var_name="metric")

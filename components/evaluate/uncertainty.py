@@ -69,7 +69,6 @@ def compare(
         _compared(metric, name, model[metric], other[metric])
         for metric in metrics
         for name, other in baselines.items()
-        if metric in model and metric in other
     ]
     columns = ["metric", "baseline", "difference", "low", "high", "better", "of", "p"]
     table = pd.DataFrame(rows, columns=columns)

@@ -13,6 +13,7 @@ from components.evaluate.diagnosis import CHANCE, Diagnosis, control_skew, diagn
 from components.evaluate.groups import Groups
 from components.evaluate.halves import at_full_depth, halves
 from components.evaluate.measured import Measured
+from components.evaluate.metrics import EVERY
 from components.evaluate.pair import Pair
 from components.evaluate.rows import dense
 from components.evaluate.scoring import Score, score
@@ -25,7 +26,7 @@ class Outcome:
     table: pl.DataFrame
     """cell-eval's metrics, a row a perturbation, in its own form."""
     metrics: pd.DataFrame
-    """The same as floats and ours beside them, index = perturbation."""
+    """The same as floats and ours beside them, all of `EVERY`, index = perturbation."""
     not_computed: dict[str, str]
     """Metrics that failed on this input, with the reason."""
     calls: Calls
@@ -89,7 +90,8 @@ class Yardstick:
 
     def _outcome(self, found: Score, groups: Groups, *, own_controls: bool) -> Outcome:
         ours = {PEARSON_DELTA_CENTRED: pearson_delta_centred(groups.deltas, self.groups.deltas)}
-        metrics = found.metrics.assign(**ours)
+        # cell-eval leaves out a metric that no perturbation has.
+        metrics = found.metrics.assign(**ours).reindex(columns=list(EVERY))
         really = self.groups.called
         return Outcome(
             found.table,
@@ -102,7 +104,7 @@ class Yardstick:
 
     def _diagnosis(self, metrics: pd.DataFrame, groups: Groups) -> Diagnosis | None:
         """Say why roc_auc is below chance, where it is."""
-        if "roc_auc" not in metrics or not metrics["roc_auc"].mean() < CHANCE:
+        if not metrics["roc_auc"].mean() < CHANCE:
             return None
         controls = dense(self.pair.measured[self.pair.rows[self.pair.control]])
         skew = control_skew(groups.means[1:], controls)
