@@ -1,10 +1,12 @@
 """A table of gene vectors, put in the order of a vocabulary's tokens."""
 
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from components.prior.aliases import Aliases, match
 from components.prior.tables import Table
 from components.shared.errors import InputError, shortlist
 from components.shared.progress import bar
@@ -13,17 +15,20 @@ from components.shared.vocabulary import SPECIAL_TOKENS, Vocabulary
 
 @dataclass(frozen=True)
 class Aligned:
-    """Vectors by token, and how far the table reaches."""
+    """Vectors by token, and how the table's genes met those of the vocabulary."""
 
-    prior: NDArray[np.float32]
+    vectors: NDArray[np.float32]
     """[tokens, width]; a row of zeros = no prior."""
-    covered: int
-    """Genes of the vocabulary with a vector."""
-    zero_rows: int
-    """Genes of both whose vector is zero, which is the same as none."""
+    facts: dict[str, int | list[str]]
+    """For `prior.json`: counts, and the names that were left out as ambiguous."""
 
 
-def align(table: Table, vocabulary: Vocabulary, name: str) -> Aligned:
+def genes_of(vocabulary: Vocabulary) -> dict[str, int]:
+    """Return the genes of a vocabulary and their ids: all tokens but the special ones."""
+    return {gene: i for gene, i in vocabulary.items() if gene not in SPECIAL_TOKENS}
+
+
+def align(table: Table, vocabulary: Vocabulary, name: str, aliases: Aliases) -> Aligned:
     """Copy each gene's vector to the row of its token; messages call the table ``name``.
 
     Special tokens get no prior, whatever the table says.
@@ -34,42 +39,50 @@ def align(table: Table, vocabulary: Vocabulary, name: str) -> Aligned:
     """
     if not table.genes:
         raise InputError(f"{name}: holds no gene; expected one vector a gene")
-    ids = {gene: i for gene, i in vocabulary.items() if gene not in SPECIAL_TOKENS}
-    prior = np.empty((0, 0), dtype=np.float32)
-    seen: set[str] = set()
-    first = ""
-    covered = zero_rows = 0
-    with bar(total=table.genes, what="aligning the prior", unit=" genes") as progress:
-        for genes, rows in table.blocks:
-            if not prior.size:
-                first = genes[0]
-                prior = np.zeros((len(vocabulary), rows.shape[1]), dtype=np.float32)
-            if rows.shape[1] != prior.shape[1]:
+    twice = [gene for gene, n in Counter(table.genes).items() if n > 1]
+    if twice:
+        raise InputError(f"{name}: gene '{twice[0]}' comes more than once; keep one vector of it")
+    ids = genes_of(vocabulary)
+    found = match(table.genes, ids, aliases)
+    vectors = np.empty((0, 0), dtype=np.float32)
+    start = zero = 0
+    with bar(total=len(table.genes), what="aligning the prior", unit=" genes") as progress:
+        for rows in table.blocks:
+            genes = table.genes[start : start + len(rows)]
+            if not start:
+                vectors = np.zeros((len(vocabulary), rows.shape[1]), dtype=np.float32)
+            elif rows.shape[1] != vectors.shape[1]:
                 raise InputError(
-                    f"{name}: gene '{genes[0]}' has {rows.shape[1]} numbers, '{first}' has "
-                    f"{prior.shape[1]}; expected the same width for every gene"
+                    f"{name}: gene '{genes[0]}' has {rows.shape[1]} numbers, '{table.genes[0]}' "
+                    f"has {vectors.shape[1]}; expected the same width for every gene"
                 )
-            _check_new(genes, seen, name)
-            known = [i for i, gene in enumerate(genes) if gene in ids]
             filled = _check_finite(genes, rows, name)
-            prior[[ids[genes[i]] for i in known]] = rows[known]
-            covered += int(filled[known].sum())
-            zero_rows += int((~filled[known]).sum())
-            progress.update(len(genes))
-    if not covered:
+            known = [i for i, gene in enumerate(genes) if gene in found.gene_of]
+            vectors[[ids[found.gene_of[genes[i]]] for i in known]] = rows[known]
+            zero += int((~filled[known]).sum())
+            start += len(rows)
+            progress.update(len(rows))
+    if len(found.gene_of) == zero:
         raise InputError(
-            f"{name}: no gene of the vocabulary has a vector: the table has {len(seen)} genes "
-            f"({shortlist(sorted(seen)[:3])}), the vocabulary {len(ids)} "
-            f"({shortlist(sorted(ids)[-3:])}); expected gene symbols of the same naming"
+            f"{name}: no gene of the vocabulary has a vector: the table has {len(table.genes)} "
+            f"genes ({shortlist(sorted(table.genes)[:3])}), the vocabulary {len(ids)} "
+            f"({shortlist(sorted(ids)[-3:])}); expected gene symbols of the same naming, or "
+            "?aliases=<uri> of a table of other names"
         )
-    return Aligned(prior, covered, zero_rows)
-
-
-def _check_new(genes: list[str], seen: set[str], name: str) -> None:
-    for gene in genes:
-        if gene in seen:
-            raise InputError(f"{name}: gene '{gene}' comes more than once; keep one vector of it")
-        seen.add(gene)
+    if found.ambiguous:
+        print(
+            f"{name}: {len(found.ambiguous)} names may mean several genes of the vocabulary, or "
+            f"one gene has several of them; left out: {shortlist(found.ambiguous)}",
+            flush=True,
+        )
+    facts: dict[str, int | list[str]] = {
+        "table_genes": len(table.genes),
+        "table_genes_not_in_vocabulary": len(table.genes) - len(found.gene_of),
+        "table_genes_all_zero": zero,
+        "genes_by_alias": len(found.by_alias),
+        "ambiguous_names": found.ambiguous,
+    }
+    return Aligned(vectors, facts)
 
 
 def _check_finite(genes: list[str], rows: NDArray[np.generic], name: str) -> NDArray[np.bool_]:

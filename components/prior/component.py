@@ -1,17 +1,19 @@
-"""The prior task: a per-gene table aligned to the vocabulary."""
+"""The prior task: a vector for each gene of the vocabulary."""
 
 from kfp import dsl
 
 
 @dsl.component(base_image="scgpt-perturb/prior", install_kfp_package=False)
 def prior(gene_prior: dsl.Output[dsl.Dataset], uri: str, pretrained: str, seed: int) -> None:
-    """Align a table of gene vectors to the vocabulary of the pretrained model.
+    """Make a vector for each gene of the pretrained model's vocabulary.
 
     Args:
         gene_prior: the gene prior artifact (format gene-prior/v1).
-        uri: none, or a safetensors, npz, parquet or .pt table: a path, gs://, hf:// or https://.
+        uri: none; table:<uri> (safetensors, npz, parquet, .pt) or its bare uri; graph:<uri> of
+            gene pairs; annotation:<uri> of genes and terms; esm2:<checkpoint>?fasta=<uri>; scgpt;
+            random:<width>; shuffled:<prior>; effects or effects:<uri>; concat(<prior>, ...).
         pretrained: whose vocabulary: a folder or URI with vocab.json, or random://<size>.
-        seed: for priors that draw.
+        seed: for priors that draw: random and shuffled.
     """
     from components.prior.prior import prior as run
     from components.shared.artifact import describe

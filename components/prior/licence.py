@@ -1,21 +1,76 @@
-"""On what terms a table of gene vectors may be used, as far as that can be known."""
+"""Where vectors come from and on what terms they may be used, as far as that can be known."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatch
 
 UNKNOWN = "unknown: check the source"
 SE_600M = (
     "non-commercial: MODEL_LICENSE.md of arcinstitute/SE-600M, by which a model trained with this "
     "prior is a derivative work"
 )
-KNOWN = {"protein_embeddings.pt": SE_600M}
-"""Licence by file name, wherever a copy of it may lie."""
+CC0, MIT, CC_BY = "CC0-1.0", "MIT", "CC-BY-4.0"
+"""By what they ask for, least first."""
+
+KNOWN = {
+    "protein_embeddings.pt": SE_600M,
+    "gene2go*": CC_BY,  # Gene Ontology
+    "goa_human*": CC_BY,
+    "stringdb_pairs*": CC_BY,
+    "9606.protein.*": CC_BY,  # STRING
+    "humap*": CC_BY,
+    "reactome*": CC0,
+    "hgnc_complete_set*": CC0,
+    "esm2_t*": MIT,  # the weights
+    "scgpt_human*": MIT,
+    "uniprotkb_*": CC_BY,
+    "up000005640*": CC_BY,  # UniProt's human proteome
+}
+"""Licence by the name of a file or its folder in lower case, wherever a copy of it may lie."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file or folder that vectors were made from."""
+
+    kind: str
+    source: str
+    """Its path or URI, without digest and query."""
+    sha256: str
+    licence: str
 
 
 def licence_of(source: str, said: str) -> str:
     """Return the licence of the table at ``source``.
+
+    Terms that forbid commercial use hold for every copy; else the file's own word goes first.
 
     Args:
         source: its path or URI, without digest or query.
         said: what the file's own metadata says, if anything.
     """
     parts = [part.partition("@")[0].partition("?")[0].lower() for part in source.split("/")]
-    known = next((KNOWN[part] for part in parts if part in KNOWN), "")
-    return known or said.strip() or UNKNOWN
+    names = [licence for name, licence in KNOWN.items() if any(fnmatch(p, name) for p in parts)]
+    known = next(iter(names), "")
+    if known and is_non_commercial(known):
+        return known
+    return said.strip() or known or UNKNOWN
+
+
+def is_non_commercial(licence: str) -> bool:
+    """Return whether a licence says that it forbids commercial use."""
+    folded = licence.casefold().replace(" ", "-")
+    return "non-commercial" in folded or "noncommercial" in folded or "-nc" in folded
+
+
+def strictest(licences: Iterable[str]) -> str:
+    """Return what binds a model that is made with all of ``licences``.
+
+    Of open ones the one that asks for most; of others all, those that forbid commercial use first.
+    """
+    every = list(dict.fromkeys(licences))
+    open_ones = {licence.casefold(): i for i, licence in enumerate((CC0, MIT, CC_BY))}
+    others = [licence for licence in every if licence.casefold() not in open_ones]
+    if others:
+        return "; ".join(sorted(others, key=lambda licence: not is_non_commercial(licence)))
+    return max(every, key=lambda licence: open_ones[licence.casefold()], default="none needed")

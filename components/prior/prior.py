@@ -1,150 +1,146 @@
 """The prior stage: a vector for each gene of the vocabulary, from whatever kind of prior is asked.
 
-A kind of prior is a function that writes its part of the draft and returns its facts; `kind_of`
-tells from the URI which kind is meant. A new kind is added in those two places.
+`grammar` says what may be asked, `kinds` holds a function a kind. A new kind is added in those two.
 """
 
 import json
-from collections.abc import Callable
-from pathlib import Path
+import sys
+from contextlib import ExitStack
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
 
-from components.prior.align import align
-from components.prior.licence import licence_of
-from components.prior.tables import READERS, read_table
-from components.shared.artifact import GENE_PRIOR, sha256_of, writing
-from components.shared.downloads import shown
-from components.shared.errors import InputError, nearest
-from components.shared.gene_prior import FACTS_FILE, GENES, TABLE_FILE, TENSOR
-from components.shared.pretrained import ending_of, parse_pretrained, resolve_vocabulary
-from components.shared.storage import ALLOWED, SHA256, fetched
-from components.shared.vocabulary import SPECIAL_TOKENS, vocabulary_digest
-
-NONE = "none"
-TABLE = "table"
-
-
-def kind_of(uri: str) -> str:
-    """Return which kind of prior ``uri`` asks for.
-
-    Raises:
-        InputError: none that is known; lists what is allowed.
-    """
-    if uri == NONE:
-        return NONE
-    if ending_of(uri) in READERS:
-        return TABLE
-    raise InputError(
-        f"prior '{shown(uri)}' is unknown{nearest(uri, [NONE])}; allowed: {NONE}, or a table "
-        f"ending in {', '.join(READERS)} at {ALLOWED}"
-    )
-
-
-def no_prior(uri: str, vocabulary: str, seed: int, folder: Path) -> dict[str, Any]:
-    """Write nothing: genes are known by their own embedding alone."""
-    return {
-        "kind": NONE,
-        "source": NONE,
-        "licence": "none needed",
-        "width": 0,
-        "covered_genes": 0,
-        "covered_fraction": 0.0,
-    }
-
-
-def from_table(uri: str, vocabulary: str, seed: int, folder: Path) -> dict[str, Any]:
-    """Align a table of gene vectors to the vocabulary.
-
-    Raises:
-        InputError: the table or the vocabulary cannot be used.
-    """
-    name = shown(uri).partition(SHA256)[0]
-    tokens = resolve_vocabulary(vocabulary)
-    with fetched(uri) as path:
-        digest = sha256_of(path)
-        table = read_table(path, ending_of(uri), name)
-        aligned = align(table, tokens, name)
-    n_genes = len(set(tokens) - set(SPECIAL_TOKENS))
-    licence = licence_of(name, table.licence)
-    # The table's own words; PyTorch shares the array's memory and the file is written from it.
-    save_file(
-        {TENSOR: torch.from_numpy(aligned.prior)},
-        folder / TABLE_FILE,
-        metadata={
-            "source": name,
-            "license": licence,
-            GENES: json.dumps(sorted(tokens, key=tokens.__getitem__)),
-        },
-    )
-    return {
-        "kind": TABLE,
-        "source": name,
-        "source_sha256": digest,
-        "licence": licence,
-        "width": aligned.prior.shape[1],
-        "tokens": len(tokens),
-        "vocabulary_sha256": vocabulary_digest(tokens),
-        "table_genes": table.genes,
-        "vocabulary_genes": n_genes,
-        "covered_genes": aligned.covered,
-        "covered_fraction": round(aligned.covered / n_genes, 4),
-        "table_genes_not_in_vocabulary": table.genes - aligned.covered - aligned.zero_rows,
-        "table_genes_all_zero": aligned.zero_rows,
-    }
-
-
-KINDS: dict[str, Callable[[str, str, int, Path], dict[str, Any]]] = {
-    NONE: no_prior,
-    TABLE: from_table,
-}
-"""Kind of prior to the function (uri, vocabulary, seed, folder of the draft) that makes it."""
+from components.prior.effects import write_effects
+from components.prior.grammar import NONE, Prior, effects_of, gene_part, parse_prior
+from components.prior.kinds import Context, Vectors, genes_of, make, totals
+from components.prior.licence import Source, is_non_commercial, strictest
+from components.shared.artifact import GENE_PRIOR, writing
+from components.shared.gene_prior import EFFECTS, FACTS_FILE, GENES, TABLE_FILE, TENSOR
+from components.shared.pretrained import parse_pretrained, resolve_vocabulary
+from components.shared.storage import LOCAL, scheme_of
+from components.shared.vocabulary import Vocabulary, vocabulary_digest
 
 
 def prior(uri: str, vocabulary: str, target: Path | str, *, seed: int = 0) -> None:
     """Make a gene prior aligned to a vocabulary and write the gene prior artifact.
 
-    The artifact holds `prior.json` and, unless the prior is none, `prior.safetensors` with the
-    tensor `prior`, float32 [tokens, width], in which a row of zeros means no prior.
+    The artifact holds `prior.json` and, unless no gene has a vector by the kind asked for,
+    `prior.safetensors` with the tensor `prior`, float32 [tokens, width], in which a row of zeros
+    means no prior; and the deltas of another screen where `effects:<uri>` names one (see
+    `components.shared.gene_prior`).
 
     Args:
-        uri: ``none``, or a table of gene vectors: a path or URI (see `components.shared.storage`)
-            ending in .safetensors, .npz, .parquet or .pt, perhaps with ``#sha256=<hex>``.
-        vocabulary: whose tokens: a vocab.json, a checkpoint folder with one, as a path or URI, or
-            ``random://<size>`` (see `components.shared.pretrained`).
+        uri: what prior, see `grammar`.
+        vocabulary: the pipeline's `pretrained`, whose tokens the rows are: a vocab.json, a
+            checkpoint folder with one, as a path or URI, or ``random://<size>`` (see
+            `components.shared.pretrained`).
         target: folder to write; must not exist.
-        seed: for kinds that draw; the present ones do not.
+        seed: for kinds that draw: random and shuffled.
 
     Raises:
-        InputError: an unknown prior, or a table or vocabulary that cannot be used; nothing is
+        InputError: an unknown prior, or a file or vocabulary that cannot be used; nothing is
             written.
     """
-    kind = kind_of(uri)
+    asked = parse_prior(uri)
+    by_gene, effects = gene_part(asked), effects_of(asked)
     parameters = {
-        "uri": shown(uri),
+        "uri": asked.shown,
         "vocabulary": parse_pretrained(vocabulary).shown,
         "seed": seed,
     }
-    with writing(target, GENE_PRIOR, parameters=parameters) as draft:
-        facts = KINDS[kind](uri, vocabulary, seed, draft.path)
+    with (
+        ExitStack() as until_written,
+        writing(target, GENE_PRIOR, parameters=parameters) as draft,
+    ):
+        facts: dict[str, Any] = {"kind": NONE, "width": 0, "covered_genes": 0}
+        sources: tuple[Source, ...] = ()
+        if by_gene.kind != NONE:
+            tokens = resolve_vocabulary(vocabulary)
+            made = make(by_gene, Context(tokens, vocabulary, seed, until_written))
+            facts = _write_table(by_gene, made, tokens, draft.path)
+            sources = made.sources
+        if effects:
+            facts[EFFECTS] = {"uri": ""}
+            if effects.argument:
+                facts[EFFECTS], source = write_effects(effects.argument, draft.path)
+                sources = (*sources, source)
+        facts |= _origin(sources)
         (draft.path / FACTS_FILE).write_text(json.dumps(facts, indent=2) + "\n")
         draft.summary |= facts
-    print(_last_words(facts, Path(target)), flush=True)
+    _report(facts, Path(target))
 
 
-def _last_words(facts: dict[str, Any], target: Path) -> str:
-    if facts["kind"] == NONE:
-        return f"prior: wrote {target}: none"
-    return (
-        f"prior: licence of {facts['source']}: {facts['licence']}\n"
-        f"prior: wrote {target / TABLE_FILE}: {facts['tokens']:,} tokens x {facts['width']:,}; "
-        f"{facts['covered_genes']:,} of {facts['vocabulary_genes']:,} genes of the vocabulary "
-        f"({facts['covered_fraction']:.1%}) have a vector, of {facts['table_genes']:,} in the table"
-        + (
-            f"; {facts['table_genes_all_zero']:,} vectors are all zeros"
-            if facts["table_genes_all_zero"]
-            else ""
-        )
+def _write_table(asked: Prior, made: Vectors, tokens: Vocabulary, folder: Path) -> dict[str, Any]:
+    """Write the vectors and return the facts about them."""
+    facts = totals(asked, made)
+    in_order = sorted(tokens, key=lambda token: tokens[token])
+    # PyTorch shares the array's memory, and the file is written from it.
+    save_file(
+        {TENSOR: torch.from_numpy(made.table)},
+        folder / TABLE_FILE,
+        metadata={
+            GENES: json.dumps(in_order),
+            "license": strictest(source.licence for source in made.sources),
+        },
     )
+    n_genes = len(genes_of(tokens))
+    return facts | {
+        "tokens": len(tokens),
+        "vocabulary_sha256": vocabulary_digest(tokens),
+        "vocabulary_genes": n_genes,
+        "covered_fraction": round(facts["covered_genes"] / n_genes, 4),
+    }
+
+
+def _origin(sources: tuple[Source, ...]) -> dict[str, Any]:
+    """Return where everything is from, and on what terms a model may be made with all of it."""
+    named = {source.source: source.sha256 for source in sources if source.source}
+    facts = {
+        "source": " + ".join(dict.fromkeys(map(_short, named))),
+        "licence": strictest(source.licence for source in sources),
+        "sources": [vars(source) for source in sources],
+    }
+    if len(named) == 1:
+        facts["source"], facts["source_sha256"] = next(iter(named.items()))
+    return facts
+
+
+def _short(source: str) -> str:
+    """Return a URI, or the last part of a path."""
+    return PurePosixPath(source).name if scheme_of(source) in LOCAL else source
+
+
+def _report(facts: dict[str, Any], target: Path) -> None:
+    """Say what was written, from what, and what its licence forbids."""
+    for source in facts["sources"]:
+        print(f"prior: licence of {source['source'] or source['kind']}: {source['licence']}")
+        if is_non_commercial(source["licence"]):
+            print(
+                f"prior: WARNING: {source['source']} is not for commercial use, and neither may be "
+                "a model that is trained with it",
+                file=sys.stderr,
+            )
+    for member in facts.get("members", []):
+        print(f"prior: {member['prior']}: width {member['width']:,}, {_covered(member)}")
+    said = "no vectors"
+    if facts["kind"] != NONE:
+        said = (
+            f"{facts['tokens']:,} tokens x {facts['width']:,}; {_covered(facts)}, of "
+            f"{facts['vocabulary_genes']:,} of the vocabulary ({facts['covered_fraction']:.1%})"
+        )
+    if EFFECTS in facts:
+        said += f"; effects of {facts[EFFECTS]['uri'] or 'the training lines'}"
+    print(f"prior: wrote {target}: {said}", flush=True)
+
+
+def _covered(facts: dict[str, Any]) -> str:
+    said = f"{facts['covered_genes']:,} genes have a vector"
+    if "table_genes" in facts:
+        said += f", of {facts['table_genes']:,} in the table"
+    if facts.get("table_genes_all_zero"):
+        said += f", {facts['table_genes_all_zero']:,} of which are all zeros"
+    if facts.get("genes_by_alias"):
+        said += f", {facts['genes_by_alias']:,} found by another name"
+    return said

@@ -6,7 +6,7 @@ Nothing in a file is executed: a `.pt` is read with `weights_only=True`, an `.np
 import json
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,8 @@ from safetensors import SafetensorError, safe_open
 
 from components.shared.errors import InputError
 
-Block = tuple[list[str], NDArray[np.generic]]
-"""Gene symbols, and their vectors [genes, width]."""
+Block = NDArray[np.generic]
+"""Vectors of the next genes, [genes, width]."""
 
 BLOCK_GENES = 1024
 BLOCK_COLUMNS = 256
@@ -41,10 +41,10 @@ PARQUET_FAULTS = (pa.ArrowException, OSError, ValueError)
 
 @dataclass(frozen=True)
 class Table:
-    """An opened table: how many genes, its blocks in file order, and the licence it names."""
+    """An opened table: its genes, their vectors in the same order, and the licence it names."""
 
-    genes: int
-    blocks: Iterator[Block]
+    genes: list[str]
+    blocks: Iterable[Block]
     licence: str = ""
 
 
@@ -95,7 +95,7 @@ def _blocks(genes: list[str], rows: Any, name: str) -> Iterator[Block]:
     """Cut a matrix [genes, width], in memory or in a safetensors file, into blocks of rows."""
     for start in range(0, len(genes), BLOCK_GENES):
         stop = start + BLOCK_GENES
-        yield genes[start:stop], _numbers(rows[start:stop], f"{name}: the table")
+        yield _numbers(rows[start:stop], f"{name}: the table")
 
 
 def _safetensors(path: Path, name: str) -> Table:
@@ -107,8 +107,8 @@ def _safetensors(path: Path, name: str) -> Table:
     licence = metadata.get("license", metadata.get("licence", ""))
     keys = list(file.keys())
     if "genes" not in metadata:
-        vectors = (([key], _vector(key, file.get_tensor(key), name)) for key in keys)
-        return Table(len(keys), vectors, licence)
+        vectors = (_vector(key, file.get_tensor(key), name) for key in keys)
+        return Table(keys, vectors, licence)
     genes = _gene_list(metadata["genes"], name)
     if len(keys) != 1:
         raise InputError(
@@ -117,7 +117,7 @@ def _safetensors(path: Path, name: str) -> Table:
         )
     rows = file.get_slice(keys[0])
     _matrix(genes, tuple(rows.get_shape()), name, f"tensor '{keys[0]}'")
-    return Table(len(genes), _blocks(genes, rows, name), licence)
+    return Table(genes, _blocks(genes, rows, name), licence)
 
 
 def _gene_list(text: str, name: str) -> list[str]:
@@ -146,9 +146,9 @@ def _npz(path: Path, name: str) -> Table:
         rows = _numbers(_array(file, "embeddings", name), f"{name}: array 'embeddings'")
         symbols = [str(gene) for gene in genes]
         _matrix(symbols, rows.shape, name, "array 'embeddings'")
-        return Table(len(symbols), _blocks(symbols, rows, name))
-    vectors = (([key], _vector(key, _array(file, key, name), name)) for key in file.files)
-    return Table(len(file.files), vectors)
+        return Table(symbols, _blocks(symbols, rows, name))
+    vectors = (_vector(key, _array(file, key, name), name) for key in file.files)
+    return Table(list(file.files), vectors)
 
 
 def _array(file: Any, key: str, name: str) -> NDArray[np.generic]:
@@ -184,7 +184,8 @@ def _parquet(path: Path, name: str) -> Table:
             )
     if not columns:
         raise InputError(f"{name}: has no column of numbers beside '{symbols}'")
-    return Table(file.metadata.num_rows, _parquet_blocks(file, symbols, columns, name), licence)
+    genes = _parquet_genes(file, symbols, name)
+    return Table(genes, _parquet_blocks(file, genes, columns, name), licence)
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -201,24 +202,37 @@ def _index_columns(metadata: dict[bytes, bytes]) -> list[str]:
     return [column for column in columns if isinstance(column, str)]
 
 
+def _parquet_genes(file: pq.ParquetFile, symbols: str, name: str) -> list[str]:
+    try:
+        genes: list[str] = file.read([symbols]).column(symbols).to_pylist()
+    except PARQUET_FAULTS as error:
+        raise InputError(f"{name}: damaged parquet ({error})") from None
+    if None in genes:
+        raise InputError(f"{name}: column '{symbols}' has an empty gene symbol")
+    return genes
+
+
 def _parquet_blocks(
-    file: pq.ParquetFile, symbols: str, columns: list[str], name: str
+    file: pq.ParquetFile, genes: list[str], columns: list[str], name: str
 ) -> Iterator[Block]:
     try:
-        genes = file.read([symbols]).column(symbols).to_pylist()
-        if None in genes:
-            raise InputError(f"{name}: column '{symbols}' has an empty gene symbol")
-        rows = np.empty((len(genes), len(columns)), dtype=np.float32)
-        # Some columns at a time: Arrow's buffers for thousands take several times the table.
-        for start in range(0, len(columns), BLOCK_COLUMNS):
-            part = columns[start : start + BLOCK_COLUMNS]
-            read = file.read(part)
-            for i, column in enumerate(part, start):
-                with np.errstate(over="ignore"):
-                    rows[:, i] = read.column(column).to_numpy()
+        rows = parquet_numbers(file, columns)
     except PARQUET_FAULTS as error:
         raise InputError(f"{name}: damaged parquet ({error})") from None
     yield from _blocks(genes, rows, name)
+
+
+def parquet_numbers(file: pq.ParquetFile, columns: list[str]) -> NDArray[np.float32]:
+    """Read columns of numbers, [rows, columns]; a missing one is NaN."""
+    rows = np.empty((file.metadata.num_rows, len(columns)), dtype=np.float32)
+    # Some columns at a time: Arrow's buffers for thousands take several times the table.
+    for start in range(0, len(columns), BLOCK_COLUMNS):
+        part = columns[start : start + BLOCK_COLUMNS]
+        read = file.read(part)
+        for i, column in enumerate(part, start):
+            with np.errstate(over="ignore"):
+                rows[:, i] = read.column(column).to_numpy()
+    return rows
 
 
 def _pt(path: Path, name: str) -> Table:
@@ -243,8 +257,8 @@ def _pt(path: Path, name: str) -> Table:
                 f"{name}: entry {gene!r:.60} is a {type(vector).__name__}; expected gene symbol to "
                 "tensor"
             )
-    vectors = (([gene], _vector(gene, vector, name)) for gene, vector in table.items())
-    return Table(len(table), vectors)
+    vectors = (_vector(gene, vector, name) for gene, vector in table.items())
+    return Table(list(table), vectors)
 
 
 READERS: dict[str, Callable[[Path, str], Table]] = {

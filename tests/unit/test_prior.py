@@ -148,9 +148,23 @@ def test_every_layout_aligns_to_the_tokens(tmp_path, vocabulary, rows, write, ca
             "covered_fraction": 0.75,
             "table_genes_not_in_vocabulary": 1,
             "table_genes_all_zero": 0,
+            "genes_by_alias": 0,
+            "ambiguous_names": [],
+            "sources": [
+                {
+                    "kind": "table",
+                    "source": str(path),
+                    "sha256": facts["source_sha256"],
+                    "licence": UNKNOWN,
+                }
+            ],
         }
     )
-    assert "3 of 4 genes of the vocabulary (75.0%)" in capsys.readouterr().out
+    said = "3 genes have a vector, of 4 in the table, of 4 of the vocabulary (75.0%)"
+    assert said in capsys.readouterr().out
+    with safe_open(tmp_path / "prior" / "prior.safetensors", "np") as file:
+        tokens = json.loads(file.metadata()["genes"])
+    assert tokens == list(VOCABULARY)
 
 
 @pytest.mark.parametrize("write", [safetensors_matrix, npz_matrix, parquet_index, pt_dict])
@@ -267,11 +281,9 @@ def refused(tmp_path, uri, vocabulary, message):
     return str(error.value)
 
 
-@pytest.mark.parametrize(
-    "uri", ["nope", "non", "", "esm2", "table.csv", "table", "hf://models/a/b"]
-)
+@pytest.mark.parametrize("uri", ["nope", "non", "", "esm3", "table.csv", "hf://models/a/b"])
 def test_an_unknown_prior_is_told_what_is_allowed(tmp_path, vocabulary, uri):
-    said = refused(tmp_path, uri, vocabulary, "is unknown.*allowed: none, or a table")
+    said = refused(tmp_path, uri, vocabulary, "is unknown.*allowed: none, table:<uri>, graph:<uri>")
     for allowed in (".safetensors", ".npz", ".parquet", ".pt", "gs://", "hf://", "https://"):
         assert allowed in said
 

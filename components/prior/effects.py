@@ -1,0 +1,242 @@
+"""What perturbations did in other screens, from their cells or from a table of deltas.
+
+Of cells, the delta of a (perturbation, cell line) is the mean of its cells less the mean of its
+line's controls, and its sampling variance is that of both means. A gene that hardly varies among a
+few cells is taken to vary as in controls, at least.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import h5py
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+
+from components.prior.licence import Source, licence_of
+from components.prior.tables import PARQUET_FAULTS, parquet_numbers
+from components.shared.artifact import PROVENANCE, Artifact, sha256_of
+from components.shared.cells import CELLS_FILE, Cells
+from components.shared.downloads import shown
+from components.shared.errors import InputError, shortlist
+from components.shared.gene_prior import CELL_LINE, CELLS, PERTURBATION, OtherEffects
+from components.shared.perturbation import CONTROL
+from components.shared.pretrained import ending_of
+from components.shared.progress import bar
+from components.shared.storage import SHA256, fetched, fetched_folder
+
+ROWS_AT_ONCE = 1024
+HIGHEST = 15.0
+"""log1p of counts per 10,000 is 9.2 at most; ingest refuses from here on too."""
+OBS = (PERTURBATION, CELL_LINE, "is_control")
+
+Floats = NDArray[np.float64]
+
+
+def write_effects(uri: str, folder: Path) -> tuple[dict[str, Any], Source]:
+    """Write the deltas of another screen into the folder of an artifact.
+
+    Args:
+        uri: a cells artifact's folder; an h5ad file as in one; or a table of deltas, parquet with
+            the column `perturbation`, perhaps `cell_line` and `cells`, and a column a gene.
+        folder: of the gene prior artifact.
+
+    Returns:
+        Facts for `prior.json`, and the source.
+
+    Raises:
+        InputError: the file cannot be used.
+    """
+    name = shown(uri).partition(SHA256)[0]
+    ending = ending_of(uri)
+    if ending == ".parquet":
+        with fetched(uri) as path:
+            effects, digest = read_deltas(path, name), sha256_of(path)
+    elif ending in (".h5ad", ""):
+        with _cells(uri, ending, name) as cells:
+            effects, digest = measure(cells, name), sha256_of(cells.file)
+    else:
+        raise InputError(
+            f"prior 'effects:{name}': expected the folder of a cells artifact, or a file that ends "
+            "in .h5ad (cells) or .parquet (deltas)"
+        )
+    effects.write(folder)
+    facts = {
+        "uri": name,
+        "perturbations": len(set(effects.perturbations)),
+        "cell_lines": sorted(set(filter(None, effects.lines))),
+        "genes": len(effects.genes),
+        "with_errors": effects.error is not None,
+    }
+    return facts, Source("effects", name, digest, licence_of(name, ""))
+
+
+def read_deltas(path: Path, name: str) -> OtherEffects:
+    """Read a table of deltas; rows of controls are left out. Messages call it ``name``.
+
+    Raises:
+        InputError: a column that is missing or no number, a row that comes twice, or a delta that
+            is not finite.
+    """
+    try:
+        file = pq.ParquetFile(path)
+        genes = _gene_columns(file.schema_arrow, name)
+        labels = _text(file, PERTURBATION, name)
+        named = file.schema_arrow.names
+        lines = _text(file, CELL_LINE, name) if CELL_LINE in named else [""] * len(labels)
+        cells = file.read([CELLS]).column(0).cast(pa.int64()) if CELLS in named else None
+        delta = parquet_numbers(file, genes)
+    except PARQUET_FAULTS as error:
+        raise InputError(f"{name}: not readable as a table of deltas ({error})") from None
+    kept = np.array([i for i, label in enumerate(labels) if label != CONTROL], dtype=np.int64)
+    if not len(kept):
+        raise InputError(f"{name}: has no row of a perturbation; expected one a perturbation")
+    pairs = [(labels[i], lines[i]) for i in kept]
+    twice = [pair for pair, n in Counter(pairs).items() if n > 1]
+    if twice:
+        label, line = twice[0]
+        raise InputError(f"{name}: perturbation '{label}' comes twice in line '{line}'")
+    bad = np.argwhere(~np.isfinite(delta[kept]))
+    if len(bad):
+        row, column = bad[0]
+        raise InputError(
+            f"{name}: perturbation '{pairs[row][0]}' has {delta[kept[row], column]} for gene "
+            f"'{genes[column]}'; expected finite numbers"
+        )
+    counts = None if cells is None else cells.to_numpy()[kept]
+    return OtherEffects([p for p, _ in pairs], [c for _, c in pairs], genes, delta[kept], counts)
+
+
+def _gene_columns(schema: pa.Schema, name: str) -> list[str]:
+    columns = [column for column in schema.names if not column.startswith("__index_level_")]
+    if len(set(columns)) < len(columns):
+        raise InputError(f"{name}: a column comes more than once; give each its own name")
+    if PERTURBATION not in columns:
+        raise InputError(
+            f"{name}: column '{PERTURBATION}' is missing; the file has {shortlist(columns)}"
+        )
+    genes = [column for column in columns if column not in (PERTURBATION, CELL_LINE, CELLS)]
+    for gene in genes:
+        kind = schema.field(gene).type
+        if not (pa.types.is_floating(kind) or pa.types.is_integer(kind)):
+            raise InputError(f"{name}: column '{gene}' is {kind}; expected the deltas of a gene")
+    if not genes:
+        raise InputError(f"{name}: has no column of a gene's deltas")
+    return genes
+
+
+def _text(file: pq.ParquetFile, column: str, name: str) -> list[str]:
+    texts = file.read([column]).column(0).cast(pa.string())
+    if texts.null_count:
+        raise InputError(f"{name}: column '{column}' has an empty field; name every row")
+    return list(texts.to_pylist())
+
+
+@contextmanager
+def _cells(uri: str, ending: str, name: str) -> Iterator[Cells]:
+    """Yield the cells of an artifact's folder, or of an h5ad file like the one in it."""
+    if not ending:
+        with fetched_folder(uri, (PROVENANCE,)) as folder:
+            files = _files_of(folder / PROVENANCE, name)
+        with fetched_folder(uri, (PROVENANCE, *files)) as folder:
+            yield Cells.open(folder)
+        return
+    with fetched(uri) as path, TemporaryDirectory() as folder:
+        (Path(folder) / CELLS_FILE).symlink_to(path.absolute())
+        _check_h5ad(path, name)
+        yield Cells(Artifact(Path(folder), "", {}))
+
+
+def _files_of(provenance: Path, name: str) -> list[str]:
+    try:
+        files = list(json.loads(provenance.read_bytes())["files"])
+    except (ValueError, KeyError, TypeError):
+        files = []
+    if CELLS_FILE not in files or not all(Path(file).name == file for file in files):
+        raise InputError(f"{name}: no {CELLS_FILE} in its {PROVENANCE}; expected a cells artifact")
+    return files
+
+
+def _check_h5ad(path: Path, name: str) -> None:
+    try:
+        with h5py.File(path) as file:
+            missing = [column for column in OBS if f"obs/{column}" not in file]
+            kind = file["X"].attrs.get("encoding-type")
+    except (OSError, KeyError) as error:
+        raise InputError(f"{name}: not readable as h5ad ({error})") from None
+    if missing or kind != "csr_matrix":
+        what = f"obs has no column '{missing[0]}'" if missing else f"X is {kind or 'dense'}"
+        raise InputError(
+            f"{name}: {what}; expected CSR cells as ingest writes them, with {', '.join(OBS)} in "
+            "obs: run ingest on it and give its artifact"
+        )
+
+
+def measure(cells: Cells, name: str) -> OtherEffects:
+    """Measure the delta of every (perturbation, cell line), controls aside, and its error.
+
+    Raises:
+        InputError: a line without two control cells, no perturbed cell, or values or labels that
+            are not as ingest writes them.
+    """
+    obs = cells.obs
+    control, label = obs["is_control"].to_numpy(bool), obs[PERTURBATION].to_numpy(str)
+    if (control != (label == CONTROL)).any():
+        raise InputError(f"{name}: is_control and the label '{CONTROL}' disagree; run ingest on it")
+    lines = obs[CELL_LINE].to_numpy(str)
+    groups, of_cell = np.unique(np.array([lines, label]), axis=1, return_inverse=True)
+    mean, variance, n = _moments(cells, of_cell.ravel(), groups.shape[1], name)
+    number = {(line, label): i for i, (line, label) in enumerate(groups.T.tolist())}
+    perturbed = [pair for pair in number if pair[1] != CONTROL]
+    if not perturbed:
+        raise InputError(f"{name}: has no perturbed cells; expected a screen")
+    delta = np.empty((len(perturbed), mean.shape[1]), np.float32)
+    error = np.empty_like(delta)
+    for row, (line, which) in enumerate(perturbed):
+        own, basal = number[line, which], number.get((line, CONTROL), -1)
+        if basal < 0 or n[basal] < 2:
+            raise InputError(f"{name}: cell line '{line}' has no two control cells to compare with")
+        delta[row] = mean[own] - mean[basal]
+        spread = np.fmax(variance[own], variance[basal]) / n[own] + variance[basal] / n[basal]
+        error[row] = np.sqrt(spread)
+    counts = np.array([n[number[pair]] for pair in perturbed], np.int64)
+    names = [which for _, which in perturbed], [line for line, _ in perturbed]
+    return OtherEffects(*names, cells.genes, delta, counts, error)
+
+
+def _moments(
+    cells: Cells, groups: NDArray[np.integer], n_groups: int, name: str
+) -> tuple[Floats, Floats, NDArray[np.int64]]:
+    """Return mean, variance (NaN of one cell) and number of cells of each group."""
+    sums = np.zeros((n_groups, len(cells.genes)))
+    squares = np.zeros_like(sums)
+    with bar(total=len(groups), what="measuring effects", unit=" cells") as progress:
+        for start, block in cells.blocks(ROWS_AT_ONCE):
+            _check_values(block, name)
+            here, place = np.unique(groups[start : start + block.shape[0]], return_inverse=True)
+            rows = np.arange(len(place))
+            assign = csr_matrix((np.ones(len(place)), (place, rows)))
+            exact = block.astype(np.float64)
+            sums[here] += (assign @ exact).toarray()
+            squares[here] += (assign @ exact.multiply(exact).tocsr()).toarray()
+            progress.update(block.shape[0])
+    n = np.bincount(groups, minlength=n_groups).astype(np.int64)
+    mean = sums / n[:, None]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        variance = np.maximum(squares - n[:, None] * mean**2, 0) / (n[:, None] - 1)
+    return mean, variance, n
+
+
+def _check_values(block: csr_matrix, name: str) -> None:
+    if block.nnz and not (block.data.min() >= 0 and block.data.max() < HIGHEST):
+        raise InputError(
+            f"{name}: X has values outside 0 to {HIGHEST:g}; expected log1p of counts per 10,000, "
+            "as ingest writes it"
+        )
