@@ -63,7 +63,8 @@ def repeat_command(inputs: Mapping[str, Artifact]) -> str:
         }:
             found[name] = said
     words = " ".join(shlex.quote(f"{name}={_yaml(value)}") for name, value in found.items())
-    quoted = re.sub(r'(["$`\\])', r"\\\1", words)
+    # A dollar is make's and the shell's, the others are the shell's within double quotes.
+    quoted = re.sub(r'(["$`\\])', r"\\\1", words.replace("$", "$$"))
     return f'make run PARAMS=<parameter file of the run> ARGS="{quoted}"'
 
 

@@ -582,6 +582,7 @@ BAD: dict[str, tuple[Change, str]] = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:.*names are not unique")
 @pytest.mark.parametrize("case", BAD)
 def test_bad_predictions_give_one_line_and_no_output(
     small: Screen, case: str, request: pytest.FixtureRequest
