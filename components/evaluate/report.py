@@ -10,6 +10,7 @@ from typing import Any
 import jinja2
 import numpy as np
 import pandas as pd
+from markupsafe import Markup, escape
 from numpy.typing import NDArray
 
 from components.evaluate import plots
@@ -101,6 +102,7 @@ def write_report(found: Findings, origin: Origin, file: Path) -> None:
         "number": number,
         "signed": signed,
         "share": share,
+        "breakable": breakable,
         "thousands": "{:,}".format,
     }
     content = _content(found, origin)
@@ -122,6 +124,11 @@ def signed(value: float | None) -> str:
 def share(value: float | None) -> str:
     """Format a share as per cent."""
     return number(value, ".1%")
+
+
+def breakable(name: str) -> Markup:
+    """Let a name break after its underscores, and nowhere else."""
+    return Markup("_<wbr>").join(map(escape, name.split("_")))
 
 
 def _content(found: Findings, origin: Origin) -> dict[str, Any]:
