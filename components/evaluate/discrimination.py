@@ -72,7 +72,7 @@ def _cosine(real: Floats, predicted: Floats) -> Distances:
         )
         # What is nothing but rounding is as far as cell-eval has a zero vector: 1.
         some = norms > 1e-20 * r2 * p2[own]
-        return 1 - np.divide(product, np.sqrt(norms, where=some), out=np.zeros_like(r2), where=some)
+        return 1 - np.where(some, product, 0) / np.sqrt(np.where(some, norms, 1))
 
     return without
 

@@ -6,8 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import false_discovery_control
 
-from components.evaluate.pair import Matrix, Pair
-from components.evaluate.rows import dense
+from components.evaluate.side import Side
 
 SIGNIFICANT = 0.05
 """cell-eval calls a gene differentially expressed below this FDR."""
@@ -35,19 +34,18 @@ class Groups:
     """Benjamini-Hochberg over the genes of a perturbation, as pdex has it."""
 
     @classmethod
-    def of(cls, pair: Pair, matrix: Matrix, p_value: Floats) -> "Groups":
-        """Go once through cells ``matrix`` [cells, genes] of the pair, a group at a time."""
-        labels = [pair.control, *pair.perturbations]
-        shape = (len(labels), len(pair.genes))
-        means, linear, squares = np.empty(shape), np.empty(shape), np.empty(len(labels))
-        for row, label in enumerate(labels):
-            cells = dense(matrix[pair.rows[label]])
-            means[row] = cells.mean(axis=0, dtype=np.float64)
-            squares[row] = np.einsum("ij,ij->", cells, cells, dtype=np.float64)
-            linear[row] = np.expm1(cells).mean(axis=0, dtype=np.float64)
-        sizes = np.array([len(pair.rows[label]) for label in labels], dtype=np.float64)
-        fdr = false_discovery_control(p_value, axis=1)
-        return cls(pair.control, pair.perturbations, sizes, means, linear, squares, p_value, fdr)
+    def of(cls, side: Side) -> "Groups":
+        """Take them from what was computed of the side's cells."""
+        return cls(
+            side.control,
+            side.perturbations,
+            side.sizes.astype(np.float64),
+            side.centroids,
+            side.linear_means,
+            side.squares,
+            side.p_value,
+            false_discovery_control(side.p_value, axis=1),
+        )
 
     @property
     def deltas(self) -> Floats:

@@ -61,12 +61,21 @@ class Means:
     """Summed in float64."""
     own: NDArray[Any]
     """In the precision of the cells, as their matrix itself sums them, and so pdex."""
+    linear: Floats
+    """Of counts per 10,000 instead, not of their log1p."""
+    squares: float
+    """Sum of the squared log1p values of all cells and genes."""
 
     @classmethod
     def of(cls, cells: Matrix) -> "Means":
         """Average cells [cells, genes], in memory."""
-        own = np.asarray(cells.mean(axis=0)).ravel()
-        return cls(dense(cells).mean(axis=0, dtype=np.float64), own)
+        values = dense(cells)
+        return cls(
+            values.mean(axis=0, dtype=np.float64),
+            np.asarray(cells.mean(axis=0)).ravel(),
+            np.expm1(values).mean(axis=0, dtype=np.float64),
+            float(np.einsum("ij,ij->", values, values, dtype=np.float64)),
+        )
 
 
 @dataclass(frozen=True)
@@ -86,6 +95,10 @@ class Side:
     means: NDArray[Any]
     """The same in the precision of the cells, as their matrix itself sums them (and so pdex),
     [1 + perturbations, genes]."""
+    linear_means: Floats
+    """Mean counts per 10,000, [1 + perturbations, genes]."""
+    squares: Floats
+    """Sum of the squared log1p values of all cells and genes, [1 + perturbations]."""
     statistic: Floats
     """Mann-Whitney's U of the cells against the controls, [perturbations, genes]."""
     p_value: Floats
@@ -147,8 +160,12 @@ def side_of(
     shape = (len(perturbations), len(genes))
     centroids = np.empty((1 + shape[0], shape[1]))
     means = np.empty(centroids.shape, controls.means.own.dtype)
-    centroids[0], means[0] = controls.means.exact, controls.means.own
+    linear_means, squares = np.empty(centroids.shape), np.empty(len(sizes))
     statistic, p_value, energy = np.empty(shape), np.empty(shape), np.empty(shape[0])
+
+    def note(row: int, found: Means) -> None:
+        centroids[row], means[row] = found.exact, found.own
+        linear_means[row], squares[row] = found.linear, found.squares
 
     def compute(batch: range) -> int:
         cells = matrix[np.concatenate([rows[perturbations[at]] for at in batch])]
@@ -158,12 +175,13 @@ def side_of(
         for at in batch:
             part = slice(stop, stop := stop + int(sizes[1 + at]))
             found = Means.of(cells[part])
-            centroids[1 + at], means[1 + at] = found.exact, found.own
+            note(1 + at, found)
             statistic[at], p_value[at] = rank_test(values[part], controls.sorted)
             centred = Centred.of(values[part], found.exact)
             energy[at] = 2 * float(across[part].mean()) - float(distances(centred, centred).mean())
         return stop
 
+    note(0, controls.means)
     with (
         thread_pool(threads) as pool,
         bar(total=int(sizes[1:].sum()), what=what, unit=" cells") as progress,
@@ -171,7 +189,17 @@ def side_of(
         for done in pool.map(compute, _batches(sizes[1:])):
             progress.update(done)
     return Side(
-        control, perturbations, list(genes), sizes, centroids, means, statistic, p_value, energy
+        control,
+        perturbations,
+        list(genes),
+        sizes,
+        centroids,
+        means,
+        linear_means,
+        squares,
+        statistic,
+        p_value,
+        energy,
     )
 
 

@@ -64,13 +64,13 @@ class Yardstick:
     ) -> "Yardstick":
         """Make the measured cells of ``pair`` ready; its prediction is not looked at."""
         measured = Measured.of(pair, threads=threads, what=what, cache=cache)
-        groups = Groups.of(pair, pair.measured, measured.side.p_value)
+        groups = Groups.of(measured.side)
         return cls(pair, measured, groups, threads, cache)
 
     def examine(self, prediction: Pair, *, what: str) -> Outcome:
         """Score a prediction of the same cells; ``what`` names it in the progress bar."""
         found = score(prediction, threads=self.threads, measured=self.measured, what=what)
-        groups = Groups.of(prediction, prediction.predicted, found.predicted.p_value)
+        groups = Groups.of(found.predicted)
         return self._outcome(found, groups, own_controls=False)
 
     def ceiling(self) -> Ceiling | None:
@@ -83,7 +83,7 @@ class Yardstick:
         found = score(
             split, threads=threads, measured=half.measured, what="the other half", cache=cache
         )
-        groups = Groups.of(split, split.predicted, found.predicted.p_value)
+        groups = Groups.of(found.predicted)
         outcome = half._outcome(found, groups, own_controls=True)
         replicate = replicate_scores(groups, half.groups, self.groups, split.genes)
         return Ceiling(outcome, at_full_depth(outcome.metrics), replicate)

@@ -293,8 +293,8 @@ def _groups(pair: Pair) -> tuple[Groups, Groups]:
     measured = Measured.of(pair, threads=1)
     found = score(pair, threads=1, measured=measured)
     return (
-        Groups.of(pair, pair.predicted, found.predicted.p_value),
-        Groups.of(pair, pair.measured, measured.side.p_value),
+        Groups.of(found.predicted),
+        Groups.of(measured.side),
     )
 
 
