@@ -67,7 +67,8 @@ def pipeline_on(profile: Profile, images: Mapping[str, str]) -> Any:
             train_lines: cell lines to train on.
             test_line: cell line to predict.
             pretrained: folder or URI of an scGPT checkpoint, or random://tiny, small, whole-human.
-            prior: none, or the URI of a table with one vector a gene.
+            prior: none, effects, scgpt, random:64, table:<uri>, graph:<uri>, annotation:<uri>,
+                esm2:<checkpoint>?fasta=<uri>, shuffled:<prior> or concat(<prior>, <prior>).
             recipe: training settings: default, reference or smoke.
             seed: reaches every random draw.
             publish_to: gs://bucket/prefix, hf://owner/name, a folder (local runs only), or empty.

@@ -21,7 +21,7 @@ KNOWN = {
     "humap*": CC_BY,
     "reactome*": CC0,
     "hgnc_complete_set*": CC0,
-    "esm2_t*": MIT,  # the weights
+    "esm2_t[0-9]*": MIT,  # the weights
     "scgpt_human*": MIT,
     "uniprotkb_*": CC_BY,
     "up000005640*": CC_BY,  # UniProt's human proteome

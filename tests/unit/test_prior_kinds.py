@@ -3,6 +3,7 @@
 import gzip
 import json
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,10 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
 from safetensors.torch import load_file
 
+from benchmarks.prior import area, read_pairs
 from components.prior.aliases import Aliases, match, read_aliases
 from components.prior.licence import (
     SE_600M,
@@ -37,12 +40,22 @@ CLIQUES = [[f"{name}{i}" for i in range(6)] for name in "ABC"]
 class Made:
     """A written artifact, read back."""
 
+    folder: Path
     tokens: list[str]
     table: np.ndarray
     facts: dict
 
     def __getitem__(self, gene: str) -> np.ndarray:
         return self.table[self.tokens.index(gene)]
+
+
+def read(folder: Path) -> Made:
+    facts = opening(folder, GENE_PRIOR).summary
+    assert facts == json.loads((folder / "prior.json").read_text())
+    if not (folder / "prior.safetensors").exists():
+        return Made(folder, [], np.zeros((0, 0)), facts)
+    with safe_open(folder / "prior.safetensors", "np") as file:
+        return Made(folder, json.loads(file.metadata()["genes"]), file.get_tensor("prior"), facts)
 
 
 def made(folder: Path, text: str, tokens: list[str], seed: int = 0) -> Made:
@@ -52,11 +65,7 @@ def made(folder: Path, text: str, tokens: list[str], seed: int = 0) -> Made:
     vocabulary.write_text(json.dumps({token: i for i, token in enumerate(tokens)}))
     target = folder / f"prior{len(list(folder.iterdir()))}"
     prior(text, str(vocabulary), target, seed=seed)
-    facts = opening(target, GENE_PRIOR).summary
-    assert facts == json.loads((target / "prior.json").read_text())
-    path = target / "prior.safetensors"
-    table = load_file(path)["prior"].numpy() if path.exists() else np.zeros((len(tokens), 0))
-    return Made(tokens, table, facts)
+    return read(target)
 
 
 def tokens_of(genes) -> list[str]:
@@ -493,22 +502,14 @@ def test_a_non_commercial_member_warns_and_is_kept_beside_the_others(tmp_path, c
 
 @pytest.fixture(scope="module")
 def real(shared_data, tmp_path_factory):
-    """A real table's prior on scGPT's vocabulary, by its text."""
-    folder = tmp_path_factory.mktemp("real")
-    vocabulary = str(shared_data / "scgpt_human")
-    made_already: dict[str, Made] = {}
+    """A real table's prior on scGPT's vocabulary, by its text; @ is the folder of the tables."""
 
+    @cache
     def make(text: str) -> Made:
-        if text not in made_already:
-            target = folder / str(len(made_already))
-            prior(text.replace("@", str(shared_data / "priors")), vocabulary, target)
-            names = json.loads((shared_data / "scgpt_human" / "vocab.json").read_text())
-            made_already[text] = Made(
-                sorted(names, key=names.get),
-                load_file(target / "prior.safetensors")["prior"].numpy(),
-                opening(target, GENE_PRIOR).summary,
-            )
-        return made_already[text]
+        target = tmp_path_factory.mktemp("real") / "prior"
+        asked = text.replace("@", str(shared_data / "priors"))
+        prior(asked, str(shared_data / "scgpt_human"), target)
+        return read(target)
 
     return make
 
@@ -531,30 +532,12 @@ def test_real_tables_cover_what_they_share_with_the_vocabulary(real, text, cover
 
 
 def test_one_real_source_knows_the_partners_that_another_lists(real, shared_data):
-    """Pairs of Reactome lie nearer by GO or STRING than pairs dealt anew, and not if shuffled."""
-    pairs = pd.read_csv(shared_data / "priors" / "reactome_pairs.csv.gz", dtype=str).to_numpy()
-
-    def area(text: str) -> float:
-        found = real(text)
-        rows = {token: i for i, token in enumerate(found.tokens)}
-        length = np.linalg.norm(found.table, axis=1, keepdims=True)
-        unit = found.table / np.maximum(length, 1e-9)
-        kept = np.array(
-            [(rows[a], rows[b]) for a, b in pairs if a != b and a in rows and b in rows]
-        )
-        kept = kept[(length[kept] > 0).all(axis=(1, 2))]
-        dealt = np.random.default_rng(0).permutation(kept[:, 1])
-        near = (unit[kept[:, 0]] * unit[kept[:, 1]]).sum(1)
-        far = (unit[kept[:, 0]] * unit[dealt]).sum(1)
-        order = np.argsort(np.argsort(np.r_[near, far]))
-        n = len(near)
-        return float((order[:n].sum() - n * (n - 1) / 2) / n**2)
-
+    pairs = read_pairs(shared_data / "priors" / "reactome_pairs.csv.gz")
     string, go = "graph:@/stringdb_pairs.csv.gz?width=64", "annotation:@/gene2go.parquet?width=64"
-    assert area(string) > 0.8
-    assert area(go) > 0.75
-    assert abs(area(f"shuffled:{string}") - 0.5) < 0.05
-    assert abs(area(f"shuffled:{go}") - 0.5) < 0.05
+    assert area(real(string).folder, pairs) > 0.8
+    assert area(real(go).folder, pairs) > 0.75
+    assert abs(area(real(f"shuffled:{string}").folder, pairs) - 0.5) < 0.05
+    assert abs(area(real(f"shuffled:{go}").folder, pairs) - 0.5) < 0.05
 
 
 def test_ensembl_ids_find_their_genes_by_the_annotation_table(shared_data, tmp_path):
