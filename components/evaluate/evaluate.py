@@ -69,6 +69,7 @@ def evaluate(
     *,
     prior: Path | str | None = None,
     threads: int = 0,
+    cache: Path | str | None = None,
     repeat: str = "",
 ) -> None:
     """Score predictions by cell-eval and cell-eval2, beside baselines and the data's ceiling.
@@ -82,6 +83,8 @@ def evaluate(
         target: folder of the evaluation artifact.
         prior: gene prior artifact, for the baseline that knows nothing but it; None = without.
         threads: CPU threads; 0 = all available.
+        cache: folder that keeps what is computed of the measured cells, for the next model or seed
+            and for a run that was cut off; None = keep nothing.
         repeat: the command that repeats the run, for the report; empty = as far as the artifacts
             know it.
 
@@ -108,7 +111,8 @@ def evaluate(
     with writing(target, EVALUATION, parameters=parameters, inputs=inputs) as draft:
         knowledge = _knowledge(pair, opened, split, table)
         own = np.asarray(given.on_disk.varm[MEANS]).T
-        found = _scores(pair, own, kind, knowledge, threads)
+        yardstick = Yardstick.of(pair, threads=threads, cache=Path(cache) if cache else None)
+        found = _scores(yardstick, own, kind, knowledge)
         origin = Origin(
             split.test_line,
             split.train_lines,
@@ -131,11 +135,10 @@ def _knowledge(pair: Pair, cells: Cells, splits: Splits, prior: Artifact | None)
 
 
 def _scores(
-    pair: Pair, own: NDArray[np.floating], kind: str, knowledge: Knowledge, threads: int
+    yardstick: Yardstick, own: NDArray[np.floating], kind: str, knowledge: Knowledge
 ) -> Findings:
     """Hold every prediction, and the measured cells themselves, against the measured cells."""
-    yardstick = Yardstick.of(pair, threads=threads)
-    outcomes = {}
+    pair, outcomes = yardstick.pair, {}
     for name, prediction in contenders(
         pair, own, knowledge.means, knowledge.genes, knowledge.controls, ranked=kind == RANK
     ):

@@ -122,6 +122,7 @@ OTHERS = (
         HIGHER,
         CELLS,
         "Rank correlation, over perturbations, of how many genes are called; one number in all.",
+        "equally many genes are called in every perturbation, so there is no correlation",
     ),
     Metric(
         "de_spearman_lfc_sig",
@@ -143,12 +144,14 @@ OTHERS = (
         CELLS,
         "Correlation, over perturbations, of the energy distance to the controls; one number in "
         "all.",
+        "there is one perturbation, or the distance is the same for all",
     ),
     Metric(
         "clustering_agreement",
         HIGHER,
         MEANS,
         "Whether predicted perturbations cluster as the measured ones do; one number in all.",
+        "there are too few perturbations to cluster",
     ),
 )
 

@@ -445,7 +445,7 @@ class _Page(HTMLParser):
             self.rows.append([])
         if tag in ("td", "th"):
             self.rows[-1].append("")
-        if tag != "meta":
+        if tag not in ("meta", "wbr"):
             self.open.append(tag)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -761,3 +761,14 @@ def test_a_ceiling_needs_two_controls(small: Screen) -> None:
     adata = anndata.read_h5ad(small.folder / "predictions" / PREDICTIONS_FILE)
     first = adata.obs.index[adata.obs["is_control"]][1:]
     assert halves(pair_of(adata[~adata.obs.index.isin(first)].copy(), "f")) is None
+
+
+def test_what_is_kept_of_the_measured_cells_changes_no_number(tmp_path: Path) -> None:
+    few = Screen(tmp_path, perturbations=("G0", "G1"), controls_each=20)
+    predictions, found = few.predictions(kind=RANK), []
+    for name in ("first", "again"):
+        folders = (tmp_path / "cells", tmp_path / "splits", tmp_path / name)
+        evaluate(predictions, *folders, threads=1, cache=tmp_path / "cache")
+        found.append((tmp_path / name / "scores.csv").read_text())
+    assert found[0] == found[1]
+    assert len(list((tmp_path / "cache").iterdir())) == 3  # the measured cells, and their halves
