@@ -20,7 +20,7 @@ from components.prior.tables import Table, read_table
 from components.shared.artifact import sha256_of
 from components.shared.checkpoint import CHECKPOINT_FILES, WEIGHTS_FILE, read_checkpoint
 from components.shared.downloads import shown
-from components.shared.errors import InputError
+from components.shared.errors import InputError, shortlist
 from components.shared.pretrained import ending_of, parse_pretrained
 from components.shared.scratch import scratch_for
 from components.shared.storage import SHA256, fetched, fetched_folder
@@ -95,7 +95,7 @@ def from_graph(prior: Prior, context: Context) -> Vectors:
     from components.prior.spectral import embed_graph  # scikit-learn takes a second to import
 
     columns, source = _read_columns(prior)
-    left, right = _complete(columns)
+    left, right = _complete(columns, _name(prior))
     embedding = embed_graph(left, right, _width(prior), _name(prior))
     return _embedded(prior, context, embedding, source)
 
@@ -106,7 +106,7 @@ def from_annotation(prior: Prior, context: Context) -> Vectors:
 
     columns, source = _read_columns(prior, (EVIDENCE_COLUMN,))
     columns = _with_evidence(prior, columns)
-    genes, terms = _complete(columns)
+    genes, terms = _complete(columns, _name(prior))
     embedding = embed_annotation(genes, terms, _width(prior), _name(prior))
     return _embedded(prior, context, embedding, source)
 
@@ -125,6 +125,11 @@ def from_esm2(prior: Prior, context: Context) -> Vectors:
         of_fasta = Source("sequences", fasta_name, sha256_of(path), licence_of(fasta_name, said))
     # Those of other genes are not worth the time.
     wanted = match(proteins.sequences, genes_of(context.vocabulary), others).gene_of
+    if not wanted:
+        raise InputError(
+            f"{fasta_name}: none of its {len(proteins.sequences):,} genes is in the vocabulary "
+            f"({shortlist(sorted(proteins.sequences)[:3])}); expected gene symbols in the headers"
+        )
     sequences = list(dict.fromkeys(proteins.sequences[gene] for gene in wanted))
     checkpoint = context.until_written.enter_context(fetched_checkpoint(prior.argument))
     esm2 = load_esm2(checkpoint, name)
@@ -252,10 +257,12 @@ def _read_columns(
         return read_columns(path, name, wanted, optional), source
 
 
-def _complete(columns: dict[str, list[str]]) -> tuple[list[str], list[str]]:
+def _complete(columns: dict[str, list[str]], name: str) -> tuple[list[str], list[str]]:
     """Return the two columns' fields of the rows that have both."""
     first, second = list(columns.values())[:2]
     rows = [(a, b) for a, b in zip(first, second, strict=True) if a and b]
+    if not rows:
+        raise InputError(f"{name}: has no row with both columns filled")
     return [a for a, _ in rows], [b for _, b in rows]
 
 

@@ -264,6 +264,12 @@ def test_a_checkpoint_is_fetched_file_by_file(checkpoint, tmp_path, kept):
     assert not list(kept.iterdir())
 
 
+def test_sequences_of_other_genes_are_told_before_any_weights_are_read(tmp_path, kept):
+    fasta = write_fasta(tmp_path / "p.fasta", {"A": "MKL"})
+    with pytest.raises(InputError, match=r"none of its 1 genes is in the vocabulary \('A'\)"):
+        prior(f"esm2:nowhere?fasta={fasta}", vocabulary(tmp_path, "B"), tmp_path / "out")
+
+
 def damaged(checkpoint: Path, folder: Path, name: str, content: bytes | None) -> Path:
     folder.mkdir()
     for path in checkpoint.iterdir():

@@ -193,6 +193,7 @@ def test_other_columns_can_be_named(tmp_path):
         ("p.csv", b"", "not readable as .csv"),
         ("p.csv", b"entity1,entity2\n", "has no rows"),
         ("p.csv", b"entity1,entity2\nA\n", "not readable as .csv"),
+        ("p.csv", b"entity1,entity2\nA,\n,B\n", "no row with both columns filled"),
         ("p.csv", b"\xff\xfe\x00", "not readable as .csv|is missing"),
         ("p.csv", b"entity1,entity1,entity2\nA,B,C\n", "'entity1' comes more than once"),
         ("p.csv", b"entity1,entity2\nA,B\n", "2 genes by 2 columns are too few for 128"),
