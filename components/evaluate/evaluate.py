@@ -83,8 +83,8 @@ def evaluate(
         target: folder of the evaluation artifact.
         prior: gene prior artifact, for the baseline that knows nothing but it; None = without.
         threads: CPU threads; 0 = all available.
-        cache: folder that keeps what is computed of the measured cells, for the next model or seed
-            and for a run that was cut off; None = keep nothing.
+        cache: folder that keeps what is computed of the measured cells and of the model's, for the
+            next model or seed and for a run that was cut off; None = keep nothing.
         repeat: the command that repeats the run, for the report; empty = as far as the artifacts
             know it.
 

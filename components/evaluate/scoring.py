@@ -15,10 +15,8 @@ from typing import TextIO
 import numpy as np
 import pandas as pd
 import polars as pl
-from cell_eval._evaluator import SB_METRICS
 
 from components.evaluate.full_profile import full_profile
-from components.evaluate.halves import halves
 from components.evaluate.measured import Measured, cached_side
 from components.evaluate.pair import Pair
 from components.evaluate.side import Side
@@ -88,54 +86,6 @@ def score(
     with _listening() as failed:
         table, others = full_profile(measured.side, predicted)
     return Score(table, table.drop("perturbation").describe(), failed | others, predicted)
-
-
-@dataclass(frozen=True)
-class Ceiling:
-    """How well the measured cells predict themselves (cell-eval's `compute_ceiling`)."""
-
-    halves: Score
-    """What one half scores as a prediction of the other."""
-    table: pd.DataFrame
-    """Index = metric; columns half_depth (nan-mean of the halves' scores), ceiling and n_nan."""
-
-
-def ceiling(pair: Pair, *, threads: int, cache: Path | None = None) -> Ceiling | None:
-    """Return how well the measured data predict themselves (cell-eval's `compute_ceiling`).
-
-    The mean of what one half of the cells scores as a prediction of the other is mapped to full
-    depth by Spearman-Brown, 2r / (1 + r), in the metrics that cell-eval holds fit for it
-    (`SB_METRICS`, no error metric) and where r > 0. cell-eval's own mean is NaN as soon as one
-    perturbation has no value; this one leaves those out.
-
-    Args:
-        pair: predicted and measured cells; the prediction is not looked at.
-        threads: CPU threads; 0 = all available CPUs.
-        cache: folder kept between evaluations, None = keep nothing.
-
-    Returns:
-        None where no halves can be made, see `halves`.
-    """
-    split = halves(pair)
-    if split is None:
-        return None
-    measured = Measured.of(split, threads=threads, what="half of the measured cells", cache=cache)
-    found = score(split, threads=threads, measured=measured, what="the other half", cache=cache)
-    values = found.metrics
-    mean = values.mean()
-    corrected = (2 * mean / (1 + mean)).where((mean > 0) & mean.index.isin(SB_METRICS))
-    parts = {"half_depth": mean, "ceiling": corrected, "n_nan": values.isna().sum()}
-    return Ceiling(found, pd.DataFrame(parts).rename_axis("metric"))
-
-
-@contextmanager
-def step(number: int, total: int, what: str) -> Iterator[None]:
-    """Print what is being done and how long it took, on standard error."""
-    start = time.monotonic()
-    print(f"evaluate: {number}/{total} {what}", file=sys.stderr, flush=True)
-    yield
-    took = time.monotonic() - start
-    print(f"evaluate: {number}/{total} done in {took:.1f} s", file=sys.stderr, flush=True)
 
 
 class _Failures(logging.Handler):

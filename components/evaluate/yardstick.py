@@ -69,7 +69,11 @@ class Yardstick:
 
     def examine(self, prediction: Pair, *, what: str) -> Outcome:
         """Score a prediction of the same cells; ``what`` names it in the progress bar."""
-        found = score(prediction, threads=self.threads, measured=self.measured, what=what)
+        # Of the predictions only the model's is kept, for a run that is cut off after it.
+        cache = self.cache if prediction is self.pair else None
+        found = score(
+            prediction, threads=self.threads, measured=self.measured, what=what, cache=cache
+        )
         groups = Groups.of(found.predicted)
         return self._outcome(found, groups, own_controls=False)
 

@@ -771,4 +771,4 @@ def test_what_is_kept_of_the_measured_cells_changes_no_number(tmp_path: Path) ->
         evaluate(predictions, *folders, threads=1, cache=tmp_path / "cache")
         found.append((tmp_path / name / "scores.csv").read_text())
     assert found[0] == found[1]
-    assert len(list((tmp_path / "cache").iterdir())) == 3  # the measured cells, and their halves
+    assert len(list((tmp_path / "cache").iterdir())) == 4  # measured, model, two halves
