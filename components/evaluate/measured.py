@@ -62,7 +62,7 @@ class Measured:
     def energy(self, *, threads: int = 0) -> pd.Series:
         """Return the energy distance of each perturbation to the controls, index = perturbation."""
         with thread_pool(threads) as pool:
-            within = mean_distance_within(self.controls.centred, pool.map)
+            within = mean_distance_within(self.controls.points, pool.map)
         return pd.Series(self.side.energy - within, index=self.side.perturbations)
 
 

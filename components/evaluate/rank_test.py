@@ -11,14 +11,12 @@ whole numbers, so the order of adding does not change a bit of them below 200,00
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import polars as pl
 from numba import njit
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix
 from scipy.stats import false_discovery_control
 
 Floats = NDArray[Any]
@@ -26,23 +24,22 @@ Floats = NDArray[Any]
 
 @dataclass(frozen=True)
 class SortedControls:
-    """The controls' values above zero, sorted within each gene."""
+    """The controls' values, sorted within each gene."""
 
-    cells: int
-    starts: NDArray[np.int64]
-    """Where each gene's values start, and the last one's end, [genes + 1]."""
     values: Floats
-    """[values above zero]."""
+    """[genes, cells]"""
+    zeros: NDArray[np.int64]
+    """How many of them are zero, [genes]."""
     ties: NDArray[np.float64]
     """Sum of t^3 - t over the groups of t equal values above zero, [genes]."""
 
     @classmethod
-    def of(cls, cells: csr_matrix) -> "SortedControls":
-        """Sort the controls [cells, genes], log1p of counts per 10,000, none below zero."""
-        starts, values = _by_gene(cells.data, cells.indices, cells.shape[1])
-        for start, stop in pairwise(starts.tolist()):
-            values[start:stop].sort()
-        return cls(cells.shape[0], starts, values, _ties(starts, values))
+    def of(cls, cells: Floats) -> "SortedControls":
+        """Sort dense controls [cells, genes], log1p of counts per 10,000, none below zero."""
+        values = np.ascontiguousarray(cells.T)
+        values.sort(axis=1)
+        zeros = values.shape[1] - np.count_nonzero(values, axis=1)
+        return cls(values, zeros, _ties(values, zeros))
 
 
 def rank_test(
@@ -61,7 +58,7 @@ def rank_test(
     """
     ordered = np.ascontiguousarray(cells.T)
     ordered.sort(axis=1)
-    return _test(ordered, controls.starts, controls.values, controls.ties, controls.cells)
+    return _test(ordered, controls.values, controls.zeros, controls.ties)
 
 
 def de_table(
@@ -122,51 +119,35 @@ def _changes(means, reference):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True)
-def _by_gene(data, indices, genes):  # type: ignore[no-untyped-def]
-    """Gather the values above zero of a CSR matrix gene by gene; return starts and values."""
-    starts = np.zeros(genes + 1, np.int64)
-    for i in range(len(data)):
-        if data[i] != 0:
-            starts[indices[i] + 1] += 1
-    starts = np.cumsum(starts)
-    place = starts[:-1].copy()
-    values = np.empty(starts[-1], data.dtype)
-    for i in range(len(data)):
-        if data[i] != 0:
-            values[place[indices[i]]] = data[i]
-            place[indices[i]] += 1
-    return starts, values
-
-
-@njit(nogil=True)
 def _cubed_less_itself(count):  # type: ignore[no-untyped-def]
     return float(count) * count * count - count
 
 
 @njit(nogil=True)
-def _ties(starts, values):  # type: ignore[no-untyped-def]
-    ties = np.zeros(len(starts) - 1)
-    for gene in range(len(ties)):
-        first = starts[gene]
-        for i in range(starts[gene] + 1, starts[gene + 1] + 1):
-            if i == starts[gene + 1] or values[i] != values[first]:
+def _ties(values, zeros):  # type: ignore[no-untyped-def]
+    ties = np.zeros(len(values))
+    for gene in range(len(values)):
+        own = values[gene, zeros[gene] :]
+        first = 0
+        for i in range(1, len(own) + 1):
+            if i == len(own) or own[i] != own[first]:
                 ties[gene] += _cubed_less_itself(i - first)
                 first = i
     return ties
 
 
 @njit(nogil=True)
-def _test(ordered, starts, values, control_ties, n2):  # type: ignore[no-untyped-def]
+def _test(ordered, values, zeros, control_ties):  # type: ignore[no-untyped-def]
     genes, n1 = ordered.shape
+    n2 = values.shape[1]
     statistic, p_value = np.empty(genes), np.empty(genes)
     for gene in range(genes):
-        own, controls = ordered[gene], values[starts[gene] : starts[gene + 1]]
+        own, controls = ordered[gene], values[gene, zeros[gene] :]
         i = low = 0
         while i < n1 and own[i] == 0:
             i += 1
-        control_zeros = n2 - len(controls)
-        u = i * control_zeros / 2.0
-        ties = _cubed_less_itself(i + control_zeros) + control_ties[gene]
+        u = i * zeros[gene] / 2.0
+        ties = _cubed_less_itself(i + zeros[gene]) + control_ties[gene]
         while i < n1:
             j = i + 1
             while j < n1 and own[j] == own[i]:
@@ -181,7 +162,7 @@ def _test(ordered, starts, values, control_ties, n2):  # type: ignore[no-untyped
             high = low
             while high < len(controls) and controls[high] == own[i]:
                 high += 1
-            u += (j - i) * (control_zeros + low + (high - low) / 2.0)
+            u += (j - i) * (zeros[gene] + low + (high - low) / 2.0)
             ties += _cubed_less_itself(j - i + high - low) - _cubed_less_itself(high - low)
             i, low = j, high
         statistic[gene], p_value[gene] = u, _p_value(u, n1, n2, ties)

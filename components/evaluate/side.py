@@ -15,10 +15,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix
 from threadpoolctl import threadpool_limits
 
-from components.evaluate.energy import ROWS, Centred, distances
+from components.evaluate.energy import ROWS, Points, distances
 from components.evaluate.rank_test import SortedControls, de_table, rank_test
 from components.evaluate.rows import Matrix, dense
 from components.shared.progress import bar
@@ -36,15 +35,14 @@ class Controls:
     cells: int
     means: "Means"
     sorted: SortedControls
-    centred: Centred
-    """The cells less their mean."""
+    points: Points
 
     @classmethod
     def of(cls, cells: Matrix) -> "Controls":
-        """Sort and centre control cells [cells, genes], in memory."""
-        values, means = dense(cells), Means.of(cells)
-        ready = SortedControls.of(csr_matrix(cells)), Centred.of(values, means.exact)
-        return cls(_digest(values), len(values), means, *ready)
+        """Sort and square control cells [cells, genes], in memory."""
+        values = dense(cells)
+        ready = Means.of(cells), SortedControls.of(values), Points.of(values)
+        return cls(_digest(values), len(values), *ready)
 
     def as_in(self, cells: Matrix) -> "Controls":
         """Return the controls of another side, most often the same cells: then little is done."""
@@ -170,15 +168,16 @@ def side_of(
     def compute(batch: range) -> int:
         cells = matrix[np.concatenate([rows[perturbations[at]] for at in batch])]
         values = dense(cells)
-        across = distances(Centred.of(values, controls.means.exact), controls.centred)
+        points = Points.of(values)
+        across = distances(points, controls.points)
         stop = 0
         for at in batch:
             part = slice(stop, stop := stop + int(sizes[1 + at]))
             found = Means.of(cells[part])
             note(1 + at, found)
             statistic[at], p_value[at] = rank_test(values[part], controls.sorted)
-            centred = Centred.of(values[part], found.exact)
-            energy[at] = 2 * float(across[part].mean()) - float(distances(centred, centred).mean())
+            own = points.rows(part.start, part.stop)
+            energy[at] = 2 * float(across[part].mean()) - float(distances(own, own).mean())
         return stop
 
     note(0, controls.means)
