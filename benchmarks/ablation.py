@@ -31,9 +31,9 @@ from components.evaluate.baselines import (
     MEAN_DELTA,
     SAME_PERTURBATION_DELTA,
     baseline_means,
-    training_pseudobulks,
 )
 from components.evaluate.metrics import HIGHER, LOWER
+from components.evaluate.training import training_pseudobulks
 from components.finetune.finetune import start_model
 from components.finetune.loading import load_training_data
 from components.finetune.recipe import Recipe, load_recipe

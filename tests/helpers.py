@@ -34,9 +34,13 @@ def screen(
     genes: int = 30,
     cells_each: int = 6,
     controls_each: int = 20,
+    sparse: bool = False,
     seed: int = 0,
 ) -> tuple[pd.DataFrame, np.ndarray, list[str]]:
-    """Return obs, X (log1p, sparse-like) and gene names of a tiny screen with real effects."""
+    """Return obs, X (log1p) and gene names of a tiny screen with real effects.
+
+    Where it is sparse, expression runs from a count in 50 cells to 30 in each, as in real cells.
+    """
     rng = np.random.default_rng(seed)
     labels = [(line, CONTROL) for line in lines for _ in range(controls_each)]
     labels += [(line, p) for line in lines for p in perturbations for _ in range(cells_each)]
@@ -44,6 +48,8 @@ def screen(
     obs.index = [f"cell{i}-{line}" for i, line in enumerate(obs["cell_line"])]
     effect = {p: rng.normal(0, 0.6, genes) for p in perturbations} | {CONTROL: np.zeros(genes)}
     base = {line: rng.gamma(2.0, 0.8, genes) for line in lines}
+    if sparse:
+        base = {line: rng.permutation(np.geomspace(0.02, 30, genes)) for line in lines}
     rate = np.array([base[line] * np.exp(effect[p]) for line, p in labels])
     counts = rng.poisson(rate)
     scaled = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1) * 1e4

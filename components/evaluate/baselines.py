@@ -15,10 +15,8 @@ from scipy.sparse import csr_matrix, vstack
 from components.evaluate.pair import Pair
 from components.evaluate.ridge import ridge_deltas
 from components.evaluate.rows import Matrix, dense
-from components.evaluate.training import Training, training_pseudobulks
+from components.evaluate.training import Training
 from components.shared.rank_cells import draw_partners, rank_cells
-
-__all__ = ["Training", "baseline_means", "contenders", "training_pseudobulks"]
 
 MODEL = "model"
 MODEL_MEANS = "model_means"

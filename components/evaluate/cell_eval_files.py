@@ -4,9 +4,9 @@
     cell-eval run --adata-pred pred.h5ad --adata-real real.h5ad --pert-col perturbation \
         --control-pert non-targeting --profile full --outdir cell-eval-out
 
-The second line's `cell-eval-out/results.csv` and `agg_results.csv` are those of the evaluate
-task, number for number. (Where the file's `uns` names another column or control, the command is
-printed with those names.)
+The second line's `cell-eval-out/results.csv` is that of the evaluate task, to rounding, and so is
+`agg_results.csv` in every column without a missing value. (Where the file's `uns` names another
+column or control, the command is printed with those names.)
 """
 
 import argparse

@@ -17,7 +17,6 @@ from components.evaluate.baselines import (
     MODEL,
     baseline_means,
     contenders,
-    training_pseudobulks,
 )
 from components.evaluate.calibrated import calibrate
 from components.evaluate.checks import (
@@ -39,6 +38,7 @@ from components.evaluate.summary import (
     described,
     long_table,
 )
+from components.evaluate.training import training_pseudobulks
 from components.evaluate.yardstick import Yardstick
 from components.shared.artifact import EVALUATION, GENE_PRIOR, Artifact, opening, writing
 from components.shared.cells import Cells

@@ -30,7 +30,6 @@ from components.evaluate.baselines import (
     SAME_PERTURBATION_DELTA,
     baseline_means,
     contenders,
-    training_pseudobulks,
 )
 from components.evaluate.evaluate import evaluate
 from components.evaluate.halves import halves
@@ -40,6 +39,7 @@ from components.evaluate.ridge import vectors_of
 from components.evaluate.rows import dense
 from components.evaluate.scoring import as_floats, score
 from components.evaluate.summary import CEILING, HALF, compared
+from components.evaluate.training import training_pseudobulks
 from components.evaluate.yardstick import Yardstick
 from components.shared.artifact import EVALUATION, GENE_PRIOR, opening
 from components.shared.cells import Cells
@@ -761,6 +761,39 @@ def test_a_ceiling_needs_two_controls(small: Screen) -> None:
     adata = anndata.read_h5ad(small.folder / "predictions" / PREDICTIONS_FILE)
     first = adata.obs.index[adata.obs["is_control"]][1:]
     assert halves(pair_of(adata[~adata.obs.index.isin(first)].copy(), "f")) is None
+
+
+def test_the_report_says_for_each_prediction_why_its_roc_auc_is_below_chance(
+    tmp_path: Path,
+) -> None:
+    sparse = Screen(
+        tmp_path,
+        perturbations=tuple(LABELS[:6]),
+        genes=150,
+        cells_each=40,
+        controls_each=300,
+        sparse=True,
+    )
+    found = sparse.evaluate(sparse.predictions())
+    numbers = json.loads((found / "metrics.json").read_text())
+    why = numbers["diagnosis"][CONTROL_MEAN]
+    assert why["roc_auc"] == pytest.approx(numbers["baselines"][CONTROL_MEAN]["roc_auc"])
+    assert why["roc_auc"] < 0.3 and why["agreement"] > 0.9
+    assert why["skew_roc_auc"] == pytest.approx(why["roc_auc"], abs=0.05)
+    called = pd.read_csv(found / "called_by_expression.csv").query("prediction == 'control_mean'")
+    assert called["predicted"].iloc[0] > 0.8 > called["predicted"].iloc[-1]
+    assert called["measured"].iloc[0] < called["measured"].iloc[-1]
+    page = _Page()
+    page.feed((found / "report.html").read_text())
+    text = " ".join(page.text.split())
+    assert f"control mean: {why['roc_auc']:.3f}" in text
+    assert "So the low roc_auc measures missing cell-to-cell spread" in text
+    below = {
+        name
+        for name, means in {MODEL: numbers["model"], **numbers["baselines"]}.items()
+        if means["roc_auc"] < 0.5
+    }
+    assert set(numbers["diagnosis"]) - {MODEL_MEANS} == below
 
 
 def test_what_is_kept_of_the_measured_cells_changes_no_number(tmp_path: Path) -> None:
