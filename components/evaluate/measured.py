@@ -7,20 +7,18 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import polars as pl
 
+from components import __version__
 from components.evaluate.energy import mean_distance_within
 from components.evaluate.pair import Pair
 from components.evaluate.rows import Matrix, digest_of
 from components.evaluate.side import Controls, Side, side_of, thread_pool
-
-FORM = 1
-"""Of the files in the cache; another one is not looked at."""
+from components.shared.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -77,7 +75,8 @@ def cached_side(
 ) -> Side:
     """Compute what the metrics need of the cells in ``matrix``, or read it from the cache.
 
-    A file in the cache is named by a digest of all it depends on: values, labels, genes.
+    A file in the cache is named by a digest of all it depends on: values, labels, genes and this
+    project's version.
 
     Args:
         pair: gives the cells' labels and the genes.
@@ -86,6 +85,9 @@ def cached_side(
         threads: CPU threads; 0 = all available.
         what: names the side in the progress bar.
         cache: folder kept between evaluations, None = keep nothing.
+
+    Raises:
+        InputError: the cache cannot be written to.
     """
 
     def compute() -> Side:
@@ -101,16 +103,21 @@ def cached_side(
 
     if cache is None:
         return compute()
-    facts = [
-        FORM,
-        version("pdex"),
-        version("numba-mwu"),
-        pair.control,
-        *pair.genes,
-        digest_of(matrix),
-    ]
-    name = hashlib.sha256("\n".join(map(str, [*facts, *pair.labels])).encode()).hexdigest()
+    _check_folder(cache)
+    facts = [__version__, pair.control, *pair.genes, digest_of(matrix), *pair.labels]
+    name = hashlib.sha256("\n".join(facts).encode()).hexdigest()
     return _kept(cache / f"{name[:32]}.npz", compute)
+
+
+def _check_folder(cache: Path) -> None:
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=cache):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"cache: {cache} cannot be written to ({error.strerror}); give another folder or none"
+        ) from None
 
 
 def _kept(file: Path, compute: Callable[[], Side]) -> Side:
@@ -122,7 +129,6 @@ def _kept(file: Path, compute: Callable[[], Side]) -> Side:
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             print(f"evaluate: {file}: damaged ({error}), so computed again", file=sys.stderr)
     side = compute()
-    file.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=file.parent, prefix=".", delete=False) as partial:
         try:
             np.savez(partial, **{field.name: getattr(side, field.name) for field in fields(Side)})

@@ -26,6 +26,7 @@ from components.evaluate.measured import Measured
 from components.evaluate.pair import Pair
 from components.evaluate.rows import Chosen, OnDisk, dense, digest_of, matrix_of
 from components.evaluate.scoring import Score, score
+from components.shared.errors import InputError
 from components.shared.perturbation import CONTROL
 
 ENERGY = "pearson_edistance"
@@ -260,6 +261,15 @@ def test_a_damaged_file_is_computed_again_and_said(
     said = [line for line in capsys.readouterr().err.splitlines() if "damaged" in line]
     assert len(said) == 1 and str(file) in said[0]
     assert file.read_bytes() == whole and list(tmp_path.iterdir()) == [file]
+
+
+def test_a_cache_that_cannot_be_written_to_is_told_before_the_long_work(
+    tmp_path: Path, computed: list[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"cache: \S+file cannot be written to"):
+        Measured.of(screen(), threads=1, cache=tmp_path / "file")
+    assert not computed
 
 
 def test_what_a_killed_evaluation_had_computed_is_not_computed_again(
