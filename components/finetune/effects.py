@@ -24,12 +24,14 @@ from torch import Tensor
 
 from components.finetune.data import Floats
 from components.finetune.deltas import LineDeltas
+from components.shared.gene_prior import OtherEffects
 from components.shared.perturbation import CONTROL, genes_of
 from components.shared.progress import bar
 from components.shared.vocabulary import Vocabulary
 
 MEASURED, SUMMED, NEAR_BY, MEAN = "measured", "summed", "near by", "mean"
 """Where an effect is from."""
+ORIGINS = (MEASURED, SUMMED, NEAR_BY, MEAN)
 SCALES = 12
 LEAST_SCALE, MOST_SCALE = 0.3, 2.0
 """Of the normals, from a share of the median noise to a multiple of the largest delta."""
@@ -38,7 +40,7 @@ POOLED = 20.0
 ROUNDS = 30
 MOST_SCALED = 3.0
 PENALTIES = np.geomspace(1e-3, 1e3, 25)
-LEAST_VARIANCE = 1e-6
+LEAST_VARIANCE, UNKNOWN = 1e-6, 1e6
 ROWS_AT_ONCE = 64
 POOLED_FROM = 128
 """Most perturbations that the weights of all are taken from."""
@@ -79,6 +81,38 @@ def known_effects(
     return Effects(torch.stack(tables), origin)
 
 
+def of_other_screens(
+    other: OtherEffects, labels: Sequence[str], genes: Sequence[str], own: LineDeltas, without: str
+) -> LineDeltas:
+    """Put the deltas of other screens in the order of a training set's.
+
+    Args:
+        other: as the gene prior artifact holds them. Where it has no errors, they are taken to be
+            those of the training lines, on average over perturbations.
+        labels: perturbations.
+        genes: modelled genes; those that other screens lack are not known from them.
+        own: the deltas of the training lines.
+        without: the test line, whose own deltas would give away what is to be predicted.
+    """
+    lines = sorted(set(other.lines) - {without})
+    row = {label: i for i, label in enumerate(labels)}
+    there = np.zeros((len(lines), len(labels)), bool)
+    change = np.zeros((*there.shape, len(genes)))
+    variance = np.full_like(change, np.inf)
+    column = {gene: i for i, gene in enumerate(other.genes)}
+    found = np.array([column.get(gene, -1) for gene in genes])
+    usual = own.variance[own.there].mean(axis=0)
+    for i, (label, line) in enumerate(zip(other.perturbations, other.lines, strict=True)):
+        if label not in row or line == without:
+            continue
+        place = lines.index(line), row[label]
+        there[place] = True
+        change[place] = np.where(found >= 0, other.delta[i, found], 0.0)
+        spread = usual if other.error is None else np.square(other.error[i, found])
+        variance[place] = np.where((found >= 0) & np.isfinite(spread), spread, np.inf)
+    return LineDeltas(lines, change, variance, there)
+
+
 def vectors_of(labels: Sequence[str], table: Tensor, vocabulary: Vocabulary) -> Floats:
     """Return each perturbation's vector, the sum over its genes, [perturbations, width].
 
@@ -104,8 +138,10 @@ def _carried(
     there = total.any(axis=1)
     effects = np.zeros(change.shape[1:])
     if there.any():
-        mean = (precision * change).sum(axis=0)[there] / total[there]
-        effects[there] = shrunk(mean, 1 / total[there])
+        summed, weight = (precision * change).sum(axis=0)[there], total[there]
+        # A gene that no other line measures is known to be nothing in particular.
+        mean = np.divide(summed, weight, out=np.zeros_like(summed), where=weight > 0)
+        effects[there] = shrunk(mean, 1 / np.maximum(weight, 1 / UNKNOWN))
     origin = [MEASURED if known else MEAN for known in there]
     effects[~there] = effects[there].mean(axis=0) if there.any() else 0.0
     if vectors is not None and (near := near_by(effects[there], vectors, there)) is not None:

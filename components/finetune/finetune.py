@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -18,7 +19,13 @@ from components.finetune.checkpoints import Checkpoints, Identity, Place, Saved,
 from components.finetune.curves import curves_page
 from components.finetune.data import TrainingData
 from components.finetune.deltas import line_deltas
-from components.finetune.effects import known_effects, vectors_of
+from components.finetune.effects import (
+    ORIGINS,
+    Effects,
+    known_effects,
+    of_other_screens,
+    vectors_of,
+)
 from components.finetune.keeping import CHECKPOINT_MINUTES
 from components.finetune.loading import load_training_data
 from components.finetune.recipe import Recipe, load_recipe
@@ -39,10 +46,19 @@ from components.shared.checkpoint import (
 )
 from components.shared.effects import EFFECTS_FILE, EffectTable
 from components.shared.errors import InputError
-from components.shared.gene_prior import EFFECTS, FACTS_FILE, TABLE_FILE, TENSOR
+from components.shared.gene_prior import (
+    EFFECTS,
+    FACTS_FILE,
+    TABLE_FILE,
+    TENSOR,
+    OtherEffects,
+    coverage,
+    genes_with_vector,
+)
+from components.shared.gene_prior import EFFECTS_FILE as OTHER_EFFECTS_FILE
 from components.shared.perturbation import genes_of
 from components.shared.pretrained import SIZES, parse_pretrained, resolve_vocabulary
-from components.shared.splits import Splits
+from components.shared.splits import TEST, TRAIN, Splits
 from components.shared.storage import fetched_folder
 from components.shared.tokens import GeneTokens
 from components.shared.vocabulary import VOCAB_FILE, Vocabulary, vocabulary_digest
@@ -218,19 +234,59 @@ def _made_ready(
     effects = None
     if prior.summary.get(EFFECTS) is not None:
         scgpt_model.give_effects(model)
-        known = known_effects(
-            data.perturbations,
-            [line_deltas(data)],
-            None if table is None else vectors_of(data.perturbations, table, vocabulary),
-        )
-        data = replace(data, effects=known.change[:-1].to(data.expression.device))
         genes = [cells.genes[column] for column in tokens.columns]
+        known = _known(data, genes, prior, table, vocabulary, splits.test_line)
+        data = replace(data, effects=known.change[:-1].to(data.expression.device))
         effects = EffectTable(data.perturbations, genes, known.change[-1].numpy(), known.origin)
     facts = _facts(model, data, cells, tokens, workers, pretrained, prior)
+    if table is not None:
+        facts["prior_coverage"] = _coverage(table, vocabulary, cells, splits)
     facts["compiled"] = scgpt_model.compile_on(model.to(device), device)
     return _Ready(
         model, args, vocabulary, data, effects, settings, seed, workers, store, saved, facts
     )
+
+
+def _coverage(
+    table: Tensor, vocabulary: Vocabulary, cells: Cells, splits: Splits
+) -> dict[str, dict[str, int | float]]:
+    """Return how many of the measured and of the perturbed genes the prior has a vector for."""
+    tokens = sorted(vocabulary, key=lambda token: vocabulary[token])
+    with_vector = genes_with_vector(table.numpy(), tokens)
+    asked = {"measured genes": set(cells.genes)}
+    for what, role in (("perturbed in training", TRAIN), ("perturbed in the test line", TEST)):
+        labels = set(splits.table["perturbation"].iloc[splits.rows(role)])
+        asked[what] = {gene for label in labels for gene in genes_of(label)}
+    return {what: coverage(with_vector, genes) for what, genes in asked.items()}
+
+
+def _known(
+    data: TrainingData,
+    genes: list[str],
+    prior: Artifact,
+    table: Tensor | None,
+    vocabulary: Vocabulary,
+    test_line: str,
+) -> Effects:
+    """Return what each line may know of each perturbation's effect, and say where it is from."""
+    labels, own = data.perturbations, line_deltas(data)
+    deltas = [own]
+    if (prior.path / OTHER_EFFECTS_FILE).exists():
+        other = OtherEffects.read(prior.path)
+        deltas.append(of_other_screens(other, labels, genes, own, test_line))
+        if test_line in other.lines:
+            print(
+                f"finetune: WARNING: {prior.summary[EFFECTS]['uri']} has cells of the test line "
+                f"'{test_line}'; those are left out, since they are what is to be predicted",
+                file=sys.stderr,
+                flush=True,
+            )
+    vectors = None if table is None else vectors_of(labels, table, vocabulary)
+    known = known_effects(labels, deltas, vectors)
+    counts = Counter(known.origin[1:])
+    said = ", ".join(f"{counts[origin]} {origin}" for origin in ORIGINS if counts[origin])
+    print(f"finetune: effects that a new line is given: {said}", flush=True)
+    return known
 
 
 def _identity(
@@ -349,6 +405,8 @@ def _facts(
 
 
 def _announce(facts: Mapping[str, Any], recipe: Recipe) -> None:
+    for what, found in facts.get("prior_coverage", {}).items():
+        print(f"finetune: {found['covered']} of {found['genes']} {what} have a prior", flush=True)
     if facts["random_init"]:
         print(
             f"finetune: WARNING: {facts['pretrained']} starts from random weights; nothing was "

@@ -18,6 +18,7 @@ from components.finetune.effects import (
     SUMMED,
     known_effects,
     near_by,
+    of_other_screens,
     shrunk,
     vectors_of,
 )
@@ -25,6 +26,7 @@ from components.predict.predict import predict
 from components.shared import model as scgpt_model
 from components.shared.effects import EffectTable
 from components.shared.errors import InputError
+from components.shared.gene_prior import OtherEffects
 from components.shared.inference import predict_cells, predict_means
 from components.shared.predictions import KNOWN_MEANS, MEANS, PERTURBATIONS, Predictions
 from components.shared.tokens import Targets
@@ -143,6 +145,26 @@ def test_an_unseen_perturbation_with_a_vector_is_told_from_those_near_by():
     found = known_effects(names, [own], vectors)
     assert found.origin[20] == NEAR_BY
     assert np.corrcoef(found.change[-1][20], modules[member[20]])[0, 1] > 0.95
+
+
+def test_other_screens_count_as_lines_but_never_the_test_line_nor_a_line_of_the_same_name():
+    _, own = screens(lines=("one", "two"))
+    genes = [f"g{i}" for i in range(GENES)]
+    other = OtherEffects(
+        perturbations=["Z", "Z", "A", "nobody"],
+        lines=["one", "test", "far", "far"],
+        genes=["h", *genes[::-1]][:-1],
+        delta=np.stack([np.full(GENES, value, np.float32) for value in (3, 9, 1, 5)]),
+    )
+    found = of_other_screens(other, LABELS, genes, own, "test")
+    assert found.lines == ["far", "one"]
+    assert found.there.sum() == 2 and np.isinf(found.variance[:, :, 0]).all()
+    known = known_effects(LABELS, [own, found], None)
+    z, last = LABELS.index("Z"), GENES - 1
+    assert known.origin[z] == MEASURED
+    assert not known.change[-1, z, 0] and known.change[-1, z, last] == pytest.approx(3, rel=0.1)
+    assert known.change[0, z, last] != pytest.approx(3, rel=0.3)  # "one" does not see its own
+    assert known.change[1, z, last] == pytest.approx(3, rel=0.1)
 
 
 @pytest.mark.parametrize("window", [0, 8])
