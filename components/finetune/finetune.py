@@ -470,7 +470,7 @@ def _write(
         save_file(extra, folder / EXTRA_FILE)
     for name, content in ((ARGS_FILE, args), (VOCAB_FILE, vocabulary), (STATS_FILE, stats)):
         (folder / name).write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
-    if prior.summary["kind"] != "none":
+    if prior.summary["kind"] != "none" or EFFECTS in prior.summary:
         shutil.copyfile(prior.path / FACTS_FILE, folder / PRIOR_FILE)
     page = curves_page("Fine-tune", result.rows(), result.best_epoch)
     (folder / CURVES_FILE).write_text(page)

@@ -20,6 +20,7 @@ from components.publish.facts import (
     few_shot,
     limitations,
     means_and_cells,
+    no_prior,
     number,
     open_licence,
 )
@@ -207,7 +208,7 @@ def _counts(splits: Mapping[str, Any]) -> dict[str, int]:
 
 def _prior_rows(prior: Mapping[str, Any]) -> dict[str, str]:
     """Return what the prior task said of the table; of nested facts, the inner names too."""
-    if prior["kind"] == "none":
+    if no_prior(prior):
         return {"kind": "none"}
     nested = {
         f"{key} {inner}": value
@@ -222,6 +223,11 @@ def _prior_rows(prior: Mapping[str, Any]) -> dict[str, str]:
     }
     if "source" in rows:
         rows["source"] = public(str(rows["source"]))
+    rows |= {
+        f"source {number}": f"{public(source['source'])} ({source['licence']})"
+        for number, source in enumerate(prior.get("sources", ()), start=1)
+        if source["source"]
+    }
     rows.setdefault("licence", "unknown")
     return {key: str(value) for key, value in rows.items()}
 

@@ -21,6 +21,8 @@ FEW_TRAINING_CELLS = 10_000
 FEW_PERTURBATIONS = 50
 FEW_CONTROLS = 100
 
+EFFECTS = "effects"
+"""Key of the prior's facts where known effects were given."""
 OPEN_LICENCES = ("mit", "apache-2.0", "bsd-3-clause", "cc-by-4.0", "cc0-1.0", "cc0")
 """Licences of a prior under which the model can keep this project's own, MIT."""
 
@@ -179,12 +181,16 @@ def _without_value(history: list[Facts]) -> int:
 
 
 def _of_prior(prior: Facts) -> list[str]:
-    if prior["kind"] == "none":
+    if no_prior(prior):
         return []
-    texts = [
-        f"The gene prior ({prior['kind']}) was not set against a shuffled or random one in this "
-        "run, so no gain can be credited to what it says about genes."
-    ]
+    texts = []
+    if EFFECTS in prior:
+        texts.append(
+            "The model was given what each perturbation did in other lines; what its network added "
+            "to that is the model's lead over the prediction known_effects in the report."
+        )
+    if prior["kind"] != "none":
+        texts.append(_unproven(prior))
     if not open_licence(prior):
         texts.append(
             f"Terms of the gene prior may bind this model too: {prior.get('licence') or 'unknown'}."
@@ -192,9 +198,22 @@ def _of_prior(prior: Facts) -> list[str]:
     return texts
 
 
+def _unproven(prior: Facts) -> str:
+    return (
+        f"The gene prior ({prior['kind']}) was not set against a shuffled or random one in this "
+        "run, so no gain can be credited to what it says about genes."
+    )
+
+
+def no_prior(prior: Facts) -> bool:
+    """Return whether nothing was known beside the training cells and the pretrained weights."""
+    return prior["kind"] == "none" and EFFECTS not in prior
+
+
 def open_licence(prior: Facts) -> bool:
     """Return whether the prior, if any, leaves this project's own licence to the model."""
-    return prior["kind"] == "none" or str(prior.get("licence")).lower() in OPEN_LICENCES
+    from_files = prior["kind"] != "none" or prior.get(EFFECTS, {}).get("uri")
+    return not from_files or str(prior.get("licence")).lower() in OPEN_LICENCES
 
 
 def _of_splits(splits: Facts) -> list[str]:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from huggingface_hub import ModelCard
 
-from components.publish.card import public
-from components.publish.facts import against_baselines, limitations
+from components.publish.card import _prior_rows, public
+from components.publish.facts import _of_prior, against_baselines, limitations, open_licence
 from components.publish.publish import publish
 from components.shared.artifact import sha256_of
 from components.shared.errors import InputError
@@ -103,6 +103,20 @@ def test_a_prior_with_terms_of_its_own_takes_the_open_licence_away(tmp_path: Pat
     assert (card.data.license, card.data.license_name) == ("other", "prior-non-commercial")
     assert "| licence | non-commercial: see the source |" in card.text
     assert "| coverage genes | 20 |" in card.text
+
+
+@pytest.mark.parametrize(
+    ("effects", "licence"), [({"uri": ""}, "mit"), ({"uri": "gs://b/screen.h5ad"}, "other")]
+)
+def test_known_effects_are_told_and_those_of_another_screen_bring_its_terms(
+    effects: dict[str, str], licence: str
+) -> None:
+    prior: dict[str, Any] = {"kind": "none", "effects": effects, "licence": "unknown"}
+    prior["sources"] = [{"kind": "effects", "source": effects["uri"], "licence": "unknown"}]
+    assert open_licence(prior) == (licence == "mit")
+    rows = _prior_rows(prior)
+    assert ("source 1" in rows) == bool(effects["uri"])
+    assert "known_effects" in _of_prior(prior)[0]
 
 
 def test_the_chain_names_every_digest_and_the_source(folder: Path, text: str) -> None:
