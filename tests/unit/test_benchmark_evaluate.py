@@ -43,7 +43,7 @@ def test_ours_gives_cell_evals_table_and_says_where_the_time_went(tmp_path: Path
     runs = {}
     for side in (ours, cell_eval, energy_in_float64):
         table, seconds = side(tmp_path / "dense", 1)
-        runs[side] = Run(side.__name__, table, seconds, 1.0)
+        runs[side] = Run(side.__name__, table, seconds, 2.0, 1.0)
     found = differences(runs[ours], runs[cell_eval])
     assert len(found) == runs[cell_eval].table.width - 1 > 20
     assert max(found.values()) < 1e-6
@@ -59,5 +59,5 @@ def test_ours_gives_cell_evals_table_and_says_where_the_time_went(tmp_path: Path
 def test_a_value_that_one_side_lacks_is_no_small_difference() -> None:
     one = pl.DataFrame({LABEL: ["b", "a", "c"], "x": [1.0, 2.0, None], "y": [1.0, None, 0.0]})
     two = pl.DataFrame({LABEL: ["a", "b", "c"], "x": [2.5, 1.0, None], "y": [1.0, 1.0, 0.0]})
-    found = differences(*(Run("", table, {}, 0.0) for table in (one, two)))
+    found = differences(*(Run("", table, {}, 0.0, 0.0) for table in (one, two)))
     assert found == {"x": 0.5, "y": float("inf")}
