@@ -12,13 +12,13 @@ RELEASE    ?=
 NETWORK    ?= default
 HOST       ?=
 EXPERIMENT ?= scgpt-perturb
-PACKAGE    ?= pipelines/compiled/scgpt-perturb.yaml
+PACKAGE    ?=
 RUN        ?=
 # read by the shell as variables, so that & and [ ] in them are safe
 export ARGS EXPERIMENT HOST PACKAGE REGISTRY RUN
 
 .DEFAULT_GOAL := help
-.PHONY: help env run run-containers test lint types compile check-compiled validate images push \
+.PHONY: help env run compare run-containers test lint types compile check-compiled validate images push \
         test-containers submit ablation lock clean
 
 help: ## show this list
@@ -39,6 +39,9 @@ $(VENV)/.installed: pyproject.toml $(LOCK) $(NAMES)
 run: env ## run the pipeline here: PARAMS=<file> ARGS="key=value ..."
 	@$(BIN)/python -m pipelines.run $(PARAMS) --assign "$$ARGS"
 
+compare: env ## compare priors here: PARAMS=<file with priors and seeds> ARGS="key=value ..."
+	@$(BIN)/python -m pipelines.run $(if $(filter file,$(origin PARAMS)),pipelines/params/compare-demo.yaml,$(PARAMS)) --assign "$$ARGS"
+
 run-containers: images ## the same with every task in its image
 	@$(BIN)/python -m pipelines.run $(PARAMS) --assign "$$ARGS" --containers
 
@@ -53,7 +56,7 @@ lint: env ## check style
 types: env ## check types
 	@$(BIN)/mypy
 
-compile: env ## compile the pipeline to pipelines/compiled; RELEASE=1: with digests, to build/release
+compile: env ## compile the pipelines to pipelines/compiled; RELEASE=1: with digests, to build/release
 	@$(BIN)/python -m pipelines.compile $(if $(RELEASE),--release)
 
 check-compiled: env ## fail when the compiled pipeline is not what the code compiles to
@@ -72,7 +75,7 @@ test-containers: env ## build the images, check them, run the pipeline in them
 	@$(BIN)/python -m pytest tests/containers -rs
 
 submit: env ## run on a cluster: HOST=<url> [PARAMS= ARGS= EXPERIMENT= RUN=<name> PACKAGE=<compiled>]
-	@$(BIN)/python -m pipelines.submit "$(PARAMS)" --host "$$HOST" --experiment "$$EXPERIMENT" --run "$$RUN" --package "$$PACKAGE" --assign "$$ARGS"
+	@$(BIN)/python -m pipelines.submit "$(PARAMS)" --host "$$HOST" --experiment "$$EXPERIMENT" --run "$$RUN" $(if $(PACKAGE),--package "$$PACKAGE") --assign "$$ARGS"
 
 ablation: env ## what each mend of the reference recipe is worth: writes docs/ablation.md, goes on where it stopped
 	@$(BIN)/python -m benchmarks.ablation

@@ -14,19 +14,24 @@ from kfp.kubernetes import kubernetes_executor_config_pb2
 from kfp.pipeline_spec import pipeline_spec_pb2
 
 from components.shared.errors import one_line_errors
+from pipelines import compare, pipeline
 from pipelines.images import development_images, released_images
-from pipelines.pipeline import pipeline_on
 from pipelines.scheduling import CPU, H100
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 FOLDER = Path(__file__).parent / "compiled"
 RELEASES = Path(__file__).resolve().parents[1] / "build" / "release"
-PROFILES = {"scgpt-perturb.yaml": H100, "scgpt-perturb-cpu.yaml": CPU}
-"""What is compiled: file name to the kind of cluster it is for."""
+PIPELINES = {pipeline.NAME: pipeline.pipeline_on, compare.NAME: compare.comparison_on}
+PROFILES = {
+    Path(profile.package(name)).name: (pipeline_on, profile)
+    for name, pipeline_on in PIPELINES.items()
+    for profile in (H100, CPU)
+}
+"""What is compiled: file name to the pipeline and the kind of cluster it is for."""
 
 
 def compile_to(folder: Path, images: Mapping[str, str]) -> list[Path]:
-    """Compile the pipeline for every profile into ``folder`` and check what was written.
+    """Compile every pipeline for every profile into ``folder`` and check what was written.
 
     Args:
         folder: where the files go; each is replaced only when it is whole.
@@ -37,7 +42,7 @@ def compile_to(folder: Path, images: Mapping[str, str]) -> list[Path]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     written = []
-    for name, profile in PROFILES.items():
+    for name, (pipeline_on, profile) in PROFILES.items():
         with tempfile.TemporaryDirectory(prefix=".", suffix=".partial", dir=folder) as scratch:
             draft = Path(scratch) / name
             compiler.Compiler().compile(pipeline_on(profile, images), str(draft))

@@ -9,10 +9,10 @@ from typing import Any
 from kfp import local
 
 from components.shared.errors import InputError
-from components.shared.pretrained import parse_pretrained
 from components.shared.storage import SHA256, local_path, scheme_of
 from pipelines.images import docker as docker_client
 from pipelines.images import engine_address
+from pipelines.inputs import input_uris
 from pipelines.scheduling import USER
 
 REMOTE = ("gs", "hf", "http", "https")
@@ -127,12 +127,7 @@ def _give(folder: Path) -> None:
 
 def _inputs(params: Mapping[str, Any]) -> list[str]:
     """Return the URIs and paths that parameters name to be read."""
-    return [
-        params["dataset"],
-        params.get("prior", ""),
-        parse_pretrained(params["pretrained"]).vocabulary_uri,
-        (params.get("split_options") or {}).get("split_file", ""),
-    ]
+    return [uri for uris in input_uris(params).values() for uri in uris]
 
 
 def _paths(uris: Iterable[str | None]) -> set[Path]:

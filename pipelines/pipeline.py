@@ -1,10 +1,11 @@
-"""The pipeline: ingest, split, prior, finetune, predict, evaluate, publish; conclude at the end."""
+"""The pipeline: check, ingest, split, prior, finetune, predict, evaluate, publish; conclude."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from kfp import dsl
 
+from components.check.component import check
 from components.conclude.component import conclude
 from components.evaluate.component import evaluate
 from components.finetune.component import finetune
@@ -16,16 +17,6 @@ from components.split.component import split
 from pipelines.scheduling import LOCAL, Profile, on_a_pod
 
 NAME = "scgpt-perturb"
-STAGES = (
-    "ingest",
-    "split",
-    "prior",
-    "finetune",
-    "predict",
-    "evaluate",
-    "publish",
-    "conclude",
-)
 
 
 def pipeline_on(profile: Profile, images: Mapping[str, str]) -> Any:
@@ -100,13 +91,30 @@ def pipeline_on(profile: Profile, images: Mapping[str, str]) -> Any:
         concluded = conclude(run_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER, checkpoints=checkpoints)
         place(concluded, "conclude").set_caching_options(enable_caching=False)
         with dsl.ExitHandler(concluded, name="run"):
+            checked = check(
+                package=profile.package(NAME),
+                dataset=dataset,
+                train_lines=train_lines,
+                test_line=test_line,
+                pretrained=pretrained,
+                prior=prior,
+                recipe=recipe,
+                seed=seed,
+                perturbation_column=perturbation_column,
+                cell_line_column=cell_line_column,
+                control_label=control_label,
+                ingest_options=ingest_options,
+                split_options=split_options,
+                overrides=overrides,
+                gpus=gpus,
+            )
             ingested = ingest(
                 dataset=dataset,
                 perturbation_column=perturbation_column,
                 cell_line_column=cell_line_column,
                 control_label=control_label,
                 options=ingest_options,
-            )
+            ).after(checked)
             divided = split(
                 cells=ingested.outputs["cells"],
                 train_lines=train_lines,
@@ -114,7 +122,9 @@ def pipeline_on(profile: Profile, images: Mapping[str, str]) -> Any:
                 options=split_options,
                 seed=seed,
             )
-            aligned = gene_prior(uri=prior, pretrained=pretrained, seed=seed)
+            aligned = gene_prior(uri=prior, pretrained=pretrained, seed=seed, in_grid=False).after(
+                checked
+            )
             tuned = finetune(
                 cells=ingested.outputs["cells"],
                 splits=divided.outputs["splits"],
@@ -125,6 +135,7 @@ def pipeline_on(profile: Profile, images: Mapping[str, str]) -> Any:
                 seed=seed,
                 gpus=gpus,
                 checkpoints=checkpoints,
+                in_grid=False,
             )
             predicted = predict(
                 model=tuned.outputs["model"],
@@ -132,12 +143,16 @@ def pipeline_on(profile: Profile, images: Mapping[str, str]) -> Any:
                 splits=divided.outputs["splits"],
                 seed=seed,
                 gpus=gpus,
+                in_grid=False,
             )
             evaluated = evaluate(
                 predictions=predicted.outputs["predictions"],
                 cells=ingested.outputs["cells"],
                 splits=divided.outputs["splits"],
                 gene_prior=aligned.outputs["gene_prior"],
+                repeat=checked.output,
+                cache="",
+                in_grid=False,
             )
             shared = publish(
                 model=tuned.outputs["model"],
@@ -148,6 +163,7 @@ def pipeline_on(profile: Profile, images: Mapping[str, str]) -> Any:
             )
             # A cached publish would claim to have written a folder it did not touch.
             shared.set_caching_options(enable_caching=False)
+            place(checked, "check")
             place(ingested, "ingest")
             place(divided, "split")
             place(aligned, "prior")

@@ -21,14 +21,19 @@ from typing import Any
 import yaml
 from kfp import local
 
+from components.check.check import grid
 from components.finetune.recipe import load_recipe
 from components.publish.publish import check_target
 from components.shared.artifact import sha256_of
+from components.shared.downloads import shown
 from components.shared.errors import InputError, nearest, one_line_errors
 from components.shared.pretrained import parse_pretrained
+from components.shared.prior_grammar import parse_prior, with_uris
 from components.shared.storage import SHA256
+from pipelines.compare import compare_priors, comparison_on
 from pipelines.containers import docker_runner, here
 from pipelines.images import development_images
+from pipelines.inputs import is_comparison, priors_of
 from pipelines.local_log import readable_log
 from pipelines.pipeline import pipeline_on, scgpt_perturb
 from pipelines.scheduling import LOCAL
@@ -45,16 +50,18 @@ HEADLINE = (
 )
 
 
-def pipeline_parameters() -> dict[str, inspect.Parameter]:
-    """Return the pipeline's parameters by name."""
-    return dict(inspect.signature(scgpt_perturb.pipeline_func).parameters)
+def pipeline_parameters(*, comparison: bool = False) -> dict[str, inspect.Parameter]:
+    """Return the parameters of the pipeline, or of the one that compares priors, by name."""
+    pipeline = compare_priors if comparison else scgpt_perturb
+    return dict(inspect.signature(pipeline.pipeline_func).parameters)
 
 
 def read_params(path: Path, assignments: Sequence[str]) -> dict[str, Any]:
     """Read a parameter file and apply ``key=value`` assignments.
 
-    Values are YAML, but those of text parameters are taken as they stand, so that a control
-    labelled ``NO`` stays one. ``overrides.epochs=3`` sets one entry of a dict parameter.
+    A file with `priors` is of the pipeline that compares them. Values are YAML, but those of text
+    parameters are taken as they stand, so that a control labelled ``NO`` stays one.
+    ``overrides.epochs=3`` sets one entry of a dict parameter.
 
     Raises:
         InputError: unreadable file, unknown or missing parameter, a malformed assignment, or a
@@ -71,16 +78,16 @@ def read_params(path: Path, assignments: Sequence[str]) -> dict[str, Any]:
         raise InputError(f"{path}: not YAML ({error})") from None
     if not isinstance(params, dict):
         raise InputError(f"{path}: expected lines of 'parameter: value'")
+    parameters = pipeline_parameters(comparison=is_comparison(params))
     for assignment in assignments:
-        _assign(params, assignment)
-    for name, parameter in pipeline_parameters().items():
+        _assign(params, assignment, parameters)
+    for name, parameter in parameters.items():
         if name not in params and parameter.default is inspect.Parameter.empty:
             raise InputError(f"{path}: parameter '{name}' is missing and has no default")
-    return {name: _typed(name, value) for name, value in params.items()}
+    return {name: _typed(name, value, parameters) for name, value in params.items()}
 
 
-def _parameter(name: str) -> inspect.Parameter:
-    known = pipeline_parameters()
+def _parameter(name: str, known: Mapping[str, inspect.Parameter]) -> inspect.Parameter:
     if name not in known:
         raise InputError(
             f"parameter '{name}' is not one of the pipeline's{nearest(name, known)}; "
@@ -89,8 +96,8 @@ def _parameter(name: str) -> inspect.Parameter:
     return known[name]
 
 
-def _typed(name: str, value: Any) -> Any:
-    kind = _parameter(name).annotation
+def _typed(name: str, value: Any, known: Mapping[str, inspect.Parameter]) -> Any:
+    kind = _parameter(name, known).annotation
     if type(value) is not kind:
         hint = "; put it in quotes" if kind is str else ""
         raise InputError(
@@ -99,12 +106,14 @@ def _typed(name: str, value: Any) -> Any:
     return value
 
 
-def _assign(params: dict[str, Any], assignment: str) -> None:
+def _assign(
+    params: dict[str, Any], assignment: str, known: Mapping[str, inspect.Parameter]
+) -> None:
     name, equals, text = assignment.partition("=")
     if not equals:
         raise InputError(f"'{assignment}': expected key=value")
     outer, dot, inner = name.partition(".")
-    is_text = _parameter(outer).annotation is str
+    is_text = _parameter(outer, known).annotation is str
     try:
         value = text if is_text else yaml.safe_load(text)
     except yaml.YAMLError:
@@ -122,10 +131,14 @@ def check_settings(params: Mapping[str, Any]) -> None:
     """Check what can be checked of the parameters alone.
 
     Raises:
-        InputError: an unknown recipe, override or pretrained size.
+        InputError: an unknown recipe, override, pretrained size or prior.
     """
     load_recipe(params.get("recipe", "default"), params.get("overrides") or {})
-    parse_pretrained(params["pretrained"])
+    if is_comparison(params):
+        grid(params, "", "")
+    else:
+        parse_prior(params.get("prior", "none"))
+        parse_pretrained(params["pretrained"])
 
 
 def check_early(params: Mapping[str, Any]) -> None:
@@ -153,11 +166,14 @@ def assignments_in(text: str) -> list[str]:
 def pinned(params: Mapping[str, Any]) -> dict[str, Any]:
     """Add the sha256 of local files to their paths, so that a cached task knows its content."""
     result = dict(params)
-    for name in ("dataset", "prior"):
-        path = here(params.get(name, ""))
-        if path and path.is_file():
-            result[name] = f"{path}{SHA256}{sha256_of(path)}"
-    return result
+    result["dataset"] = _pinned(params["dataset"])
+    priors = [str(with_uris(parse_prior(prior), _pinned)) for prior in priors_of(params)]
+    return result | ({"priors": priors} if is_comparison(params) else {"prior": priors[0]})
+
+
+def _pinned(uri: str) -> str:
+    path = here(uri)
+    return f"{path}{SHA256}{sha256_of(path)}" if path and path.is_file() else uri
 
 
 def state_of_code(params: Mapping[str, Any]) -> str:
@@ -184,7 +200,7 @@ def _indirect_files(params: Mapping[str, Any]) -> Iterator[Path]:
 
 
 def run(params: Mapping[str, Any], runs: Path, *, containers: bool = False) -> Path:
-    """Run the pipeline under ``runs`` and return the published folder.
+    """Run a pipeline under ``runs``; return the published folder, or that of the comparison.
 
     Args:
         params: the pipeline's parameters.
@@ -199,9 +215,13 @@ def run(params: Mapping[str, Any], runs: Path, *, containers: bool = False) -> P
     root.mkdir(parents=True)
     if containers:
         images = development_images()
-        runner, pipeline = docker_runner(params, root, images), pipeline_on(LOCAL, images)
+        runner = docker_runner(params, root, images)
     else:
-        runner, pipeline = local.SubprocessRunner(use_venv=False), scgpt_perturb
+        images, runner = {}, local.SubprocessRunner(use_venv=False)
+        if is_comparison(params):
+            measured = runs.resolve() / ".cache" / "evaluate"
+            params = {"evaluation_cache": str(measured), **params}
+    pipeline = (comparison_on if is_comparison(params) else pipeline_on)(LOCAL, images)
     local.init(
         runner=runner,
         pipeline_root=str(root),
@@ -216,8 +236,9 @@ def run(params: Mapping[str, Any], runs: Path, *, containers: bool = False) -> P
             pipeline(**pinned(params))
     except RuntimeError as error:
         raise InputError(f"{error}; the task's own error line is above") from None
-    [published] = root.glob("*/publish/published")
-    return published
+    wanted = "*/compare/comparison" if is_comparison(params) else "*/publish/published"
+    [found] = root.glob(wanted)
+    return found
 
 
 def summary(published: Path, seconds: float) -> str:
@@ -242,6 +263,25 @@ def summary(published: Path, seconds: float) -> str:
     )
 
 
+def comparison_summary(comparison: Path, seconds: float) -> str:
+    """Return what a person wants to know at the end of a comparison."""
+    numbers = json.loads((comparison / "metrics.json").read_text())
+    best = numbers["best"]
+    [published] = comparison.parents[1].glob("publish-best/published")
+    missing = f"; {numbers['missing']} runs are missing" if numbers["missing"] else ""
+    return "\n".join(
+        [
+            "",
+            f"{numbers['conclusion']}{missing}",
+            "",
+            f"best in validation: {shown(best['prior'])}, seed {best['seed']}",
+            f"published  {published}",
+            f"report     {comparison / 'report.html'}",
+            f"finished in {seconds:.0f} s",
+        ]
+    )
+
+
 def main() -> None:
     """Run with a parameter file and assignments from the command line."""
     parser = argparse.ArgumentParser(description="Run the pipeline on this machine.")
@@ -258,8 +298,9 @@ def main() -> None:
         assignments = [*arguments.assignments, *assignments_in(arguments.assign)]
         params = read_params(arguments.params, assignments)
         check_early(params)
-        published = run(params, arguments.runs, containers=arguments.containers)
-        print(summary(published, time.perf_counter() - started))
+        made = run(params, arguments.runs, containers=arguments.containers)
+        end = comparison_summary if is_comparison(params) else summary
+        print(end(made, time.perf_counter() - started))
 
 
 if __name__ == "__main__":

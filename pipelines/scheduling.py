@@ -58,9 +58,18 @@ class Profile:
     tolerations: tuple[Mapping[str, str], ...] = ()
     queue: str = ""
     """Kueue's LocalQueue for the pods that ask for a GPU."""
+    runs: int = 2
+    """How many runs of a grid go on at a time; KFP's local runner takes two at most."""
+    suffix: str = ""
+    """Of the file that a pipeline is compiled to for this kind of cluster."""
+
+    def package(self, pipeline: str) -> str:
+        """Return the compiled file of a pipeline, as a path in the repository."""
+        return f"pipelines/compiled/{pipeline}{self.suffix}.yaml"
 
 
 CONCLUDE = Pod("100m", "256Mi", "1Gi", 0.5)
+CHECK = CONCLUDE
 
 H100 = Profile(
     pods={
@@ -73,9 +82,12 @@ H100 = Profile(
         "predict": Pod("8", "48Gi", "50Gi", 6, gpu=True, shm="16Gi", retries=3),
         "evaluate": Pod("8", "32Gi", "50Gi", 12),  # cell-eval peaks at 18 GB on the full test set
         "publish": Pod("2", "8Gi", "20Gi", 2),
+        "check": CHECK,
+        "compare": Pod("2", "8Gi", "10Gi", 1),  # tables of each run, a few MB
         "conclude": CONCLUDE,
     },
     gpus=1,
+    runs=4,
     node_selector=H100_NODE_SELECTOR,
     tolerations=tuple(GPU_TOLERATIONS),
     queue="h100",
@@ -91,8 +103,12 @@ CPU = Profile(
         "predict": Pod("1", "2Gi", "5Gi", 2, gpu=True, shm="1Gi"),
         "evaluate": Pod("1", "2Gi", "5Gi", 2),
         "publish": Pod("250m", "1Gi", "5Gi", 1),
+        "check": CHECK,
+        "compare": Pod("500m", "1Gi", "1Gi", 1),
         "conclude": CONCLUDE,
     },
+    runs=1,
+    suffix="-cpu",
 )
 """Demo-size data on a small cluster without accelerators: 2 CPUs and 4 GiB to spare are enough."""
 

@@ -27,14 +27,16 @@ from kfp_server_api import V2beta1Run
 
 from components.shared.downloads import shown
 from components.shared.errors import InputError, one_line_errors, shortlist
-from components.shared.pretrained import parse_pretrained
 from components.shared.storage import scheme_of
 from pipelines.cluster import OTHER_PAGE, Client, bare_host, connect, one_line_api_errors
+from pipelines.inputs import input_uris, is_comparison
 from pipelines.package import Package, read_package
 from pipelines.run import assignments_in, check_settings, read_params
 from pipelines.watch import Progress, duration, failed_tasks, follow
 
-PACKAGE = Path(__file__).parent / "compiled" / "scgpt-perturb.yaml"
+COMPILED = Path(__file__).parent / "compiled"
+PACKAGE = COMPILED / "scgpt-perturb.yaml"
+COMPARISON = COMPILED / "compare-priors.yaml"
 STOPPED_BY_USER = 130
 WEB_ADDRESS = re.compile(r'(https?://)(?:[^/@\s"]*@)?([^\s"?]+)(\?)?[^\s"]*', re.IGNORECASE)
 """Perhaps inside JSON or another URI; what a user gave before the host, and the query, apart."""
@@ -48,16 +50,11 @@ def check_visible(params: Mapping[str, Any]) -> None:
     Raises:
         InputError: a path of this machine, or a target nothing can be published to.
     """
-    prior = params.get("prior", "none")
-    named = {
-        "dataset": params["dataset"],
-        "prior": "" if prior == "none" else prior,
-        "pretrained": parse_pretrained(params["pretrained"]).vocabulary_uri,
-        "split_options.split_file": (params.get("split_options") or {}).get("split_file", ""),
-        "checkpoints": params.get("checkpoints", ""),
-        "publish_to": params.get("publish_to", ""),
+    named = input_uris(params) | {
+        "checkpoints": [params.get("checkpoints", "")],
+        "publish_to": [params.get("publish_to", "")],
     }
-    for name, uri in named.items():
+    for name, uri in ((name, uri) for name, found in named.items() for uri in found):
         if uri and scheme_of(uri) in ("", "file"):
             raise InputError(
                 f"{name}={uri}: is on this machine, where the cluster's tasks cannot see it; "
@@ -121,7 +118,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     add("--host", required=True, help="address of KFP's UI")
     add("--experiment", default="scgpt-perturb", help="made if there is none (%(default)s)")
     add("--run", default="", help="name of the run (the parameter file's, and the time)")
-    add("--package", type=Path, default=PACKAGE, help="compiled pipeline, of a release or here")
+    add("--package", type=Path, help="compiled pipeline, of a release or here")
     add("--namespace", default="kubeflow", help="of the runs' pods (%(default)s)")
     add("--service-account", default="scgpt-perturb", help="of the runs' pods (%(default)s)")
     add("--no-cache", action="store_true", help="take no task from the cache")
@@ -147,7 +144,8 @@ class Submission:
         check_visible(self.params)
         check_sendable(self.params)
         check_cron(arguments.cron)
-        self.package = read_package(arguments.package)
+        usual = COMPARISON if is_comparison(self.params) else PACKAGE
+        self.package = read_package(arguments.package or usual)
         self.host = bare_host(arguments.host)
         now = f"{datetime.now():%Y-%m-%d %H:%M:%S}"
         self.name = arguments.run or f"{arguments.params.stem} {now}"

@@ -26,7 +26,16 @@ CONTROL_MEAN = "control_mean"
 MEAN_DELTA = "mean_delta"
 SAME_PERTURBATION_DELTA = "same_perturbation_delta"
 RIDGE = "prior_ridge"
-BASELINES = (CONTROL_CELLS, CONTROL_MEAN, MEAN_DELTA, SAME_PERTURBATION_DELTA, RIDGE)
+KNOWN_EFFECTS = "known_effects"
+"""What a model with the prior `effects` started from: the difference is what its network added."""
+BASELINES = (
+    CONTROL_CELLS,
+    CONTROL_MEAN,
+    MEAN_DELTA,
+    SAME_PERTURBATION_DELTA,
+    RIDGE,
+    KNOWN_EFFECTS,
+)
 """In the order of what they know."""
 
 SEED = 0

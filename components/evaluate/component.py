@@ -13,6 +13,9 @@ def evaluate(
     metrics: dsl.Output[dsl.Metrics],
     report: dsl.Output[dsl.HTML],
     summary: dsl.Output[dsl.Markdown],
+    repeat: str,
+    cache: str,
+    in_grid: bool,
 ) -> None:
     """Score the predictions with cell-eval, beside baselines and the ceiling of the data.
 
@@ -25,6 +28,10 @@ def evaluate(
         metrics: means over perturbations, for the comparison of runs.
         report: the report with plots.
         summary: the main numbers.
+        repeat: the commands that repeat the run, for the report.
+        cache: a folder that several evaluations share, which keeps what is computed of the
+            measured cells; empty = none.
+        in_grid: whether a failure is a result, so that the other runs of a grid go on.
     """
     import json
     import shutil
@@ -33,10 +40,18 @@ def evaluate(
     from components.evaluate.evaluate import evaluate as run
     from components.evaluate.summary import compared
     from components.shared.artifact import describe
-    from components.shared.errors import one_line_errors
+    from components.shared.failure import errors_of
 
-    with one_line_errors("evaluate"):
-        run(predictions.path, cells.path, splits.path, evaluation.path, prior=gene_prior.path)
+    with errors_of("evaluate", evaluation.path, in_grid=in_grid):
+        run(
+            predictions.path,
+            cells.path,
+            splits.path,
+            evaluation.path,
+            prior=gene_prior.path,
+            cache=cache or None,
+            repeat=repeat,
+        )
         evaluation.metadata.update(describe(evaluation.path))
         shutil.copyfile(f"{evaluation.path}/report.html", report.path)
         shutil.copyfile(f"{evaluation.path}/summary.md", summary.path)

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from components.evaluate.baselines import (
+    KNOWN_EFFECTS,
     MEAN_DELTA,
     MODEL,
     baseline_means,
@@ -43,7 +45,7 @@ from components.evaluate.yardstick import Yardstick
 from components.shared.artifact import EVALUATION, GENE_PRIOR, Artifact, opening, writing
 from components.shared.cells import Cells
 from components.shared.errors import InputError
-from components.shared.predictions import MEANS, Predictions
+from components.shared.predictions import KNOWN_MEANS, MEANS, Predictions
 from components.shared.rank_cells import RANK
 from components.shared.splits import CONTROL_BOTH, Splits
 
@@ -111,6 +113,9 @@ def evaluate(
     with writing(target, EVALUATION, parameters=parameters, inputs=inputs) as draft:
         knowledge = _knowledge(pair, opened, split, table)
         own = np.asarray(given.on_disk.varm[MEANS]).T
+        if KNOWN_MEANS in given.on_disk.varm:
+            known = np.asarray(given.on_disk.varm[KNOWN_MEANS], float).T
+            knowledge.means[KNOWN_EFFECTS] = in_order(known, pair.genes, opened.genes)
         yardstick = Yardstick.of(pair, threads=threads, cache=Path(cache) if cache else None)
         found = _scores(yardstick, own, kind, knowledge)
         origin = Origin(
@@ -153,6 +158,12 @@ def _scores(
     return Findings(pair, kind, outcomes, ceiling, calibrated, knowledge.fallbacks)
 
 
+def in_order(means: NDArray[np.float64], genes: list[str], wanted: list[str]) -> Any:
+    """Return means [perturbations, genes] with columns in the order of ``wanted``, 0 for others."""
+    found = pd.Index(genes).get_indexer(pd.Index(wanted))
+    return np.where(found >= 0, means[:, found], 0.0)
+
+
 @contextmanager
 def _timed(what: str) -> Iterator[None]:
     """Say on standard error how long something took."""
@@ -171,6 +182,7 @@ def _write(found: Findings, origin: Origin, folder: Path) -> None:
         SUMMARY_FILE: found.summary,
         "comparisons.csv": found.comparisons,
         "strata.csv": found.strata,
+        "perturbations.csv": found.groups.rename_axis("perturbation").reset_index(),
         "undefined.csv": found.undefined,
         "calibration.csv": found.calibration,
         "called_by_expression.csv": found.by_expression,

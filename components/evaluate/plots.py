@@ -1,94 +1,23 @@
 """The report's plots: inline SVG whose colours are the page's own, so that dark is dark."""
 
-import io
-import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
-from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
+
+from components.shared.svg import INK, MODEL, OTHER, QUIET, SOFT
+from components.shared.svg import plot as plot_of
 
 Floats = NDArray[np.float64]
 
-VARIABLES = {
-    "#010101": "ink",
-    "#020202": "soft",
-    "#030303": "line",
-    "#040404": "model",
-    "#050505": "other",
-    "#060606": "quiet",
-}
-"""Stand-in colours to the variables of the page that they become."""
-INK, SOFT, LINE, MODEL, OTHER, QUIET = VARIABLES
 PIXELS = "#3f87c7"
 """Of points that are drawn as pixels: legible on white and on black."""
 MANY_POINTS = 1500
 """From here on points are pixels inside the SVG, or the page grows heavy."""
 FEW_POINTS = 60
 """Up to here a distribution shows each perturbation."""
-WIDTH = 4.3
-"""Inches, of every figure: what a phone is wide."""
-
-STYLE: dict[Any, Any] = {
-    "font.family": "sans-serif",
-    "font.size": 9.5,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": QUIET,
-    "axes.labelcolor": INK,
-    "axes.titlesize": 9.5,
-    "axes.titlecolor": INK,
-    "axes.facecolor": "none",
-    "text.color": INK,
-    "xtick.color": SOFT,
-    "ytick.color": SOFT,
-    "axes.grid": True,
-    "grid.color": LINE,
-    "axes.axisbelow": True,
-    "legend.frameon": False,
-    "legend.fontsize": 8.5,
-    "svg.fonttype": "none",  # text stays text
-    "svg.hashsalt": "evaluate",  # the same numbers give the same file
-    "text.parse_math": False,  # labels are the user's, a $ among them is a dollar
-}
-
-
-class Plot:
-    """A figure of one panel that becomes an inline SVG."""
-
-    svg = ""
-
-    def __init__(self, height: float) -> None:
-        self.figure = Figure(figsize=(WIDTH, height), facecolor="none", layout="constrained")
-        self.axes: Axes = self.figure.add_subplot()
-
-
-@contextmanager
-def _plot(height: float) -> Iterator[Plot]:
-    with rc_context(STYLE):
-        plot = Plot(height)
-        yield plot
-        plot.svg = _inline(plot.figure)
-
-
-def _inline(figure: Figure) -> str:
-    """Return a figure as an SVG element that takes colours and width from the page."""
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", dpi=150, transparent=True)
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
-    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
-    text = re.sub(r'<g id="[A-Za-z0-9_.]+">', "<g>", text)  # the same in every figure
-    for colour, name in VARIABLES.items():
-        text = text.replace(colour, f"var(--{name})")
-    return text
 
 
 def distributions(values: Mapping[str, pd.Series], metric: str) -> str:
@@ -98,7 +27,7 @@ def distributions(values: Mapping[str, pd.Series], metric: str) -> str:
         values: metric by perturbation (NaN is left out), by the row's title; the model's first.
         metric: its name, for the axis.
     """
-    with _plot(0.27 * len(values) + 0.75) as plot:
+    with plot_of(0.27 * len(values) + 0.75) as plot:
         axes, rng = plot.axes, np.random.default_rng(0)
         for row, found in enumerate(values.values()):
             known = found.dropna().to_numpy()
@@ -147,7 +76,7 @@ def model_against(
         names: labels of the axes, the baseline's first.
     """
     both = pd.DataFrame({"x": baseline, "y": model, "seen": seen}).dropna()
-    with _plot(3.9) as plot:
+    with plot_of(3.9) as plot:
         _by_seen(plot.axes, both)
         _diagonal(plot.axes, both[["x", "y"]].to_numpy(float))
         plot.axes.set_xlabel(names[0])
@@ -158,7 +87,7 @@ def model_against(
 def by_size(size: pd.Series, model: pd.Series, seen: pd.Series, names: tuple[str, str]) -> str:
     """Draw the model's metric against a count, a point a perturbation."""
     both = pd.DataFrame({"x": size, "y": model, "seen": seen}).dropna()
-    with _plot(3.9) as plot:
+    with plot_of(3.9) as plot:
         plot.axes.axhline(0, color=QUIET, linewidth=1)
         plot.axes.set_xscale("symlog", linthresh=1)
         _by_seen(plot.axes, both)
@@ -179,7 +108,7 @@ def effect(predicted: Floats, measured: Floats, own: list[int], title: str) -> s
         own: which genes are the perturbed ones.
         title: of the plot.
     """
-    with _plot(3.6) as plot:
+    with plot_of(3.6) as plot:
         axes = plot.axes
         _diagonal(axes, np.stack([measured, predicted]))
         axes.axhline(0, color=QUIET, linewidth=0.8)
@@ -203,7 +132,7 @@ def calibration(tables: Mapping[str, pd.DataFrame]) -> str:
     Args:
         tables: `calls.Calls.calibration` by title; the model's first.
     """
-    with _plot(3.2) as plot:
+    with plot_of(3.2) as plot:
         axes = plot.axes
         for number, (title, table) in enumerate(tables.items()):
             colour, style = _line(number)
@@ -226,7 +155,7 @@ def called_by_expression(lines: Mapping[str, Floats]) -> str:
     Args:
         lines: share by quintile, lowest expression first, by title; the measured cells' first.
     """
-    with _plot(3.2) as plot:
+    with plot_of(3.2) as plot:
         axes = plot.axes
         for number, (title, share) in enumerate(lines.items()):
             colour, style = (INK, "s-") if not number else _line(number - 1)

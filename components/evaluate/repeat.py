@@ -1,12 +1,9 @@
 """The command that repeats a run, as far as the artifacts of an evaluation know its parameters."""
 
-import json
-import re
-import shlex
 from collections.abc import Mapping
-from typing import Any
 
 from components.shared.artifact import Artifact
+from components.shared.repeat import make_command
 
 INGEST = {
     "dataset": "source",
@@ -24,11 +21,6 @@ SPLIT_OPTIONS = {
     "split_file": "",
 }
 """Options of ingest and split with their defaults, which need not be said."""
-
-PLAIN = re.compile(r"[A-Za-z_./][\w./:?&=+@%#-]*(?<!:)", re.ASCII)
-"""Text that YAML reads as itself."""
-NOT_TEXT = ("true", "false", "yes", "no", "on", "off", "null", "y", "n", ".inf", ".nan")
-"""... but for these."""
 
 
 def repeat_command(inputs: Mapping[str, Artifact]) -> str:
@@ -62,18 +54,4 @@ def repeat_command(inputs: Mapping[str, Artifact]) -> str:
             key: own[key] for key, usual in defaults.items() if own.get(key, usual) != usual
         }:
             found[name] = said
-    words = " ".join(shlex.quote(f"{name}={_yaml(value)}") for name, value in found.items())
-    # A dollar is make's and the shell's, the others are the shell's within double quotes.
-    quoted = re.sub(r'(["$`\\])', r"\\\1", words.replace("$", "$$"))
-    return f'make run PARAMS=<parameter file of the run> ARGS="{quoted}"'
-
-
-def _yaml(value: Any) -> str:
-    """Return a value as YAML in one line, with as few quotes as can be."""
-    if isinstance(value, list):
-        return f"[{', '.join(map(_yaml, value))}]"
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{_yaml(k)}: {_yaml(v)}" for k, v in value.items()) + "}"
-    if isinstance(value, str) and PLAIN.fullmatch(value) and value.lower() not in NOT_TEXT:
-        return value
-    return json.dumps(value)
+    return make_command("run", found, "<parameter file of the run>")

@@ -10,13 +10,13 @@ from typing import Any
 import jinja2
 import numpy as np
 import pandas as pd
-from markupsafe import Markup, escape
 from numpy.typing import NDArray
 
 from components.evaluate import plots
 from components.evaluate.baselines import (
     CONTROL_CELLS,
     CONTROL_MEAN,
+    KNOWN_EFFECTS,
     MEAN_DELTA,
     MODEL,
     MODEL_MEANS,
@@ -43,6 +43,7 @@ from components.evaluate.rows import dense
 from components.evaluate.summary import CEILING, HALF, HEADLINE_METRIC
 from components.evaluate.uncertainty import BEATS, FALLS_SHORT
 from components.shared.artifact import Artifact, code_version
+from components.shared.page import breakable, number, page_css, share, signed
 
 TITLES = {
     MODEL: "model",
@@ -52,6 +53,7 @@ TITLES = {
     MEAN_DELTA: "mean training delta",
     SAME_PERTURBATION_DELTA: "same-perturbation training delta",
     RIDGE: "ridge on the prior",
+    KNOWN_EFFECTS: "known effects alone",
     HALF: "half of the measured cells",
     CEILING: "ceiling",
 }
@@ -72,6 +74,8 @@ EXPLAINED = {
     "the training lines that have it",
     RIDGE: "the control mean plus a delta that ridge regression predicts from the perturbed "
     "gene's vector in the prior, fitted on the training lines",
+    KNOWN_EFFECTS: "what the model was given to start from by the prior `effects`: other lines' "
+    "deltas, their noise taken out; the model's lead over it is what its network added",
 }
 DRAWN = (MODEL, SAME_PERTURBATION_DELTA, HALF)
 """Whose calls are drawn."""
@@ -109,28 +113,6 @@ def write_report(found: Findings, origin: Origin, file: Path) -> None:
     file.write_text(environment.from_string(template).render(content), encoding="utf-8")
 
 
-def number(value: float | None, form: str = ".3f") -> str:
-    """Format a number for a table; a dash where there is none."""
-    if value is None or pd.isna(value):
-        return "\N{EN DASH}"
-    return format(value, form).replace("-", "\N{MINUS SIGN}")
-
-
-def signed(value: float | None) -> str:
-    """Format a difference."""
-    return number(value, "+.3f")
-
-
-def share(value: float | None) -> str:
-    """Format a share as per cent."""
-    return number(value, ".1%")
-
-
-def breakable(name: str) -> Markup:
-    """Let a name break after its underscores, and nowhere else."""
-    return Markup("_<wbr>").join(map(escape, name.split("_")))
-
-
 def _content(found: Findings, origin: Origin) -> dict[str, Any]:
     labels = found.pair.labels
     means = found.model.metrics[HEADLINE_METRIC].dropna()
@@ -139,6 +121,7 @@ def _content(found: Findings, origin: Origin) -> dict[str, Any]:
         "numbers": found.numbers,
         "origin": origin,
         "code": code_version(),
+        "css": page_css(),
         "cells": int((labels != found.pair.control).sum()),
         "controls": int((labels == found.pair.control).sum()),
         "genes": len(found.pair.genes),

@@ -8,42 +8,14 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
-from scipy.stats import bootstrap, wilcoxon
-from statsmodels.stats.multitest import multipletests
 
 from components.evaluate.metrics import EVERY, LOWER
-
-RESAMPLES = 2000
-LEVEL = 0.95
-ALPHA = 1 - LEVEL
+from components.shared.paired import ALPHA, holm, interval, signed_rank_p
 
 BEATS = "beats"
 FALLS_SHORT = "falls short of"
 UNCLEAR = "is not clearly different from"
 INCOMPARABLE = "cannot be compared with"
-
-Floats = NDArray[np.float64]
-
-
-def interval(values: Floats) -> tuple[float, float]:
-    """Return the bootstrap interval (95 %, percentile) of the mean of what is not NaN.
-
-    NaN with fewer than two values. The same values always give the same interval.
-    """
-    known = values[~np.isnan(values)]
-    if len(known) < 2:
-        return np.nan, np.nan
-    found = bootstrap(
-        (known,),
-        np.mean,
-        n_resamples=RESAMPLES,
-        batch=250,
-        confidence_level=LEVEL,
-        method="percentile",
-        rng=np.random.default_rng(0),
-    ).confidence_interval
-    return float(found.low), float(found.high)
 
 
 def compare(
@@ -72,9 +44,7 @@ def compare(
     ]
     columns = ["metric", "baseline", "difference", "low", "high", "better", "of", "p"]
     table = pd.DataFrame(rows, columns=columns)
-    table["p_holm"] = np.nan
-    if (tested := table["p"].notna()).any():
-        table.loc[tested, "p_holm"] = multipletests(table.loc[tested, "p"], method="holm")[1]
+    table["p_holm"] = holm(table["p"].to_numpy(float))
     numbers = table[["difference", "low", "high", "p_holm"]].to_numpy(float)
     table["verdict"] = [
         _verdict(str(metric), *row) for metric, row in zip(table["metric"], numbers, strict=True)
@@ -87,14 +57,8 @@ def _compared(metric: str, name: str, model: pd.Series, baseline: pd.Series) -> 
     ahead = difference < 0 if EVERY[metric].better == LOWER else difference > 0
     mean = float(difference.mean()) if len(difference) else np.nan
     low, high = interval(difference)
-    return [metric, name, mean, low, high, int(ahead.sum()), len(difference), _p(difference)]
-
-
-def _p(difference: Floats) -> float:
-    """Return the signed-rank test's two-sided p: NaN for one difference, 1 where all are 0."""
-    if len(difference) < 2:
-        return np.nan
-    return float(wilcoxon(difference).pvalue) if difference.any() else 1.0
+    p = signed_rank_p(difference)
+    return [metric, name, mean, low, high, int(ahead.sum()), len(difference), p]
 
 
 def _verdict(metric: str, difference: float, low: float, high: float, p: float) -> str:

@@ -10,12 +10,14 @@ def finetune(
     gene_prior: dsl.Input[dsl.Dataset],
     model: dsl.Output[dsl.Model],
     curves: dsl.Output[dsl.HTML],
+    stats: dsl.Output[dsl.Metrics],
     pretrained: str,
     recipe: str,
     overrides: dict,
     seed: int,
     gpus: int,
     checkpoints: str,
+    in_grid: bool,
 ) -> None:
     """Fine-tune scGPT's perturbation model; the weights of the best validation epoch are kept.
 
@@ -25,22 +27,27 @@ def finetune(
         gene_prior: the gene prior artifact of the prior task.
         model: the checkpoint (format scgpt-checkpoint/v1).
         curves: loss and validation curves.
+        stats: what training took and reached; its file is the model's training_stats.json.
         pretrained: a folder or URI with best_model.pt, args.json, vocab.json, or random://<size>.
         recipe: default, reference or smoke.
         overrides: settings of the recipe to replace.
         seed: reaches every random draw of the fine-tune.
         gpus: GPUs that must be there and train together; 0: one is used if there is one.
         checkpoints: a folder or gs://bucket/prefix for checkpoints; empty: beside the model's URI.
+        in_grid: whether a failure is a result, so that the other runs of a grid go on.
     """
+    import json
     import shutil
+    from pathlib import Path
 
-    from components.finetune.finetune import CURVES_FILE
+    from components.finetune.finetune import CURVES_FILE, STATS_FILE
     from components.finetune.finetune import finetune as run
     from components.shared.artifact import describe
     from components.shared.devices import check_gpus
-    from components.shared.errors import one_line_errors
+    from components.shared.failure import errors_of
 
-    with one_line_errors("finetune"):
+    Path(stats.path).write_text("{}\n")  # whoever collects a grid reads a failed fine-tune's too
+    with errors_of("finetune", model.path, in_grid=in_grid):
         check_gpus(gpus)
         run(
             cells.path,
@@ -58,3 +65,8 @@ def finetune(
         )
         model.metadata.update(describe(model.path))
         shutil.copyfile(f"{model.path}/{CURVES_FILE}", curves.path)
+        shutil.copyfile(f"{model.path}/{STATS_FILE}", stats.path)
+        facts = json.loads(Path(stats.path).read_text())
+        for name in ("best_val_pearson_delta", "cells_per_second", "wall_clock_seconds"):
+            if facts[name] is not None:
+                stats.log_metric(name, facts[name])

@@ -11,6 +11,7 @@ def predict(
     predictions: dsl.Output[dsl.Dataset],
     seed: int,
     gpus: int,
+    in_grid: bool,
 ) -> None:
     """Predict every test cell from a basal control cell of the test line.
 
@@ -21,13 +22,14 @@ def predict(
         predictions: the predictions artifact (format predictions/v1), one self-contained h5ad.
         seed: draws the control partners.
         gpus: GPUs that must be there; 0: one is used if there is one.
+        in_grid: whether a failure is a result, so that the other runs of a grid go on.
     """
     from components.predict.predict import predict as run
     from components.shared.artifact import describe
     from components.shared.devices import check_gpus
-    from components.shared.errors import one_line_errors
+    from components.shared.failure import errors_of
 
-    with one_line_errors("predict"):
+    with errors_of("predict", predictions.path, in_grid=in_grid):
         check_gpus(gpus)
         run(model.path, cells.path, splits.path, predictions.path, seed=seed)
         predictions.metadata.update(describe(predictions.path))

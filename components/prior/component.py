@@ -4,7 +4,9 @@ from kfp import dsl
 
 
 @dsl.component(base_image="scgpt-perturb/prior", install_kfp_package=False)
-def prior(gene_prior: dsl.Output[dsl.Dataset], uri: str, pretrained: str, seed: int) -> None:
+def prior(
+    gene_prior: dsl.Output[dsl.Dataset], uri: str, pretrained: str, seed: int, in_grid: bool
+) -> None:
     """Make a vector for each gene of the pretrained model's vocabulary.
 
     Args:
@@ -14,11 +16,12 @@ def prior(gene_prior: dsl.Output[dsl.Dataset], uri: str, pretrained: str, seed: 
             random:<width>; shuffled:<prior>; effects or effects:<uri>; concat(<prior>, ...).
         pretrained: whose vocabulary: a folder or URI with vocab.json, or random://<size>.
         seed: for priors that draw: random and shuffled.
+        in_grid: whether a failure is a result, so that the other runs of a grid go on.
     """
     from components.prior.prior import prior as run
     from components.shared.artifact import describe
-    from components.shared.errors import one_line_errors
+    from components.shared.failure import errors_of
 
-    with one_line_errors("prior"):
+    with errors_of("prior", gene_prior.path, in_grid=in_grid):
         run(uri, pretrained, gene_prior.path, seed=seed)
         gene_prior.metadata.update(describe(gene_prior.path))

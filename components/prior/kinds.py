@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from components.prior import grammar
 from components.prior.aliases import Aliases, match, read_aliases
 from components.prior.align import Aligned, align, genes_of
 from components.prior.columns import read_columns
 from components.prior.fasta import read_fasta
-from components.prior.grammar import Prior
 from components.prior.licence import CC0, CC_BY, Source, licence_of
 from components.prior.tables import Table, read_table
+from components.shared import prior_grammar as grammar
 from components.shared.artifact import sha256_of
 from components.shared.checkpoint import CHECKPOINT_FILES, WEIGHTS_FILE, read_checkpoint
 from components.shared.downloads import shown
 from components.shared.errors import InputError, shortlist
 from components.shared.pretrained import ending_of, parse_pretrained
+from components.shared.prior_grammar import Prior
 from components.shared.scratch import scratch_for
 from components.shared.storage import SHA256, fetched, fetched_folder
 from components.shared.vocabulary import Vocabulary

@@ -13,12 +13,12 @@ import torch
 from safetensors.torch import save_file
 
 from components.prior.effects import write_effects
-from components.prior.grammar import NONE, Prior, effects_of, gene_part, parse_prior
 from components.prior.kinds import Context, Vectors, genes_of, make, totals
 from components.prior.licence import Source, is_non_commercial, strictest
 from components.shared.artifact import GENE_PRIOR, writing
 from components.shared.gene_prior import EFFECTS, FACTS_FILE, GENES, TABLE_FILE, TENSOR
 from components.shared.pretrained import parse_pretrained, resolve_vocabulary
+from components.shared.prior_grammar import NONE, Prior, effects_of, gene_part, parse_prior
 from components.shared.storage import LOCAL, scheme_of
 from components.shared.vocabulary import Vocabulary, vocabulary_digest
 

@@ -1,5 +1,7 @@
 """The publish task: model, predictions, evaluation and a card in one folder others can use."""
 
+from typing import List  # noqa: UP035  KFP reads List[Dataset] alone
+
 from kfp import dsl
 
 
@@ -32,5 +34,47 @@ def publish(
 
     with one_line_errors("publish"):
         run(model.path, predictions.path, evaluation.path, splits.path, publish_to, published.path)
+        published.metadata.update(describe(published.path))
+        shutil.copyfile(f"{published.path}/README.md", card.path)
+
+
+@dsl.component(base_image="scgpt-perturb/publish", install_kfp_package=False)
+def publish_best(
+    models: dsl.Input[List[dsl.Model]],  # noqa: UP006
+    predictions: dsl.Input[List[dsl.Dataset]],  # noqa: UP006
+    evaluations: dsl.Input[List[dsl.Dataset]],  # noqa: UP006
+    splits: dsl.Input[dsl.Dataset],
+    published: dsl.Output[dsl.Dataset],
+    card: dsl.Output[dsl.Markdown],
+    best: int,
+    publish_to: str,
+) -> None:
+    """Publish one run of a grid, as the publish task does.
+
+    Args:
+        models: the checkpoints of the grid's finetune tasks.
+        predictions: the predictions artifacts of its predict tasks, in the same order.
+        evaluations: the evaluation artifacts of its evaluate tasks, in the same order.
+        splits: the splits artifact of the split task.
+        published: the published folder (format published/v1).
+        card: the model card.
+        best: the place of the run to publish in these lists.
+        publish_to: gs://bucket/prefix, hf://owner/name, or a folder that outlives the task.
+    """
+    import shutil
+
+    from components.publish.publish import publish as run
+    from components.shared.artifact import describe
+    from components.shared.errors import one_line_errors
+
+    with one_line_errors("publish"):
+        run(
+            models[best].path,
+            predictions[best].path,
+            evaluations[best].path,
+            splits.path,
+            publish_to,
+            published.path,
+        )
         published.metadata.update(describe(published.path))
         shutil.copyfile(f"{published.path}/README.md", card.path)

@@ -28,6 +28,9 @@ MODEL = "scgpt-checkpoint/v1"
 PREDICTIONS = "predictions/v1"
 EVALUATION = "evaluation/v1"
 PUBLISHED = "published/v1"
+COMPARISON = "comparison/v1"
+FAILED = "failed/v1"
+"""In place of any artifact: why there is none, see `failure`."""
 
 MADE_BY = {
     CELLS: "ingest",
@@ -37,6 +40,8 @@ MADE_BY = {
     PREDICTIONS: "predict",
     EVALUATION: "evaluate",
     PUBLISHED: "publish",
+    COMPARISON: "compare",
+    FAILED: "failed",
 }
 
 PROVENANCE = "provenance.json"
@@ -54,6 +59,14 @@ class Artifact:
     def summary(self) -> dict[str, Any]:
         """Counts and facts the making task reported."""
         return self.provenance["summary"]
+
+
+class FailedError(InputError):
+    """An artifact that says why there is none; see `failure`."""
+
+    def __init__(self, stage: str, reason: str) -> None:
+        super().__init__(f"{stage} failed before: {reason}")
+        self.stage, self.reason = stage, reason
 
 
 @dataclass
@@ -157,6 +170,7 @@ def opening(path: Path | str, format: str) -> Artifact:
 
     Raises:
         InputError: no artifact there, another format, or a file that is missing or changed.
+        FailedError: the task that should have made it failed.
     """
     path = Path(path)
     maker = f"expected a {format} artifact as made by the {MADE_BY[format]} task"
@@ -166,6 +180,8 @@ def opening(path: Path | str, format: str) -> Artifact:
         found = provenance["format"]
     except (OSError, ValueError, KeyError, TypeError):
         raise InputError(f"{path}: no readable {PROVENANCE}; {maker}") from None
+    if found == FAILED:
+        raise FailedError(provenance["summary"]["stage"], provenance["summary"]["reason"])
     if found != format:
         raise InputError(
             f"{path}: is a {found} artifact as made by the {MADE_BY.get(found, 'unknown')} task; "

@@ -12,6 +12,7 @@ from google.protobuf import json_format
 from kubernetes.utils.quantity import parse_quantity
 
 from pipelines.compile import check_protos
+from pipelines.inputs import is_comparison
 from pipelines.validation.tree import COMPILED, Tree
 
 ACCELERATOR = "nvidia.com/gpu"
@@ -180,11 +181,8 @@ def _missing(where: str, text: str, dag: str, defined: dict[str, Any]) -> list[s
 
 
 def check_params(tree: Tree) -> list[str]:
-    """Parameter files give what the pipeline takes: no other name, and all without a default."""
-    known, findings = parameters(tree), []
-    needed = {
-        name for name, p in known.items() if "defaultValue" not in p and not p.get("isOptional")
-    }
+    """Parameter files give what their pipeline takes: no other name, and all without a default."""
+    findings = []
     for path, text in tree.files("pipelines/params/*.yaml"):
         try:
             given = yaml.safe_load(text)
@@ -193,6 +191,7 @@ def check_params(tree: Tree) -> list[str]:
         if not isinstance(given, dict):
             findings.append(f"{path}: expected lines of 'parameter: value'")
             continue
+        known = _parameters_for(tree, given)
         findings += [
             f"{path}: {name}: not a parameter of the pipeline; there are {', '.join(known)}; "
             "correct the name"
@@ -200,9 +199,21 @@ def check_params(tree: Tree) -> list[str]:
         ]
         findings += [
             f"{path}: no {name}, which has no default; add it"
-            for name in sorted(needed - set(given))
+            for name, p in sorted(known.items())
+            if "defaultValue" not in p and not p.get("isOptional") and name not in given
         ]
     return findings
+
+
+def _parameters_for(tree: Tree, given: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the parameters of the compiled pipelines that a parameter file is for."""
+    return {
+        name: definition
+        for _, spec, _ in tree.packages
+        for inputs in [_at(spec, "root", "inputDefinitions", "parameters")]
+        if is_comparison(inputs) == is_comparison(given)
+        for name, definition in inputs.items()
+    }
 
 
 def check_references(tree: Tree) -> list[str]:

@@ -58,8 +58,8 @@ def _lock(tree: Tree) -> dict[str, dict[str, Any]]:
 
 
 def _stage(task: Task) -> str:
-    """Return the stage of a task; a component that is used twice gets a number."""
-    return re.sub(r"-\d+$", "", task.executor.removeprefix("exec-"))
+    """Return the stage of a task: the first word of its component, as check of check-grid."""
+    return task.executor.removeprefix("exec-").partition("-")[0]
 
 
 def check_users(tree: Tree) -> list[str]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pipelines.compile import PROFILES
 from pipelines.validate import findings
 from pipelines.validation.tree import Tree
 
@@ -407,11 +408,11 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], str | tuple[str, ...]]] = {
     ),
     "a quota below the memory of a task": (
         swap(QUOTA, "requests.memory: 2Ti", "requests.memory: 64Gi"),
-        "ResourceQuota/scgpt-perturb: memory 64Gi; the pod of pipelines/compiled/scgpt-",
+        "ResourceQuota/scgpt-perturb: memory 64Gi; the pod of pipelines/compiled/compare-",
     ),
     "a quota below the processors of a task": (
         swap(QUOTA, 'requests.cpu: "256"', 'requests.cpu: "12"'),
-        "ResourceQuota/scgpt-perturb: cpu 12; the pod of pipelines/compiled/scgpt-perturb"
+        "ResourceQuota/scgpt-perturb: cpu 12; the pod of pipelines/compiled/compare-priors"
         ".yaml: finetune requests 12.05",
     ),
     "a quota without GPUs": (
@@ -420,11 +421,11 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], str | tuple[str, ...]]] = {
     ),
     "a line too short for a task's processors": (
         swap(KUEUE, 'nominalQuota: "200"', 'nominalQuota: "8"'),
-        "ClusterQueue/h100: cpu 8; the pod of pipelines/compiled/scgpt-perturb.yaml: ",
+        "ClusterQueue/h100: cpu 8; the pod of pipelines/compiled/compare-priors.yaml: ",
     ),
     "a line too short for a task's memory": (
         swap(KUEUE, "nominalQuota: 1800Gi", "nominalQuota: 1800Mi"),
-        "ClusterQueue/h100: memory 1800Mi; the pod of pipelines/compiled/scgpt-",
+        "ClusterQueue/h100: memory 1800Mi; the pod of pipelines/compiled/compare-",
     ),
     "a line without GPUs": (
         swap(KUEUE, 'nominalQuota: "8"', 'nominalQuota: "0"'),
@@ -636,6 +637,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], str | tuple[str, ...]]] = {
     "images of development on a cluster": (
         swap(README, "  PACKAGE=build/release/scgpt-perturb.yaml \\\n", ""),
         "make submit with PACKAGE=, whose images or GPUs this cluster has not; expected "
+        "build/release/compare-priors-cpu.yaml or build/release/compare-priors.yaml or "
         "build/release/scgpt-perturb-cpu.yaml or build/release/scgpt-perturb.yaml",
     ),
     "a package for H100s on kind": (
@@ -714,7 +716,7 @@ def test_a_release_is_looked_at_too(tree, before):
     assert {package for package, *_ in Tree(tree).packages} == {
         f"{folder}/{name}"
         for folder in ("build/release", "pipelines/compiled")
-        for name in ("scgpt-perturb.yaml", "scgpt-perturb-cpu.yaml")
+        for name in PROFILES
     }
 
 

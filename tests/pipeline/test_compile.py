@@ -8,9 +8,10 @@ import yaml
 from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
 
+from components.shared.prior_grammar import FORMS
 from pipelines import compile as compiling
 from pipelines.images import development_images
-from pipelines.pipeline import STAGES
+from pipelines.scheduling import CPU, H100
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -101,32 +102,101 @@ def test_the_pipeline_for_small_clusters_asks_for_no_gpu_and_no_queue():
     assert parameters["node_selector"]["defaultValue"] == {}
     assert parameters["tolerations"]["defaultValue"] == []
     assert "podMetadata" not in settings_of(cpu, "finetune")
-    for stage in STAGES:
-        resources = container_of(cpu, stage)["resources"]
+    for executor in cpu[0]["deploymentSpec"]["executors"].values():
+        resources = executor["container"]["resources"]
         assert resources["cpuRequest"] <= 2
         assert resources["memoryRequest"] <= 4.3
 
 
-def test_both_pipelines_have_the_same_tasks_and_parameters():
-    h100, cpu = (compiling.documents(compiling.FOLDER / name)[0] for name in compiling.PROFILES)
+@pytest.mark.parametrize("name", compiling.PIPELINES)
+def test_a_pipeline_has_the_same_tasks_and_parameters_on_every_cluster(name):
+    files = [compiling.FOLDER / Path(profile.package(name)).name for profile in (H100, CPU)]
+    h100, cpu = (compiling.documents(file)[0] for file in files)
     for spec in (h100, cpu):
         for parameter in spec["root"]["inputDefinitions"]["parameters"].values():
             parameter.pop("defaultValue", None)
+        for loop in loops_of(spec):
+            loop.pop("iteratorPolicy")
+        for task in spec["components"]["comp-exit-handler-1"]["dag"]["tasks"].values():
+            task.get("inputs", {}).get("parameters", {}).pop("package", None)
     assert h100["root"] == cpu["root"]
     assert set(h100["components"]) == set(cpu["components"])
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_every_pod_has_a_user_a_deadline_requests_and_room_in_tmp(compiled, stage):
-    settings, resources = settings_of(compiled, stage), container_of(compiled, stage)["resources"]
-    assert settings["securityContext"]["runAsNonRoot"] is True
-    assert settings["securityContext"]["runAsUser"] == "10001"
-    assert int(settings["activeDeadlineSeconds"]) > 0
-    assert resources["resourceCpuRequest"] and resources["resourceMemoryRequest"]
-    mounts = {mount["mountPath"]: mount for mount in settings["emptyDirMounts"]}
-    assert mounts["/tmp"]["sizeLimit"]
-    assert ("/dev/shm" in mounts) == (stage in ("finetune", "predict"))
-    assert mounts.get("/dev/shm", {}).get("medium", "Memory") == "Memory"
+def test_every_pod_has_a_user_a_deadline_requests_and_room_in_tmp(compiled):
+    for executor in compiled[0]["deploymentSpec"]["executors"]:
+        task = executor.removeprefix("exec-")
+        settings, resources = settings_of(compiled, task), container_of(compiled, task)["resources"]
+        assert settings["securityContext"]["runAsNonRoot"] is True
+        assert settings["securityContext"]["runAsUser"] == "10001"
+        assert int(settings["activeDeadlineSeconds"]) > 0
+        assert resources["resourceCpuRequest"] and resources["resourceMemoryRequest"]
+        mounts = {mount["mountPath"]: mount for mount in settings["emptyDirMounts"]}
+        assert mounts["/tmp"]["sizeLimit"]
+        assert ("/dev/shm" in mounts) == (task in ("finetune", "predict"))
+        assert mounts.get("/dev/shm", {}).get("medium", "Memory") == "Memory"
+
+
+def loops_of(spec):
+    return [
+        task
+        for component in spec["components"].values()
+        for task in component.get("dag", {}).get("tasks", {}).values()
+        if "parameterIterator" in task
+    ]
+
+
+@pytest.mark.parametrize(("profile", "most"), [(H100, 4), (CPU, 1)])
+def test_a_comparison_makes_screen_and_split_once_and_bounds_the_runs_at_a_time(profile, most):
+    file = compiling.FOLDER / Path(profile.package("compare-priors")).name
+    spec = compiling.documents(file)[0]
+    [loop] = loops_of(spec)
+    assert loop["iteratorPolicy"] == {"parallelismLimit": most}
+    inside = spec["components"][loop["componentRef"]["name"]]["dag"]["tasks"]
+    assert set(inside) == {"prior", "finetune", "predict", "evaluate"}
+    outside = spec["components"]["comp-exit-handler-1"]["dag"]["tasks"]
+    assert {"check-grid", "ingest", "split", "compare", "publish-best"} < set(outside)
+
+
+@pytest.mark.parametrize(
+    ("file", "first"),
+    [("scgpt-perturb.yaml", "check"), ("compare-priors.yaml", "check-grid")],
+)
+def test_nothing_heavy_starts_before_names_are_checked(file, first):
+    tasks = compiling.documents(compiling.FOLDER / file)[0]["components"]["comp-exit-handler-1"]
+    for name, task in tasks["dag"]["tasks"].items():
+        assert name == first or task["dependentTasks"], name
+        if name in ("ingest", "prior"):
+            assert first in task["dependentTasks"]
+
+
+@pytest.mark.parametrize(
+    ("file", "name"), [("scgpt-perturb", "prior"), ("compare-priors", "priors")]
+)
+def test_the_form_says_which_priors_there_are(file, name):
+    spec = compiling.documents(compiling.FOLDER / f"{file}.yaml")[0]
+    described = spec["root"]["inputDefinitions"]["parameters"][name]["description"]
+    for kind in FORMS:
+        assert kind in described
+
+
+def test_only_prior_and_what_follows_from_it_take_the_prior_as_an_input(h100):
+    """KFP keys its cache on a task's inputs, so what does not take a thing is not run again."""
+    tasks = h100[0]["components"]["comp-exit-handler-1"]["dag"]["tasks"]
+    takers = {
+        name for name, task in tasks.items() if "pipelinechannel--prior" in str(task["inputs"])
+    }
+    assert takers == {"check", "prior"}
+    after = {"prior"}
+    while more := {name for name, task in tasks.items() if feeds(task) & after} - after:
+        after |= more
+    assert after == {"prior", "finetune", "predict", "evaluate", "publish"}
+
+
+def feeds(task):
+    """Return the tasks whose artifacts a task takes; an order alone is no input."""
+    artifacts = task["inputs"].get("artifacts", {}).values()
+    return {one["taskOutputArtifact"]["producerTask"] for one in artifacts}
 
 
 def test_a_retry_may_take_as_long_as_every_try_together(h100):

@@ -32,7 +32,12 @@ IN_A_BUCKET = {
     "four-lines": [
         "dataset=gs://bucket/screens.h5ad",
         "pretrained=random://tiny?vocabulary=gs://bucket/vocab.json",
-    ]
+    ],
+    "compare-four-lines": [
+        "dataset=gs://bucket/screens.h5ad",
+        "pretrained=random://tiny?vocabulary=gs://bucket/vocab.json",
+        "priors=[none, 'annotation:gs://bucket/gene2go.parquet']",
+    ],
 }
 """What is given in place of a parameter file's own local files."""
 

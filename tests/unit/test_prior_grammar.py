@@ -8,7 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.prior.grammar import (
+from components.prior.kinds import KINDS
+from components.prior.tables import READERS
+from components.shared.errors import InputError
+from components.shared.prior_grammar import (
     EFFECTS,
     FORMS,
     NONE,
@@ -20,9 +23,6 @@ from components.prior.grammar import (
     uris,
     with_uris,
 )
-from components.prior.kinds import KINDS
-from components.prior.tables import READERS
-from components.shared.errors import InputError
 
 PATHS = st.text(string.ascii_letters + string.digits + "._-/ ,()&%+é", min_size=1, max_size=12).map(
     lambda text: f"d/{text.strip()}x"

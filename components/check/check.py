@@ -1,0 +1,103 @@
+"""The check stage: what can be known to be wrong before anything heavy runs, and the grid."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from components.shared.errors import InputError
+from components.shared.pretrained import parse_pretrained
+from components.shared.prior_grammar import parse_prior
+from components.shared.repeat import commands
+
+MOST_CELLS = 200
+"""More than these is a mistake: every one is a fine-tune."""
+
+
+def check(parameters: Mapping[str, Any], package: str) -> str:
+    """Check a run's parameters, and return the commands that repeat it.
+
+    Args:
+        parameters: the pipeline parameters that the result depends on.
+        package: the compiled pipeline, as a path in the repository.
+
+    Raises:
+        InputError: a prior that is not written as it must be, naming the nearest that is; an
+            unknown `random://` size.
+    """
+    parse_prior(parameters["prior"])
+    parse_pretrained(parameters["pretrained"])
+    return commands("run", package, {**parameters, "prior": _shown(parameters["prior"])})
+
+
+def grid(parameters: Mapping[str, Any], package: str, checkpoints: str) -> list[dict[str, Any]]:
+    """Check a comparison's parameters, and return the cells of its grid.
+
+    Args:
+        parameters: the pipeline parameters that the result depends on, priors and seeds among them.
+        package: the compiled pipeline, as a path in the repository.
+        checkpoints: where fine-tunes keep their checkpoints, a folder below for each; empty = each
+            beside its model.
+
+    Returns:
+        A dict a cell, priors first: prior, seed, checkpoints, and repeat, the commands that make
+        this cell alone.
+
+    Raises:
+        InputError: as `check`; a seed that is no whole number, or one thing given twice.
+    """
+    priors = _distinct("priors", [_prior(text) for text in parameters["priors"]])
+    seeds = _distinct("seeds", [_seed(seed) for seed in parameters["seeds"]])
+    parse_pretrained(parameters["pretrained"])
+    if len(priors) * len(seeds) > MOST_CELLS:
+        raise InputError(
+            f"priors and seeds: {len(priors)} x {len(seeds)} fine-tunes; at most {MOST_CELLS}"
+        )
+    return [
+        {
+            "prior": prior,
+            "seed": seed,
+            "checkpoints": _folder(checkpoints, prior, seed),
+            "repeat": commands(
+                "compare", package, {**parameters, "priors": [_shown(prior)], "seeds": [seed]}
+            ),
+        }
+        for prior in priors
+        for seed in seeds
+    ]
+
+
+def repeat_comparison(parameters: Mapping[str, Any], package: str) -> str:
+    """Return the commands that repeat a whole comparison."""
+    priors = [_shown(prior) for prior in parameters["priors"]]
+    return commands("compare", package, {**parameters, "priors": priors})
+
+
+def _prior(text: Any) -> str:
+    if not isinstance(text, str):
+        raise InputError(f"priors: {text!r} is no text; expected a list of priors, as in [none]")
+    return str(parse_prior(text))
+
+
+def _seed(value: Any) -> int:
+    whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+    if isinstance(value, bool) or not whole or value < 0:
+        raise InputError(f"seeds: {value!r} is none; expected whole numbers from 0, as in [0, 1]")
+    return int(value)
+
+
+def _distinct(name: str, values: Sequence[Any]) -> Sequence[Any]:
+    if not values:
+        raise InputError(f"{name}: is empty; expected a list of one or more")
+    for number, value in enumerate(values):
+        if value in values[:number]:
+            raise InputError(f"{name}: '{value}' is given twice; give it once")
+    return values
+
+
+def _shown(prior: str) -> str:
+    return parse_prior(prior).shown
+
+
+def _folder(checkpoints: str, prior: str, seed: int) -> str:
+    name = re.sub(r"[^A-Za-z0-9]+", "-", _shown(prior)).strip("-")[-60:]
+    return f"{checkpoints.rstrip('/')}/{name}-seed-{seed}" if checkpoints else ""

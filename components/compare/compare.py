@@ -1,0 +1,152 @@
+"""The compare stage: one report of a grid of runs, priors by seeds."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from components.compare.report import Findings, markdown, write_report
+from components.compare.runs import MODEL, Grid, Run, read_grid
+from components.compare.statistics import ALL, HEADLINE, by_prior, differences
+from components.compare.verdicts import conclusion, shown
+from components.shared.artifact import COMPARISON, writing
+
+VALIDATION = "best_val_pearson_delta"
+
+
+def compare(
+    evaluations: Sequence[Path | str],
+    stats: Sequence[Path | str],
+    cells: Sequence[Mapping[str, Any]],
+    target: Path | str,
+    *,
+    repeat: str = "",
+) -> None:
+    """Compare the priors of a grid of runs.
+
+    Writes `comparison.csv`, `by_prior.csv`, `cost.csv`, `runs.csv`, `metrics.json`, `summary.md`
+    and `report.html`.
+
+    Args:
+        evaluations: evaluation artifacts in the order of the grid; a failed one is told as missing.
+        stats: `training_stats.json` of each, in the same order.
+        cells: the grid: prior and seed of each run.
+        target: folder of the comparison artifact.
+        repeat: the commands that repeat the comparison, for the report.
+
+    Raises:
+        InputError: runs that cannot be compared, or none that came to its end.
+    """
+    grid = read_grid(evaluations, stats, cells)
+    inputs = {f"evaluation-{run.cell}": run.evaluation for run in grid.runs}
+    parameters = {"cells": [{"prior": cell["prior"], "seed": cell["seed"]} for cell in cells]}
+    with writing(target, COMPARISON, parameters=parameters, inputs=inputs) as draft:
+        found = Findings(
+            grid=grid,
+            means=by_prior(grid),
+            differences=differences(grid),
+            cost=cost(grid),
+            runs=runs_table(grid),
+            best=best(grid),
+            repeat=repeat,
+        )
+        numbers = numbers_of(found)
+        _write(found, numbers, draft.path)
+        draft.summary |= {
+            "runs": len(grid.runs),
+            "missing": len(grid.missing),
+            "conclusion": numbers["conclusion"],
+        }
+    print(markdown(found).partition("Repeat it")[0], flush=True)
+    print(f"compare: wrote {Path(target)}; open {Path(target) / 'report.html'}", flush=True)
+
+
+def best(grid: Grid) -> Run:
+    """Return the run with the best validation score: one chosen by the test would be flattered."""
+
+    def score(run: Run) -> float:
+        value = run.stats.get(VALIDATION)
+        return -math.inf if value is None else float(value)
+
+    return max(grid.runs, key=score)
+
+
+def cost(grid: Grid) -> pd.DataFrame:
+    """Return what fine-tuning took by prior.
+
+    Returns:
+        prior, runs, device, cells_per_second (mean), hours (sum over runs of wall clock x
+        processes: GPU hours on GPUs), epochs (mean).
+    """
+    rows = []
+    for prior in grid.priors:
+        facts = [run.stats for run in grid.of(prior)]
+        seconds = [one["wall_clock_seconds"] * one.get("processes", 1) for one in facts]
+        rows.append(
+            {
+                "prior": prior,
+                "runs": len(facts),
+                "device": ", ".join(sorted({str(one.get("device", "unknown")) for one in facts})),
+                "cells_per_second": sum(one["cells_per_second"] for one in facts) / len(facts),
+                "hours": sum(seconds) / 3600,
+                "epochs": sum(one["epochs_run"] for one in facts) / len(facts),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def runs_table(grid: Grid) -> pd.DataFrame:
+    """Return a row a run: prior, seed, validation and test score, or where it failed and why."""
+    rows: list[dict[str, Any]] = [
+        {
+            "prior": run.prior,
+            "seed": run.seed,
+            "validation": run.stats.get(VALIDATION),
+            HEADLINE: run.numbers["model"][HEADLINE],
+            "failed_in": "",
+            "reason": "",
+        }
+        for run in grid.runs
+    ]
+    rows += [
+        {"prior": lost.prior, "seed": lost.seed, "failed_in": lost.stage, "reason": lost.reason}
+        for lost in grid.missing
+    ]
+    return pd.DataFrame(rows)
+
+
+def numbers_of(found: Findings) -> dict[str, Any]:
+    """Return what `metrics.json` holds; every number is finite, or null."""
+    rows = found.means[(found.means["prediction"] == MODEL) & (found.means["part"] == ALL)]
+    return {
+        "conclusion": conclusion(found.grid, found.differences),
+        "best": {
+            "cell": found.best.cell,
+            "prior": found.best.prior,
+            "seed": found.best.seed,
+            "validation": found.best.stats.get(VALIDATION),
+        },
+        "missing": len(found.grid.missing),
+        "metrics": {
+            f"{row['metric']}/{shown(row['prior'])}": float(row["mean"])
+            for row in rows.to_dict("records")
+            if math.isfinite(row["mean"])
+        },
+    }
+
+
+def _write(found: Findings, numbers: Mapping[str, Any], folder: Path) -> None:
+    for name, table in (
+        ("comparison.csv", found.differences),
+        ("by_prior.csv", found.means),
+        ("cost.csv", found.cost),
+        ("runs.csv", found.runs),
+    ):
+        table.to_csv(folder / name, index=False)
+    text = json.dumps(numbers, indent=2, allow_nan=False)
+    (folder / "metrics.json").write_text(text + "\n")
+    (folder / "summary.md").write_text(markdown(found), encoding="utf-8")
+    write_report(found, folder / "report.html")

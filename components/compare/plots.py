@@ -1,0 +1,65 @@
+"""Plots of a comparison: scores by prior, and paired differences."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from components.compare.statistics import BETTER, HEADLINE, WORSE
+from components.shared.svg import MODEL, OTHER, QUIET, SOFT, plot
+
+ROW = 0.34
+"""Inches a row."""
+LONGEST = 34
+"""Letters of a name in a plot."""
+
+
+def scores(rows: pd.DataFrame, baselines: Mapping[str, float]) -> str:
+    """Draw the headline metric by prior: mean, interval over perturbations, a point a seed.
+
+    Args:
+        rows: name, mean, low, high and points (the means of single seeds) of each prior.
+        baselines: means of what needs no model, drawn as lines, by title.
+    """
+    with plot(ROW * len(rows) + 1.3) as drawn:
+        axes = drawn.axes
+        for place, row in enumerate(rows.to_dict("records")):
+            axes.plot([row["low"], row["high"]], [place] * 2, color=MODEL, linewidth=1.5)
+            axes.scatter([row["mean"]], [place], color=MODEL, s=34, zorder=3)
+            points = np.array(row["points"], dtype=float)
+            heights = np.full(len(points), place + 0.22)
+            axes.scatter(points, heights, s=10, color=SOFT, linewidths=0)
+        styles = zip(baselines.items(), ((OTHER, "--"), (QUIET, "-."), (QUIET, ":")), strict=False)
+        for (title, value), (colour, style) in styles:
+            axes.axvline(value, color=colour, linestyle=style, linewidth=1.2, label=title)
+        _names(axes, list(rows["name"]))
+        axes.set_xlabel(HEADLINE)
+        if baselines:
+            axes.legend(loc="lower left", bbox_to_anchor=(-0.35, 1.0), fontsize=7.5)
+    return drawn.svg
+
+
+def forest(rows: pd.DataFrame) -> str:
+    """Draw paired differences in the headline metric with their intervals.
+
+    Args:
+        rows: name, difference, low, high and verdict of each.
+    """
+    colours = {BETTER: MODEL, WORSE: OTHER}
+    with plot(ROW * len(rows) + 0.8) as drawn:
+        axes = drawn.axes
+        axes.axvline(0, color=QUIET, linewidth=1)
+        for place, row in enumerate(rows.to_dict("records")):
+            colour = colours.get(row["verdict"], QUIET)
+            axes.plot([row["low"], row["high"]], [place] * 2, color=colour, linewidth=1.5)
+            axes.scatter([row["difference"]], [place], color=colour, s=30, zorder=3)
+        _names(axes, list(rows["name"]))
+        axes.set_xlabel(f"difference in {HEADLINE}")
+    return drawn.svg
+
+
+def _names(axes, names: list[str]) -> None:  # type: ignore[no-untyped-def]
+    short = [name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…" for name in names]
+    axes.set_yticks(range(len(names)), short, fontsize=7.5)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.grid(visible=False, axis="y")

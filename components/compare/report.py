@@ -1,0 +1,163 @@
+"""The pages of a comparison: HTML without network, and a summary in Markdown."""
+
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+
+from components.compare import plots
+from components.compare.runs import (
+    CONTROL_MEAN,
+    MEAN_DELTA,
+    MODEL,
+    SAME_PERTURBATION_DELTA,
+    SEEN,
+    UNSEEN,
+    Grid,
+    Run,
+)
+from components.compare.statistics import ALL, HEADLINE, METRICS
+from components.compare.verdicts import conclusion, sentences, shown
+from components.shared.artifact import code_version
+from components.shared.page import breakable, number, page_css, signed
+
+BASELINES = {
+    SAME_PERTURBATION_DELTA: "same-perturbation training delta",
+    MEAN_DELTA: "mean training delta",
+    CONTROL_MEAN: "control mean",
+}
+PARTS = {
+    ALL: "All test perturbations",
+    SEEN: "Perturbations seen in training",
+    UNSEEN: "Perturbations not seen in training",
+}
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a comparison found."""
+
+    grid: Grid
+    means: pd.DataFrame
+    """From `statistics.by_prior`."""
+    differences: pd.DataFrame
+    """From `statistics.differences`."""
+    cost: pd.DataFrame
+    """From `compare.cost`."""
+    runs: pd.DataFrame
+    """From `compare.runs_table`."""
+    best: Run
+    repeat: str
+    """The commands that repeat the comparison; empty = not known."""
+
+
+def write_report(found: Findings, file: Path) -> None:
+    """Write the HTML report."""
+    template = files("components.compare").joinpath("report.html.j2").read_text(encoding="utf-8")
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {
+        "number": number,
+        "signed": signed,
+        "breakable": breakable,
+        "shown": shown,
+    }
+    content = {
+        "found": found,
+        "css": page_css(),
+        "code": code_version(),
+        "conclusion": conclusion(found.grid, found.differences),
+        "verdicts": sentences(found.grid, found.differences),
+        "metrics": METRICS,
+        "tables": [(title, rows_of(found, part)) for part, title in PARTS.items()],
+        "differences": _records(found.differences),
+        "headline": HEADLINE,
+        "cost": _records(found.cost),
+        "runs": _records(found.runs),
+        "scores": plots.scores(*_drawn(found)),
+        "forest": plots.forest(_forest(found)),
+    }
+    file.write_text(environment.from_string(template).render(content), encoding="utf-8")
+
+
+def rows_of(found: Findings, part: str) -> list[dict[str, Any]]:
+    """Return a row a prior, then a row a baseline: name, kind, and by metric its numbers."""
+    means = found.means[found.means["part"] == part]
+    rows = [("model", shown(prior), (prior, MODEL)) for prior in found.grid.priors]
+    first = found.grid.priors[0]
+    rows += [("baseline", title, (first, name)) for name, title in BASELINES.items()]
+    by = {
+        key: {row["metric"]: row for row in _records(group)}
+        for key, group in means.groupby(["prior", "prediction"], sort=False)
+    }
+    return [{"kind": kind, "name": name, "by": by[key]} for kind, name, key in rows if key in by]
+
+
+def _drawn(found: Findings) -> tuple[pd.DataFrame, dict[str, float]]:
+    """Return the headline mean of each prior and seed, and of the baselines."""
+    rows = found.means[(found.means["part"] == ALL) & (found.means["metric"] == HEADLINE)]
+    own = rows[rows["prediction"] == MODEL].assign(name=rows["prior"].map(shown))
+    points = {
+        prior: [run.numbers["model"][HEADLINE] for run in found.grid.of(prior)]
+        for prior in found.grid.priors
+    }
+    first = rows[rows["prior"] == found.grid.priors[0]].set_index("prediction")["mean"]
+    lines = {title: float(first[name]) for name, title in BASELINES.items() if name in first}
+    return own.assign(points=own["prior"].map(points)), lines
+
+
+def _forest(found: Findings) -> pd.DataFrame:
+    table = found.differences
+    rows = table[(table["metric"] == HEADLINE) & (table["part"] == ALL)]
+    pairs = zip(rows["prior"], rows["against"], strict=True)
+    names = [f"{shown(prior)} less {shown(other)}" for prior, other in pairs]
+    return rows.assign(name=names)
+
+
+def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    return table.to_dict("records")  # type: ignore[return-value]
+
+
+def markdown(found: Findings) -> str:
+    """Return the summary in Markdown."""
+    metrics = (HEADLINE, "pearson_delta_centred", "discrimination_score_l1", "mae_delta", "pr_auc")
+    lines = ["# Comparison of priors", "", f"**{conclusion(found.grid, found.differences)}**", ""]
+    lines += [
+        f"- **{_plain(one['prior'])}**: {_plain(one['text'])}"
+        for one in sentences(found.grid, found.differences)
+    ]
+    for lost in found.grid.missing:
+        lines.append(
+            f"- **Missing: {_plain(shown(lost.prior))}, seed {lost.seed}**: failed in "
+            f"{lost.stage}: {_plain(lost.reason)}"
+        )
+    lines += ["", _line(["mean (sd over seeds)", *metrics]), _line(["---"] * (len(metrics) + 1))]
+    for row in rows_of(found, ALL):
+        cells = [row["by"].get(metric) for metric in metrics]
+        lines.append(_line([_plain(row["name"]), *map(_cell, cells)]))
+    lines += [
+        "",
+        f"Best in validation: {_plain(shown(found.best.prior))}, seed {found.best.seed}.",
+    ]
+    if found.repeat:
+        lines += ["", "Repeat it:", "", "```sh", found.repeat, "```"]
+    return "\n".join(lines) + "\n"
+
+
+def _cell(row: dict[str, Any] | None) -> str:
+    if row is None:
+        return number(None)
+    return f"{number(row['mean'])} ({number(row['seed_sd'])})"
+
+
+def _line(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _plain(text: str) -> str:
+    """Return a text that cannot bring markup along."""
+    return text.replace("|", "\\|").replace("<", "&lt;")

@@ -1,0 +1,140 @@
+"""The runs of a grid as they came: scores, what training took, and what is missing with reason."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from components.shared.artifact import EVALUATION, Artifact, FailedError, opening
+from components.shared.errors import InputError
+
+MODEL = "model"
+CEILING = "ceiling"
+SAME_PERTURBATION_DELTA = "same_perturbation_delta"
+MEAN_DELTA = "mean_delta"
+CONTROL_MEAN = "control_mean"
+BASELINES = (CONTROL_MEAN, MEAN_DELTA, SAME_PERTURBATION_DELTA, "prior_ridge")
+SEEN, UNSEEN = "seen", "unseen"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run that came to its end."""
+
+    cell: int
+    """Its place in the grid."""
+    prior: str
+    seed: int
+    evaluation: Artifact
+    stats: Mapping[str, Any]
+    """`training_stats.json` of its model."""
+
+    @cached_property
+    def numbers(self) -> dict[str, Any]:
+        """The evaluation's `metrics.json`."""
+        return json.loads((self.evaluation.path / "metrics.json").read_text())
+
+    @cached_property
+    def scores(self) -> pd.DataFrame:
+        """Each metric's value: rows (prediction, perturbation), a column a metric."""
+        table = pd.read_csv(self.evaluation.path / "scores.csv")
+        table["perturbation"] = table["perturbation"].astype(str)
+        return table.pivot(index=["prediction", "perturbation"], columns="metric", values="value")
+
+    def of(self, prediction: str) -> pd.DataFrame:
+        """Return the scores of one prediction: a row a perturbation, a column a metric."""
+        return pd.DataFrame(self.scores.xs(prediction, level="prediction"))
+
+    @cached_property
+    def seen(self) -> pd.Series:
+        """Whether training had each perturbation."""
+        table = pd.read_csv(self.evaluation.path / "perturbations.csv", dtype={"perturbation": str})
+        return table.set_index("perturbation")["training"] == SEEN
+
+
+@dataclass(frozen=True)
+class Missing:
+    """One run that did not."""
+
+    prior: str
+    seed: int
+    stage: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The runs of a comparison: those that there are and those that there are not."""
+
+    runs: list[Run]
+    missing: list[Missing]
+
+    @property
+    def priors(self) -> list[str]:
+        """Priors with at least one run, in the order they were asked for."""
+        return list(dict.fromkeys(run.prior for run in self.runs))
+
+    def of(self, prior: str) -> list[Run]:
+        """Return the runs of a prior, a seed each."""
+        return [run for run in self.runs if run.prior == prior]
+
+    @property
+    def seen(self) -> pd.Series:
+        """Whether training had each perturbation; the same in every run."""
+        return self.runs[0].seen
+
+
+def read_grid(
+    evaluations: Sequence[Path | str], stats: Sequence[Path | str], cells: Sequence[Mapping]
+) -> Grid:
+    """Read the runs of a grid.
+
+    Args:
+        evaluations: evaluation artifacts, or failed ones, in the order of the grid.
+        stats: `training_stats.json` of each; empty where the fine-tune failed.
+        cells: prior and seed of each.
+
+    Raises:
+        InputError: lists of different length, a run that is not what its cell says, evaluations of
+            different test cells or splits, or no run at all.
+    """
+    if not len(evaluations) == len(stats) == len(cells):
+        raise InputError(
+            f"{len(evaluations)} evaluations and {len(stats)} training stats of {len(cells)} runs; "
+            "give one of each a run"
+        )
+    runs: list[Run] = []
+    missing: list[Missing] = []
+    for place, (folder, file, cell) in enumerate(zip(evaluations, stats, cells, strict=True)):
+        prior, seed = str(cell["prior"]), int(cell["seed"])
+        try:
+            evaluation = opening(folder, EVALUATION)
+        except FailedError as failed:
+            missing.append(Missing(prior, seed, failed.stage, failed.reason))
+            continue
+        facts = json.loads(Path(file).read_text())
+        if facts.get("seed") != seed:
+            raise InputError(f"{file}: is of seed {facts.get('seed')}, its cell of {seed}")
+        runs.append(Run(place, prior, seed, evaluation, facts))
+    if not runs:
+        first = missing[0]
+        raise InputError(
+            f"none of the {len(cells)} runs came to its end; the first, {first.prior} with seed "
+            f"{first.seed}, failed in {first.stage}: {first.reason}"
+        )
+    for run in runs[1:]:
+        for name in ("cells", "splits"):
+            if _digest(run, name) != _digest(runs[0], name):
+                raise InputError(
+                    f"{run.evaluation.path}: other {name} than {runs[0].evaluation.path}; compare "
+                    "runs of one ingest and one split"
+                )
+    return Grid(runs, missing)
+
+
+def _digest(run: Run, name: str) -> str:
+    return run.evaluation.provenance["inputs"][name]["sha256"]

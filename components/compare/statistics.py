@@ -1,0 +1,198 @@
+"""Means by prior, and paired differences between priors, over perturbations and seeds.
+
+A perturbation's value is first averaged over the seeds, so the test and the interval are over
+perturbations; how far seeds differ is told beside it, and a verdict asks that they agree.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from components.compare.runs import BASELINES, MODEL, SAME_PERTURBATION_DELTA, SEEN, UNSEEN, Grid
+from components.shared.paired import ALPHA, holm, interval, signed_rank_p
+from components.shared.prior_grammar import (
+    CONCAT,
+    NONE,
+    RANDOM,
+    SHUFFLED,
+    Prior,
+    effects_of,
+    gene_part,
+    parse_prior,
+)
+
+HEADLINE = "pearson_delta"
+"""The metric of the verdict, named beforehand: of many, one would always look good."""
+METRICS = {
+    HEADLINE: False,
+    "pearson_delta_centred": False,
+    "discrimination_score_l1": False,
+    "mae_delta": True,
+    "overlap_at_N": False,
+    "de_direction_match": False,
+    "de_sig_genes_recall": False,
+    "pr_auc": False,
+    "roc_auc": False,
+}
+"""What is compared, and whether lower is better."""
+ALL = "all"
+PARTS = (ALL, SEEN, UNSEEN)
+
+BETTER, WORSE, NO_EVIDENCE = "better", "worse", "no evidence"
+
+
+def is_control(prior: str) -> bool:
+    """Return whether a prior says nothing of biology: none, random, or shuffled vectors alone."""
+    parsed = parse_prior(prior)
+    genes = gene_part(parsed)
+    members = genes.members if genes.kind == CONCAT else (genes,)
+    empty = all(member.kind in (NONE, RANDOM, SHUFFLED) for member in members)
+    return empty and effects_of(parsed) is None
+
+
+def twin_of(prior: str) -> str:
+    """Return the same prior with its vectors dealt to other genes, empty if it has none to deal."""
+    parsed = parse_prior(prior)
+    genes = gene_part(parsed)
+    if genes.kind in (NONE, RANDOM, SHUFFLED):
+        return ""
+    shuffled = Prior(SHUFFLED, members=(genes,))
+    effects = effects_of(parsed)
+    return str(Prior(CONCAT, members=(effects, shuffled)) if effects else shuffled)
+
+
+def references_of(prior: str, priors: list[str]) -> list[str]:
+    """Return what of the grid a prior is held against: none, its twin, its effects alone."""
+    effects = effects_of(parse_prior(prior))
+    wanted = (NONE, twin_of(prior), str(effects) if effects else "")
+    known = {_canonical(other): other for other in priors}
+    found = (known.get(_canonical(other)) for other in wanted if other)
+    return [other for other in dict.fromkeys(found) if other and other != prior]
+
+
+def _canonical(prior: str) -> tuple[str, str]:
+    """Return what is the same for priors that differ in where effects stand alone."""
+    parsed = parse_prior(prior)
+    return str(gene_part(parsed)), str(effects_of(parsed) or "")
+
+
+def by_prior(grid: Grid) -> pd.DataFrame:
+    """Return the mean of each metric of each prior's model and baselines.
+
+    Returns:
+        prior, prediction (the model or a baseline), part (all, seen, unseen), metric, mean, low and
+        high (bootstrap interval over perturbations), seeds, seed_sd (of the means of single seeds,
+        n - 1; NaN for one), seed_low, seed_high, perturbations (with a value).
+    """
+    rows = []
+    for prior in grid.priors:
+        runs = grid.of(prior)
+        known = set(runs[0].scores.index.get_level_values(0))
+        for prediction in (MODEL, *(name for name in BASELINES if name in known)):
+            tables = [run.of(prediction) for run in runs]
+            for part, metric, values in _parts(grid.seen, tables):
+                own = {"prior": prior, "prediction": prediction, "part": part, "metric": metric}
+                rows.append(own | _summarised(values))
+    return pd.DataFrame(rows)
+
+
+def _summarised(values: pd.DataFrame) -> dict[str, float]:
+    """Return mean, interval and spread; ``values`` has shape [perturbations, seeds]."""
+    seeds = values.mean()
+    over_seeds = values.mean(axis=1).to_numpy(float)
+    low, high = interval(over_seeds)
+    return {
+        "mean": float(seeds.mean()),
+        "low": low,
+        "high": high,
+        "seeds": int(seeds.count()),
+        "seed_sd": float(seeds.std()),
+        "seed_low": float(seeds.min()),
+        "seed_high": float(seeds.max()),
+        "perturbations": int((~np.isnan(over_seeds)).sum()),
+    }
+
+
+def _parts(seen: pd.Series, tables: list[pd.DataFrame]) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """Yield part, metric and values [perturbations, seeds]; ``tables`` has one a seed."""
+    wanted = {ALL: seen.index, SEEN: seen.index[seen], UNSEEN: seen.index[~seen]}
+    for part, labels in wanted.items():
+        for metric in METRICS:
+            if len(labels) and all(metric in table for table in tables):
+                columns = [table[metric].reindex(labels) for table in tables]
+                yield part, metric, pd.concat(columns, axis=1, keys=range(len(columns)))
+
+
+def differences(grid: Grid) -> pd.DataFrame:
+    """Compare each prior with its references, and each model with the same-perturbation delta.
+
+    Paired over perturbations, each the mean over the seeds that both have. Wilcoxon's signed-rank
+    test, corrected by Holm over all comparisons of one metric. Better or worse is said only where
+    the corrected test and the interval exclude no difference and two seeds or more all point the
+    same way.
+
+    Returns:
+        prior, against, part, metric, difference (mean of prior less reference), low, high, seeds,
+        seeds_ahead, seed_sd (of the difference), perturbations, ahead, p, p_holm, verdict, why
+        (what is missing for a verdict).
+    """
+    rows: list[dict[str, Any]] = []
+    for prior in grid.priors:
+        runs = {run.seed: run for run in grid.of(prior)}
+        others = {
+            other: {run.seed: run.of(MODEL) for run in grid.of(other)}
+            for other in references_of(prior, grid.priors)
+        }
+        others[SAME_PERTURBATION_DELTA] = {
+            seed: run.of(SAME_PERTURBATION_DELTA) for seed, run in runs.items()
+        }
+        for other, scores in others.items():
+            seeds = sorted(set(runs) & set(scores))
+            tables = [runs[seed].of(MODEL) - scores[seed] for seed in seeds]
+            for part, metric, values in _parts(grid.seen, tables) if tables else ():
+                own = {"prior": prior, "against": other, "part": part, "metric": metric}
+                rows.append(own | _compared(metric, values))
+    table = pd.DataFrame(rows)
+    table["p_holm"] = table.groupby("metric")["p"].transform(lambda p: holm(p.to_numpy(float)))
+    verdicts = [_verdict(row) for row in table.to_dict("records")]
+    return table.assign(
+        verdict=[verdict for verdict, _ in verdicts], why=[why for _, why in verdicts]
+    )
+
+
+def _compared(metric: str, values: pd.DataFrame) -> dict[str, float]:
+    """Return what a paired difference comes to; ``values`` has shape [perturbations, seeds]."""
+    seeds = values.mean()
+    over_seeds = values.mean(axis=1).dropna().to_numpy(float)
+    low, high = interval(over_seeds)
+    sign = -1 if METRICS[metric] else 1
+    return {
+        "difference": float(over_seeds.mean()) if len(over_seeds) else np.nan,
+        "low": low,
+        "high": high,
+        "seeds": int(seeds.count()),
+        "seeds_ahead": int((sign * seeds > 0).sum()),
+        "seed_sd": float(seeds.std()),
+        "perturbations": len(over_seeds),
+        "ahead": int((sign * over_seeds > 0).sum()),
+        "p": signed_rank_p(over_seeds),
+    }
+
+
+def _verdict(row: dict[Any, Any]) -> tuple[str, str]:
+    """Return the verdict on a difference and, where there is no evidence, what is missing."""
+    lower = METRICS[row["metric"]]
+    ahead = row["difference"] < 0 if lower else row["difference"] > 0
+    if np.isnan(row["p"]):
+        return NO_EVIDENCE, "fewer than two perturbations have a value"
+    if row["p_holm"] >= ALPHA:
+        return NO_EVIDENCE, f"corrected p {row['p_holm']:.2g}"
+    if row["low"] <= 0 <= row["high"]:
+        return NO_EVIDENCE, "the interval includes no difference"
+    if row["seeds"] < 2:
+        return NO_EVIDENCE, "one seed, so how far seeds differ is not known"
+    if row["seeds_ahead"] != (row["seeds"] if ahead else 0):
+        return NO_EVIDENCE, "the seeds do not agree"
+    return (BETTER if ahead else WORSE), ""

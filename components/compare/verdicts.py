@@ -1,0 +1,124 @@
+"""What a comparison shows, in sentences: which prior helps, and where there is no evidence."""
+
+from typing import Any
+
+import pandas as pd
+
+from components.compare.runs import SAME_PERTURBATION_DELTA, SEEN, UNSEEN, Grid
+from components.compare.statistics import (
+    ALL,
+    BETTER,
+    HEADLINE,
+    NO_EVIDENCE,
+    WORSE,
+    is_control,
+    references_of,
+    twin_of,
+)
+from components.shared.page import number, signed
+from components.shared.prior_grammar import NONE, effects_of, parse_prior
+
+PARTS = {
+    SEEN: "Of perturbations seen in training",
+    UNSEEN: "Of perturbations not seen in training",
+}
+
+
+def shown(prior: str) -> str:
+    """Return a prior, or the baseline, as it may be printed."""
+    if prior == SAME_PERTURBATION_DELTA:
+        return "same-perturbation delta"
+    return parse_prior(prior).shown
+
+
+def conclusion(grid: Grid, table: pd.DataFrame) -> str:
+    """Say in one sentence whether any prior is better than none."""
+    if NONE not in grid.priors:
+        return "There is no run without a prior here, so nothing can be said of what a prior adds."
+    better = [
+        shown(prior)
+        for prior in grid.priors
+        if not is_control(prior) and _of(table, prior, NONE).get("verdict") == BETTER
+    ]
+    if not better:
+        return f"There is no evidence that any of these priors helps, by {HEADLINE}."
+    return f"Better than no prior, by {HEADLINE}: {', '.join(better)}."
+
+
+def sentences(grid: Grid, table: pd.DataFrame) -> list[dict[str, str]]:
+    """Return what is found of each prior: prior, verdict (for its colour) and text."""
+    return [
+        {
+            "prior": shown(prior),
+            "verdict": str(_of(table, prior, NONE).get("verdict", "")),
+            "text": " ".join(filter(None, _found(prior, grid, table))),
+        }
+        for prior in grid.priors
+    ]
+
+
+def _found(prior: str, grid: Grid, table: pd.DataFrame) -> list[str]:
+    texts = [_against(prior, other, table) for other in references_of(prior, grid.priors)]
+    if NONE in grid.priors and prior != NONE:
+        texts += [_part(prior, part, table) for part in PARTS]
+    twin = twin_of(prior)
+    if twin and not any("shuffled" in other for other in references_of(prior, grid.priors)):
+        texts.append(
+            f"Its shuffled twin is not here: add {shown(twin)} to tell what it says of genes from "
+            "what any vectors would do."
+        )
+    return [*texts, _network(prior, table)]
+
+
+def _of(table: pd.DataFrame, prior: str, against: str, part: str = ALL) -> dict[Any, Any]:
+    chosen = (table["prior"] == prior) & (table["against"] == against)
+    rows = table[chosen & (table["part"] == part) & (table["metric"] == HEADLINE)]
+    return rows.to_dict("records")[0] if len(rows) else {}
+
+
+def figures(row: dict[Any, Any]) -> str:
+    """Return a paired difference with what makes it sure or not."""
+    return (
+        f"{signed(row['difference'])} (95 % interval {signed(row['low'])} to "
+        f"{signed(row['high'])}, corrected p {number(row['p_holm'], '.2g')}, ahead in "
+        f"{row['ahead']} of {row['perturbations']} perturbations and in {row['seeds_ahead']} of "
+        f"{row['seeds']} {'seed' if row['seeds'] == 1 else 'seeds'})"
+    )
+
+
+def _against(prior: str, other: str, table: pd.DataFrame) -> str:
+    row = _of(table, prior, other)
+    if not row:
+        return f"It cannot be held against {shown(other)}: no seed is there of both."
+    words = {
+        BETTER: "Better than",
+        WORSE: "Worse than",
+        NO_EVIDENCE: "No evidence of a difference from",
+    }[row["verdict"]]
+    because = "" if not row["why"] or row["why"].startswith("corrected") else f"; {row['why']}"
+    return f"{words} {shown(other)}: {figures(row)}{because}."
+
+
+def _part(prior: str, part: str, table: pd.DataFrame) -> str:
+    row = _of(table, prior, NONE, part)
+    if not row:
+        return ""
+    return (
+        f"{PARTS[part]} ({row['perturbations']}): {row['verdict']}, {signed(row['difference'])} "
+        f"against none."
+    )
+
+
+def _network(prior: str, table: pd.DataFrame) -> str:
+    """Say what the model adds to the delta that training lines have of the same perturbation."""
+    row = _of(table, prior, SAME_PERTURBATION_DELTA)
+    if not row:
+        return ""
+    knows = effects_of(parse_prior(prior)) is not None
+    who = "What the network added to the known effects" if knows else "Against the known effects"
+    words = {
+        BETTER: "better than the perturbation's own training delta carried over",
+        WORSE: "worse than the perturbation's own training delta carried over",
+        NO_EVIDENCE: "no evidence of a difference from the training delta carried over",
+    }[row["verdict"]]
+    return f"{who}: {words}, {figures(row)}."

@@ -1,0 +1,33 @@
+"""What the pages of reports share: one stylesheet, and how numbers and names are written."""
+
+from importlib.resources import files
+
+import pandas as pd
+from markupsafe import Markup, escape
+
+
+def page_css() -> str:
+    """Return the stylesheet of every report: light and dark, for phones too."""
+    return files("components.shared").joinpath("page.css").read_text(encoding="utf-8")
+
+
+def number(value: float | None, form: str = ".3f") -> str:
+    """Format a number for a table; a dash where there is none."""
+    if value is None or pd.isna(value):
+        return "\N{EN DASH}"
+    return format(value, form).replace("-", "\N{MINUS SIGN}")
+
+
+def signed(value: float | None) -> str:
+    """Format a difference."""
+    return number(value, "+.3f")
+
+
+def share(value: float | None) -> str:
+    """Format a share as per cent."""
+    return number(value, ".1%")
+
+
+def breakable(name: str) -> Markup:
+    """Let a name break after its underscores, and nowhere else."""
+    return Markup("_<wbr>").join(map(escape, name.split("_")))

@@ -1,0 +1,54 @@
+"""How sure a mean over perturbations is, and whether a paired difference is one.
+
+Perturbations are taken for a sample of those one would ask a model about, so intervals resample
+them, and tests are paired over them.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import bootstrap, wilcoxon
+from statsmodels.stats.multitest import multipletests
+
+RESAMPLES = 2000
+LEVEL = 0.95
+ALPHA = 1 - LEVEL
+
+Floats = NDArray[np.float64]
+
+
+def interval(values: Floats) -> tuple[float, float]:
+    """Return the bootstrap interval (95 %, percentile) of the mean of what is not NaN.
+
+    NaN with fewer than two values. The same values always give the same interval.
+    """
+    known = values[~np.isnan(values)]
+    if len(known) < 2:
+        return np.nan, np.nan
+    found = bootstrap(
+        (known,),
+        np.mean,
+        n_resamples=RESAMPLES,
+        batch=250,
+        confidence_level=LEVEL,
+        method="percentile",
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    return float(found.low), float(found.high)
+
+
+def signed_rank_p(differences: Floats) -> float:
+    """Return the two-sided p of Wilcoxon's signed-rank test: NaN for one, 1 where all are 0."""
+    if len(differences) < 2:
+        return np.nan
+    return float(wilcoxon(differences).pvalue) if differences.any() else 1.0
+
+
+def holm(p: Sequence[float] | Floats) -> Floats:
+    """Return p values corrected by Holm over those that are not NaN."""
+    corrected = np.asarray(p, dtype=float).copy()
+    tested = ~np.isnan(corrected)
+    if tested.any():
+        corrected[tested] = multipletests(corrected[tested], method="holm")[1]
+    return corrected
