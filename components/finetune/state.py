@@ -49,6 +49,8 @@ class Fit:
     history: list[Epoch] = field(default_factory=list)
     seconds: float = 0.0
     """Wall clock, work that a killed process lost not counted."""
+    known: list[float] = field(default_factory=list)
+    """pearson_delta of each validation set by known effects alone, where there are any."""
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the history as plain dicts, NaN as None."""

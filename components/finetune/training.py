@@ -87,7 +87,9 @@ def fit(
         )
         if data.effects is not None and not saved:
             # Known effects alone: what training has to beat to be kept.
-            on_epoch(_note(state, 0, validated()))
+            alone = validated()
+            state.fit.known = list(alone.correlations)
+            on_epoch(_note(state, 0, alone))
         trainer = _Trainer(state, data, deltas, recipe, seed, keeper)
         while not state.fit.stop_reason:
             trainer.train_epoch()
@@ -296,7 +298,7 @@ def _note(state: TrainingState, epoch: int, validation: Validation) -> Epoch:
             epoch=epoch,
             train_loss=losses[0],
             train_delta_loss=losses[1],
-            **{f"val_{name}": value for name, value in asdict(validation).items()},
+            **{f"val_{name}": value for name, value in _scores(validation).items()},
             learning_rate=float(state.schedule.get_last_lr()[0]),
             cells=state.cells,
             seconds=state.seconds,
@@ -306,7 +308,26 @@ def _note(state: TrainingState, epoch: int, validation: Validation) -> Epoch:
     pearson = validation.pearson_delta
     score = pearson if np.isfinite(pearson) else float("-inf")
     undecided = fit.best_pearson_delta == float("-inf")  # no finite score yet: the latest
-    if undecided or score > fit.best_pearson_delta:
+    if undecided or (score > fit.best_pearson_delta and _adds_to(fit.known, validation)):
         fit.state = export_state(state.model)
         fit.best_epoch, fit.best_pearson_delta = epoch, score
     return fit.history[-1]
+
+
+def _scores(validation: Validation) -> dict[str, float]:
+    return {name: value for name, value in asdict(validation).items() if name != "correlations"}
+
+
+def _adds_to(known: Sequence[float], validation: Validation) -> bool:
+    """Return whether held-out sets say that the model adds to known effects, if it was given any.
+
+    Its mean lead has to exceed the standard error of the paired differences: with few sets, the
+    best of many epochs leads by luck.
+    """
+    if not known:
+        return True
+    lead = np.array(validation.correlations) - np.array(known)
+    lead = lead[np.isfinite(lead)]
+    if len(lead) < 2:
+        return False
+    return bool(lead.mean() > lead.std(ddof=1) / np.sqrt(len(lead)))

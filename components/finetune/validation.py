@@ -1,6 +1,6 @@
 """How well held-out (line, perturbation) sets are predicted: the scores that choose the epoch."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -33,6 +33,8 @@ class Validation:
     discrimination: float = NAN
     discrimination_seen: float = NAN
     discrimination_unseen: float = NAN
+    correlations: tuple[float, ...] = ()
+    """pearson_delta of each set, NaN where it has none; sets in the order of the data's."""
 
 
 @dataclass(frozen=True)
@@ -98,14 +100,18 @@ def validate(
         errors / cells if cells else NAN,
         *_means(np.array(correlations), np.array(seen, bool)),
         *_means(np.array(ranks), np.array(seen, bool)),
+        tuple(correlations),
     )
 
 
-def _means(values: Floats, seen: Any) -> Iterator[float]:
-    """Yield the nan-mean of all sets, of those with a seen perturbation, and of the others."""
-    for part in (values, values[seen], values[~seen]):
+def _means(values: Floats, seen: Any) -> tuple[float, float, float]:
+    """Return the nan-mean of all sets, of those with a seen perturbation, and of the others."""
+
+    def mean(part: Floats) -> float:
         finite = part[np.isfinite(part)]
-        yield float(finite.mean()) if len(finite) else NAN
+        return float(finite.mean()) if len(finite) else NAN
+
+    return mean(values), mean(values[seen]), mean(values[~seen])
 
 
 def _draw(

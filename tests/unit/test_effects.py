@@ -22,6 +22,8 @@ from components.finetune.effects import (
     shrunk,
     vectors_of,
 )
+from components.finetune.training import _adds_to
+from components.finetune.validation import Validation
 from components.predict.predict import predict
 from components.shared import model as scgpt_model
 from components.shared.effects import EffectTable
@@ -195,7 +197,7 @@ def test_scgpts_own_class_takes_no_effects(world, tmp_path):  # noqa: F811
 
 @pytest.fixture(scope="module")
 def trained(world):  # noqa: F811
-    return train(world, world / "model with effects", prior="effects", epochs=3)
+    return train(world, world / "model with effects", prior="effects", epochs=3, early_stop_after=9)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -211,6 +213,22 @@ def test_training_begins_with_the_known_effects_and_keeps_what_is_no_worse(train
     assert stats["history"][0]["train_loss"] is None
     assert stats["best_val_pearson_delta"] >= stats["history"][0]["val_pearson_delta"]
     assert stats["epochs_run"] == 3 and stats["cells_per_epoch"] > 0
+
+
+@pytest.mark.parametrize(
+    ("lead", "adds"),
+    [
+        ([0.1, 0.12, 0.09, 0.1], True),
+        ([0.3, -0.2, 0.1, -0.1], False),
+        ([-0.1, -0.1, -0.1, -0.1], False),
+        ([0.1, np.nan, np.nan, np.nan], False),
+    ],
+)
+def test_an_epoch_replaces_known_effects_only_with_a_lead_beyond_its_error(lead, adds):
+    known = [0.3, 0.4, 0.5, 0.2]
+    found = Validation(correlations=tuple(np.array(known) + lead))
+    assert _adds_to(known, found) == adds
+    assert _adds_to([], found)
 
 
 def test_what_is_published_is_scgpts_checkpoint_and_what_goes_beyond_it(trained, world):  # noqa: F811
