@@ -19,7 +19,7 @@ export ARGS EXPERIMENT HOST PACKAGE REGISTRY RUN
 
 .DEFAULT_GOAL := help
 .PHONY: help env run compare run-containers test lint types compile check-compiled validate images push \
-        test-containers submit ablation lock clean
+        test-containers submit ablation priors lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -79,6 +79,9 @@ submit: env ## run on a cluster: HOST=<url> [PARAMS= ARGS= EXPERIMENT= RUN=<name
 
 ablation: env ## what each mend of the reference recipe is worth: writes docs/ablation.md, goes on where it stopped
 	@$(BIN)/python -m benchmarks.ablation
+
+priors: env ## what each prior is worth on generated screens: writes docs/priors.md, goes on where it stopped
+	@$(BIN)/python -m benchmarks.compare_priors
 
 lock: env ## pin the versions that are installed now
 	@$(BIN)/python -m pip freeze --all --exclude-editable --exclude pip > $(LOCK).partial
