@@ -321,7 +321,7 @@ def _scores(validation: Validation) -> dict[str, float]:
 def _adds_to(known: Sequence[float], validation: Validation) -> bool:
     """Return whether held-out sets say that the model adds to known effects, if it was given any.
 
-    Its mean lead has to exceed the standard error of the paired differences: with few sets, the
+    Its mean lead has to exceed two standard errors of the paired differences: with few sets, the
     best of many epochs leads by luck.
     """
     if not known:
@@ -330,4 +330,4 @@ def _adds_to(known: Sequence[float], validation: Validation) -> bool:
     lead = lead[np.isfinite(lead)]
     if len(lead) < 2:
         return False
-    return bool(lead.mean() > lead.std(ddof=1) / np.sqrt(len(lead)))
+    return bool(lead.mean() > 2 * lead.std(ddof=1) / np.sqrt(len(lead)))
