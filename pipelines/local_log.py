@@ -10,6 +10,8 @@ from typing import TextIO
 
 EXECUTOR = "[KFP Executor"
 INPUT = "Got executor_input:"
+SELECTOR = "expression selector"
+"""Of every parameter that a task takes from an item of a loop."""
 
 
 class _Readable(io.TextIOBase):
@@ -37,7 +39,7 @@ class _Readable(io.TextIOBase):
             self._in_json = line.rstrip() not in ("}", "    }")
             return False
         self._in_json = EXECUTOR in line and INPUT in line
-        return EXECUTOR not in line and bool(line.strip())
+        return EXECUTOR not in line and SELECTOR not in line.lower() and bool(line.strip())
 
 
 @contextmanager

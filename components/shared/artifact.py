@@ -180,7 +180,7 @@ def opening(path: Path | str, format: str) -> Artifact:
         found = provenance["format"]
     except (OSError, ValueError, KeyError, TypeError):
         raise InputError(f"{path}: no readable {PROVENANCE}; {maker}") from None
-    if found == FAILED:
+    if found == FAILED != format:
         raise FailedError(provenance["summary"]["stage"], provenance["summary"]["reason"])
     if found != format:
         raise InputError(

@@ -1,0 +1,88 @@
+"""The comparison of priors through KFP's local runner, as `make compare` does it."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from components.shared.artifact import COMPARISON, EVALUATION, PUBLISHED, opening
+from tests.pipeline.test_run import path_after, run
+
+GRID = """
+dataset: sim://screen?cells=800&genes=60&perturbations=8&lines=4&seed=3
+train_lines: [k562, jurkat, hepg2]
+test_line: rpe1
+pretrained: random://tiny
+priors: [none, table:nowhere.parquet, "random:8"]
+seeds: [5]
+recipe: smoke
+overrides: {epochs: 1}
+"""
+
+
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory):
+    runs = tmp_path_factory.mktemp("runs")
+    (runs / "grid.yaml").write_text(GRID)
+    done = run(runs, str(runs / "grid.yaml"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    return runs, done.stdout
+
+
+def test_a_prior_that_fails_is_missing_and_the_others_are_compared(grid):
+    comparison = path_after("report", grid[1]).parent
+    assert opening(comparison, COMPARISON).summary["runs"] == 2
+    table = pd.read_csv(comparison / "runs.csv").set_index("prior")
+    assert table.loc["table:nowhere.parquet", "failed_in"] == "prior"
+    assert "nowhere.parquet: no such file" in table.loc["table:nowhere.parquet", "reason"]
+    assert table.loc[["none", "random:8"], "pearson_delta"].notna().all()
+    assert "1 runs are missing" in grid[1]
+    assert "There is no evidence" in grid[1]  # one seed never is
+
+
+def test_screen_split_and_measured_cells_are_worked_on_once(grid):
+    root = path_after("report", grid[1]).parents[2]
+    assert len(list(root.rglob("ingest/cells"))) == len(list(root.rglob("split/splits"))) == 1
+    digests = {
+        json.loads(file.read_text())["inputs"]["cells"]["sha256"]
+        for file in root.rglob("evaluation/provenance.json")
+        if json.loads(file.read_text())["format"] == EVALUATION
+    }
+    assert len(digests) == 1
+    assert any((grid[0] / ".cache" / "evaluate").rglob("*"))
+
+
+def test_the_run_that_is_best_in_validation_is_published(grid):
+    published = path_after("published", grid[1])
+    stats = json.loads((published / "training_stats.json").read_text())
+    numbers = json.loads((path_after("report", grid[1]).parent / "metrics.json").read_text())
+    assert opening(published, PUBLISHED)
+    assert stats["best_val_pearson_delta"] == numbers["best"]["validation"]
+    assert stats["seed"] == 5
+
+
+def test_every_report_ends_with_the_commands_of_its_run(grid):
+    comparison = path_after("report", grid[1]).parent
+    pages = [comparison, *comparison.parents[1].glob("for-loop-*/evaluate/evaluation")]
+    for page in pages:
+        if (page / "summary.md").exists():
+            *_, make, kfp, _ = (page / "summary.md").read_text().splitlines()
+            assert make.startswith('make compare ARGS="')
+            assert kfp.startswith("kfp run create ")
+            assert "compiled/compare-priors.yaml" in kfp
+
+
+def test_a_grid_with_other_priors_makes_only_what_is_new(grid):
+    again = run(grid[0], str(grid[0] / "grid.yaml"), 'priors=[none, "random:8"]')
+    assert again.returncode == 0, again.stdout + again.stderr
+    log = again.stdout + again.stderr
+    for task in ("ingest", "split", "prior", "finetune", "predict", "evaluate"):
+        assert f"Task {task} cache hit" in log, task
+    assert "Executing task" in log and "missing" not in log.splitlines()[-6]
+
+
+def test_a_misspelt_prior_is_refused_before_anything_runs(grid):
+    done = run(grid[0], str(grid[0] / "grid.yaml"), "priors=[none, efects]")
+    assert done.returncode == 1
+    assert "nearest: 'effects'" in done.stderr
+    assert "Executing task" not in done.stdout

@@ -1,0 +1,139 @@
+"""What is known to be wrong before a run, the grid, the commands, and failures as results."""
+
+import pytest
+import yaml
+from kfp.cli.utils.parsing import parse_parameter_value
+
+from components.check.check import check, grid, repeat_comparison
+from components.shared.artifact import CELLS, FAILED, FailedError, opening
+from components.shared.errors import InputError
+from components.shared.failure import errors_of
+from components.shared.repeat import commands
+from pipelines.run import PARAMS, assignments_in, read_params
+
+PACKAGE = "pipelines/compiled/compare-priors.yaml"
+COMMON = {"dataset": "sim://screen?cells=9", "train_lines": ["k562"], "test_line": "rpe1"}
+COMMON |= {"pretrained": "random://tiny", "overrides": {"epochs": 2.0}}
+
+
+def asked(priors, seeds):
+    return {**COMMON, "priors": priors, "seeds": seeds}
+
+
+def test_the_grid_is_every_prior_with_every_seed():
+    cells = grid(asked(["none", "random:8"], [0.0, 3.0]), PACKAGE, "gs://b/c/")
+    assert [(cell["prior"], cell["seed"]) for cell in cells] == [
+        ("none", 0),
+        ("none", 3),
+        ("random:8", 0),
+        ("random:8", 3),
+    ]
+    assert all(type(cell["seed"]) is int for cell in cells)
+    assert [cell["checkpoints"] for cell in cells][-1] == "gs://b/c/random-8-seed-3"
+    assert len({cell["checkpoints"] for cell in cells}) == 4
+    assert "'priors=[random:8]'" in cells[3]["repeat"] and "seeds=[3]" in cells[3]["repeat"]
+
+
+def test_without_a_place_for_checkpoints_each_run_has_its_own():
+    assert grid(asked(["none"], [0]), PACKAGE, "")[0]["checkpoints"] == ""
+
+
+@pytest.mark.parametrize(
+    ("priors", "seeds", "says"),
+    [
+        (["none", "efects"], [0], "'efects' is unknown, nearest: 'effects'; allowed: none"),
+        ([3], [0], "expected a list of priors"),
+        ([], [0], "priors: is empty"),
+        (["none"], [], "seeds: is empty"),
+        (["none", " none "], [0], "'none' is given twice"),
+        (["none"], [1, 1.0], "'1' is given twice"),
+        (["none"], [1.5], "1.5 is none; expected whole numbers"),
+        (["none"], [-1], "-1 is none"),
+        (["none"], [True], "True is none"),
+        (["none"], list(range(201)), "1 x 201 fine-tunes; at most 200"),
+    ],
+)
+def test_a_grid_that_cannot_be_is_refused_in_one_line(priors, seeds, says):
+    with pytest.raises(InputError) as caught:
+        grid(asked(priors, seeds), PACKAGE, "")
+    assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"prior": "anotation:x.parquet"}, "nearest: 'annotation'"),
+        ({"pretrained": "random://tinny"}, "nearest: 'tiny'"),
+    ],
+)
+def test_a_run_is_refused_with_the_nearest_name(wrong, says):
+    with pytest.raises(InputError, match=says):
+        check({**COMMON, "prior": "none", **wrong}, PACKAGE)
+
+
+def test_the_commands_hand_back_every_parameter_in_its_type():
+    awkward = {"test_line": "0123", "control_label": "NO", "publish_to": "", "cell_line": "=it's"}
+    given = asked(["none", "concat(effects, random:8)"], [0.0, 1.0]) | awkward
+    make, kfp = repeat_comparison(given, PACKAGE).split("\n")
+    wanted = given | {"seeds": [0, 1], "overrides": {"epochs": 2}}
+    assert kfp.startswith(f"kfp run create -e scgpt-perturb -f {PACKAGE} ")
+    words = assignments_in(kfp.split(PACKAGE)[1])
+    found = dict(word.split("=", 1) for word in words)
+    assert {name: parse_parameter_value(text) for name, text in found.items()} == wanted
+    text = make.removeprefix('make compare ARGS="').removesuffix('"').replace("\\", "")
+    said = dict(word.split("=", 1) for word in assignments_in(text))
+    for name, value in wanted.items():
+        assert (said[name] if isinstance(value, str) else yaml.safe_load(said[name])) == value
+
+
+def test_the_make_line_needs_nothing_of_the_parameter_file():
+    params = read_params(PARAMS / "compare-demo.yaml", [])
+    make = commands("compare", PACKAGE, params | {"recipe": "smoke"}).split("\n")[0]
+    text = make.removeprefix('make compare ARGS="').removesuffix('"')
+    assert read_params(PARAMS / "compare-demo.yaml", assignments_in(text)) == params | {
+        "recipe": "smoke"
+    }
+
+
+def test_no_secret_and_no_digest_is_in_the_commands():
+    given = asked(["table:https://host/x.parquet?sig=c0ffee"], [0])
+    given["dataset"] = "cells.h5ad#sha256=" + "0" * 64
+    cells = grid(given, PACKAGE, "")
+    for text in (cells[0]["repeat"], repeat_comparison(given, PACKAGE)):
+        assert "c0ffee" not in text and "sha256" not in text and "https://host/x.parquet" in text
+    assert "c0ffee" in cells[0]["prior"]  # the task itself needs it
+
+
+def test_a_failure_in_a_grid_is_an_artifact_that_the_next_task_hands_on(tmp_path, capsys):
+    with errors_of("prior", tmp_path / "prior", in_grid=True):
+        raise InputError("no such file")
+    with errors_of("finetune", tmp_path / "model", in_grid=True):
+        opening(tmp_path / "prior", CELLS)
+    assert opening(tmp_path / "model", FAILED).summary == {
+        "stage": "prior",
+        "reason": "no such file",
+    }
+    assert "prior: error: no such file; the rest of the grid goes on" in capsys.readouterr().err
+
+
+def test_a_fault_in_a_grid_is_an_artifact_too_with_its_traceback_in_the_log(tmp_path, capsys):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "half").write_text("x")
+    with errors_of("finetune", tmp_path / "model", in_grid=True):
+        raise RuntimeError("CUDA out of memory")
+    with pytest.raises(FailedError, match="finetune failed before: RuntimeError: CUDA out of mem"):
+        opening(tmp_path / "model", CELLS)
+    assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("stop", [SystemExit(143), KeyboardInterrupt()])
+def test_a_process_that_is_stopped_leaves_no_result(tmp_path, stop):
+    with pytest.raises(type(stop)), errors_of("finetune", tmp_path / "model", in_grid=True):
+        raise stop
+    assert not (tmp_path / "model").exists()
+
+
+def test_outside_a_grid_a_failure_ends_the_task(tmp_path):
+    with pytest.raises(SystemExit), errors_of("prior", tmp_path / "prior", in_grid=False):
+        raise InputError("no such file")
+    assert not (tmp_path / "prior").exists()

@@ -1,0 +1,282 @@
+"""The comparison of priors on evaluations whose answer is known."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from components.compare.compare import compare
+from components.compare.statistics import (
+    BETTER,
+    METRICS,
+    NO_EVIDENCE,
+    WORSE,
+    is_control,
+    references_of,
+    twin_of,
+)
+from components.shared.artifact import COMPARISON, EVALUATION, FAILED, Artifact, opening, writing
+from components.shared.errors import InputError
+
+PERTURBATIONS = [f"G{i}" for i in range(40)]
+PRIOR = "annotation:go.parquet"
+TWIN = f"shuffled:{PRIOR}"
+
+
+def evaluation(
+    folder: Path, *, shift: float, seed: int, unseen_shift: float = 0.0, cells: str = "c"
+) -> Path:
+    """Write the files of an evaluation that a comparison reads; every tenth is unseen.
+
+    ``shift`` is added to the model's score of every perturbation, `unseen_shift` to the unseen.
+    """
+    rng = np.random.default_rng(7)
+    base = rng.normal(0.4, 0.1, len(PERTURBATIONS))
+    noise = np.random.default_rng(seed).normal(0, 0.01, len(PERTURBATIONS))
+    seen = np.arange(len(PERTURBATIONS)) % 4 != 0
+    model = base + noise + shift + np.where(seen, 0, unseen_shift)
+    rows = [
+        {"prediction": name, "perturbation": label, "metric": metric, "value": value}
+        for metric in ("pearson_delta", "mae_delta")
+        for name, values in (("model", model), ("same_perturbation_delta", base))
+        for label, value in zip(PERTURBATIONS, -values if METRICS[metric] else values, strict=True)
+    ]
+    inputs = {
+        name: Artifact(folder, digest, {"format": f"{name}/v1"})
+        for name, digest in (("cells", cells), ("splits", "s"))
+    }
+    with writing(folder, EVALUATION, parameters={}, inputs=inputs) as draft:
+        pd.DataFrame(rows).to_csv(draft.path / "scores.csv", index=False)
+        pd.DataFrame(
+            {"perturbation": PERTURBATIONS, "training": np.where(seen, "seen", "unseen")}
+        ).to_csv(draft.path / "perturbations.csv", index=False)
+        numbers = {"model": {"pearson_delta": float(model.mean())}}
+        (draft.path / "metrics.json").write_text(json.dumps(numbers))
+    return folder
+
+
+def stats(file: Path, seed: int, validation: float = 0.3) -> Path:
+    facts = {
+        "seed": seed,
+        "best_val_pearson_delta": validation,
+        "cells_per_second": 200.0,
+        "wall_clock_seconds": 1800.0,
+        "processes": 2,
+        "device": "cuda",
+        "epochs_run": 3,
+    }
+    file.write_text(json.dumps(facts))
+    return file
+
+
+def failed(folder: Path, reason: str) -> Path:
+    with writing(folder, FAILED, parameters={}) as draft:
+        draft.summary |= {"stage": "prior", "reason": reason}
+    return folder
+
+
+def compared(tmp_path: Path, runs: dict[tuple[str, int], object], **more: str) -> Path:
+    """Compare runs: a shift (or the arguments of `evaluation`) or a reason it failed, by cell."""
+    folders, files, cells = [], [], []
+    for number, ((prior, seed), what) in enumerate(runs.items()):
+        folder, file = tmp_path / f"evaluation-{number}", tmp_path / f"stats-{number}.json"
+        if isinstance(what, str):
+            folders.append(failed(folder, what))
+            file.write_text("{}")
+        else:
+            told = what if isinstance(what, dict) else {"shift": what}
+            folders.append(evaluation(folder, seed=10 * number + seed, **told))
+            stats(file, seed, validation=0.3 + number / 100)
+        files.append(file)
+        cells.append({"prior": prior, "seed": float(seed)})  # as KFP's local runner gives it
+    compare(folders, files, cells, tmp_path / "comparison", **more)
+    return tmp_path / "comparison"
+
+
+def verdict(folder: Path, prior: str, against: str, part: str = "all") -> pd.Series:
+    table = pd.read_csv(folder / "comparison.csv").set_index(["prior", "against", "part", "metric"])
+    return table.loc[(prior, against, part, "pearson_delta")]
+
+
+def test_equal_runs_are_no_evidence(tmp_path):
+    folder = compared(tmp_path, {(p, s): 0.0 for p in ("none", PRIOR, TWIN) for s in (0, 1)})
+    for other in ("none", TWIN):
+        assert verdict(folder, PRIOR, other)["verdict"] == NO_EVIDENCE
+    summary = (folder / "summary.md").read_text()
+    assert "There is no evidence that any of these priors helps" in summary
+    assert json.loads((folder / "metrics.json").read_text())["missing"] == 0
+
+
+def test_a_prior_that_helps_is_said_to_and_its_twin_is_not(tmp_path):
+    runs = {(p, s): shift for p, shift in (("none", 0), (PRIOR, 0.1), (TWIN, 0)) for s in (0, 1)}
+    folder = compared(tmp_path, runs)
+    for other in ("none", TWIN):
+        row = verdict(folder, PRIOR, other)
+        assert row["verdict"] == BETTER
+        assert row["difference"] == pytest.approx(0.1, abs=0.01)
+        assert row["low"] < 0.1 < row["high"]
+        assert (row["seeds_ahead"], row["seeds"]) == (2, 2)
+    assert verdict(folder, TWIN, "none")["verdict"] == NO_EVIDENCE
+    assert (
+        f"Better than no prior, by pearson_delta: {PRIOR}." in (folder / "summary.md").read_text()
+    )
+
+
+def test_a_prior_that_harms_is_said_to(tmp_path):
+    runs = {(p, s): shift for p, shift in (("none", 0), (PRIOR, -0.1)) for s in (0, 1)}
+    folder = compared(tmp_path, runs)
+    assert verdict(folder, PRIOR, "none")["verdict"] == WORSE
+    assert "Worse than none" in (folder / "summary.md").read_text()
+    assert f"add {TWIN}" in (folder / "summary.md").read_text()
+
+
+def test_lower_is_better_where_it_is(tmp_path):
+    runs = {(p, s): shift for p, shift in (("none", 0), (PRIOR, 0.1)) for s in (0, 1)}
+    table = pd.read_csv(compared(tmp_path, runs) / "comparison.csv")
+    row = table[(table["prior"] == PRIOR) & (table["against"] == "none")]
+    row = row[(row["part"] == "all") & (row["metric"] == "mae_delta")].iloc[0]
+    assert row["difference"] < 0
+    assert row["verdict"] == BETTER
+
+
+def test_seen_and_unseen_perturbations_are_told_apart(tmp_path):
+    helps = {"shift": 0.0, "unseen_shift": 0.2}
+    runs = {(p, s): what for p, what in (("none", 0.0), (PRIOR, helps)) for s in (0, 1)}
+    folder = compared(tmp_path, runs)
+    assert verdict(folder, PRIOR, "none", "unseen")["difference"] == pytest.approx(0.2, abs=0.02)
+    assert verdict(folder, PRIOR, "none", "unseen")["perturbations"] == 10
+    assert abs(verdict(folder, PRIOR, "none", "seen")["difference"]) < 0.01
+    assert verdict(folder, PRIOR, "none", "seen")["verdict"] == NO_EVIDENCE
+
+
+def test_one_seed_is_no_evidence_however_large_the_difference(tmp_path):
+    row = verdict(compared(tmp_path, {("none", 3): 0.0, (PRIOR, 3): 0.3}), PRIOR, "none")
+    assert row["verdict"] == NO_EVIDENCE
+    assert "one seed" in row["why"]
+    assert row["p_holm"] < 0.001
+
+
+def test_seeds_that_do_not_agree_are_no_evidence(tmp_path):
+    runs = {("none", 0): 0.0, ("none", 1): 0.0, (PRIOR, 0): 0.3, (PRIOR, 1): -0.05}
+    row = verdict(compared(tmp_path, runs), PRIOR, "none")
+    assert row["p_holm"] < 0.001
+    assert (row["verdict"], row["why"]) == (NO_EVIDENCE, "the seeds do not agree")
+
+
+def test_a_run_that_failed_is_told_as_missing_and_the_others_are_compared(tmp_path):
+    reason = "no <b>such</b> | file"
+    runs = {
+        ("none", 0): 0.0,
+        ("none", 1): 0.0,
+        (PRIOR, 0): reason,
+        (PRIOR, 1): 0.1,
+        ("scgpt", 0): "x",
+    }
+    folder = compared(tmp_path, runs)
+    assert verdict(folder, PRIOR, "none")["seeds"] == 1
+    numbers = json.loads((folder / "metrics.json").read_text())
+    assert numbers["missing"] == 2
+    assert numbers["best"]["cell"] == 3  # its place in the grid, not among the runs that ended
+    report = (folder / "report.html").read_text()
+    assert "no &lt;b&gt;such&lt;/b&gt; | file" in report
+    assert "no &lt;b>such&lt;/b> \\| file" in (folder / "summary.md").read_text()
+    assert set(pd.read_csv(folder / "runs.csv")["failed_in"].dropna()) == {"prior"}
+
+
+def test_nothing_is_compared_where_every_run_failed(tmp_path):
+    with pytest.raises(InputError, match=r"none of the 2 runs .* failed in prior: gone"):
+        compared(tmp_path, {("none", 0): "gone", (PRIOR, 0): "gone too"})
+    assert not (tmp_path / "comparison").exists()
+
+
+def test_runs_of_other_cells_are_refused(tmp_path):
+    other = {"shift": 0.0, "cells": "d"}
+    with pytest.raises(InputError, match="other cells than"):
+        compared(tmp_path, {("none", 0): 0.0, (PRIOR, 0): other})
+
+
+def test_without_a_run_of_no_prior_nothing_is_concluded(tmp_path):
+    folder = compared(tmp_path, {(PRIOR, 0): 0.1, (PRIOR, 1): 0.1})
+    assert "no run without a prior" in (folder / "summary.md").read_text()
+
+
+def test_the_pages_end_with_the_commands_and_stand_alone(tmp_path):
+    folder = compared(tmp_path, {("none", 0): 0.0, (PRIOR, 0): 0.1}, repeat="make compare A\nkfp B")
+    assert (folder / "summary.md").read_text().endswith("```sh\nmake compare A\nkfp B\n```\n")
+    report = (folder / "report.html").read_text()
+    assert "make compare A\nkfp B" in report
+    assert not re.search(r"<script|<link|src=|url\((?!#)|https?://(?!www.w3.org)", report)
+    assert "prefers-color-scheme: dark" in report and "max-width: 600px" in report
+    assert opening(folder, COMPARISON).summary["runs"] == 2
+
+
+def test_cost_counts_every_process_of_every_run(tmp_path):
+    folder = compared(tmp_path, {("none", 0): 0.0, ("none", 1): 0.0, (PRIOR, 0): 0.0})
+    cost = pd.read_csv(folder / "cost.csv").set_index("prior")
+    assert cost.loc["none", "hours"] == pytest.approx(2.0)  # 2 runs x 2 GPUs x half an hour
+    assert cost.loc[PRIOR, "hours"] == pytest.approx(1.0)
+    assert (cost["device"] == "cuda").all()
+
+
+def test_every_metric_that_kfp_is_given_is_finite(tmp_path):
+    folder = compared(tmp_path, {("none", 0): float("nan"), (PRIOR, 0): 0.1})
+    metrics = json.loads((folder / "metrics.json").read_text())["metrics"]
+    assert metrics and all(np.isfinite(value) for value in metrics.values())
+    assert not any(name.endswith("/none") for name in metrics)
+
+
+@pytest.mark.parametrize(
+    ("prior", "twin"),
+    [
+        ("none", ""),
+        ("effects", ""),
+        ("random:8", ""),
+        (PRIOR, TWIN),
+        (TWIN, ""),
+        (f"concat(effects, {PRIOR})", f"concat(effects, {TWIN})"),
+        ("concat(scgpt, graph:g.csv)", "shuffled:concat(scgpt, graph:g.csv)"),
+    ],
+)
+def test_the_twin_of_a_prior_deals_its_vectors_and_keeps_its_effects(prior, twin):
+    assert twin_of(prior) == twin
+
+
+def test_a_prior_is_held_against_none_its_twin_and_its_effects_alone():
+    both, other = f"concat({PRIOR}, effects)", f"concat(effects, {TWIN})"
+    assert references_of(both, ["none", "effects", both, other]) == ["none", other, "effects"]
+    assert references_of("none", ["none", "effects"]) == []
+    assert references_of("effects", ["effects"]) == []
+
+
+@pytest.mark.parametrize(
+    ("prior", "control"),
+    [
+        ("none", True),
+        ("random:8", True),
+        (TWIN, True),
+        ("concat(random:8, none)", True),
+        (PRIOR, False),
+        ("effects", False),
+        (f"concat(effects, {TWIN})", False),
+    ],
+)
+def test_what_says_nothing_of_biology_is_a_control(prior, control):
+    assert is_control(prior) == control
+
+
+@given(st.sampled_from([0.0, 0.05, -0.05]), st.integers(0, 1000))
+def test_swapping_two_priors_swaps_the_verdict(shift, seed):
+    from components.compare.statistics import _compared, _verdict
+
+    rng = np.random.default_rng(seed)
+    values = pd.DataFrame(rng.normal(shift, 0.03, (20, 2)))
+    swapped = {BETTER: WORSE, WORSE: BETTER, NO_EVIDENCE: NO_EVIDENCE}
+    one, two = (_compared("pearson_delta", sign * values) for sign in (1, -1))
+    for row in (one, two):
+        row |= {"metric": "pearson_delta", "p_holm": row["p"]}
+    assert _verdict(two)[0] == swapped[_verdict(one)[0]]
