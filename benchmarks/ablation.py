@@ -105,8 +105,7 @@ MENDS = (
     Mend("loss on the change of sets", ("set_size", "delta_weight")),
 )
 NOT_TRIED = ("precision", "predicted_cells", "prior_neutral")
-"""Settings without a bearing here: the CPU computes in float32, scores are of means, and there is no
-prior."""
+"""Settings without a bearing here: the CPU computes in float32, scores are of means, no prior."""
 
 
 @dataclass(frozen=True)

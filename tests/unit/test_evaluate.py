@@ -23,6 +23,7 @@ from components.evaluate.baselines import (
     BASELINES,
     CONTROL_CELLS,
     CONTROL_MEAN,
+    KNOWN_EFFECTS,
     MEAN_DELTA,
     MODEL,
     MODEL_MEANS,
@@ -31,7 +32,7 @@ from components.evaluate.baselines import (
     baseline_means,
     contenders,
 )
-from components.evaluate.evaluate import evaluate
+from components.evaluate.evaluate import evaluate, in_order
 from components.evaluate.halves import halves
 from components.evaluate.metrics import CELLS, EVERY, HEADLINE, METRICS, OURS, REFERENCE
 from components.evaluate.pair import Pair, pair_of
@@ -47,6 +48,7 @@ from components.shared.errors import InputError
 from components.shared.perturbation import CONTROL
 from components.shared.predictions import (
     CELLS_KIND,
+    KNOWN_MEANS,
     MEANS,
     PERTURBATIONS,
     PREDICTIONS_FILE,
@@ -82,7 +84,11 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Screen:
 
 @pytest.fixture(scope="module")
 def evaluated(small: Screen) -> Path:
-    return small.evaluate(small.predictions(kind=RANK), prior=small.prior())
+    return small.evaluate(small.predictions(_with_known_means, kind=RANK), prior=small.prior())
+
+
+def _with_known_means(adata: anndata.AnnData) -> None:
+    adata.varm[KNOWN_MEANS] = adata.varm[MEANS] * np.float32(0.9)
 
 
 @pytest.fixture(scope="module")
@@ -359,6 +365,16 @@ def test_metrics_json_agrees_with_the_tables(evaluated: Path, numbers: dict) -> 
     assert numbers["ceiling"]["pearson_delta"] == pytest.approx(highest["pearson_delta"])
     half = table.loc[(HALF, "pearson_delta"), "mean"]
     assert highest["pearson_delta"] == pytest.approx(2 * half / (1 + half)) and 0 < half < 1
+
+
+def test_known_effects_are_scored_gene_by_gene_whatever_the_order_of_the_genes() -> None:
+    means = np.array([[1.0, 2.0, 3.0]])
+    np.testing.assert_array_equal(in_order(means, ["A", "B", "C"], ["C", "X", "A"]), [[3, 0, 1]])
+
+
+def test_what_the_network_added_to_known_effects_is_compared(evaluated: Path) -> None:
+    found = pd.read_csv(evaluated / "comparisons.csv")
+    assert KNOWN_EFFECTS in set(found["baseline"])
 
 
 def test_every_prediction_has_every_metric_in_one_table_and_ours_are_apart(
