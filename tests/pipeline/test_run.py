@@ -71,9 +71,10 @@ def test_a_run_publishes_every_file_of_the_reference_and_its_own(first):
 def test_a_run_ends_with_the_headline_beside_the_baselines(first):
     output = first[1].stdout
     row = next(line for line in output.splitlines() if line.startswith("pearson_delta"))
-    assert len([float(x) for x in row.split()[1:]]) == 5
-    for name in ("model", "control_mean", "mean_delta", "same_perturbation_delta", "ceiling"):
-        assert name in output
+    columns = next(line for line in output.splitlines() if line.startswith("test metric"))
+    names = ["model", "control_cells", "control_mean", "mean_delta", "same_perturbation_delta"]
+    assert columns.split()[3:] == [*names, "ceiling"]
+    assert len([float(x) for x in row.split()[1:]]) == 6
 
 
 def test_everything_published_is_finite(first):
@@ -129,13 +130,35 @@ def test_a_target_folder_that_exists_stops_the_run_in_one_line(first):
     assert "Traceback" not in done.stdout + done.stderr
 
 
+def test_a_report_ends_with_the_commands_that_repeat_its_run(first):
+    root = path_after("published", first[1].stdout).parents[1]
+    summary = (root / "evaluate" / "evaluation" / "summary.md").read_text()
+    *_, make, kfp, _ = summary.splitlines()
+    assert make.startswith('make run ARGS="')
+    assert kfp.startswith(
+        "kfp run create -e scgpt-perturb -f pipelines/compiled/scgpt-perturb.yaml"
+    )
+    for word in (SMALL[0], "recipe=smoke", "seed=0", "prior=none", "test_line=rpe1"):
+        assert word in make and word in kfp
+    assert "'overrides={epochs: 2}'" in make and "'overrides={\"epochs\": 2}'" in kfp
+
+
+@pytest.mark.parametrize("prior", ["best", "efects", "anotation:x.parquet"])
+def test_a_misspelt_prior_stops_the_run_in_one_line(first, prior):
+    done = run(first[0], "demo", *SMALL, f"prior={prior}")
+    assert done.returncode == 1
+    assert "allowed: none, table:<uri>" in done.stderr
+    assert "Executing task" not in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+
+
 @pytest.mark.parametrize(
     ("assignment", "says"),
     [
         ("dataset=nowhere.h5ad", "ingest: error: "),
         ("dataset=ftp://x/y.h5ad", "ingest: error: "),
         ("test_line=k562", "split: error: "),
-        ("prior=best", "prior: error: "),
+        ("prior=table:nowhere.parquet", "prior: error: "),
         ("split_options={val_fraction: 2.0}", "split: error: "),
         ("control_label=control", "nearest: 'non-targeting'"),
     ],
