@@ -39,7 +39,7 @@ class _Readable(io.TextIOBase):
             self._in_json = line.rstrip() not in ("}", "    }")
             return False
         self._in_json = EXECUTOR in line and INPUT in line
-        return EXECUTOR not in line and SELECTOR not in line.lower() and bool(line.strip())
+        return EXECUTOR not in line and bool(line.strip())
 
 
 @contextmanager
@@ -49,4 +49,12 @@ def readable_log() -> Iterator[None]:
         warnings.filterwarnings("ignore", module=r"kfp\.local")
         # KFP says which tasks it took from the cache, but to nobody unless a handler is there.
         logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-        yield
+        logging.getLogger().addFilter(_is_for_people)
+        try:
+            yield
+        finally:
+            logging.getLogger().removeFilter(_is_for_people)
+
+
+def _is_for_people(record: logging.LogRecord) -> bool:
+    return SELECTOR not in record.getMessage().lower()

@@ -38,7 +38,6 @@ METRICS = {
 }
 """What is compared, and whether lower is better."""
 ALL = "all"
-PARTS = (ALL, SEEN, UNSEEN)
 
 BETTER, WORSE, NO_EVIDENCE = "better", "worse", "no evidence"
 
@@ -56,7 +55,7 @@ def twin_of(prior: str) -> str:
     """Return the same prior with its vectors dealt to other genes, empty if it has none to deal."""
     parsed = parse_prior(prior)
     genes = gene_part(parsed)
-    if genes.kind in (NONE, RANDOM, SHUFFLED):
+    if genes.kind in (NONE, SHUFFLED):
         return ""
     shuffled = Prior(SHUFFLED, members=(genes,))
     effects = effects_of(parsed)
@@ -117,10 +116,12 @@ def _summarised(values: pd.DataFrame) -> dict[str, float]:
 
 def _parts(seen: pd.Series, tables: list[pd.DataFrame]) -> Iterator[tuple[str, str, pd.DataFrame]]:
     """Yield part, metric and values [perturbations, seeds]; ``tables`` has one a seed."""
-    wanted = {ALL: seen.index, SEEN: seen.index[seen], UNSEEN: seen.index[~seen]}
+    wanted = {ALL: seen.index}
+    if 0 < seen.sum() < len(seen):  # a part that is the whole would be tested twice
+        wanted |= {SEEN: seen.index[seen], UNSEEN: seen.index[~seen]}
     for part, labels in wanted.items():
         for metric in METRICS:
-            if len(labels) and all(metric in table for table in tables):
+            if all(metric in table for table in tables):
                 columns = [table[metric].reindex(labels) for table in tables]
                 yield part, metric, pd.concat(columns, axis=1, keys=range(len(columns)))
 

@@ -62,7 +62,8 @@ def _found(prior: str, grid: Grid, table: pd.DataFrame) -> list[str]:
     if NONE in grid.priors and prior != NONE:
         texts += [_part(prior, part, table) for part in PARTS]
     twin = twin_of(prior)
-    if twin and not any("shuffled" in other for other in references_of(prior, grid.priors)):
+    here = any("shuffled" in other for other in references_of(prior, grid.priors))
+    if twin and not here and not is_control(prior):
         texts.append(
             f"Its shuffled twin is not here: add {shown(twin)} to tell what it says of genes from "
             "what any vectors would do."

@@ -235,7 +235,7 @@ def test_every_metric_that_kfp_is_given_is_finite(tmp_path):
     [
         ("none", ""),
         ("effects", ""),
-        ("random:8", ""),
+        ("random:8", "shuffled:random:8"),
         (PRIOR, TWIN),
         (TWIN, ""),
         (f"concat(effects, {PRIOR})", f"concat(effects, {TWIN})"),
