@@ -65,6 +65,7 @@ FILES = {
     "summary.csv",
     "comparisons.csv",
     "strata.csv",
+    "perturbations.csv",
     "undefined.csv",
     "calibration.csv",
     "called_by_expression.csv",
@@ -73,7 +74,7 @@ FILES = {
     "report.html",
     "provenance.json",
 }
-KNOWN = tuple(name for name in BASELINES if name not in (CONTROL_CELLS, RIDGE))
+KNOWN = tuple(b for b in BASELINES if b not in (CONTROL_CELLS, RIDGE, KNOWN_EFFECTS))
 """Baselines that are means and need no prior."""
 
 
