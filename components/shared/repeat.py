@@ -55,9 +55,9 @@ def yaml_text(value: Any) -> str:
         return f"[{', '.join(map(yaml_text, value))}]"
     if isinstance(value, dict):
         return "{" + ", ".join(f"{yaml_text(k)}: {yaml_text(v)}" for k, v in value.items()) + "}"
-    if isinstance(value, str) and PLAIN.fullmatch(value) and value.lower() not in NOT_TEXT:
-        return value
-    return json.dumps(value)
+    # Between brackets a question mark begins a key.
+    plain = isinstance(value, str) and PLAIN.fullmatch(value) and "?" not in value
+    return value if plain and value.lower() not in NOT_TEXT else json.dumps(value)
 
 
 def _for_kfp(value: Any) -> str:
