@@ -493,12 +493,14 @@ def test_the_task_keeps_its_checkpoints_beside_the_uri_of_its_model(
         *(dsl.Dataset(uri=str(given[name])) for name in ("cells", "splits", "prior")),
         model,
         dsl.HTML(uri=str(tmp_path / "curves.html")),
+        dsl.Metrics(uri=str(tmp_path / "stats")),
         given["pretrained"],
         given["recipe"],
         given["overrides"],
         given["seed"],
         gpus=0,
         checkpoints="",
+        in_grid=False,
     )
     if uri:
         assert {name[:44] for name in gs.names("lab")} == {
