@@ -13,7 +13,7 @@ The replicate is one split into halves, not the mean of five.
 
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -102,11 +102,22 @@ def raw_scores(
             )
             rows += dispatch_de_metrics(names, prepared, settings)
         schema = {"perturbation": pl.Utf8, "metric": pl.Utf8, "value": pl.Float64}
-        table = aggregate_metrics(
-            pl.DataFrame(rows, schema=schema), metrics=metric_output_names(settings)
-        )
-    found = dict(zip(table["metric"], table["mean"], strict=True))
+        found = _aggregated(pl.DataFrame(rows, schema=schema), metric_output_names(settings))
     return {name: _number(found.get(name)) for name in SCORED}
+
+
+def _aggregated(rows: pl.DataFrame, names: list[str]) -> Raw:
+    """Return every metric over all perturbations; NaN where a ratio of sums has no denominator.
+
+    cell-eval2 ends there, since a panel whose measured effects sum to nothing beyond their noise
+    cannot be competed on. Its other metrics say something about such cells all the same.
+    """
+    ratios = [name for name in names if CATALOG[name].derived]
+    tables = [aggregate_metrics(rows, metrics=[name for name in names if name not in ratios])]
+    for name in ratios:
+        with suppress(ValueError):
+            tables.append(aggregate_metrics(rows, metrics=[name]))
+    return {k: v for table in tables for k, v in zip(table["metric"], table["mean"], strict=True)}
 
 
 def replicate_scores(half: Groups, other: Groups, whole: Groups, genes: list[str]) -> Raw:
@@ -179,7 +190,7 @@ def calibrate(raw: Mapping[str, Raw], zero: Raw, replicate: Raw) -> Calibrated:
         if why := _no_scale(zero[name], replicate[name], policy):
             without[name] = why
         else:
-            policies[name] = replace(policy, anchor=replicate[name], allow_negative_baseline=False)
+            policies[name] = _anchored(policy, replicate[name])
     scores = {}
     for prediction, values in raw.items():
         rescaled = {
@@ -190,13 +201,18 @@ def calibrate(raw: Mapping[str, Raw], zero: Raw, replicate: Raw) -> Calibrated:
     return Calibrated(scores, {**raw, "replicate": replicate}, without)
 
 
+def _anchored(policy: Scoring, replicate: float) -> Scoring:
+    return replace(policy, anchor=replicate, allow_negative_baseline=False)
+
+
 def _no_scale(zero: float, replicate: float, policy: Scoring) -> str:
     """Say why a metric has no scale between the mean response and a replicate, or nothing."""
     for what, value in (("mean response", zero), ("replicate", replicate)):
         if not np.isfinite(value):
             return f"the {what} has no value on these cells"
-    anchored = replace(policy, anchor=replicate, allow_negative_baseline=False)
-    if is_degenerate(zero, anchored):
+    better = replicate > zero if policy.direction == "higher" else replicate < zero
+    # The first of the two, since cell-eval2 takes no anchor at a metric's worst value.
+    if not better or is_degenerate(zero, _anchored(policy, replicate)):
         return f"a replicate ({replicate:.3g}) is no better than the mean response ({zero:.3g})"
     return ""
 

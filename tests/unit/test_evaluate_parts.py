@@ -1,5 +1,6 @@
 """What the evaluation is put together from: statistics, strata, diagnosis, ridge, the command."""
 
+import os
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -313,6 +314,19 @@ def test_the_raw_scores_are_cell_eval2s_own(pair: Pair) -> None:
         assert value == pytest.approx(theirs[name], rel=1e-6, abs=1e-9), name
 
 
+def test_cells_without_any_effect_lose_one_metric_and_keep_the_others(pair: Pair) -> None:
+    controls = pair.obs["is_control"].to_numpy()
+    nothing = pair.measured.tolil()
+    for label in set(pair.obs["perturbation"]) - {pair.control}:
+        of_label = np.flatnonzero(pair.obs["perturbation"] == label)
+        nothing[of_label] = pair.measured[np.flatnonzero(controls)[: len(of_label)]]
+    predicted, measured = _groups(replace(pair, measured=nothing.tocsr()))
+    found = raw_scores(predicted, measured, pair.genes)
+    assert np.isnan(found["expr_mse_unbiased_capped_norm"]) and np.isfinite(found["pds_cosine"])
+    without = calibrate({"model": found}, found, found).without_scale
+    assert "has no value on these cells" in without["expr_mse_unbiased_capped_norm"]
+
+
 def test_the_replicate_is_cell_eval2s_own(pair: Pair) -> None:
     whole = _groups(pair)[1]
     split = halves(pair)
@@ -401,7 +415,12 @@ def test_the_command_gives_the_parameters_back_by_shell_and_make(source, lines, 
     assert command.startswith("make run PARAMS=<")
     command = "make -f - run " + command[command.index("ARGS=") :]
     said = subprocess.run(
-        ["bash", "-c", command], input=MAKEFILE, capture_output=True, text=True, check=True
+        ["bash", "-c", command],
+        input=MAKEFILE,
+        env={"PATH": os.environ["PATH"]},  # without MAKEFLAGS, for the tests may be run by make
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout
     found = {}
     for assignment in assignments_in(said):
