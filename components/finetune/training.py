@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.special import stdtrit
 from torch import Tensor
 
 from components.finetune.batches import Step, TrainingBatch, divided, epoch_pairs, steps
@@ -36,6 +37,7 @@ from components.shared.tokens import Ints
 
 _Share = list[TrainingBatch]
 
+SIGNIFICANT = 0.05
 STEPS_UNSEEN = 50
 """Steps of a GPU whose losses are looked at together; the CPU's are at once."""
 
@@ -89,7 +91,7 @@ def fit(
             # Known effects alone: what training has to beat to be kept.
             alone = validated()
             state.fit.known = list(alone.correlations)
-            on_epoch(_note(state, 0, alone))
+            on_epoch(_note(state, recipe, 0, alone))
         trainer = _Trainer(state, data, deltas, recipe, seed, keeper)
         while not state.fit.stop_reason:
             trainer.train_epoch()
@@ -277,7 +279,7 @@ def _dropout_seed(seed: int, state: TrainingState) -> int:
 def _close_epoch(state: TrainingState, recipe: Recipe, validation: Validation) -> Epoch:
     """Note the epoch, keep its weights if they are the best, and go on to the next or stop."""
     fit, epoch = state.fit, state.epoch
-    facts = _note(state, epoch, validation)
+    facts = _note(state, recipe, epoch, validation)
     state.schedule.step()
     if epoch - fit.best_epoch >= recipe.early_stop_after:
         fit.stop_reason = f"no better validation pearson_delta for {recipe.early_stop_after} epochs"
@@ -289,7 +291,7 @@ def _close_epoch(state: TrainingState, recipe: Recipe, validation: Validation) -
     return facts
 
 
-def _note(state: TrainingState, epoch: int, validation: Validation) -> Epoch:
+def _note(state: TrainingState, recipe: Recipe, epoch: int, validation: Validation) -> Epoch:
     """Add an epoch to the history, and keep the weights if they are the best."""
     fit = state.fit
     losses = (state.losses / state.cells).tolist()  # NaN before there is any
@@ -308,7 +310,8 @@ def _note(state: TrainingState, epoch: int, validation: Validation) -> Epoch:
     pearson = validation.pearson_delta
     score = pearson if np.isfinite(pearson) else float("-inf")
     undecided = fit.best_pearson_delta == float("-inf")  # no finite score yet: the latest
-    if undecided or (score > fit.best_pearson_delta and _adds_to(fit.known, validation)):
+    leads = score > fit.best_pearson_delta and _adds_to(fit.known, validation, recipe.epochs)
+    if undecided or leads:
         fit.state = export_state(state.model)
         fit.best_epoch, fit.best_pearson_delta = epoch, score
     return fit.history[-1]
@@ -318,11 +321,11 @@ def _scores(validation: Validation) -> dict[str, float]:
     return {name: value for name, value in asdict(validation).items() if name != "correlations"}
 
 
-def _adds_to(known: Sequence[float], validation: Validation) -> bool:
+def _adds_to(known: Sequence[float], validation: Validation, epochs: int) -> bool:
     """Return whether held-out sets say that the model adds to known effects, if it was given any.
 
-    Its mean lead has to exceed two standard errors of the paired differences: with few sets, the
-    best of many epochs leads by luck.
+    Its lead on the same sets has to be significant (paired t test, 5 %) among all the epochs that
+    are looked at (Bonferroni): with few sets, the best of many epochs leads by luck.
     """
     if not known:
         return True
@@ -330,4 +333,5 @@ def _adds_to(known: Sequence[float], validation: Validation) -> bool:
     lead = lead[np.isfinite(lead)]
     if len(lead) < 2:
         return False
-    return bool(lead.mean() > 2 * lead.std(ddof=1) / np.sqrt(len(lead)))
+    needed = stdtrit(len(lead) - 1, 1 - SIGNIFICANT / epochs)
+    return bool(lead.mean() > needed * lead.std(ddof=1) / np.sqrt(len(lead)))
