@@ -13,11 +13,11 @@ import numpy as np
 import pandas as pd
 import polars as pl
 
-from components import __version__
 from components.evaluate.energy import mean_distance_within
 from components.evaluate.pair import Pair
 from components.evaluate.rows import Matrix, digest_of
 from components.evaluate.side import Controls, Side, side_of, thread_pool
+from components.shared.artifact import code_version
 from components.shared.errors import InputError
 
 
@@ -76,7 +76,7 @@ def cached_side(
     """Compute what the metrics need of the cells in ``matrix``, or read it from the cache.
 
     A file in the cache is named by a digest of all it depends on: values, labels, genes and this
-    project's version.
+    project's version and revision.
 
     Args:
         pair: gives the cells' labels and the genes.
@@ -104,7 +104,7 @@ def cached_side(
     if cache is None:
         return compute()
     _check_folder(cache)
-    facts = [__version__, pair.control, *pair.genes, digest_of(matrix), *pair.labels]
+    facts = [*code_version().values(), pair.control, *pair.genes, digest_of(matrix), *pair.labels]
     name = hashlib.sha256("\n".join(facts).encode()).hexdigest()
     return _kept(cache / f"{name[:32]}.npz", compute)
 

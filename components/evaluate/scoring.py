@@ -32,8 +32,6 @@ class Score:
 
     table: pl.DataFrame
     """A row a perturbation, in cell-eval's own form (`results.csv`)."""
-    aggregate: pl.DataFrame
-    """cell-eval's describe table (`agg_results.csv`)."""
     not_computed: dict[str, str]
     """Metrics that failed on this input, with cell-eval's reason."""
     predicted: Side
@@ -85,7 +83,7 @@ def score(
     )
     with _listening() as failed:
         table, others = full_profile(measured.side, predicted)
-    return Score(table, table.drop("perturbation").describe(), failed | others, predicted)
+    return Score(table, failed | others, predicted)
 
 
 class _Failures(logging.Handler):

@@ -96,13 +96,10 @@ def test_scores_and_ceiling_are_cell_evals(
 ) -> None:
     pair = screen(dtype, kind)
     theirs = cell_eval(pair, tmp_path)
-    table, aggregate = theirs.compute(write_csv=False)
+    table, _ = theirs.compute(write_csv=False)
     found = score(pair, threads=2)
     assert not found.not_computed
     assert_same(found.table, table, energy=energy, rest=rest)
-    assert found.aggregate["statistic"].equals(aggregate["statistic"])
-    numbers = [each.drop("statistic") for each in (found.aggregate, aggregate)]
-    assert_same(numbers[0], numbers[1], energy=energy, rest=rest)
 
     table, _ = theirs.compute_ceiling(write_csv=False)
     split = halves(pair)
