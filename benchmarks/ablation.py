@@ -481,7 +481,9 @@ class Results:
             for name, better in COLUMNS.items():
                 sign = -1 if better == LOWER else 1
                 if pairs:
-                    yield _verdict(name, other, [sign * (b[name] - a[name]) for a, b in pairs])
+                    yield verdict(
+                        name, "the last row", other, [sign * (b[name] - a[name]) for a, b in pairs]
+                    )
 
     def _validation_table(self) -> Iterator[str]:
         columns = ["training cells", "best epoch", "chosen", "last", "best", "agreement"]
@@ -506,11 +508,12 @@ def _choice(found: dict[str, Any]) -> dict[str, float]:
     }
 
 
-def _verdict(name: str, other: str, gains: Sequence[float]) -> str:
+def verdict(name: str, one: str, other: str, gains: Sequence[float]) -> str:
+    """Return a line that says by how much ``one`` beats ``other``, from its gain in each seed."""
     ahead = sum(gain > 0 for gain in gains)
     word = "beats" if ahead == len(gains) else "does not clearly beat" if ahead else "is behind"
     return (
-        f"- {name}: the last row {word} {other}: {np.mean(gains):+.3f} for the better on average, "
+        f"- {name}: {one} {word} {other}: {np.mean(gains):+.3f} for the better on average, "
         f"ahead in {ahead} of {len(gains)} seeds."
     )
 

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.ablation import COLUMNS, TEST_LINE, TRAIN_LINES, Scores, TestLine
+from benchmarks.ablation import COLUMNS, TEST_LINE, TRAIN_LINES, Scores, TestLine, verdict
 from components.evaluate.baselines import (
     CONTROL_MEAN,
     MEAN_DELTA,
@@ -62,14 +62,25 @@ BASELINES = {
     MEAN_DELTA: "control mean + mean training delta",
     SAME_PERTURBATION_DELTA: "control mean + that perturbation's training delta",
 }
+METRIC = "pearson_delta"
 SEEN, NEW = "seen", "unseen"
+COMPARED = [
+    ("oracle", "none", NEW),
+    ("shuffled oracle", "none", NEW),
+    ("random", "none", NEW),
+    ("shuffled oracle", "none", SEEN),
+    ("random", "none", SEEN),
+    ("effects", BASELINES[SAME_PERTURBATION_DELTA], SEEN),
+    ("effects", BASELINES[SAME_PERTURBATION_DELTA], NEW),
+]
 HEAD = """\
 # Priors on generated screens
 
 Three lines train, the fourth is predicted; a third of the perturbations train in no line
 ("unseen"). `make priors` repeats it; `benchmarks/compare_priors.py` writes this page. Screens:
-`{screen}` and the next seeds; model `random://tiny`, {epochs} epochs, recipe `default` at the size
-of `docs/ablation.md`. {done} of {all} runs are done.
+`{screen}`
+and the next seeds; model `random://tiny`, {epochs} epochs, recipe `default` at the size of
+`docs/ablation.md`. {done} of {all} runs are done.
 
 The oracle is what the generator knows of each perturbation: how much it moves each module.
 "known effects alone" are what a run with `effects` starts from: the training lines' deltas with
@@ -201,19 +212,32 @@ def table(rows: dict[str, list[dict[str, Scores]]], part: str) -> str:
             cells.append(
                 f"{values.mean():.3f}{spread}" if np.isfinite(values).all() else "undefined"
             )
-        lines.append(f"| {title} | {' | '.join(cells)} | {len(seeds)} |")
+        name = f"**{title}**" if title in PRIORS else title
+        lines.append(f"| {name} | {' | '.join(cells)} | {len(seeds)} |")
     return "\n".join(lines)
+
+
+def verdicts(rows: dict[str, list[dict[str, Scores]]]) -> list[str]:
+    """Return a line for each comparison whose seeds are all there."""
+    lines = []
+    for one, other, part in COMPARED:
+        mine, theirs = rows.get(one, []), rows.get(other, [])
+        if mine and len(mine) == len(theirs):
+            pairs = zip(mine, theirs, strict=True)
+            gains = [a[part][METRIC] - b[part][METRIC] for a, b in pairs]
+            lines.append(verdict(f"{METRIC}, {part} perturbations", one, other, gains))
+    return lines
 
 
 def page(folder: Path, seeds: Sequence[int], epochs: int) -> str:
     """Return docs/priors.md as far as runs are done."""
     rows: dict[str, list[dict[str, Scores]]] = {}
-    done = 0
     for seed in seeds:
         if not (folder / f"seed{seed}" / "splits").exists():
             continue
         for title, scores in baselines(folder, seed).items():
             rows.setdefault(title, []).append(scores)
+    done = 0
     for name in PRIORS:
         for seed in seeds:
             file = folder / f"seed{seed}-{epochs}-{name.replace(' ', '_')}.json"
@@ -222,11 +246,11 @@ def page(folder: Path, seeds: Sequence[int], epochs: int) -> str:
                 kept = json.loads(file.read_text())
                 if "known" in kept:
                     rows.setdefault(f"{name}: known effects alone", []).append(kept["known"])
-                rows.setdefault(f"**{name}**", []).append(kept["scores"])
+                rows.setdefault(name, []).append(kept["scores"])
     head = HEAD.format(
         screen=screen(seeds[0]), epochs=epochs, done=done, all=len(PRIORS) * len(seeds)
     )
-    return "\n".join([head, table(rows, SEEN), "", table(rows, NEW), ""])
+    return "\n".join([head, table(rows, SEEN), "", table(rows, NEW), "", *verdicts(rows), ""])
 
 
 def main() -> None:

@@ -76,7 +76,7 @@ H100 = Profile(
         # Streams in row blocks; /tmp holds the download, 30 GB.
         "ingest": Pod("4", "8Gi", "100Gi", 6),
         "split": Pod("2", "8Gi", "10Gi", 1),  # obs of 643,413 cells, no expression
-        "prior": Pod("2", "8Gi", "10Gi", 1),  # 1.4 GB for a table of 19,790 x 5,120
+        "prior": Pod("2", "8Gi", "10Gi", 1),  # 2.0 GB for a table of 19,790 x 5,120
         # The training cells are dense float32 in memory, 10 GB, and as much again while loading.
         "finetune": Pod("12", "64Gi", "50Gi", 24, gpu=True, shm="16Gi", retries=5),
         "predict": Pod("8", "48Gi", "50Gi", 6, gpu=True, shm="16Gi", retries=3),
