@@ -15,9 +15,10 @@ from components.shared.errors import InputError
 MODEL = "model"
 CEILING = "ceiling"
 SAME_PERTURBATION_DELTA = "same_perturbation_delta"
+KNOWN_EFFECTS = "known_effects"
 MEAN_DELTA = "mean_delta"
 CONTROL_MEAN = "control_mean"
-BASELINES = (CONTROL_MEAN, MEAN_DELTA, SAME_PERTURBATION_DELTA, "prior_ridge")
+BASELINES = (CONTROL_MEAN, MEAN_DELTA, SAME_PERTURBATION_DELTA, KNOWN_EFFECTS, "prior_ridge")
 SEEN, UNSEEN = "seen", "unseen"
 
 
@@ -44,6 +45,11 @@ class Run:
         table = pd.read_csv(self.evaluation.path / "scores.csv")
         table["perturbation"] = table["perturbation"].astype(str)
         return table.pivot(index=["prediction", "perturbation"], columns="metric", values="value")
+
+    @property
+    def predictions(self) -> set[str]:
+        """The model and the baselines it was evaluated beside."""
+        return set(self.scores.index.get_level_values(0))
 
     def of(self, prediction: str) -> pd.DataFrame:
         """Return the scores of one prediction: a row a perturbation, a column a metric."""

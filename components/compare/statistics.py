@@ -10,7 +10,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from components.compare.runs import BASELINES, MODEL, SAME_PERTURBATION_DELTA, SEEN, UNSEEN, Grid
+from components.compare.runs import (
+    BASELINES,
+    KNOWN_EFFECTS,
+    MODEL,
+    SAME_PERTURBATION_DELTA,
+    SEEN,
+    UNSEEN,
+    Grid,
+)
 from components.shared.paired import ALPHA, holm, interval, signed_rank_p
 from components.shared.prior_grammar import (
     CONCAT,
@@ -88,8 +96,8 @@ def by_prior(grid: Grid) -> pd.DataFrame:
     rows = []
     for prior in grid.priors:
         runs = grid.of(prior)
-        known = set(runs[0].scores.index.get_level_values(0))
-        for prediction in (MODEL, *(name for name in BASELINES if name in known)):
+        there = runs[0].predictions
+        for prediction in (MODEL, *(name for name in BASELINES if name in there)):
             tables = [run.of(prediction) for run in runs]
             for part, metric, values in _parts(grid.seen, tables):
                 own = {"prior": prior, "prediction": prediction, "part": part, "metric": metric}
@@ -127,7 +135,9 @@ def _parts(seen: pd.Series, tables: list[pd.DataFrame]) -> Iterator[tuple[str, s
 
 
 def differences(grid: Grid) -> pd.DataFrame:
-    """Compare each prior with its references, and each model with the same-perturbation delta.
+    """Compare each prior with its references, and each model with what it could have been without.
+
+    That is the same-perturbation delta, and the known effects of the runs that were given them.
 
     Paired over perturbations, each the mean over the seeds that both have. Wilcoxon's signed-rank
     test, corrected by Holm over all comparisons of one metric. Better or worse is said only where
@@ -146,9 +156,10 @@ def differences(grid: Grid) -> pd.DataFrame:
             other: {run.seed: run.of(MODEL) for run in grid.of(other)}
             for other in references_of(prior, grid.priors)
         }
-        others[SAME_PERTURBATION_DELTA] = {
-            seed: run.of(SAME_PERTURBATION_DELTA) for seed, run in runs.items()
-        }
+        for baseline in (SAME_PERTURBATION_DELTA, KNOWN_EFFECTS):
+            there = {seed: run for seed, run in runs.items() if baseline in run.predictions}
+            if there:
+                others[baseline] = {seed: run.of(baseline) for seed, run in there.items()}
         for other, scores in others.items():
             seeds = sorted(set(runs) & set(scores))
             tables = [runs[seed].of(MODEL) - scores[seed] for seed in seeds]

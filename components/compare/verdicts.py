@@ -4,7 +4,7 @@ from typing import Any
 
 import pandas as pd
 
-from components.compare.runs import SAME_PERTURBATION_DELTA, SEEN, UNSEEN, Grid
+from components.compare.runs import KNOWN_EFFECTS, SAME_PERTURBATION_DELTA, SEEN, UNSEEN, Grid
 from components.compare.statistics import (
     ALL,
     BETTER,
@@ -16,8 +16,12 @@ from components.compare.statistics import (
     twin_of,
 )
 from components.shared.page import number, signed
-from components.shared.prior_grammar import NONE, effects_of, parse_prior
+from components.shared.prior_grammar import NONE, parse_prior
 
+BASELINES = {
+    SAME_PERTURBATION_DELTA: "same-perturbation delta",
+    KNOWN_EFFECTS: "its known effects alone",
+}
 PARTS = {
     SEEN: "Of perturbations seen in training",
     UNSEEN: "Of perturbations not seen in training",
@@ -26,8 +30,8 @@ PARTS = {
 
 def shown(prior: str) -> str:
     """Return a prior, or the baseline, as it may be printed."""
-    if prior == SAME_PERTURBATION_DELTA:
-        return "same-perturbation delta"
+    if prior in BASELINES:
+        return BASELINES[prior]
     return parse_prior(prior).shown
 
 
@@ -68,7 +72,7 @@ def _found(prior: str, grid: Grid, table: pd.DataFrame) -> list[str]:
             f"Its shuffled twin is not here: add {shown(twin)} to tell what it says of genes from "
             "what any vectors would do."
         )
-    return [*texts, _network(prior, table)]
+    return [*texts, _carried(prior, table), _network(prior, grid, table)]
 
 
 def _of(table: pd.DataFrame, prior: str, against: str, part: str = ALL) -> dict[Any, Any]:
@@ -110,16 +114,29 @@ def _part(prior: str, part: str, table: pd.DataFrame) -> str:
     )
 
 
-def _network(prior: str, table: pd.DataFrame) -> str:
-    """Say what the model adds to the delta that training lines have of the same perturbation."""
+def _carried(prior: str, table: pd.DataFrame) -> str:
+    """Hold the model against the delta that training lines have of the same perturbation."""
     row = _of(table, prior, SAME_PERTURBATION_DELTA)
     if not row:
         return ""
-    knows = effects_of(parse_prior(prior)) is not None
-    who = "What the network added to the known effects" if knows else "Against the known effects"
     words = {
-        BETTER: "better than the perturbation's own training delta carried over",
-        WORSE: "worse than the perturbation's own training delta carried over",
-        NO_EVIDENCE: "no evidence of a difference from the training delta carried over",
+        BETTER: "Better than the perturbation's own training delta carried over",
+        WORSE: "Worse than the perturbation's own training delta carried over",
+        NO_EVIDENCE: "No evidence of a difference from the training delta carried over",
     }[row["verdict"]]
-    return f"{who}: {words}, {figures(row)}."
+    return f"{words}: {figures(row)}."
+
+
+def _network(prior: str, grid: Grid, table: pd.DataFrame) -> str:
+    """Say what the network added to the effects that it was given."""
+    row = _of(table, prior, KNOWN_EFFECTS)
+    if not row:
+        return ""
+    if not any(run.stats["best_epoch"] for run in grid.of(prior)):
+        return "The network added nothing to the known effects: no epoch led on held-out sets."
+    words = {
+        BETTER: "made them better",
+        WORSE: "made them worse",
+        NO_EVIDENCE: "no evidence of a difference",
+    }[row["verdict"]]
+    return f"What the network added to the known effects: {words}, {figures(row)}."

@@ -29,21 +29,30 @@ TWIN = f"shuffled:{PRIOR}"
 
 
 def evaluation(
-    folder: Path, *, shift: float, seed: int, unseen_shift: float = 0.0, cells: str = "c"
+    folder: Path,
+    *,
+    shift: float,
+    seed: int,
+    unseen_shift: float = 0.0,
+    known: float | None = None,
+    cells: str = "c",
 ) -> Path:
-    """Write the files of an evaluation that a comparison reads; every tenth is unseen.
+    """Write the files of an evaluation that a comparison reads; every fourth is unseen.
 
-    ``shift`` is added to the model's score of every perturbation, `unseen_shift` to the unseen.
+    ``shift`` is added to the model's score of every perturbation, `unseen_shift` to the unseen,
+    ``known`` to that of the known effects, if the model was given any.
     """
     rng = np.random.default_rng(7)
     base = rng.normal(0.4, 0.1, len(PERTURBATIONS))
     noise = np.random.default_rng(seed).normal(0, 0.01, len(PERTURBATIONS))
     seen = np.arange(len(PERTURBATIONS)) % 4 != 0
     model = base + noise + shift + np.where(seen, 0, unseen_shift)
+    predictions = {"model": model, "same_perturbation_delta": base}
+    predictions |= {} if known is None else {"known_effects": base + noise + known}
     rows = [
         {"prediction": name, "perturbation": label, "metric": metric, "value": value}
         for metric in ("pearson_delta", "mae_delta")
-        for name, values in (("model", model), ("same_perturbation_delta", base))
+        for name, values in predictions.items()
         for label, value in zip(PERTURBATIONS, -values if METRICS[metric] else values, strict=True)
     ]
     inputs = {
@@ -60,7 +69,7 @@ def evaluation(
     return folder
 
 
-def stats(file: Path, seed: int, validation: float = 0.3) -> Path:
+def stats(file: Path, seed: int, validation: float = 0.3, best_epoch: int = 2) -> Path:
     facts = {
         "seed": seed,
         "best_val_pearson_delta": validation,
@@ -69,6 +78,7 @@ def stats(file: Path, seed: int, validation: float = 0.3) -> Path:
         "processes": 2,
         "device": "cuda",
         "epochs_run": 3,
+        "best_epoch": best_epoch,
     }
     file.write_text(json.dumps(facts))
     return file
@@ -89,9 +99,9 @@ def compared(tmp_path: Path, runs: dict[tuple[str, int], object], **more: str) -
             folders.append(failed(folder, what))
             file.write_text("{}")
         else:
-            told = what if isinstance(what, dict) else {"shift": what}
+            told = dict(what) if isinstance(what, dict) else {"shift": what}
+            stats(file, seed, 0.3 + number / 100, told.pop("best_epoch", 2))
             folders.append(evaluation(folder, seed=10 * number + seed, **told))
-            stats(file, seed, validation=0.3 + number / 100)
         files.append(file)
         cells.append({"prior": prior, "seed": float(seed)})  # as KFP's local runner gives it
     compare(folders, files, cells, tmp_path / "comparison", **more)
@@ -152,6 +162,26 @@ def test_seen_and_unseen_perturbations_are_told_apart(tmp_path):
     assert verdict(folder, PRIOR, "none", "unseen")["perturbations"] == 10
     assert abs(verdict(folder, PRIOR, "none", "seen")["difference"]) < 0.01
     assert verdict(folder, PRIOR, "none", "seen")["verdict"] == NO_EVIDENCE
+
+
+@pytest.mark.parametrize(
+    ("known", "best_epoch", "said"),
+    [
+        (0.0, 2, "What the network added to the known effects: made them better, +0.1"),
+        (0.2, 2, "What the network added to the known effects: made them worse, "),
+        (0.1, 2, "What the network added to the known effects: no evidence of a difference"),
+        (0.1, 0, "The network added nothing to the known effects"),
+    ],
+)
+def test_what_the_network_added_to_known_effects_is_said(tmp_path, known, best_epoch, said):
+    knows = {"shift": 0.1, "known": known, "best_epoch": best_epoch}
+    runs = {(p, s): what for p, what in (("none", 0.0), ("effects", knows)) for s in (0, 1)}
+    folder = compared(tmp_path, runs)
+    text = (folder / "summary.md").read_text()
+    assert said in text and text.count("known effects") == 1
+    assert "Better than the perturbation's own training delta carried over" in text
+    table = pd.read_csv(folder / "comparison.csv")
+    assert set(table["against"][table["prior"] == "none"]) == {"same_perturbation_delta"}
 
 
 def test_one_seed_is_no_evidence_however_large_the_difference(tmp_path):
