@@ -46,7 +46,7 @@ run-containers: images ## the same with every task in its image
 	@$(BIN)/python -m pipelines.run $(PARAMS) --assign "$$ARGS" --containers
 
 test: lint types check-compiled ## lint, types, compile check and all tests but those in containers
-	@$(BIN)/python -m pytest --ignore tests/containers
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/containers
 
 lint: env ## check style
 	@$(BIN)/ruff check .

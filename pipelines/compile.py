@@ -3,7 +3,7 @@
 import argparse
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -83,20 +83,24 @@ def check_protos(path: Path) -> None:
 def check(folder: Path = FOLDER) -> bool:
     """Return whether the compiled files in the repository are what the code compiles to."""
     with tempfile.TemporaryDirectory() as scratch:
-        fresh = compile_to(Path(scratch), development_images())
-        stale = [
-            path.name
-            for path in fresh
-            if not (folder / path.name).exists() or documents(folder / path.name) != documents(path)
-        ]
-    for name in stale:
+        old = stale(folder, compile_to(Path(scratch), development_images()))
+    for name in old:
         print(
             f"{folder / name}: not what the pipeline compiles to; run make compile",
             file=sys.stderr,
         )
-    if not stale:
+    if not old:
         print(f"{', '.join(PROFILES)}: what the pipeline compiles to")
-    return not stale
+    return not old
+
+
+def stale(folder: Path, fresh: Iterable[Path]) -> list[str]:
+    """Return which files of ``folder`` are not there or say something else than ``fresh`` ones."""
+    return [
+        path.name
+        for path in fresh
+        if not (folder / path.name).exists() or documents(folder / path.name) != documents(path)
+    ]
 
 
 def main() -> int:

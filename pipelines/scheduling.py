@@ -80,7 +80,7 @@ H100 = Profile(
         # The training cells are dense float32 in memory, 10 GB, and as much again while loading.
         "finetune": Pod("12", "64Gi", "50Gi", 24, gpu=True, shm="16Gi", retries=5),
         "predict": Pod("8", "48Gi", "50Gi", 6, gpu=True, shm="16Gi", retries=3),
-        "evaluate": Pod("8", "32Gi", "50Gi", 12),  # cell-eval peaks at 18 GB on the full test set
+        "evaluate": Pod("8", "16Gi", "50Gi", 12),  # 2.4 GB for each prediction of 120,000 cells
         "publish": Pod("2", "8Gi", "20Gi", 2),
         "check": CHECK,
         "compare": Pod("2", "8Gi", "10Gi", 1),  # tables of each run, a few MB

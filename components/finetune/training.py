@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.special import stdtrit
 from torch import Tensor
 
 from components.finetune.batches import Step, TrainingBatch, divided, epoch_pairs, steps
@@ -333,5 +332,7 @@ def _adds_to(known: Sequence[float], validation: Validation, epochs: int) -> boo
     lead = lead[np.isfinite(lead)]
     if len(lead) < 2:
         return False
+    from scipy.special import stdtrit  # here: all else needs no more than torch and numpy
+
     needed = stdtrit(len(lead) - 1, 1 - SIGNIFICANT / epochs)
     return bool(lead.mean() > needed * lead.std(ddof=1) / np.sqrt(len(lead)))

@@ -281,9 +281,10 @@ def design(spec: Spec) -> Design:
     left = np.minimum(rng.beta(*KNOCK_DOWN, size=(n_lines, n)), MOST_LEFT)
     missing = rng.random((n_lines, n)) < MISSING
     chosen = [LINES.index(line) for line in spec.lines]
-    # A perturbation is missing in one line at most, and never in the only one.
+    # A perturbation is missing in one line at most, and never in the only one; a line has one.
     missing &= np.cumsum(missing, axis=0) == 1
     missing &= len(chosen) > 1
+    missing &= ~missing.all(axis=1, keepdims=True)
     depth = np.exp(LINE_DEPTH_LOG_SD * rng.standard_normal(n_lines))
     return Design(
         genes=names[ranks],

@@ -10,7 +10,7 @@ from pathlib import Path
 import anndata
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from components.ingest import generator
@@ -255,6 +255,7 @@ def test_about_a_twentieth_of_the_pairs_is_missing_but_each_perturbation_is_some
 
 
 @settings(max_examples=20, deadline=None)
+@example(genes=20, perturbations=1, lines=2, extra=0, seed=249)  # one line would be without any
 @given(
     genes=st.integers(20, 120),
     perturbations=st.integers(1, 150),
