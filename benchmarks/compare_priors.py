@@ -46,6 +46,7 @@ PRIORS = {
     "oracle": "{oracle}",
     "shuffled oracle": "shuffled:{oracle}",
     "random": "random:8",
+    "wide random": "random:512",
     "effects": "effects",
     "effects and oracle": "concat(effects, {oracle})",
 }
@@ -70,6 +71,7 @@ COMPARED = [
     ("random", "none", NEW),
     ("shuffled oracle", "none", SEEN),
     ("random", "none", SEEN),
+    ("wide random", "none", SEEN),
     ("effects", BASELINES[SAME_PERTURBATION_DELTA], SEEN),
     ("effects", BASELINES[SAME_PERTURBATION_DELTA], NEW),
 ]

@@ -38,6 +38,12 @@ PRETRAINED_PREFIXES = ("encoder.", "value_encoder.", "transformer_encoder.")
 """What is taken from a pretrained checkpoint; decoder and flag encoder start fresh."""
 EXTRA = ("flag_prior.", "effect_encoder.")
 """What scGPT's class does not have."""
+AS_WIDE_AS = 8
+"""Width of a prior whose numbers have a mean square of 1; a wider one's are smaller in proportion.
+
+Adam moves each weight of the projection as far, so with numbers of one size a step would move what
+is projected the farther the wider the prior: a wide one would be learned by heart (Yang et al.
+2022, "Tensor Programs V": input weights)."""
 
 
 def build(args: dict[str, Any], vocabulary: Vocabulary, implementation: str = OURS) -> Any:
@@ -107,9 +113,9 @@ def add_prior(model: Any, table: Tensor, *, neutral: bool) -> None:
     Args:
         model: of either class.
         table: the prior; a row of zeros = none.
-        neutral: start without any weight on it, its numbers scaled to a mean square of 1, and
-            inject it at the perturbed gene's token too. Else, as in the reference run, its
-            projection starts random and the numbers are taken as they are.
+        neutral: start without any weight on it, its numbers scaled so that its width does not set
+            how fast it is learned, and inject it at the perturbed gene's token too. Else, as in the
+            reference run, its projection starts random and the numbers are taken as they are.
 
     Raises:
         InputError: scgpt's own class cannot take a prior at the perturbed gene's token.
@@ -117,7 +123,8 @@ def add_prior(model: Any, table: Tensor, *, neutral: bool) -> None:
     if neutral:
         _check_ours(model, "prior_neutral=true")
         rows = table[table.any(dim=1)]
-        table = table / rows.square().mean().sqrt().clamp(min=1e-12)
+        size = rows.square().mean().sqrt().clamp(min=1e-12)
+        table = table * (AS_WIDE_AS / table.shape[1] / size)
         model.flag_prior = PriorProjection(table, model.encoder.embedding.embedding_dim)
     model.encoder.embedding = PriorEmbedding(model.encoder.embedding, table, neutral=neutral)
 

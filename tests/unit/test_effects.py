@@ -169,12 +169,21 @@ def test_other_screens_count_as_lines_but_never_the_test_line_nor_a_line_of_the_
     assert known.change[1, z, last] == pytest.approx(3, rel=0.1)
 
 
+ARGS = {
+    "embsize": 16,
+    "nheads": 2,
+    "d_hid": 16,
+    "nlayers": 1,
+    "n_layers_cls": 3,
+    "dropout": 0.0,
+    "pert_pad_id": 0,
+}
+
+
 @pytest.mark.parametrize("window", [0, 8])
 def test_before_training_the_model_is_the_known_effect(window):
     torch.manual_seed(0)
-    args = {"embsize": 16, "nheads": 2, "d_hid": 16, "nlayers": 1, "n_layers_cls": 3}
-    args |= {"dropout": 0.0, "pert_pad_id": 0}
-    model = scgpt_model.build(args, VOCABULARY)
+    model = scgpt_model.build(ARGS, VOCABULARY)
     scgpt_model.add_prior(model, torch.randn(len(VOCABULARY), 5), neutral=True)
     scgpt_model.give_effects(model)
     model.eval()
@@ -205,6 +214,20 @@ def _priors(world):  # noqa: F811
     write_prior(world / "effects", None, effects={"uri": ""})
     table = torch.from_numpy(np.random.default_rng(0).normal(size=(len(VOCABULARY), 8)))
     write_prior(world / "both", table.float(), effects={"uri": ""})
+
+
+def test_a_step_moves_a_wide_prior_no_farther_than_a_narrow_one():
+    moved = {}
+    for width in (8, 256, 5120):
+        torch.manual_seed(0)
+        model = scgpt_model.build(ARGS, VOCABULARY)
+        scgpt_model.add_prior(model, 3 * torch.randn(len(VOCABULARY), width), neutral=True)
+        step = torch.optim.Adam(model.flag_prior.parameters(), lr=1e-3)
+        model.flag_prior.folded()[0].sum().backward()
+        step.step()
+        moved[width] = model.flag_prior.folded()[0].abs().mean().item()
+    assert moved[256] == pytest.approx(moved[8], rel=0.5)
+    assert moved[5120] == pytest.approx(moved[8], rel=0.5)
 
 
 def test_training_begins_with_the_known_effects_and_keeps_what_is_no_worse(trained):
