@@ -47,6 +47,8 @@ METRICS = {
 """What is compared, and whether lower is better."""
 ALL = "all"
 
+SEED_ERRORS = 2.0
+"""Standard errors over seeds that a difference has to exceed."""
 BETTER, WORSE, NO_EVIDENCE = "better", "worse", "no evidence"
 
 
@@ -141,8 +143,8 @@ def differences(grid: Grid) -> pd.DataFrame:
 
     Paired over perturbations, each the mean over the seeds that both have. Wilcoxon's signed-rank
     test, corrected by Holm over all comparisons of one metric. Better or worse is said only where
-    the corrected test and the interval exclude no difference and two seeds or more all point the
-    same way.
+    the corrected test and the interval exclude no difference, two seeds or more all point the same
+    way, and the difference exceeds two standard errors over seeds.
 
     Returns:
         prior, against, part, metric, difference (mean of prior less reference), low, high, seeds,
@@ -207,4 +209,6 @@ def _verdict(row: dict[Any, Any]) -> tuple[str, str]:
         return NO_EVIDENCE, "one seed, so how far seeds differ is not known"
     if row["seeds_ahead"] != (row["seeds"] if ahead else 0):
         return NO_EVIDENCE, "the seeds do not agree"
+    if abs(row["difference"]) < SEED_ERRORS * row["seed_sd"] / np.sqrt(row["seeds"]):
+        return NO_EVIDENCE, "seeds alone make as large a difference"
     return (BETTER if ahead else WORSE), ""

@@ -198,6 +198,13 @@ def test_seeds_that_do_not_agree_are_no_evidence(tmp_path):
     assert (row["verdict"], row["why"]) == (NO_EVIDENCE, "the seeds do not agree")
 
 
+def test_a_difference_that_seeds_alone_make_is_no_evidence(tmp_path):
+    runs = {("none", 0): 0.0, ("none", 1): 0.0, (PRIOR, 0): 0.25, (PRIOR, 1): 0.03}
+    row = verdict(compared(tmp_path, runs), PRIOR, "none")
+    assert row["p_holm"] < 0.001 and row["low"] > 0 and row["seeds_ahead"] == 2
+    assert (row["verdict"], row["why"]) == (NO_EVIDENCE, "seeds alone make as large a difference")
+
+
 def test_a_run_that_failed_is_told_as_missing_and_the_others_are_compared(tmp_path):
     reason = "no <b>such</b> | file"
     runs = {
