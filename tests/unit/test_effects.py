@@ -32,6 +32,7 @@ from components.shared.gene_prior import OtherEffects
 from components.shared.inference import predict_cells, predict_means
 from components.shared.predictions import KNOWN_MEANS, MEANS, PERTURBATIONS, Predictions
 from components.shared.tokens import Targets
+from tests.unit.publish_run import ARGS
 from tests.unit.test_finetune import VOCABULARY, train, world, write_prior  # noqa: F401
 from tests.unit.test_objective import CPU, training_data
 
@@ -167,17 +168,6 @@ def test_other_screens_count_as_lines_but_never_the_test_line_nor_a_line_of_the_
     assert not known.change[-1, z, 0] and known.change[-1, z, last] == pytest.approx(3, rel=0.1)
     assert known.change[0, z, last] != pytest.approx(3, rel=0.3)  # "one" does not see its own
     assert known.change[1, z, last] == pytest.approx(3, rel=0.1)
-
-
-ARGS = {
-    "embsize": 16,
-    "nheads": 2,
-    "d_hid": 16,
-    "nlayers": 1,
-    "n_layers_cls": 3,
-    "dropout": 0.0,
-    "pert_pad_id": 0,
-}
 
 
 @pytest.mark.parametrize("window", [0, 8])
