@@ -90,6 +90,9 @@ their noise taken out, before the network has its say. Metrics as in `docs/ablat
 perturbations, then mean ± standard deviation over seeds.
 """
 
+Rows = dict[str, dict[int, dict[str, Scores]]]
+"""Scores by row, seed, and whether the perturbations were seen."""
+
 
 def screen(seed: int) -> str:
     """Return the URI of a seed's screen."""
@@ -200,7 +203,7 @@ def baselines(folder: Path, seed: int) -> dict[str, dict[str, Scores]]:
     }
 
 
-def table(rows: dict[str, list[dict[str, Scores]]], part: str) -> str:
+def table(rows: Rows, part: str) -> str:
     """Return a Markdown table of the rows' scores over seeds."""
     lines = [
         f"| {part} perturbations | {' | '.join(COLUMNS)} | seeds |",
@@ -209,7 +212,7 @@ def table(rows: dict[str, list[dict[str, Scores]]], part: str) -> str:
     for title, seeds in rows.items():
         cells = []
         for metric in COLUMNS:
-            values = np.array([scores[part][metric] for scores in seeds], float)
+            values = np.array([scores[part][metric] for scores in seeds.values()], float)
             spread = f" ± {values.std(ddof=1):.3f}" if len(values) > 1 else ""
             cells.append(
                 f"{values.mean():.3f}{spread}" if np.isfinite(values).all() else "undefined"
@@ -219,26 +222,25 @@ def table(rows: dict[str, list[dict[str, Scores]]], part: str) -> str:
     return "\n".join(lines)
 
 
-def verdicts(rows: dict[str, list[dict[str, Scores]]]) -> list[str]:
+def verdicts(rows: Rows) -> list[str]:
     """Return a line for each comparison whose seeds are all there."""
     lines = []
     for one, other, part in COMPARED:
-        mine, theirs = rows.get(one, []), rows.get(other, [])
-        if mine and len(mine) == len(theirs):
-            pairs = zip(mine, theirs, strict=True)
-            gains = [a[part][METRIC] - b[part][METRIC] for a, b in pairs]
+        mine, theirs = rows.get(one, {}), rows.get(other, {})
+        if mine and mine.keys() == theirs.keys():
+            gains = [mine[seed][part][METRIC] - theirs[seed][part][METRIC] for seed in mine]
             lines.append(verdict(f"{METRIC}, {part} perturbations", one, other, gains))
     return lines
 
 
 def page(folder: Path, seeds: Sequence[int], epochs: int) -> str:
     """Return docs/priors.md as far as runs are done."""
-    rows: dict[str, list[dict[str, Scores]]] = {}
+    rows: Rows = {}
     for seed in seeds:
         if not (folder / f"seed{seed}" / "splits").exists():
             continue
         for title, scores in baselines(folder, seed).items():
-            rows.setdefault(title, []).append(scores)
+            rows.setdefault(title, {})[seed] = scores
     done = 0
     for name in PRIORS:
         for seed in seeds:
@@ -247,8 +249,9 @@ def page(folder: Path, seeds: Sequence[int], epochs: int) -> str:
                 done += 1
                 kept = json.loads(file.read_text())
                 if "known" in kept:
-                    rows.setdefault(f"{name}: known effects alone", []).append(kept["known"])
-                rows.setdefault(name, []).append(kept["scores"])
+                    known = rows.setdefault(f"{name}: known effects alone", {})
+                    known[seed] = kept["known"]
+                rows.setdefault(name, {})[seed] = kept["scores"]
     head = HEAD.format(
         screen=screen(seeds[0]), epochs=epochs, done=done, all=len(PRIORS) * len(seeds)
     )

@@ -13,14 +13,14 @@ The replicate is one split into halves, not the mean of five.
 
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import polars as pl
 from cell_eval2 import EvalConfig, aggregate_metrics
-from cell_eval2.catalog import CATALOG
+from cell_eval2.catalog import CATALOG, DerivedAgg
 from cell_eval2.de import prepare_de, resolve_target_genes
 from cell_eval2.moments import GroupMoments
 from cell_eval2.run import dispatch_anndata_metrics, dispatch_de_metrics, metric_output_names
@@ -112,12 +112,22 @@ def _aggregated(rows: pl.DataFrame, names: list[str]) -> Raw:
     cell-eval2 ends there, since a panel whose measured effects sum to nothing beyond their noise
     cannot be competed on. Its other metrics say something about such cells all the same.
     """
-    ratios = [name for name in names if CATALOG[name].derived]
-    tables = [aggregate_metrics(rows, metrics=[name for name in names if name not in ratios])]
-    for name in ratios:
-        with suppress(ValueError):
-            tables.append(aggregate_metrics(rows, metrics=[name]))
-    return {k: v for table in tables for k, v in zip(table["metric"], table["mean"], strict=True)}
+    known = [name for name in names if _has_value(rows, CATALOG[name].derived)]
+    table = aggregate_metrics(rows, metrics=known)
+    return dict(zip(table["metric"], table["mean"], strict=True))
+
+
+def _has_value(rows: pl.DataFrame, ratio: DerivedAgg | None) -> bool:
+    """Return whether a ratio of sums has a positive denominator, where both its parts are finite.
+
+    A metric that is no ratio has a value.
+    """
+    if ratio is None:
+        return True
+    finite = rows.filter(pl.col("value").is_finite())
+    above = finite.filter(pl.col("metric") == ratio.numerator)
+    below = finite.filter(pl.col("metric") == ratio.denominator)
+    return below.join(above, on="perturbation", how="semi")["value"].sum() > 0
 
 
 def replicate_scores(half: Groups, other: Groups, whole: Groups, genes: list[str]) -> Raw:

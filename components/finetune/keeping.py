@@ -27,7 +27,8 @@ class Keeper:
         self._store = store
         self._state = state
         self._workers = state.workers
-        self._asked = False
+        self.asked = False
+        """Whether SIGTERM came to this process."""
         self._last = saved.uri if saved else ""
         self._last_position = state.position if saved else None
         self._written = time.monotonic()
@@ -52,15 +53,9 @@ class Keeper:
             self.leave_if_asked()
 
     def after_step(self) -> None:
-        """Write a checkpoint if the last is `CHECKPOINT_MINUTES` old; leave if asked to.
-
-        Processes that train together do either after the same step.
-        """
-        if not self._store:
-            return
-        self._asked = self._workers.any(self._asked)
+        """Write a checkpoint if the last is `CHECKPOINT_MINUTES` old; leave if asked to."""
         self.leave_if_asked()
-        if time.monotonic() - self._written >= CHECKPOINT_MINUTES * 60:
+        if self._store and time.monotonic() - self._written >= CHECKPOINT_MINUTES * 60:
             self.save()
 
     def save(self) -> None:
@@ -85,14 +80,18 @@ class Keeper:
         self._written = time.monotonic()
 
     def leave_if_asked(self) -> None:
-        """End the process if it got SIGTERM, having written a checkpoint.
+        """End the process if it, or one that trains with it, got SIGTERM; keep a checkpoint first.
+
+        Processes that train together have to call this at the same place: all leave there or none.
 
         Raises:
             SystemExit: code 143.
         """
-        if not self._asked or not self._store:
+        # `asked` is the signal's to set: one that comes while they agree counts at the next call.
+        if not self._store or not self._workers.any(self.asked):
             return
         self.save()
+        self._workers.meet()  # whoever ended before the first has written would end it too
         if not self._workers.first:
             raise SystemExit(TERMINATED)
         print(
@@ -112,4 +111,4 @@ class Keeper:
         return f"epoch {epoch}, step {step}"
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        self._asked = True
+        self.asked = True

@@ -83,7 +83,7 @@ def fit(
             recipe,
             seed=seed,
             device=device,
-            between=keeper.leave_if_asked,
+            keeper=keeper,
             workers=workers,
         )
         if data.effects is not None and not saved:

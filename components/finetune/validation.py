@@ -1,6 +1,5 @@
 """How well held-out (line, perturbation) sets are predicted: the scores that choose the epoch."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from components.finetune.data import Floats, TrainingData, ValidationSet, moments
+from components.finetune.keeping import Keeper
 from components.finetune.recipe import Recipe
 from components.finetune.workers import ALONE, Workers
 from components.shared.inference import predict_cells
@@ -56,7 +56,7 @@ def validate(
     *,
     seed: int,
     device: torch.device,
-    between: Callable[[], None] = lambda: None,
+    keeper: Keeper | None = None,
     workers: Workers = ALONE,
 ) -> Validation:
     """Predict every held-out set and compare its pseudobulk delta with the measured one.
@@ -64,8 +64,11 @@ def validate(
     As in cell-eval, deltas are taken against the reference controls of the set's line;
     pearson_delta is their correlation over genes, and discrimination is their rank among the line's
     sets (see `discrimination`). Predictions are summed as they come: what is held of a set is its
-    delta. ``between`` is called after each set. Several ``workers`` predict a share of the sets
-    each; the scores are the same.
+    delta. Several ``workers`` predict a share of the sets each; the scores are the same. At SIGTERM
+    to one of them the ``keeper`` lets all leave once the set under way is done.
+
+    Raises:
+        SystemExit: SIGTERM came; the state is kept.
     """
     model.eval()
     rng = np.random.default_rng([seed, 3])
@@ -73,9 +76,12 @@ def validate(
     drawn = [_draw(data, recipe, held_out, rng) for held_out in data.validation]
     own = {}
     for number, (rows, inputs) in workers.own(drawn):
+        if keeper and keeper.asked:
+            break
         held_out = data.validation[number]
         own[number] = _predict(model, data, recipe, held_out, rows, inputs, order, device)
-        between()
+    if keeper:
+        keeper.leave_if_asked()
     parts = iter(sorted(workers.gathered(own).items()))
     known = {held_out.perturbation for held_out in data.seen()}
     errors, cells = 0.0, 0

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from signal import SIGTERM
 from typing import Any
 
 import torch
@@ -56,6 +57,11 @@ class Workers:
         found = torch.tensor(float(flag))
         dist.all_reduce(found, dist.ReduceOp.MAX)
         return bool(found)
+
+    def meet(self) -> None:
+        """Wait until all processes are here."""
+        if self.count > 1:
+            dist.all_reduce(torch.zeros(1))
 
     def own(self, items: Sequence[Any]) -> list[tuple[int, Any]]:
         """Return this process's share of some work, numbered."""
@@ -104,6 +110,7 @@ def launch(processes: int, function: Callable[..., None], arguments: Mapping[str
 
     Raises:
         InputError: one of them ended with an error; its own line says which.
+        SystemExit: SIGTERM came to this process, or to one of them.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -123,6 +130,8 @@ def launch(processes: int, function: Callable[..., None], arguments: Mapping[str
         elastic_launch(config, _work)(function, dict(arguments))
     except ChildFailedError as failed:
         codes = {failure.exitcode for failure in failed.failures.values()}
+        if codes == {128 + SIGTERM}:
+            raise SystemExit(128 + SIGTERM) from None
         raise InputError(
             f"{len(failed.failures)} of {processes} processes ended early, exit code "
             f"{', '.join(map(str, sorted(codes)))}; the line above says why"

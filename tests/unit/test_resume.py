@@ -21,6 +21,7 @@ from kfp import dsl
 from components.finetune import keeping, tracking, training, validation
 from components.finetune.component import finetune as task
 from components.finetune.finetune import finetune
+from components.finetune.workers import Workers
 from components.shared import storage_gs
 from components.shared.errors import InputError
 from components.split.split import split
@@ -265,6 +266,25 @@ def test_a_validation_is_left_at_sigterm_and_done_again(
     assert f"epoch-0001-step-{STEPS:06d}" in newest(tmp_path / "checkpoints").name
     finetune(**given)
     assert_same(tmp_path / "model", undisturbed)
+
+
+def test_sigterm_while_processes_agree_whether_to_leave_is_not_lost(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agree, calls = Workers.any, []
+
+    def interrupted(workers: Workers, flag: bool) -> bool:
+        calls.append(flag)
+        if len(calls) == 3:  # what is agreed on is fixed already
+            signal.raise_signal(signal.SIGTERM)
+        return agree(workers, flag)
+
+    monkeypatch.setattr(Workers, "any", interrupted)
+    with pytest.raises(SystemExit) as error:
+        finetune(**arguments(world, tmp_path / "model", tmp_path / "checkpoints"))
+    assert error.value.code == 143
+    assert calls == [False, False, False, True]
+    assert newest(tmp_path / "checkpoints").name.startswith("epoch-0001-step-000004-")
 
 
 def test_a_damaged_checkpoint_is_passed_over_and_the_end_is_the_same(

@@ -70,6 +70,20 @@ def test_two_processes_give_the_scores_of_one_at_the_same_batch(
     assert stats["processes"] == 2
 
 
+def started(given: dict[str, Any], folder: Path, before: str = "") -> subprocess.Popen[str]:
+    """Start a fine-tune; each of its processes executes ``before`` first."""
+    code = "import json, sys\nfrom components.finetune.finetune import finetune\n" + before
+    code += "if __name__ == '__main__':\n    finetune(**json.loads(sys.argv[1]))"
+    (folder / "run.py").write_text(code)
+    return subprocess.Popen(
+        [sys.executable, str(folder / "run.py"), json.dumps(given, default=str)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path.cwd()), "OMP_NUM_THREADS": "1"},
+    )
+
+
 def test_what_two_processes_left_one_goes_on_with(
     world: Path,  # noqa: F811
     tmp_path: Path,
@@ -84,18 +98,7 @@ def test_what_two_processes_left_one_goes_on_with(
         overrides=TINY | {"epochs": 40, "early_stop_after": 40},
         processes=2,
     )
-    code = "import json, sys\nfrom components.finetune.finetune import finetune\n"
-    code += "if __name__ == '__main__':\n    finetune(**json.loads(sys.argv[1]))"
-    script = tmp_path / "run.py"
-    script.write_text(code)
-    text = json.dumps(given, default=str)
-    with subprocess.Popen(
-        [sys.executable, str(script), text],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(Path.cwd()), "OMP_NUM_THREADS": "1"},
-    ) as process:
+    with started(given, tmp_path) as process:
         deadline = time.monotonic() + 90
         while not list(place.glob("epoch-*")) and time.monotonic() < deadline:
             time.sleep(0.1)
@@ -109,6 +112,39 @@ def test_what_two_processes_left_one_goes_on_with(
     done = train(world, tmp_path / "model", checkpoints=place, overrides=settings)
     assert len(history(done)) > epoch - 1
     assert not (tmp_path / "model.partial").exists()
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_sigterm_to_one_process_lets_both_leave_a_validation(
+    world: Path,  # noqa: F811
+    tmp_path: Path,
+    rank: int,
+) -> None:
+    given = arguments(
+        world,
+        tmp_path / "model",
+        tmp_path / "kept",
+        pretrained=f"random://tiny?vocabulary={world / 'vocab.json'}",
+        overrides=TINY,
+        processes=2,
+    )
+    before = f"""
+import os, signal
+from components.finetune import validation
+predict = validation.predict_cells
+def interrupted(*some, **more):
+    if os.environ.get("RANK") == "{rank}":
+        signal.raise_signal(signal.SIGTERM)
+    return predict(*some, **more)
+validation.predict_cells = interrupted
+"""
+    with started(given, tmp_path, before) as process:
+        said = process.communicate(timeout=90)[0]
+    assert process.returncode == 128 + signal.SIGTERM, said
+    assert said.count("finetune: SIGTERM: stopped at epoch 1, step 7") == 1, said
+    (kept,) = (tmp_path / "kept").glob("epoch-*")
+    assert kept.name.startswith("epoch-0001-step-000007-")
+    assert not (tmp_path / "model").exists()
 
 
 def test_an_error_of_one_process_is_told_once_and_nothing_is_written(
