@@ -28,7 +28,7 @@ from components.shared.artifact import sha256_of
 from components.shared.downloads import shown
 from components.shared.errors import InputError, nearest, one_line_errors
 from components.shared.pretrained import parse_pretrained
-from components.shared.prior_grammar import parse_prior, with_uris
+from components.shared.prior_grammar import parse_prior, uris, with_uris
 from components.shared.storage import SHA256
 from pipelines.compare import compare_priors, comparison_on
 from pipelines.containers import docker_runner, here
@@ -191,12 +191,13 @@ def state_of_code(params: Mapping[str, Any]) -> str:
 
 
 def _indirect_files(params: Mapping[str, Any]) -> Iterator[Path]:
-    """Yield the local files of a checkpoint folder, a vocabulary and a split file."""
+    """Yield the local files of checkpoints, a vocabulary, a split file and priors' folders."""
     pretrained = parse_pretrained(str(params["pretrained"]))
     named = (pretrained.vocabulary_uri, (params.get("split_options") or {}).get("split_file"))
-    for path in (here(uri) for uri in named if uri):
+    of_priors = [uri for prior in priors_of(params) for uri in uris(parse_prior(prior))]
+    for path in (here(uri) for uri in (*named, *of_priors) if uri):
         if path:
-            yield from sorted(path.glob("*")) if path.is_dir() else (path,)
+            yield from sorted(path.rglob("*")) if path.is_dir() else (path,)
 
 
 def run(params: Mapping[str, Any], runs: Path, *, containers: bool = False) -> Path:

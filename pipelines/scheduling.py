@@ -23,6 +23,7 @@ SECRETS = {
 """Secret name to key to environment variable; a run goes on without those that do not exist."""
 SECRETS_OF = {
     "ingest": ("huggingface",),
+    "split": ("huggingface",),
     "prior": ("huggingface",),
     "finetune": ("huggingface", "wandb"),
     "publish": ("huggingface",),
@@ -76,7 +77,9 @@ H100 = Profile(
         # Streams in row blocks; /tmp holds the download, 30 GB.
         "ingest": Pod("4", "8Gi", "100Gi", 6),
         "split": Pod("2", "8Gi", "10Gi", 1),  # obs of 643,413 cells, no expression
-        "prior": Pod("2", "8Gi", "10Gi", 1),  # 2.0 GB for a table of 19,790 x 5,120
+        # 2.0 GB for a table of 19,790 x 5,120; /tmp holds another screen's cells, up to 34 GB, or
+        # an ESM2 checkpoint, which embeds the human proteome without a GPU in hours to a day.
+        "prior": Pod("8", "32Gi", "100Gi", 24),
         # The training cells are dense float32 in memory, 10 GB, and as much again while loading.
         "finetune": Pod("12", "64Gi", "50Gi", 24, gpu=True, shm="16Gi", retries=5),
         "predict": Pod("8", "48Gi", "50Gi", 6, gpu=True, shm="16Gi", retries=3),

@@ -60,6 +60,9 @@ def check_visible(params: Mapping[str, Any]) -> None:
                 f"{name}={uri}: is on this machine, where the cluster's tasks cannot see it; "
                 "copy it to a bucket and give its gs://… (or hf://, https://)"
             )
+    place = params.get("checkpoints", "")
+    if place and scheme_of(place) != "gs":
+        raise InputError(f"checkpoints={place}: expected gs://bucket/prefix")
     target = params.get("publish_to", "")
     if target and scheme_of(target) not in ("gs", "hf"):
         raise InputError(f"publish_to={target}: expected gs://bucket/prefix or hf://owner/name")

@@ -1,5 +1,6 @@
 """The check stage: what can be known to be wrong before anything heavy runs, and the grid."""
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -99,5 +100,8 @@ def _shown(prior: str) -> str:
 
 
 def _folder(checkpoints: str, prior: str, seed: int) -> str:
-    name = re.sub(r"[^A-Za-z0-9]+", "-", _shown(prior)).strip("-")[-60:]
-    return f"{checkpoints.rstrip('/')}/{name}-seed-{seed}" if checkpoints else ""
+    """Return a run's own place: no two priors share one, however long and alike they are."""
+    shown = _shown(prior)
+    name = re.sub(r"[^A-Za-z0-9]+", "-", shown).strip("-")[-48:].strip("-")
+    of_all = hashlib.sha256(shown.encode()).hexdigest()[:8]
+    return f"{checkpoints.rstrip('/')}/{name}-{of_all}-seed-{seed}" if checkpoints else ""

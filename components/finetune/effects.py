@@ -41,6 +41,7 @@ ROUNDS = 30
 MOST_SCALED = 3.0
 PENALTIES = np.geomspace(1e-3, 1e3, 25)
 LEAST_VARIANCE, UNKNOWN = 1e-6, 1e6
+"""Of a delta: less is a gene that does not vary, which tells nothing; as much says the same."""
 ROWS_AT_ONCE = 64
 POOLED_FROM = 128
 """Most perturbations that the weights of all are taken from."""
@@ -64,21 +65,26 @@ def known_effects(
 
     Args:
         labels: perturbations, the control first.
-        deltas: of the training lines, and of other screens; where a line of those has the name of a
-            training line, that line does not see it.
+        deltas: of the training lines, and of other screens; where a line of those is a training
+            line by `line_key`, that line does not see it.
         vectors: a gene prior's vector of each perturbation, a row of zeros = none, [perturbations,
             width].
     """
     own = deltas[0].lines
-    rows = [(line, part, i) for part in deltas for i, line in enumerate(part.lines)]
+    rows = [(line_key(line), part, i) for part in deltas for i, line in enumerate(part.lines)]
     tables = []
     with bar(total=len(own) + 1, what="effects in other lines", unit=" lines") as progress:
         for line in (*own, None):
-            others = [(part, i) for name, part, i in rows if name != line]
+            others = [(part, i) for key, part, i in rows if line is None or key != line_key(line)]
             change, origin = _carried(labels, others, vectors)
             tables.append(torch.from_numpy(change).float())
             progress.update()
     return Effects(torch.stack(tables), origin)
+
+
+def line_key(name: str) -> str:
+    """Return what is the same in the spellings of a cell line's name, as of K-562 and k562."""
+    return "".join(filter(str.isalnum, name.casefold()))
 
 
 def of_other_screens(
@@ -94,7 +100,7 @@ def of_other_screens(
         own: the deltas of the training lines.
         without: the test line, whose own deltas would give away what is to be predicted.
     """
-    lines = sorted(set(other.lines) - {without})
+    lines = sorted(line for line in set(other.lines) if line_key(line) != line_key(without))
     row = {label: i for i, label in enumerate(labels)}
     there = np.zeros((len(lines), len(labels)), bool)
     change = np.zeros((*there.shape, len(genes)))
@@ -103,7 +109,7 @@ def of_other_screens(
     found = np.array([column.get(gene, -1) for gene in genes])
     usual = own.variance[own.there].mean(axis=0)
     for i, (label, line) in enumerate(zip(other.perturbations, other.lines, strict=True)):
-        if label not in row or line == without:
+        if label not in row or line not in lines:
             continue
         place = lines.index(line), row[label]
         there[place] = True
@@ -133,7 +139,7 @@ def _carried(
 ) -> tuple[Floats, list[str]]:
     """Carry the deltas of ``lines`` over: [perturbations, genes], and where each is from."""
     change = np.array([part.change[i] for part, i in lines])
-    precision = np.array([_precision(part, i) for part, i in lines])
+    precision = _precision(lines)
     total = precision.sum(axis=0)
     there = total.any(axis=1)
     effects = np.zeros(change.shape[1:])
@@ -158,10 +164,20 @@ def _carried(
     return effects, origin
 
 
-def _precision(deltas: LineDeltas, line: int) -> Floats:
-    """Return one over the variance of a line's deltas, 0 where there are none."""
-    variance = np.maximum(deltas.variance[line], LEAST_VARIANCE)
-    return np.where(deltas.there[line][:, None], 1 / variance, 0.0)
+def _precision(lines: Sequence[tuple[LineDeltas, int]]) -> Floats:
+    """Return the weight of each line's deltas, 0 where there are none, [lines, ...].
+
+    It is one over their variance, but no line passes for surer than lines are on average: a gene
+    that is hardly expressed in one varies little there, and says little of where it is. Of a gene
+    that does not vary at all nothing is known.
+    """
+    variance = np.array([part.variance[i] for part, i in lines])
+    there = np.array([part.there[i] for part, i in lines])[..., None]
+    usable = there & np.isfinite(variance) & (variance > LEAST_VARIANCE)
+    variance[~usable] = 0.0
+    average = variance.sum(axis=0) / np.maximum(usable.sum(axis=0), 1)
+    floored = np.maximum(variance, average)
+    return np.divide(1.0, floored, out=np.zeros_like(floored), where=usable)
 
 
 def shrunk(delta: Floats, variance: Floats) -> Floats:
@@ -169,9 +185,10 @@ def shrunk(delta: Floats, variance: Floats) -> Floats:
 
     Args:
         delta: as measured, [perturbations, genes].
-        variance: its sampling variance, same shape.
+        variance: its sampling variance, same shape; `UNKNOWN` where nothing is known.
     """
-    least = float(np.sqrt(np.median(variance)))
+    known = variance[variance < UNKNOWN]
+    least = float(np.sqrt(np.median(known))) if known.size else 1.0
     largest = max(float(np.abs(delta).max()), least)
     scales = np.geomspace(LEAST_SCALE * least, MOST_SCALE * largest, SCALES - 1)
     slab = torch.from_numpy(np.concatenate([[0.0], scales**2])).float()
@@ -194,7 +211,8 @@ def _posterior(delta: Tensor, variance: Tensor, slab: Tensor, pooled: Tensor) ->
         weights = found / found.sum(1, keepdim=True)
     kept = _shares(likelihood, weights[:, None]) * slab / (slab + variance[..., None])
     mean = kept.sum(-1) * delta
-    signal = (delta.square() - variance).sum(1, keepdim=True).clamp(min=0)
+    known = (variance < UNKNOWN).float()
+    signal = ((delta.square() - variance) * known).sum(1, keepdim=True).clamp(min=0)
     scale = (signal / mean.square().sum(1, keepdim=True).clamp(min=1e-12)).sqrt()
     return (mean * scale.clamp(1.0, MOST_SCALED)).numpy()
 

@@ -5,7 +5,7 @@ import json
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from components.finetune.effects import (
     ORIGINS,
     Effects,
     known_effects,
+    line_key,
     of_other_screens,
     vectors_of,
 )
@@ -274,19 +275,34 @@ def _known(
     if (prior.path / OTHER_EFFECTS_FILE).exists():
         other = OtherEffects.read(prior.path)
         deltas.append(of_other_screens(other, labels, genes, own, test_line))
-        if test_line in other.lines:
-            print(
-                f"finetune: WARNING: {prior.summary[EFFECTS]['uri']} has cells of the test line "
-                f"'{test_line}'; those are left out, since they are what is to be predicted",
-                file=sys.stderr,
-                flush=True,
-            )
+        _tell_lines(other.lines, prior.summary[EFFECTS]["uri"], test_line)
     vectors = None if table is None else vectors_of(labels, table, vocabulary)
     known = known_effects(labels, deltas, vectors)
     counts = Counter(known.origin[1:])
     said = ", ".join(f"{counts[origin]} {origin}" for origin in ORIGINS if counts[origin])
     print(f"finetune: effects that a new line is given: {said}", flush=True)
     return known
+
+
+def _tell_lines(lines: Sequence[str], uri: str, test_line: str) -> None:
+    """Say which lines another screen has, and what of it could give the test line away."""
+    warnings = []
+    key = line_key(test_line)
+    if others := sorted({name for name in lines if name and line_key(name) != key}):
+        told = f"finetune: {uri} tells of {', '.join(others)}"
+        print(f"{told}; none may be the test line '{test_line}' by another name", flush=True)
+    if same := sorted({name for name in lines if line_key(name) == key}):
+        warnings.append(
+            f"has cells of the test line '{same[0]}'; those are left out, since they are what is "
+            "to be predicted"
+        )
+    if not all(lines):
+        warnings.append(
+            f"has rows that name no cell line; give them a cell_line: were they of '{test_line}', "
+            "the prediction would be made from what it is compared with"
+        )
+    for warning in warnings:
+        print(f"finetune: WARNING: {uri} {warning}", file=sys.stderr, flush=True)
 
 
 def _identity(

@@ -12,8 +12,9 @@ SE_600M = (
 CC0, MIT, CC_BY = "CC0-1.0", "MIT", "CC-BY-4.0"
 """By what they ask for, least first."""
 
+NON_COMMERCIAL = {"protein_embeddings.pt": SE_600M, "se-600m": SE_600M}
+"""Licence by the name of a file or of any folder that it lies in, in lower case."""
 KNOWN = {
-    "protein_embeddings.pt": SE_600M,
     "gene2go*": CC_BY,  # Gene Ontology
     "goa_human*": CC_BY,
     "stringdb_pairs*": CC_BY,
@@ -26,7 +27,10 @@ KNOWN = {
     "uniprotkb_*": CC_BY,
     "up000005640*": CC_BY,  # UniProt's human proteome
 }
-"""Licence by the name of a file or its folder in lower case, wherever a copy of it may lie."""
+"""Licence by the name of a table's file, or of a checkpoint's folder, in lower case.
+
+No other part of a path says whose a table is: an owner or a project may be called anything.
+"""
 
 
 @dataclass(frozen=True)
@@ -49,12 +53,13 @@ def licence_of(source: str, said: str) -> str:
         source: its path or URI, without digest or query.
         said: what the file's own metadata says, if anything.
     """
-    parts = [part.partition("@")[0].partition("?")[0].lower() for part in source.split("/")]
-    names = [licence for name, licence in KNOWN.items() if any(fnmatch(p, name) for p in parts)]
-    known = next(iter(names), "")
-    if known and is_non_commercial(known):
-        return known
-    return said.strip() or known or UNKNOWN
+    path = source.lower().partition("?")[0].rstrip("/")
+    if path.startswith("hf:"):
+        path = path.partition("@")[0]  # a revision may have slashes
+    parts = path.split("/")
+    bound = [licence for name, licence in NON_COMMERCIAL.items() if name in parts]
+    known = [licence for name, licence in KNOWN.items() if fnmatch(parts[-1], name)]
+    return next(iter(bound), said.strip()) or next(iter(known), UNKNOWN)
 
 
 def is_non_commercial(licence: str) -> bool:

@@ -99,9 +99,20 @@ def test_a_changed_local_file_changes_what_the_cache_sees(tmp_path):
 
 def test_a_changed_pretrained_folder_changes_what_the_cache_sees(tmp_path):
     (tmp_path / "best_model.pt").write_text("one")
-    params = {"pretrained": str(tmp_path)}
+    params = {"pretrained": str(tmp_path), "prior": "none"}
     first = state_of_code(params)
     (tmp_path / "best_model.pt").write_text("two")
+    assert state_of_code(params) != first
+
+
+@pytest.mark.parametrize("key", ["prior", "priors"])
+def test_a_changed_folder_of_a_prior_changes_what_the_cache_sees(tmp_path, key):
+    (tmp_path / "screen").mkdir()
+    (tmp_path / "screen" / "cells.h5ad").write_text("one")
+    prior = f"concat(random:8, effects:{tmp_path / 'screen'})"
+    params = {"pretrained": "random://tiny", key: prior if key == "prior" else ["none", prior]}
+    first = state_of_code(params)
+    (tmp_path / "screen" / "cells.h5ad").write_text("two")
     assert state_of_code(params) != first
 
 

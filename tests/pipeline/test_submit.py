@@ -226,6 +226,7 @@ def test_an_address_copied_from_the_browser_will_do():
         ("split_options.split_file=split.toml", "split_options.split_file=split.toml: is on"),
         ("checkpoints=runs/checkpoints", "checkpoints=runs/checkpoints: is on this machine"),
         ("publish_to=published", "publish_to=published: is on this machine"),
+        ("checkpoints=hf://me/mine", "checkpoints=hf://me/mine: expected gs://"),
         ("publish_to=https://host/x", "publish_to=https://host/x: expected gs://"),
         ("split_options.val_fraction=.nan", "cannot be sent"),
         ("ingest_options.obs_filter={day: 2024-01-01}", "cannot be sent"),

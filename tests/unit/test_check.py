@@ -1,5 +1,7 @@
 """What is known to be wrong before a run, the grid, the commands, and failures as results."""
 
+import re
+
 import pytest
 import yaml
 from kfp.cli.utils.parsing import parse_parameter_value
@@ -29,9 +31,16 @@ def test_the_grid_is_every_prior_with_every_seed():
         ("random:8", 3),
     ]
     assert all(type(cell["seed"]) is int for cell in cells)
-    assert [cell["checkpoints"] for cell in cells][-1] == "gs://b/c/random-8-seed-3"
+    place = cells[-1]["checkpoints"]
+    assert re.fullmatch(r"gs://b/c/random-8-[0-9a-f]{8}-seed-3", place)
     assert len({cell["checkpoints"] for cell in cells}) == 4
     assert "'priors=[random:8]'" in cells[3]["repeat"] and "seeds=[3]" in cells[3]["repeat"]
+
+
+def test_long_priors_that_end_alike_have_places_of_their_own():
+    long = "annotation:gs://my-bucket/shared/priors/gene-ontology/gene2go.parquet?width=64"
+    cells = grid(asked([long, f"shuffled:{long}", f"concat(effects, {long})"], [0]), PACKAGE, "c")
+    assert len({cell["checkpoints"] for cell in cells}) == 3
 
 
 def test_without_a_place_for_checkpoints_each_run_has_its_own():

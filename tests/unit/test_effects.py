@@ -22,6 +22,7 @@ from components.finetune.effects import (
     shrunk,
     vectors_of,
 )
+from components.finetune.finetune import _tell_lines
 from components.finetune.training import _adds_to
 from components.finetune.validation import Validation
 from components.predict.predict import predict
@@ -66,6 +67,40 @@ def test_a_line_never_sees_its_own_cells(seed, line, from_outside):
     two = known_effects(LABELS, [spoilt, *([other] if from_outside else [])], None).change
     assert torch.equal(one[line], two[line])
     assert not torch.equal(one[-1], two[-1])
+
+
+def test_a_lines_other_spellings_are_the_line():
+    _, own = screens()
+    _, other = screens(seed=1, lines=("T-W O", "four"))
+    changed = replace(other, change=other.change + np.array([5.0, 0.0])[:, None, None])
+    one, two = (known_effects(LABELS, [own, given], None).change for given in (other, changed))
+    assert torch.equal(one[1], two[1])
+    assert not torch.equal(one[0], two[0])
+
+
+def test_a_gene_that_is_not_expressed_in_one_line_keeps_what_the_others_tell():
+    true, own = screens(seed=3, noise=0.05, missing=())
+    silent = np.arange(GENES) < GENES // 2
+    own.change[0][:, silent] = own.variance[0][:, silent] = 0.0
+    own.change[1][:, silent] *= 1e-3  # hardly expressed
+    own.variance[1][:, silent] *= 1e-2
+    found = known_effects(LABELS, [own], None).change[-1].numpy()
+    assert np.corrcoef(found[1:, ~silent].ravel(), true[1:, ~silent].ravel())[0, 1] > 0.99
+    told = np.abs(true) > 0.5
+    ratio = found[told & silent] / true[told & silent]
+    assert np.median(ratio) > 0.3  # the line where hardly anything can happen is not heard alone
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 100), st.integers(1, GENES - 5))
+def test_genes_of_which_nothing_is_known_do_not_change_what_is_left_of_the_others(seed, unknown):
+    rng = np.random.default_rng(seed)
+    delta, variance = rng.normal(0, 1, (6, GENES)), np.full((6, GENES), 0.05)
+    more = np.hstack([delta, np.zeros((6, unknown))])
+    wider = np.hstack([variance, np.full((6, unknown), 1e6)])
+    found = shrunk(more, wider)
+    assert not found[:, GENES:].any()
+    np.testing.assert_allclose(found[:, :GENES], shrunk(delta, variance), atol=0.05)
 
 
 def test_held_out_cells_reach_no_effect():
@@ -159,7 +194,7 @@ def test_other_screens_count_as_lines_but_never_the_test_line_nor_a_line_of_the_
         genes=["h", *genes[::-1]][:-1],
         delta=np.stack([np.full(GENES, value, np.float32) for value in (3, 9, 1, 5)]),
     )
-    found = of_other_screens(other, LABELS, genes, own, "test")
+    found = of_other_screens(other, LABELS, genes, own, "Te-st")
     assert found.lines == ["far", "one"]
     assert found.there.sum() == 2 and np.isinf(found.variance[:, :, 0]).all()
     known = known_effects(LABELS, [own, found], None)
@@ -168,6 +203,18 @@ def test_other_screens_count_as_lines_but_never_the_test_line_nor_a_line_of_the_
     assert not known.change[-1, z, 0] and known.change[-1, z, last] == pytest.approx(3, rel=0.1)
     assert known.change[0, z, last] != pytest.approx(3, rel=0.3)  # "one" does not see its own
     assert known.change[1, z, last] == pytest.approx(3, rel=0.1)
+
+
+def test_what_may_give_the_test_line_away_is_told(capsys):
+    _tell_lines(["RPE-1", "k562", ""], "gs://b/screen.parquet", "rpe1")
+    said = capsys.readouterr()
+    assert said.out == (
+        "finetune: gs://b/screen.parquet tells of k562; none may be the test line 'rpe1' by "
+        "another name\n"
+    )
+    left_out, unnamed = said.err.splitlines()
+    assert "has cells of the test line 'RPE-1'; those are left out" in left_out
+    assert "has rows that name no cell line" in unnamed
 
 
 @pytest.mark.parametrize("window", [0, 8])

@@ -198,7 +198,7 @@ def test_other_columns_can_be_named(tmp_path):
         ("p.csv", b"entity1,entity1,entity2\nA,B,C\n", "'entity1' comes more than once"),
         ("p.csv", b"entity1,entity2\nA,B\n", "2 genes by 2 columns are too few for 128"),
         ("p.csv.gz", b"entity1,entity2\nA,B\n", "not readable as .gz"),
-        ("p.csv.gz", gzip.compress(b"entity1,entity2\nA,B\n")[:-9], "not readable as .gz"),
+        ("p.csv.gz", gzip.compress(b"entity1,entity2\nA,B\n", mtime=0)[:-9], "not readable as .gz"),
         ("p.parquet", b"PAR1 no parquet", "not readable as .parquet"),
         ("p.xlsx", b"entity1,entity2\nA,B\n", "format '.xlsx' is unknown; expected .csv, .tsv"),
     ],
@@ -472,6 +472,11 @@ def test_the_strictest_licence_binds(licences, binds):
         ("x/stringdb_pairs.csv.gz", "CC-BY-SA-4.0", "CC-BY-SA-4.0"),
         ("x/protein_embeddings.pt", "MIT", SE_600M),
         ("mine.csv", "", UNKNOWN),
+        ("/home/me/scgpt_human_finetune/data/msigdb.parquet", "", UNKNOWN),
+        ("gs://reactome-team/vendor/embeddings.pt", "", UNKNOWN),
+        ("hf://datasets/me/humap-benchmark/private.npz", "", UNKNOWN),
+        ("/x/SE-600M/emb.safetensors", "MIT", SE_600M),
+        ("gs://b/scGPT_human/", "", "MIT"),
     ],
 )
 def test_a_licence_is_known_by_the_name_of_a_file(source, said, licence):
