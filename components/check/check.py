@@ -7,7 +7,7 @@ from typing import Any
 
 from components.shared.errors import InputError
 from components.shared.pretrained import parse_pretrained
-from components.shared.prior_grammar import parse_prior
+from components.shared.prior_grammar import effects_of, parse_prior
 from components.shared.repeat import commands
 
 MOST_CELLS = 200
@@ -22,10 +22,10 @@ def check(parameters: Mapping[str, Any], package: str) -> str:
         package: the compiled pipeline, as a path in the repository.
 
     Raises:
-        InputError: a prior that is not written as it must be, naming the nearest that is; an
-            unknown `random://` size.
+        InputError: a prior that is not written as it must be, naming the nearest that is, or that
+            has nothing to learn from; an unknown `random://` size.
     """
-    parse_prior(parameters["prior"])
+    _prior(parameters["prior"], parameters["train_lines"])
     parse_pretrained(parameters["pretrained"])
     return commands("run", package, {**parameters, "prior": _shown(parameters["prior"])})
 
@@ -46,7 +46,8 @@ def grid(parameters: Mapping[str, Any], package: str, checkpoints: str) -> list[
     Raises:
         InputError: as `check`; a seed that is no whole number, or one thing given twice.
     """
-    priors = _distinct("priors", [_prior(text) for text in parameters["priors"]])
+    lines = parameters["train_lines"]
+    priors = _distinct("priors", [_prior(text, lines) for text in parameters["priors"]])
     seeds = _distinct("seeds", [_seed(seed) for seed in parameters["seeds"]])
     parse_pretrained(parameters["pretrained"])
     if len(priors) * len(seeds) > MOST_CELLS:
@@ -73,10 +74,17 @@ def repeat_comparison(parameters: Mapping[str, Any], package: str) -> str:
     return commands("compare", package, {**parameters, "priors": priors})
 
 
-def _prior(text: Any) -> str:
+def _prior(text: Any, train_lines: Sequence[str]) -> str:
     if not isinstance(text, str):
         raise InputError(f"priors: {text!r} is no text; expected a list of priors, as in [none]")
-    return str(parse_prior(text))
+    prior = parse_prior(text)
+    effects = effects_of(prior)
+    if effects and not effects.argument and len(train_lines) == 1:
+        raise InputError(
+            f"prior 'effects': a line knows what others tell, and train_lines has one alone, "
+            f"'{train_lines[0]}'; name more, or give a screen of another line (effects:<uri>)"
+        )
+    return str(prior)
 
 
 def _seed(value: Any) -> int:

@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 import torch
 
@@ -128,7 +128,9 @@ class Checkpoints:
                     "identity": self._identity,
                     "sha256": {part: _write(draft, part, parts[part]) for part in parts},
                 }
-                (draft / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+                with (draft / MANIFEST).open("w") as file:
+                    file.write(json.dumps(manifest, indent=2) + "\n")
+                    _flush(file)
                 self._place.put(draft, name)
             finally:
                 shutil.rmtree(draft, ignore_errors=True)
@@ -268,9 +270,14 @@ def _write(folder: Path, part: str, content: Any) -> str:
             if isinstance(error.__context__, OSError):  # torch hides what the disk said
                 raise error.__context__ from None
             raise
-        file.flush()
-        os.fsync(file.fileno())
+        _flush(file)
     return sha256_of(path)
+
+
+def _flush(file: IO[Any]) -> None:
+    """Write through to the disk."""
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def _position(name: str) -> tuple[int, int]:

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from components.finetune.data import Floats
 from components.finetune.deltas import LineDeltas
+from components.shared.errors import InputError
 from components.shared.gene_prior import OtherEffects
 from components.shared.perturbation import CONTROL, genes_of
 from components.shared.progress import bar
@@ -69,6 +70,9 @@ def known_effects(
             line by `line_key`, that line does not see it.
         vectors: a gene prior's vector of each perturbation, a row of zeros = none, [perturbations,
             width].
+
+    Raises:
+        InputError: there is a training line that no other line can tell anything.
     """
     own = deltas[0].lines
     rows = [(line_key(line), part, i) for part in deltas for i, line in enumerate(part.lines)]
@@ -76,6 +80,11 @@ def known_effects(
     with bar(total=len(own) + 1, what="effects in other lines", unit=" lines") as progress:
         for line in (*own, None):
             others = [(part, i) for key, part, i in rows if line is None or key != line_key(line)]
+            if not others:
+                raise InputError(
+                    "prior 'effects': a line knows what others tell, and there is none but "
+                    f"'{line}'; train on more lines, or give a screen of another (effects:<uri>)"
+                )
             change, origin = _carried(labels, others, vectors)
             tables.append(torch.from_numpy(change).float())
             progress.update()

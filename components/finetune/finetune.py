@@ -225,6 +225,8 @@ def _made_ready(
     identity = _identity(inputs, source, settings, seed, device)
     store = Checkpoints(place, identity) if place else None
     saved = _go_on(store) if store else None
+    checkpoint = f"checkpoint {saved.uri}" if saved else "no checkpoint"
+    _check_same(f"pretrained weights {source[:12]} and {checkpoint}", workers)
     table = _gene_table(prior, vocabulary)
     if table is not None:
         scgpt_model.add_prior(model, table, neutral=settings.prior_neutral)
@@ -328,6 +330,17 @@ def _go_on(store: Checkpoints) -> Saved | None:
             flush=True,
         )
     return saved
+
+
+def _check_same(start: str, workers: Workers) -> None:
+    """Raise an InputError unless all processes start from the same weights and checkpoint."""
+    starts = workers.gathered({workers.rank: start})
+    for rank, other in starts.items():
+        if other != starts[0]:
+            raise InputError(
+                f"process {rank} would start from {other}, process 0 from {starts[0]}; one could "
+                "not read what was there: run it again"
+            )
 
 
 def _reporting(tracker: Tracker) -> Callable[[Epoch], None]:

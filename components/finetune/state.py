@@ -112,8 +112,12 @@ class TrainingState:
         self._counted = now
 
     def finite(self) -> bool:
-        """Return whether every weight is a finite number."""
-        return bool(torch.stack([p.isfinite().all() for p in self.model.parameters()]).all())
+        """Return whether the losses and every weight are finite numbers.
+
+        The loss on sets is NaN where a recipe has none.
+        """
+        numbers = [self.losses[0], *self.model.parameters()]
+        return bool(torch.stack([number.isfinite().all() for number in numbers]).all())
 
     def parts(self) -> dict[str, Any]:
         """Return everything as tensors and plain containers, for `restore`."""

@@ -86,7 +86,7 @@ def fit(
             keeper=keeper,
             workers=workers,
         )
-        if data.effects is not None and not saved:
+        if data.effects is not None and not state.fit.history:
             # Known effects alone: what training has to beat to be kept.
             alone = validated()
             state.fit.known = list(alone.correlations)

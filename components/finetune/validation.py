@@ -189,7 +189,7 @@ def discrimination(predicted: Floats, measured: Floats, targets: list[Ints]) -> 
         targets: positions of each perturbation's own genes.
 
     Returns:
-        A score for each; NaN where there is but one.
+        A score for each; NaN where there is but one, or what is predicted is not finite.
     """
     n = len(predicted)
     if n < 2:
@@ -198,5 +198,6 @@ def discrimination(predicted: Floats, measured: Floats, targets: list[Ints]) -> 
     scores = []
     for own, (distance, target) in enumerate(zip(distances, targets, strict=True)):
         distance = distance - np.abs(predicted[own, target] - measured[:, target]).sum(1)
-        scores.append(1 - float((distance < distance[own]).sum()) / n)
+        nearer = float((distance < distance[own]).sum())
+        scores.append(1 - nearer / n if np.isfinite(distance[own]) else NAN)
     return scores

@@ -8,6 +8,9 @@ that every process sees the same.
 """
 
 import os
+import sys
+import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -77,6 +80,10 @@ class Workers:
 
 
 ALONE = Workers()
+CRASHED = 70
+"""Exit code of a process that ended with a fault of ours or of another process."""
+LEAVES_FIRST = 3
+"""Seconds that one waits whose fault may be that another ended: that one is to be noticed first."""
 STOPS_WITHIN = 60
 """Seconds that a process has after SIGTERM, to keep a checkpoint."""
 
@@ -110,7 +117,7 @@ def launch(processes: int, function: Callable[..., None], arguments: Mapping[str
 
     Raises:
         InputError: one of them ended with an error; its own line says which.
-        SystemExit: SIGTERM came to this process, or to one of them.
+        SystemExit: SIGTERM came to this process or to one of them, or one was killed or crashed.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -130,8 +137,14 @@ def launch(processes: int, function: Callable[..., None], arguments: Mapping[str
         elastic_launch(config, _work)(function, dict(arguments))
     except ChildFailedError as failed:
         codes = {failure.exitcode for failure in failed.failures.values()}
-        if codes == {128 + SIGTERM}:
-            raise SystemExit(128 + SIGTERM) from None
+        if 1 not in codes:  # 1 is an error that was told; a retry may well mend any other end
+            worst = min(codes)
+            if codes != {128 + SIGTERM}:
+                print(
+                    f"finetune: one of {processes} processes ended, exit code {worst}",
+                    file=sys.stderr,
+                )
+            raise SystemExit(128 - worst if worst < 0 else worst) from None
         raise InputError(
             f"{len(failed.failures)} of {processes} processes ended early, exit code "
             f"{', '.join(map(str, sorted(codes)))}; the line above says why"
@@ -145,5 +158,10 @@ def _work(function: Callable[..., None], arguments: dict[str, Any]) -> None:
     if int(os.environ["RANK"]):
         os.environ["TQDM_DISABLE"] = "1"
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    with one_line_errors("finetune"):
-        function(**arguments)
+    try:
+        with one_line_errors("finetune"):
+            function(**arguments)
+    except Exception:
+        traceback.print_exc()
+        time.sleep(LEAVES_FIRST)
+        raise SystemExit(CRASHED) from None

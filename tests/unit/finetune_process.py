@@ -3,9 +3,11 @@
 import multiprocessing
 import os
 import re
+import signal
 import tempfile
 import time
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +30,17 @@ Position = tuple[int, int]
 class FineTune:
     """One process; its log and the steps it began are files, which outlive it."""
 
-    def __init__(self, folder: Path, arguments: dict[str, Any], *, minutes: float) -> None:
+    def __init__(
+        self, folder: Path, arguments: dict[str, Any], *, minutes: float, most: int | None = None
+    ) -> None:
+        """Start it; one that has begun a step more than ``most`` waits there to be killed."""
         folder.mkdir()
         self._log, self._steps = folder / "log", folder / "steps"
         self._log.touch()
         self._steps.touch()
         host = os.environ.get("STORAGE_EMULATOR_HOST", "")
         self.process = CONTEXT.Process(
-            target=_run, args=(arguments, minutes, str(self._log), str(self._steps), host)
+            target=_run, args=(arguments, minutes, most, str(self._log), str(self._steps), host)
         )
         self.process.start()
 
@@ -72,7 +77,9 @@ def without_wandb(tracking: Any) -> None:
     tracking.PROCESS = Path(os.devnull)
 
 
-def _run(arguments: dict[str, Any], minutes: float, log: str, steps: str, host: str) -> None:
+def _run(
+    arguments: dict[str, Any], minutes: float, most: int | None, log: str, steps: str, host: str
+) -> None:
     output = os.open(log, os.O_WRONLY | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)
@@ -82,13 +89,15 @@ def _run(arguments: dict[str, Any], minutes: float, log: str, steps: str, host: 
     torch.set_num_threads(1)
     keeping.CHECKPOINT_MINUTES = minutes
     without_wandb(tracking)
-    drawn = training.steps
+    drawn, begun = training.steps, count(1)
 
     def announced(*place: Any, first: int) -> Iterator[Any]:
         epoch = place[4]
         with Path(steps).open("a", buffering=1) as file:
             for number, step in enumerate(drawn(*place, first=first), start=first + 1):
                 file.write(f"{epoch} {number}\n")
+                if most is not None and next(begun) > most + 1:
+                    signal.pause()
                 yield step
 
     training.steps = announced  # type: ignore[assignment]

@@ -14,7 +14,7 @@ from components.shared.repeat import commands
 from pipelines.run import PARAMS, assignments_in, read_params
 
 PACKAGE = "pipelines/compiled/compare-priors.yaml"
-COMMON = {"dataset": "sim://screen?cells=9", "train_lines": ["k562"], "test_line": "rpe1"}
+COMMON = {"dataset": "sim://screen?cells=9", "train_lines": ["k562", "jurkat"], "test_line": "rpe1"}
 COMMON |= {"pretrained": "random://tiny", "overrides": {"epochs": 2.0}}
 
 
@@ -35,6 +35,16 @@ def test_the_grid_is_every_prior_with_every_seed():
     assert re.fullmatch(r"gs://b/c/random-8-[0-9a-f]{8}-seed-3", place)
     assert len({cell["checkpoints"] for cell in cells}) == 4
     assert "'priors=[random:8]'" in cells[3]["repeat"] and "seeds=[3]" in cells[3]["repeat"]
+
+
+def test_effects_with_one_training_line_are_refused_before_anything_runs():
+    one = {"train_lines": ["k562"]}
+    for prior in ("effects", "concat(effects, random:8)"):
+        with pytest.raises(InputError, match="train_lines has one alone, 'k562'"):
+            grid(asked([prior], [0]) | one, PACKAGE, "")
+        with pytest.raises(InputError, match="train_lines has one alone, 'k562'"):
+            check(COMMON | one | {"prior": prior}, PACKAGE)
+    assert grid(asked(["effects:gs://b/screen.parquet"], [0]) | one, PACKAGE, "")
 
 
 def test_long_priors_that_end_alike_have_places_of_their_own():

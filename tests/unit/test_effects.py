@@ -103,6 +103,14 @@ def test_genes_of_which_nothing_is_known_do_not_change_what_is_left_of_the_other
     np.testing.assert_allclose(found[:, :GENES], shrunk(delta, variance), atol=0.05)
 
 
+def test_a_line_that_no_other_tells_anything_is_refused_in_one_line():
+    _, own = screens(lines=("one",))
+    _, other = screens(lines=("One",))
+    for deltas in ([own], [own, other]):
+        with pytest.raises(InputError, match="there is none but 'one'; train on more lines"):
+            known_effects(LABELS, deltas, None)
+
+
 def test_held_out_cells_reach_no_effect():
     data = training_data()
     spoilt = data.expression.clone()

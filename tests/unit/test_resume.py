@@ -58,6 +58,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "vocab.json").write_text(json.dumps(VOCABULARY))
     table = np.random.default_rng(0).normal(size=(len(VOCABULARY), 8)).astype(np.float32)
     write_prior(folder / "table", torch.from_numpy(table))
+    write_prior(folder / "effects", None, effects={"uri": ""})
     return folder
 
 
@@ -119,9 +120,12 @@ def test_killed_many_times_at_random_moments_it_ends_with_the_same_weights(
     begun: list[Position] = []
     kills = 0
     for attempt in range(40):
-        run = FineTune(tmp_path / f"{attempt}", given, minutes=minutes)
+        wait = moments.randint(0, 2 if minutes == 0 else STEPS + 3)
+        run = FineTune(
+            tmp_path / f"{attempt}", given, minutes=minutes, most=wait if kills < 7 else None
+        )
         if kills < 7:
-            run.wait_for_steps(moments.randint(0, STEPS + 3))
+            run.wait_for_steps(wait)
             time.sleep(moments.uniform(0, 0.1))
             run.process.kill()
         code = run.end()
@@ -148,7 +152,7 @@ def test_sigterm_keeps_the_step_under_way_and_says_how_to_go_on(
     run.wait_for_steps(STEPS + 3)
     run.process.terminate()
     assert run.end() == 143
-    ((epoch, step),) = run.saved[1:]
+    epoch, step = run.saved[-1]
     assert run.begun[-1] == (epoch, step)
     (line,) = [line for line in run.said.split("\n") if "SIGTERM" in line and "minutes" not in line]
     assert re.fullmatch(
@@ -266,6 +270,28 @@ def test_a_validation_is_left_at_sigterm_and_done_again(
     assert f"epoch-0001-step-{STEPS:06d}" in newest(tmp_path / "checkpoints").name
     finetune(**given)
     assert_same(tmp_path / "model", undisturbed)
+
+
+def test_a_validation_before_training_is_done_again_too_for_what_is_to_be_beaten(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = arguments(world, tmp_path / "model", tmp_path / "kept", prior=world / "effects")
+    finetune(**given | {"target": tmp_path / "whole", "checkpoints": ""})
+    predict = validation.predict_cells
+
+    def interrupted(*some: Any, **more: Any) -> torch.Tensor:
+        signal.raise_signal(signal.SIGTERM)
+        return predict(*some, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(validation, "predict_cells", interrupted)
+        with pytest.raises(SystemExit):
+            finetune(**given)
+    assert "epoch-0001-step-000000" in newest(tmp_path / "kept").name
+    finetune(**given)
+    history = json.loads((tmp_path / "model" / "training_stats.json").read_text())["history"]
+    assert [row["epoch"] for row in history] == [*range(EPOCHS + 1)]
+    assert_same(tmp_path / "model", tmp_path / "whole")
 
 
 def test_sigterm_while_processes_agree_whether_to_leave_is_not_lost(

@@ -116,6 +116,14 @@ def test_without_held_out_cells_there_are_no_scores(data):
     assert all(np.isnan(value) for name, value in vars(found).items() if name != "correlations")
 
 
+def test_what_is_not_finite_has_no_discrimination():
+    measured = np.eye(3)
+    predicted = measured.copy()
+    predicted[1] = np.nan
+    one, two, three = discrimination(predicted, measured, [np.array([], int)] * 3)
+    assert np.isnan(two) and one == three == 1
+
+
 def test_a_line_with_one_set_has_no_discrimination(data):
     found = run(replace(data, validation=data.validation[:1]), {1: torch.zeros(GENES)})
     assert np.isnan(found.discrimination)

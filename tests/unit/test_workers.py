@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -70,18 +72,42 @@ def test_two_processes_give_the_scores_of_one_at_the_same_batch(
     assert stats["processes"] == 2
 
 
-def started(given: dict[str, Any], folder: Path, before: str = "") -> subprocess.Popen[str]:
+SCRIPT = """
+import json, os, signal, sys
+from components.finetune import validation
+from components.finetune.checkpoints import Checkpoints
+from components.finetune.finetune import finetune
+from components.shared.failure import errors_of
+{before}
+if __name__ == "__main__":
+    given = json.loads(sys.argv[1])
+    with errors_of("finetune", given["target"], in_grid={in_grid}):
+        finetune(**given)
+"""
+
+
+def started(
+    given: dict[str, Any], folder: Path, before: str = "", *, in_grid: bool = False
+) -> subprocess.Popen[str]:
     """Start a fine-tune; each of its processes executes ``before`` first."""
-    code = "import json, sys\nfrom components.finetune.finetune import finetune\n" + before
-    code += "if __name__ == '__main__':\n    finetune(**json.loads(sys.argv[1]))"
-    (folder / "run.py").write_text(code)
+    (folder / "run.py").write_text(SCRIPT.format(before=before, in_grid=in_grid))
     return subprocess.Popen(
         [sys.executable, str(folder / "run.py"), json.dumps(given, default=str)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         env={**os.environ, "PYTHONPATH": str(Path.cwd()), "OMP_NUM_THREADS": "1"},
+        start_new_session=True,
     )
+
+
+def ended(process: subprocess.Popen[str]) -> str:
+    """Wait for the end and return what was said; leave none of its processes behind."""
+    try:
+        return process.communicate(timeout=90)[0]
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
 
 
 def test_what_two_processes_left_one_goes_on_with(
@@ -103,7 +129,7 @@ def test_what_two_processes_left_one_goes_on_with(
         while not list(place.glob("epoch-*")) and time.monotonic() < deadline:
             time.sleep(0.1)
         process.send_signal(signal.SIGTERM)
-        said = process.communicate(timeout=90)[0]
+        said = ended(process)
     assert process.returncode == 128 + signal.SIGTERM, said
     assert said.count("finetune: SIGTERM: stopped at") == 1, said
     kept = sorted(path.name for path in place.glob("epoch-*"))
@@ -111,7 +137,7 @@ def test_what_two_processes_left_one_goes_on_with(
     settings = TINY | {"epochs": 40, "early_stop_after": 40}
     done = train(world, tmp_path / "model", checkpoints=place, overrides=settings)
     assert len(history(done)) > epoch - 1
-    assert not (tmp_path / "model.partial").exists()
+    assert not list(tmp_path.glob(".model.*.partial"))
 
 
 @pytest.mark.parametrize("rank", [0, 1])
@@ -129,8 +155,6 @@ def test_sigterm_to_one_process_lets_both_leave_a_validation(
         processes=2,
     )
     before = f"""
-import os, signal
-from components.finetune import validation
 predict = validation.predict_cells
 def interrupted(*some, **more):
     if os.environ.get("RANK") == "{rank}":
@@ -139,11 +163,68 @@ def interrupted(*some, **more):
 validation.predict_cells = interrupted
 """
     with started(given, tmp_path, before) as process:
-        said = process.communicate(timeout=90)[0]
+        said = ended(process)
     assert process.returncode == 128 + signal.SIGTERM, said
     assert said.count("finetune: SIGTERM: stopped at epoch 1, step 7") == 1, said
     (kept,) = (tmp_path / "kept").glob("epoch-*")
     assert kept.name.startswith("epoch-0001-step-000007-")
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_process_that_is_killed_fails_the_task_of_a_grid_so_that_it_is_tried_again(
+    world: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    given = arguments(
+        world,
+        tmp_path / "model",
+        tmp_path / "kept",
+        pretrained=f"random://tiny?vocabulary={world / 'vocab.json'}",
+        overrides=TINY,
+        processes=2,
+    )
+    before = """
+predict = validation.predict_cells
+def killed(*some, **more):
+    if os.environ.get("RANK") == "1":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return predict(*some, **more)
+validation.predict_cells = killed
+"""
+    with started(given, tmp_path, before, in_grid=True) as process:
+        said = ended(process)
+    assert process.returncode == 128 + signal.SIGKILL, said
+    assert "finetune: one of 2 processes ended, exit code -9" in said
+    assert not (tmp_path / "model").exists()
+
+
+def test_processes_that_would_go_on_from_different_checkpoints_do_not_start(
+    world: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    place = tmp_path / "kept"
+    train(world, tmp_path / "first", checkpoints=place)
+    shutil.rmtree(tmp_path / "first")
+    given = arguments(
+        world,
+        tmp_path / "model",
+        place,
+        pretrained=f"random://tiny?vocabulary={world / 'vocab.json'}",
+        overrides=TINY,
+        processes=2,
+    )
+    before = """
+load = Checkpoints.load
+Checkpoints.load = lambda self: None if os.environ.get("RANK") == "1" else load(self)
+"""
+    with started(given, tmp_path, before) as process:
+        said = ended(process)
+    assert process.returncode == 1, said
+    assert re.search(
+        r"process 1 would start from pretrained weights (\w{12}) and no checkpoint, process 0 from "
+        r"pretrained weights \1 and checkpoint \S+/epoch-0003-step-000000-\w+; one could not read",
+        said,
+    ), said
     assert not (tmp_path / "model").exists()
 
 
