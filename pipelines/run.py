@@ -191,11 +191,16 @@ def state_of_code(params: Mapping[str, Any]) -> str:
 
 
 def _indirect_files(params: Mapping[str, Any]) -> Iterator[Path]:
-    """Yield the local files of checkpoints, a vocabulary, a split file and priors' folders."""
+    """Yield the local files of checkpoints, a vocabulary, a split file and priors' folders.
+
+    A prior's file is not among them: `pinned` names its content, so that what it does not touch
+    stays in the cache.
+    """
     pretrained = parse_pretrained(str(params["pretrained"]))
     named = (pretrained.vocabulary_uri, (params.get("split_options") or {}).get("split_file"))
-    of_priors = [uri for prior in priors_of(params) for uri in uris(parse_prior(prior))]
-    for path in (here(uri) for uri in (*named, *of_priors) if uri):
+    of_priors = [here(uri) for prior in priors_of(params) for uri in uris(parse_prior(prior))]
+    folders = [path for path in of_priors if path and path.is_dir()]
+    for path in (*(here(uri) for uri in named if uri), *folders):
         if path:
             yield from sorted(path.rglob("*")) if path.is_dir() else (path,)
 
