@@ -42,8 +42,7 @@ class Run:
     @cached_property
     def scores(self) -> pd.DataFrame:
         """Each metric's value: rows (prediction, perturbation), a column a metric."""
-        table = pd.read_csv(self.evaluation.path / "scores.csv")
-        table["perturbation"] = table["perturbation"].astype(str)
+        table = _labelled(self.evaluation.path / "scores.csv")
         return table.pivot(index=["prediction", "perturbation"], columns="metric", values="value")
 
     @property
@@ -58,8 +57,13 @@ class Run:
     @cached_property
     def seen(self) -> pd.Series:
         """Whether training had each perturbation."""
-        table = pd.read_csv(self.evaluation.path / "perturbations.csv", dtype={"perturbation": str})
+        table = _labelled(self.evaluation.path / "perturbations.csv")
         return table.set_index("perturbation")["training"] == SEEN
+
+
+def _labelled(file: Path) -> pd.DataFrame:
+    """Read a table whose perturbations are text, be it 007 or NA."""
+    return pd.read_csv(file, converters={"perturbation": str})
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from components.evaluate.energy import mean_distance_within
 from components.evaluate.pair import Pair
 from components.evaluate.rows import Matrix, digest_of
 from components.evaluate.side import Controls, Side, side_of, thread_pool
-from components.shared.artifact import code_version
+from components.shared.artifact import code_version, sha256_of
 from components.shared.errors import InputError
 
 
@@ -104,9 +104,15 @@ def cached_side(
     if cache is None:
         return compute()
     _check_folder(cache)
-    facts = [*code_version().values(), pair.control, *pair.genes, digest_of(matrix), *pair.labels]
+    code = [*code_version().values(), *_sources()]
+    facts = [*code, pair.control, *pair.genes, digest_of(matrix), *pair.labels]
     name = hashlib.sha256("\n".join(facts).encode()).hexdigest()
     return _kept(cache / f"{name[:32]}.npz", compute)
+
+
+def _sources() -> list[str]:
+    """Return digests of this stage's code, since edits that are not committed share a revision."""
+    return [sha256_of(path) for path in sorted(Path(__file__).parent.glob("*.py"))]
 
 
 def _check_folder(cache: Path) -> None:
@@ -129,6 +135,14 @@ def _kept(file: Path, compute: Callable[[], Side]) -> Side:
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             print(f"evaluate: {file}: damaged ({error}), so computed again", file=sys.stderr)
     side = compute()
+    try:
+        _keep(side, file)
+    except OSError as error:  # the disk is full: what was computed is there all the same
+        print(f"evaluate: WARNING: {file} is not kept ({error.strerror or error})", file=sys.stderr)
+    return side
+
+
+def _keep(side: Side, file: Path) -> None:
     with tempfile.NamedTemporaryFile(dir=file.parent, prefix=".", delete=False) as partial:
         try:
             np.savez(partial, **{field.name: getattr(side, field.name) for field in fields(Side)})
@@ -137,7 +151,6 @@ def _kept(file: Path, compute: Callable[[], Side]) -> Side:
         except BaseException:
             Path(partial.name).unlink(missing_ok=True)
             raise
-    return side
 
 
 def _side(stored: dict[str, np.ndarray]) -> Side:

@@ -221,8 +221,7 @@ def _prior_rows(prior: Mapping[str, Any]) -> dict[str, str]:
         for key, value in {**prior, **nested}.items()
         if isinstance(value, str | int | float) and value != ""
     }
-    if "source" in rows:
-        rows["source"] = public(str(rows["source"]))
+    rows |= {key: public(str(rows[key])) for key in ("source", "effects uri") if key in rows}
     rows |= {
         f"source {number}": f"{public(source['source'])} ({source['licence']})"
         for number, source in enumerate(prior.get("sources", ()), start=1)

@@ -235,6 +235,11 @@ def _of_splits(splits: Facts) -> list[str]:
         texts.append(
             f"Few reference controls: {controls}; every measured change is against their mean."
         )
+    if splits.get("controls_halved") is False:
+        texts.append(
+            "The test line's controls are both the model's input and what changes are measured "
+            "against: their shared noise raises every correlation, the baselines' too."
+        )
     if perturbations and perturbations < FEW_PERTURBATIONS:
         texts.append(f"Few test perturbations: {perturbations}; the means over them are uncertain.")
     return texts

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.compare.compare import compare
+from components.compare.runs import _labelled
 from components.compare.statistics import (
     BETTER,
     METRICS,
@@ -67,6 +68,14 @@ def evaluation(
         numbers = {"model": {"pearson_delta": float(model.mean())}}
         (draft.path / "metrics.json").write_text(json.dumps(numbers))
     return folder
+
+
+def test_labels_that_look_like_something_else_are_labels(tmp_path: Path) -> None:
+    file = tmp_path / "scores.csv"
+    file.write_text("prediction,perturbation,metric,value\nmodel,007,m,1\nmodel,NA,m,\n")
+    table = _labelled(file)
+    assert table["perturbation"].tolist() == ["007", "NA"]
+    assert table["value"].isna().tolist() == [False, True]
 
 
 def stats(file: Path, seed: int, validation: float = 0.3, best_epoch: int = 2) -> Path:

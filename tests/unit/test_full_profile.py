@@ -1,6 +1,7 @@
 """Scores from sides computed once, against cell-eval's own run; the cache; rows on disk."""
 
 import dataclasses
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -258,6 +259,18 @@ def test_a_damaged_file_is_computed_again_and_said(
     said = [line for line in capsys.readouterr().err.splitlines() if "damaged" in line]
     assert len(said) == 1 and str(file) in said[0]
     assert file.read_bytes() == whole and list(tmp_path.iterdir()) == [file]
+
+
+def test_a_full_disk_under_the_cache_costs_no_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*some: object, **more: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    Measured.of(screen(), threads=1, cache=tmp_path)
+    assert "is not kept (No space left on device)" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_cache_that_cannot_be_written_to_is_told_before_the_long_work(

@@ -63,7 +63,11 @@ def test_a_pretrained_model_of_the_hub_is_the_base_model(tmp_path: Path) -> None
 def test_local_paths_and_secrets_do_not_reach_the_card(tmp_path: Path) -> None:
     folder = published(
         tmp_path,
-        stats={"random_init": False, "pretrained": "/home/someone/scgpt_human"},
+        stats={
+            "random_init": False,
+            "pretrained": "/home/someone/scgpt_human",
+            "prior": {"kind": "none", "effects": {"uri": "/home/someone/screen.h5ad"}},
+        },
         splits={"source": "https://me:password@host/cells.h5ad?signature=secret"},
     )
     text = (folder / "README.md").read_text()
@@ -172,7 +176,7 @@ def test_the_card_says_which_metrics_are_of_means_and_which_of_cells(
     metrics = {"predicted_cells": "denoised"}
     told = (published(tmp_path, metrics=metrics) / "README.md").read_text()
     assert "(`X`): roc_auc. The cells are the model's output, cell by cell" in told
-    assert "mapped" not in told
+    assert "mapped gene by gene" not in told
 
 
 def test_every_table_row_has_as_many_cells_as_its_head(text: str) -> None:
