@@ -253,10 +253,8 @@ def test_a_thread_which_may_not_hear_signals_trains_and_keeps_too(
     assert newest(tmp_path / "kept").name.startswith("epoch-0002-step-000000-")
 
 
-def test_a_validation_is_left_at_sigterm_and_done_again(
-    world: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    given = arguments(world, tmp_path / "model", tmp_path / "checkpoints")
+def stop_in_validation(given: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fine-tune until the first validation, where SIGTERM comes."""
     predict = validation.predict_cells
 
     def interrupted(*some: Any, **more: Any) -> torch.Tensor:
@@ -267,6 +265,13 @@ def test_a_validation_is_left_at_sigterm_and_done_again(
         patch.setattr(validation, "predict_cells", interrupted)
         with pytest.raises(SystemExit):
             finetune(**given)
+
+
+def test_a_validation_is_left_at_sigterm_and_done_again(
+    world: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = arguments(world, tmp_path / "model", tmp_path / "checkpoints")
+    stop_in_validation(given, monkeypatch)
     assert f"epoch-0001-step-{STEPS:06d}" in newest(tmp_path / "checkpoints").name
     finetune(**given)
     assert_same(tmp_path / "model", undisturbed)
@@ -277,16 +282,7 @@ def test_a_validation_before_training_is_done_again_too_for_what_is_to_be_beaten
 ) -> None:
     given = arguments(world, tmp_path / "model", tmp_path / "kept", prior=world / "effects")
     finetune(**given | {"target": tmp_path / "whole", "checkpoints": ""})
-    predict = validation.predict_cells
-
-    def interrupted(*some: Any, **more: Any) -> torch.Tensor:
-        signal.raise_signal(signal.SIGTERM)
-        return predict(*some, **more)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(validation, "predict_cells", interrupted)
-        with pytest.raises(SystemExit):
-            finetune(**given)
+    stop_in_validation(given, monkeypatch)
     assert "epoch-0001-step-000000" in newest(tmp_path / "kept").name
     finetune(**given)
     history = json.loads((tmp_path / "model" / "training_stats.json").read_text())["history"]

@@ -86,6 +86,22 @@ if __name__ == "__main__":
 """
 
 
+IN_VALIDATION = """
+predict = validation.predict_cells
+def interrupted(*some, **more):
+    if os.environ.get("RANK") == "{rank}":
+        os.kill(os.getpid(), signal.{signal})
+    return predict(*some, **more)
+validation.predict_cells = interrupted
+"""
+
+
+def by_two(world: Path, target: Path, checkpoints: Path) -> dict[str, Any]:  # noqa: F811
+    pretrained = f"random://tiny?vocabulary={world / 'vocab.json'}"
+    given = {"pretrained": pretrained, "overrides": TINY, "processes": 2}
+    return arguments(world, target, checkpoints, **given)
+
+
 def started(
     given: dict[str, Any], folder: Path, before: str = "", *, in_grid: bool = False
 ) -> subprocess.Popen[str]:
@@ -146,22 +162,8 @@ def test_sigterm_to_one_process_lets_both_leave_a_validation(
     tmp_path: Path,
     rank: int,
 ) -> None:
-    given = arguments(
-        world,
-        tmp_path / "model",
-        tmp_path / "kept",
-        pretrained=f"random://tiny?vocabulary={world / 'vocab.json'}",
-        overrides=TINY,
-        processes=2,
-    )
-    before = f"""
-predict = validation.predict_cells
-def interrupted(*some, **more):
-    if os.environ.get("RANK") == "{rank}":
-        signal.raise_signal(signal.SIGTERM)
-    return predict(*some, **more)
-validation.predict_cells = interrupted
-"""
+    given = by_two(world, tmp_path / "model", tmp_path / "kept")
+    before = IN_VALIDATION.format(rank=rank, signal="SIGTERM")
     with started(given, tmp_path, before) as process:
         said = ended(process)
     assert process.returncode == 128 + signal.SIGTERM, said
@@ -175,22 +177,8 @@ def test_a_process_that_is_killed_fails_the_task_of_a_grid_so_that_it_is_tried_a
     world: Path,  # noqa: F811
     tmp_path: Path,
 ) -> None:
-    given = arguments(
-        world,
-        tmp_path / "model",
-        tmp_path / "kept",
-        pretrained=f"random://tiny?vocabulary={world / 'vocab.json'}",
-        overrides=TINY,
-        processes=2,
-    )
-    before = """
-predict = validation.predict_cells
-def killed(*some, **more):
-    if os.environ.get("RANK") == "1":
-        os.kill(os.getpid(), signal.SIGKILL)
-    return predict(*some, **more)
-validation.predict_cells = killed
-"""
+    given = by_two(world, tmp_path / "model", tmp_path / "kept")
+    before = IN_VALIDATION.format(rank=1, signal="SIGKILL")
     with started(given, tmp_path, before, in_grid=True) as process:
         said = ended(process)
     assert process.returncode == 128 + signal.SIGKILL, said
@@ -205,14 +193,7 @@ def test_processes_that_would_go_on_from_different_checkpoints_do_not_start(
     place = tmp_path / "kept"
     train(world, tmp_path / "first", checkpoints=place)
     shutil.rmtree(tmp_path / "first")
-    given = arguments(
-        world,
-        tmp_path / "model",
-        place,
-        pretrained=f"random://tiny?vocabulary={world / 'vocab.json'}",
-        overrides=TINY,
-        processes=2,
-    )
+    given = by_two(world, tmp_path / "model", place)
     before = """
 load = Checkpoints.load
 Checkpoints.load = lambda self: None if os.environ.get("RANK") == "1" else load(self)
