@@ -9,6 +9,7 @@ def split(
     splits: dsl.Output[dsl.Dataset],
     train_lines: list,
     test_line: str,
+    perturbations: list,
     options: dict,
     seed: int,
 ) -> None:
@@ -19,6 +20,7 @@ def split(
         splits: the splits artifact (format splits/v1).
         train_lines: cell lines to train on.
         test_line: the cell line to predict.
+        perturbations: what to predict there; empty = what was measured, else what trains.
         options: val_line, val_fraction, restrict_test_to_training, halve_controls, split_file.
         seed: draws validation perturbations and control halves.
     """
@@ -45,6 +47,7 @@ def split(
             splits.path,
             train_lines=train_lines,
             test_line=test_line,
+            perturbations=perturbations,
             seed=seed,
             **keywords,
         )
