@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import safe_open
 
-from components.prior.columns import read_columns
+from components.shared.columns import read_columns
 from components.prior.prior import prior
 from components.shared.artifact import GENE_PRIOR, opening
 from components.shared.gene_prior import GENES, TABLE_FILE, TENSOR

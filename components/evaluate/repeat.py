@@ -19,6 +19,7 @@ SPLIT_OPTIONS = {
     "restrict_test_to_training": True,
     "halve_controls": True,
     "split_file": "",
+    "aliases": "",
 }
 """Options of ingest and split with their defaults, which need not be said."""
 

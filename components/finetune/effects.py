@@ -19,20 +19,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from components.finetune.data import Floats
 from components.finetune.deltas import LineDeltas
+from components.shared.effects import MEAN, MEASURED, NEAR_BY, SUMMED, NearBy, unit
 from components.shared.errors import InputError
 from components.shared.gene_prior import OtherEffects
 from components.shared.perturbation import CONTROL, genes_of
 from components.shared.progress import bar
 from components.shared.vocabulary import Vocabulary
 
-MEASURED, SUMMED, NEAR_BY, MEAN = "measured", "summed", "near by", "mean"
-"""Where an effect is from."""
-ORIGINS = (MEASURED, SUMMED, NEAR_BY, MEAN)
 SCALES = 12
 LEAST_SCALE, MOST_SCALE = 0.3, 2.0
 """Of the normals, from a share of the median noise to a multiple of the largest delta."""
@@ -57,6 +54,8 @@ class Effects:
     others, and last for a new line from all."""
     origin: list[str]
     """Where each perturbation's effect in a new line is from."""
+    near: NearBy | None
+    """For perturbations that are not among them, where the prior's vectors help in a new line."""
 
 
 def known_effects(
@@ -85,10 +84,10 @@ def known_effects(
                     "prior 'effects': a line knows what others tell, and there is none but "
                     f"'{line}'; train on more lines, or give a screen of another (effects:<uri>)"
                 )
-            change, origin = _carried(labels, others, vectors)
+            change, origin, near = _carried(labels, others, vectors)
             tables.append(torch.from_numpy(change).float())
             progress.update()
-    return Effects(torch.stack(tables), origin)
+    return Effects(torch.stack(tables), origin, near)
 
 
 def line_key(name: str) -> str:
@@ -145,8 +144,12 @@ def vectors_of(labels: Sequence[str], table: Tensor, vocabulary: Vocabulary) -> 
 
 def _carried(
     labels: Sequence[str], lines: Sequence[tuple[LineDeltas, int]], vectors: Floats | None
-) -> tuple[Floats, list[str]]:
-    """Carry the deltas of ``lines`` over: [perturbations, genes], and where each is from."""
+) -> tuple[Floats, list[str], NearBy | None]:
+    """Carry the deltas of ``lines`` over to another line.
+
+    Returns:
+        Effects [perturbations, genes], where each is from, and how others follow from the prior.
+    """
     change = np.array([part.change[i] for part, i in lines])
     precision = _precision(lines)
     total = precision.sum(axis=0)
@@ -159,9 +162,10 @@ def _carried(
         effects[there] = shrunk(mean, 1 / np.maximum(weight, 1 / UNKNOWN))
     origin = [MEASURED if known else MEAN for known in there]
     effects[~there] = effects[there].mean(axis=0) if there.any() else 0.0
-    if vectors is not None and (near := near_by(effects[there], vectors, there)) is not None:
+    near = None if vectors is None else near_by(effects[there], vectors[there])
+    if vectors is not None and near is not None:
         found = ~there & vectors.any(axis=1)
-        effects[found] = near[found]
+        effects[found] = near.of(vectors[found])
         origin = [NEAR_BY if new else old for new, old in zip(found, origin, strict=True)]
     place = {label: i for i, label in enumerate(labels) if there[i]}
     for i, label in enumerate(labels):
@@ -170,7 +174,7 @@ def _carried(
             effects[i] = effects[[place[gene] for gene in genes]].sum(axis=0)
             origin[i] = SUMMED
     effects[[label == CONTROL for label in labels]] = 0.0
-    return effects, origin
+    return effects, origin, near
 
 
 def _precision(lines: Sequence[tuple[LineDeltas, int]]) -> Floats:
@@ -239,28 +243,24 @@ def _shares(likelihood: Tensor, weights: Tensor) -> Tensor:
     return joint / joint.sum(-1, keepdim=True)
 
 
-def near_by(effects: Floats, vectors: Floats, there: NDArray[np.bool_]) -> Floats | None:
-    """Predict effects from vectors by kernel ridge on their cosine; None where that is no help.
+def near_by(effects: Floats, vectors: Floats) -> NearBy | None:
+    """Learn effects from vectors by kernel ridge on their cosine; None where that is no help.
 
     The penalty is the one with the least squared error when one perturbation is left out at a time
     (in closed form); a prior that does not beat the mean effect so is left alone.
 
     Args:
-        effects: of the perturbations that are ``there``, [known, genes].
-        vectors: of all perturbations, a row of zeros = none, [perturbations, width].
-        there: which perturbations have effects, [perturbations].
-
-    Returns:
-        Effects of all perturbations, [perturbations, genes].
+        effects: of the perturbations to learn from, [known, genes].
+        vectors: of the same, a row of zeros = none, [known, width].
     """
-    usable = vectors[there].any(axis=1)
+    usable = vectors.any(axis=1)
     if usable.sum() < 3:
         return None
-    known, target = vectors[there][usable], effects[usable]
+    known, target = vectors[usable], effects[usable]
     centre = known.mean(axis=0)
     mean = target.mean(axis=0)
-    left = _directions(known - centre)
-    values, axes = np.linalg.eigh(left @ left.T)
+    directions = unit(known - centre)
+    values, axes = np.linalg.eigh(directions @ directions.T)
     turned = axes.T @ (target - mean)
     n = len(known)
     alone = float((((target - mean) * n / (n - 1)) ** 2).sum())
@@ -275,9 +275,4 @@ def near_by(effects: Floats, vectors: Floats, there: NDArray[np.bool_]) -> Float
     if penalty is None:
         return None
     dual = (axes / (np.maximum(values, 0.0) + penalty)) @ turned
-    return mean + _directions(vectors - centre) @ left.T @ dual
-
-
-def _directions(vectors: Floats) -> Floats:
-    norm = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.divide(vectors, norm, out=np.zeros_like(vectors), where=norm > 0)
+    return NearBy(centre, directions, dual, mean)

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -20,7 +21,6 @@ from components.finetune.curves import curves_page
 from components.finetune.data import TrainingData
 from components.finetune.deltas import line_deltas
 from components.finetune.effects import (
-    ORIGINS,
     Effects,
     known_effects,
     line_key,
@@ -45,7 +45,7 @@ from components.shared.checkpoint import (
     WEIGHTS_FILE,
     read_checkpoint,
 )
-from components.shared.effects import EFFECTS_FILE, EffectTable
+from components.shared.effects import EFFECTS_FILE, ORIGINS, EffectTable
 from components.shared.errors import InputError
 from components.shared.gene_prior import (
     EFFECTS,
@@ -240,7 +240,14 @@ def _made_ready(
         genes = [cells.genes[column] for column in tokens.columns]
         known = _known(data, genes, prior, table, vocabulary, splits.test_line)
         data = replace(data, effects=known.change[:-1].to(data.expression.device))
-        effects = EffectTable(data.perturbations, genes, known.change[-1].numpy(), known.origin)
+        effects = EffectTable(
+            data.perturbations,
+            genes,
+            known.change[-1].numpy(),
+            known.origin,
+            known.near,
+            _vectors(table, vocabulary) if table is not None and known.near else None,
+        )
     facts = _facts(model, data, cells, tokens, workers, pretrained, prior)
     if table is not None:
         facts["prior_coverage"] = _coverage(table, vocabulary, cells, splits)
@@ -284,6 +291,14 @@ def _known(
     said = ", ".join(f"{counts[origin]} {origin}" for origin in ORIGINS if counts[origin])
     print(f"finetune: effects that a new line is given: {said}", flush=True)
     return known
+
+
+def _vectors(table: Tensor, vocabulary: Vocabulary) -> dict[str, Any]:
+    """Return the prior's vector of each gene that has one, for perturbations named later."""
+    tokens = sorted(vocabulary, key=lambda token: vocabulary[token])
+    rows = table.numpy()
+    filled = np.flatnonzero(rows.any(axis=1))
+    return {tokens[row]: rows[row] for row in filled}
 
 
 def _tell_lines(lines: Sequence[str], uri: str, test_line: str) -> None:

@@ -7,6 +7,7 @@ of has role ``test`` there.
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -71,7 +72,16 @@ class Splits:
     @property
     def asked(self) -> list[str]:
         """The perturbations to predict, sorted; none = all that the model was trained on."""
-        return json.loads((self.artifact.path / ASKED_FILE).read_text())["perturbations"]
+        return self._asked_for["perturbations"]
+
+    @property
+    def other_names(self) -> dict[str, list[str]]:
+        """What genes that are asked for under another name may stand for."""
+        return self._asked_for["other_names"]
+
+    @property
+    def _asked_for(self) -> dict[str, Any]:
+        return json.loads((self.artifact.path / ASKED_FILE).read_text())
 
     def rows(self, *roles: str, line: str | None = None) -> NDArray[np.int64]:
         """Return row numbers of the cells in any of ``roles``, in ``line`` if given, ascending."""

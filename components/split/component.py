@@ -21,7 +21,8 @@ def split(
         train_lines: cell lines to train on.
         test_line: the cell line to predict.
         perturbations: what to predict there; empty = what was measured, else what trains.
-        options: val_line, val_fraction, restrict_test_to_training, halve_controls, split_file.
+        options: val_line, val_fraction, restrict_test_to_training, halve_controls, split_file,
+            aliases.
         seed: draws validation perturbations and control halves.
     """
     from components.shared.artifact import describe
@@ -39,6 +40,7 @@ def split(
                 "restrict_test_to_training",
                 "halve_controls",
                 "split_file",
+                "aliases",
             ),
             name="split_options",
         )

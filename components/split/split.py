@@ -7,11 +7,13 @@ from typing import Any
 
 import pandas as pd
 
+from components.shared.aliases import meanings_of, read_aliases
 from components.shared.artifact import SPLITS, writing
 from components.shared.asked import in_the_words_of, read_perturbations
 from components.shared.cells import Cells
 from components.shared.downloads import shown
 from components.shared.errors import InputError
+from components.shared.perturbation import genes_of
 from components.shared.splits import ASKED_FILE, SPLITS_FILE, SUMMARY_FILE, TEST, TRAIN, VAL
 from components.shared.storage import fetched
 from components.split.labels import Labels
@@ -33,6 +35,7 @@ def split(
     restrict_test_to_training: bool = True,
     halve_controls: bool = True,
     split_file: str = "",
+    aliases: str = "",
     seed: int = 0,
 ) -> None:
     """Give every cell one role and write the splits artifact.
@@ -56,6 +59,8 @@ def split(
         halve_controls: part each line's controls into basal and reference halves; without it they
             serve as both, as in the reference run.
         split_file: path or URI of a TOML file in cell-load's form; goes before the lines.
+        aliases: path or URI of a table of other gene names (see `aliases.read_aliases`), which says
+            what a name that nobody knows may stand for.
         seed: draws validation perturbations and halves. Draws are over sorted names: they do not
             depend on the order of cells, nor a line's on what other lines are used.
 
@@ -78,6 +83,7 @@ def split(
         "restrict_test_to_training": restrict_test_to_training,
         "halve_controls": halve_controls,
         "split_file": shown(split_file),
+        "aliases": shown(aliases),
         "seed": seed,
     }
     inputs = {"cells": opened.artifact}
@@ -118,7 +124,8 @@ def split(
         _check_sets(summary, rules, trains=bool(train_lines or split_file))
         table.to_parquet(draft.path / SPLITS_FILE, index=False)
         (draft.path / SUMMARY_FILE).write_text(json.dumps(summary, indent=2) + "\n")
-        (draft.path / ASKED_FILE).write_text(json.dumps({"perturbations": asked}) + "\n")
+        wanted = {"perturbations": asked, "other_names": _other_names(asked, aliases)}
+        (draft.path / ASKED_FILE).write_text(json.dumps(wanted, indent=2) + "\n")
         draft.summary |= summary
         # Carried along for the model card: publish does not read the cells.
         source = {key: opened.artifact.summary.get(key) for key in ("source", "source_sha256")}
@@ -151,6 +158,17 @@ def _found(table: pd.DataFrame) -> list[str]:
     tested = table["role"] == TEST
     wanted = tested if tested.any() else table["role"].isin((TRAIN, VAL))
     return sorted(set(table.loc[wanted, "perturbation"]))
+
+
+def _other_names(asked: Sequence[str], uri: str) -> dict[str, list[str]]:
+    """Return the symbols that the genes asked for may stand for, of those that are no symbols."""
+    if not uri:
+        return {}
+    with fetched(uri) as path:
+        table = read_aliases(path, shown(uri))
+    genes = sorted({gene for label in asked for gene in genes_of(label)})
+    found = {gene: meanings_of(gene, table) for gene in genes}
+    return {gene: sorted(symbols) for gene, symbols in found.items() if symbols != {gene}}
 
 
 def _asked_for(asked: Sequence[str], table: pd.DataFrame) -> dict[str, int]:
