@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kfp import dsl
+from kfp.dsl.pipeline_channel import PipelineChannel
 
 from components.check.component import check_grid
 from components.compare.component import compare
@@ -85,14 +86,16 @@ def comparison_on(profile: Profile, images: Mapping[str, str]) -> Any:
             tolerations: tolerations of finetune and predict for the taints of those nodes.
         """
 
-        def place(task: dsl.PipelineTask, stage: str) -> dsl.PipelineTask:
+        def place(
+            task: dsl.PipelineTask, stage: str, gpu_count: str | PipelineChannel = "0"
+        ) -> dsl.PipelineTask:
             if stage in images:
                 task.set_container_image(images[stage])
             on_a_pod(
                 task,
                 stage,
                 profile,
-                gpus=gpus,
+                gpu_count=gpu_count,
                 node_selector=node_selector,
                 tolerations=tolerations,
             )
@@ -171,8 +174,8 @@ def comparison_on(profile: Profile, images: Mapping[str, str]) -> Any:
                     in_grid=True,
                 )
                 place(aligned, "prior")
-                place(tuned, "finetune")
-                place(predicted, "predict")
+                place(tuned, "finetune", checked.outputs["gpu_count"])
+                place(predicted, "predict", checked.outputs["gpu_count"])
                 place(evaluated, "evaluate")
             compared = compare(
                 evaluations=dsl.Collected(evaluated.outputs["evaluation"]),

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kfp import dsl
+from kfp.dsl.pipeline_channel import PipelineChannel
 
 from components.check.component import check
 from components.conclude.component import conclude
@@ -75,14 +76,16 @@ def pipeline_on(profile: Profile, images: Mapping[str, str]) -> Any:
             tolerations: tolerations of finetune and predict for the taints of those nodes.
         """
 
-        def place(task: dsl.PipelineTask, stage: str) -> dsl.PipelineTask:
+        def place(
+            task: dsl.PipelineTask, stage: str, gpu_count: str | PipelineChannel = "0"
+        ) -> dsl.PipelineTask:
             if stage in images:
                 task.set_container_image(images[stage])
             on_a_pod(
                 task,
                 stage,
                 profile,
-                gpus=gpus,
+                gpu_count=gpu_count,
                 node_selector=node_selector,
                 tolerations=tolerations,
             )
@@ -150,7 +153,7 @@ def pipeline_on(profile: Profile, images: Mapping[str, str]) -> Any:
                 cells=ingested.outputs["cells"],
                 splits=divided.outputs["splits"],
                 gene_prior=aligned.outputs["gene_prior"],
-                repeat=checked.output,
+                repeat=checked.outputs["Output"],
                 cache="",
                 in_grid=False,
             )
@@ -167,8 +170,8 @@ def pipeline_on(profile: Profile, images: Mapping[str, str]) -> Any:
             place(ingested, "ingest")
             place(divided, "split")
             place(aligned, "prior")
-            place(tuned, "finetune")
-            place(predicted, "predict")
+            place(tuned, "finetune", checked.outputs["gpu_count"])
+            place(predicted, "predict", checked.outputs["gpu_count"])
             place(evaluated, "evaluate")
             place(shared, "publish")
 

@@ -23,8 +23,9 @@ def check(parameters: Mapping[str, Any], package: str) -> str:
 
     Raises:
         InputError: a prior that is not written as it must be, naming the nearest that is, or that
-            has nothing to learn from; an unknown `random://` size.
+            has nothing to learn from; an unknown `random://` size; gpus below 0.
     """
+    _gpus(parameters.get("gpus", 0))
     _prior(parameters["prior"], parameters["train_lines"])
     parse_pretrained(parameters["pretrained"])
     return commands("run", package, {**parameters, "prior": _shown(parameters["prior"])})
@@ -46,6 +47,7 @@ def grid(parameters: Mapping[str, Any], package: str, checkpoints: str) -> list[
     Raises:
         InputError: as `check`; a seed that is no whole number, or one thing given twice.
     """
+    _gpus(parameters.get("gpus", 0))
     lines = parameters["train_lines"]
     priors = _distinct("priors", [_prior(text, lines) for text in parameters["priors"]])
     seeds = _distinct("seeds", [_seed(seed) for seed in parameters["seeds"]])
@@ -72,6 +74,11 @@ def repeat_comparison(parameters: Mapping[str, Any], package: str) -> str:
     """Return the commands that repeat a whole comparison."""
     priors = [_shown(prior) for prior in parameters["priors"]]
     return commands("compare", package, {**parameters, "priors": priors})
+
+
+def _gpus(count: int) -> None:
+    if count < 0:
+        raise InputError(f"gpus={count}: expected 0 (a GPU is used where there is one) or more")
 
 
 def _prior(text: Any, train_lines: Sequence[str]) -> str:

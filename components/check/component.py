@@ -5,6 +5,7 @@ from kfp import dsl
 
 @dsl.component(base_image="scgpt-perturb/check", install_kfp_package=False)
 def check(
+    gpu_count: dsl.OutputPath(str),  # type: ignore[valid-type]
     package: str,
     dataset: str,
     train_lines: list,
@@ -24,6 +25,7 @@ def check(
     """Check the prior and the checkpoint's name, and return the commands that repeat the run.
 
     Args:
+        gpu_count: the value of gpus as text: KFP drops an accelerator whose count is a number.
         package: the compiled pipeline, as a path in the repository.
         dataset: this and the others: the pipeline parameters of these names.
         train_lines: see dataset.
@@ -41,17 +43,24 @@ def check(
         gpus: see dataset.
     """
     parameters = dict(locals())
+    from pathlib import Path
+
     from components.check.check import check as run
     from components.shared.errors import one_line_errors
 
-    del parameters["package"]
+    for own in ("gpu_count", "package"):
+        del parameters[own]
     with one_line_errors("check"):
-        return run(parameters, package)
+        repeat = run(parameters, package)
+        Path(gpu_count).parent.mkdir(parents=True, exist_ok=True)
+        Path(gpu_count).write_text(str(gpus))
+        return repeat
 
 
 @dsl.component(base_image="scgpt-perturb/check", install_kfp_package=False)
 def check_grid(
     repeat: dsl.OutputPath(str),  # type: ignore[valid-type]
+    gpu_count: dsl.OutputPath(str),  # type: ignore[valid-type]
     package: str,
     checkpoints: str,
     dataset: str,
@@ -74,6 +83,7 @@ def check_grid(
 
     Args:
         repeat: the commands that repeat the comparison.
+        gpu_count: the value of gpus as text: KFP drops an accelerator whose count is a number.
         package: the compiled pipeline, as a path in the repository.
         checkpoints: this and the others: the pipeline parameters of these names.
         dataset: see checkpoints.
@@ -98,10 +108,11 @@ def check_grid(
     from components.check.check import grid, repeat_comparison
     from components.shared.errors import one_line_errors
 
-    for own in ("repeat", "package", "checkpoints"):
+    for own in ("repeat", "gpu_count", "package", "checkpoints"):
         del parameters[own]
     with one_line_errors("check"):
         cells = grid(parameters, package, checkpoints)
-        Path(repeat).parent.mkdir(parents=True, exist_ok=True)
-        Path(repeat).write_text(repeat_comparison(parameters, package))
+        for target, text in ((repeat, repeat_comparison(parameters, package)), (gpu_count, gpus)):
+            Path(target).parent.mkdir(parents=True, exist_ok=True)
+            Path(target).write_text(str(text))
         return cells
