@@ -67,8 +67,8 @@ def report_unknown(
         listed.append(f"{len(asked.unknown) - MOST_NAMED} more")
     many = len(asked.unknown) > 1
     text = (
-        f"{'these' if many else 'this'} cannot be predicted, since the model knows neither the gene "
-        f"nor its effect: {'; '.join(listed)}"
+        f"{'these' if many else 'this'} cannot be predicted, since the model knows neither the "
+        f"gene nor its effect: {'; '.join(listed)}"
     )
     if not asked.predicted:
         raise InputError(f"perturbations: {text}; name genes of the model's vocab.json")

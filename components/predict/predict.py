@@ -60,7 +60,7 @@ def predict(
     cells_per_perturbation: int = 0,
     seed: int = 0,
 ) -> None:
-    """Predict the perturbations that are asked for, each cell from a basal control of the test line.
+    """Predict the perturbations that are asked for, each cell from a basal control cell.
 
     What was measured has as many predicted cells as measured ones. Genes that the model was not
     trained on keep the control cell's value. Values are clipped to what log1p of counts per 10,000

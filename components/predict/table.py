@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from components.predict.wanted import Wanted
 from components.shared.confidence import Confidence, control_similarity
 from components.shared.perturbation import genes_of
 from components.shared.predictions import PERTURBATION_COLUMNS
 from components.shared.training_effects import TrainingEffects
-from components.predict.wanted import Wanted
 
 
 def perturbation_table(

@@ -48,8 +48,8 @@ def settings_of(args: Mapping[str, Any], folder: Path | str) -> dict[str, Any]:
         return dict(args[OWN]["settings"])
     except (KeyError, TypeError, ValueError):
         raise InputError(
-            f"{folder}/args.json: has no settings under '{OWN}': an scGPT checkpoint that was never "
-            f"fine-tuned here; fine-tune it first, {EXPECTED}"
+            f"{folder}/args.json: has no settings under '{OWN}': an scGPT checkpoint that was "
+            f"never fine-tuned here; fine-tune it first, {EXPECTED}"
         ) from None
 
 
@@ -108,8 +108,8 @@ def _names(provenance: Mapping[str, Any], where: str) -> list[str]:
     for name in NEEDED:
         if name not in files:
             raise InputError(
-                f"{where}: has no {name}, which a prediction needs; it was made by another version, "
-                "fine-tune and publish again"
+                f"{where}: has no {name}, which a prediction needs; it was made by another "
+                "version, fine-tune and publish again"
             )
     names = [*NEEDED, *(name for name in BESIDE if name in files)]
     if not all(isinstance(files[name], dict) and "sha256" in files[name] for name in names):
