@@ -32,7 +32,7 @@ def input_uris(params: Mapping[str, Any]) -> dict[str, list[str]]:
         InputError: a prior that is not written as it must be.
     """
     options = params.get("split_options") or {}
-    found = {"dataset": [params["dataset"]]}
+    found = {"dataset": [params.get("dataset", "")]}
     if is_prediction(params):
         found["model"] = [params["model"]]
     else:

@@ -1,7 +1,7 @@
 """A finished model on other cells, from a notebook: the pipeline's stages in one call.
 
-    from pipelines.predict_line import predict_line
-    adata = predict_line("published", "controls.h5ad", ["MYC", "TP53"])
+from pipelines.predict_line import predict_line
+adata = predict_line("published", "controls.h5ad", ["MYC", "TP53"])
 """
 
 import os

@@ -15,7 +15,7 @@ def evaluate(
     repeat: str,
     cache: str,
     in_grid: bool,
-    gene_prior: dsl.Input[dsl.Dataset] = None,  # type: ignore[assignment]
+    gene_prior: dsl.Input[dsl.Dataset] = None,
 ) -> None:
     """Score the predictions with cell-eval, beside baselines and the ceiling of the data.
 

@@ -66,7 +66,8 @@ def predict(
     trained on keep the control cell's value. Values are clipped to what log1p of counts per 10,000
     can be, the mean kept where the recipe predicts a change; how many were clipped is counted.
     Where the recipe says so, the control cells mapped by rank to the perturbation's mean prediction
-    take the place of the single predictions. Predictions do not depend on what else is asked for.
+    take the place of the single predictions. From the same controls a prediction does not depend on
+    what else is asked for.
 
     Args:
         model: model artifact.
