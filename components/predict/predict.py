@@ -18,17 +18,15 @@ from components.predict.asked import Asked, asked_for, report_unknown
 from components.predict.table import perturbation_table
 from components.predict.wanted import Wanted, control_obs, predicted_obs, wanted_cells
 from components.shared.artifact import MODEL, PREDICTIONS, link_or_copy, opening, writing
-from components.shared.asked import in_the_words_of
 from components.shared.cells import Cells
 from components.shared.checkpoint import WEIGHTS_FILE, read_checkpoint
 from components.shared.confidence import CONFIDENCE_FILE, Confidence
 from components.shared.csr_writer import CsrWriter
 from components.shared.effects import EFFECTS_FILE, MEAN, EffectTable
 from components.shared.errors import InputError
-from components.shared.finished import settings_of
 from components.shared.inference import predict_cells
 from components.shared.model import load_finetuned
-from components.shared.perturbation import CONTROL, genes_of
+from components.shared.perturbation import CONTROL, genes_of, in_the_words_of
 from components.shared.predictions import (
     CELLS_KIND,
     KNOWN_MEANS,
@@ -41,6 +39,7 @@ from components.shared.predictions import (
 )
 from components.shared.progress import bar
 from components.shared.rank_cells import HIGHEST, RANK, draw_partners, generator_of, rank_cells
+from components.shared.settings import settings_of
 from components.shared.splits import TEST, Splits
 from components.shared.tokens import GeneTokens, Ints, Targets
 from components.shared.training_effects import TRAINING_EFFECTS_FILE, TrainingEffects

@@ -2,7 +2,7 @@
 
 import csv
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from components.shared.downloads import shown
@@ -86,14 +86,3 @@ def _listed(path: Path, name: str) -> list[str]:
     if not labels:
         raise InputError(f"{name}: lists no perturbation; expected one a line")
     return [canonical(label, name) for label in labels]
-
-
-def in_the_words_of(known: Iterable[str], asked: Iterable[str]) -> list[str]:
-    """Return what is asked for under the labels that are known: ``B+A`` is ``A+B`` there.
-
-    Args:
-        known: labels of cells.
-        asked: from `read_perturbations`.
-    """
-    by_genes = {frozenset(genes_of(label)): label for label in known if genes_of(label)}
-    return list(dict.fromkeys(by_genes.get(frozenset(genes_of(x)), x) for x in asked))

@@ -19,10 +19,9 @@ from components.shared.artifact import (
 )
 from components.shared.downloads import shown
 from components.shared.errors import InputError
+from components.shared.settings import settings_of
 from components.shared.storage import fetched_folder
 
-OWN = "scgpt_perturb"
-"""Key of `args.json` under which a fine-tune says how it trained."""
 NEEDED = (
     "best_model.pt",
     "args.json",
@@ -36,21 +35,6 @@ BESIDE = ("gene_prior.json", "beyond_scgpt.safetensors", "effects.safetensors")
 EXPECTED = "expected the folder that publish wrote, whole, or its URI"
 PUBLISHED_AT = "published_at"
 """Key of the summary of a model artifact that was made elsewhere: where from."""
-
-
-def settings_of(args: Mapping[str, Any], folder: Path | str) -> dict[str, Any]:
-    """Return the settings a model was fine-tuned with, from its `args.json`.
-
-    Raises:
-        InputError: it was not fine-tuned by this pipeline.
-    """
-    try:
-        return dict(args[OWN]["settings"])
-    except (KeyError, TypeError, ValueError):
-        raise InputError(
-            f"{folder}/args.json: has no settings under '{OWN}': an scGPT checkpoint that was "
-            f"never fine-tuned here; fine-tune it first, {EXPECTED}"
-        ) from None
 
 
 def take_model(uri: str, target: Path | str) -> dict[str, Any]:

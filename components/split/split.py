@@ -9,11 +9,11 @@ import pandas as pd
 
 from components.shared.aliases import meanings_of, read_aliases
 from components.shared.artifact import SPLITS, writing
-from components.shared.asked import in_the_words_of, read_perturbations
+from components.shared.asked import read_perturbations
 from components.shared.cells import Cells
 from components.shared.downloads import shown
 from components.shared.errors import InputError
-from components.shared.perturbation import genes_of
+from components.shared.perturbation import genes_of, in_the_words_of
 from components.shared.splits import ASKED_FILE, SPLITS_FILE, SUMMARY_FILE, TEST, TRAIN, VAL
 from components.shared.storage import fetched
 from components.split.labels import Labels

@@ -7,7 +7,8 @@ import pytest
 
 from components.shared.artifact import MODEL, PREDICTIONS, PUBLISHED, opening, writing
 from components.shared.errors import InputError
-from components.shared.finished import BESIDE, NEEDED, settings_of, take_model
+from components.shared.finished import BESIDE, NEEDED, take_model
+from components.shared.settings import settings_of
 
 SETTINGS = {"contrast": True}
 
