@@ -144,8 +144,10 @@ document.documentElement.classList.add("scripted");
   const tableState = () =>
     Object.fromEntries(Object.entries(state).filter(([key]) => ["sort", "order", ...TABLE_KEYS].includes(key)));
 
+  const TITLE = "h2";
+
   /** Go to a view and note it in the address, where there is one to note it in. */
-  function go(view, { replace = false, focus = true } = {}) {
+  function go(view, { replace = false, focus = TITLE } = {}) {
     written = link(view);
     try {
       if (replace) history.replaceState(null, "", written);
@@ -284,10 +286,11 @@ document.documentElement.classList.add("scripted");
       el("a", { href: address, download: fileName(table.name) }).click();
       setTimeout(() => URL.revokeObjectURL(address), 10_000);
     };
-    const buttons = tables.flatMap((table) => [
-      confined ? null : el("button", { type: "button", onclick: () => download(table) }, `Download ${table.what} (csv)`),
-      el("button", { type: "button", onclick: () => asText(table) }, confined ? `Show ${table.what} as csv to copy` : `${table.what} as text`),
-    ]);
+    const button = (text, act, label) => el("button", { type: "button", onclick: act, "aria-label": label }, text);
+    const buttons = tables.flatMap((table) => confined
+      ? [button(`Show ${table.what} as csv to copy`, () => asText(table))]
+      : [button(`Download ${table.what} (csv)`, () => download(table)),
+        button("as text", () => asText(table), `Show ${table.what} as text`)]);
     return [el("div", { class: "buttons" }, buttons), box];
   }
 
@@ -323,24 +326,26 @@ document.documentElement.classList.add("scripted");
     return [1, 2, 5, 10].map((by) => by * power).find((step) => span / step <= 4.5);
   };
 
-  /** Where a value stands on a track, as per cent; both panels have the same length a unit. */
+  const valuesOf = (pairs) => [0, ...pairs.flatMap((pair) => [pair.change, ...pair.beside.filter(known)])];
+
+  /** Where a value stands on a track, in per cent; both panels have the same length a unit. */
   function axisOf(pairs, span, fromHigh) {
-    const values = pairs.flatMap((pair) => [0, pair.change, ...pair.beside.filter(known)]);
+    const values = valuesOf(pairs);
     const low = fromHigh ? Math.max(...values) - span : Math.min(...values);
     const pad = 0.03 * span;
-    return { low, span, at: (value) => `${(100 * (value - low + pad)) / (span + 2 * pad)}%` };
+    return { low, span, at: (value) => (100 * (value - low + pad)) / (span + 2 * pad) };
   }
 
   function reach(pairs) {
-    const values = pairs.flatMap((pair) => [0, pair.change, ...pair.beside.filter(known)]);
+    const values = valuesOf(pairs);
     return Math.max(...values) - Math.min(...values);
   }
 
-  const standing = (made, left, width) => {
-    made.style.left = left;
-    if (width) made.style.width = width;
+  function standing(made, left, width) {
+    made.style.left = `${left}%`;
+    if (width !== undefined) made.style.width = `${width}%`;
     return made;
-  };
+  }
 
   function ticks(axis) {
     const step = nice(axis.span), places = Math.max(0, -Math.floor(Math.log10(step) + 1e-9));
@@ -351,20 +356,28 @@ document.documentElement.classList.add("scripted");
   }
 
   function effectRow(pair, axis, naming) {
-    const width = `${Math.abs(parseFloat(axis.at(pair.change)) - parseFloat(axis.at(0)))}%`;
+    const within = (value) => known(value) && axis.at(value) >= 0 && axis.at(value) <= 100;
+    const [from, to] = [0, pair.change].map((value) => Math.min(100, Math.max(0, axis.at(value)))).sort((a, b) => a - b);
+    const cut = within(pair.change) ? "" : pair.change < 0 ? " cut left" : " cut right";
     const track = el("span", { class: "track", "aria-hidden": "true" },
       ticks(axis).map(({ value }) => standing(el("span", { class: Math.abs(value) < 1e-12 ? "zero" : "rule" }), axis.at(value))),
-      standing(el("span", { class: "bar" }), axis.at(Math.min(0, pair.change)), width),
-      pair.beside.map((value, line) => (known(value) ? standing(el("span", { class: markOf(line) }), axis.at(value)) : null)));
+      standing(el("span", { class: `bar${cut}` }), from, to - from),
+      pair.beside.map((value, line) => (within(value) ? standing(el("span", { class: markOf(line) }), axis.at(value)) : null)));
     const said = pair.beside.map((value, line) => `${facts.lines[line]} ${signed(value)}`).join(", ");
     const { view, name, own } = naming(pair);
     return el("li", { title: `${name}: predicted ${signed(pair.change)}${said ? `; measured: ${said}` : ""}` },
       anchor(view, name, { class: own ? "name own" : "name" }), track, el("span", { class: "value" }, signed(pair.change)));
   }
 
+  /** The pairs that set the scale: a perturbed gene's own change would dwarf all others. */
+  function scaling(pairs, naming) {
+    const others = pairs.filter((pair) => !naming(pair).own);
+    return others.length ? others : pairs;
+  }
+
   function panel(title, pairs, span, fromHigh, naming) {
     if (!pairs.length) return el("div", {}, el("h3", {}, title), el("p", { class: "note" }, "None."));
-    const axis = axisOf(pairs, span, fromHigh);
+    const axis = axisOf(scaling(pairs, naming), span, fromHigh);
     const scale = el("span", { class: "track" }, ticks(axis).map(({ value, text }) => standing(el("span", { class: "tick" }, text), axis.at(value))));
     return el("div", {}, el("h3", {}, title),
       el("ol", { class: "effects" }, pairs.map((pair) => effectRow(pair, axis, naming))),
@@ -395,7 +408,7 @@ document.documentElement.classList.add("scripted");
 
     function draw(count) {
       const [down, up] = [downs.slice(0, count), ups.slice(0, count)];
-      const span = Math.max(reach(down), reach(up)) || 1;
+      const span = Math.max(...[down, up].map((pairs) => reach(scaling(pairs, naming)))) || 1;
       const shown = [...up, ...[...down].reverse()];
       const numbers = el("details", {}, el("summary", {}, "The numbers"));
       numbers.addEventListener("toggle", () => {
@@ -436,8 +449,8 @@ document.documentElement.classList.add("scripted");
     const marks = [expected, low, high, reached].filter(known);
     if (marks.length) {
       const from = Math.min(0, ...marks), axis = { low: from, span: 1 - from };
-      axis.at = (value) => `${(100 * (value - from)) / axis.span}%`;
-      const range = known(low) && known(high) ? standing(el("span", { class: "range" }), axis.at(low), `${(100 * (high - low)) / axis.span}%`) : null;
+      axis.at = (value) => (100 * (value - from)) / axis.span;
+      const range = known(low) && known(high) ? standing(el("span", { class: "range" }), axis.at(low), axis.at(high) - axis.at(low)) : null;
       parts.push(el("div", { class: "scale", "aria-hidden": "true" }, range,
         known(expected) ? standing(el("span", { class: "mark dot" }), axis.at(expected)) : null,
         known(reached) ? standing(el("span", { class: "mark test" }), axis.at(reached)) : null,
@@ -458,7 +471,7 @@ document.documentElement.classList.add("scripted");
       ["Cells", [`${known(row.cells) ? row.cells.toLocaleString("en") : NONE} predicted, ${row.measured_cells ? `${row.measured_cells.toLocaleString("en")} measured in ` : "none measured in "}`, bdi(facts.testLine)]],
       ["Own gene", [yes(row.target_measured, "among the genes", "not among the genes"), yes(row.flagged, "; the model knows which it is", "; the model cannot be told which it is")]],
       ["Controls", [known(row.control_similarity) ? `${number(row.control_similarity, 3)} like the nearest training line\u2019s` : NONE]],
-      ["Strength", [`${number(row.strength, 2)}, more than ${Math.round(100 * weaker(row.strength))} % of all`]],
+      ["Strength", [`${number(row.strength, 2)}, stronger than ${Math.round(100 * weaker(row.strength))} % of all`]],
     ];
     return el("dl", { class: "facts" }, facing.flatMap(([term, said]) => [el("dt", {}, term), el("dd", {}, said)]));
   }
@@ -477,7 +490,7 @@ document.documentElement.classList.add("scripted");
     const input = el("input", { type: "text", id: "lookup", autocomplete: "off", autocapitalize: "off", spellcheck: "false", value: gene ?? "" });
     const ask = (event) => {
       event.preventDefault();
-      if (input.value.trim()) go({ ...tableState(), knockdown: row.perturbation, gene: input.value.trim() }, { focus: false });
+      if (input.value.trim()) go({ ...tableState(), knockdown: row.perturbation, gene: input.value.trim() }, { focus: "#lookup" });
     };
     return el("form", { class: "lookup", onsubmit: ask, action: "#" }, el("label", { for: "lookup" }, "One gene of this knock-down", input), el("button", { type: "submit" }, "Look up"));
   }
@@ -577,9 +590,9 @@ document.documentElement.classList.add("scripted");
       const sort = () => {
         const textual = ["perturbation", "down", "up", "known", "training_lines"].includes(column);
         const order = state.sort === column ? (state.order === "down" ? "up" : "down") : textual ? "up" : "down";
-        go({ ...state, sort: column, order }, { replace: true, focus: false });
+        go({ ...state, sort: column, order }, { replace: true, focus: "" });
       };
-      head.replaceChildren(el("button", { type: "button", onclick: sort }, ...head.childNodes));
+      head.firstChild.replaceWith(el("button", { type: "button", onclick: sort }, head.firstChild.cloneNode()));
     }
     const { known: how, line } = fields();
     for (const value of new Set(rows.map((row) => row.known).filter(known))) how.append(el("option", { value }, value));
@@ -590,7 +603,7 @@ document.documentElement.classList.add("scripted");
     form.addEventListener("submit", (event) => event.preventDefault());
     form.addEventListener("input", () => {
       const asked = Object.fromEntries(Object.entries(fields()).map(([key, field]) => [key, field.value]));
-      go({ ...state, ...asked }, { replace: true, focus: false });
+      go({ ...state, ...asked }, { replace: true, focus: "" });
     });
   }
 
@@ -612,9 +625,9 @@ document.documentElement.classList.add("scripted");
       byId("view").replaceChildren(...(made ? [made] : []));
       document.title = made ? `${made.querySelector("h2").textContent} \u2013 ${facts.testLine}` : `Knock-downs in ${facts.testLine}`;
       if (focus && made) {
-        made.querySelector("h2").focus({ preventScroll: true });
-        made.scrollIntoView({ block: "start" });
-      } else if (!focus && gene && knockdown) byId("lookup").focus({ preventScroll: true });
+        made.querySelector(focus).focus({ preventScroll: true });
+        if (focus === TITLE) made.scrollIntoView({ block: "start" });
+      }
     } else for (const here of document.querySelectorAll("a.here")) here.setAttribute("href", written);
     document.documentElement.dataset.drawn = written || "#";
     performance.mark("drawn");
@@ -632,19 +645,22 @@ document.documentElement.classList.add("scripted");
       const to = event.target.closest?.('a[href^="#"]');
       if (!to || event.ctrlKey || event.metaKey || event.shiftKey) return;
       event.preventDefault(); // in a frame without an address a link would lead out of the page
-      if (to.classList.contains("here")) return;
+      if (to.classList.contains("here")) {
+        navigator.clipboard?.writeText(to.href).then(() => { to.textContent = "Link copied"; }, () => {});
+        return;
+      }
       if (to.classList.contains("close")) {
-        go(tableState(), { focus: false });
+        go(tableState(), { focus: "" });
         byId("search").focus();
       } else open(parse(to.getAttribute("href")));
     });
     window.addEventListener("hashchange", () => {
       if (location.hash === written || (location.hash === "" && written === "#")) return;
       written = location.hash;
-      show(parse(location.hash), true);
+      show(parse(location.hash), TITLE);
     });
     written = location.hash;
-    return show(parse(location.hash), false);
+    return show(parse(location.hash), "");
   }
 
   function broken(why) {
