@@ -144,7 +144,9 @@ class Page:
         """Press and release a key of `KEYS`."""
         text = {"Enter": "\r", " ": " "}.get(key)
         given = {"key": key, "windowsVirtualKeyCode": KEYS[key], "modifiers": 8 if shift else 0}
-        self.call("Input.dispatchKeyEvent", type="keyDown", **given, **({"text": text} if text else {}))
+        self.call(
+            "Input.dispatchKeyEvent", type="keyDown", **given, **({"text": text} if text else {})
+        )
         self.call("Input.dispatchKeyEvent", type="keyUp", **given)
 
     def screenshot(self, file: Path, *, whole: bool = True) -> None:

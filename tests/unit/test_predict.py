@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -286,3 +288,15 @@ def test_a_checkpoint_that_was_never_fine_tuned_here_is_refused(world: Path) -> 
 def test_a_number_of_cells_below_zero_is_refused(world: Path, number: int) -> None:
     with pytest.raises(InputError, match="cells_per_perturbation: -1; expected 0"):
         ask(world, "below zero", ["G1"], cells_per_perturbation=number)
+
+
+def test_cell_eval_prepares_the_file_as_it_stands(world: Path, tmp_path: Path) -> None:
+    found = ask(world, "for prep", ["G1", "G7"])
+    (tmp_path / "genes.csv").write_text("\n".join(found.anndata.var_names) + "\n")
+    command = [Path(sys.executable).with_name("cell-eval"), "prep", "-i", found.file]
+    command += ["-g", tmp_path / "genes.csv", "-p", "perturbation", "--expected-gene-dim", "-1"]
+    done = subprocess.run(
+        [*command, "-o", tmp_path / "out.vcc"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out.vcc").stat().st_size > 0
