@@ -30,6 +30,7 @@ from components.evaluate.checks import (
     check_same_splits,
 )
 from components.evaluate.effects import Effects, asked_of, read_asked, write_effects
+from components.evaluate.explorer import EXPLORER_FILE, Explored, write_explorer
 from components.evaluate.findings import Findings
 from components.evaluate.markdown import headline_text, markdown
 from components.evaluate.pair import Pair, predicted_of
@@ -55,6 +56,7 @@ from components.shared.predictions import KNOWN_MEANS, MEANS, Predictions
 from components.shared.rank_cells import RANK
 from components.shared.splits import CONTROL_BOTH, Splits
 from components.shared.spreadsheet import no_formula, without_formulas
+from components.shared.training_effects import TrainingEffects
 
 
 @dataclass(frozen=True)
@@ -228,6 +230,26 @@ def _write(
     (folder / "metrics.json").write_text(text + "\n")
     (folder / "summary.md").write_text(markdown(found, table, origin), encoding="utf-8")
     write_report(found, effects, table, origin, folder / "report.html")
+    if effects.training:
+        with _timed("wrote the explorer"):
+            explored = _explored(effects, effects.training, table, origin)
+            write_explorer(explored, origin, folder / EXPLORER_FILE)
+
+
+def _explored(
+    effects: Effects, training: TrainingEffects, table: pd.DataFrame, origin: Origin
+) -> Explored:
+    measured = effects.measured_of(0, len(effects.perturbations))
+    return Explored(
+        origin.test_line,
+        effects.genes,
+        table.reset_index(drop=True),
+        effects.control,
+        effects.change(),
+        measured["measured_change"],
+        measured["fdr"] if effects.measured else None,
+        training,
+    )
 
 
 def _write_scores(found: Findings, folder: Path) -> None:
