@@ -25,7 +25,7 @@ class EffectTable:
     change: NDArray[np.float32]
     """[perturbations, genes], log1p of counts per 10,000."""
     origin: list[str]
-    """Where each perturbation's effect is from; `finetune.effects` has the words."""
+    """Where each perturbation's effect is from; `confidence` has the words."""
 
     def write(self, path: Path) -> None:
         """Write it as one tensor, the names in its metadata."""
