@@ -23,7 +23,8 @@ from torch import Tensor
 
 from components.finetune.data import Floats
 from components.finetune.deltas import LineDeltas
-from components.shared.effects import MEAN, MEASURED, NEAR_BY, SUMMED, NearBy, unit
+from components.shared.confidence import MEAN, MEASURED, NEAR_BY, SUMMED
+from components.shared.effects import NearBy, unit
 from components.shared.errors import InputError
 from components.shared.gene_prior import OtherEffects
 from components.shared.perturbation import CONTROL, genes_of
@@ -52,10 +53,15 @@ class Effects:
     change: Tensor
     """Float32 [lines + 1, perturbations, genes], log1p units: for each training line from the
     others, and last for a new line from all."""
-    origin: list[str]
-    """Where each perturbation's effect in a new line is from."""
+    origins: list[list[str]]
+    """Where each perturbation's effect is from, for each of these lines."""
     near: NearBy | None
     """For perturbations that are not among them, where the prior's vectors help in a new line."""
+
+    @property
+    def origin(self) -> list[str]:
+        """Where each perturbation's effect in a new line is from."""
+        return self.origins[-1]
 
 
 def known_effects(
@@ -74,20 +80,31 @@ def known_effects(
         InputError: there is a training line that no other line can tell anything.
     """
     own = deltas[0].lines
-    rows = [(line_key(line), part, i) for part in deltas for i, line in enumerate(part.lines)]
-    tables = []
+    tables, origins = [], []
     with bar(total=len(own) + 1, what="effects in other lines", unit=" lines") as progress:
         for line in (*own, None):
-            others = [(part, i) for key, part, i in rows if line is None or key != line_key(line)]
+            others = others_of(line, deltas)
             if not others:
                 raise InputError(
                     "prior 'effects': a line knows what others tell, and there is none but "
                     f"'{line}'; train on more lines, or give a screen of another (effects:<uri>)"
                 )
-            change, origin, near = _carried(labels, others, vectors)
+            change, origin, near = carried(labels, others, vectors)
             tables.append(torch.from_numpy(change).float())
+            origins.append(origin)
             progress.update()
-    return Effects(torch.stack(tables), origin, near)
+    return Effects(torch.stack(tables), origins, near)
+
+
+def others_of(line: str | None, deltas: Sequence[LineDeltas]) -> list[tuple[LineDeltas, int]]:
+    """Return the lines that may tell ``line`` something, None = a new line: all.
+
+    Each comes as the deltas it is part of and its place in them.
+    """
+    rows = [(part, i) for part in deltas for i in range(len(part.lines))]
+    return [
+        (part, i) for part, i in rows if line is None or line_key(part.lines[i]) != line_key(line)
+    ]
 
 
 def line_key(name: str) -> str:
@@ -142,10 +159,13 @@ def vectors_of(labels: Sequence[str], table: Tensor, vocabulary: Vocabulary) -> 
     return vectors
 
 
-def _carried(
+def carried(
     labels: Sequence[str], lines: Sequence[tuple[LineDeltas, int]], vectors: Floats | None
 ) -> tuple[Floats, list[str], NearBy | None]:
     """Carry the deltas of ``lines`` over to another line.
+
+    Arguments are those of `known_effects`; a line comes as the deltas it is part of and its place
+    in them.
 
     Returns:
         Effects [perturbations, genes], where each is from, and how others follow from the prior.
@@ -209,8 +229,9 @@ def shrunk(delta: Floats, variance: Floats) -> Floats:
     some = slice(None, None, -(-len(delta) // POOLED_FROM))
     likelihood = _likelihood(parts[0][some], parts[1][some], slab)
     pooled = torch.full((SCALES,), 1 / SCALES)
+    every = likelihood.flatten(0, 1)
     for _ in range(ROUNDS):
-        pooled = _shares(likelihood, pooled).mean((0, 1))
+        pooled = _summed_shares(every[None], pooled[None])[0] / len(every)
     blocks = zip(*(part.split(ROWS_AT_ONCE) for part in parts), strict=True)
     return np.concatenate([_posterior(block, noise, slab, pooled) for block, noise in blocks])
 
@@ -220,7 +241,7 @@ def _posterior(delta: Tensor, variance: Tensor, slab: Tensor, pooled: Tensor) ->
     likelihood = _likelihood(delta, variance, slab)
     weights = pooled.expand(len(delta), -1)
     for _ in range(ROUNDS):
-        found = _shares(likelihood, weights[:, None]).sum(1) + POOLED * pooled
+        found = _summed_shares(likelihood, weights) + POOLED * pooled
         weights = found / found.sum(1, keepdim=True)
     kept = _shares(likelihood, weights[:, None]) * slab / (slab + variance[..., None])
     mean = kept.sum(-1) * delta
@@ -235,6 +256,15 @@ def _likelihood(delta: Tensor, variance: Tensor, slab: Tensor) -> Tensor:
     total = slab + variance[..., None]
     log = -0.5 * (total.log() + delta.square()[..., None] / total)
     return (log - log.amax(-1, keepdim=True)).exp()
+
+
+def _summed_shares(likelihood: Tensor, weights: Tensor) -> Tensor:
+    """Return the posterior shares of each normal, summed over genes, [perturbations, normals].
+
+    As products of matrices: shares gene by gene would be as many numbers as the likelihood has.
+    """
+    joint = torch.bmm(likelihood, weights[..., None])
+    return weights * torch.bmm(likelihood.transpose(1, 2), 1 / joint)[..., 0]
 
 
 def _shares(likelihood: Tensor, weights: Tensor) -> Tensor:
@@ -253,26 +283,71 @@ def near_by(effects: Floats, vectors: Floats) -> NearBy | None:
         effects: of the perturbations to learn from, [known, genes].
         vectors: of the same, a row of zeros = none, [known, width].
     """
+    ridge = _Ridge.fitted(effects, vectors)
+    if ridge is None:
+        return None
+    dual = (ridge.axes * ridge.inverse) @ ridge.turned
+    return NearBy(ridge.centre, ridge.left, dual, ridge.mean)
+
+
+def left_out_near_by(effects: Floats, vectors: Floats) -> Floats | None:
+    """Predict each known effect as `near_by` would without it; None where that is no help.
+
+    Arguments are those of `near_by`.
+
+    Returns:
+        Effects of the same perturbations, NaN where one has no vector, [known, genes].
+    """
+    ridge = _Ridge.fitted(effects, vectors)
+    if ridge is None:
+        return None
+    found = np.full_like(effects, np.nan)
     usable = vectors.any(axis=1)
-    if usable.sum() < 3:
-        return None
-    known, target = vectors[usable], effects[usable]
-    centre = known.mean(axis=0)
-    mean = target.mean(axis=0)
-    directions = unit(known - centre)
-    values, axes = np.linalg.eigh(directions @ directions.T)
-    turned = axes.T @ (target - mean)
-    n = len(known)
-    alone = float((((target - mean) * n / (n - 1)) ** 2).sum())
-    best, penalty = alone, None
-    for each in PENALTIES:
-        inverse = 1 / (np.maximum(values, 0.0) + each)
-        leverage = (axes**2 * inverse).sum(axis=1)
-        left_out = (axes * inverse) @ turned / leverage[:, None]
-        error = float(((left_out * n / (n - 1)) ** 2).sum())
-        if error < best:
-            best, penalty = error, each
-    if penalty is None:
-        return None
-    dual = (axes / (np.maximum(values, 0.0) + penalty)) @ turned
-    return NearBy(centre, directions, dual, mean)
+    found[usable] = effects[usable] - ridge.left_out()
+    return found
+
+
+@dataclass(frozen=True)
+class _Ridge:
+    """Kernel ridge from vectors to effects, n of them, with the penalty that leaves out best."""
+
+    centre: Floats
+    mean: Floats
+    left: Floats
+    """Directions of the known vectors from their centre, [n, width]."""
+    axes: Floats
+    """Eigenvectors of the kernel, columns."""
+    turned: Floats
+    """Effects less their mean, along the axes, [n, genes]."""
+    inverse: Floats
+    """One over eigenvalue and penalty, [n]."""
+
+    @classmethod
+    def fitted(cls, effects: Floats, vectors: Floats) -> "_Ridge | None":
+        """Choose the penalty; None where no penalty beats the mean effect."""
+        usable = vectors.any(axis=1)
+        if usable.sum() < 3:
+            return None
+        known, target = vectors[usable], effects[usable]
+        centre, mean = known.mean(axis=0), target.mean(axis=0)
+        left = unit(known - centre)
+        values, axes = np.linalg.eigh(left @ left.T)
+        turned = axes.T @ (target - mean)
+        best, found = float(np.square(target - mean).sum()), None
+        products = turned @ turned.T
+        for penalty in PENALTIES:
+            inverse = 1 / (np.maximum(values, 0.0) + penalty)
+            scaled = axes * inverse
+            leverage = (axes * scaled).sum(axis=1)
+            error = float((((scaled @ products) * scaled).sum(axis=1) / leverage**2).sum())
+            # Both sides would be n / (n - 1) larger, since the mean is left out as well.
+            if error < best:
+                best, found = error, cls(centre, mean, left, axes, turned, inverse)
+        return found
+
+    def left_out(self) -> Floats:
+        """Return by how much each effect is missed when it is left out, [n, genes]."""
+        scaled = self.axes * self.inverse
+        leverage = (self.axes * scaled).sum(axis=1)
+        n = len(leverage)
+        return scaled @ self.turned / leverage[:, None] * n / (n - 1)

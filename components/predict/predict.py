@@ -20,9 +20,9 @@ from components.predict.wanted import Wanted, control_obs, predicted_obs, wanted
 from components.shared.artifact import MODEL, PREDICTIONS, link_or_copy, opening, writing
 from components.shared.cells import Cells
 from components.shared.checkpoint import WEIGHTS_FILE, read_checkpoint
-from components.shared.confidence import CONFIDENCE_FILE, Confidence
+from components.shared.confidence import CONFIDENCE_FILE, MEAN, Confidence
 from components.shared.csr_writer import CsrWriter
-from components.shared.effects import EFFECTS_FILE, MEAN, EffectTable
+from components.shared.effects import EFFECTS_FILE, EffectTable
 from components.shared.errors import InputError
 from components.shared.inference import predict_cells
 from components.shared.model import load_finetuned

@@ -10,15 +10,11 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from components.shared.confidence import MEAN, MEASURED, NEAR_BY, SUMMED
 from components.shared.errors import InputError
 from components.shared.perturbation import genes_of
 
 EFFECTS_FILE = "effects.safetensors"
-MEASURED, SUMMED, NEAR_BY, MEAN = "measured", "summed", "near by", "mean"
-"""Where an effect is from: other lines' cells; those of its genes one by one (a double); genes near
-by in a prior; nothing of its own."""
-ORIGINS = (MEASURED, SUMMED, NEAR_BY, MEAN)
-
 Floats = NDArray[np.floating]
 
 
@@ -55,7 +51,7 @@ class EffectTable:
     change: NDArray[np.float32]
     """[perturbations, genes], log1p of counts per 10,000."""
     origin: list[str]
-    """Where each perturbation's effect is from, one of `ORIGINS`."""
+    """Where each perturbation's effect is from, one of `confidence.ORIGINS`."""
     near: NearBy | None = None
     """For perturbations that are not in the table, where a prior helps."""
     vectors: Mapping[str, Floats] | None = None
@@ -112,7 +108,7 @@ class EffectTable:
         return effects
 
     def origin_of(self, perturbation: str) -> str:
-        """Return where the effect of a perturbation is from, one of `ORIGINS`."""
+        """Return where the effect of a perturbation is from, one of `confidence.ORIGINS`."""
         row = self._row(perturbation)
         if row is not None:
             return self.origin[row]

@@ -12,10 +12,6 @@ from safetensors.torch import load_file
 
 from components.finetune.deltas import LineDeltas, line_deltas
 from components.finetune.effects import (
-    MEAN,
-    MEASURED,
-    NEAR_BY,
-    SUMMED,
     known_effects,
     near_by,
     of_other_screens,
@@ -27,6 +23,7 @@ from components.finetune.training import _adds_to
 from components.finetune.validation import Validation
 from components.predict.predict import predict
 from components.shared import model as scgpt_model
+from components.shared.confidence import MEAN, MEASURED, NEAR_BY, SUMMED
 from components.shared.effects import EffectTable
 from components.shared.errors import InputError
 from components.shared.gene_prior import OtherEffects
