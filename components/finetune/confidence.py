@@ -82,7 +82,7 @@ def confidence(screen: Screen, known: Effects | None = None) -> Confidence:
     lines = screen.deltas[0].lines
     if any(not others_of(line, screen.deltas) for line in lines):
         every = others_of(None, screen.deltas)
-        _, origin = carried(screen.labels, every, screen.vectors)
+        _, origin, _ = carried(screen.labels, every, screen.vectors)
         return _learned([], _table(screen, evidence, origin))
     known = known or known_effects(screen.labels, screen.deltas, screen.vectors)
     parts = [_left_out(screen, known, evidence, i) for i in range(len(lines))]
@@ -258,7 +258,7 @@ def _as_if_untrained(
     if n > 1:
         found[there] = (known.sum(axis=0) - known) / (n - 1)
         if screen.vectors is not None:
-            near = left_out_near_by(known, screen.vectors, there)
+            near = left_out_near_by(known, screen.vectors[there])
             if near is not None:
                 usable = np.isfinite(near[:, 0])
                 found[np.flatnonzero(there)[usable]] = near[usable]

@@ -19,12 +19,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from components.finetune.data import Floats
 from components.finetune.deltas import LineDeltas
 from components.shared.confidence import MEAN, MEASURED, NEAR_BY, SUMMED
+from components.shared.effects import NearBy, unit
 from components.shared.errors import InputError
 from components.shared.gene_prior import OtherEffects
 from components.shared.perturbation import CONTROL, genes_of
@@ -55,6 +55,8 @@ class Effects:
     others, and last for a new line from all."""
     origins: list[list[str]]
     """Where each perturbation's effect is from, for each of these lines."""
+    near: NearBy | None
+    """For perturbations that are not among them, where the prior's vectors help in a new line."""
 
     @property
     def origin(self) -> list[str]:
@@ -87,11 +89,11 @@ def known_effects(
                     "prior 'effects': a line knows what others tell, and there is none but "
                     f"'{line}'; train on more lines, or give a screen of another (effects:<uri>)"
                 )
-            change, origin = carried(labels, others, vectors)
+            change, origin, near = carried(labels, others, vectors)
             tables.append(torch.from_numpy(change).float())
             origins.append(origin)
             progress.update()
-    return Effects(torch.stack(tables), origins)
+    return Effects(torch.stack(tables), origins, near)
 
 
 def others_of(line: str | None, deltas: Sequence[LineDeltas]) -> list[tuple[LineDeltas, int]]:
@@ -159,14 +161,14 @@ def vectors_of(labels: Sequence[str], table: Tensor, vocabulary: Vocabulary) -> 
 
 def carried(
     labels: Sequence[str], lines: Sequence[tuple[LineDeltas, int]], vectors: Floats | None
-) -> tuple[Floats, list[str]]:
+) -> tuple[Floats, list[str], NearBy | None]:
     """Carry the deltas of ``lines`` over to another line.
 
     Arguments are those of `known_effects`; a line comes as the deltas it is part of and its place
     in them.
 
     Returns:
-        Effects, [perturbations, genes], and where each is from.
+        Effects [perturbations, genes], where each is from, and how others follow from the prior.
     """
     change = np.array([part.change[i] for part, i in lines])
     precision = _precision(lines)
@@ -180,9 +182,10 @@ def carried(
         effects[there] = shrunk(mean, 1 / np.maximum(weight, 1 / UNKNOWN))
     origin = [MEASURED if known else MEAN for known in there]
     effects[~there] = effects[there].mean(axis=0) if there.any() else 0.0
-    if vectors is not None and (near := near_by(effects[there], vectors, there)) is not None:
+    near = None if vectors is None else near_by(effects[there], vectors[there])
+    if vectors is not None and near is not None:
         found = ~there & vectors.any(axis=1)
-        effects[found] = near[found]
+        effects[found] = near.of(vectors[found])
         origin = [NEAR_BY if new else old for new, old in zip(found, origin, strict=True)]
     place = {label: i for i, label in enumerate(labels) if there[i]}
     for i, label in enumerate(labels):
@@ -191,7 +194,7 @@ def carried(
             effects[i] = effects[[place[gene] for gene in genes]].sum(axis=0)
             origin[i] = SUMMED
     effects[[label == CONTROL for label in labels]] = 0.0
-    return effects, origin
+    return effects, origin, near
 
 
 def _precision(lines: Sequence[tuple[LineDeltas, int]]) -> Floats:
@@ -270,41 +273,36 @@ def _shares(likelihood: Tensor, weights: Tensor) -> Tensor:
     return joint / joint.sum(-1, keepdim=True)
 
 
-def near_by(effects: Floats, vectors: Floats, there: NDArray[np.bool_]) -> Floats | None:
-    """Predict effects from vectors by kernel ridge on their cosine; None where that is no help.
+def near_by(effects: Floats, vectors: Floats) -> NearBy | None:
+    """Learn effects from vectors by kernel ridge on their cosine; None where that is no help.
 
     The penalty is the one with the least squared error when one perturbation is left out at a time
     (in closed form); a prior that does not beat the mean effect so is left alone.
 
     Args:
-        effects: of the perturbations that are ``there``, [known, genes].
-        vectors: of all perturbations, a row of zeros = none, [perturbations, width].
-        there: which perturbations have effects, [perturbations].
-
-    Returns:
-        Effects of all perturbations, [perturbations, genes].
+        effects: of the perturbations to learn from, [known, genes].
+        vectors: of the same, a row of zeros = none, [known, width].
     """
-    ridge = _Ridge.fitted(effects, vectors, there)
+    ridge = _Ridge.fitted(effects, vectors)
     if ridge is None:
         return None
     dual = (ridge.axes * ridge.inverse) @ ridge.turned
-    return ridge.mean + _directions(vectors - ridge.centre) @ ridge.left.T @ dual
+    return NearBy(ridge.centre, ridge.left, dual, ridge.mean)
 
 
-def left_out_near_by(effects: Floats, vectors: Floats, there: NDArray[np.bool_]) -> Floats | None:
+def left_out_near_by(effects: Floats, vectors: Floats) -> Floats | None:
     """Predict each known effect as `near_by` would without it; None where that is no help.
 
     Arguments are those of `near_by`.
 
     Returns:
-        Effects of the perturbations that are ``there``, NaN where one has no vector, [known,
-        genes].
+        Effects of the same perturbations, NaN where one has no vector, [known, genes].
     """
-    ridge = _Ridge.fitted(effects, vectors, there)
+    ridge = _Ridge.fitted(effects, vectors)
     if ridge is None:
         return None
     found = np.full_like(effects, np.nan)
-    usable = vectors[there].any(axis=1)
+    usable = vectors.any(axis=1)
     found[usable] = effects[usable] - ridge.left_out()
     return found
 
@@ -325,14 +323,14 @@ class _Ridge:
     """One over eigenvalue and penalty, [n]."""
 
     @classmethod
-    def fitted(cls, effects: Floats, vectors: Floats, there: NDArray[np.bool_]) -> "_Ridge | None":
+    def fitted(cls, effects: Floats, vectors: Floats) -> "_Ridge | None":
         """Choose the penalty; None where no penalty beats the mean effect."""
-        usable = vectors[there].any(axis=1)
+        usable = vectors.any(axis=1)
         if usable.sum() < 3:
             return None
-        known, target = vectors[there][usable], effects[usable]
+        known, target = vectors[usable], effects[usable]
         centre, mean = known.mean(axis=0), target.mean(axis=0)
-        left = _directions(known - centre)
+        left = unit(known - centre)
         values, axes = np.linalg.eigh(left @ left.T)
         turned = axes.T @ (target - mean)
         best, found = float(np.square(target - mean).sum()), None
@@ -353,8 +351,3 @@ class _Ridge:
         leverage = (self.axes * scaled).sum(axis=1)
         n = len(leverage)
         return scaled @ self.turned / leverage[:, None] * n / (n - 1)
-
-
-def _directions(vectors: Floats) -> Floats:
-    norm = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.divide(vectors, norm, out=np.zeros_like(vectors), where=norm > 0)

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -277,7 +278,14 @@ def _made_ready(
         scgpt_model.give_effects(model)
         known = _known(data.perturbations, deltas, vectors)
         data = replace(data, effects=known.change[:-1].to(data.expression.device))
-        effects = EffectTable(data.perturbations, genes, known.change[-1].numpy(), known.origin)
+        effects = EffectTable(
+            data.perturbations,
+            genes,
+            known.change[-1].numpy(),
+            known.origin,
+            known.near,
+            _vectors(table, vocabulary) if table is not None and known.near else None,
+        )
     facts = _facts(model, data, cells, tokens, workers, pretrained, prior)
     brought = None
     if workers.first:
@@ -335,6 +343,14 @@ def _known(labels: list[str], deltas: list[LineDeltas], vectors: Floats | None) 
     said = ", ".join(f"{counts[origin]} {origin}" for origin in ORIGINS if counts[origin])
     print(f"finetune: effects that a new line is given: {said}", flush=True)
     return known
+
+
+def _vectors(table: Tensor, vocabulary: Vocabulary) -> dict[str, Any]:
+    """Return the prior's vector of each gene that has one, for perturbations named later."""
+    tokens = sorted(vocabulary, key=lambda token: vocabulary[token])
+    rows = table.numpy()
+    filled = np.flatnonzero(rows.any(axis=1))
+    return {tokens[row]: rows[row] for row in filled}
 
 
 def _tell_lines(lines: Sequence[str], uri: str, test_line: str) -> None:

@@ -177,6 +177,14 @@ def _make_readable(folder: Path) -> None:
             path.chmod(mode)
 
 
+def link_or_copy(source: Path, target: Path) -> None:
+    """Hard-link a file, or copy it where the file system cannot (other disk, bucket mount)."""
+    try:
+        os.link(source.resolve(), target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
 def opening(path: Path | str, format: str) -> Artifact:
     """Check an artifact folder's format marker and its files, and return it.
 
