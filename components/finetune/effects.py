@@ -330,7 +330,7 @@ class _Ridge:
             return None
         known, target = vectors[usable], effects[usable]
         centre, mean = known.mean(axis=0), target.mean(axis=0)
-        left = unit(known - centre)
+        left = np.asarray(unit(known - centre), np.float64)
         values, axes = np.linalg.eigh(left @ left.T)
         turned = axes.T @ (target - mean)
         best, found = float(np.square(target - mean).sum()), None

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from components.finetune.checkpoints import Checkpoints, Identity, Place, Saved, open_place
-from components.finetune.confidence import Screen, confidence
+from components.finetune.confidence import confidence
 from components.finetune.curves import curves_page
 from components.finetune.data import Floats, TrainingData
 from components.finetune.deltas import LineDeltas, line_deltas
@@ -29,6 +29,7 @@ from components.finetune.effects import (
     vectors_of,
 )
 from components.finetune.keeping import CHECKPOINT_MINUTES
+from components.finetune.left_out import Screen
 from components.finetune.loading import load_training_data
 from components.finetune.recipe import Recipe, load_recipe
 from components.finetune.state import Epoch, Fit, history_of

@@ -28,7 +28,10 @@ MEASURED, SUMMED, NEAR_BY, MEAN = "measured", "summed", "near by", "mean"
 near by in a gene prior, or as the mean of all."""
 ORIGINS = (MEASURED, SUMMED, NEAR_BY, MEAN)
 
-CONTROL_SIMILARITY = "control_similarity"
+CONTROL_SIMILARITY, CARRIED, STRENGTH = "control_similarity", "carried", "strength"
+"""What expectations are made of: how near the line's controls are to training's; the correlation
+that a delta of one more line should have with the mean of those known, were it as like them as they
+are to each other; and the root mean square over genes of the known effect."""
 COVERED = 0.8
 """Share of reached values that intervals are meant to hold."""
 
@@ -45,9 +48,9 @@ class HeldOut:
     perturbations: int
     """Those that another line has."""
     pearson_delta: float | None
-    """Mean over them."""
+    """Mean over them of what is reached with known effects alone."""
     untrained: int
-    """Perturbations that were predicted as if no line had them."""
+    """Perturbations that were predicted as if no other line had them."""
     untrained_pearson_delta: float | None
     """Mean over them."""
 
@@ -57,29 +60,22 @@ class Expectation:
     """A linear model of the reached pearson_delta, with an interval."""
 
     features: list[str]
-    """Columns of `Confidence.perturbations`, and `control_similarity`."""
     weights: list[float]
     intercept: float
     least: float
-    most: float
-    """Within which expectations lie: that of the held-out lines they were learned from."""
-    at: list[float]
-    """Expectations at which the interval is known, ascending; it is interpolated between them."""
-    below: list[float]
-    """How far down the interval reaches there."""
-    above: list[float]
-    """How far up it reaches there."""
+    """No expectation is lower: 0, or the lowest that it was learned from."""
+    below: float
+    """How far down the interval reaches."""
+    above: float
+    """How far up it reaches."""
     rows: int
     """Pairs of left-out line and perturbation that it was learned from."""
 
-    def of(self, features: pd.DataFrame) -> tuple[Floats, Floats, Floats]:
-        """Return expectation, lower and upper end of its interval for each row, each [rows]."""
+    def of(self, features: pd.DataFrame) -> Floats:
+        """Return expectation, lower and upper end of its interval for each row, [3, rows]."""
         values = features[self.features].to_numpy(float)
-        found = self.intercept + values @ np.array(self.weights)
-        found = np.clip(found, self.least, self.most)
-        low = found - np.interp(found, self.at, self.below)
-        high = found + np.interp(found, self.at, self.above)
-        return found, np.maximum(low, -1.0), np.minimum(high, 1.0)
+        found = np.clip(self.intercept + values @ np.array(self.weights), self.least, 1.0)
+        return np.clip([found, found - self.below, found + self.above], -1.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -87,7 +83,7 @@ class Confidence:
     """What training lines tell of how far predictions can be trusted."""
 
     scale: float
-    """The factor by which predicted changes are multiplied, see `scale_from`."""
+    """The factor by which predicted changes are multiplied, from above 0 to 1."""
     scale_from: str
     """How it was found, or why it is 1, as a sentence."""
     why: str
@@ -95,11 +91,11 @@ class Confidence:
     held_out: list[HeldOut]
     perturbations: pd.DataFrame
     """What is known of each perturbation of the screen, index = label: `known`, `agreement`,
-    `lines`, `cells`, and the features of the expectations."""
-    trained: Expectation | None
-    """Of perturbations that a training line has."""
-    untrained: Expectation | None
-    """Of the others."""
+    `lines`, `cells`, `carried`, `strength`."""
+    expectations: dict[str, Expectation]
+    """By how an effect is known; those that could be learned."""
+    usual_strength: dict[str, float]
+    """By how an effect is known; for perturbations that the screen does not have."""
 
     def reached(self, *, trained: bool = True) -> float | None:
         """Return the mean pearson_delta of the held-out lines, None where there is none."""
@@ -116,9 +112,9 @@ class Confidence:
             "scale_from": self.scale_from,
             "why": self.why,
             "held_out": [asdict(row) for row in self.held_out],
+            "expectations": {how: asdict(each) for how, each in self.expectations.items()},
+            "usual_strength": self.usual_strength,
             "perturbations": {"label": table.index.tolist(), **columns},
-            "trained": asdict(self.trained) if self.trained else None,
-            "untrained": asdict(self.untrained) if self.untrained else None,
         }
         path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
@@ -134,44 +130,58 @@ class Confidence:
             table = pd.DataFrame(content.pop("perturbations")).set_index("label")
             numbers = table.columns.drop("known")
             held_out = [HeldOut(**row) for row in content.pop("held_out")]
-            trained, untrained = (
-                None if (model := content.pop(name)) is None else Expectation(**model)
-                for name in ("trained", "untrained")
-            )
+            expectations = {
+                how: Expectation(**each) for how, each in content.pop("expectations").items()
+            }
             found = cls(
                 held_out=held_out,
                 perturbations=table.astype(dict.fromkeys(numbers, float)),
-                trained=trained,
-                untrained=untrained,
+                expectations=expectations,
                 **content,
             )
             found.expected(table.index[:1].tolist(), 0.0)
+            usable = 0 < found.scale <= 1
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise InputError(f"{path}: no table of confidence ({error}); fine-tune again") from None
-        if not np.isfinite(found.scale) or found.scale < 0:
-            raise InputError(f"{path}: scale {found.scale}, expected 0 or more; fine-tune again")
+        if not usable:
+            raise InputError(
+                f"{path}: scale {found.scale}, expected more than 0, at most 1; fine-tune again"
+            )
         return found
 
-    def expected(self, labels: Sequence[str], control_similarity: float) -> pd.DataFrame:
+    def expected(
+        self,
+        labels: Sequence[str],
+        control_similarity: float,
+        known: Sequence[str] | None = None,
+    ) -> pd.DataFrame:
         """Return what to expect of predictions of some perturbations in a line.
 
         Args:
-            labels: perturbations; of one that the screen does not have the mean effect is known.
+            labels: perturbations.
             control_similarity: of the line's controls to the nearest training line's, see
                 `control_similarity`.
+            known: how the effect of each is known, where that is not as in `perturbations`; None =
+                as there, and of those that are not there as the mean.
 
         Returns:
             A row a label, in their order, with `agreement`, `known`, `expected_pearson_delta`,
             `expected_low`, `expected_high`; NaN where it cannot be said, see `why`.
         """
         table = self.perturbations.reindex(pd.Index(labels, dtype=object))
-        table["known"] = table["known"].fillna(MEAN)
-        features = table.fillna(0.0).assign(**{CONTROL_SIMILARITY: control_similarity})
+        table["known"] = table["known"].fillna(MEAN) if known is None else list(known)
+        usual = table["known"].map(self.usual_strength).astype(float)
+        features = pd.DataFrame(
+            {
+                CARRIED: table[CARRIED],
+                STRENGTH: table[STRENGTH].fillna(usual),
+                CONTROL_SIMILARITY: control_similarity,
+            }
+        )
         found = np.full((3, len(table)), np.nan)
-        measured = (table["known"] == MEASURED).to_numpy()
-        for model, rows in ((self.trained, measured), (self.untrained, ~measured)):
-            if model and rows.any():
-                found[:, rows] = model.of(features[rows])
+        for how, expectation in self.expectations.items():
+            rows = (table["known"] == how).to_numpy()
+            found[:, rows] = expectation.of(features[rows])
         names = ("expected_pearson_delta", "expected_low", "expected_high")
         return table[["agreement", "known"]].assign(**dict(zip(names, found, strict=True)))
 
@@ -191,10 +201,10 @@ def control_similarity(
     """
     columns = pd.Index(genes).get_indexer(pd.Index(training.genes))
     own, others = np.asarray(control, float)[columns[columns >= 0]], training.control
-    return nearest(own, np.asarray(others, float)[:, columns >= 0])
+    return nearest_of(own, np.asarray(others, float)[:, columns >= 0])
 
 
-def nearest(own: Floats, others: Floats) -> float:
+def nearest_of(own: Floats, others: Floats) -> float:
     """Return the highest correlation of ``own`` [genes] with a row of ``others`` [rows, genes]."""
     if len(own) < 2 or not len(others):
         return float("nan")
