@@ -183,6 +183,8 @@ def comparison_on(profile: Profile, images: Mapping[str, str]) -> Any:
                 cells=checked.outputs["Output"],
                 repeat=checked.outputs["repeat"],
             )
+            # What a task tells in its log is read for the run's last page; the cache has no log.
+            compared.set_caching_options(enable_caching=False)
             place(compared, "compare")
             shared = publish_best(
                 models=dsl.Collected(tuned.outputs["model"]),

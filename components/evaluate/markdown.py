@@ -8,6 +8,7 @@ from components.evaluate.findings import Findings
 from components.evaluate.metrics import COMPARED, EVERY, LOWER
 from components.evaluate.report import TITLES, Origin, number, signed
 from components.evaluate.summary import CEILING, HEADLINE_METRIC
+from components.shared.markdown import names_as_code
 
 
 def headline_text(found: Findings) -> str:
@@ -47,7 +48,7 @@ def markdown(found: Findings, origin: Origin) -> str:
         lines += ["", f"cell-eval2, average of six (0 = mean response, 1 = replicate): {text}."]
     if origin.repeat:
         lines += ["", "Repeat it:", "", "```sh", origin.repeat, "```"]
-    return "\n".join(lines) + "\n"
+    return names_as_code("\n".join(lines) + "\n")
 
 
 def _columns(found: Findings) -> list[str]:
