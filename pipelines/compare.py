@@ -51,7 +51,6 @@ def comparison_on(profile: Profile, images: Mapping[str, str]) -> Any:
         ingest_options: dict = {},  # noqa: B006
         split_options: dict = {},  # noqa: B006
         overrides: dict = {},  # noqa: B006
-        evaluation_cache: str = "",
         gpus: int = profile.gpus,
         node_selector: dict = dict(profile.node_selector),  # noqa: B006
         tolerations: list = list(profile.tolerations),  # noqa: B006
@@ -79,8 +78,6 @@ def comparison_on(profile: Profile, images: Mapping[str, str]) -> Any:
             ingest_options: batch_column, expression, obs_filter.
             split_options: val_line, val_fraction, halve_controls, split_file; see split's README.
             overrides: single settings of the recipe to replace.
-            evaluation_cache: folder on a disk that all tasks see, which keeps what evaluate
-                computes of the measured cells; empty = each run computes it.
             gpus: GPUs of finetune, which trains on all of them, and predict (on one); 0 = none.
             node_selector: labels of the nodes for finetune and predict; {} = any.
             tolerations: tolerations of finetune and predict for the taints of those nodes.
@@ -170,7 +167,6 @@ def comparison_on(profile: Profile, images: Mapping[str, str]) -> Any:
                     splits=divided.outputs["splits"],
                     gene_prior=aligned.outputs["gene_prior"],
                     repeat=cell.repeat,
-                    cache=evaluation_cache,
                     in_grid=True,
                 )
                 place(aligned, "prior")

@@ -472,7 +472,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], str | tuple[str, ...]]] = {
         "no NetworkPolicy lets pods of runs reach TCP 8887 to pods of the namespace",
     ),
     "no way to the logs": (
-        policy_without("        - {protocol: TCP, port: 3000}  # its server has the logs\n"),
+        swap("manifests/base/network-policy.yaml", "port: 3000", "port: 80"),
         "no NetworkPolicy lets pods of runs reach TCP 3000 to ml-pipeline-ui",
     ),
     "runs that anybody may call": (

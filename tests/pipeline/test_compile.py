@@ -1,3 +1,4 @@
+import os
 import re
 import subprocess
 import sys
@@ -28,6 +29,35 @@ def h100():
 
 def test_the_compiled_files_are_what_the_code_compiles_to_and_kfp_can_read_them():
     assert compiling.check()
+
+
+COMPILE = """
+import sys
+from pathlib import Path
+from pipelines.compile import compile_to
+compile_to(Path(sys.argv[1]), {})
+"""
+
+
+def test_each_process_compiles_to_the_same_bytes(tmp_path):
+    written = []
+    for seed in ("0", "1", "2"):
+        command = [sys.executable, "-c", COMPILE, str(tmp_path / seed)]
+        environment = os.environ | {"PYTHONHASHSEED": seed}
+        subprocess.run(command, cwd=ROOT, env=environment, check=True)
+        written.append({file.name: file.read_bytes() for file in (tmp_path / seed).iterdir()})
+    assert set(written[0]) == set(compiling.PROFILES)
+    assert written[0] == written[1] == written[2]
+
+
+@pytest.mark.parametrize("order", [("b", "a"), ("a", "b")])
+def test_comment_lines_show_keys_in_one_order(order):
+    default = [{key: {"y": "it's", "x": 1.0} for key in order}]
+    text = f"#    tolerations: list [Default: {default}]\nrest: {{b: 1, a: 2}}\n"
+    assert compiling.in_fixed_order(text) == (
+        """#    tolerations: list [Default: [{'a': {'x': 1.0, 'y': "it's"}, 'b': """
+        """{'x': 1.0, 'y': "it's"}}]]\nrest: {b: 1, a: 2}\n"""
+    )
 
 
 @pytest.fixture(scope="module")
