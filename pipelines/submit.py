@@ -279,7 +279,7 @@ class Submission:
             log = told.said(task, client.page, self.arguments.namespace)
             message = own_last_line(log, name)
         line = one_line(printable(message)) or "failed; its log says why"
-        return line.removeprefix(f"{name}: ")
+        return re.sub(r"^[a-z]+: (?=error: )", "", line)  # the stage, which stands before it
 
     def _results(self, told: Run, client: Client) -> list[str]:
         tasks = [task for task in told.tasks() if task.name in KNOWING]

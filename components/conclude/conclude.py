@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from components.conclude.cluster import Cluster, this_cluster
-from components.shared.kfp_run import own_last_line
+from components.shared.kfp_run import Run, own_last_line
 from components.shared.markdown import names_as_code
 from components.shared.results import KNOWING, kept_results, told_results
 
@@ -70,15 +70,19 @@ def _success(run_id: str, results: list[str]) -> str:
 
 def _results(cluster: Cluster | None, run_id: str, target: Path) -> list[str]:
     kept = kept_results(target.parents[1])
-    run = cluster.run(run_id) if cluster and not kept else None
+    run = cluster.run(run_id, until=_knows) if cluster and not kept else None
     if not cluster or run is None:
         return kept
-    knowing = [task for task in run.tasks() if task.name in KNOWING]
     return [
         line
-        for task in knowing
+        for task in run.tasks()
+        if task.name in KNOWING
         for line in told_results(run.said(task, cluster.page, cluster.namespace))
     ]
+
+
+def _knows(run: Run) -> bool:
+    return any(task.name in KNOWING for task in run.tasks())
 
 
 def _failure(state: str, error: str, run_id: str, checkpoints: str, cluster: Cluster | None) -> str:

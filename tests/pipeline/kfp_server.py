@@ -237,13 +237,16 @@ class _Workflow:
         root = self._dag(WORKFLOW, WORKFLOW, look.state, None)
         last = self._node(f"{root}.root-driver", "root-driver", "SUCCEEDED", root)
         root = self._dag(f"{root}.root", "root", look.state, last)
-        last = self._node(
-            f"{root}.exit-handler-1-driver", "exit-handler-1-driver", "SUCCEEDED", root
-        )
-        inner = self._dag(f"{root}.exit-handler-1", "exit-handler-1", look.state, last)
-        last = inner
+        handler = "exit-handler-1"
+        last = self._node(f"{root}.{handler}-driver", f"{handler}-driver", "SUCCEEDED", root)
+        inner = self._dag(f"{root}.{handler}", handler, look.state, last)
+        last, hook = inner, f"{root}.{handler}.onExit"
         for name, state in look.tasks.items():
-            last = self._task(inner, name, state, last)
+            if name == "conclude":
+                hook = self._dag(hook, f"{handler}.onExit", state, f"{root}.{handler}")
+                self._task(hook, name, state, hook)
+            else:
+                last = self._task(inner, name, state, last)
         if look.rounds:
             self._loop(inner, last)
 

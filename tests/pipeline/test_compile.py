@@ -10,6 +10,7 @@ from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
 
 from components.shared.prior_grammar import FORMS
+from components.shared.results import KNOWING
 from pipelines import compile as compiling
 from pipelines.images import development_images
 from pipelines.scheduling import CPU, H100
@@ -332,6 +333,12 @@ def test_conclude_runs_whatever_became_of_the_others_and_is_never_cached(compile
     assert task["triggerPolicy"] == {"strategy": "ALL_UPSTREAM_TASKS_COMPLETED"}
     assert task["dependentTasks"] == ["exit-handler-1"]
     assert not task["cachingOptions"].get("enableCache")
+
+
+def test_a_task_whose_log_tells_the_result_is_never_cached(compiled):
+    tasks = compiled[0]["components"]["comp-exit-handler-1"]["dag"]["tasks"]
+    knowing = [task for name, task in tasks.items() if name in KNOWING]
+    assert knowing and not any(task["cachingOptions"].get("enableCache") for task in knowing)
 
 
 def test_no_task_installs_anything_when_its_pod_starts(compiled):

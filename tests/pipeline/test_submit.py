@@ -107,6 +107,13 @@ def test_a_failed_run_shows_the_tasks_own_last_line(capsys):
     assert said.count("check: error") == 1
 
 
+def test_the_task_that_checks_a_grid_is_named_once(capsys):
+    with serving(Kfp([Look("FAILED", {"check-grid": "FAILED"})])) as kfp:
+        kfp.logs[pod_of("check-grid")] = "check: error: seeds: is empty\n"
+        assert submit(kfp, of="compare-demo") == 1
+    assert "\n  check-grid: error: seeds: is empty\n" in capsys.readouterr().out
+
+
 def test_a_retried_task_shows_the_line_of_its_last_try(capsys):
     with serving(Kfp([Look("FAILED", FAILED.tasks, tries={"finetune": 2})])) as kfp:
         pods = [pod_of("finetune", template=RETRIED, tail=f"({number})") for number in (0, 1)]
