@@ -23,6 +23,7 @@ from components.publish.facts import (
     no_prior,
     number,
     open_licence,
+    verdicts,
 )
 from components.shared.artifact import Artifact, code_version
 from components.shared.downloads import shown
@@ -78,7 +79,7 @@ def result(artifacts: Mapping[str, Artifact]) -> str:
         [
             f"Published: the model with prior {_safe(run.stats['prior']['kind'])}, "
             f"seed {run.stats['seed']}, tested on {_safe(run.test_line)}.",
-            *against_baselines(run.metrics),
+            *verdicts(run.metrics),
             f"Means over {run.metrics['perturbations']:,} perturbations: {numbers}.",
         ]
     )
