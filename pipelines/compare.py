@@ -42,6 +42,8 @@ def comparison_on(profile: Profile, images: Mapping[str, str]) -> Any:
         priors: list,
         seeds: list,
         recipe: str = "default",
+        perturbations: list = [],  # noqa: B006
+        cells_per_perturbation: int = 0,
         split_seed: int = 0,
         publish_to: str = "",
         checkpoints: str = "",
@@ -60,7 +62,7 @@ def comparison_on(profile: Profile, images: Mapping[str, str]) -> Any:
         Args:
             dataset: h5ad of screens: path, gs://, hf://datasets/, https://, or sim:// (generated).
             train_lines: cell lines to train on.
-            test_line: cell line to predict.
+            test_line: cell line to predict; control cells of it are enough.
             pretrained: folder or URI of an scGPT checkpoint, or random://tiny, small, whole-human.
             priors: list of priors: none, effects, scgpt, random:64, table:<uri>, graph:<uri>,
                 annotation:<uri>, esm2:<checkpoint>?fasta=<uri>, shuffled:<prior> or
@@ -68,6 +70,10 @@ def comparison_on(profile: Profile, images: Mapping[str, str]) -> Any:
                 say what helped.
             seeds: list of seeds; each prior is run with each. Two or more, or nothing is sure.
             recipe: training settings: default, reference or smoke.
+            perturbations: what to predict: genes (A+B = two at once), or one file (path or URI)
+                that lists them; empty = what was measured in the test line, else what trains.
+            cells_per_perturbation: predicted cells of each that was not measured; 0 = as many as
+                the line has basal controls, at most 200.
             split_seed: draws what split draws, once for all runs.
             publish_to: gs://bucket/prefix, hf://owner/name or a folder (local runs only) for the
                 run that is best in validation; empty = it stays in the pipeline's own storage.
@@ -76,7 +82,7 @@ def comparison_on(profile: Profile, images: Mapping[str, str]) -> Any:
             cell_line_column: column of obs with the cell line, or =name if there is only one.
             control_label: label of control cells.
             ingest_options: batch_column, expression, obs_filter.
-            split_options: val_line, val_fraction, halve_controls, split_file; see split's README.
+            split_options: val_line, val_fraction, halve_controls, split_file, aliases (its README).
             overrides: single settings of the recipe to replace.
             gpus: GPUs of finetune, which trains on all of them, and predict (on one); 0 = none.
             node_selector: labels of the nodes for finetune and predict; {} = any.
@@ -118,6 +124,8 @@ def comparison_on(profile: Profile, images: Mapping[str, str]) -> Any:
                 ingest_options=ingest_options,
                 split_options=split_options,
                 overrides=overrides,
+                perturbations=perturbations,
+                cells_per_perturbation=cells_per_perturbation,
                 gpus=gpus,
             )
             ingested = ingest(
@@ -131,6 +139,7 @@ def comparison_on(profile: Profile, images: Mapping[str, str]) -> Any:
                 cells=ingested.outputs["cells"],
                 train_lines=train_lines,
                 test_line=test_line,
+                perturbations=perturbations,
                 options=split_options,
                 seed=split_seed,
             )
@@ -157,6 +166,7 @@ def comparison_on(profile: Profile, images: Mapping[str, str]) -> Any:
                     model=tuned.outputs["model"],
                     cells=ingested.outputs["cells"],
                     splits=divided.outputs["splits"],
+                    cells_per_perturbation=cells_per_perturbation,
                     seed=cell.seed,
                     gpus=gpus,
                     in_grid=True,

@@ -33,7 +33,7 @@ from components.shared.prior_grammar import parse_prior
 from components.shared.results import KNOWING, told_results
 from components.shared.storage import scheme_of
 from pipelines.cluster import OTHER_PAGE, Client, bare_host, connect, one_line_api_errors
-from pipelines.inputs import input_uris, is_comparison, priors_of
+from pipelines.inputs import input_uris, is_comparison, is_prediction, priors_of
 from pipelines.package import Package, read_package
 from pipelines.run import assignments_in, check_settings, read_params
 from pipelines.watch import Progress, duration, failed_tasks, follow
@@ -41,9 +41,10 @@ from pipelines.watch import Progress, duration, failed_tasks, follow
 COMPILED = Path(__file__).parent / "compiled"
 PACKAGE = COMPILED / "scgpt-perturb.yaml"
 COMPARISON = COMPILED / "compare-priors.yaml"
+PREDICTION = COMPILED / "predict-line.yaml"
 STOPPED_BY_USER = 130
-LONGEST_PRIOR = 60
-"""Characters of a prior in a run's name, which the UI shows in a column."""
+LONGEST = 60
+"""Characters of a prior or model in a run's name, which the UI shows in a column."""
 WEB_ADDRESS = re.compile(r'(https?://)(?:[^/@\s"]*@)?([^\s"?]+)(\?)?[^\s"]*', re.IGNORECASE)
 """Perhaps inside JSON or another URI; what a user gave before the host, and the query, apart."""
 
@@ -153,7 +154,8 @@ class Submission:
         check_visible(self.params)
         check_sendable(self.params)
         check_cron(arguments.cron)
-        usual = COMPARISON if is_comparison(self.params) else PACKAGE
+        others = COMPARISON if is_comparison(self.params) else PACKAGE
+        usual = PREDICTION if is_prediction(self.params) else others
         self.package = read_package(arguments.package or usual)
         self.host = bare_host(arguments.host)
         now = f"{datetime.now():%Y-%m-%d %H:%M:%S}"
@@ -304,11 +306,15 @@ def runs_of(params: Mapping[str, Any]) -> list[str]:
 
 
 def brief(params: Mapping[str, Any]) -> str:
-    """Return what a run is about, for its name: its prior, or how many, and its test line."""
-    priors = priors_of(params)
-    what = f"{len(priors)} priors" if is_comparison(params) else parse_prior(priors[0]).shown
-    what = what if len(what) <= LONGEST_PRIOR else f"{what[:LONGEST_PRIOR]}…"
-    return f"{what}, {params['test_line']}"
+    """Return what a run is about, for its name: prior (or how many, or model) and test line."""
+    if is_prediction(params):
+        what, line = f"predict by {shown(params['model'])}", params.get("cell_line", "")
+    elif is_comparison(params):
+        what, line = f"{len(priors_of(params))} priors", params["test_line"]
+    else:
+        what, line = parse_prior(priors_of(params)[0]).shown, params["test_line"]
+    what = what if len(what) <= LONGEST else f"{what[:LONGEST]}…"
+    return ", ".join(filter(None, [what, line]))
 
 
 def check_cron(cron: str) -> None:

@@ -8,13 +8,13 @@ def evaluate(
     predictions: dsl.Input[dsl.Dataset],
     cells: dsl.Input[dsl.Dataset],
     splits: dsl.Input[dsl.Dataset],
-    gene_prior: dsl.Input[dsl.Dataset],
     evaluation: dsl.Output[dsl.Dataset],
     metrics: dsl.Output[dsl.Metrics],
     report: dsl.Output[dsl.HTML],
     summary: dsl.Output[dsl.Markdown],
     repeat: str,
     in_grid: bool,
+    gene_prior: dsl.Input[dsl.Dataset] = None,
 ) -> None:
     """Score the predictions with cell-eval, beside baselines and the ceiling of the data.
 
@@ -22,13 +22,14 @@ def evaluate(
         predictions: the predictions artifact of the predict task.
         cells: the cells artifact of the ingest task.
         splits: the splits artifact of the split task.
-        gene_prior: the gene prior artifact of the prior task, for the baseline that knows only it.
         evaluation: the evaluation artifact (format evaluation/v1).
         metrics: means over perturbations, for the comparison of runs.
         report: the report with plots.
         summary: the main numbers.
         repeat: the commands that repeat the run, which the report ends with.
         in_grid: whether a failure is a result, so that the other runs of a grid go on.
+        gene_prior: the gene prior artifact of the prior task, for the baseline that knows only it;
+            none where a finished model is applied.
     """
     import json
     import os
@@ -46,7 +47,7 @@ def evaluate(
             cells.path,
             splits.path,
             evaluation.path,
-            prior=gene_prior.path,
+            prior=gene_prior.path if gene_prior else None,
             # It changes no result, and no pod sees it: KFP's cache must not depend on it.
             cache=os.environ.get("SCGPT_PERTURB_EVALUATION_CACHE"),
             repeat=repeat,

@@ -75,12 +75,15 @@ def result(artifacts: Mapping[str, Artifact]) -> str:
     run = _Run(artifacts)
     means = run.metrics["model"]
     numbers = ", ".join(f"{name} {number(means[name])}" for name in HEADLINE if name in means)
+    scores = f"Means over {run.metrics['perturbations']:,} perturbations: {numbers}."
+    unscored = f"Not scored: {_safe(run.metrics.get('not_scored', ''))}."
     return "\n".join(
         [
             f"Published: the model with prior {_safe(run.stats['prior']['kind'])}, "
-            f"seed {run.stats['seed']}, tested on {_safe(run.test_line)}.",
+            f"seed {run.stats['seed']}, {'tested on' if means else 'applied to'} "
+            f"{_safe(run.test_line)}.",
             *verdicts(run.metrics),
-            f"Means over {run.metrics['perturbations']:,} perturbations: {numbers}.",
+            scores if means else unscored,
         ]
     )
 

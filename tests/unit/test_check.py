@@ -87,6 +87,9 @@ def test_a_grid_that_cannot_be_is_refused_in_one_line(priors, seeds, says):
         ({"prior": "anotation:x.parquet"}, "nearest: 'annotation'"),
         ({"pretrained": "random://tinny"}, "nearest: 'tiny'"),
         ({"gpus": -1}, "gpus=-1: expected 0"),
+        ({"train_lines": []}, "train_lines: is empty; expected a list"),
+        ({"perturbations": ["nowhere.txt"]}, "nowhere.txt: no such file"),
+        ({"perturbations": ["MYC", ""], "cells_per_perturbation": -3}, "-3; expected 0"),
     ],
 )
 def test_a_run_is_refused_with_the_nearest_name(wrong, says):
@@ -98,6 +101,7 @@ def test_a_run_is_refused_with_the_nearest_name(wrong, says):
 def test_the_tasks_hand_on_the_count_of_gpus_as_text(tmp_path, gpus):
     given = COMMON | {"recipe": "smoke", "perturbation_column": "gene", "control_label": "x"}
     given |= {"cell_line_column": "line", "ingest_options": {}, "split_options": {}, "gpus": gpus}
+    given |= {"perturbations": ["MYC"], "cells_per_perturbation": 0}
     count = tmp_path / "deep" / "count"
     task(gpu_count=str(count), package=PACKAGE, prior="none", seed=0, **given)
     assert count.read_text() == str(gpus)
