@@ -74,6 +74,7 @@ def test_a_run_on_this_machine_that_failed_speaks_of_no_cluster(tmp_path, state:
     assert text.startswith(f"# Run {state.lower()}\n")
     assert "task finetune failed" in text and "same command again" in text
     assert "kubectl" not in text and "Retry" not in text
+    assert "handler" not in said(tmp_path, state, "Task exit-handler-1 failed.", "run-1", "")
 
 
 @pytest.mark.parametrize("state", ["COMPLETE", "CACHED"])
