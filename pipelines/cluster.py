@@ -4,21 +4,24 @@ import json
 import logging
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import kfp
-from kfp_server_api import ApiException, V2beta1GetHealthzResponse
+from kfp_server_api import ApiException, V2beta1GetHealthzResponse, V2beta1Run
 from urllib3.exceptions import HTTPError
 
 from components.shared.downloads import shown
 from components.shared.errors import InputError
+from components.shared.kfp_run import Run
 
 API_ERRORS = (ApiException, HTTPError)
 """What a call can raise: an answer that is an error, or no answer at all."""
 TIMEOUT = (10, 60)
 """Seconds to connect and to wait for an answer; the client itself would wait forever."""
 OTHER_PAGE = "answers, but not as Kubeflow Pipelines does (a sign-in page, perhaps)"
+HTML = re.compile(r"\s*<(!doctype|html)", re.IGNORECASE)
+"""A page for people: of signing in, or of the UI itself."""
 SIGN_IN = (
     "sign in with `gcloud auth application-default login`, name the client of the "
     "Identity-Aware Proxy in KF_PIPELINES_IAP_OAUTH2_CLIENT_ID, or forward the port: "
@@ -32,6 +35,27 @@ class Client(kfp.Client):
     def get_kfp_healthz(self, sleep_duration: int = 5) -> V2beta1GetHealthzResponse:
         """Ask once; KFP's own asks five times and logs a traceback each time."""
         return self._healthz_api.healthz_service_get_healthz(_request_timeout=TIMEOUT)
+
+    def told(self, run: V2beta1Run) -> Run:
+        """Return a run with what its nodes tell."""
+        return Run(self.runs.api_client.sanitize_for_serialization(run))
+
+    def page(self, path: str, query: Mapping[str, str]) -> str | None:
+        """Return a page of the UI's server, which answers on the same host; None if it does not."""
+        try:
+            answer = self.runs.api_client.call_api(
+                path,
+                "GET",
+                query_params=list(query.items()),
+                auth_settings=["Bearer"],
+                _preload_content=False,
+                _return_http_data_only=True,
+                _request_timeout=TIMEOUT,
+            )
+        except API_ERRORS:
+            return None
+        text = answer.data.decode(errors="replace")
+        return None if HTML.match(text) else text
 
 
 def bare_host(host: str) -> str:

@@ -53,7 +53,6 @@ def comparison_on(profile: Profile, images: Mapping[str, str]) -> Any:
         ingest_options: dict = {},  # noqa: B006
         split_options: dict = {},  # noqa: B006
         overrides: dict = {},  # noqa: B006
-        evaluation_cache: str = "",
         gpus: int = profile.gpus,
         node_selector: dict = dict(profile.node_selector),  # noqa: B006
         tolerations: list = list(profile.tolerations),  # noqa: B006
@@ -85,8 +84,6 @@ def comparison_on(profile: Profile, images: Mapping[str, str]) -> Any:
             ingest_options: batch_column, expression, obs_filter.
             split_options: val_line, val_fraction, halve_controls, split_file, aliases (its README).
             overrides: single settings of the recipe to replace.
-            evaluation_cache: folder on a disk that all tasks see, which keeps what evaluate
-                computes of the measured cells; empty = each run computes it.
             gpus: GPUs of finetune, which trains on all of them, and predict (on one); 0 = none.
             node_selector: labels of the nodes for finetune and predict; {} = any.
             tolerations: tolerations of finetune and predict for the taints of those nodes.
@@ -180,7 +177,6 @@ def comparison_on(profile: Profile, images: Mapping[str, str]) -> Any:
                     splits=divided.outputs["splits"],
                     gene_prior=aligned.outputs["gene_prior"],
                     repeat=cell.repeat,
-                    cache=evaluation_cache,
                     in_grid=True,
                 )
                 place(aligned, "prior")
@@ -193,6 +189,8 @@ def comparison_on(profile: Profile, images: Mapping[str, str]) -> Any:
                 cells=checked.outputs["Output"],
                 repeat=checked.outputs["repeat"],
             )
+            # What a task tells in its log is read for the run's last page; the cache has no log.
+            compared.set_caching_options(enable_caching=False)
             place(compared, "compare")
             shared = publish_best(
                 models=dsl.Collected(tuned.outputs["model"]),

@@ -1,6 +1,8 @@
 """Compile the pipeline to YAML, or check that the YAML in the repository is what it compiles to."""
 
 import argparse
+import ast
+import re
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -32,6 +34,8 @@ PROFILES = {
     for profile in (H100, CPU)
 }
 """What is compiled: file name to the pipeline and the kind of cluster it is for."""
+DEFAULT = re.compile(r"^(#    \w+: (?:dict|list) \[Default: )(.*)\]$", re.MULTILINE)
+"""A comment line of a compiled file that shows a default which may have keys."""
 
 
 def compile_to(folder: Path, images: Mapping[str, str]) -> list[Path]:
@@ -50,16 +54,28 @@ def compile_to(folder: Path, images: Mapping[str, str]) -> list[Path]:
         with tempfile.TemporaryDirectory(prefix=".", suffix=".partial", dir=folder) as scratch:
             draft = Path(scratch) / name
             compiler.Compiler().compile(pipeline_on(profile, images), str(draft))
+            draft.write_text(in_fixed_order(draft.read_text()))
             check_protos(draft)
             written.append(draft.replace(folder / name))
     return written
 
 
-def documents(path: Path) -> list[dict[str, Any]]:
-    """Return the pipeline spec and the platform spec of a compiled file, SDK version set aside.
+def in_fixed_order(text: str) -> str:
+    """Return a compiled file in which the defaults of its comment lines have their keys sorted.
 
-    Compiling is not byte-deterministic, so documents are compared rather than text.
+    KFP writes them in the order of a protocol buffer's map, another one in each process.
     """
+    return DEFAULT.sub(lambda found: f"{found[1]}{_sorted(ast.literal_eval(found[2]))}]", text)
+
+
+def _sorted(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _sorted(value[key]) for key in sorted(value)}
+    return [_sorted(inner) for inner in value] if isinstance(value, list) else value
+
+
+def documents(path: Path) -> list[dict[str, Any]]:
+    """Return the pipeline spec and the platform spec of a compiled file, SDK version set aside."""
     parsed = [document for document in yaml.load_all(path.read_text(), Loader=LOADER) if document]
     for document in parsed:
         document.pop("sdkVersion", None)

@@ -134,7 +134,6 @@ def prediction_on(profile: Profile, images: Mapping[str, str]) -> Any:
                 cells=ingested.outputs["cells"],
                 splits=divided.outputs["splits"],
                 repeat=checked.outputs["Output"],
-                cache="",
                 in_grid=False,
             )
             shared = publish(

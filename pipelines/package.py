@@ -31,6 +31,14 @@ class Package:
         )
 
     @property
+    def looped(self) -> frozenset[str]:
+        """Names of those that run once for each round of a loop."""
+        components = self.spec.get("components", {})
+        loops = [task for _, task in self._all_tasks() if "parameterIterator" in task]
+        inside = [components[task["componentRef"]["name"]]["dag"]["tasks"] for task in loops]
+        return frozenset(name for tasks in inside for name in tasks) & self.tasks
+
+    @property
     def images(self) -> frozenset[str]:
         """Image references of the tasks."""
         executors = self.spec.get("deploymentSpec", {}).get("executors", {})

@@ -164,7 +164,6 @@ def pipeline_on(profile: Profile, images: Mapping[str, str]) -> Any:
                 splits=divided.outputs["splits"],
                 gene_prior=aligned.outputs["gene_prior"],
                 repeat=checked.outputs["Output"],
-                cache="",
                 in_grid=False,
             )
             shared = publish(

@@ -239,7 +239,7 @@ def run(params: Mapping[str, Any], runs: Path, *, containers: bool = False) -> P
         images, runner = {}, local.SubprocessRunner(use_venv=False)
         if is_comparison(params):
             measured = runs.resolve() / ".cache" / "evaluate"
-            params = {"evaluation_cache": str(measured), **params}
+            os.environ.setdefault("SCGPT_PERTURB_EVALUATION_CACHE", str(measured))
     others = comparison_on if is_comparison(params) else pipeline_on
     pipeline = (prediction_on if is_prediction(params) else others)(LOCAL, images)
     local.init(

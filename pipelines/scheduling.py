@@ -71,7 +71,7 @@ class Profile:
 
 
 CONCLUDE = Pod("100m", "256Mi", "1Gi", 0.5)
-CHECK = Pod("100m", "256Mi", "10Gi", 1)  # fetches a finished model, to predict another line with
+CHECK = Pod("500m", "256Mi", "10Gi", 1)  # fetches a finished model, to predict another line with
 
 H100 = Profile(
     pods={

@@ -25,11 +25,15 @@ from typing import Any
 from kfp.cli.utils.parsing import parse_parameter_value
 from kfp_server_api import V2beta1Run
 
+from components.check.check import grid
 from components.shared.downloads import shown
 from components.shared.errors import InputError, one_line_errors, shortlist
+from components.shared.kfp_run import Run, Task, own_last_line
+from components.shared.prior_grammar import parse_prior
+from components.shared.results import KNOWING, told_results
 from components.shared.storage import scheme_of
 from pipelines.cluster import OTHER_PAGE, Client, bare_host, connect, one_line_api_errors
-from pipelines.inputs import input_uris, is_comparison, is_prediction
+from pipelines.inputs import input_uris, is_comparison, is_prediction, priors_of
 from pipelines.package import Package, read_package
 from pipelines.run import assignments_in, check_settings, read_params
 from pipelines.watch import Progress, duration, failed_tasks, follow
@@ -39,6 +43,8 @@ PACKAGE = COMPILED / "scgpt-perturb.yaml"
 COMPARISON = COMPILED / "compare-priors.yaml"
 PREDICTION = COMPILED / "predict-line.yaml"
 STOPPED_BY_USER = 130
+LONGEST = 60
+"""Characters of a prior or model in a run's name, which the UI shows in a column."""
 WEB_ADDRESS = re.compile(r'(https?://)(?:[^/@\s"]*@)?([^\s"?]+)(\?)?[^\s"]*', re.IGNORECASE)
 """Perhaps inside JSON or another URI; what a user gave before the host, and the query, apart."""
 
@@ -121,7 +127,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     add("--assign", default="", help="more assignments, quoted as in a shell")
     add("--host", required=True, help="address of KFP's UI")
     add("--experiment", default="scgpt-perturb", help="made if there is none (%(default)s)")
-    add("--run", default="", help="name of the run (the parameter file's, and the time)")
+    add("--run", default="", help="name of the run (prior, test line and time)")
     add("--package", type=Path, help="compiled pipeline, of a release or here")
     add("--namespace", default="kubeflow", help="of the runs' pods (%(default)s)")
     add("--service-account", default="scgpt-perturb", help="of the runs' pods (%(default)s)")
@@ -153,7 +159,7 @@ class Submission:
         self.package = read_package(arguments.package or usual)
         self.host = bare_host(arguments.host)
         now = f"{datetime.now():%Y-%m-%d %H:%M:%S}"
-        self.name = arguments.run or f"{arguments.params.stem} {now}"
+        self.name = arguments.run or f"{brief(self.params)}, {now}"
 
     def start(self) -> int:
         """Create the run, watch it if that is wanted, and return the exit code."""
@@ -234,7 +240,7 @@ class Submission:
         )
 
     def _watch(self, client: Client, run_id: str) -> int:
-        progress = Progress(self.package.tasks)
+        progress = Progress(self.package, runs_of(self.params), self.arguments.namespace)
         try:
             run = follow(client, self.host, run_id, progress, poll=self.arguments.poll)
         except KeyboardInterrupt:
@@ -244,24 +250,43 @@ class Submission:
                 f"{self.link('runs', run_id)}"
             )
             return STOPPED_BY_USER
-        print(self._conclusion(run))
+        print(self._conclusion(run, client, progress))
         return 0 if run.state == "SUCCEEDED" else 1
 
-    def _conclusion(self, run: V2beta1Run) -> str:
+    def _conclusion(self, run: V2beta1Run, client: Client, progress: Progress) -> str:
         spent = duration(run.created_at, run.finished_at)
         lines = [f"run '{self.name}': {run.state}" + (f" after {spent}" if spent else "")]
-        if run.state != "SUCCEEDED":
-            logs = (
-                f"kubectl logs -n {self.arguments.namespace} -l pipeline/runid={run.run_id} "
-                "-c main --tail=20 --prefix"
-            )
+        told = client.told(run)
+        if run.state == "SUCCEEDED":
+            lines += [f"  {line}" for line in self._results(told, client)]
+        else:
             if run.error and run.error.message:
                 lines.append(f"  {one_line(run.error.message)}")
-            failed = dict(failed_tasks(run, self.package.tasks))
-            for name, message in failed.items():
-                lines.append(f"  {name}: {one_line(message) or 'failed; its log says why'}")
-            lines += [f"  logs       {logs}", f"  to resume  {self._how_to_resume(failed)}"]
+            failed = list(failed_tasks(told, self.package.tasks))
+            for name, task, message in failed:
+                label = progress.label(name, task.round if task else None)
+                lines.append(f"  {label}: {self._why(told, client, name, task, message)}")
+            # KFP's launcher writes most of a log, some of it below a task's own line.
+            logs = (
+                f"kubectl logs -n {self.arguments.namespace} -l pipeline/runid={run.run_id} "
+                "-c main --tail=200 --prefix"
+            )
+            names = {name for name, _, _ in failed}
+            lines += [f"  logs       {logs}", f"  to resume  {self._how_to_resume(names)}"]
         return "\n".join([*lines, f"  page       {self.link('runs', run.run_id)}"])
+
+    def _why(self, told: Run, client: Client, name: str, task: Task | None, message: str) -> str:
+        """Return the line that says why a task failed: the API's, or the last of its log."""
+        if not message and task:
+            log = told.said(task, client.page, self.arguments.namespace)
+            message = own_last_line(log, name)
+        line = one_line(printable(message)) or "failed; its log says why"
+        return re.sub(r"^[a-z]+: (?=error: )", "", line)  # the stage, which stands before it
+
+    def _results(self, told: Run, client: Client) -> list[str]:
+        tasks = [task for task in told.tasks() if task.name in KNOWING]
+        logs = [told.said(task, client.page, self.arguments.namespace) for task in tasks]
+        return [line for log in logs for line in told_results(log)]
 
     def _how_to_resume(self, failed: Collection[str]) -> str:
         again, then = "press Retry on the run's page, or submit the same again", ""
@@ -270,6 +295,26 @@ class Submission:
             if not self.params.get("checkpoints"):
                 again += " with checkpoints=<the place that its log names>"
         return f"{again}: finished tasks are not done again{then}"
+
+
+def runs_of(params: Mapping[str, Any]) -> list[str]:
+    """Return what the runs of a comparison are called, in the order of its loop."""
+    if not is_comparison(params):
+        return []
+    cells = grid(params, "", "")
+    return [f"{parse_prior(cell['prior']).shown}, seed {cell['seed']}" for cell in cells]
+
+
+def brief(params: Mapping[str, Any]) -> str:
+    """Return what a run is about, for its name: prior (or how many, or model) and test line."""
+    if is_prediction(params):
+        what, line = f"predict by {shown(params['model'])}", params.get("cell_line", "")
+    elif is_comparison(params):
+        what, line = f"{len(priors_of(params))} priors", params["test_line"]
+    else:
+        what, line = parse_prior(priors_of(params)[0]).shown, params["test_line"]
+    what = what if len(what) <= LONGEST else f"{what[:LONGEST]}…"
+    return ", ".join(filter(None, [what, line]))
 
 
 def check_cron(cron: str) -> None:

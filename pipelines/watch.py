@@ -2,15 +2,19 @@
 
 import sys
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
+from typing import Any
 
-from kfp_server_api import ApiException, V2beta1PipelineTaskDetail, V2beta1Run
+from kfp_server_api import ApiException, V2beta1Run
 from urllib3.exceptions import HTTPError
 
 from components.shared.downloads import shown
 from components.shared.errors import InputError
+from components.shared.kfp_run import Fetch, Run, Task
 from pipelines.cluster import API_ERRORS, OTHER_PAGE, TIMEOUT, Client, cause, connect, reason
+from pipelines.package import Package
+from pipelines.waiting import Waiting
 
 FINAL = ("SUCCEEDED", "SKIPPED", "FAILED", "CANCELED")
 TRANSIENT = (408, 429, 500, 502, 503, 504)
@@ -26,23 +30,55 @@ class Progress:
     On a terminal the last line says what runs; elsewhere (a CI log) a line a minute does.
     """
 
-    def __init__(self, tasks: Collection[str]) -> None:
-        self._tasks = tasks
-        self._width = max(map(len, tasks), default=0)
-        self._states: dict[str, str] = {}
+    def __init__(self, package: Package, runs: Sequence[str] = (), namespace: str = "") -> None:
+        """Take what is watched.
+
+        Args:
+            package: the pipeline.
+            runs: of a comparison, what each round of its loop is called.
+            namespace: of its pods.
+        """
+        self._tasks, self._looped, self._runs = package.tasks, package.looped, runs
+        self._waiting = Waiting(namespace)
+        self._width = max(map(len, self._tasks), default=0)
+        self._states: dict[str, tuple[str, str]] = {}
         self._started = self._printed = time.monotonic()
         self._terminal = sys.stdout.isatty()
 
-    def show(self, run: V2beta1Run) -> None:
-        """Print what changed since the last call."""
-        for task in _details(run):
-            name, state = task.display_name, task.state
-            if name in self._tasks and state and self._states.get(name) != state:
-                self._states[name] = state
-                spent = duration(task.start_time, task.end_time)
-                self.line(f"{name:<{self._width}}  {state}" + (f" in {spent}" if spent else ""))
-        running = [name for name, state in self._states.items() if state == "RUNNING"]
-        self._now(f"{run.state or 'PENDING'}: {', '.join(running) or 'no task runs'}")
+    def show(self, run: Run, page: Fetch) -> None:
+        """Print what changed since the last call.
+
+        Args:
+            run: what the API tells now.
+            page: gets a page of the UI's server.
+        """
+        tasks = run.tasks()
+        rounds = {id(task.detail): task.round for task in tasks}
+        for detail in sorted(run.details, key=_start):
+            name, state = detail.get("display_name") or "", detail.get("state")
+            # Of a task in a loop the run is known once the task is placed among its nodes.
+            placed = id(detail) in rounds or name not in self._looped or not run.workflow
+            if name in self._tasks and state and placed:
+                self._change(detail, self.label(name, rounds.get(id(detail))), state)
+        running = [label for label, state in self._states.values() if state == "RUNNING"]
+        for text in self._waiting.told(run, tasks, page, self.label):
+            self.line(text)
+        state = run.run.get("state") or "PENDING"
+        self._now(f"{state}: {', '.join(running) or 'no task runs'}")
+
+    def label(self, name: str, round: int | None) -> str:
+        """Return what a task is called: its name, and of a comparison its run."""
+        if round is None:
+            return name
+        run = self._runs[round] if round < len(self._runs) else f"run {round + 1}"
+        return f"{name} ({run})"
+
+    def _change(self, detail: Mapping[str, Any], label: str, state: str) -> None:
+        key = detail.get("task_id") or label
+        if self._states.get(key) != (label, state):
+            self._states[key] = (label, state)
+            spent = _spent(detail)
+            self.line(f"{label:<{self._width}}  {state}" + (f" in {spent}" if spent else ""))
 
     def line(self, text: str) -> None:
         """Print a line with the time since the watch began."""
@@ -99,7 +135,7 @@ def follow(
             time.sleep(min(poll * 2**misses, LONGEST_DELAY))
             continue
         answered, misses, expired = time.monotonic(), 0, False
-        progress.show(run)
+        progress.show(client.told(run), client.page)
         if run.state in FINAL:
             progress.end()
             return run
@@ -120,17 +156,38 @@ def _get(client: Client, run_id: str) -> V2beta1Run:
     return run
 
 
-def failed_tasks(run: V2beta1Run, tasks: Collection[str]) -> Iterator[tuple[str, str]]:
-    """Yield name and message of each task that failed, or whose pod could not be planned.
+def failed_tasks(run: Run, tasks: Collection[str]) -> Iterator[tuple[str, Task | None, str]]:
+    """Yield each task that failed, or whose pod could not be planned: name, task, message.
 
     The message is empty where the API has none, which is the rule: KFP keeps a task's error in the
     log of its pod.
     """
-    for task in _details(run):
-        if task.state == "FAILED" and task.display_name.removesuffix("-driver") in tasks:
-            histories = [task, *reversed(task.state_history or [])]
-            messages = (entry.error.message for entry in histories if entry.error)
-            yield task.display_name, next((message for message in messages if message), "")
+    found = [task for task in run.tasks() if task.state == "FAILED" and task.name in tasks]
+    for task in found:
+        yield task.name, task, _message(task.detail)
+    placed = {task.name for task in found}
+    for name in run.failed_names():
+        if name.removesuffix("-driver") in tasks and name not in placed:
+            about = [one for one in run.details if one.get("display_name") == name]
+            failed = [one for one in about if one.get("state") == "FAILED"]
+            yield name, None, next(filter(None, map(_message, failed)), "")
+
+
+def _message(detail: Mapping[str, Any]) -> str:
+    histories = [detail, *reversed(detail.get("state_history") or [])]
+    messages = [(entry.get("error") or {}).get("message") for entry in histories]
+    return next((message for message in messages if message), "")
+
+
+def _start(detail: Mapping[str, Any]) -> tuple[bool, str]:
+    start = str(detail.get("start_time") or "")
+    return (not start or start[:4] <= "1970", start)
+
+
+def _spent(detail: Mapping[str, Any]) -> timedelta | None:
+    times = (detail.get("start_time"), detail.get("end_time"))
+    start, end = (datetime.fromisoformat(time) if time else None for time in times)
+    return duration(start, end)
 
 
 def duration(start: datetime | None, end: datetime | None) -> timedelta | None:
@@ -141,9 +198,3 @@ def duration(start: datetime | None, end: datetime | None) -> timedelta | None:
     if not (start and end) or min(start.year, end.year) <= 1970:
         return None
     return timedelta(seconds=round((end - start).total_seconds()))
-
-
-def _details(run: V2beta1Run) -> list[V2beta1PipelineTaskDetail]:
-    """Return what Argo tells of a run's nodes, the earliest first."""
-    details = run.run_details.task_details if run.run_details else None
-    return sorted(details or [], key=lambda task: (task.start_time is None, str(task.start_time)))

@@ -1,5 +1,6 @@
 """What several test modules build: small artifacts from arrays."""
 
+import re
 from pathlib import Path
 
 import anndata
@@ -54,3 +55,9 @@ def screen(
     counts = rng.poisson(rate)
     scaled = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1) * 1e4
     return obs, np.log1p(scaled), [f"G{i}" for i in range(genes)]
+
+
+def bare_names(page: str) -> list[str]:
+    """Return the words with an underscore inside that stand outside of code in a Markdown page."""
+    outside = re.sub(r"^\s*```.*?^\s*```", "", page, flags=re.MULTILINE | re.DOTALL)
+    return re.findall(r"\w*[^\W_]_+[^\W_]\w*", re.sub(r"`[^`\n]+`", "", outside))

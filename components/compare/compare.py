@@ -8,11 +8,12 @@ from typing import Any
 
 import pandas as pd
 
-from components.compare.report import Findings, markdown, write_report
+from components.compare.report import Findings, markdown, result, write_report
 from components.compare.runs import MODEL, Grid, Run, read_grid
 from components.compare.statistics import ALL, HEADLINE, by_prior, differences
 from components.compare.verdicts import conclusion, shown
 from components.shared.artifact import COMPARISON, writing
+from components.shared.results import RESULT, tell_result
 
 VALIDATION = "best_val_pearson_delta"
 
@@ -59,9 +60,11 @@ def compare(
             "runs": len(grid.runs),
             "missing": len(grid.missing),
             "conclusion": numbers["conclusion"],
+            RESULT: result(found),
         }
     print(markdown(found).partition("Repeat it")[0], flush=True)
     print(f"compare: wrote {Path(target)}; open {Path(target) / 'report.html'}", flush=True)
+    tell_result("compare", draft.summary[RESULT])
 
 
 def best(grid: Grid) -> Run:

@@ -22,6 +22,7 @@ from components.compare.runs import (
 from components.compare.statistics import ALL, HEADLINE, METRICS
 from components.compare.verdicts import conclusion, sentences, shown
 from components.shared.artifact import code_version
+from components.shared.markdown import names_as_code
 from components.shared.page import breakable, number, page_css, signed
 
 BASELINES = {
@@ -145,7 +146,21 @@ def markdown(found: Findings) -> str:
     ]
     if found.repeat:
         lines += ["", "Repeat it:", "", "```sh", found.repeat, "```"]
-    return "\n".join(lines) + "\n"
+    return names_as_code("\n".join(lines) + "\n")
+
+
+def result(found: Findings) -> str:
+    """Return what the comparison came to, in a few lines of Markdown."""
+    missing = len(found.grid.missing)
+    lines = [
+        conclusion(found.grid, found.differences),
+        *(
+            f"{_plain(row['name'])}: {HEADLINE} {_cell(row['by'].get(HEADLINE))} "
+            "(mean, sd over seeds)."
+            for row in rows_of(found, ALL)
+        ),
+    ]
+    return "\n".join([*lines, *([f"Missing runs: {missing}."] if missing else [])])
 
 
 def _cell(row: dict[str, Any] | None) -> str:

@@ -10,7 +10,7 @@ def conclude(
     run_id: str,
     checkpoints: str,
 ) -> None:
-    """Write how the run ended and, unless it succeeded, how to resume it.
+    """Write how the run ended: what came of it, or what failed and how to resume it.
 
     Args:
         status: the state of the tasks before; KFP fills it in.

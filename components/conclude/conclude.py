@@ -1,21 +1,24 @@
-"""The conclude stage: how a run ended, and how it is resumed."""
+"""The conclude stage: how a run ended, what came of it or what failed, and how to go on."""
 
 from pathlib import Path
 
-SUCCEEDED = "SUCCEEDED"
+from components.conclude.cluster import Cluster, this_cluster
+from components.shared.kfp_run import Run, own_last_line
+from components.shared.markdown import names_as_code
+from components.shared.results import KNOWING, kept_results, told_results
+
+DONE = ("SUCCEEDED", "COMPLETE", "CACHED")
+"""KFP's driver passes the last two on, its local runner the first."""
+UNREACHED = "could not be reached from here, or did not tell"
+
 HOW_TO_GO_ON = """\
-The log of the task that failed ends with one line that says why:
-
-```
-kubectl logs -n kubeflow -l pipeline/runid={run_id} -c main --tail=20 --prefix
-```
-
 ## How to go on
 
 What is done is not done again.
 
 - If nothing is to change, press **Retry** on the run's page. The fine-tune goes on from its last
-  checkpoint.
+  checkpoint. KFP does not run this task a second time, so **this page then stays as it is**: the
+  run's own page tells how the retried run ended.
 - To change something, press **Clone run**, or give the command that started the run again. What the
   change does not touch comes from the cache, and a fine-tune that it does not touch goes on from
   its last checkpoint if it is told where that is:
@@ -24,30 +27,92 @@ What is done is not done again.
   checkpoints={checkpoints}
   ```
 """
+HOW_TO_GO_ON_HERE = """\
+The task's own error line is further up in the log. Give the same command again when it is mended:
+what is done is not done again.
+"""
+LOGS = """\
+The log of a task that failed ends with one line that says why; some lines below it are KFP's:
+
+```
+kubectl logs -n {namespace} -l pipeline/runid={run_id} -c main --tail=200 --prefix | grep error:
+```
+"""
 
 
 def conclude(state: str, error: str, run_id: str, checkpoints: str, target: Path | str) -> None:
     """Write how a run ended as a Markdown page, and print the same.
 
     Args:
-        state: KFP's word for it: SUCCEEDED, FAILED, CANCELLED.
-        error: what KFP says of the failure; empty if nothing failed.
+        state: KFP's word for it: COMPLETE or SUCCEEDED, FAILED, CANCELED.
+        error: what KFP says of the failure; a cluster's says nothing.
         run_id: KFP's id of the run.
         checkpoints: where the user had the fine-tune keep its checkpoints; empty = its own place.
-        target: the file to write.
+        target: the file to write; on this machine it lies beside the other tasks' folders.
     """
-    text = page(state, error, run_id, checkpoints)
-    target = Path(target)
+    target, cluster = Path(target), this_cluster()
+    if state in DONE:
+        text = _success(run_id, _results(cluster, run_id, target))
+    else:
+        text = _failure(state, error, run_id, checkpoints, cluster)
+    text = names_as_code(text)
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(text)
     print(text, flush=True)
 
 
-def page(state: str, error: str, run_id: str, checkpoints: str) -> str:
-    """Return the page of `conclude`."""
-    heading = f"# Run {state.lower()}\n\n`{run_id}`\n\n"
-    if state == SUCCEEDED:
-        return heading + "The card of publish and the report of evaluate say what came of it.\n"
-    said = f"{' '.join(error.split())}\n\n" if error else ""
+def _success(run_id: str, results: list[str]) -> str:
+    lines = [f"- {line}" for line in results] or [
+        f"What came of it: KFP {UNREACHED}. The card of publish and the report of evaluate say it."
+    ]
+    return "\n".join([f"# Run succeeded\n\n`{run_id}`\n", *lines]) + "\n"
+
+
+def _results(cluster: Cluster | None, run_id: str, target: Path) -> list[str]:
+    kept = kept_results(target.parents[1])
+    run = cluster.run(run_id, until=_knows) if cluster and not kept else None
+    if not cluster or run is None:
+        return kept
+    return [
+        line
+        for task in run.tasks()
+        if task.name in KNOWING
+        for line in told_results(run.said(task, cluster.page, cluster.namespace))
+    ]
+
+
+def _knows(run: Run) -> bool:
+    return any(task.name in KNOWING for task in run.tasks())
+
+
+def _failure(state: str, error: str, run_id: str, checkpoints: str, cluster: Cluster | None) -> str:
+    said = [f"# Run {state.lower()}\n\n`{run_id}`\n"]
+    # KFP's local runner names the handler that all tasks stand in, which helps nobody.
+    said += [f"{' '.join(error.split())}\n"] if error and "exit-handler" not in error else []
+    if cluster is None:
+        return "\n".join([*said, HOW_TO_GO_ON_HERE])
+    failed, told = _failed_tasks(cluster, run_id)
+    said += failed or [f"Which task failed: KFP {UNREACHED}; the run's page says it.\n"]
+    if not told:
+        said.append(LOGS.format(run_id=run_id, namespace=cluster.namespace))
     place = checkpoints or "<what the log of finetune names at its start>"
-    return heading + said + HOW_TO_GO_ON.format(run_id=run_id, checkpoints=place)
+    return "\n".join([*said, HOW_TO_GO_ON.format(checkpoints=place)])
+
+
+def _failed_tasks(cluster: Cluster, run_id: str) -> tuple[list[str], bool]:
+    """Return a paragraph a task that failed, and whether each holds the task's own line."""
+    run = cluster.run(run_id, until=lambda run: bool(run.failed_names()))
+    if run is None:
+        return [], False
+    found = {task.name: task for task in run.tasks() if task.state == "FAILED"}
+    paragraphs, told = [], True
+    for name in run.failed_names():
+        said = run.said(found[name], cluster.page, cluster.namespace) if name in found else ""
+        line = own_last_line(said, name)
+        told = told and bool(line)
+        paragraphs.append(
+            f"Task `{name}` failed:\n\n```\n{line}\n```\n"
+            if line
+            else f"Task `{name}` failed; why is in its log.\n"
+        )
+    return paragraphs, told and bool(paragraphs)

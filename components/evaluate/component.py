@@ -13,7 +13,6 @@ def evaluate(
     report: dsl.Output[dsl.HTML],
     summary: dsl.Output[dsl.Markdown],
     repeat: str,
-    cache: str,
     in_grid: bool,
     gene_prior: dsl.Input[dsl.Dataset] = None,
 ) -> None:
@@ -27,14 +26,13 @@ def evaluate(
         metrics: means over perturbations, for the comparison of runs.
         report: the report with plots.
         summary: the main numbers.
-        repeat: the commands that repeat the run, for the report.
-        cache: a folder that several evaluations share, which keeps what is computed of the
-            measured cells; empty = none.
+        repeat: the commands that repeat the run, which the report ends with.
         in_grid: whether a failure is a result, so that the other runs of a grid go on.
         gene_prior: the gene prior artifact of the prior task, for the baseline that knows only it;
             none where a finished model is applied.
     """
     import json
+    import os
     import shutil
     from pathlib import Path
 
@@ -50,7 +48,8 @@ def evaluate(
             splits.path,
             evaluation.path,
             prior=gene_prior.path if gene_prior else None,
-            cache=cache or None,
+            # It changes no result, and no pod sees it: KFP's cache must not depend on it.
+            cache=os.environ.get("SCGPT_PERTURB_EVALUATION_CACHE"),
             repeat=repeat,
         )
         evaluation.metadata.update(describe(evaluation.path))

@@ -10,6 +10,7 @@ from components.evaluate.findings import Findings
 from components.evaluate.metrics import COMPARED, EVERY, LOWER
 from components.evaluate.report import NAMED, STRONGEST, TITLES, Origin, number, signed
 from components.evaluate.summary import CEILING, HEADLINE_METRIC
+from components.shared.markdown import names_as_code
 
 
 def headline_text(found: Findings | None, table: pd.DataFrame, origin: Origin) -> str:
@@ -46,7 +47,7 @@ def markdown(found: Findings | None, table: pd.DataFrame, origin: Origin) -> str
     lines += _strongest(table)
     if origin.repeat:
         lines += ["", "Repeat it:", "", "```sh", origin.repeat, "```"]
-    return "\n".join(lines) + "\n"
+    return names_as_code("\n".join(lines) + "\n")
 
 
 def _scores(found: Findings, origin: Origin) -> list[str]:

@@ -23,10 +23,12 @@ from components.publish.facts import (
     no_prior,
     number,
     open_licence,
+    verdicts,
 )
 from components.shared.artifact import Artifact, code_version
 from components.shared.downloads import shown
 from components.shared.errors import InputError
+from components.shared.markdown import names_as_code
 from components.shared.storage import scheme_of
 
 TEMPLATE = "card.md.j2"
@@ -50,7 +52,7 @@ def write_card(
     run = _Run(artifacts)
     try:
         body = _environment().get_template(TEMPLATE).render(_context(run, artifacts, files))
-        text = f"---\n{_front_matter(run).to_yaml()}\n---\n\n{body}"
+        text = f"---\n{_front_matter(run).to_yaml()}\n---\n\n{names_as_code(body)}"
     except KeyError as error:
         raise InputError(
             f"{artifacts['model'].path}, {artifacts['evaluation'].path}: no {error} in their JSON "
@@ -66,6 +68,24 @@ def write_card(
         "prior": run.stats["prior"]["kind"],
         **{name: means[name] for name in HEADLINE if means.get(name) is not None},
     }
+
+
+def result(artifacts: Mapping[str, Artifact]) -> str:
+    """Return what a run came to, in a few lines of Markdown: verdicts and headline numbers."""
+    run = _Run(artifacts)
+    means = run.metrics["model"]
+    numbers = ", ".join(f"{name} {number(means[name])}" for name in HEADLINE if name in means)
+    scores = f"Means over {run.metrics['perturbations']:,} perturbations: {numbers}."
+    unscored = f"Not scored: {_safe(run.metrics.get('not_scored', ''))}."
+    return "\n".join(
+        [
+            f"Published: the model with prior {_safe(run.stats['prior']['kind'])}, "
+            f"seed {run.stats['seed']}, {'tested on' if means else 'applied to'} "
+            f"{_safe(run.test_line)}.",
+            *verdicts(run.metrics),
+            scores if means else unscored,
+        ]
+    )
 
 
 class _Run:

@@ -63,13 +63,19 @@ def count(n: int, what: str) -> str:
     return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"
 
 
-def against_baselines(metrics: Facts) -> list[str]:
-    """Return a sentence or two a baseline: does the model beat it, with figures."""
+def verdicts(metrics: Facts) -> list[str]:
+    """Return a sentence a baseline: does the model beat it in the headline, with figures."""
     comparisons = metrics.get("comparisons", {})
     return [
-        _headline(name, metrics["model"], means, comparisons.get(name)) + _others(metrics, means)
+        _headline(name, metrics["model"], means, comparisons.get(name))
         for name, means in metrics["baselines"].items()
     ]
+
+
+def against_baselines(metrics: Facts) -> list[str]:
+    """Return each baseline's verdict and, of the other metrics, those where the model is behind."""
+    told = zip(verdicts(metrics), metrics["baselines"].values(), strict=True)
+    return [verdict + _others(metrics, means) for verdict, means in told]
 
 
 def _headline(name: str, model: Facts, baseline: Facts, comparison: Facts | None) -> str:

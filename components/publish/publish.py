@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from components.publish.card import write_card
+from components.publish.card import result, write_card
 from components.publish.chain import check_chain
 from components.publish.files import CARD_FILE, check_files, collect
 from components.publish.targets import check_target, upload
@@ -17,6 +17,7 @@ from components.shared.artifact import (
     writing,
 )
 from components.shared.errors import InputError
+from components.shared.results import RESULT, tell_result
 from components.shared.storage import local_path, scheme_of
 
 __all__ = ["check_target", "publish"]
@@ -62,6 +63,7 @@ def publish(
     ) as draft:
         files = collect(artifacts, draft.path)
         draft.summary |= write_card(artifacts, files, draft.path / CARD_FILE)
+        draft.summary[RESULT] = result(artifacts)
     where = str(target)
     if publish_to:
         try:
@@ -72,6 +74,7 @@ def publish(
     print(f"publish: wrote {target}: {len(files)} files and the card {target / CARD_FILE}")
     if publish_to:
         print(f"publish: published at {where}")
+    tell_result("publish", draft.summary[RESULT])
 
 
 def _check_apart(publish_to: Path, target: Path) -> None:

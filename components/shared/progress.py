@@ -1,10 +1,13 @@
 """Long work shows itself: a bar on a terminal, plain lines elsewhere (a pod's log)."""
 
+import re
 import sys
 
 from tqdm import tqdm
 
 SECONDS_BETWEEN_LINES = 10.0
+NOTHING_YET = re.compile(r"\| 0(\.0+)?/")
+"""In the text of a bar at its start, which as a line of a log says nothing."""
 
 
 class Lines:
@@ -13,7 +16,7 @@ class Lines:
     def write(self, text: str) -> None:
         """Print the text of one refresh, without the carriage return tqdm puts before it."""
         line = text.strip("\r\n ")
-        if line:
+        if line and not NOTHING_YET.search(line):
             print(line, file=sys.stderr, flush=True)
 
     def flush(self) -> None:

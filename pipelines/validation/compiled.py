@@ -17,6 +17,8 @@ from pipelines.validation.tree import COMPILED, Tree
 
 ACCELERATOR = "nvidia.com/gpu"
 QUEUE = "kueue.x-k8s.io/queue-name"
+GPU_COUNT = "gpu_count"
+"""The output of the check tasks that is the parameter gpus as text."""
 CHANNEL = re.compile(r"\{\{\$\.inputs\.parameters\['([^']+)'\]\}\}")
 
 
@@ -75,9 +77,19 @@ def default_of(spec: dict[str, Any], component: str, name: str) -> Any:
     for parent, dag in _dags(spec):
         for task in dag.get("dag", {}).get("tasks", {}).values():
             if _component(task) == component:
-                given = _at(task, "inputs", "parameters", name)
-                return default_of(spec, parent, given.get("componentInputParameter", ""))
+                return _default_given(spec, parent, dag, _at(task, "inputs", "parameters", name))
     return None
+
+
+def _default_given(
+    spec: dict[str, Any], component: str, dag: dict[str, Any], given: dict[str, Any]
+) -> Any:
+    """Return the default of what a task of a DAG is given; the check tasks hand `gpus` on."""
+    if source := given.get("taskOutputParameter"):
+        if source["outputParameterKey"] != GPU_COUNT:
+            return None
+        given = _at(dag, "dag", "tasks", source["producerTask"], "inputs", "parameters", "gpus")
+    return default_of(spec, component, given.get("componentInputParameter", ""))
 
 
 def _default(tree: Tree, task: Task, name: str) -> Any:
@@ -89,7 +101,12 @@ def gpus(tree: Tree, task: Task) -> int:
     """Return how many GPUs a task asks for by default."""
     count = str(_at(task.container, "resources", "accelerator").get("resourceCount", 0))
     found = CHANNEL.fullmatch(count)
-    return int(float(_default(tree, task, found[1]) or 0 if found else count))
+    if not found:
+        return int(count)
+    spec = next(spec for package, spec, _ in tree.packages if package == task.package)
+    dag = next(dag for component, dag in _dags(spec) if component == task.component)
+    given = _at(task.spec, "inputs", "parameters", found[1])
+    return int(float(_default_given(spec, task.component, dag, given) or 0))
 
 
 def requests(tree: Tree, task: Task) -> dict[str, Decimal]:

@@ -10,6 +10,7 @@ from pipelines.validation.tree import Tree
 LABEL = "pipelines.kubeflow.org/v2_component"
 ANYWHERE = "the outside"
 PODS = "pods of the namespace"
+UI = "ml-pipeline-ui"
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class Way:
     """A way out that pods of runs need."""
 
     to: str
-    """ANYWHERE, PODS, or an address."""
+    """ANYWHERE, PODS, UI, or an address."""
     port: int
     why: str
     protocol: str = "TCP"
@@ -33,6 +34,8 @@ NEEDED = {
         Way(ANYWHERE, 443, "buckets, the Hub, the Kubernetes API"),
         Way(PODS, 8080, "KFP's metadata-grpc-service"),
         Way(PODS, 8887, "KFP's ml-pipeline"),
+        Way(PODS, 8888, "KFP's API, which conclude asks"),
+        Way(UI, 3000, "the logs that conclude quotes"),
         Way(PODS, 8333, "KFP's object store"),
     ),
     "gke": (
@@ -103,6 +106,8 @@ def _is_port(port: dict[str, Any], way: Way) -> bool:
 def _is_peer(peer: dict[str, Any], to: str) -> bool:
     if to == PODS:
         return peer == {"podSelector": {}}
+    if to == UI:
+        return peer == {"podSelector": {"matchLabels": {"app": UI}}}
     block = peer.get("ipBlock", {})
     if to == ANYWHERE:
         return block == {"cidr": "0.0.0.0/0"}

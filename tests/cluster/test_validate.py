@@ -471,6 +471,10 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], str | tuple[str, ...]]] = {
         policy_without("        - {protocol: TCP, port: 8887}  # ml-pipeline\n"),
         "no NetworkPolicy lets pods of runs reach TCP 8887 to pods of the namespace",
     ),
+    "no way to the logs": (
+        swap("manifests/base/network-policy.yaml", "port: 3000", "port: 80"),
+        "no NetworkPolicy lets pods of runs reach TCP 3000 to ml-pipeline-ui",
+    ),
     "runs that anybody may call": (
         swap("manifests/base/network-policy.yaml", "[Ingress, Egress]", "[Egress]"),
         "no NetworkPolicy bounds the Ingress of pods of runs;",

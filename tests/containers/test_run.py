@@ -119,7 +119,7 @@ def test_a_bad_parameter_fails_its_container_in_one_line_and_conclude_says_how_t
     assert len(errors) == 1 and "split: error: " in errors[0]
     assert "Traceback" not in done.stdout + done.stderr
     newest = max(runs.glob("2*/*"), key=lambda path: path.name)
-    assert "How to go on" in (newest / "conclude" / "outcome").read_text()
+    assert "same command again" in (newest / "conclude" / "outcome").read_text()
     assert not (newest / "split" / "splits").exists()
 
 

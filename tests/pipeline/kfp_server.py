@@ -2,7 +2,8 @@
 
 It answers as the v2beta1 API does: fields that are unset are left out, a time that has not come is
 year 1 or 1970, parameters are checked against the pipeline spec, and a run's details are Argo's
-nodes, of which only one in three is a task.
+nodes, of which only one in three is a task; they tell the ids of the nodes after them, but not
+their own. On the same host is the UI's server, which has the pods and their logs.
 """
 
 import json
@@ -39,6 +40,16 @@ class Look:
     """State of each task by name."""
     message: str = ""
     """Error message of the failed tasks; KFP's API has none today."""
+    rounds: list[dict[str, str]] = field(default_factory=list)
+    """For each round of a comparison's loop, the state of its tasks by name."""
+    tries: dict[str, int] = field(default_factory=dict)
+    """How often the pod of a task was started, where KFP is to start it again when it is lost."""
+    pending: list[str] = field(default_factory=list)
+    """Tasks whose pod waits."""
+    planning: list[str] = field(default_factory=list)
+    """Tasks of which the pod that plans them waits."""
+    wrapped: bool = False
+    """Whether the controller's defaults try every node again, so that each is there twice."""
 
 
 @dataclass
@@ -50,6 +61,11 @@ class Kfp:
     connection, or `SIGN_IN_PAGE`; the last one stays."""
     always: int | str = 0
     """A status, or `SIGN_IN_PAGE`, to answer every request with."""
+    logs: dict[str, str] = field(default_factory=dict)
+    """The log of each pod by its name."""
+    pods: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """What Kubernetes tells of each pod by its name."""
+    events: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
     experiments: list[dict[str, Any]] = field(default_factory=list)
     runs: list[dict[str, Any]] = field(default_factory=list)
@@ -76,6 +92,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, body: dict[str, Any] | None) -> None:
         self.kfp.requests.append(f"{self.command} {urlsplit(self.path).path}")
         try:
+            if urlsplit(self.path).path.startswith("/k8s/") and not self.kfp.always:
+                self._answer_of_the_ui()
+                return
             answer = self._result(body)
             if answer == CUT:
                 self.close_connection = True
@@ -87,6 +106,21 @@ class _Handler(BaseHTTPRequestHandler):
         except _RefusedError as refused:
             text = json.dumps({"code": 3, "message": refused.message, "details": []}).encode()
             self._send(refused.status, text, "application/json")
+
+    def _answer_of_the_ui(self) -> None:
+        url = urlsplit(self.path)
+        query = {name: values[0] for name, values in parse_qs(url.query).items()}
+        pod, kfp = query.get("podname", ""), self.kfp
+        found: Any = {
+            "/k8s/pod": kfp.pods.get(pod),
+            "/k8s/pod/events": {"items": kfp.events[pod]} if pod in kfp.events else None,
+            "/k8s/pod/logs": kfp.logs.get(pod),
+        }.get(url.path)
+        if found is None or not query.get("podnamespace"):
+            self._send(500, b"Could not get main container logs: not found", "text/html")
+        else:
+            text = found if isinstance(found, str) else json.dumps(found)
+            self._send(200, text.encode(), "text/plain")
 
     def _result(self, body: dict[str, Any] | None) -> Any:
         kfp, path = self.kfp, urlsplit(self.path).path
@@ -136,9 +170,12 @@ class _Handler(BaseHTTPRequestHandler):
             raise _RefusedError(look, "no healthy upstream")
         if isinstance(look, str):
             return look
+        kfp_run = self.kfp.runs[int(run_id.removeprefix("run-"))]
         over = look.state in ("SUCCEEDED", "FAILED", "CANCELED")
         return {
             "run_id": run_id,
+            "display_name": kfp_run["display_name"],
+            "pipeline_spec": kfp_run["pipeline_spec"],
             "state": look.state,
             "created_at": "2026-03-01T10:00:00Z",
             "finished_at": "2026-03-01T11:30:00Z" if over else "1970-01-01T00:00:00Z",
@@ -156,16 +193,113 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
 
+WORKFLOW = "scgpt-perturb-x7k2p"
+TEMPLATE, AGAIN = "system-container-impl", "retry-system-container-impl"
+
+
+def pod_of(task: str, *, round: int | None = None, template: str = TEMPLATE, tail: str = "") -> str:
+    """Return the name of a task's pod, in a workflow whose nodes are not wrapped.
+
+    Args:
+        task: its name.
+        round: of the loop it stands in.
+        template: Argo's for the pod.
+        tail: after the executor's name: the number of the try, in brackets.
+    """
+    above = [WORKFLOW, "root", "exit-handler-1"]
+    if round is not None:
+        above += ["for-loop-1", f"iteration-iterations({round}:{round})", "iteration-item"]
+    return f"{WORKFLOW}-{template}-{_hash('.'.join([*above, task, f'executor{tail}']))}"
+
+
+def executors_of(look: Look) -> dict[str, str]:
+    """Return the task of each pod of a run without second tries, by the pod's name."""
+    return {
+        f"{WORKFLOW}-{TEMPLATE}-{_hash(name)}": name.rpartition(".executor")[0].rpartition(".")[2]
+        for name, _ in _Workflow(look).nodes
+        if ".executor" in name
+    }
+
+
+def _hash(name: str) -> int:
+    """Return the number that Argo ends the id of a node with: FNV-1a of its whole name."""
+    found = 2166136261
+    for byte in name.encode():
+        found = ((found ^ byte) * 16777619) % 2**32
+    return found
+
+
+class _Workflow:
+    """Argo's nodes of a run, in the order they were made."""
+
+    def __init__(self, look: Look) -> None:
+        self.look, self.nodes = look, list[tuple[str, dict[str, Any]]]()
+        root = self._dag(WORKFLOW, WORKFLOW, look.state, None)
+        last = self._node(f"{root}.root-driver", "root-driver", "SUCCEEDED", root)
+        root = self._dag(f"{root}.root", "root", look.state, last)
+        handler = "exit-handler-1"
+        last = self._node(f"{root}.{handler}-driver", f"{handler}-driver", "SUCCEEDED", root)
+        inner = self._dag(f"{root}.{handler}", handler, look.state, last)
+        last, hook = inner, f"{root}.{handler}.onExit"
+        for name, state in look.tasks.items():
+            if name == "conclude":
+                hook = self._dag(hook, f"{handler}.onExit", state, f"{root}.{handler}")
+                self._task(hook, name, state, hook)
+            else:
+                last = self._task(inner, name, state, last)
+        if look.rounds:
+            self._loop(inner, last)
+
+    def _loop(self, above: str, after: str) -> None:
+        loop = self._dag(f"{above}.for-loop-1", "for-loop-1", "RUNNING", after)
+        last = self._node(f"{loop}.iteration-driver", "iteration-driver", "SUCCEEDED", loop)
+        group = self._node(f"{loop}.iteration-iterations", "iteration-iterations", "RUNNING", last)
+        for number, tasks in enumerate(self.look.rounds):
+            name = f"iteration-iterations({number}:{number})"
+            one = self._dag(f"{loop}.{name}", name, "RUNNING", group)
+            last = self._node(
+                f"{one}.iteration-item-driver", "iteration-item-driver", "SUCCEEDED", one
+            )
+            item = self._dag(f"{one}.iteration-item", "iteration-item", "RUNNING", last)
+            last = item
+            for task, state in tasks.items():
+                last = self._task(item, task, state, last)
+
+    def _task(self, above: str, name: str, state: str, after: str) -> str:
+        planned = "PENDING" if name in self.look.planning else "SUCCEEDED"
+        last = self._node(f"{above}.{name}-driver", f"{name}-driver", planned, after)
+        if planned == "PENDING":
+            return last
+        error = {"error": {"code": 13, "message": self.look.message}}
+        failed = state == "FAILED" and self.look.message
+        inner = self._dag(f"{above}.{name}", name, state, last, **(error if failed else {}))
+        pod = "PENDING" if name in self.look.pending else state
+        last = self._node(f"{inner}.executor", "executor", pod, inner)
+        tries = self.look.tries.get(name, 1 if self.look.wrapped else 0)
+        for number in range(tries):
+            end = pod if number + 1 == tries else "FAILED"
+            one = self._node(f"{inner}.executor({number})", f"executor({number})", end, last)
+        return one if tries else last
+
+    def _dag(self, name: str, display: str, state: str, after: str | None, **more: Any) -> str:
+        self._node(name, display, state, after, **more)
+        if not self.look.wrapped:
+            return name
+        return self._node(f"{name}(0)", f"{display}(0)", state, name)
+
+    def _node(self, name: str, display: str, state: str, after: str | None, **more: Any) -> str:
+        if after is not None:
+            before = next(node for known, node in self.nodes if known == after)
+            before.setdefault("child_tasks", []).append({"pod_name": f"{WORKFLOW}-{_hash(name)}"})
+        node = _node(display, state) | {"task_id": f"uuid-of-{_hash(name)}"} | more
+        self.nodes.append((name, node))
+        return name
+
+
 def _nodes(look: Look) -> Iterator[dict[str, Any]]:
-    """Yield Argo's nodes: of each task its driver, its executor, and the task itself."""
-    yield _node("scgpt-perturb-x7k2p", look.state)
-    yield _node("root-driver", "SUCCEEDED")
-    yield _node("root", look.state)
-    for name, state in look.tasks.items():
-        yield _node("executor", state)
-        yield _node(f"{name}-driver", "SUCCEEDED")
-        error = {"error": {"code": 13, "message": look.message}}
-        yield _node(name, state) | (error if state == "FAILED" and look.message else {})
+    """Yield Argo's nodes: of each task its driver, the task itself, and its executor."""
+    for _, node in _Workflow(look).nodes:
+        yield node
 
 
 def _node(name: str, state: str) -> dict[str, Any]:

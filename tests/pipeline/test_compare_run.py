@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from components.shared.artifact import COMPARISON, EVALUATION, PUBLISHED, opening
+from tests.helpers import bare_names
 from tests.pipeline.test_run import path_after, run
 
 GRID = """
@@ -70,6 +71,15 @@ def test_every_report_ends_with_the_commands_of_its_run(grid):
             assert make.startswith('make compare ARGS="')
             assert kfp.startswith("kfp run create ")
             assert "compiled/compare-priors.yaml" in kfp
+
+
+def test_the_last_page_says_what_came_of_the_comparison_and_what_was_published(grid):
+    root = path_after("report", grid[1]).parents[2]
+    page = (root / "conclude" / "outcome").read_text()
+    assert "- There is no evidence that any of these priors helps" in page
+    assert "Missing runs: 1." in page and "Published: the model with prior" in page
+    for shown in (page, (root / "compare" / "summary").read_text()):
+        assert not bare_names(shown)
 
 
 def test_a_grid_with_other_priors_makes_only_what_is_new(grid):

@@ -1,3 +1,4 @@
+import os
 import re
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
 
 from components.shared.prior_grammar import FORMS
+from components.shared.results import KNOWING
 from pipelines import compile as compiling
 from pipelines.images import development_images
 from pipelines.scheduling import CPU, H100
@@ -28,6 +30,35 @@ def h100():
 
 def test_the_compiled_files_are_what_the_code_compiles_to_and_kfp_can_read_them():
     assert compiling.check()
+
+
+COMPILE = """
+import sys
+from pathlib import Path
+from pipelines.compile import compile_to
+compile_to(Path(sys.argv[1]), {})
+"""
+
+
+def test_each_process_compiles_to_the_same_bytes(tmp_path):
+    written = []
+    for seed in ("0", "1", "2"):
+        command = [sys.executable, "-c", COMPILE, str(tmp_path / seed)]
+        environment = os.environ | {"PYTHONHASHSEED": seed}
+        subprocess.run(command, cwd=ROOT, env=environment, check=True)
+        written.append({file.name: file.read_bytes() for file in (tmp_path / seed).iterdir()})
+    assert set(written[0]) == set(compiling.PROFILES)
+    assert written[0] == written[1] == written[2]
+
+
+@pytest.mark.parametrize("order", [("b", "a"), ("a", "b")])
+def test_comment_lines_show_keys_in_one_order(order):
+    default = [{key: {"y": "it's", "x": 1.0} for key in order}]
+    text = f"#    tolerations: list [Default: {default}]\nrest: {{b: 1, a: 2}}\n"
+    assert compiling.in_fixed_order(text) == (
+        """#    tolerations: list [Default: [{'a': {'x': 1.0, 'y': "it's"}, 'b': """
+        """{'x': 1.0, 'y': "it's"}}]]\nrest: {b: 1, a: 2}\n"""
+    )
 
 
 @pytest.fixture(scope="module")
@@ -310,6 +341,12 @@ def test_conclude_runs_whatever_became_of_the_others_and_is_never_cached(compile
     assert task["triggerPolicy"] == {"strategy": "ALL_UPSTREAM_TASKS_COMPLETED"}
     assert task["dependentTasks"] == ["exit-handler-1"]
     assert not task["cachingOptions"].get("enableCache")
+
+
+def test_a_task_whose_log_tells_the_result_is_never_cached(compiled):
+    tasks = compiled[0]["components"]["comp-exit-handler-1"]["dag"]["tasks"]
+    knowing = [task for name, task in tasks.items() if name in KNOWING]
+    assert knowing and not any(task["cachingOptions"].get("enableCache") for task in knowing)
 
 
 def test_no_task_installs_anything_when_its_pod_starts(compiled):

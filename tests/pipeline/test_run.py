@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 
 from components.shared.artifact import PUBLISHED, opening
 from components.shared.splits import Splits
+from tests.helpers import bare_names
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = [
@@ -141,6 +143,21 @@ def test_a_report_ends_with_the_commands_that_repeat_its_run(first):
     for word in (SMALL[0], "recipe=smoke", "seed=0", "prior=none", "test_line=rpe1"):
         assert word in make and word in kfp
     assert "'overrides={epochs: 2}'" in make and "'overrides={\"epochs\": 2}'" in kfp
+
+
+def test_the_last_page_says_what_came_of_the_run(first):
+    root = path_after("published", first[1].stdout).parents[1]
+    page = (root / "conclude" / "outcome").read_text()
+    assert page.startswith("# Run succeeded\n")
+    assert "Published: the model with prior none, seed 0, tested on rpe1." in page
+    assert "In `pearson_delta` the model" in page and "`discrimination_score_l1` " in page
+
+
+def test_every_page_in_markdown_shows_the_underscores_of_names(first):
+    root = path_after("published", first[1].stdout).parents[1]
+    pages = [root / "evaluate/summary", root / "publish/card", root / "conclude/outcome"]
+    for page in pages:
+        assert not bare_names(re.sub(r"\A---.*?^---", "", page.read_text(), flags=re.M | re.S))
 
 
 @pytest.mark.parametrize("prior", ["best", "efects", "anotation:x.parquet"])

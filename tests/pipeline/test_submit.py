@@ -16,15 +16,17 @@ from hypothesis import strategies as st
 from kfp.cli.utils.parsing import parse_parameter_value
 
 from components.shared.errors import InputError
-from pipelines import watch
+from pipelines import waiting, watch
 from pipelines.cluster import connect
 from pipelines.package import read_package
 from pipelines.run import PARAMS, read_params
 from pipelines.submit import PACKAGE, check_visible, main, on_command_line
-from tests.pipeline.kfp_server import CUT, SIGN_IN_PAGE, Kfp, Look, serving
+from tests.pipeline.kfp_server import AGAIN, CUT, SIGN_IN_PAGE, Kfp, Look, pod_of, serving
 
 ROOT = Path(__file__).resolve().parents[2]
 KFP_CLI = Path(sys.executable).parent / "kfp"
+RETRIED = f"metadata-0-1-{AGAIN}"
+"""Argo's template of the fine-tune's pod, which has the queue's label."""
 RUNNING = Look("RUNNING", {"ingest": "RUNNING"})
 SUCCEEDED = Look("SUCCEEDED", {"ingest": "SUCCEEDED", "publish": "SUCCEEDED"})
 FAILED = Look("FAILED", {"ingest": "SUCCEEDED", "finetune": "FAILED"})
@@ -42,10 +44,10 @@ IN_A_BUCKET = {
 """What is given in place of a parameter file's own local files."""
 
 
-def submit(kfp: Kfp, *more: str) -> int | str | None:
+def submit(kfp: Kfp, *more: str, of: str = "demo") -> int | str | None:
     """Return the exit code of submitting the demo."""
     try:
-        return main(["demo", "--host", kfp.url, "--poll", "0.01", *more])
+        return main([of, "--host", kfp.url, "--poll", "0.01", *more])
     except SystemExit as ended:
         return ended.code
 
@@ -89,9 +91,168 @@ def test_a_failed_run_names_the_task_where_its_log_is_and_how_to_resume(capsys, 
         assert submit(kfp, "--namespace", "runs") == 1
     said = capsys.readouterr().out
     assert "FAILED after 1:30:00" in said
-    assert f"finetune: {' '.join(message.split()) or 'failed; its log says why'}" in said
+    assert f"finetune: {'error: no GPU' if message else 'failed; its log says why'}" in said
     assert "kubectl logs -n runs -l pipeline/runid=run-0 " in said
     assert "with checkpoints=<" in said and "finished tasks are not done again" in said
+
+
+def test_a_failed_run_shows_the_tasks_own_last_line(capsys):
+    why = "check: error: prior 'efects' is unknown, nearest: 'effects'"
+    kfps = "I1129 02:00:09.1 23 launcher_v2.go:195] publish.\nError: exit status 1\n"
+    with serving(Kfp([Look("FAILED", {"check": "FAILED"})])) as kfp:
+        kfp.logs[pod_of("check")] = f"{kfps}check: some words\n{why}\n{kfps}"
+        assert submit(kfp) == 1
+    said = capsys.readouterr().out
+    assert lines_with(said, "efects") == [f"  {why}"]
+    assert said.count("check: error") == 1
+
+
+def test_the_task_that_checks_a_grid_is_named_once(capsys):
+    with serving(Kfp([Look("FAILED", {"check-grid": "FAILED"})])) as kfp:
+        kfp.logs[pod_of("check-grid")] = "check: error: seeds: is empty\n"
+        assert submit(kfp, of="compare-demo") == 1
+    assert "\n  check-grid: error: seeds: is empty\n" in capsys.readouterr().out
+
+
+def test_a_retried_task_shows_the_line_of_its_last_try(capsys):
+    with serving(Kfp([Look("FAILED", FAILED.tasks, tries={"finetune": 2})])) as kfp:
+        pods = [pod_of("finetune", template=RETRIED, tail=f"({number})") for number in (0, 1)]
+        kfp.logs |= {pods[0]: "finetune: error: the first", pods[1]: "finetune: error: the second"}
+        assert submit(kfp) == 1
+    said = capsys.readouterr().out
+    assert "  finetune: error: the second\n" in said and "the first" not in said
+
+
+def test_a_run_that_succeeded_shows_what_came_of_it(capsys):
+    with serving(Kfp([SUCCEEDED])) as kfp:
+        kfp.logs[pod_of("publish")] = "publish: result: In pearson_delta the model beats `mean`.\n"
+        assert submit(kfp) == 0
+    assert "\n  In pearson_delta the model beats `mean`.\n" in capsys.readouterr().out
+
+
+def test_the_tasks_of_a_comparison_are_told_by_their_run_and_each_state_once(capsys):
+    first = [{"prior": "SUCCEEDED", "finetune": "RUNNING"}, {"prior": "RUNNING"}]
+    then = [{"prior": "SUCCEEDED", "finetune": "SUCCEEDED"}, {"prior": "SUCCEEDED"}]
+    last = [*then, {"prior": "SUCCEEDED", "finetune": "FAILED"}]
+    done = {"check-grid": "SUCCEEDED"}
+    looks = [Look("RUNNING", done, rounds=one) for one in (first, first, then, then, last)]
+    failed = Look("FAILED", done, rounds=last, tries={"finetune": 1})
+    with serving(Kfp([*looks, failed])) as kfp:
+        pod = pod_of("finetune", round=2, template=RETRIED, tail="(0)")
+        kfp.logs[pod] = "finetune: error: killed"
+        assert submit(kfp, "priors=[none, 'random:8']", "seeds=[0, 7]", of="compare-demo") == 1
+    said = capsys.readouterr().out.partition("FAILED after")
+    lines = [
+        line.split("  ", 1)[1] for line in said[0].splitlines() if "(" in line and ":0" in line
+    ]
+    assert sorted(" ".join(line.split()) for line in lines if "RUNNING:" not in line) == [
+        "finetune (none, seed 0) RUNNING",
+        "finetune (none, seed 0) SUCCEEDED in 0:02:05",
+        "finetune (random:8, seed 0) FAILED in 0:02:05",
+        "prior (none, seed 0) SUCCEEDED in 0:02:05",
+        "prior (none, seed 7) RUNNING",
+        "prior (none, seed 7) SUCCEEDED in 0:02:05",
+        "prior (random:8, seed 0) SUCCEEDED in 0:02:05",
+    ]
+    assert "  finetune (random:8, seed 0): error: killed" in said[2]
+
+
+UNPLACED = {
+    "status": {
+        "phase": "Pending",
+        "conditions": [
+            {
+                "type": "PodScheduled",
+                "status": "False",
+                "reason": "Unschedulable",
+                "message": "0/1 nodes are available: 1 Insufficient nvidia.com/gpu.",
+            }
+        ],
+    }
+}
+UNPULLED = {
+    "status": {
+        "phase": "Pending",
+        "conditions": [{"type": "PodScheduled", "status": "True"}],
+        "containerStatuses": [
+            {
+                "state": {
+                    "waiting": {"reason": "ImagePullBackOff", "message": "Back-off pulling image x"}
+                }
+            }
+        ],
+    }
+}
+
+
+@pytest.mark.parametrize(
+    ("pod", "events", "says"),
+    [
+        (UNPLACED, [], "Unschedulable 0/1 nodes are available: 1 Insufficient nvidia.com/gpu."),
+        (UNPULLED, [], "ImagePullBackOff Back-off pulling image x"),
+        (
+            {"status": {"phase": "Pending"}},
+            [{"message": "MountVolume.SetUp failed"}],
+            "MountVolume.SetUp failed",
+        ),
+        ({"status": {"phase": "Pending"}}, [], "Kubernetes does not say why"),
+    ],
+)
+def test_a_pod_that_waits_is_told_once_with_why_and_how_to_look(
+    capsys, monkeypatch, pod, events, says
+):
+    monkeypatch.setattr(waiting, "PATIENCE", 0.0)
+    look = Look("RUNNING", {"prior": "RUNNING"}, pending=["prior"])
+    with serving(Kfp([look, look, look, SUCCEEDED])) as kfp:
+        name = pod_of("prior")
+        kfp.pods[name] = pod
+        kfp.events[name] = events
+        assert submit(kfp, "--namespace", "runs") == 0
+    [line] = lines_with(capsys.readouterr().out, "waits")
+    assert f"prior: its pod waits: {says}; kubectl describe pod -n runs {name}" in line
+
+
+def test_a_pod_that_waits_is_told_where_the_host_does_not_know_it(capsys, monkeypatch):
+    monkeypatch.setattr(waiting, "PATIENCE", 0.0)
+    look = Look("RUNNING", {"prior": "RUNNING"}, pending=["prior"])
+    planned = Look("RUNNING", {"prior": "SUCCEEDED", "ingest": ""}, planning=["ingest"])
+    with serving(Kfp([look, look, planned, planned, SUCCEEDED])) as kfp:
+        assert submit(kfp) == 0
+    first, second = lines_with(capsys.readouterr().out, "waits")
+    assert "a pod of prior waits; kubectl get pods -n kubeflow -l pipeline/runid=run-0" in first
+    assert "the pod that plans ingest waits; kubectl get pods" in second
+
+
+def test_a_pod_that_runs_is_not_said_to_wait(capsys, monkeypatch):
+    monkeypatch.setattr(waiting, "PATIENCE", 0.0)
+    with serving(Kfp([RUNNING, RUNNING, RUNNING, SUCCEEDED])) as kfp:
+        kfp.pods[pod_of("ingest")] = {"status": {"phase": "Running"}}
+        assert submit(kfp) == 0
+    assert not lines_with(capsys.readouterr().out, "waits")
+    assert kfp.requests.count("GET /k8s/pod") == 1
+
+
+def test_nothing_waits_in_the_first_two_minutes(capsys):
+    look = Look("RUNNING", {"prior": "RUNNING"}, pending=["prior"])
+    with serving(Kfp([look, look, SUCCEEDED])) as kfp:
+        assert submit(kfp) == 0
+    assert not lines_with(capsys.readouterr().out, "waits")
+    assert "GET /k8s/pod" not in kfp.requests
+
+
+@pytest.mark.parametrize(
+    ("of", "assignment", "name"),
+    [
+        ("demo", "prior=random:8", "random:8, rpe1, 20"),
+        ("demo", f"prior=table:gs://bucket/{'x' * 80}.parquet", "table:gs://bucket/xxx"),
+        ("compare-demo", "priors=[none, effects]", "2 priors, rpe1, 20"),
+    ],
+)
+def test_a_run_is_named_by_prior_line_and_time(of, assignment, name):
+    with serving(Kfp()) as kfp:
+        assert submit(kfp, assignment, "--detach", of=of) == 0
+    assert kfp.runs[0]["display_name"].startswith(name)
+    assert ", rpe1, 20" in kfp.runs[0]["display_name"] and len(kfp.runs[0]["display_name"]) < 100
 
 
 def test_a_run_that_names_its_checkpoints_is_resumed_by_submitting_the_same(capsys):
@@ -133,7 +294,7 @@ def test_an_answer_that_waiting_does_not_change_ends_the_watch(capsys, look, say
 def test_an_api_that_stays_away_ends_the_watch_but_not_the_run():
     with serving(Kfp([503])) as kfp:
         assert submit(kfp, "--detach") == 0
-        client, progress = connect(kfp.url), watch.Progress({"ingest"})
+        client, progress = connect(kfp.url), watch.Progress(read_package(PACKAGE))
         with pytest.raises(InputError, match=r"answered 503.*the run itself goes on"):
             watch.follow(client, kfp.url, "run-0", progress, poll=0.01, patience=0.1)
 

@@ -56,7 +56,7 @@ from components.shared.predictions import (
 )
 from components.shared.rank_cells import DENOISED, RANK
 from tests.evaluate_screen import DOUBLE, LABELS, UNSEEN, Change, Screen
-from tests.helpers import cells_artifact
+from tests.helpers import bare_names, cells_artifact
 
 FILES = {
     "results.csv",
@@ -501,9 +501,10 @@ def test_the_report_is_one_whole_page_with_every_headline_metric(evaluated: Path
 
 def test_the_summary_in_markdown_is_a_table_of_every_headline_metric(evaluated: Path) -> None:
     text = (evaluated / "summary.md").read_text()
+    assert not bare_names(text)
     rows = [line for line in text.splitlines() if line.startswith("| ")]
     assert len({row.count("|") for row in rows}) == 1
-    assert [row.split()[1] for row in rows[2:]] == [m.name for m in (*HEADLINE, *OURS)]
+    assert [row.split()[1].strip("`") for row in rows[2:]] == [m.name for m in (*HEADLINE, *OURS)]
     assert "the model **beats** the control mean" in text
 
 

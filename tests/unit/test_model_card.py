@@ -14,6 +14,7 @@ from components.publish.facts import _of_prior, against_baselines, limitations, 
 from components.publish.publish import publish
 from components.shared.artifact import sha256_of
 from components.shared.errors import InputError
+from tests.helpers import bare_names
 from tests.unit.publish_run import METRICS, SPLITS_SUMMARY, STATS, finished_run
 from tests.unit.test_storage import one_line
 
@@ -154,29 +155,31 @@ def test_the_training_table_sets_cells_an_epoch_beside_the_training_set(text: st
 
 
 def test_metrics_stand_beside_baselines_and_ceiling(text: str) -> None:
-    head = (
-        "| metric | mean | median | max | control_mean | same_perturbation_delta | ceiling | NaN |"
+    head = "| metric | mean | median | max | `control_mean` | `same_perturbation_delta` | ceiling |"
+    assert f"{head} NaN |" in text
+    assert (
+        "| `pearson_delta` | **0.2500** | 0.2500 | 0.3000 | 0.0000 | 0.5000 | 0.9000 | 0 |" in text
     )
-    assert head in text
-    assert "| pearson_delta | **0.2500** | 0.2500 | 0.3000 | 0.0000 | 0.5000 | 0.9000 | 0 |" in text
-    assert "| roc_auc | **-** | - | - | 0.4000 | 0.6000 | - | 2 |" in text
-    assert "| pearson_delta | 0.3000 | - |" in text
+    assert "| `roc_auc` | **-** | - | - | 0.4000 | 0.6000 | - | 2 |" in text
+    assert "| `pearson_delta` | 0.3000 | - |" in text
 
 
 def test_the_card_says_which_metrics_are_of_means_and_which_of_cells(
     text: str, tmp_path: Path
 ) -> None:
     assert (
-        "Of the predicted means (`varm['predicted_mean']`) alone: pearson_delta, mae_delta.\n"
+        "Of the predicted means (`varm['predicted_mean']`) alone: `pearson_delta`, `mae_delta`.\n"
         in text
     )
-    assert (
-        "Of the predicted cells (`X`): roc_auc. The cells are measured rpe1 controls, map" in text
-    )
+    assert "Of the predicted cells (`X`): `roc_auc`. The cells are measured rpe1 controls," in text
     metrics = {"predicted_cells": "denoised"}
     told = (published(tmp_path, metrics=metrics) / "README.md").read_text()
-    assert "(`X`): roc_auc. The cells are the model's output, cell by cell" in told
+    assert "(`X`): `roc_auc`. The cells are the model's output, cell by cell" in told
     assert "mapped gene by gene" not in told
+
+
+def test_every_name_with_an_underscore_stands_in_backticks(text: str) -> None:
+    assert not bare_names(text.split("---\n", 2)[2])
 
 
 def test_every_table_row_has_as_many_cells_as_its_head(text: str) -> None:

@@ -13,6 +13,7 @@ import pytest
 from components.publish.publish import check_target, publish
 from components.shared.artifact import PUBLISHED, opening
 from components.shared.errors import InputError
+from components.shared.results import kept_results, told_results
 from tests.unit.publish_run import Run, finished_run
 from tests.unit.test_storage import one_line
 
@@ -58,6 +59,15 @@ def test_the_published_artifact_has_the_reference_layout(run: Run, tmp_path: Pat
     assert set(artifact.provenance["inputs"]) == {"model", "predictions", "evaluation", "splits"}
     assert artifact.summary["pearson_delta"] == 0.25
     assert [path.name for path in tmp_path.iterdir()] == ["published"]
+
+
+def test_what_came_of_the_run_is_told_in_the_log_and_kept(run: Run, tmp_path: Path, capsys) -> None:
+    publish(*run.folders(), "", tmp_path / "publish" / "published")
+    told = told_results(capsys.readouterr().out)
+    assert told == kept_results(tmp_path)
+    assert told[0] == "Published: the model with prior none, seed 7, tested on rpe1."
+    assert any("pearson_delta the model beats `control_mean`: 0.2500" in line for line in told)
+    assert told[-1].endswith("perturbations: pearson_delta 0.2500, mae_delta 0.1250, roc_auc -.")
 
 
 def test_the_prior_of_a_model_is_published_with_it(tmp_path: Path) -> None:

@@ -1,0 +1,37 @@
+"""What a run came to, in a few lines, for its last page and for whoever watches it.
+
+The task that knows tells them in its log, where a cluster's API finds them, and keeps them in its
+artifact's summary, where a run on this machine does.
+"""
+
+import json
+from pathlib import Path
+
+RESULT = "result"
+"""Key of the lines in an artifact's summary, and the mark of them in a log."""
+
+KNOWING = ("compare", "publish", "publish-best")
+"""Tasks that tell a result; none of them is ever taken from the cache, which has no log."""
+
+
+def tell_result(stage: str, text: str) -> None:
+    """Print the lines of a result so that `told_results` finds them in the log."""
+    for line in text.splitlines():
+        print(f"{stage}: {RESULT}: {line}", flush=True)
+
+
+def told_results(log: str) -> list[str]:
+    """Return the lines of the results that tasks told in a log."""
+    parts = (line.strip().partition(f": {RESULT}: ") for line in log.splitlines())
+    return [text for stage, mark, text in parts if mark and stage.isalpha()]
+
+
+def kept_results(folder: Path) -> list[str]:
+    """Return the lines of the results in the artifacts of a run on this machine.
+
+    Args:
+        folder: the run's, with a folder a task and in it one an artifact.
+    """
+    files = sorted(folder.glob("*/*/provenance.json"), key=lambda file: file.stat().st_mtime)
+    found = [json.loads(file.read_text())["summary"].get(RESULT, "") for file in files]
+    return [line for text in found for line in text.splitlines()]
