@@ -52,6 +52,7 @@ def check(
 @dsl.component(base_image="scgpt-perturb/check", install_kfp_package=False)
 def check_grid(
     repeat: dsl.OutputPath(str),  # type: ignore[valid-type]
+    runs: dsl.OutputPath(list),  # type: ignore[valid-type]
     package: str,
     checkpoints: str,
     dataset: str,
@@ -74,6 +75,7 @@ def check_grid(
 
     Args:
         repeat: the commands that repeat the comparison.
+        runs: prior and seed of each run, without the commands: what compare takes is one argument.
         package: the compiled pipeline, as a path in the repository.
         checkpoints: this and the others: the pipeline parameters of these names.
         dataset: see checkpoints.
@@ -93,15 +95,22 @@ def check_grid(
         gpus: see checkpoints.
     """
     parameters = dict(locals())
+    import json
     from pathlib import Path
 
+    from components.check.bounds import room_in_workflow
     from components.check.check import grid, repeat_comparison
     from components.shared.errors import one_line_errors
 
-    for own in ("repeat", "package", "checkpoints"):
+    for own in ("repeat", "runs", "package", "checkpoints"):
         del parameters[own]
     with one_line_errors("check"):
         cells = grid(parameters, package, checkpoints)
+        if note := room_in_workflow(cells):
+            print(f"check: note: {note}", flush=True)
         Path(repeat).parent.mkdir(parents=True, exist_ok=True)
         Path(repeat).write_text(repeat_comparison(parameters, package))
+        Path(runs).parent.mkdir(parents=True, exist_ok=True)
+        short = [{"prior": cell["prior"], "seed": cell["seed"]} for cell in cells]
+        Path(runs).write_text(json.dumps(short))
         return cells
