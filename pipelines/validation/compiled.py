@@ -17,6 +17,13 @@ from pipelines.validation.tree import COMPILED, Tree
 
 ACCELERATOR = "nvidia.com/gpu"
 QUEUE = "kueue.x-k8s.io/queue-name"
+SAFE_TO_EVICT = "cluster-autoscaler.kubernetes.io/safe-to-evict"
+LIFETIME = (
+    "activeDeadlineSeconds",
+    "resourceTtlOnCompletion",
+    "resourceTtlOnFailure",
+    "resourceTtlOnSuccess",
+)
 CHANNEL = re.compile(r"\{\{\$\.inputs\.parameters\['([^']+)'\]\}\}")
 
 
@@ -287,6 +294,26 @@ def _tolerates(toleration: dict[str, Any], taint: dict[str, Any]) -> bool:
     same = toleration.get("key") == taint.get("key")
     value = toleration.get("operator") == "Exists" or toleration.get("value") == taint.get("value")
     return same and value and toleration.get("effect") in (None, "", taint.get("effect"))
+
+
+def check_lifetime(tree: Tree) -> list[str]:
+    """Runs end and leave by their own settings, and no autoscaler moves a task."""
+    findings = []
+    for package, _, platform in tree.packages:
+        config = _at(platform, "platforms", "kubernetes", "pipelineConfig")
+        findings += [
+            f"{package}: no pipelineConfig.{name}; expected one, as KFP's default is for short "
+            "runs; give dsl.pipeline pipeline_config=LIFETIME"
+            for name in LIFETIME
+            if not config.get(name)
+        ]
+    findings += [
+        f"{task}: no annotation {SAFE_TO_EVICT}: 'false', so a long task may be moved; "
+        "kubernetes.add_pod_annotation sets it"
+        for task in tasks(tree)
+        if _at(task.config, "podMetadata", "annotations").get(SAFE_TO_EVICT) != "false"
+    ]
+    return findings
 
 
 def check_retries(tree: Tree) -> list[str]:

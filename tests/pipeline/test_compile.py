@@ -109,7 +109,7 @@ def test_the_pipeline_for_small_clusters_asks_for_no_gpu_and_no_queue():
     assert parameters["gpus"]["defaultValue"] == 0
     assert parameters["node_selector"]["defaultValue"] == {}
     assert parameters["tolerations"]["defaultValue"] == []
-    assert "podMetadata" not in settings_of(cpu, "finetune")
+    assert "labels" not in settings_of(cpu, "finetune")["podMetadata"]
     for executor in cpu[0]["deploymentSpec"]["executors"].values():
         resources = executor["container"]["resources"]
         assert resources["cpuRequest"] <= 2
@@ -222,6 +222,21 @@ def test_conclude_runs_whatever_became_of_the_others_and_is_never_cached(compile
     assert task["triggerPolicy"] == {"strategy": "ALL_UPSTREAM_TASKS_COMPLETED"}
     assert task["dependentTasks"] == ["exit-handler-1"]
     assert not task["cachingOptions"].get("enableCache")
+
+
+def test_a_run_ends_leaves_and_stays_where_it_is_by_its_own_settings(compiled):
+    kubernetes = compiled[1]["platforms"]["kubernetes"]
+    config, day = kubernetes["pipelineConfig"], 24 * 60 * 60
+    assert config["resourceTtlOnSuccess"] == day
+    assert config["resourceTtlOnFailure"] == 7 * day  # within which Retry is of use
+    deadlines = [
+        int(executor["activeDeadlineSeconds"])
+        for executor in kubernetes["deploymentSpec"]["executors"].values()
+    ]
+    assert config["activeDeadlineSeconds"] > sum(deadlines)
+    for executor in kubernetes["deploymentSpec"]["executors"].values():
+        annotations = executor["podMetadata"]["annotations"]
+        assert annotations == {"cluster-autoscaler.kubernetes.io/safe-to-evict": "false"}
 
 
 def test_no_task_installs_anything_when_its_pod_starts(compiled):
