@@ -1,13 +1,13 @@
 """The report's plots: inline SVG whose colours are the page's own, so that dark is dark."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from components.shared.svg import INK, MODEL, OTHER, QUIET, SOFT
+from components.shared.svg import INK, MODEL, OTHER, QUIET, SOFT, Plot
 from components.shared.svg import plot as plot_of
 
 Floats = NDArray[np.float64]
@@ -16,6 +16,8 @@ PIXELS = "#3f87c7"
 """Of points that are drawn as pixels: legible on white and on black."""
 MANY_POINTS = 1500
 """From here on points are pixels inside the SVG, or the page grows heavy."""
+NAMED = 40
+"""So many points farthest out keep their names where the others are pixels."""
 FEW_POINTS = 60
 """Up to here a distribution shows each perturbation."""
 
@@ -30,7 +32,7 @@ def distributions(values: Mapping[str, pd.Series], metric: str) -> str:
     with plot_of(0.27 * len(values) + 0.75) as plot:
         axes, rng = plot.axes, np.random.default_rng(0)
         for row, found in enumerate(values.values()):
-            known = found.dropna().to_numpy()
+            known = found.dropna()
             colour = QUIET if row else MODEL
             if not len(known):
                 beside = axes.get_yaxis_transform()
@@ -38,10 +40,11 @@ def distributions(values: Mapping[str, pd.Series], metric: str) -> str:
                 continue
             if len(known) <= FEW_POINTS:
                 jitter = row + rng.uniform(-0.25, 0.25, len(known))
-                axes.scatter(known, jitter, s=7, color=colour, alpha=0.45, linewidths=0)
+                points = axes.scatter(known, jitter, s=7, color=colour, alpha=0.45, linewidths=0)
+                plot.name(points, known.index)
             line = {"color": colour, "linewidth": 1.3}
             axes.boxplot(
-                known,
+                known.to_numpy(),
                 positions=[row],
                 orientation="horizontal",
                 widths=0.6,
@@ -77,7 +80,7 @@ def model_against(
     """
     both = pd.DataFrame({"x": baseline, "y": model, "seen": seen}).dropna()
     with plot_of(3.9) as plot:
-        _by_seen(plot.axes, both)
+        _by_seen(plot, both)
         _diagonal(plot.axes, both[["x", "y"]].to_numpy(float))
         plot.axes.set_xlabel(names[0])
         plot.axes.set_ylabel(names[1])
@@ -90,7 +93,7 @@ def by_size(size: pd.Series, model: pd.Series, seen: pd.Series, names: tuple[str
     with plot_of(3.9) as plot:
         plot.axes.axhline(0, color=QUIET, linewidth=1)
         plot.axes.set_xscale("symlog", linthresh=1)
-        _by_seen(plot.axes, both)
+        _by_seen(plot, both)
         ticks = [0, *(10**power for power in range(6))]
         plot.axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
         plot.axes.set_xlim(-0.2, max(both["x"].max() * 1.5, 10) if len(both) else 10)
@@ -99,7 +102,9 @@ def by_size(size: pd.Series, model: pd.Series, seen: pd.Series, names: tuple[str
     return plot.svg
 
 
-def effect(predicted: Floats, measured: Floats, own: list[int], title: str) -> str:
+def effect(
+    predicted: Floats, measured: Floats, own: list[int], title: str, genes: Sequence[str] = ()
+) -> str:
     """Draw predicted against measured deltas of one perturbation, a point a gene.
 
     Args:
@@ -107,6 +112,8 @@ def effect(predicted: Floats, measured: Floats, own: list[int], title: str) -> s
         measured: the same of the measured cells.
         own: which genes are the perturbed ones.
         title: of the plot.
+        genes: names of the points; where they are too many to be vector, those farthest out are
+            named. Empty = no names.
     """
     with plot_of(3.6) as plot:
         axes = plot.axes
@@ -115,11 +122,19 @@ def effect(predicted: Floats, measured: Floats, own: list[int], title: str) -> s
         axes.axvline(0, color=QUIET, linewidth=0.8)
         many = len(measured) > MANY_POINTS
         colour = PIXELS if many else MODEL
-        axes.scatter(
+        points = axes.scatter(
             measured, predicted, s=8, color=colour, alpha=0.4, linewidths=0, rasterized=many
         )
+        if genes and many:
+            far = _farthest(measured, predicted)
+            points = axes.scatter(measured[far], predicted[far], s=8, color=colour, linewidths=0)
+            plot.name(points, [genes[n] for n in far])
+        elif genes:
+            plot.name(points, genes)
         if own:
-            axes.scatter(measured[own], predicted[own], s=34, color=OTHER, zorder=3)
+            points = axes.scatter(measured[own], predicted[own], s=34, color=OTHER, zorder=3)
+            if genes:
+                plot.name(points, [genes[n] for n in own])
         axes.set_title(title)
         axes.set_xlabel("measured change")
         axes.set_ylabel("predicted change")
@@ -173,18 +188,25 @@ def _line(number: int) -> tuple[str, str]:
     return lines[number % len(lines)]
 
 
-def _by_seen(axes: Axes, both: pd.DataFrame) -> None:
-    """Draw points (x, y) coloured by whether training had the perturbation."""
+def _by_seen(plot: Plot, both: pd.DataFrame) -> None:
+    """Draw points (x, y) named as the rows, coloured by whether training had the perturbation."""
     groups = (("seen in training", MODEL, True), ("not seen", OTHER, False))
     for label, colour, flag in groups:
         part = both[both["seen"].astype(bool) == flag]
         if len(part):
             title = f"{label} ({len(part)})"
-            axes.scatter(
+            points = plot.axes.scatter(
                 part["x"], part["y"], s=14, color=colour, alpha=0.65, linewidths=0, label=title
             )
+            plot.name(points, part.index)
     if len(both):
-        axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=2, handletextpad=0.1)
+        plot.axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=2, handletextpad=0.1)
+
+
+def _farthest(x: Floats, y: Floats) -> list[int]:
+    """Return which points stand out: the largest, as seen from 0, along either axis."""
+    reach = np.maximum(np.abs(x), np.abs(y))
+    return np.argsort(-reach, kind="stable")[:NAMED].tolist()
 
 
 def _diagonal(axes: Axes, values: Floats) -> None:

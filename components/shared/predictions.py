@@ -9,6 +9,15 @@ control label (`control`), the perturbations of the means' columns (`perturbatio
 cells in `X` are (`predicted_cells`): `rank` = real control cells of the test line, mapped by rank
 to the mean; `denoised` = the model's output, cell by cell. A model that was given known effects has
 `varm["known_mean"]` too: what those effects come to without the model.
+
+What is predicted is asked for, so not all of it was measured. `obs["measured"]` tells: of a
+perturbation without measured cells there are predicted cells all the same, named
+`<perturbation>-<number>`, whose rows of the truth are empty. Where no perturbed cell was measured
+there is no layer `truth` at all.
+
+Beside the h5ad lie `perturbations.parquet`, a row for each perturbation that was asked for (see
+`PERTURBATION_COLUMNS`), and what the model brought along of its training lines:
+`training_effects.safetensors` and `confidence.json`.
 """
 
 from dataclasses import dataclass
@@ -28,6 +37,28 @@ MEANS = "predicted_mean"
 KNOWN_MEANS = "known_mean"
 PERTURBATIONS = "perturbations"
 CELLS_KIND = "predicted_cells"
+NOT_PREDICTED = "genes_not_predicted"
+"""Entry of uns: genes that the model does not know, which keep the control cell's value."""
+MEASURED = "measured"
+"""Column of obs: whether a row of the truth is a measurement."""
+
+PERTURBATIONS_FILE = "perturbations.parquet"
+PERTURBATION_COLUMNS = {
+    "perturbation": "as asked for, in the order of the means' columns",
+    "cells": "predicted cells",
+    "measured_cells": "cells of it that were measured in the test line",
+    "training_lines": "training lines that have it, with commas between",
+    "training_cells": "its cells in them",
+    "known": "how its effect is known: measured, summed, near by, mean; see `confidence`",
+    "flagged": "whether the model can be told which gene it is",
+    "target_measured": "whether all its genes are among the measured ones",
+    "agreement": "of the training lines' deltas, as a share of what their noise allows",
+    "control_similarity": "of the test line's controls to those of the nearest training line",
+    "expected_pearson_delta": "what a measurement would find, as far as training lines tell",
+    "expected_low": "lower end of its 80 % interval",
+    "expected_high": "upper end of it",
+}
+"""Columns of `perturbations.parquet`; NaN where something cannot be said."""
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,14 @@
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from markupsafe import escape
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 
 VARIABLES = {
@@ -22,6 +24,8 @@ VARIABLES = {
 INK, SOFT, LINE, MODEL, OTHER, QUIET = VARIABLES
 WIDTH = 4.3
 """Inches, of every figure: what a phone is wide."""
+POINT = "point:"
+"""Stand-in addresses of points, with the number of the name that they become."""
 
 STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
@@ -55,6 +59,18 @@ class Plot:
     def __init__(self, height: float) -> None:
         self.figure = Figure(figsize=(WIDTH, height), facecolor="none", layout="constrained")
         self.axes: Axes = self.figure.add_subplot()
+        self._names: list[str] = []
+
+    def name(self, points: PathCollection, names: Iterable[Any]) -> None:
+        """Give each point a name that is shown when it is pointed at; they must be vector."""
+        first = len(self._names)
+        self._names += map(str, names)
+        # matplotlib knows no titles, but it puts each point that has an address into a link.
+        points.set_urls([f"{POINT}{number}" for number in range(first, len(self._names))])
+
+    def draw(self) -> None:
+        """Make the `svg` of what the axes hold."""
+        self.svg = _titled(_inline(self.figure), self._names)
 
 
 @contextmanager
@@ -63,7 +79,7 @@ def plot(height: float) -> Iterator[Plot]:
     with rc_context(STYLE):
         drawn = Plot(height)
         yield drawn
-        drawn.svg = _inline(drawn.figure)
+        drawn.draw()
 
 
 def _inline(figure: Figure) -> str:
@@ -79,3 +95,12 @@ def _inline(figure: Figure) -> str:
     for colour, name in VARIABLES.items():
         text = text.replace(colour, f"var(--{name})")
     return text
+
+
+def _titled(svg: str, names: list[str]) -> str:
+    """Turn each link to a point's stand-in address into a group with the point's name."""
+
+    def title(link: re.Match) -> str:
+        return f"<g><title>{escape(names[int(link[1])])}</title>"
+
+    return re.sub(rf'<a xlink:href="{POINT}(\d+)"[^>]*>', title, svg).replace("</a>", "</g>")

@@ -12,11 +12,13 @@ from google.protobuf import json_format
 from kubernetes.utils.quantity import parse_quantity
 
 from pipelines.compile import check_protos
-from pipelines.inputs import is_comparison
+from pipelines.inputs import is_comparison, is_prediction
 from pipelines.validation.tree import COMPILED, Tree
 
 ACCELERATOR = "nvidia.com/gpu"
 QUEUE = "kueue.x-k8s.io/queue-name"
+GPU_COUNT = "gpu_count"
+"""The output of the check tasks that is the parameter gpus as text."""
 SAFE_TO_EVICT = "cluster-autoscaler.kubernetes.io/safe-to-evict"
 LIFETIME = (
     "activeDeadlineSeconds",
@@ -82,9 +84,19 @@ def default_of(spec: dict[str, Any], component: str, name: str) -> Any:
     for parent, dag in _dags(spec):
         for task in dag.get("dag", {}).get("tasks", {}).values():
             if _component(task) == component:
-                given = _at(task, "inputs", "parameters", name)
-                return default_of(spec, parent, given.get("componentInputParameter", ""))
+                return _default_given(spec, parent, dag, _at(task, "inputs", "parameters", name))
     return None
+
+
+def _default_given(
+    spec: dict[str, Any], component: str, dag: dict[str, Any], given: dict[str, Any]
+) -> Any:
+    """Return the default of what a task of a DAG is given; the check tasks hand `gpus` on."""
+    if source := given.get("taskOutputParameter"):
+        if source["outputParameterKey"] != GPU_COUNT:
+            return None
+        given = _at(dag, "dag", "tasks", source["producerTask"], "inputs", "parameters", "gpus")
+    return default_of(spec, component, given.get("componentInputParameter", ""))
 
 
 def _default(tree: Tree, task: Task, name: str) -> Any:
@@ -96,7 +108,12 @@ def gpus(tree: Tree, task: Task) -> int:
     """Return how many GPUs a task asks for by default."""
     count = str(_at(task.container, "resources", "accelerator").get("resourceCount", 0))
     found = CHANNEL.fullmatch(count)
-    return int(float(_default(tree, task, found[1]) or 0 if found else count))
+    if not found:
+        return int(count)
+    spec = next(spec for package, spec, _ in tree.packages if package == task.package)
+    dag = next(dag for component, dag in _dags(spec) if component == task.component)
+    given = _at(task.spec, "inputs", "parameters", found[1])
+    return int(float(_default_given(spec, task.component, dag, given) or 0))
 
 
 def requests(tree: Tree, task: Task) -> dict[str, Decimal]:
@@ -219,6 +236,7 @@ def _parameters_for(tree: Tree, given: dict[str, Any]) -> dict[str, dict[str, An
         for _, spec, _ in tree.packages
         for inputs in [_at(spec, "root", "inputDefinitions", "parameters")]
         if is_comparison(inputs) == is_comparison(given)
+        and is_prediction(inputs) == is_prediction(given)
         for name, definition in inputs.items()
     }
 

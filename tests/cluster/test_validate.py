@@ -693,7 +693,10 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], str | tuple[str, ...]]] = {
     ),
     "a disk that its tasks can fill": (
         swap(TERRAFORM, "disk_size_gb    = 500", "disk_size_gb    = 300"),
-        "ingest: 100 GiB of /tmp, and a node of manifests/gke/main.tf: cpu takes 3 such pods",
+        (
+            "ingest: 100 GiB of /tmp, and a node of manifests/gke/main.tf: cpu takes 3 such pods",
+            ": 10 GiB of /tmp, and a node of manifests/gke/main.tf: cpu takes 2",  # check
+        ),
     ),
     "Terraform that is none": (
         swap(TERRAFORM, "locals {", "locals {{"),
@@ -724,6 +727,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], str | tuple[str, ...]]] = {
         swap(README, "  PACKAGE=build/release/scgpt-perturb.yaml \\\n", ""),
         "make submit with PACKAGE=, whose images or GPUs this cluster has not; expected "
         "build/release/compare-priors-cpu.yaml or build/release/compare-priors.yaml or "
+        "build/release/predict-line-cpu.yaml or build/release/predict-line.yaml or "
         "build/release/scgpt-perturb-cpu.yaml or build/release/scgpt-perturb.yaml",
     ),
     "a package for H100s on kind": (

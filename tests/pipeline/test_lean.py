@@ -35,6 +35,8 @@ GRID = {
     "ingest_options": {},
     "split_options": {},
     "overrides": {},
+    "perturbations": [],
+    "cells_per_perturbation": 0,
     "gpus": 0,
 }
 
@@ -55,7 +57,7 @@ def in_a_pod(container, executor_input):
 
 
 def test_a_component_runs_as_it_is_compiled(tmp_path):
-    names = ("Output", "repeat", "runs")
+    names = ("Output", "repeat", "runs", "gpu_count")
     outputs = {name: {"outputFile": str(tmp_path / "outputs" / name)} for name in names}
     done = in_a_pod(
         COMMANDS["exec-check-grid of compare-priors.yaml"],
