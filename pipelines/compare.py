@@ -16,7 +16,7 @@ from components.predict.component import predict
 from components.prior.component import prior as gene_prior
 from components.publish.component import publish_best
 from components.split.component import split
-from pipelines.scheduling import LOCAL, Profile, on_a_pod
+from pipelines.scheduling import LIFETIME, LOCAL, Profile, on_a_pod
 
 NAME = "compare-priors"
 
@@ -32,6 +32,7 @@ def comparison_on(profile: Profile, images: Mapping[str, str]) -> Any:
 
     @dsl.pipeline(
         name=NAME,
+        pipeline_config=LIFETIME,
         description="Fine-tune scGPT with several priors and seeds, and tell which prior helps",
     )
     def compare_priors(
@@ -186,7 +187,7 @@ def comparison_on(profile: Profile, images: Mapping[str, str]) -> Any:
             compared = compare(
                 evaluations=dsl.Collected(evaluated.outputs["evaluation"]),
                 stats=dsl.Collected(tuned.outputs["stats"]),
-                cells=checked.outputs["Output"],
+                cells=checked.outputs["runs"],
                 repeat=checked.outputs["repeat"],
             )
             # What a task tells in its log is read for the run's last page; the cache has no log.
@@ -195,7 +196,7 @@ def comparison_on(profile: Profile, images: Mapping[str, str]) -> Any:
             shared = publish_best(
                 models=dsl.Collected(tuned.outputs["model"]),
                 predictions=dsl.Collected(predicted.outputs["predictions"]),
-                evaluations=dsl.Collected(evaluated.outputs["evaluation"]),
+                evaluation=compared.outputs["best_evaluation"],
                 splits=divided.outputs["splits"],
                 best=compared.outputs["Output"],
                 publish_to=publish_to,

@@ -18,6 +18,7 @@ from kfp.pipeline_spec import pipeline_spec_pb2
 from components.shared.errors import one_line_errors
 from pipelines import compare, line, pipeline
 from pipelines.images import development_images, released_images
+from pipelines.lean import make_lean
 from pipelines.scheduling import CPU, H100
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -53,7 +54,9 @@ def compile_to(folder: Path, images: Mapping[str, str]) -> list[Path]:
     for name, (pipeline_on, profile) in PROFILES.items():
         with tempfile.TemporaryDirectory(prefix=".", suffix=".partial", dir=folder) as scratch:
             draft = Path(scratch) / name
-            compiler.Compiler().compile(pipeline_on(profile, images), str(draft))
+            made = pipeline_on(profile, images)
+            make_lean(made.pipeline_spec)
+            compiler.Compiler().compile(made, str(draft))
             draft.write_text(in_fixed_order(draft.read_text()))
             check_protos(draft)
             written.append(draft.replace(folder / name))

@@ -13,7 +13,7 @@ from components.ingest.component import ingest
 from components.predict.component import predict
 from components.publish.component import publish
 from components.split.component import split
-from pipelines.scheduling import LOCAL, Profile, on_a_pod
+from pipelines.scheduling import LIFETIME, LOCAL, Profile, on_a_pod
 
 NAME = "predict-line"
 
@@ -28,6 +28,7 @@ def prediction_on(profile: Profile, images: Mapping[str, str]) -> Any:
 
     @dsl.pipeline(
         name=NAME,
+        pipeline_config=LIFETIME,
         description="Apply a published model to a cell line of which there are control cells",
     )
     def predict_line(

@@ -15,7 +15,7 @@ from components.predict.component import predict
 from components.prior.component import prior as gene_prior
 from components.publish.component import publish
 from components.split.component import split
-from pipelines.scheduling import LOCAL, Profile, on_a_pod
+from pipelines.scheduling import LIFETIME, LOCAL, Profile, on_a_pod
 
 NAME = "scgpt-perturb"
 
@@ -30,6 +30,7 @@ def pipeline_on(profile: Profile, images: Mapping[str, str]) -> Any:
 
     @dsl.pipeline(
         name=NAME,
+        pipeline_config=LIFETIME,
         description="Fine-tune scGPT on CRISPRi screens in some cell lines, predict another line",
     )
     def scgpt_perturb(

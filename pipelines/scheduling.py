@@ -15,6 +15,17 @@ ACCELERATOR = "nvidia.com/gpu"
 H100_NODE_SELECTOR = {"cloud.google.com/gke-accelerator": "nvidia-h100-80gb"}
 GPU_TOLERATIONS = [{"key": ACCELERATOR, "operator": "Exists", "effect": "NoSchedule"}]
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+SAFE_TO_EVICT = "cluster-autoscaler.kubernetes.io/safe-to-evict"
+"""The autoscaler must not move a task to save a node: a fine-tune is one long pod."""
+DAY = 24 * 60 * 60
+LIFETIME = dsl.PipelineConfig(
+    ttl_seconds_after_success=DAY,
+    ttl_seconds_after_failure=7 * DAY,
+    ttl_seconds_after_finished=7 * DAY,
+    active_deadline_seconds=30 * DAY,
+)
+"""How long Argo's object of a run stays when it is over, a failed one for Retry; and after how long
+a run is ended that waits for a node or an image for ever. Tasks have deadlines of their own."""
 USER = 10001
 """The user every image runs as."""
 SECRETS = {
@@ -147,6 +158,7 @@ def on_a_pod(
     task.set_cpu_request(pod.cpu).set_memory_request(pod.memory)
     kubernetes.set_timeout(task, int(pod.hours * 3600))
     kubernetes.set_security_context(task, run_as_user=USER, run_as_group=USER, run_as_non_root=True)
+    kubernetes.add_pod_annotation(task, SAFE_TO_EVICT, "false")
     kubernetes.empty_dir_mount(task, "tmp", "/tmp", size_limit=pod.scratch)  # noqa: S108
     for secret in SECRETS_OF.get(stage, ()):
         kubernetes.use_secret_as_env(task, secret, SECRETS[secret], optional=True)

@@ -25,6 +25,7 @@ from typing import Any
 from kfp.cli.utils.parsing import parse_parameter_value
 from kfp_server_api import V2beta1Run
 
+from components.check.bounds import room_in_workflow
 from components.check.check import grid
 from components.shared.downloads import shown
 from components.shared.errors import InputError, one_line_errors, shortlist
@@ -165,6 +166,7 @@ class Submission:
         """Create the run, watch it if that is wanted, and return the exit code."""
         print(f"submitting {os.path.relpath(self.package.path)} to {shown(self.host)}", flush=True)
         warn_of_tags(self.package)
+        warn_of_size(self.params)
         with one_line_api_errors(self.host):
             client = connect(self.host)
             experiment_id = self._experiment(client)
@@ -341,6 +343,14 @@ def warn_of_tags(package: Package) -> None:
             f"note: images without digest: {shortlist(by_tag, 2)}; the cluster must be able to "
             "pull them, and KFP's cache takes a tag for the image it once was"
         )
+
+
+def warn_of_size(params: Mapping[str, Any]) -> None:
+    """Say whether a comparison has more runs than Argo's object of a workflow holds."""
+    if is_comparison(params):
+        note = room_in_workflow(grid(params, "", params.get("checkpoints", "")))
+        if note:
+            print(f"note: {note}")
 
 
 def one_line(text: str) -> str:

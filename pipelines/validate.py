@@ -26,6 +26,7 @@ from pipelines.validation import (
     readme,
     rights,
     settings,
+    sizes,
 )
 from pipelines.validation.tree import Tree
 
@@ -47,12 +48,15 @@ CHECKS: tuple[Callable[[Tree], list[str]], ...] = (
     custom.check_compute_class,
     settings.check_launcher,
     settings.check_workflow_defaults,
+    settings.check_offload,
     compiled.check_packages,
     compiled.check_inputs,
     compiled.check_params,
     compiled.check_references,
     compiled.check_placement,
     compiled.check_retries,
+    compiled.check_lifetime,
+    sizes.check_sizes,
     images.check_images,
     images.check_users,
     gke.check_pools,
@@ -65,6 +69,7 @@ CHECKS: tuple[Callable[[Tree], list[str]], ...] = (
     files.check_submit,
     readme.check_commands,
     readme.check_submits,
+    readme.check_loaded,
     readme.check_placeholders,
     readme.check_named,
 )

@@ -5,14 +5,12 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from components.check.bounds import check_argument
 from components.shared.asked import read_perturbations
 from components.shared.errors import InputError
 from components.shared.pretrained import parse_pretrained
 from components.shared.prior_grammar import effects_of, parse_prior
 from components.shared.repeat import commands
-
-MOST_CELLS = 200
-"""More than these is a mistake: every one is a fine-tune."""
 
 
 def check(parameters: Mapping[str, Any], package: str) -> str:
@@ -63,7 +61,8 @@ def grid(parameters: Mapping[str, Any], package: str, checkpoints: str) -> list[
         this cell alone.
 
     Raises:
-        InputError: as `check`; a seed that is no whole number, or one thing given twice.
+        InputError: as `check`; a seed that is no whole number, one thing given twice, or more runs
+            than a cluster can compare.
     """
     _gpus(parameters.get("gpus", 0))
     lines = parameters["train_lines"]
@@ -72,11 +71,7 @@ def grid(parameters: Mapping[str, Any], package: str, checkpoints: str) -> list[
     priors = _distinct("priors", [_prior(text, lines) for text in parameters["priors"]])
     seeds = _distinct("seeds", [_seed(seed) for seed in parameters["seeds"]])
     parse_pretrained(parameters["pretrained"])
-    if len(priors) * len(seeds) > MOST_CELLS:
-        raise InputError(
-            f"priors and seeds: {len(priors)} x {len(seeds)} fine-tunes; at most {MOST_CELLS}"
-        )
-    return [
+    cells = [
         {
             "prior": prior,
             "seed": seed,
@@ -88,6 +83,8 @@ def grid(parameters: Mapping[str, Any], package: str, checkpoints: str) -> list[
         for prior in priors
         for seed in seeds
     ]
+    check_argument(cells, repeat_comparison(parameters, package))
+    return cells
 
 
 def repeat_comparison(parameters: Mapping[str, Any], package: str) -> str:

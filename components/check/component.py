@@ -64,6 +64,7 @@ def check(
 @dsl.component(base_image="scgpt-perturb/check", install_kfp_package=False)
 def check_grid(
     repeat: dsl.OutputPath(str),  # type: ignore[valid-type]
+    runs: dsl.OutputPath(list),  # type: ignore[valid-type]
     gpu_count: dsl.OutputPath(str),  # type: ignore[valid-type]
     package: str,
     checkpoints: str,
@@ -89,6 +90,7 @@ def check_grid(
 
     Args:
         repeat: the commands that repeat the comparison.
+        runs: prior and seed of each run, without the commands: what compare takes is one argument.
         gpu_count: the value of gpus as text: KFP drops an accelerator whose count is a number.
         package: the compiled pipeline, as a path in the repository.
         checkpoints: this and the others: the pipeline parameters of these names.
@@ -111,16 +113,25 @@ def check_grid(
         gpus: see checkpoints.
     """
     parameters = dict(locals())
+    import json
     from pathlib import Path
 
+    from components.check.bounds import room_in_workflow
     from components.check.check import grid, repeat_comparison
     from components.shared.errors import one_line_errors
 
-    for own in ("repeat", "gpu_count", "package", "checkpoints"):
+    for own in ("repeat", "runs", "gpu_count", "package", "checkpoints"):
         del parameters[own]
     with one_line_errors("check"):
         cells = grid(parameters, package, checkpoints)
-        for target, text in ((repeat, repeat_comparison(parameters, package)), (gpu_count, gpus)):
+        if note := room_in_workflow(cells):
+            print(f"check: note: {note}", flush=True)
+        short = [{"prior": cell["prior"], "seed": cell["seed"]} for cell in cells]
+        for target, text in (
+            (repeat, repeat_comparison(parameters, package)),
+            (runs, json.dumps(short)),
+            (gpu_count, gpus),
+        ):
             Path(target).parent.mkdir(parents=True, exist_ok=True)
             Path(target).write_text(str(text))
         return cells

@@ -10,6 +10,7 @@ def compare(
     evaluations: dsl.Input[List[dsl.Dataset]],  # noqa: UP006
     stats: dsl.Input[List[dsl.Metrics]],  # noqa: UP006
     comparison: dsl.Output[dsl.Dataset],
+    best_evaluation: dsl.Output[dsl.Dataset],
     metrics: dsl.Output[dsl.Metrics],
     report: dsl.Output[dsl.HTML],
     summary: dsl.Output[dsl.Markdown],
@@ -23,6 +24,7 @@ def compare(
             that failed has one that says why.
         stats: what its finetune tasks took, in the same order.
         comparison: the comparison artifact (format comparison/v1).
+        best_evaluation: the evaluation of the best run, so that publish-best takes one and not all.
         metrics: means by prior, for the comparison of runs.
         report: the report with plots.
         summary: the verdict and the main table.
@@ -53,4 +55,7 @@ def compare(
         numbers = json.loads((folder / "metrics.json").read_text())
         for name, value in numbers["metrics"].items():
             metrics.log_metric(name, value)
-        return numbers["best"]["cell"]
+        best = numbers["best"]["cell"]
+        shutil.copytree(evaluations[best].path, best_evaluation.path, dirs_exist_ok=True)
+        best_evaluation.metadata.update(describe(best_evaluation.path))
+        return best

@@ -42,7 +42,7 @@ def publish(
 def publish_best(
     models: dsl.Input[List[dsl.Model]],  # noqa: UP006
     predictions: dsl.Input[List[dsl.Dataset]],  # noqa: UP006
-    evaluations: dsl.Input[List[dsl.Dataset]],  # noqa: UP006
+    evaluation: dsl.Input[dsl.Dataset],
     splits: dsl.Input[dsl.Dataset],
     published: dsl.Output[dsl.Dataset],
     card: dsl.Output[dsl.Markdown],
@@ -54,7 +54,7 @@ def publish_best(
     Args:
         models: the checkpoints of the grid's finetune tasks.
         predictions: the predictions artifacts of its predict tasks, in the same order.
-        evaluations: the evaluation artifacts of its evaluate tasks, in the same order.
+        evaluation: the evaluation artifact of the run to publish.
         splits: the splits artifact of the split task.
         published: the published folder (format published/v1).
         card: the model card.
@@ -71,7 +71,7 @@ def publish_best(
         run(
             models[best].path,
             predictions[best].path,
-            evaluations[best].path,
+            evaluation.path,
             splits.path,
             publish_to,
             published.path,

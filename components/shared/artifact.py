@@ -48,6 +48,20 @@ PROVENANCE = "provenance.json"
 READABLE, ENTERED = 0o644, 0o755
 """Mode of every file and folder: some writers make theirs for their own user alone."""
 
+SHOWN = {
+    CELLS: ("cells", "genes", "perturbations"),
+    SPLITS: ("test_line", "training_cells", "test_cells", "test_perturbations"),
+    GENE_PRIOR: ("kind", "covered_genes"),
+    MODEL: ("best_val_pearson_delta", "epochs_run", "device"),
+    PREDICTIONS: ("test_line", "cells", "perturbations"),
+    EVALUATION: ("test_line", "pearson_delta/model"),
+    PUBLISHED: ("prior", "pearson_delta"),
+    COMPARISON: ("runs", "missing", "conclusion"),
+}
+"""Facts of each summary that KFP shows; see `describe`."""
+LONGEST_SHOWN = 120
+"""Letters of such a fact."""
+
 
 @dataclass(frozen=True)
 class Artifact:
@@ -220,17 +234,28 @@ def opening(path: Path | str, format: str) -> Artifact:
 
 
 def describe(path: Path | str) -> dict[str, Any]:
-    """Return what KFP should show of an artifact folder: format, digest and flat summary facts."""
+    """Return what KFP should show of an artifact folder: format, digest and its main facts.
+
+    KFP copies this into the command of every later task that takes the artifact, six times into
+    the workflow's own object, and into one argument for each run of a grid: so it is short, and
+    everything else is in the folder's `provenance.json`.
+    """
     text = (Path(path) / PROVENANCE).read_bytes()
     provenance = json.loads(text)
-    flat = {
-        key: value
-        for key, value in provenance["summary"].items()
-        if isinstance(value, str | int | float | bool)
+    facts = {
+        name: provenance["summary"][name]
+        for name in SHOWN.get(provenance["format"], ())
+        if provenance["summary"].get(name) is not None
     }
     return {
         "format": provenance["format"],
         "sha256": hashlib.sha256(text).hexdigest(),
-        "revision": provenance["code"]["revision"],
-        **flat,
+        **{name: _short(value) for name, value in facts.items()},
     }
+
+
+def _short(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    long = isinstance(value, str) and len(value) > LONGEST_SHOWN
+    return value[: LONGEST_SHOWN - 1] + "…" if long else value

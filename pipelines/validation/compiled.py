@@ -12,13 +12,20 @@ from google.protobuf import json_format
 from kubernetes.utils.quantity import parse_quantity
 
 from pipelines.compile import check_protos
-from pipelines.inputs import is_comparison
+from pipelines.inputs import is_comparison, is_prediction
 from pipelines.validation.tree import COMPILED, Tree
 
 ACCELERATOR = "nvidia.com/gpu"
 QUEUE = "kueue.x-k8s.io/queue-name"
 GPU_COUNT = "gpu_count"
 """The output of the check tasks that is the parameter gpus as text."""
+SAFE_TO_EVICT = "cluster-autoscaler.kubernetes.io/safe-to-evict"
+LIFETIME = (
+    "activeDeadlineSeconds",
+    "resourceTtlOnCompletion",
+    "resourceTtlOnFailure",
+    "resourceTtlOnSuccess",
+)
 CHANNEL = re.compile(r"\{\{\$\.inputs\.parameters\['([^']+)'\]\}\}")
 
 
@@ -229,6 +236,7 @@ def _parameters_for(tree: Tree, given: dict[str, Any]) -> dict[str, dict[str, An
         for _, spec, _ in tree.packages
         for inputs in [_at(spec, "root", "inputDefinitions", "parameters")]
         if is_comparison(inputs) == is_comparison(given)
+        and is_prediction(inputs) == is_prediction(given)
         for name, definition in inputs.items()
     }
 
@@ -304,6 +312,26 @@ def _tolerates(toleration: dict[str, Any], taint: dict[str, Any]) -> bool:
     same = toleration.get("key") == taint.get("key")
     value = toleration.get("operator") == "Exists" or toleration.get("value") == taint.get("value")
     return same and value and toleration.get("effect") in (None, "", taint.get("effect"))
+
+
+def check_lifetime(tree: Tree) -> list[str]:
+    """Runs end and leave by their own settings, and no autoscaler moves a task."""
+    findings = []
+    for package, _, platform in tree.packages:
+        config = _at(platform, "platforms", "kubernetes", "pipelineConfig")
+        findings += [
+            f"{package}: no pipelineConfig.{name}; expected one, as KFP's default is for short "
+            "runs; give dsl.pipeline pipeline_config=LIFETIME"
+            for name in LIFETIME
+            if not config.get(name)
+        ]
+    findings += [
+        f"{task}: no annotation {SAFE_TO_EVICT}: 'false', so a long task may be moved; "
+        "kubernetes.add_pod_annotation sets it"
+        for task in tasks(tree)
+        if _at(task.config, "podMetadata", "annotations").get(SAFE_TO_EVICT) != "false"
+    ]
+    return findings
 
 
 def check_retries(tree: Tree) -> list[str]:

@@ -5,7 +5,8 @@ import re
 from typing import Any
 
 from components.shared.errors import InputError
-from pipelines.validation.compiled import Task, tasks
+from pipelines.lean import stage_of
+from pipelines.validation.compiled import tasks
 from pipelines.validation.tree import RELEASE, Tree
 
 LOCK = "images/images.lock"
@@ -27,7 +28,7 @@ def check_images(tree: Tree) -> list[str]:
                     "make push REGISTRY=… writes it"
                 )
     for task in tasks(tree):
-        stage, image = _stage(task), str(task.container.get("image"))
+        stage, image = stage_of(task.executor), str(task.container.get("image"))
         if task.package.startswith(RELEASE):
             pinned = lock.get(stage, {}).get("image", "no image of it")
             if image != pinned:
@@ -57,11 +58,6 @@ def _lock(tree: Tree) -> dict[str, dict[str, Any]]:
     return lock
 
 
-def _stage(task: Task) -> str:
-    """Return the stage of a task: the first word of its component, as check of check-grid."""
-    return task.executor.removeprefix("exec-").partition("-")[0]
-
-
 def check_users(tree: Tree) -> list[str]:
     """Pods may not run as root, and run as the user whom the image has."""
     findings = []
@@ -74,7 +70,7 @@ def check_users(tree: Tree) -> list[str]:
                 "and runAsNonRoot; kubernetes.set_security_context sets them"
             )
             continue
-        path = f"images/{_stage(task)}/Dockerfile"
+        path = f"images/{stage_of(task.executor)}/Dockerfile"
         users = re.findall(r"^USER\s+(\S+)", tree.text(path), re.MULTILINE) or ["none"]
         if tree.text(path) and users[-1] != user:
             findings.append(

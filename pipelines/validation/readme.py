@@ -3,7 +3,7 @@
 import json
 import re
 
-from pipelines.validation.compiled import parameters, with_gpus
+from pipelines.validation.compiled import parameters, tasks, with_gpus
 from pipelines.validation.tree import COMPILED, OWN, RELEASE, Tree
 
 README = "manifests/README.md"
@@ -63,6 +63,26 @@ def check_submits(tree: Tree) -> list[str]:
                     f"or GPUs this cluster has not; expected {' or '.join(wanted)}; set it"
                 )
     return findings
+
+
+def check_loaded(tree: Tree) -> list[str]:
+    """What is loaded into kind are the images of every pipeline that can run there."""
+    commands = [c for c in _commands(tree.text(README)) if "kind load docker-image" in c]
+    wanted = {
+        str(task.container.get("image"))
+        for task in tasks(tree)
+        if task.package.startswith(COMPILED) and task.package not in with_gpus(tree)
+    }
+    for command in commands:
+        found = re.match(r"grep -oh '([^']+)' (\S+) \|", command)
+        files = tree.files(found[2]) if found else ()
+        images = {image for _, text in files for image in re.findall(found[1], text)}  # type: ignore[index]
+        wanted -= images
+    return [
+        f"{README}: kind: {image} is not among the images that are loaded, so its task would wait "
+        "for ever; grep it from the pipelines that ask for no GPU"
+        for image in sorted(wanted)
+    ]
 
 
 def check_placeholders(tree: Tree) -> list[str]:

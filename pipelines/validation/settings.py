@@ -5,9 +5,11 @@ from typing import Any
 
 import yaml
 
-from pipelines.validation.custom import LABELS, TEXT, WHOLE, fields, schema_findings
+from pipelines.validation.custom import TEXT, WHOLE, fields, schema_findings
 from pipelines.validation.tree import Object, Tree
 
+CONTROLLER = "workflow-controller-configmap"
+OFFLOAD = "persistence"
 LOST = (
     "Pod was terminated in response to imminent node shutdown.",
     "The node was low on resource: memory. Threshold quantity: 100Mi, available: 40Mi.",
@@ -22,14 +24,18 @@ FAILED = (
     "Pod was active on the node longer than the specified deadline",
 )
 """What Argo says of a task that failed; the default retry must not match these."""
+KFPS_OWN = {"const": 3600}
+"""Seconds after which KFP 2.17 drops a workflow: ours say it themselves, the others keep this."""
 WORKFLOW_DEFAULTS = fields(
     "spec",
     spec=fields(
         "podPriorityClassName ttlStrategy templateDefaults",
         podPriorityClassName=TEXT,
-        podMetadata=fields(annotations=LABELS, labels=LABELS),
         ttlStrategy=fields(
-            secondsAfterCompletion=WHOLE, secondsAfterSuccess=WHOLE, secondsAfterFailure=WHOLE
+            "secondsAfterCompletion secondsAfterSuccess secondsAfterFailure",
+            secondsAfterCompletion=KFPS_OWN,
+            secondsAfterSuccess=KFPS_OWN,
+            secondsAfterFailure=KFPS_OWN,
         ),
         templateDefaults=fields(
             "retryStrategy",
@@ -49,6 +55,26 @@ PROVIDERS = fields(
         default=fields("credentials", credentials=fields("fromEnv", fromEnv={"const": True})),
     ),
 )
+SECRET = {
+    field: fields("name key", name={"const": "mysql-secret"}, key={"const": key})
+    for field, key in (("userNameSecret", "username"), ("passwordSecret", "password"))
+}
+PERSISTENCE = fields(
+    "nodeStatusOffLoad mysql",
+    nodeStatusOffLoad={"const": True},
+    archive={"const": False},
+    connectionPool=fields(maxIdleConns=WHOLE, maxOpenConns=WHOLE, connMaxLifetime=TEXT),
+    mysql=fields(
+        "host database tableName userNameSecret passwordSecret",
+        host={"const": "mysql"},
+        port={"const": 3306},
+        database=TEXT,
+        tableName=TEXT,
+        **SECRET,
+    ),
+)
+"""From Argo 4.0's PersistConfig; host and secret are those of KFP's MySQL. An archive would keep
+every team's workflows for ever."""
 RESTART = fields("enabled", enabled={"const": True}, maxRestarts=WHOLE)
 
 
@@ -66,7 +92,9 @@ def check_launcher(tree: Tree) -> list[str]:
 
 def check_workflow_defaults(tree: Tree) -> list[str]:
     """Argo's defaults are readable, retry lost pods and only those, and name what exists."""
-    patches = tree.all_of("ConfigMap", "workflow-controller-configmap")
+    patches = [
+        o for o in tree.all_of("ConfigMap", CONTROLLER) if OFFLOAD not in o.data.get("data", {})
+    ]
     if not patches:
         return ["manifests/kfp: no patch of workflow-controller-configmap; lost pods need it"]
     findings = []
@@ -74,6 +102,23 @@ def check_workflow_defaults(tree: Tree) -> list[str]:
         findings += _parsed(o, "failedPodRestart", RESTART)[1]
         value, broken = _parsed(o, "workflowDefaults", WORKFLOW_DEFAULTS)
         findings += broken or _defaults(tree, o, value["spec"])
+    return findings
+
+
+def check_offload(tree: Tree) -> list[str]:
+    """Node status goes to KFP's own MySQL, into a database that the README makes."""
+    findings = []
+    for o in tree.all_of("ConfigMap", CONTROLLER):
+        if OFFLOAD not in o.data.get("data", {}):
+            continue
+        value, broken = _parsed(o, OFFLOAD, PERSISTENCE)
+        findings += broken
+        made = re.findall(r"CREATE DATABASE IF NOT EXISTS (\w+)", tree.text("manifests/README.md"))
+        if not broken and (name := value["mysql"]["database"]) not in made:
+            findings.append(
+                f"{o}: {OFFLOAD}: database {name}; manifests/README.md makes "
+                f"{', '.join(made) or 'none'}; make the two alike"
+            )
     return findings
 
 
@@ -90,9 +135,6 @@ def _defaults(tree: Tree, o: Object, spec: dict[str, Any]) -> list[str]:
     findings = []
     if not tree.all_of("PriorityClass", name := spec["podPriorityClassName"]):
         findings.append(f"{o}: podPriorityClassName {name}: no such PriorityClass; correct it")
-    annotation = "cluster-autoscaler.kubernetes.io/safe-to-evict"
-    if spec.get("podMetadata", {}).get("annotations", {}).get(annotation) != "false":
-        findings.append(f"{o}: no {annotation}: 'false'; a long task would be moved; add it")
     expression = spec["templateDefaults"]["retryStrategy"]["expression"]
     patterns = re.findall(r"matches\s+'([^']*)'", expression)
     try:

@@ -36,6 +36,8 @@ README = "manifests/README.md"
 KUEUE = "manifests/components/kueue/queues.yaml"
 CLASS = "manifests/overlays/gke-h100/compute-class.yaml"
 ARGO = "manifests/kfp/workflow-controller-configmap.yaml"
+OFFLOAD = "manifests/kfp/offload-node-status.yaml"
+COMPARISON = "pipelines/compiled/compare-priors-cpu.yaml"
 TERRAFORM = "manifests/gke/main.tf"
 
 pytestmark = pytest.mark.skipif(
@@ -122,6 +124,21 @@ def task_of(spec: dict, stage: str) -> dict:
         if found:
             return found
     raise AssertionError(stage)
+
+
+def wordy(stage: str) -> Callable[[dict, dict], None]:
+    def change(spec: dict, _: dict) -> None:
+        # no two lines are alike, as of a source
+        lines = (hashlib.sha256(str(number).encode()).hexdigest() for number in range(400))
+        executor(spec, stage)["command"][-1] += "".join(f"# {line}\n" for line in lines)
+
+    return change
+
+
+def every_evaluation_to_publish(spec: dict, _: dict) -> None:
+    """Hand publish-best two more lists, as long as that of the models."""
+    taken = task_of(spec, "publish-best")["inputs"]["artifacts"]
+    taken |= {"more": taken["models"], "still_more": taken["predictions"]}
 
 
 def retry_for(seconds: int) -> Callable[[dict, dict], None]:
@@ -331,6 +348,37 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], str | tuple[str, ...]]] = {
     "retries that end before the first attempt": (
         package(retry_for(901)),
         "predict: backoffMaxDuration 901 s; Argo counts it from the start of the first attempt",
+    ),
+    "a run that stays for an hour": (
+        package(
+            lambda _, platform: platform["platforms"]["kubernetes"]["pipelineConfig"].pop(
+                "resourceTtlOnFailure"
+            )
+        ),
+        "compiled/scgpt-perturb.yaml: no pipelineConfig.resourceTtlOnFailure; expected one",
+    ),
+    "a run that waits for ever": (
+        package(
+            lambda _, platform: platform["platforms"]["kubernetes"]["pipelineConfig"].pop(
+                "activeDeadlineSeconds"
+            )
+        ),
+        "compiled/scgpt-perturb.yaml: no pipelineConfig.activeDeadlineSeconds; expected one",
+    ),
+    "a task that may be moved": (
+        package(lambda _, platform: config(platform, "finetune")["podMetadata"].pop("annotations")),
+        "finetune: no annotation cluster-autoscaler.kubernetes.io/safe-to-evict: 'false'",
+    ),
+    "many words between the tasks of a comparison": (
+        package(wordy("evaluate"), COMPARISON),
+        "compare-priors-cpu.yaml: 45 runs make a workflow of ",
+    ),
+    "every run to the task that publishes one": (
+        package(every_evaluation_to_publish, COMPARISON),
+        (
+            "compare-priors-cpu.yaml: publish-best: takes ",
+            "compare-priors-cpu.yaml: 45 runs make an argument of ",
+        ),
     ),
     "a request no node can meet": (
         package(
@@ -548,6 +596,44 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], str | tuple[str, ...]]] = {
         swap(ARGO, "retryPolicy: Always", "retryPolicy: Sometimes"),
         "workflowDefaults: spec.templateDefaults.retryStrategy.retryPolicy: 'Always' was expected",
     ),
+    "KFP's own time to live dropped for all": (
+        swap(ARGO, "        secondsAfterSuccess: 3600\n", ""),
+        "workflowDefaults: spec.ttlStrategy: 'secondsAfterSuccess' is a required property",
+    ),
+    "another time to live for all": (
+        swap(ARGO, "secondsAfterFailure: 3600", "secondsAfterFailure: 604800"),
+        "workflowDefaults: spec.ttlStrategy.secondsAfterFailure: 3600 was expected",
+    ),
+    "an annotation for the pods of all": (
+        swap(
+            ARGO,
+            "      ttlStrategy:\n",
+            "      podMetadata:\n        annotations: {a: b}\n      ttlStrategy:\n",
+        ),
+        "workflowDefaults: spec: Additional properties are not allowed ('podMetadata'",
+    ),
+    "node status that is not offloaded": (
+        swap(OFFLOAD, "nodeStatusOffLoad: true", "nodeStatusOffload: true"),
+        (
+            "persistence: (top): 'nodeStatusOffLoad' is a required property",
+            "persistence: (top): Additional properties are not allowed ('nodeStatusOffload'",
+        ),
+    ),
+    "a secret that KFP's MySQL has not": (
+        swap(OFFLOAD, "name: mysql-secret\n        key: password", "name: argo\n        key: word"),
+        (
+            "persistence: mysql.passwordSecret.name: 'mysql-secret' was expected",
+            "persistence: mysql.passwordSecret.key: 'password' was expected",
+        ),
+    ),
+    "a database that nobody makes": (
+        swap(OFFLOAD, "database: argo", "database: workflows"),
+        "persistence: database workflows; manifests/README.md makes argo; make the two alike",
+    ),
+    "every team's workflows archived": (
+        swap(OFFLOAD, "archive: false", "archive: true"),
+        "persistence: archive: False was expected",
+    ),
     "a priority class that is not there": (
         swap(ARGO, "podPriorityClassName: scgpt-perturb", "podPriorityClassName: batch"),
         "podPriorityClassName batch: no such PriorityClass",
@@ -611,7 +697,10 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], str | tuple[str, ...]]] = {
     ),
     "a disk that its tasks can fill": (
         swap(TERRAFORM, "disk_size_gb    = 500", "disk_size_gb    = 300"),
-        "ingest: 100 GiB of /tmp, and a node of manifests/gke/main.tf: cpu takes 3 such pods",
+        (
+            "ingest: 100 GiB of /tmp, and a node of manifests/gke/main.tf: cpu takes 3 such pods",
+            ": 10 GiB of /tmp, and a node of manifests/gke/main.tf: cpu takes 2",  # check
+        ),
     ),
     "Terraform that is none": (
         swap(TERRAFORM, "locals {", "locals {{"),
@@ -642,6 +731,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], str | tuple[str, ...]]] = {
         swap(README, "  PACKAGE=build/release/scgpt-perturb.yaml \\\n", ""),
         "make submit with PACKAGE=, whose images or GPUs this cluster has not; expected "
         "build/release/compare-priors-cpu.yaml or build/release/compare-priors.yaml or "
+        "build/release/predict-line-cpu.yaml or build/release/predict-line.yaml or "
         "build/release/scgpt-perturb-cpu.yaml or build/release/scgpt-perturb.yaml",
     ),
     "a package for H100s on kind": (
@@ -651,6 +741,16 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], str | tuple[str, ...]]] = {
             "8080 PACKAGE=pipelines/compiled/scgpt-perturb.yaml",
         ),
         "make submit with PACKAGE=pipelines/compiled/scgpt-perturb.yaml, whose images or GPUs",
+    ),
+    "an image that is not loaded into kind": (
+        swap(
+            README, "pipelines/compiled/*-cpu.yaml |", "pipelines/compiled/scgpt-perturb-cpu.yaml |"
+        ),
+        "kind: scgpt-perturb/compare:",
+    ),
+    "no image loaded into kind": (
+        swap(README, " | xargs -n1 kind load docker-image", ""),
+        "is not among the images that are loaded, so its task would wait for ever",
     ),
     "another package than was compiled": (
         swap(README, "  PACKAGE=build/release/scgpt", "  PACKAGE=build/release/gpt"),

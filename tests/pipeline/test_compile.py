@@ -228,7 +228,7 @@ def test_the_pipeline_for_small_clusters_asks_for_no_gpu_and_no_queue():
     assert parameters["gpus"]["defaultValue"] == 0
     assert parameters["node_selector"]["defaultValue"] == {}
     assert parameters["tolerations"]["defaultValue"] == []
-    assert "podMetadata" not in settings_of(cpu, "finetune")
+    assert "labels" not in settings_of(cpu, "finetune")["podMetadata"]
     for executor in cpu[0]["deploymentSpec"]["executors"].values():
         resources = executor["container"]["resources"]
         assert resources["cpuRequest"] <= 2
@@ -347,6 +347,21 @@ def test_a_task_whose_log_tells_the_result_is_never_cached(compiled):
     tasks = compiled[0]["components"]["comp-exit-handler-1"]["dag"]["tasks"]
     knowing = [task for name, task in tasks.items() if name in KNOWING]
     assert knowing and not any(task["cachingOptions"].get("enableCache") for task in knowing)
+
+
+def test_a_run_ends_leaves_and_stays_where_it_is_by_its_own_settings(compiled):
+    kubernetes = compiled[1]["platforms"]["kubernetes"]
+    config, day = kubernetes["pipelineConfig"], 24 * 60 * 60
+    assert config["resourceTtlOnSuccess"] == day
+    assert config["resourceTtlOnFailure"] == 7 * day  # within which Retry is of use
+    deadlines = [
+        int(executor["activeDeadlineSeconds"])
+        for executor in kubernetes["deploymentSpec"]["executors"].values()
+    ]
+    assert config["activeDeadlineSeconds"] > sum(deadlines)
+    for executor in kubernetes["deploymentSpec"]["executors"].values():
+        annotations = executor["podMetadata"]["annotations"]
+        assert annotations == {"cluster-autoscaler.kubernetes.io/safe-to-evict": "false"}
 
 
 def test_no_task_installs_anything_when_its_pod_starts(compiled):

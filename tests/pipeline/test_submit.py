@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import signal
 import socket
@@ -52,6 +53,14 @@ def submit(kfp: Kfp, *more: str, of: str = "demo") -> int | str | None:
         return ended.code
 
 
+def submit_comparison(kfp: Kfp, *more: str) -> int | str | None:
+    """Return the exit code of submitting the demo of a comparison, not watched."""
+    try:
+        return main(["compare-demo", "--host", kfp.url, "--detach", *more])
+    except SystemExit as ended:
+        return ended.code
+
+
 def lines_with(text: str, word: str) -> list[str]:
     return [line for line in text.splitlines() if word in line]
 
@@ -69,6 +78,23 @@ def test_a_run_that_succeeds_is_watched_to_its_end(capsys):
     assert "run 'first': SUCCEEDED after 1:30:00" in said
     assert len(lines_with(said, link)) == 2  # at the start and at the end
     assert "driver" not in said and "executor" not in said
+
+
+def test_a_comparison_that_outgrows_a_workflow_is_told_before_it_starts(capsys):
+    seeds = f"seeds={list(range(20))}"
+    with serving(Kfp()) as kfp:
+        assert submit_comparison(kfp, "priors=[none, 'random:8']", seeds) == 0
+        [note] = lines_with(capsys.readouterr().out, "note: 40 runs make a workflow of ")
+        assert re.search(r"about 3\d runs that are not in the cache", note)
+        assert submit_comparison(kfp, "priors=[none, 'random:8']") == 0
+        assert "make a workflow of" not in capsys.readouterr().out
+
+
+def test_a_comparison_that_no_task_could_take_is_not_submitted(capsys):
+    with serving(Kfp()) as kfp:
+        assert submit_comparison(kfp, f"seeds={list(range(40))}") == 1
+        assert kfp.runs == []
+    assert "160 runs make an argument of " in capsys.readouterr().err
 
 
 def test_what_is_sent_is_typed_and_names_experiment_and_service_account():

@@ -7,7 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from components.shared.artifact import CELLS, MODEL, SPLITS, opening, writing
+from components.shared.artifact import (
+    CELLS,
+    COMPARISON,
+    LONGEST_SHOWN,
+    MODEL,
+    SPLITS,
+    describe,
+    opening,
+    writing,
+)
 from components.shared.errors import InputError, nearest, one_line_errors
 
 
@@ -23,6 +32,27 @@ def test_a_finished_artifact_opens_with_its_summary_and_hashes(tmp_path):
     assert artifact.summary == {"cells": 3}
     assert artifact.provenance["files"]["data.txt"]["bytes"] == 5
     assert artifact.provenance["code"]["version"]
+
+
+def test_what_kfp_shows_of_an_artifact_is_its_format_digest_and_main_facts(tmp_path):
+    facts = {"best_val_pearson_delta": 0.12345678912, "epochs_run": 4, "device": "cpu"}
+    with writing(tmp_path / "model", MODEL, parameters={}) as draft:
+        draft.summary |= facts | {"stop_reason": "all 4 epochs done", "history": [{}] * 1000}
+    assert describe(tmp_path / "model") == {
+        "format": MODEL,
+        "sha256": opening(tmp_path / "model", MODEL).digest,
+        "best_val_pearson_delta": 0.123457,
+        "epochs_run": 4,
+        "device": "cpu",
+    }
+
+
+def test_what_kfp_shows_stays_short(tmp_path):
+    with writing(tmp_path / "comparison", COMPARISON, parameters={}) as draft:
+        draft.summary |= {"conclusion": "a" * 5000, "runs": 2, "missing": None}
+    shown = describe(tmp_path / "comparison")
+    assert shown["conclusion"] == "a" * (LONGEST_SHOWN - 1) + "…"
+    assert "missing" not in shown
 
 
 def test_digests_chain_back_to_the_inputs(tmp_path):

@@ -72,7 +72,7 @@ def test_without_a_place_for_checkpoints_each_run_has_its_own():
         (["none"], [1.5], "1.5 is none; expected whole numbers"),
         (["none"], [-1], "-1 is none"),
         (["none"], [True], "True is none"),
-        (["none"], list(range(201)), "1 x 201 fine-tunes; at most 200"),
+        (["none"], list(range(201)), "201 runs make an argument of"),
     ],
 )
 def test_a_grid_that_cannot_be_is_refused_in_one_line(priors, seeds, says):
@@ -108,6 +108,7 @@ def test_the_tasks_hand_on_the_count_of_gpus_as_text(tmp_path, gpus):
     count.unlink()
     grid_task(
         repeat=str(tmp_path / "repeat"),
+        runs=str(tmp_path / "runs"),
         gpu_count=str(count),
         package=PACKAGE,
         checkpoints="",
