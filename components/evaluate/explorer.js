@@ -630,7 +630,7 @@ document.documentElement.classList.add("scripted");
       }
     } else for (const here of document.querySelectorAll("a.here")) here.setAttribute("href", written);
     document.documentElement.dataset.drawn = written || "#";
-    performance.mark("drawn");
+    requestAnimationFrame(() => setTimeout(() => performance.mark("drawn"))); // it is painted then
   }
 
   function start() {

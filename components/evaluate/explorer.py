@@ -105,8 +105,10 @@ def write_explorer(explored: Explored, origin: Origin, file: Path) -> dict[str, 
         "error": small.error,
         "measured_left_out": _left_out(explored, small),
     }
-    page = _environment().get_template("explorer.html.j2").render(
-        _content(explored, small, kept, origin)
+    page = (
+        _environment()
+        .get_template("explorer.html.j2")
+        .render(_content(explored, small, kept, origin))
     )
     file.write_text(page, encoding="utf-8")
     return kept | {"bytes": file.stat().st_size}

@@ -231,9 +231,7 @@ def test_nothing_measured_means_no_word_of_it(tmp_path: Path) -> None:
 
 def test_no_training_line_and_no_expectation_are_no_fault(tmp_path: Path) -> None:
     explored = generated(3, 10, 1)
-    gone = TrainingEffects(
-        [], [], [], np.zeros((0, 0, 0)), np.zeros((0, 0), int), np.zeros((0, 0))
-    )
+    gone = TrainingEffects([], [], [], np.zeros((0, 0, 0)), np.zeros((0, 0), int), np.zeros((0, 0)))
     unsure = ["expected_pearson_delta", "expected_low", "expected_high", "agreement"]
     table = explored.perturbations.copy()
     table[unsure], table["training_lines"], table["flagged"] = np.nan, "", pd.NA
