@@ -13,12 +13,14 @@ NETWORK    ?= default
 HOST       ?=
 EXPERIMENT ?= scgpt-perturb
 PACKAGE    ?=
+MODEL      ?=
+DATASET    ?=
 RUN        ?=
 # read by the shell as variables, so that & and [ ] in them are safe
-export ARGS EXPERIMENT HOST PACKAGE REGISTRY RUN
+export ARGS DATASET EXPERIMENT HOST MODEL PACKAGE REGISTRY RUN
 
 .DEFAULT_GOAL := help
-.PHONY: help env run compare run-containers test lint types compile check-compiled validate images push \
+.PHONY: help env run compare predict run-containers test lint types compile check-compiled validate images push \
         test-containers submit ablation priors lock clean
 
 help: ## show this list
@@ -41,6 +43,11 @@ run: env ## run the pipeline here: PARAMS=<file> ARGS="key=value ..."
 
 compare: env ## compare priors here: PARAMS=<file with priors and seeds> ARGS="key=value ..."
 	@$(BIN)/python -m pipelines.run $(if $(filter file,$(origin PARAMS)),pipelines/params/compare-demo.yaml,$(PARAMS)) --assign "$$ARGS"
+
+predict: env ## apply a published model: MODEL=<folder or URI> DATASET=<h5ad> ARGS="perturbations=[MYC, TP53] ..."
+	@$(if $(MODEL),,echo "predict: give MODEL=<folder that publish wrote, or its URI>" >&2; exit 2)
+	@$(if $(DATASET),,echo "predict: give DATASET=<h5ad of control cells>" >&2; exit 2)
+	@$(BIN)/python -m pipelines.run predict-line "model=$$MODEL" "dataset=$$DATASET" --assign "$$ARGS"
 
 run-containers: images ## the same with every task in its image
 	@$(BIN)/python -m pipelines.run $(PARAMS) --assign "$$ARGS" --containers

@@ -104,8 +104,9 @@ MENDS = (
     Mend("contrast", ("contrast", "validation_cells")),
     Mend("loss on the change of sets", ("set_size", "delta_weight")),
 )
-NOT_TRIED = ("precision", "predicted_cells", "prior_neutral")
-"""Settings without a bearing here: the CPU computes in float32, scores are of means, no prior."""
+NOT_TRIED = ("precision", "predicted_cells", "prior_neutral", "scale_effects")
+"""Settings without a bearing here: the CPU computes in float32, scores are of means, no prior; the
+factor is applied to a finished model (`docs/confidence.md`)."""
 
 
 @dataclass(frozen=True)

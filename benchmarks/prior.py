@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import safe_open
 
-from components.prior.columns import read_columns
 from components.prior.prior import prior
 from components.shared.artifact import GENE_PRIOR, opening
+from components.shared.columns import read_columns
 from components.shared.gene_prior import GENES, TABLE_FILE, TENSOR
 
 PAIRS = {name: f"{name}_pairs.csv.gz" for name in ("stringdb", "humap", "reactome")}

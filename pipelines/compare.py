@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kfp import dsl
+from kfp.dsl.pipeline_channel import PipelineChannel
 
 from components.check.component import check_grid
 from components.compare.component import compare
@@ -41,6 +42,8 @@ def comparison_on(profile: Profile, images: Mapping[str, str]) -> Any:
         priors: list,
         seeds: list,
         recipe: str = "default",
+        perturbations: list = [],  # noqa: B006
+        cells_per_perturbation: int = 0,
         split_seed: int = 0,
         publish_to: str = "",
         checkpoints: str = "",
@@ -60,7 +63,7 @@ def comparison_on(profile: Profile, images: Mapping[str, str]) -> Any:
         Args:
             dataset: h5ad of screens: path, gs://, hf://datasets/, https://, or sim:// (generated).
             train_lines: cell lines to train on.
-            test_line: cell line to predict.
+            test_line: cell line to predict; control cells of it are enough.
             pretrained: folder or URI of an scGPT checkpoint, or random://tiny, small, whole-human.
             priors: list of priors: none, effects, scgpt, random:64, table:<uri>, graph:<uri>,
                 annotation:<uri>, esm2:<checkpoint>?fasta=<uri>, shuffled:<prior> or
@@ -68,6 +71,10 @@ def comparison_on(profile: Profile, images: Mapping[str, str]) -> Any:
                 say what helped.
             seeds: list of seeds; each prior is run with each. Two or more, or nothing is sure.
             recipe: training settings: default, reference or smoke.
+            perturbations: what to predict: genes (A+B = two at once), or one file (path or URI)
+                that lists them; empty = what was measured in the test line, else what trains.
+            cells_per_perturbation: predicted cells of each that was not measured; 0 = as many as
+                the line has basal controls, at most 200.
             split_seed: draws what split draws, once for all runs.
             publish_to: gs://bucket/prefix, hf://owner/name or a folder (local runs only) for the
                 run that is best in validation; empty = it stays in the pipeline's own storage.
@@ -76,7 +83,7 @@ def comparison_on(profile: Profile, images: Mapping[str, str]) -> Any:
             cell_line_column: column of obs with the cell line, or =name if there is only one.
             control_label: label of control cells.
             ingest_options: batch_column, expression, obs_filter.
-            split_options: val_line, val_fraction, halve_controls, split_file; see split's README.
+            split_options: val_line, val_fraction, halve_controls, split_file, aliases (its README).
             overrides: single settings of the recipe to replace.
             evaluation_cache: folder on a disk that all tasks see, which keeps what evaluate
                 computes of the measured cells; empty = each run computes it.
@@ -85,14 +92,16 @@ def comparison_on(profile: Profile, images: Mapping[str, str]) -> Any:
             tolerations: tolerations of finetune and predict for the taints of those nodes.
         """
 
-        def place(task: dsl.PipelineTask, stage: str) -> dsl.PipelineTask:
+        def place(
+            task: dsl.PipelineTask, stage: str, gpu_count: str | PipelineChannel = "0"
+        ) -> dsl.PipelineTask:
             if stage in images:
                 task.set_container_image(images[stage])
             on_a_pod(
                 task,
                 stage,
                 profile,
-                gpus=gpus,
+                gpu_count=gpu_count,
                 node_selector=node_selector,
                 tolerations=tolerations,
             )
@@ -118,6 +127,8 @@ def comparison_on(profile: Profile, images: Mapping[str, str]) -> Any:
                 ingest_options=ingest_options,
                 split_options=split_options,
                 overrides=overrides,
+                perturbations=perturbations,
+                cells_per_perturbation=cells_per_perturbation,
                 gpus=gpus,
             )
             ingested = ingest(
@@ -131,6 +142,7 @@ def comparison_on(profile: Profile, images: Mapping[str, str]) -> Any:
                 cells=ingested.outputs["cells"],
                 train_lines=train_lines,
                 test_line=test_line,
+                perturbations=perturbations,
                 options=split_options,
                 seed=split_seed,
             )
@@ -157,6 +169,7 @@ def comparison_on(profile: Profile, images: Mapping[str, str]) -> Any:
                     model=tuned.outputs["model"],
                     cells=ingested.outputs["cells"],
                     splits=divided.outputs["splits"],
+                    cells_per_perturbation=cells_per_perturbation,
                     seed=cell.seed,
                     gpus=gpus,
                     in_grid=True,
@@ -171,8 +184,8 @@ def comparison_on(profile: Profile, images: Mapping[str, str]) -> Any:
                     in_grid=True,
                 )
                 place(aligned, "prior")
-                place(tuned, "finetune")
-                place(predicted, "predict")
+                place(tuned, "finetune", checked.outputs["gpu_count"])
+                place(predicted, "predict", checked.outputs["gpu_count"])
                 place(evaluated, "evaluate")
             compared = compare(
                 evaluations=dsl.Collected(evaluated.outputs["evaluation"]),

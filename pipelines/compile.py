@@ -14,14 +14,18 @@ from kfp.kubernetes import kubernetes_executor_config_pb2
 from kfp.pipeline_spec import pipeline_spec_pb2
 
 from components.shared.errors import one_line_errors
-from pipelines import compare, pipeline
+from pipelines import compare, line, pipeline
 from pipelines.images import development_images, released_images
 from pipelines.scheduling import CPU, H100
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 FOLDER = Path(__file__).parent / "compiled"
 RELEASES = Path(__file__).resolve().parents[1] / "build" / "release"
-PIPELINES = {pipeline.NAME: pipeline.pipeline_on, compare.NAME: compare.comparison_on}
+PIPELINES = {
+    pipeline.NAME: pipeline.pipeline_on,
+    compare.NAME: compare.comparison_on,
+    line.NAME: line.prediction_on,
+}
 PROFILES = {
     Path(profile.package(name)).name: (pipeline_on, profile)
     for name, pipeline_on in PIPELINES.items()

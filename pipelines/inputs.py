@@ -1,8 +1,9 @@
-"""What a run's parameters name to be read: priors, URIs and local files."""
+"""What a run's parameters are of, and what they name to be read: priors, URIs and local files."""
 
 from collections.abc import Mapping
 from typing import Any
 
+from components.shared.asked import names_a_file
 from components.shared.pretrained import parse_pretrained
 from components.shared.prior_grammar import parse_prior, uris
 
@@ -12,8 +13,15 @@ def is_comparison(params: Mapping[str, Any]) -> bool:
     return "priors" in params
 
 
+def is_prediction(params: Mapping[str, Any]) -> bool:
+    """Return whether parameters are those of a prediction by a finished model."""
+    return "model" in params
+
+
 def priors_of(params: Mapping[str, Any]) -> list[str]:
-    """Return the prior of a run, or the priors of a comparison."""
+    """Return the prior of a run, the priors of a comparison, none of a prediction."""
+    if is_prediction(params):
+        return []
     return list(params["priors"]) if is_comparison(params) else [params.get("prior", "none")]
 
 
@@ -23,11 +31,19 @@ def input_uris(params: Mapping[str, Any]) -> dict[str, list[str]]:
     Raises:
         InputError: a prior that is not written as it must be.
     """
-    name = "priors" if is_comparison(params) else "prior"
-    split_file = (params.get("split_options") or {}).get("split_file", "")
-    return {
-        "dataset": [params["dataset"]],
-        name: [uri for prior in priors_of(params) for uri in uris(parse_prior(prior))],
-        "pretrained": [parse_pretrained(params["pretrained"]).vocabulary_uri],
-        "split_options.split_file": [split_file],
+    options = params.get("split_options") or {}
+    found = {"dataset": [params.get("dataset", "")]}
+    if is_prediction(params):
+        found["model"] = [params["model"]]
+    else:
+        name = "priors" if is_comparison(params) else "prior"
+        found[name] = [uri for prior in priors_of(params) for uri in uris(parse_prior(prior))]
+        found["pretrained"] = [parse_pretrained(params["pretrained"]).vocabulary_uri]
+    asked = params.get("perturbations") or []
+    return found | {
+        "perturbations": [
+            entry for entry in asked if isinstance(entry, str) and names_a_file(entry)
+        ],
+        "split_options.split_file": [options.get("split_file", "")],
+        "split_options.aliases": [options.get("aliases", "")],
     }

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kfp import dsl
+from kfp.dsl.pipeline_channel import PipelineChannel
 
 from components.check.component import check
 from components.conclude.component import conclude
@@ -38,6 +39,8 @@ def pipeline_on(profile: Profile, images: Mapping[str, str]) -> Any:
         pretrained: str,
         prior: str = "none",
         recipe: str = "default",
+        perturbations: list = [],  # noqa: B006
+        cells_per_perturbation: int = 0,
         seed: int = 0,
         publish_to: str = "",
         checkpoints: str = "",
@@ -56,11 +59,15 @@ def pipeline_on(profile: Profile, images: Mapping[str, str]) -> Any:
         Args:
             dataset: h5ad of screens: path, gs://, hf://datasets/, https://, or sim:// (generated).
             train_lines: cell lines to train on.
-            test_line: cell line to predict.
+            test_line: cell line to predict; control cells of it are enough.
             pretrained: folder or URI of an scGPT checkpoint, or random://tiny, small, whole-human.
             prior: none, effects, scgpt, random:64, table:<uri>, graph:<uri>, annotation:<uri>,
                 esm2:<checkpoint>?fasta=<uri>, shuffled:<prior> or concat(<prior>, <prior>).
             recipe: training settings: default, reference or smoke.
+            perturbations: what to predict: genes (A+B = two at once), or one file (path or URI)
+                that lists them; empty = what was measured in the test line, else what trains.
+            cells_per_perturbation: predicted cells of each that was not measured; 0 = as many as
+                the line has basal controls, at most 200.
             seed: reaches every random draw.
             publish_to: gs://bucket/prefix, hf://owner/name, a folder (local runs only), or empty.
             checkpoints: gs://bucket/prefix (or a folder) to resume from; empty = the run's own.
@@ -68,21 +75,23 @@ def pipeline_on(profile: Profile, images: Mapping[str, str]) -> Any:
             cell_line_column: column of obs with the cell line, or =name if there is only one.
             control_label: label of control cells.
             ingest_options: batch_column, expression, obs_filter.
-            split_options: val_line, val_fraction, halve_controls, split_file; see split's README.
+            split_options: val_line, val_fraction, halve_controls, split_file, aliases (its README).
             overrides: single settings of the recipe to replace.
             gpus: GPUs of finetune, which trains on all of them, and predict (on one); 0 = none.
             node_selector: labels of the nodes for finetune and predict; {} = any.
             tolerations: tolerations of finetune and predict for the taints of those nodes.
         """
 
-        def place(task: dsl.PipelineTask, stage: str) -> dsl.PipelineTask:
+        def place(
+            task: dsl.PipelineTask, stage: str, gpu_count: str | PipelineChannel = "0"
+        ) -> dsl.PipelineTask:
             if stage in images:
                 task.set_container_image(images[stage])
             on_a_pod(
                 task,
                 stage,
                 profile,
-                gpus=gpus,
+                gpu_count=gpu_count,
                 node_selector=node_selector,
                 tolerations=tolerations,
             )
@@ -106,6 +115,8 @@ def pipeline_on(profile: Profile, images: Mapping[str, str]) -> Any:
                 ingest_options=ingest_options,
                 split_options=split_options,
                 overrides=overrides,
+                perturbations=perturbations,
+                cells_per_perturbation=cells_per_perturbation,
                 gpus=gpus,
             )
             ingested = ingest(
@@ -119,6 +130,7 @@ def pipeline_on(profile: Profile, images: Mapping[str, str]) -> Any:
                 cells=ingested.outputs["cells"],
                 train_lines=train_lines,
                 test_line=test_line,
+                perturbations=perturbations,
                 options=split_options,
                 seed=seed,
             )
@@ -141,6 +153,7 @@ def pipeline_on(profile: Profile, images: Mapping[str, str]) -> Any:
                 model=tuned.outputs["model"],
                 cells=ingested.outputs["cells"],
                 splits=divided.outputs["splits"],
+                cells_per_perturbation=cells_per_perturbation,
                 seed=seed,
                 gpus=gpus,
                 in_grid=False,
@@ -150,7 +163,7 @@ def pipeline_on(profile: Profile, images: Mapping[str, str]) -> Any:
                 cells=ingested.outputs["cells"],
                 splits=divided.outputs["splits"],
                 gene_prior=aligned.outputs["gene_prior"],
-                repeat=checked.output,
+                repeat=checked.outputs["Output"],
                 cache="",
                 in_grid=False,
             )
@@ -167,8 +180,8 @@ def pipeline_on(profile: Profile, images: Mapping[str, str]) -> Any:
             place(ingested, "ingest")
             place(divided, "split")
             place(aligned, "prior")
-            place(tuned, "finetune")
-            place(predicted, "predict")
+            place(tuned, "finetune", checked.outputs["gpu_count"])
+            place(predicted, "predict", checked.outputs["gpu_count"])
             place(evaluated, "evaluate")
             place(shared, "publish")
 

@@ -21,25 +21,29 @@ from typing import Any
 import yaml
 from kfp import local
 
-from components.check.check import grid
+from components.check.check import check_prediction, grid
 from components.finetune.recipe import load_recipe
 from components.publish.publish import check_target
 from components.shared.artifact import sha256_of
 from components.shared.downloads import shown
 from components.shared.errors import InputError, nearest, one_line_errors
 from components.shared.pretrained import parse_pretrained
-from components.shared.prior_grammar import parse_prior, uris, with_uris
+from components.shared.prior_grammar import parse_prior, with_uris
 from components.shared.storage import SHA256
 from pipelines.compare import compare_priors, comparison_on
 from pipelines.containers import docker_runner, here
 from pipelines.images import development_images
-from pipelines.inputs import is_comparison, priors_of
+from pipelines.inputs import input_uris, is_comparison, is_prediction, priors_of
+from pipelines.line import predict_line, prediction_on
 from pipelines.local_log import readable_log
 from pipelines.pipeline import pipeline_on, scgpt_perturb
 from pipelines.scheduling import LOCAL
 
 ROOT = Path(__file__).resolve().parents[1]
 PARAMS = Path(__file__).parent / "params"
+ASKED = "perturbations"
+PINNED = ("dataset", "prior", "priors")
+"""Parameters whose files `pinned` names by content."""
 HEADLINE = (
     "pearson_delta",
     "mae_delta",
@@ -50,16 +54,18 @@ HEADLINE = (
 )
 
 
-def pipeline_parameters(*, comparison: bool = False) -> dict[str, inspect.Parameter]:
-    """Return the parameters of the pipeline, or of the one that compares priors, by name."""
-    pipeline = compare_priors if comparison else scgpt_perturb
+def pipeline_parameters(params: Mapping[str, Any]) -> dict[str, inspect.Parameter]:
+    """Return the parameters of the pipeline that ``params`` are of, by name."""
+    others = compare_priors if is_comparison(params) else scgpt_perturb
+    pipeline = predict_line if is_prediction(params) else others
     return dict(inspect.signature(pipeline.pipeline_func).parameters)
 
 
 def read_params(path: Path, assignments: Sequence[str]) -> dict[str, Any]:
     """Read a parameter file and apply ``key=value`` assignments.
 
-    A file with `priors` is of the pipeline that compares them. Values are YAML, but those of text
+    A file with `priors` is of the pipeline that compares them, one with `model` of the pipeline
+    that applies a finished model. Values are YAML, but those of text
     parameters are taken as they stand, so that a control labelled ``NO`` stays one.
     ``overrides.epochs=3`` sets one entry of a dict parameter.
 
@@ -78,7 +84,7 @@ def read_params(path: Path, assignments: Sequence[str]) -> dict[str, Any]:
         raise InputError(f"{path}: not YAML ({error})") from None
     if not isinstance(params, dict):
         raise InputError(f"{path}: expected lines of 'parameter: value'")
-    parameters = pipeline_parameters(comparison=is_comparison(params))
+    parameters = pipeline_parameters(params)
     for assignment in assignments:
         _assign(params, assignment, parameters)
     for name, parameter in parameters.items():
@@ -98,6 +104,8 @@ def _parameter(name: str, known: Mapping[str, inspect.Parameter]) -> inspect.Par
 
 def _typed(name: str, value: Any, known: Mapping[str, inspect.Parameter]) -> Any:
     kind = _parameter(name, known).annotation
+    if name == ASKED and isinstance(value, str):
+        value = [value] if value else []
     if type(value) is not kind:
         hint = "; put it in quotes" if kind is str else ""
         raise InputError(
@@ -114,6 +122,7 @@ def _assign(
         raise InputError(f"'{assignment}': expected key=value")
     outer, dot, inner = name.partition(".")
     is_text = _parameter(outer, known).annotation is str
+    is_text |= name == ASKED and not text.lstrip().startswith("[")  # the file that lists them
     try:
         value = text if is_text else yaml.safe_load(text)
     except yaml.YAMLError:
@@ -131,8 +140,12 @@ def check_settings(params: Mapping[str, Any]) -> None:
     """Check what can be checked of the parameters alone.
 
     Raises:
-        InputError: an unknown recipe, override, pretrained size or prior.
+        InputError: an unknown recipe, override, pretrained size or prior, or perturbations that
+            cannot be read.
     """
+    if is_prediction(params):
+        check_prediction(params, "")
+        return
     load_recipe(params.get("recipe", "default"), params.get("overrides") or {})
     if is_comparison(params):
         grid(params, "", "")
@@ -167,6 +180,8 @@ def pinned(params: Mapping[str, Any]) -> dict[str, Any]:
     """Add the sha256 of local files to their paths, so that a cached task knows its content."""
     result = dict(params)
     result["dataset"] = _pinned(params["dataset"])
+    if is_prediction(params):
+        return result
     priors = [str(with_uris(parse_prior(prior), _pinned)) for prior in priors_of(params)]
     return result | ({"priors": priors} if is_comparison(params) else {"prior": priors[0]})
 
@@ -191,17 +206,15 @@ def state_of_code(params: Mapping[str, Any]) -> str:
 
 
 def _indirect_files(params: Mapping[str, Any]) -> Iterator[Path]:
-    """Yield the local files of checkpoints, a vocabulary, a split file and priors' folders.
+    """Yield the local files of models, a vocabulary, a split file, lists and priors' folders.
 
-    A prior's file is not among them: `pinned` names its content, so that what it does not touch
-    stays in the cache.
+    The dataset's and a prior's file are not among them: `pinned` names their content, so that what
+    it does not touch stays in the cache.
     """
-    pretrained = parse_pretrained(str(params["pretrained"]))
-    named = (pretrained.vocabulary_uri, (params.get("split_options") or {}).get("split_file"))
-    of_priors = [here(uri) for prior in priors_of(params) for uri in uris(parse_prior(prior))]
-    folders = [path for path in of_priors if path and path.is_dir()]
-    for path in (*(here(uri) for uri in named if uri), *folders):
-        if path:
+    for name, named in input_uris(params).items():
+        for path in (here(uri) for uri in named if uri):
+            if path is None or (name in PINNED and not path.is_dir()):
+                continue
             yield from sorted(path.rglob("*")) if path.is_dir() else (path,)
 
 
@@ -227,7 +240,8 @@ def run(params: Mapping[str, Any], runs: Path, *, containers: bool = False) -> P
         if is_comparison(params):
             measured = runs.resolve() / ".cache" / "evaluate"
             params = {"evaluation_cache": str(measured), **params}
-    pipeline = (comparison_on if is_comparison(params) else pipeline_on)(LOCAL, images)
+    others = comparison_on if is_comparison(params) else pipeline_on
+    pipeline = (prediction_on if is_prediction(params) else others)(LOCAL, images)
     local.init(
         runner=runner,
         pipeline_root=str(root),
@@ -250,23 +264,30 @@ def run(params: Mapping[str, Any], runs: Path, *, containers: bool = False) -> P
 def summary(published: Path, seconds: float) -> str:
     """Return what a person wants to know at the end of a run."""
     scores = json.loads((published / "eval" / "metrics.json").read_text())
+    lines = ["", *(_table(scores) if scores.get("scored", True) else [scores["not_scored"]])]
+    files = {
+        "published": "",
+        "card": "README.md",
+        "report": "eval/report.html",
+        "explorer": "eval/explorer.html",
+        "effects": "predictions/effects.csv.gz",
+    }
+    for name, file in files.items():
+        if (published / file).exists():
+            lines += [""] * (not file) + [f"{name:<10} {published / file}"]
+    return "\n".join([*lines, f"finished in {seconds:.0f} s"])
+
+
+def _table(scores: Mapping[str, Any]) -> list[str]:
+    """Return the headline metrics: the model beside its baselines and the ceiling."""
     columns = {"model": scores["model"], **scores["baselines"], "ceiling": scores["ceiling"]}
     width = max(len(name) for name in columns) + 2
-    lines = ["", f"{'test metric (mean)':<26}" + "".join(f"{name:>{width}}" for name in columns)]
+    lines = [f"{'test metric (mean)':<26}" + "".join(f"{name:>{width}}" for name in columns)]
     for metric in HEADLINE:
         values = (column.get(metric) for column in columns.values())
         cells = ("-" if value is None else f"{value:.4f}" for value in values)
         lines.append(f"{metric:<26}" + "".join(f"{cell:>{width}}" for cell in cells))
-    return "\n".join(
-        [
-            *lines,
-            "",
-            f"published  {published}",
-            f"card       {published / 'README.md'}",
-            f"report     {published / 'eval' / 'report.html'}",
-            f"finished in {seconds:.0f} s",
-        ]
-    )
+    return lines
 
 
 def comparison_summary(comparison: Path, seconds: float) -> str:

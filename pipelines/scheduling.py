@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kfp import dsl, kubernetes
+from kfp.dsl.pipeline_channel import PipelineChannel
 
 ACCELERATOR = "nvidia.com/gpu"
 H100_NODE_SELECTOR = {"cloud.google.com/gke-accelerator": "nvidia-h100-80gb"}
@@ -70,7 +71,7 @@ class Profile:
 
 
 CONCLUDE = Pod("100m", "256Mi", "1Gi", 0.5)
-CHECK = CONCLUDE
+CHECK = Pod("100m", "256Mi", "10Gi", 1)  # fetches a finished model, to predict another line with
 
 H100 = Profile(
     pods={
@@ -124,7 +125,7 @@ def on_a_pod(
     stage: str,
     profile: Profile,
     *,
-    gpus: int,
+    gpu_count: str | PipelineChannel,
     node_selector: dict[str, Any],
     tolerations: list[Any],
 ) -> None:
@@ -134,8 +135,10 @@ def on_a_pod(
         task: the task.
         stage: its name in the profile; a stage the profile does not know asks for nothing.
         profile: the kind of cluster.
-        gpus: GPUs of a task that uses them; this and the next two may be pipeline parameters.
-        node_selector: labels of the nodes with GPUs.
+        gpu_count: GPUs of a task that uses them, as text or a task's output of type str: KFP's
+            driver reads the text of what it refers to, and of a number that is empty, whereupon
+            it leaves the accelerator out without a word.
+        node_selector: labels of the nodes with GPUs; this and the next may be pipeline parameters.
         tolerations: tolerations for the taints of those nodes.
     """
     pod = profile.pods.get(stage)
@@ -157,8 +160,11 @@ def on_a_pod(
             backoff_max_duration=f"{window}s",
         )
     if pod.gpu:
+        if isinstance(gpu_count, PipelineChannel):
+            # Inside a loop KFP's compiler hands on only what it knows a task to use.
+            task.register_pipeline_channels([gpu_count])
         # A count of 0 asks for none, which any node can give.
-        task.set_accelerator_type(ACCELERATOR).set_accelerator_limit(gpus)
+        task.set_accelerator_type(ACCELERATOR).set_accelerator_limit(gpu_count)
         kubernetes.add_node_selector_json(task, node_selector)
         kubernetes.add_toleration_json(task, tolerations)
         kubernetes.empty_dir_mount(task, "shm", "/dev/shm", medium="Memory", size_limit=pod.shm)  # noqa: S108

@@ -29,7 +29,7 @@ from components.shared.downloads import shown
 from components.shared.errors import InputError, one_line_errors, shortlist
 from components.shared.storage import scheme_of
 from pipelines.cluster import OTHER_PAGE, Client, bare_host, connect, one_line_api_errors
-from pipelines.inputs import input_uris, is_comparison
+from pipelines.inputs import input_uris, is_comparison, is_prediction
 from pipelines.package import Package, read_package
 from pipelines.run import assignments_in, check_settings, read_params
 from pipelines.watch import Progress, duration, failed_tasks, follow
@@ -37,6 +37,7 @@ from pipelines.watch import Progress, duration, failed_tasks, follow
 COMPILED = Path(__file__).parent / "compiled"
 PACKAGE = COMPILED / "scgpt-perturb.yaml"
 COMPARISON = COMPILED / "compare-priors.yaml"
+PREDICTION = COMPILED / "predict-line.yaml"
 STOPPED_BY_USER = 130
 WEB_ADDRESS = re.compile(r'(https?://)(?:[^/@\s"]*@)?([^\s"?]+)(\?)?[^\s"]*', re.IGNORECASE)
 """Perhaps inside JSON or another URI; what a user gave before the host, and the query, apart."""
@@ -147,7 +148,8 @@ class Submission:
         check_visible(self.params)
         check_sendable(self.params)
         check_cron(arguments.cron)
-        usual = COMPARISON if is_comparison(self.params) else PACKAGE
+        others = COMPARISON if is_comparison(self.params) else PACKAGE
+        usual = PREDICTION if is_prediction(self.params) else others
         self.package = read_package(arguments.package or usual)
         self.host = bare_host(arguments.host)
         now = f"{datetime.now():%Y-%m-%d %H:%M:%S}"

@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from components.shared.asked import read_perturbations
 from components.shared.errors import InputError
 from components.shared.pretrained import parse_pretrained
 from components.shared.prior_grammar import effects_of, parse_prior
@@ -23,11 +24,29 @@ def check(parameters: Mapping[str, Any], package: str) -> str:
 
     Raises:
         InputError: a prior that is not written as it must be, naming the nearest that is, or that
-            has nothing to learn from; an unknown `random://` size.
+            has nothing to learn from; an unknown `random://` size; gpus below 0.
     """
+    _gpus(parameters.get("gpus", 0))
+    _lines(parameters["train_lines"])
+    _asked_for(parameters)
     _prior(parameters["prior"], parameters["train_lines"])
     parse_pretrained(parameters["pretrained"])
     return commands("run", package, {**parameters, "prior": _shown(parameters["prior"])})
+
+
+def check_prediction(parameters: Mapping[str, Any], package: str) -> str:
+    """Check the parameters of a prediction by a finished model, and return what repeats it.
+
+    Args:
+        parameters: the pipeline parameters that the result depends on.
+        package: the compiled pipeline, as a path in the repository.
+
+    Raises:
+        InputError: perturbations that cannot be read, a number of cells or GPUs below 0.
+    """
+    _gpus(parameters.get("gpus", 0))
+    _asked_for(parameters)
+    return commands("predict", package, parameters)
 
 
 def grid(parameters: Mapping[str, Any], package: str, checkpoints: str) -> list[dict[str, Any]]:
@@ -46,7 +65,10 @@ def grid(parameters: Mapping[str, Any], package: str, checkpoints: str) -> list[
     Raises:
         InputError: as `check`; a seed that is no whole number, or one thing given twice.
     """
+    _gpus(parameters.get("gpus", 0))
     lines = parameters["train_lines"]
+    _lines(lines)
+    _asked_for(parameters)
     priors = _distinct("priors", [_prior(text, lines) for text in parameters["priors"]])
     seeds = _distinct("seeds", [_seed(seed) for seed in parameters["seeds"]])
     parse_pretrained(parameters["pretrained"])
@@ -72,6 +94,24 @@ def repeat_comparison(parameters: Mapping[str, Any], package: str) -> str:
     """Return the commands that repeat a whole comparison."""
     priors = [_shown(prior) for prior in parameters["priors"]]
     return commands("compare", package, {**parameters, "priors": priors})
+
+
+def _gpus(count: int) -> None:
+    if count < 0:
+        raise InputError(f"gpus={count}: expected 0 (a GPU is used where there is one) or more")
+
+
+def _lines(train_lines: Sequence[str]) -> None:
+    if not train_lines:
+        raise InputError("train_lines: is empty; expected a list of cell lines to train on")
+
+
+def _asked_for(parameters: Mapping[str, Any]) -> None:
+    """Read the list of perturbations now rather than after the cells were read."""
+    read_perturbations(parameters.get("perturbations") or ())
+    each = parameters.get("cells_per_perturbation", 0)
+    if each < 0:
+        raise InputError(f"cells_per_perturbation: {each}; expected 0 (the default) or more")
 
 
 def _prior(text: Any, train_lines: Sequence[str]) -> str:

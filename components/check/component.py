@@ -5,6 +5,7 @@ from kfp import dsl
 
 @dsl.component(base_image="scgpt-perturb/check", install_kfp_package=False)
 def check(
+    gpu_count: dsl.OutputPath(str),  # type: ignore[valid-type]
     package: str,
     dataset: str,
     train_lines: list,
@@ -19,11 +20,14 @@ def check(
     ingest_options: dict,
     split_options: dict,
     overrides: dict,
+    perturbations: list,
+    cells_per_perturbation: int,
     gpus: int,
 ) -> str:
     """Check the prior and the checkpoint's name, and return the commands that repeat the run.
 
     Args:
+        gpu_count: the value of gpus as text: KFP drops an accelerator whose count is a number.
         package: the compiled pipeline, as a path in the repository.
         dataset: this and the others: the pipeline parameters of these names.
         train_lines: see dataset.
@@ -38,20 +42,29 @@ def check(
         ingest_options: see dataset.
         split_options: see dataset.
         overrides: see dataset.
+        perturbations: see dataset.
+        cells_per_perturbation: see dataset.
         gpus: see dataset.
     """
     parameters = dict(locals())
+    from pathlib import Path
+
     from components.check.check import check as run
     from components.shared.errors import one_line_errors
 
-    del parameters["package"]
+    for own in ("gpu_count", "package"):
+        del parameters[own]
     with one_line_errors("check"):
-        return run(parameters, package)
+        repeat = run(parameters, package)
+        Path(gpu_count).parent.mkdir(parents=True, exist_ok=True)
+        Path(gpu_count).write_text(str(gpus))
+        return repeat
 
 
 @dsl.component(base_image="scgpt-perturb/check", install_kfp_package=False)
 def check_grid(
     repeat: dsl.OutputPath(str),  # type: ignore[valid-type]
+    gpu_count: dsl.OutputPath(str),  # type: ignore[valid-type]
     package: str,
     checkpoints: str,
     dataset: str,
@@ -68,12 +81,15 @@ def check_grid(
     ingest_options: dict,
     split_options: dict,
     overrides: dict,
+    perturbations: list,
+    cells_per_perturbation: int,
     gpus: int,
 ) -> list:
     """Check priors and seeds, and return the grid, a dict a run.
 
     Args:
         repeat: the commands that repeat the comparison.
+        gpu_count: the value of gpus as text: KFP drops an accelerator whose count is a number.
         package: the compiled pipeline, as a path in the repository.
         checkpoints: this and the others: the pipeline parameters of these names.
         dataset: see checkpoints.
@@ -90,6 +106,8 @@ def check_grid(
         ingest_options: see checkpoints.
         split_options: see checkpoints.
         overrides: see checkpoints.
+        perturbations: see checkpoints.
+        cells_per_perturbation: see checkpoints.
         gpus: see checkpoints.
     """
     parameters = dict(locals())
@@ -98,10 +116,67 @@ def check_grid(
     from components.check.check import grid, repeat_comparison
     from components.shared.errors import one_line_errors
 
-    for own in ("repeat", "package", "checkpoints"):
+    for own in ("repeat", "gpu_count", "package", "checkpoints"):
         del parameters[own]
     with one_line_errors("check"):
         cells = grid(parameters, package, checkpoints)
-        Path(repeat).parent.mkdir(parents=True, exist_ok=True)
-        Path(repeat).write_text(repeat_comparison(parameters, package))
+        for target, text in ((repeat, repeat_comparison(parameters, package)), (gpu_count, gpus)):
+            Path(target).parent.mkdir(parents=True, exist_ok=True)
+            Path(target).write_text(str(text))
         return cells
+
+
+@dsl.component(base_image="scgpt-perturb/check", install_kfp_package=False)
+def check_model(
+    taken: dsl.Output[dsl.Model],
+    gpu_count: dsl.OutputPath(str),  # type: ignore[valid-type]
+    package: str,
+    model: str,
+    dataset: str,
+    cell_line: str,
+    perturbations: list,
+    cells_per_perturbation: int,
+    perturbation_column: str,
+    cell_line_column: str,
+    control_label: str,
+    ingest_options: dict,
+    split_options: dict,
+    seed: int,
+    gpus: int,
+) -> str:
+    """Check a finished model and what is asked of it, and return the commands that repeat this.
+
+    Args:
+        taken: the model artifact (format scgpt-checkpoint/v1), a checked copy of the finished one.
+        gpu_count: the value of gpus as text: KFP drops an accelerator whose count is a number.
+        package: the compiled pipeline, as a path in the repository.
+        model: this and the others: the pipeline parameters of these names.
+        dataset: see model.
+        cell_line: see model.
+        perturbations: see model.
+        cells_per_perturbation: see model.
+        perturbation_column: see model.
+        cell_line_column: see model.
+        control_label: see model.
+        ingest_options: see model.
+        split_options: see model.
+        seed: see model.
+        gpus: see model.
+    """
+    parameters = dict(locals())
+    from pathlib import Path
+
+    from components.check.check import check_prediction
+    from components.shared.artifact import describe
+    from components.shared.errors import one_line_errors
+    from components.shared.finished import take_model
+
+    for own in ("taken", "gpu_count", "package"):
+        del parameters[own]
+    with one_line_errors("check"):
+        repeat = check_prediction(parameters, package)
+        take_model(model, taken.path)
+        taken.metadata.update(describe(taken.path))
+        Path(gpu_count).parent.mkdir(parents=True, exist_ok=True)
+        Path(gpu_count).write_text(str(gpus))
+        return repeat

@@ -57,7 +57,7 @@ class Run:
     @cached_property
     def seen(self) -> pd.Series:
         """Whether training had each perturbation."""
-        table = _labelled(self.evaluation.path / "perturbations.csv")
+        table = _labelled(self.evaluation.path / "groups.csv")
         return table.set_index("perturbation")["training"] == SEEN
 
 

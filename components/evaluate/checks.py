@@ -1,14 +1,18 @@
 """Whether a predictions file holds the cells that the splits say it may hold, and their means."""
 
+from collections.abc import Collection
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from components.evaluate.pair import Pair
+from components.evaluate.pair import Pair, Predicted
+from components.evaluate.rows import Chosen
 from components.shared.artifact import Artifact
 from components.shared.errors import InputError, shortlist
-from components.shared.predictions import CELLS_KIND, MEANS, PERTURBATIONS
+from components.shared.predictions import CELLS_KIND, MEANS, MEASURED, PERTURBATIONS
 from components.shared.rank_cells import PREDICTED_CELLS
 from components.shared.splits import CONTROL_BOTH, CONTROL_REFERENCE, TEST, Splits
 
@@ -30,17 +34,62 @@ def check_same_splits(predictions: Artifact, splits: Splits) -> None:
         )
 
 
-def check_cells(pair: Pair, splits: Splits, where: str) -> None:
+def check_cells(
+    given: Predicted, pair: Pair | None, splits: Splits, asked: Collection[str] | None, where: str
+) -> None:
     """Check every cell's role: test cells of the test line, and its reference controls.
 
     With controls of a training line, a prediction that knows nothing scores a pearson_delta of
-    0.92; with controls that were a model's input, reference and input share their noise.
+    0.92; with controls that were a model's input, reference and input share their noise. Cells of
+    perturbations that were not measured are in no split.
+
+    Args:
+        given: all cells.
+        pair: those that were measured, with the controls; None = no perturbed cell was.
+        splits: the splits.
+        asked: the perturbations that were asked for; None = every one of the test cells.
+        where: the file's name, for messages.
 
     Raises:
-        InputError: a cell the splits do not have, one in another role or with another label, or
-            a test perturbation that was not predicted.
+        InputError: a cell the splits do not have, one in another role or with another label, one
+            that is said to be measured or not against what the splits say, or a perturbation that
+            was asked for and not predicted.
     """
-    _refuse(pair.obs.index.duplicated(), pair, where, "is there twice")
+    _refuse(given.obs.index.duplicated(), given, where, "is there twice")
+    measured = set(pair.perturbations) if pair else set()
+    _check_roles(pair or _controls_of(given), splits, where)
+    _check_not_real(given, ~np.isin(given.labels, [given.control, *measured]), splits, where)
+    test = set(splits.table.loc[splits.table["role"] == TEST, "perturbation"])
+    wanted = test if asked is None else set(asked)
+    if missing := sorted(wanted - set(given.perturbations)):
+        raise InputError(
+            f"{where}: no cells of test perturbation {shortlist(missing)}; every one that was "
+            "asked for must be predicted, run the predict task again"
+        )
+    if hidden := sorted(test & set(given.perturbations) - measured):
+        raise InputError(
+            f"{where}: {shortlist(hidden)} has test cells in the splits, but here none is "
+            f"measured, by obs column '{MEASURED}'; run the predict task again"
+        )
+
+
+def _check_not_real(given: Predicted, rows: NDArray[np.bool_], splits: Splits, where: str) -> None:
+    """Check cells that were not measured: of the test line, and no real cell's name."""
+    lines = given.obs["cell_line"].to_numpy(str)
+    foreign = rows & (lines != splits.test_line)
+    what = f"is of line {_first(lines, foreign)}, but the test line is '{splits.test_line}'"
+    _refuse(foreign, given, where, what)
+    real = rows & given.obs.index.isin(splits.table["cell"])
+    _refuse(real, given, where, f"is a real cell, but obs column '{MEASURED}' says otherwise")
+
+
+def _controls_of(given: Predicted) -> Predicted:
+    rows = given.rows[given.control]
+    return replace(given, predicted=Chosen(given.predicted, rows), obs=given.obs.iloc[rows])
+
+
+def _check_roles(pair: Predicted, splits: Splits, where: str) -> None:
+    """Check real cells: that the splits have them, with this label, in the role they need."""
     table = splits.table.set_index("cell").reindex(pair.obs.index)
     labels, control = pair.labels, pair.labels == pair.control
     _refuse(table["role"].isna(), pair, where, "is not in the cells that were split")
@@ -61,15 +110,9 @@ def check_cells(pair: Pair, splits: Splits, where: str) -> None:
         wrong = rows & ~table["role"].isin(roles).to_numpy()
         role = _first(table["role"].to_numpy(str), wrong)
         _refuse(wrong, pair, where, f"has role {role}, but {kind} here must be '{roles[0]}'")
-    wanted = set(splits.table.loc[splits.table["role"] == TEST, "perturbation"])
-    if missing := sorted(wanted - set(pair.perturbations)):
-        raise InputError(
-            f"{where}: no cells of test perturbation {shortlist(missing)}; every one must be "
-            "predicted, run the predict task again"
-        )
 
 
-def check_genes(pair: Pair, genes: list[str], where: str) -> None:
+def check_genes(pair: Predicted, genes: list[str], where: str) -> None:
     """Check that every gene is one of the cells artifact, once; their order does not matter.
 
     Args:
@@ -90,7 +133,7 @@ def check_genes(pair: Pair, genes: list[str], where: str) -> None:
         )
 
 
-def check_means(adata: AnnData, pair: Pair, where: str) -> str:
+def check_means(adata: AnnData, pair: Predicted, where: str) -> str:
     """Check that each perturbation's cells have the mean that was predicted for it.
 
     Metrics of means are computed from the cells; only so are they the predicted means'.
@@ -127,7 +170,7 @@ def _first(values: NDArray[np.str_], wrong: NDArray[np.bool_]) -> str:
     return f"'{values[wrong][0]}'" if wrong.any() else ""
 
 
-def _refuse(wrong: "pd.Series | NDArray[np.bool_]", pair: Pair, where: str, why: str) -> None:
+def _refuse(wrong: "pd.Series | NDArray[np.bool_]", pair: Predicted, where: str, why: str) -> None:
     rows = np.flatnonzero(np.asarray(wrong))
     if len(rows):
         name, label = pair.obs.index[rows[0]], pair.labels[rows[0]]

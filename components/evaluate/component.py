@@ -8,7 +8,6 @@ def evaluate(
     predictions: dsl.Input[dsl.Dataset],
     cells: dsl.Input[dsl.Dataset],
     splits: dsl.Input[dsl.Dataset],
-    gene_prior: dsl.Input[dsl.Dataset],
     evaluation: dsl.Output[dsl.Dataset],
     metrics: dsl.Output[dsl.Metrics],
     report: dsl.Output[dsl.HTML],
@@ -16,6 +15,7 @@ def evaluate(
     repeat: str,
     cache: str,
     in_grid: bool,
+    gene_prior: dsl.Input[dsl.Dataset] = None,
 ) -> None:
     """Score the predictions with cell-eval, beside baselines and the ceiling of the data.
 
@@ -23,7 +23,6 @@ def evaluate(
         predictions: the predictions artifact of the predict task.
         cells: the cells artifact of the ingest task.
         splits: the splits artifact of the split task.
-        gene_prior: the gene prior artifact of the prior task, for the baseline that knows only it.
         evaluation: the evaluation artifact (format evaluation/v1).
         metrics: means over perturbations, for the comparison of runs.
         report: the report with plots.
@@ -32,6 +31,8 @@ def evaluate(
         cache: a folder that several evaluations share, which keeps what is computed of the
             measured cells; empty = none.
         in_grid: whether a failure is a result, so that the other runs of a grid go on.
+        gene_prior: the gene prior artifact of the prior task, for the baseline that knows only it;
+            none where a finished model is applied.
     """
     import json
     import shutil
@@ -48,7 +49,7 @@ def evaluate(
             cells.path,
             splits.path,
             evaluation.path,
-            prior=gene_prior.path,
+            prior=gene_prior.path if gene_prior else None,
             cache=cache or None,
             repeat=repeat,
         )

@@ -5,12 +5,14 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import polars as pl
+from anndata import AnnData
 from numpy.typing import NDArray
 
 from components.evaluate.baselines import (
@@ -27,20 +29,25 @@ from components.evaluate.checks import (
     check_means,
     check_same_splits,
 )
+from components.evaluate.effects import Effects, asked_of, read_asked, write_effects
+from components.evaluate.explorer import EXPLORER_FILE, Explored, write_explorer
 from components.evaluate.findings import Findings
 from components.evaluate.markdown import headline_text, markdown
-from components.evaluate.pair import Pair, pair_of
+from components.evaluate.pair import Pair, predicted_of
 from components.evaluate.repeat import repeat_command
 from components.evaluate.report import Origin, write_report
 from components.evaluate.ridge import vectors_of
 from components.evaluate.summary import (
+    GROUPS_FILE,
     HEADLINE_METRIC,
+    PREDICTED,
     SCORES_FILE,
     SUMMARY_FILE,
     described,
     long_table,
+    nothing_scored,
 )
-from components.evaluate.training import training_pseudobulks
+from components.evaluate.training import Training, basal_mean, known_of_training, no_training
 from components.evaluate.yardstick import Yardstick
 from components.shared.artifact import EVALUATION, GENE_PRIOR, Artifact, opening, writing
 from components.shared.cells import Cells
@@ -48,6 +55,8 @@ from components.shared.errors import InputError
 from components.shared.predictions import KNOWN_MEANS, MEANS, Predictions
 from components.shared.rank_cells import RANK
 from components.shared.splits import CONTROL_BOTH, Splits
+from components.shared.spreadsheet import no_formula, without_formulas
+from components.shared.training_effects import TrainingEffects
 
 
 @dataclass(frozen=True)
@@ -76,7 +85,8 @@ def evaluate(
 ) -> None:
     """Score predictions by cell-eval and cell-eval2, beside baselines and the data's ceiling.
 
-    Writes the tables that the README lists, `metrics.json`, `summary.md` and `report.html`.
+    Only what was measured is scored; what was asked for and not measured is in the tables of
+    effects, and in the report, all the same. Writes the files that the README lists.
 
     Args:
         predictions: predictions artifact.
@@ -102,37 +112,67 @@ def evaluate(
     given = Predictions.open(predictions)
     table = opening(prior, GENE_PRIOR) if prior is not None else None
     check_same_splits(given.artifact, split)
-    pair = pair_of(given.on_disk, str(given.file))
-    check_genes(pair, opened.genes, str(given.file))
-    check_cells(pair, split, str(given.file))
-    kind = check_means(given.on_disk, pair, str(given.file))
+    where = str(given.file)
+    whole, pair = predicted_of(given.on_disk, where)
+    check_genes(whole, opened.genes, where)
+    said = read_asked(given.artifact.path)
+    asked = asked_of(whole, pair.perturbations if pair else [], said)
+    check_cells(whole, pair, split, None if said is None else set(asked["perturbation"]), where)
+    kind = check_means(given.on_disk, whole, where)
+    training = known_of_training(opened, split, given.artifact.path)
+    if pair and training is None:
+        raise no_training(split)
 
     inputs = {"predictions": given.artifact, "cells": opened.artifact, "splits": split.artifact}
     inputs |= {"gene_prior": table} if table else {}
     parameters = {"threads": threads, "repeat": repeat}
     with writing(target, EVALUATION, parameters=parameters, inputs=inputs) as draft:
-        knowledge = _knowledge(pair, opened, split, table)
-        own = np.asarray(given.on_disk.varm[MEANS]).T
-        if KNOWN_MEANS in given.on_disk.varm:
-            known = np.asarray(given.on_disk.varm[KNOWN_MEANS], float).T
-            knowledge.means[KNOWN_EFFECTS] = in_order(known, pair.genes, opened.genes)
-        yardstick = Yardstick.of(pair, threads=threads, cache=Path(cache) if cache else None)
-        found = _scores(yardstick, own, kind, knowledge)
+        control = basal_mean(opened, split)
+        effects = Effects(
+            whole.perturbations,
+            whole.genes,
+            control[pd.Index(opened.genes).get_indexer(pd.Index(whole.genes))],
+            _means(given.on_disk, MEANS),
+            _means(given.on_disk, KNOWN_MEANS) if KNOWN_MEANS in given.on_disk.varm else None,
+            None,
+            training,
+            asked,
+        )
+        found = None
+        if pair and training:
+            baselines = Training.of(training, control, opened.genes)
+            knowledge = _knowledge(pair, opened, split, baselines, table)
+            rows = pd.Index(whole.perturbations).get_indexer(pd.Index(pair.perturbations))
+            if effects.known_means is not None:
+                known = effects.known_means[rows].astype(float)
+                knowledge.means[KNOWN_EFFECTS] = in_order(known, pair.genes, opened.genes)
+            yardstick = Yardstick.of(pair, threads=threads, cache=Path(cache) if cache else None)
+            found = _scores(yardstick, effects.means[rows], kind, knowledge)
+            effects = replace(effects, measured=yardstick.groups)
         origin = Origin(
             split.test_line,
-            split.train_lines,
+            split.train_lines or effects.lines,
             shared_controls=len(split.rows(CONTROL_BOTH, line=split.test_line)),
             inputs=inputs,
             repeat=repeat or repeat_command(inputs),
         )
-        _write(found, origin, draft.path)
-        draft.summary |= _summary(found.numbers, split.test_line)
-    print(headline_text(found), flush=True)
+        labelled = effects.table(found.model.metrics[HEADLINE_METRIC] if found else None)
+        numbers = found.numbers if found else nothing_scored(origin.not_scored, kind)
+        numbers |= {PREDICTED: len(labelled)}
+        _write(found, effects, labelled, numbers, origin, draft.path)
+        draft.summary |= _summary(numbers, split.test_line)
+    print(headline_text(found, labelled, origin), flush=True)
     print(f"evaluate: wrote {Path(target)}; open {Path(target) / 'report.html'}", flush=True)
 
 
-def _knowledge(pair: Pair, cells: Cells, splits: Splits, prior: Artifact | None) -> Knowledge:
-    training = training_pseudobulks(cells, splits)
+def _means(adata: AnnData, name: str) -> NDArray[np.floating]:
+    """Return means that a predictions file holds, [perturbations, genes]."""
+    return np.asarray(adata.varm[name]).T
+
+
+def _knowledge(
+    pair: Pair, cells: Cells, splits: Splits, training: Training, prior: Artifact | None
+) -> Knowledge:
     asked = {*training.perturbations, *pair.perturbations}
     vectors = vectors_of(prior, asked) if prior else None
     means, fallbacks = baseline_means(training, pair.perturbations, vectors)
@@ -147,11 +187,11 @@ def _scores(
     for name, prediction in contenders(
         pair, own, knowledge.means, knowledge.genes, knowledge.controls, ranked=kind == RANK
     ):
-        with _timed(name):
+        with _timed(f"scored {name}"):
             outcomes[name] = yardstick.examine(prediction, what=name)
     if HEADLINE_METRIC in outcomes[MODEL].not_computed:
         raise RuntimeError(f"no {HEADLINE_METRIC}: {outcomes[MODEL].not_computed}")
-    with _timed("the measured cells themselves"):
+    with _timed("scored the measured cells themselves"):
         ceiling = yardstick.ceiling()
     raw = {name: outcome.calibrated for name, outcome in outcomes.items()}
     calibrated = calibrate(raw, raw[MEAN_DELTA], ceiling.replicate) if ceiling else None
@@ -170,35 +210,75 @@ def _timed(what: str) -> Iterator[None]:
     start = time.monotonic()
     yield
     took = time.monotonic() - start
-    print(f"evaluate: scored {what} in {took:.1f} s", file=sys.stderr, flush=True)
+    print(f"evaluate: {what} in {took:.1f} s", file=sys.stderr, flush=True)
 
 
-def _write(found: Findings, origin: Origin, folder: Path) -> None:
+def _write(
+    found: Findings | None,
+    effects: Effects,
+    table: pd.DataFrame,
+    numbers: dict[str, Any],
+    origin: Origin,
+    folder: Path,
+) -> None:
     """Write every file of the artifact."""
-    found.model.table.write_csv(folder / "results.csv")
-    described(found.model.table).write_csv(folder / "agg_results.csv")
+    if found:
+        _write_scores(found, folder)
+    with _timed("wrote effects"):
+        write_effects(effects, table, folder)
+    text = json.dumps(numbers, indent=2, allow_nan=False)
+    (folder / "metrics.json").write_text(text + "\n")
+    (folder / "summary.md").write_text(markdown(found, table, origin), encoding="utf-8")
+    write_report(found, effects, table, origin, folder / "report.html")
+    if effects.training:
+        with _timed("wrote the explorer"):
+            explored = _explored(effects, effects.training, table, origin)
+            write_explorer(explored, origin, folder / EXPLORER_FILE)
+
+
+def _explored(
+    effects: Effects, training: TrainingEffects, table: pd.DataFrame, origin: Origin
+) -> Explored:
+    measured = effects.measured_of(0, len(effects.perturbations))
+    return Explored(
+        origin.test_line,
+        effects.genes,
+        table.reset_index(drop=True),
+        effects.control,
+        effects.change(),
+        measured["measured_change"],
+        measured["fdr"] if effects.measured else None,
+        training,
+    )
+
+
+def _write_scores(found: Findings, folder: Path) -> None:
+    """Write the tables of scores, in which every perturbation was measured."""
+    results = found.model.table.with_columns(
+        pl.col("perturbation").map_elements(no_formula, return_dtype=pl.String)
+    )
+    results.write_csv(folder / "results.csv")
+    described(results).write_csv(folder / "agg_results.csv")
     tables = {
         SCORES_FILE: long_table(found.scores),
         SUMMARY_FILE: found.summary,
         "comparisons.csv": found.comparisons,
         "strata.csv": found.strata,
-        "perturbations.csv": found.groups.rename_axis("perturbation").reset_index(),
+        GROUPS_FILE: found.groups.rename_axis("perturbation").reset_index(),
         "undefined.csv": found.undefined,
         "calibration.csv": found.calibration,
         "called_by_expression.csv": found.by_expression,
     }
     for name, table in tables.items():
-        table.to_csv(folder / name, index=False)
-    text = json.dumps(found.numbers, indent=2, allow_nan=False)
-    (folder / "metrics.json").write_text(text + "\n")
-    (folder / "summary.md").write_text(markdown(found, origin), encoding="utf-8")
-    write_report(found, origin, folder / "report.html")
+        without_formulas(table).to_csv(folder / name, index=False)
 
 
 def _summary(numbers: dict[str, Any], test_line: str) -> dict[str, Any]:
-    means = {MODEL: numbers["model"], **numbers["baselines"]}
+    means = {MODEL: numbers["model"], **numbers["baselines"]} if numbers["scored"] else {}
     return {
         "test_line": test_line,
+        "scored": numbers["scored"],
+        PREDICTED: numbers[PREDICTED],
         "perturbations": numbers["perturbations"],
         "perturbations_seen": numbers["perturbations_seen"],
         "perturbations_unseen": numbers["perturbations_unseen"],

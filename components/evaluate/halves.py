@@ -37,11 +37,11 @@ def halves(pair: Pair) -> Pair | None:
     rows, others = np.concatenate(measured), np.concatenate(predicted)
     return Pair(
         Chosen(pair.measured, others),
-        Chosen(pair.measured, rows),
         pair.obs.iloc[rows],
         pair.genes,
         pair.perturbation_column,
         pair.control,
+        Chosen(pair.measured, rows),
     )
 
 

@@ -2,16 +2,32 @@
 
 from collections.abc import Sequence
 
+import pandas as pd
+
 from components.evaluate.baselines import MODEL
 from components.evaluate.calibrated import AVERAGE
 from components.evaluate.findings import Findings
 from components.evaluate.metrics import COMPARED, EVERY, LOWER
-from components.evaluate.report import TITLES, Origin, number, signed
+from components.evaluate.report import NAMED, STRONGEST, TITLES, Origin, number, signed
 from components.evaluate.summary import CEILING, HEADLINE_METRIC
 
 
-def headline_text(found: Findings) -> str:
-    """Return the headline metrics as a plain table: model, baselines, ceiling."""
+def headline_text(found: Findings | None, table: pd.DataFrame, origin: Origin) -> str:
+    """Return the headline metrics as a plain table, and how many perturbations have none.
+
+    Args:
+        found: what the scores are; None = nothing was measured.
+        table: a row a perturbation, from `Effects.table`.
+        origin: where it comes from.
+    """
+    left = int((table["measured_cells"] == 0).sum())
+    if found is None:
+        return f"{origin.not_scored}; predicted: {_count(left)}"
+    more = f"\nnot scored, since not measured in {origin.test_line}: {_count(left)}"
+    return _headline_table(found) + (more if left else "")
+
+
+def _headline_table(found: Findings) -> str:
     rows = [["mean over perturbations", *_columns(found)], *_rows(found)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return "\n".join(
@@ -23,13 +39,21 @@ def headline_text(found: Findings) -> str:
     )
 
 
-def markdown(found: Findings, origin: Origin) -> str:
-    """Return a summary in Markdown."""
+def markdown(found: Findings | None, table: pd.DataFrame, origin: Origin) -> str:
+    """Return a summary in Markdown; the arguments are those of `headline_text`."""
+    lines = [f"# Evaluation on {_plain(origin.test_line)}", ""]
+    lines += _scores(found, origin) if found else [_plain(_sentence(origin.not_scored)), ""]
+    lines += _strongest(table)
+    if origin.repeat:
+        lines += ["", "Repeat it:", "", "```sh", origin.repeat, "```"]
+    return "\n".join(lines) + "\n"
+
+
+def _scores(found: Findings, origin: Origin) -> list[str]:
     numbers = found.numbers
+    trained = f"Trained on {_plain(', '.join(origin.train_lines))}; " if origin.train_lines else ""
     lines = [
-        f"# Evaluation on {_plain(origin.test_line)}",
-        "",
-        f"Trained on {_plain(', '.join(origin.train_lines))}; {numbers['perturbations']:,} "
+        f"{trained}{numbers['perturbations']:,} "
         f"perturbations, {numbers['perturbations_seen']:,} of them seen in training; "
         f"cell-eval {numbers['cell_eval']}.",
         "",
@@ -45,9 +69,31 @@ def markdown(found: Findings, origin: Origin) -> str:
         scores = found.calibrated.scores
         text = ", ".join(f"{TITLES[k]} {number(v[AVERAGE])}" for k, v in scores.items())
         lines += ["", f"cell-eval2, average of six (0 = mean response, 1 = replicate): {text}."]
-    if origin.repeat:
-        lines += ["", "Repeat it:", "", "```sh", origin.repeat, "```"]
-    return "\n".join(lines) + "\n"
+    return [*lines, ""]
+
+
+def _strongest(table: pd.DataFrame) -> list[str]:
+    """Name the strongest predictions and the genes that they move most."""
+    strongest = table.sort_values("predicted_strength", ascending=False, kind="stable")
+    rows = strongest.head(STRONGEST).to_dict("records")
+    named = {key: [row[key].split(" ")[:NAMED] for row in rows] for key in ("top_up", "top_down")}
+    return [
+        f"{_count(len(table))} predicted. The strongest, with the genes that they move most:",
+        "",
+        *(
+            f"- {_plain(row['perturbation'])}: up {_plain(' '.join(up)) or 'none'}; down "
+            f"{_plain(' '.join(down)) or 'none'}"
+            for row, up, down in zip(rows, named["top_up"], named["top_down"], strict=True)
+        ),
+    ]
+
+
+def _count(perturbations: int) -> str:
+    return f"{perturbations:,} perturbation{'' if perturbations == 1 else 's'}"
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."
 
 
 def _columns(found: Findings) -> list[str]:

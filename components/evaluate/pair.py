@@ -1,4 +1,4 @@
-"""A predictions file as the pair of AnnData that cell-eval compares, checked on the way."""
+"""A predictions file, checked, and of what was measured the pair that cell-eval compares."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,22 +9,21 @@ from anndata import AnnData
 from numpy.typing import NDArray
 from scipy.sparse import issparse
 
-from components.evaluate.rows import BLOCK, Matrix, dense, matrix_of
+from components.evaluate.rows import BLOCK, Chosen, Matrix, dense, matrix_of
 from components.shared.errors import InputError, nearest, shortlist
-from components.shared.predictions import TRUTH
+from components.shared.predictions import MEASURED, TRUTH
 
 HIGHEST = 15.0
 """cell-eval (`utils.guess_is_lognorm`) refuses log1p values from here up."""
 
 
 @dataclass(frozen=True)
-class Pair:
-    """Predicted and measured expression of the same cells, log1p of counts per 10,000."""
+class Predicted:
+    """Predicted cells of every perturbation asked for, beside real controls of the test line."""
 
     predicted: Matrix
-    """CSR or dense, in memory or `OnDisk`, [cells, genes]; control rows hold the measured ones."""
-    measured: Matrix
-    """CSR or dense, in memory or `OnDisk`, [cells, genes]."""
+    """CSR or dense, in memory or `OnDisk`, [cells, genes], log1p of counts per 10,000; control rows
+    hold the measured ones."""
     obs: pd.DataFrame
     """One row a cell, index = cell names, with is_control and seen_in_training as booleans."""
     genes: list[str]
@@ -49,15 +48,31 @@ class Pair:
         ends = np.cumsum(np.bincount(cells))[:-1]
         return dict(zip(labels.tolist(), np.split(order, ends), strict=True))
 
+    def means(self, matrix: Matrix) -> NDArray[np.float64]:
+        """Return the mean of ``matrix`` [cells, genes] over the controls, then each perturbation.
+
+        Its shape is [1 + perturbations, genes], rows in the order of `perturbations`.
+        """
+        groups = (self.rows[label] for label in (self.control, *self.perturbations))
+        return np.array([dense(matrix[rows]).mean(axis=0, dtype=np.float64) for rows in groups])
+
+
+@dataclass(frozen=True)
+class Pair(Predicted):
+    """Predicted and measured expression of the same cells, log1p of counts per 10,000."""
+
+    measured: Matrix
+    """CSR or dense, in memory or `OnDisk`, [cells, genes]."""
+
     def with_prediction(self, predicted: Matrix) -> "Pair":
         """Return this pair with another prediction in the place of the model's."""
         return Pair(
             predicted,
-            self.measured,
             self.obs,
             self.genes,
             self.perturbation_column,
             self.control,
+            self.measured,
         )
 
     def anndata(self) -> tuple[AnnData, AnnData]:
@@ -78,25 +93,36 @@ class Pair:
         predicted, measured = (self.means(matrix) for matrix in (self.predicted, self.measured))
         return predicted[1:] - predicted[0], measured[1:] - measured[0]
 
-    def means(self, matrix: Matrix) -> NDArray[np.float64]:
-        """Return the mean of ``matrix`` [cells, genes] over the controls, then each perturbation.
-
-        Its shape is [1 + perturbations, genes], rows in the order of `perturbations`.
-        """
-        groups = (self.rows[label] for label in (self.control, *self.perturbations))
-        return np.array([dense(matrix[rows]).mean(axis=0, dtype=np.float64) for rows in groups])
-
 
 def pair_of(adata: AnnData, where: str) -> Pair:
-    """Check the content of a predictions file and return it as a pair.
+    """Check the content of a predictions file and return what of it was measured.
+
+    Raises:
+        InputError: as `predicted_of`, or nothing was measured.
+    """
+    _, pair = predicted_of(adata, where)
+    if pair is None:
+        raise InputError(
+            f"{where}: no perturbed cell was measured, so there is nothing to compare with"
+        )
+    return pair
+
+
+def predicted_of(adata: AnnData, where: str) -> tuple[Predicted, Pair | None]:
+    """Check the content of a predictions file; return all of it, and what of it was measured.
 
     Args:
         adata: the predictions, see `components.shared.predictions`.
         where: the file's name, for messages.
 
+    Returns:
+        Every cell; and the cells of the perturbations that were measured, with the controls: the
+        same object where that is all, None where it is no perturbation.
+
     Raises:
         InputError: a missing column, layer or `uns` entry, a label that is not bare, no control
-            or no perturbed cell, or values that are no log1p of counts per 10,000.
+            or no perturbed cell, a perturbation that is measured in part, or values that are no
+            log1p of counts per 10,000.
     """
     column, control = _names(adata, where)
     labels = adata.obs[column].astype(str).to_numpy(str)
@@ -107,12 +133,43 @@ def pair_of(adata: AnnData, where: str) -> Pair:
             f"{where}: cell '{adata.obs_names[wrong[0]]}' has perturbation '{labels[wrong[0]]}' "
             f"but is_control {flags[wrong[0]]}; is_control must be true for '{control}' alone"
         )
-    if TRUTH not in adata.layers or adata.X is None:
+    known = _measured(adata, labels, flags, where)
+    scored = bool((known & ~flags).any())
+    if adata.X is None or (scored and TRUTH not in adata.layers):
         raise InputError(f"{where}: no layer '{TRUTH}' or no X; run the predict task again")
-    predicted, measured = matrix_of(adata.X), matrix_of(adata.layers[TRUTH])
-    _check_values(predicted, measured, flags, adata, where)
-    obs = adata.obs.assign(**{column: labels})
-    return Pair(predicted, measured, obs, [str(gene) for gene in adata.var_names], column, control)
+    predicted = matrix_of(adata.X)
+    truth = matrix_of(adata.layers[TRUTH]) if scored else None
+    _check_values(predicted, truth, flags, adata, where)
+    obs, genes = adata.obs.assign(**{column: labels}), [str(gene) for gene in adata.var_names]
+    if truth is None:
+        return Predicted(predicted, obs, genes, column, control), None
+    if known.all():
+        pair = Pair(predicted, obs, genes, column, control, truth)
+        return pair, pair
+    rows = np.flatnonzero(known)
+    sides = Chosen(predicted, rows), Chosen(truth, rows)
+    pair = Pair(sides[0], obs.iloc[rows], genes, column, control, sides[1])
+    return Predicted(predicted, obs, genes, column, control), pair
+
+
+def _measured(
+    adata: AnnData, labels: NDArray[np.str_], control: NDArray[np.bool_], where: str
+) -> NDArray[np.bool_]:
+    """Return which rows of the truth are a measurement, [cells]; without the column, all are."""
+    if MEASURED not in adata.obs:
+        return np.ones(len(labels), bool)
+    known = adata.obs[MEASURED].to_numpy(bool)
+    if (control & ~known).any():
+        raise InputError(
+            f"{where}: obs column '{MEASURED}' is false of a control; controls are real cells, run "
+            "the predict task again"
+        )
+    if parted := sorted(set(labels[known]) & set(labels[~known])):
+        raise InputError(
+            f"{where}: some cells of {shortlist(parted)} are measured and others are not, by obs "
+            f"column '{MEASURED}'; run the predict task again"
+        )
+    return known
 
 
 def _names(adata: AnnData, where: str) -> tuple[str, str]:
@@ -146,12 +203,17 @@ def _check_labels(labels: NDArray[np.str_], control: str, where: str) -> None:
 
 
 def _check_values(
-    predicted: Matrix, measured: Matrix, control: NDArray[np.bool_], adata: AnnData, where: str
+    predicted: Matrix,
+    measured: Matrix | None,
+    control: NDArray[np.bool_],
+    adata: AnnData,
+    where: str,
 ) -> None:
     """Check that both are finite, within [0, 15) and not counts, and have the same controls."""
-    fractions = {"X": False, f"layer '{TRUTH}'": False}
+    sides = {"X": predicted} | ({f"layer '{TRUTH}'": measured} if measured is not None else {})
+    fractions = dict.fromkeys(sides, False)
     for start in range(0, len(control), BLOCK):
-        blocks = [matrix[start : start + BLOCK] for matrix in (predicted, measured)]
+        blocks = [matrix[start : start + BLOCK] for matrix in sides.values()]
         for name, block in zip(fractions, blocks, strict=True):
             values = block.data if issparse(block) else block
             if values.size and not (values.min() >= 0 and values.max() < HIGHEST):
@@ -165,7 +227,7 @@ def _check_values(
             fractions[name] = fractions[name] or bool((np.modf(values)[0] > 1e-3).any())
         rows = control[start : start + BLOCK]
         controls = [dense(block[rows]) for block in blocks]
-        if not np.array_equal(controls[0], controls[1]):
+        if not np.array_equal(controls[0], controls[-1]):
             raise InputError(
                 f"{where}: X differs from layer '{TRUTH}' in control cells; both must hold the "
                 "measured controls, or the two sides' deltas have different references"

@@ -19,12 +19,13 @@ SPLIT_OPTIONS = {
     "restrict_test_to_training": True,
     "halve_controls": True,
     "split_file": "",
+    "aliases": "",
 }
 """Options of ingest and split with their defaults, which need not be said."""
 
 
 def repeat_command(inputs: Mapping[str, Artifact]) -> str:
-    """Return the `make run` line, empty where the cells do not say where they are from.
+    """Return the `make run` line, empty where nothing says where the cells or the model are from.
 
     What the training was told (recipe, overrides) is in the model's `training_stats.json`, which
     an evaluation does not see: the line leaves it to the parameter file.
@@ -35,7 +36,7 @@ def repeat_command(inputs: Mapping[str, Artifact]) -> str:
     """
     given = {name: artifact.provenance["parameters"] for name, artifact in inputs.items()}
     cells, splits = given["cells"], given["splits"]
-    if "source" not in cells:
+    if "source" not in cells or splits.get("train_lines") == []:  # a finished model was applied
         return ""
     found = {name: cells[own] for name, own in INGEST.items() if own in cells}
     found |= {name: splits[name] for name in ("train_lines", "test_line") if name in splits}

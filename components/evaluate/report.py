@@ -25,6 +25,7 @@ from components.evaluate.baselines import (
 )
 from components.evaluate.calibrated import AVERAGE, SCORED
 from components.evaluate.diagnosis import CHANCE
+from components.evaluate.effects import Effects
 from components.evaluate.findings import Findings
 from components.evaluate.metrics import (
     CELLS,
@@ -80,6 +81,10 @@ EXPLAINED = {
 DRAWN = (MODEL, SAME_PERTURBATION_DELTA, HALF)
 """Whose calls are drawn."""
 EXTREMES = 5
+STRONGEST = 10
+"""Predictions that the report shows of all."""
+NAMED = 5
+"""Genes that it names of each, up and down."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,7 @@ class Origin:
 
     test_line: str
     train_lines: list[str]
+    """Lines that the model was trained on; empty = not known here."""
     shared_controls: int
     """Control cells of the test line that are a model's input and the reference as well."""
     inputs: Mapping[str, Artifact]
@@ -95,12 +101,37 @@ class Origin:
     repeat: str
     """The command that repeats the run; empty = not known."""
 
+    @property
+    def not_scored(self) -> str:
+        """Why there are no metrics, where there are none."""
+        return f"not scored: no perturbed cell of {self.test_line} was measured"
 
-def write_report(found: Findings, origin: Origin, file: Path) -> None:
-    """Write the report."""
-    template = files("components.evaluate").joinpath("report.html.j2").read_text()
+
+def write_report(
+    found: Findings | None,
+    effects: Effects,
+    table: pd.DataFrame,
+    origin: Origin,
+    file: Path,
+    *,
+    trust: str = "",
+) -> None:
+    """Write the report.
+
+    Args:
+        found: what the scores are; None = nothing was measured.
+        effects: what is predicted.
+        table: a row a perturbation, from `Effects.table`.
+        origin: where it comes from.
+        file: to write.
+        trust: a section of HTML about how far predictions can be trusted; empty = none.
+    """
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.FileSystemLoader(str(files("components.evaluate"))),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters |= {
         "number": number,
@@ -109,22 +140,80 @@ def write_report(found: Findings, origin: Origin, file: Path) -> None:
         "breakable": breakable,
         "thousands": "{:,}".format,
     }
-    content = _content(found, origin)
-    file.write_text(environment.from_string(template).render(content), encoding="utf-8")
-
-
-def _content(found: Findings, origin: Origin) -> dict[str, Any]:
-    labels = found.pair.labels
-    means = found.model.metrics[HEADLINE_METRIC].dropna()
-    return {
+    content = {
         "found": found,
-        "numbers": found.numbers,
         "origin": origin,
         "code": code_version(),
         "css": page_css(),
+        "genes": len(effects.genes),
+        "trained": _trained(origin),
+        "not_scored": origin.not_scored[0].upper() + origin.not_scored[1:],
+        "predicted": _predicted(effects, table),
+        "trust": trust,
+    }
+    content |= _scores(found) if found else {}
+    page = environment.get_template("report.html.j2").render(content)
+    file.write_text(page, encoding="utf-8")
+
+
+def _trained(origin: Origin) -> str:
+    return f"Trained on {', '.join(origin.train_lines)}. " if origin.train_lines else ""
+
+
+def _predicted(effects: Effects, table: pd.DataFrame) -> dict[str, Any]:
+    """Return what is predicted: the strongest, and how their effects were known before."""
+    strongest = table.sort_values("predicted_strength", ascending=False, kind="stable")
+    scored = bool((table["measured_cells"] > 0).any())
+    rows = [
+        {
+            "perturbation": row["perturbation"],
+            "strength": row["predicted_strength"],
+            "up": ", ".join(effects.top(int(place), NAMED)[0]),
+            "down": ", ".join(effects.top(int(place), NAMED)[1]),
+            "more": _more(row, scored=scored),
+        }
+        for place, row in strongest.head(STRONGEST).iterrows()
+    ]
+    likeness = effects.likeness_to_known()
+    finite = [] if likeness is None else likeness[np.isfinite(likeness)]
+    return {
+        "count": len(table),
+        "unmeasured": int((table["measured_cells"] == 0).sum()),
+        "rows": rows,
+        "columns": list(rows[0]["more"]),
+        "words": WORDS,
+        "known": dict(table["known"].value_counts()) if "known" in table else {},
+        "likeness": float(np.mean(finite)) if len(finite) else None,
+    }
+
+
+WORDS = ("trained in", "known")
+"""Columns of the strongest predictions that hold words."""
+
+
+def _more(row: pd.Series, *, scored: bool) -> dict[str, str]:
+    """Return what else is known of a perturbation, by the title of its column."""
+    found = {}
+    if "training_lines" in row:
+        found["trained in"] = str(row["training_lines"] or "").replace(",", ", ") or "no line"
+    if "known" in row:
+        found["known"] = str(row["known"])
+    if "expected_pearson_delta" in row:
+        low, high = (number(row[name], ".2f") for name in ("expected_low", "expected_high"))
+        expected = number(row["expected_pearson_delta"], ".2f")
+        found[f"expected {HEADLINE_METRIC}"] = f"{expected} ({low} to {high})"
+    if scored:
+        found[f"reached {HEADLINE_METRIC}"] = number(row["pearson_delta"], ".2f")
+    return found
+
+
+def _scores(found: Findings) -> dict[str, Any]:
+    labels = found.pair.labels
+    means = found.model.metrics[HEADLINE_METRIC].dropna()
+    return {
+        "numbers": found.numbers,
         "cells": int((labels != found.pair.control).sum()),
         "controls": int((labels == found.pair.control).sum()),
-        "genes": len(found.pair.genes),
         "titles": TITLES,
         "short": SHORT,
         "explained": EXPLAINED,

@@ -16,13 +16,19 @@ from components.evaluate.baselines import (
     SAME_PERTURBATION_DELTA,
 )
 from components.evaluate.calibrated import AVERAGE
-from components.evaluate.metrics import EVERY, METRICS, REFERENCE
+from components.evaluate.metrics import CELLS, EVERY, MEANS, METRICS, REFERENCE
 from components.evaluate.scoring import OF_THE_SET
 from components.evaluate.strata import SEEN, TRAINING, UNSEEN
 from components.evaluate.uncertainty import interval
+from components.shared.predictions import CELLS_KIND
+
+PREDICTED = "perturbations_predicted"
+"""Those that were asked for, measured or not."""
 
 SCORES_FILE = "scores.csv"
 SUMMARY_FILE = "summary.csv"
+GROUPS_FILE = "groups.csv"
+"""What kind each scored perturbation is of; compare reads it."""
 
 HEADLINE_METRIC = "pearson_delta"
 HALF = "measured_half"
@@ -131,6 +137,27 @@ def undefined_table(scores: Scores, de_genes: pd.Series) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["prediction", "metric", "undefined", "without_de", "why"])
 
 
+def nothing_scored(why: str, kind: str) -> dict[str, Any]:
+    """Return the numbers of `metrics.json` where nothing was measured: the same keys, empty.
+
+    Args:
+        why: one sentence.
+        kind: what the predicted cells are, one of `rank_cells.PREDICTED_CELLS`.
+    """
+    empty = ("model", "model_means", SEEN, UNSEEN, "baselines", "ceiling", "ours", "intervals")
+    empty += ("nan_counts", "comparisons", "not_computed", "fallbacks", "diagnosis")
+    counts = ("perturbations", "perturbations_seen", "perturbations_unseen")
+    return {
+        "scored": False,
+        "not_scored": why,
+        **{key: {} for key in empty},
+        **dict.fromkeys((*counts, "perturbations_without_de"), 0),
+        "metrics_of": {MEANS: [], CELLS: []},
+        "calibrated": {"scores": {}, "raw": {}, "without_scale": {}},
+        CELLS_KIND: kind,
+    }
+
+
 def metrics_json(
     summary: pd.DataFrame, strata: pd.DataFrame, groups: pd.DataFrame, comparisons: pd.DataFrame
 ) -> dict[str, Any]:
@@ -149,6 +176,8 @@ def metrics_json(
     model = rows.loc[MODEL]
     every = [str(metric) for metric in model.index if metric in METRICS]
     return {
+        "scored": True,
+        "not_scored": "",
         "model": _only(means[MODEL], every),
         "model_means": _only(means[MODEL_MEANS], every),
         **{part: _part(strata, part, every) for part in (SEEN, UNSEEN)},
@@ -181,8 +210,10 @@ def compared(numbers: Mapping[str, Any]) -> list[tuple[str, float]]:
     KFP's Metrics hold finite numbers only, so what has no value is left out.
 
     Args:
-        numbers: from `metrics_json`.
+        numbers: what `metrics.json` holds.
     """
+    if not numbers["scored"]:
+        return [(name, float(numbers[name])) for name in (PREDICTED, "perturbations")]
     found = {name: numbers["model"].get(name) for name in REFERENCE} | numbers["ours"][MODEL]
     for name in (MEAN_DELTA, SAME_PERTURBATION_DELTA):
         found[f"{HEADLINE_METRIC}/{name}"] = numbers["baselines"][name][HEADLINE_METRIC]

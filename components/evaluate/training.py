@@ -79,12 +79,46 @@ def training_pseudobulks(cells: Cells, splits: Splits, predictions: Path | None 
         InputError: no training cells and none that the predictions tell of, or a line without
             controls.
     """
+    effects = known_of_training(cells, splits, predictions)
+    if effects is None:
+        raise no_training(splits)
+    return Training.of(effects, basal_mean(cells, splits), cells.genes)
+
+
+def no_training(splits: Splits) -> InputError:
+    """Return what to raise where baselines are needed and nothing is known of training."""
+    return InputError(
+        f"{splits.artifact.path}: no training cells, and the model brought no "
+        f"{TRAINING_EFFECTS_FILE}, so there are no baselines; fine-tune it with this version"
+    )
+
+
+def known_of_training(
+    cells: Cells, splits: Splits, predictions: Path | None = None
+) -> TrainingEffects | None:
+    """Return what the training lines showed, None where neither cells nor predictions tell of it.
+
+    Args:
+        cells: the cells.
+        splits: splits made from them.
+        predictions: folder of the predictions artifact.
+
+    Raises:
+        InputError: a training line without reference controls, or a file that cannot be read.
+    """
+    if len(splits.rows(TRAIN)):
+        return training_effects(cells, splits)
     carried = predictions / TRAINING_EFFECTS_FILE if predictions else None
-    if not len(splits.rows(TRAIN)) and carried and carried.is_file():
-        effects = TrainingEffects.read(carried)
-    else:
-        effects = training_effects(cells, splits)
-    # A pass of its own: where pools are not halved, a control can be in both groups.
+    return TrainingEffects.read(carried) if carried and carried.is_file() else None
+
+
+def basal_mean(cells: Cells, splits: Splits) -> Floats:
+    """Return the mean of the test line's basal controls, [genes].
+
+    Raises:
+        InputError: there are none.
+    """
+    # A pass of its own: where pools are not halved, a control can be basal and reference too.
     basal = np.full(len(splits.table), -1)
     basal[splits.basal(splits.test_line)] = 0
     control = cells.group_means(basal, 1)[0]
@@ -93,4 +127,4 @@ def training_pseudobulks(cells: Cells, splits: Splits, predictions: Path | None 
             f"{splits.artifact.path}: no control cells of line '{splits.test_line}'; baselines "
             "need basal controls of the test line"
         )
-    return Training.of(effects, control, cells.genes)
+    return control

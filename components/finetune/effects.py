@@ -19,20 +19,18 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from components.finetune.data import Floats
 from components.finetune.deltas import LineDeltas
+from components.shared.confidence import MEAN, MEASURED, NEAR_BY, SUMMED
+from components.shared.effects import NearBy, unit
 from components.shared.errors import InputError
 from components.shared.gene_prior import OtherEffects
 from components.shared.perturbation import CONTROL, genes_of
 from components.shared.progress import bar
 from components.shared.vocabulary import Vocabulary
 
-MEASURED, SUMMED, NEAR_BY, MEAN = "measured", "summed", "near by", "mean"
-"""Where an effect is from."""
-ORIGINS = (MEASURED, SUMMED, NEAR_BY, MEAN)
 SCALES = 12
 LEAST_SCALE, MOST_SCALE = 0.3, 2.0
 """Of the normals, from a share of the median noise to a multiple of the largest delta."""
@@ -55,8 +53,15 @@ class Effects:
     change: Tensor
     """Float32 [lines + 1, perturbations, genes], log1p units: for each training line from the
     others, and last for a new line from all."""
-    origin: list[str]
-    """Where each perturbation's effect in a new line is from."""
+    origins: list[list[str]]
+    """Where each perturbation's effect is from, for each of these lines."""
+    near: NearBy | None
+    """For perturbations that are not among them, where the prior's vectors help in a new line."""
+
+    @property
+    def origin(self) -> list[str]:
+        """Where each perturbation's effect in a new line is from."""
+        return self.origins[-1]
 
 
 def known_effects(
@@ -75,20 +80,31 @@ def known_effects(
         InputError: there is a training line that no other line can tell anything.
     """
     own = deltas[0].lines
-    rows = [(line_key(line), part, i) for part in deltas for i, line in enumerate(part.lines)]
-    tables = []
+    tables, origins = [], []
     with bar(total=len(own) + 1, what="effects in other lines", unit=" lines") as progress:
         for line in (*own, None):
-            others = [(part, i) for key, part, i in rows if line is None or key != line_key(line)]
+            others = others_of(line, deltas)
             if not others:
                 raise InputError(
                     "prior 'effects': a line knows what others tell, and there is none but "
                     f"'{line}'; train on more lines, or give a screen of another (effects:<uri>)"
                 )
-            change, origin = _carried(labels, others, vectors)
+            change, origin, near = carried(labels, others, vectors)
             tables.append(torch.from_numpy(change).float())
+            origins.append(origin)
             progress.update()
-    return Effects(torch.stack(tables), origin)
+    return Effects(torch.stack(tables), origins, near)
+
+
+def others_of(line: str | None, deltas: Sequence[LineDeltas]) -> list[tuple[LineDeltas, int]]:
+    """Return the lines that may tell ``line`` something, None = a new line: all.
+
+    Each comes as the deltas it is part of and its place in them.
+    """
+    rows = [(part, i) for part in deltas for i in range(len(part.lines))]
+    return [
+        (part, i) for part, i in rows if line is None or line_key(part.lines[i]) != line_key(line)
+    ]
 
 
 def line_key(name: str) -> str:
@@ -143,10 +159,17 @@ def vectors_of(labels: Sequence[str], table: Tensor, vocabulary: Vocabulary) -> 
     return vectors
 
 
-def _carried(
+def carried(
     labels: Sequence[str], lines: Sequence[tuple[LineDeltas, int]], vectors: Floats | None
-) -> tuple[Floats, list[str]]:
-    """Carry the deltas of ``lines`` over: [perturbations, genes], and where each is from."""
+) -> tuple[Floats, list[str], NearBy | None]:
+    """Carry the deltas of ``lines`` over to another line.
+
+    Arguments are those of `known_effects`; a line comes as the deltas it is part of and its place
+    in them.
+
+    Returns:
+        Effects [perturbations, genes], where each is from, and how others follow from the prior.
+    """
     change = np.array([part.change[i] for part, i in lines])
     precision = _precision(lines)
     total = precision.sum(axis=0)
@@ -159,9 +182,10 @@ def _carried(
         effects[there] = shrunk(mean, 1 / np.maximum(weight, 1 / UNKNOWN))
     origin = [MEASURED if known else MEAN for known in there]
     effects[~there] = effects[there].mean(axis=0) if there.any() else 0.0
-    if vectors is not None and (near := near_by(effects[there], vectors, there)) is not None:
+    near = None if vectors is None else near_by(effects[there], vectors[there])
+    if vectors is not None and near is not None:
         found = ~there & vectors.any(axis=1)
-        effects[found] = near[found]
+        effects[found] = near.of(vectors[found])
         origin = [NEAR_BY if new else old for new, old in zip(found, origin, strict=True)]
     place = {label: i for i, label in enumerate(labels) if there[i]}
     for i, label in enumerate(labels):
@@ -170,7 +194,7 @@ def _carried(
             effects[i] = effects[[place[gene] for gene in genes]].sum(axis=0)
             origin[i] = SUMMED
     effects[[label == CONTROL for label in labels]] = 0.0
-    return effects, origin
+    return effects, origin, near
 
 
 def _precision(lines: Sequence[tuple[LineDeltas, int]]) -> Floats:
@@ -205,8 +229,9 @@ def shrunk(delta: Floats, variance: Floats) -> Floats:
     some = slice(None, None, -(-len(delta) // POOLED_FROM))
     likelihood = _likelihood(parts[0][some], parts[1][some], slab)
     pooled = torch.full((SCALES,), 1 / SCALES)
+    every = likelihood.flatten(0, 1)
     for _ in range(ROUNDS):
-        pooled = _shares(likelihood, pooled).mean((0, 1))
+        pooled = _summed_shares(every[None], pooled[None])[0] / len(every)
     blocks = zip(*(part.split(ROWS_AT_ONCE) for part in parts), strict=True)
     return np.concatenate([_posterior(block, noise, slab, pooled) for block, noise in blocks])
 
@@ -216,7 +241,7 @@ def _posterior(delta: Tensor, variance: Tensor, slab: Tensor, pooled: Tensor) ->
     likelihood = _likelihood(delta, variance, slab)
     weights = pooled.expand(len(delta), -1)
     for _ in range(ROUNDS):
-        found = _shares(likelihood, weights[:, None]).sum(1) + POOLED * pooled
+        found = _summed_shares(likelihood, weights) + POOLED * pooled
         weights = found / found.sum(1, keepdim=True)
     kept = _shares(likelihood, weights[:, None]) * slab / (slab + variance[..., None])
     mean = kept.sum(-1) * delta
@@ -233,51 +258,96 @@ def _likelihood(delta: Tensor, variance: Tensor, slab: Tensor) -> Tensor:
     return (log - log.amax(-1, keepdim=True)).exp()
 
 
+def _summed_shares(likelihood: Tensor, weights: Tensor) -> Tensor:
+    """Return the posterior shares of each normal, summed over genes, [perturbations, normals].
+
+    As products of matrices: shares gene by gene would be as many numbers as the likelihood has.
+    """
+    joint = torch.bmm(likelihood, weights[..., None])
+    return weights * torch.bmm(likelihood.transpose(1, 2), 1 / joint)[..., 0]
+
+
 def _shares(likelihood: Tensor, weights: Tensor) -> Tensor:
     """Return the posterior share of each normal, [..., normals]."""
     joint = likelihood * weights
     return joint / joint.sum(-1, keepdim=True)
 
 
-def near_by(effects: Floats, vectors: Floats, there: NDArray[np.bool_]) -> Floats | None:
-    """Predict effects from vectors by kernel ridge on their cosine; None where that is no help.
+def near_by(effects: Floats, vectors: Floats) -> NearBy | None:
+    """Learn effects from vectors by kernel ridge on their cosine; None where that is no help.
 
     The penalty is the one with the least squared error when one perturbation is left out at a time
     (in closed form); a prior that does not beat the mean effect so is left alone.
 
     Args:
-        effects: of the perturbations that are ``there``, [known, genes].
-        vectors: of all perturbations, a row of zeros = none, [perturbations, width].
-        there: which perturbations have effects, [perturbations].
+        effects: of the perturbations to learn from, [known, genes].
+        vectors: of the same, a row of zeros = none, [known, width].
+    """
+    ridge = _Ridge.fitted(effects, vectors)
+    if ridge is None:
+        return None
+    dual = (ridge.axes * ridge.inverse) @ ridge.turned
+    return NearBy(ridge.centre, ridge.left, dual, ridge.mean)
+
+
+def left_out_near_by(effects: Floats, vectors: Floats) -> Floats | None:
+    """Predict each known effect as `near_by` would without it; None where that is no help.
+
+    Arguments are those of `near_by`.
 
     Returns:
-        Effects of all perturbations, [perturbations, genes].
+        Effects of the same perturbations, NaN where one has no vector, [known, genes].
     """
-    usable = vectors[there].any(axis=1)
-    if usable.sum() < 3:
+    ridge = _Ridge.fitted(effects, vectors)
+    if ridge is None:
         return None
-    known, target = vectors[there][usable], effects[usable]
-    centre = known.mean(axis=0)
-    mean = target.mean(axis=0)
-    left = _directions(known - centre)
-    values, axes = np.linalg.eigh(left @ left.T)
-    turned = axes.T @ (target - mean)
-    n = len(known)
-    alone = float((((target - mean) * n / (n - 1)) ** 2).sum())
-    best, penalty = alone, None
-    for each in PENALTIES:
-        inverse = 1 / (np.maximum(values, 0.0) + each)
-        leverage = (axes**2 * inverse).sum(axis=1)
-        left_out = (axes * inverse) @ turned / leverage[:, None]
-        error = float(((left_out * n / (n - 1)) ** 2).sum())
-        if error < best:
-            best, penalty = error, each
-    if penalty is None:
-        return None
-    dual = (axes / (np.maximum(values, 0.0) + penalty)) @ turned
-    return mean + _directions(vectors - centre) @ left.T @ dual
+    found = np.full_like(effects, np.nan)
+    usable = vectors.any(axis=1)
+    found[usable] = effects[usable] - ridge.left_out()
+    return found
 
 
-def _directions(vectors: Floats) -> Floats:
-    norm = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.divide(vectors, norm, out=np.zeros_like(vectors), where=norm > 0)
+@dataclass(frozen=True)
+class _Ridge:
+    """Kernel ridge from vectors to effects, n of them, with the penalty that leaves out best."""
+
+    centre: Floats
+    mean: Floats
+    left: Floats
+    """Directions of the known vectors from their centre, [n, width]."""
+    axes: Floats
+    """Eigenvectors of the kernel, columns."""
+    turned: Floats
+    """Effects less their mean, along the axes, [n, genes]."""
+    inverse: Floats
+    """One over eigenvalue and penalty, [n]."""
+
+    @classmethod
+    def fitted(cls, effects: Floats, vectors: Floats) -> "_Ridge | None":
+        """Choose the penalty; None where no penalty beats the mean effect."""
+        usable = vectors.any(axis=1)
+        if usable.sum() < 3:
+            return None
+        known, target = vectors[usable], effects[usable]
+        centre, mean = known.mean(axis=0), target.mean(axis=0)
+        left = unit(known - centre)
+        values, axes = np.linalg.eigh(left @ left.T)
+        turned = axes.T @ (target - mean)
+        best, found = float(np.square(target - mean).sum()), None
+        products = turned @ turned.T
+        for penalty in PENALTIES:
+            inverse = 1 / (np.maximum(values, 0.0) + penalty)
+            scaled = axes * inverse
+            leverage = (axes * scaled).sum(axis=1)
+            error = float((((scaled @ products) * scaled).sum(axis=1) / leverage**2).sum())
+            # Both sides would be n / (n - 1) larger, since the mean is left out as well.
+            if error < best:
+                best, found = error, cls(centre, mean, left, axes, turned, inverse)
+        return found
+
+    def left_out(self) -> Floats:
+        """Return by how much each effect is missed when it is left out, [n, genes]."""
+        scaled = self.axes * self.inverse
+        leverage = (self.axes * scaled).sum(axis=1)
+        n = len(leverage)
+        return scaled @ self.turned / leverage[:, None] * n / (n - 1)

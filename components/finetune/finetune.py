@@ -11,16 +11,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from components.finetune.checkpoints import Checkpoints, Identity, Place, Saved, open_place
+from components.finetune.confidence import Screen, confidence
 from components.finetune.curves import curves_page
-from components.finetune.data import TrainingData
-from components.finetune.deltas import line_deltas
+from components.finetune.data import Floats, TrainingData
+from components.finetune.deltas import LineDeltas, line_deltas
 from components.finetune.effects import (
-    ORIGINS,
     Effects,
     known_effects,
     line_key,
@@ -45,6 +46,7 @@ from components.shared.checkpoint import (
     WEIGHTS_FILE,
     read_checkpoint,
 )
+from components.shared.confidence import CONFIDENCE_FILE, ORIGINS, Confidence
 from components.shared.effects import EFFECTS_FILE, EffectTable
 from components.shared.errors import InputError
 from components.shared.gene_prior import (
@@ -62,6 +64,11 @@ from components.shared.pretrained import SIZES, parse_pretrained, resolve_vocabu
 from components.shared.splits import TEST, TRAIN, Splits
 from components.shared.storage import fetched_folder
 from components.shared.tokens import GeneTokens
+from components.shared.training_effects import (
+    TRAINING_EFFECTS_FILE,
+    TrainingEffects,
+    training_effects,
+)
 from components.shared.vocabulary import VOCAB_FILE, Vocabulary, vocabulary_digest
 
 FRESH_ARGS = {"n_layers_cls": 3}
@@ -166,6 +173,8 @@ def _finetune(
             _write(draft.path, result, args, ready.vocabulary, stats, prior_artifact)
             if ready.effects:
                 ready.effects.write(draft.path / EFFECTS_FILE)
+            if ready.brought:
+                ready.brought.write(draft.path)
             draft.summary |= {key: value for key, value in stats.items() if key != "history"}
     if ready.store:
         ready.store.keep(1)
@@ -177,6 +186,30 @@ def _finetune(
 
 
 @dataclass(frozen=True)
+class _Brought:
+    """What a model brings along of its training lines."""
+
+    training: TrainingEffects
+    confidence: Confidence
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the statistics say of it."""
+        found = self.confidence
+        return {
+            "scale": found.scale,
+            "held_out_pearson_delta": found.reached(),
+            "held_out_pearson_delta_untrained": found.reached(trained=False),
+            "expectations": found.why or "learned",
+        }
+
+    def write(self, folder: Path) -> None:
+        """Write both files."""
+        self.training.write(folder / TRAINING_EFFECTS_FILE)
+        self.confidence.write(folder / CONFIDENCE_FILE)
+
+
+@dataclass(frozen=True)
 class _Ready:
     """All that training needs, read and checked."""
 
@@ -185,6 +218,8 @@ class _Ready:
     vocabulary: Vocabulary
     data: TrainingData
     effects: EffectTable | None
+    brought: _Brought | None
+    """Of the first process alone."""
     settings: Recipe
     seed: int
     workers: Workers
@@ -234,19 +269,46 @@ def _made_ready(
     data = load_training_data(
         cells, splits, tokens, device, token_for_unmeasured=settings.token_for_unmeasured
     )
-    effects = None
+    genes = [cells.genes[column] for column in tokens.columns]
+    own = line_deltas(data)
+    deltas = [own, *_of_other_screens(prior, data, genes, own, splits.test_line)]
+    vectors = None if table is None else vectors_of(data.perturbations, table, vocabulary)
+    known, effects = None, None
     if prior.summary.get(EFFECTS) is not None:
         scgpt_model.give_effects(model)
-        genes = [cells.genes[column] for column in tokens.columns]
-        known = _known(data, genes, prior, table, vocabulary, splits.test_line)
+        known = _known(data.perturbations, deltas, vectors)
         data = replace(data, effects=known.change[:-1].to(data.expression.device))
-        effects = EffectTable(data.perturbations, genes, known.change[-1].numpy(), known.origin)
+        effects = EffectTable(
+            data.perturbations,
+            genes,
+            known.change[-1].numpy(),
+            known.origin,
+            known.near,
+            _vectors(table, vocabulary) if table is not None and known.near else None,
+        )
     facts = _facts(model, data, cells, tokens, workers, pretrained, prior)
+    brought = None
+    if workers.first:
+        training = training_effects(cells, splits)
+        screen = Screen(data.perturbations, genes, deltas, vectors, training)
+        brought = _Brought(training, confidence(screen, known))
+        facts |= brought.facts
     if table is not None:
         facts["prior_coverage"] = _coverage(table, vocabulary, cells, splits)
     facts["compiled"] = scgpt_model.compile_on(model.to(device), device)
     return _Ready(
-        model, args, vocabulary, data, effects, settings, seed, workers, store, saved, facts
+        model,
+        args,
+        vocabulary,
+        data,
+        effects,
+        brought,
+        settings,
+        seed,
+        workers,
+        store,
+        saved,
+        facts,
     )
 
 
@@ -263,27 +325,32 @@ def _coverage(
     return {what: coverage(with_vector, genes) for what, genes in asked.items()}
 
 
-def _known(
-    data: TrainingData,
-    genes: list[str],
-    prior: Artifact,
-    table: Tensor | None,
-    vocabulary: Vocabulary,
-    test_line: str,
-) -> Effects:
+def _of_other_screens(
+    prior: Artifact, data: TrainingData, genes: list[str], own: LineDeltas, test_line: str
+) -> list[LineDeltas]:
+    """Return the deltas that the prior brings of other screens, if it does."""
+    if not (prior.path / OTHER_EFFECTS_FILE).exists():
+        return []
+    other = OtherEffects.read(prior.path)
+    _tell_lines(other.lines, prior.summary[EFFECTS]["uri"], test_line)
+    return [of_other_screens(other, data.perturbations, genes, own, test_line)]
+
+
+def _known(labels: list[str], deltas: list[LineDeltas], vectors: Floats | None) -> Effects:
     """Return what each line may know of each perturbation's effect, and say where it is from."""
-    labels, own = data.perturbations, line_deltas(data)
-    deltas = [own]
-    if (prior.path / OTHER_EFFECTS_FILE).exists():
-        other = OtherEffects.read(prior.path)
-        deltas.append(of_other_screens(other, labels, genes, own, test_line))
-        _tell_lines(other.lines, prior.summary[EFFECTS]["uri"], test_line)
-    vectors = None if table is None else vectors_of(labels, table, vocabulary)
     known = known_effects(labels, deltas, vectors)
     counts = Counter(known.origin[1:])
     said = ", ".join(f"{counts[origin]} {origin}" for origin in ORIGINS if counts[origin])
     print(f"finetune: effects that a new line is given: {said}", flush=True)
     return known
+
+
+def _vectors(table: Tensor, vocabulary: Vocabulary) -> dict[str, Any]:
+    """Return the prior's vector of each gene that has one, for perturbations named later."""
+    tokens = sorted(vocabulary, key=lambda token: vocabulary[token])
+    rows = table.numpy()
+    filled = np.flatnonzero(rows.any(axis=1))
+    return {tokens[row]: rows[row] for row in filled}
 
 
 def _tell_lines(lines: Sequence[str], uri: str, test_line: str) -> None:

@@ -42,8 +42,8 @@ def load_training_data(
         raise InputError(f"{splits.artifact.path}: no cell has role '{TRAIN}'; nothing to train on")
     used = np.sort(np.concatenate(list(groups.values())))
     table = splits.table.iloc[used]
-    # Those of the test line too: what is known of them from other lines is the model's to have.
-    labels = [CONTROL, *sorted(set(splits.table["perturbation"]) - {CONTROL})]
+    # What is to be predicted too: what is known of it from other lines is the model's to have.
+    labels = [CONTROL, *sorted({*splits.table["perturbation"], *splits.asked} - {CONTROL})]
     code = {label: i for i, label in enumerate(labels)}
 
     def place(rows: Ints) -> Ints:

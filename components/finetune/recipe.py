@@ -41,6 +41,7 @@ class Recipe:
     predicted_cells: str
     validation_cells: int
     prior_neutral: bool
+    scale_effects: bool
 
 
 ALLOWED = {

@@ -17,7 +17,8 @@ def ingest(
     Args:
         cells: the cells artifact (format cells/v1).
         dataset: a path, gs://, hf://datasets/, https:// or sim:// source.
-        perturbation_column: column of obs with the perturbed gene.
+        perturbation_column: column of obs with the perturbed gene, or '=<control label>' if all
+            cells are controls.
         cell_line_column: column of obs with the cell line, or '=name' if all cells are of one.
         control_label: label of control cells in the perturbation column.
         options: batch_column, expression (auto, counts, log1p), obs_filter.

@@ -6,7 +6,7 @@ expression. Each line has a baseline of its own. A perturbation acts through one
 (gene programmes) shared by the lines, whose strength and partly whose direction differ from line to
 line, through a response common to all effective perturbations, and through a few genes of its own;
 the target itself is knocked down where it is measured. About a fifth of the perturbations do
-nothing but that.
+nothing but that. `&controls_only=rpe1` leaves the perturbed cells of a line out.
 
 Write such a screen as raw counts, in the form users have:
 
@@ -39,6 +39,8 @@ from components.shared.progress import bar
 SCHEME = "sim://"
 HOST = "screen"
 KEYS = ("cells", "genes", "perturbations", "lines", "seed")
+CONTROLS_ONLY = "controls_only"
+"""Key of the lines whose perturbed cells are left out, as of a line that was never screened."""
 LINES = ("k562", "jurkat", "hepg2", "rpe1")
 
 PERTURBATION_COLUMN = "gene"
@@ -125,6 +127,7 @@ class Spec:
     perturbations: int = 24
     lines: tuple[str, ...] = LINES
     seed: int = 0
+    controls_only: tuple[str, ...] = ()
 
     @classmethod
     def from_uri(cls, uri: str, *, seed: int = 0) -> "Spec":
@@ -144,9 +147,10 @@ class Spec:
                 raise InputError(f"{uri}: expected key=value pairs joined with '&'") from None
         given = dict(pairs)
         for key, _ in pairs:
-            if key not in KEYS:
+            if key not in (*KEYS, CONTROLS_ONLY):
                 raise InputError(
-                    f"{uri}: unknown key '{key}'{nearest(key, KEYS)}; allowed: {', '.join(KEYS)}"
+                    f"{uri}: unknown key '{key}'{nearest(key, KEYS)}; allowed: "
+                    f"{', '.join((*KEYS, CONTROLS_ONLY))}"
                 )
         if len(given) != len(pairs):
             raise InputError(f"{uri}: a key is given twice; give each once")
@@ -160,7 +164,14 @@ class Spec:
             ),
             lines=lines,
             seed=_number("seed", given.get("seed", str(seed)), 0, 2**63 - 1),
+            controls_only=tuple(given[CONTROLS_ONLY].split(",")) if CONTROLS_ONLY in given else (),
         )
+        for line in spec.controls_only:
+            if line not in lines:
+                raise InputError(
+                    f"{uri}: {CONTROLS_ONLY}={line}: no line of the screen{nearest(line, lines)}; "
+                    f"lines: {', '.join(lines)}"
+                )
         least = len(lines) * (LEAST_CONTROLS + 2 * spec.perturbations)
         if spec.cells < least:
             raise InputError(
@@ -175,6 +186,7 @@ class Spec:
         return (
             f"sim://{HOST}?cells={self.cells}&genes={self.genes}"
             f"&perturbations={self.perturbations}&lines={','.join(self.lines)}&seed={self.seed}"
+            + (f"&{CONTROLS_ONLY}={','.join(self.controls_only)}" if self.controls_only else "")
         )
 
 
@@ -404,6 +416,8 @@ class Screen:
         if name == LINE_COLUMN:
             return pd.Series(pd.Categorical.from_codes(line, pd.Index(self.spec.lines)))
         codes = np.where(perturbation < 0, len(self.plan.targets), perturbation)
+        bare = np.isin(line, [self.spec.lines.index(x) for x in self.spec.controls_only])
+        codes[bare & (perturbation >= 0)] = -1  # no label: the cell is left out
         labels = pd.Index([*self.plan.targets.tolist(), CONTROL])
         return pd.Series(pd.Categorical.from_codes(codes, labels))
 

@@ -144,7 +144,7 @@ def ingest(
             ``sim://screen?…`` for a generated screen (see `generator`).
         target: folder to write; must not exist.
         perturbation_column: column of obs with the perturbed gene; ``A+B`` are two at once,
-            GEARS's ``GENE+ctrl`` is ``GENE``.
+            GEARS's ``GENE+ctrl`` is ``GENE``. ``=<control>`` if all cells are controls.
         cell_line_column: column of obs with the cell line, or ``=name`` if all cells are of one.
         control: label of control cells in the perturbation column; becomes ``non-targeting``.
         batch_column: column of obs with the batch; empty for none.

@@ -81,15 +81,16 @@ def nearest_control(label: str, present: Mapping[str, int]) -> str:
     return nearest(label, present) or f", most common label: '{commonest}'"
 
 
-def _line_column(source: Source, name: str) -> "pd.Series[Any]":
+def _column_or_name(source: Source, name: str, parameter: str, hint: str) -> "pd.Series[Any]":
+    """Return a column of obs, or for ``=name`` that name for every cell."""
     if name.startswith("="):
         if not name[1:].strip():
-            raise InputError("cell_line_column '=': no name after '='; write for example '=jurkat'")
+            raise InputError(f"{parameter} '=': no name after '='; write {hint}")
         return pd.Series(pd.Categorical([name[1:]]).repeat(len(source.cells)))
     try:
-        return column_of(source, name, "cell_line_column")
+        return column_of(source, name, parameter)
     except InputError as error:
-        raise InputError(f"{error} ('=NAME' if all cells are of one line)") from None
+        raise InputError(f"{error} ({hint})") from None
 
 
 def _renamed(column: "pd.Series[Any]", names: Mapping[str, str]) -> "pd.Categorical[str]":
@@ -149,8 +150,12 @@ def labels_of(
         InputError: missing column, unknown filter value, nothing left, no such control label, or
             a line without control cells.
     """
-    perturbation = column_of(source, perturbation_column, "perturbation_column")
-    line = _line_column(source, cell_line_column)
+    perturbation = _column_or_name(
+        source, perturbation_column, "perturbation_column", f"'={control}' if all are controls"
+    )
+    line = _column_or_name(
+        source, cell_line_column, "cell_line_column", "'=jurkat' if all cells are of one line"
+    )
     batch = column_of(source, batch_column, "batch_column") if batch_column else None
     passed = passing(source, obs_filter)
     labelled = (perturbation.notna() & line.notna()).to_numpy()

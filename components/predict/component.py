@@ -1,4 +1,4 @@
-"""The predict task: the test line under every test perturbation."""
+"""The predict task: the test line under every perturbation that is asked for."""
 
 from kfp import dsl
 
@@ -9,17 +9,20 @@ def predict(
     cells: dsl.Input[dsl.Dataset],
     splits: dsl.Input[dsl.Dataset],
     predictions: dsl.Output[dsl.Dataset],
+    cells_per_perturbation: int,
     seed: int,
     gpus: int,
     in_grid: bool,
 ) -> None:
-    """Predict every test cell from a basal control cell of the test line.
+    """Predict what is asked for, each cell from a basal control cell of the test line.
 
     Args:
         model: the checkpoint of the finetune task.
         cells: the cells artifact of the ingest task.
         splits: the splits artifact of the split task.
         predictions: the predictions artifact (format predictions/v1), one self-contained h5ad.
+        cells_per_perturbation: cells of each perturbation that was not measured; 0 = as many as
+            there are basal controls, at most 200.
         seed: draws the control partners.
         gpus: GPUs that must be there; 0: one is used if there is one.
         in_grid: whether a failure is a result, so that the other runs of a grid go on.
@@ -31,5 +34,12 @@ def predict(
 
     with errors_of("predict", predictions.path, in_grid=in_grid):
         check_gpus(gpus)
-        run(model.path, cells.path, splits.path, predictions.path, seed=seed)
+        run(
+            model.path,
+            cells.path,
+            splits.path,
+            predictions.path,
+            cells_per_perturbation=cells_per_perturbation,
+            seed=seed,
+        )
         predictions.metadata.update(describe(predictions.path))

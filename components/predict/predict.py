@@ -1,8 +1,8 @@
 """The predict stage: the test line's control cells under every test perturbation."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import anndata
 import h5py
@@ -14,87 +14,136 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, vstack
 from tqdm import tqdm
 
-from components.shared.artifact import MODEL, PREDICTIONS, opening, writing
+from components.predict.asked import Asked, asked_for, report_unknown
+from components.predict.table import perturbation_table
+from components.predict.wanted import Wanted, control_obs, predicted_obs, wanted_cells
+from components.shared.artifact import MODEL, PREDICTIONS, link_or_copy, opening, writing
 from components.shared.cells import Cells
 from components.shared.checkpoint import WEIGHTS_FILE, read_checkpoint
+from components.shared.confidence import CONFIDENCE_FILE, MEAN, Confidence
 from components.shared.csr_writer import CsrWriter
 from components.shared.effects import EFFECTS_FILE, EffectTable
 from components.shared.errors import InputError
 from components.shared.inference import predict_cells
 from components.shared.model import load_finetuned
-from components.shared.perturbation import CONTROL, genes_of
+from components.shared.perturbation import CONTROL, genes_of, in_the_words_of
 from components.shared.predictions import (
     CELLS_KIND,
     KNOWN_MEANS,
     MEANS,
+    NOT_PREDICTED,
     PERTURBATIONS,
+    PERTURBATIONS_FILE,
     PREDICTIONS_FILE,
     TRUTH,
 )
 from components.shared.progress import bar
-from components.shared.rank_cells import HIGHEST, RANK, draw_partners, rank_cells
+from components.shared.rank_cells import HIGHEST, RANK, draw_partners, generator_of, rank_cells
+from components.shared.settings import settings_of
 from components.shared.splits import TEST, Splits
 from components.shared.tokens import GeneTokens, Ints, Targets
+from components.shared.training_effects import TRAINING_EFFECTS_FILE, TrainingEffects
 
 Floats = NDArray[np.float32]
+MOST_CELLS = 200
+"""Most cells of a perturbation that was not measured, unless more are asked for: about what a
+perturbation has in the published genome-scale screens."""
 
 
 def predict(
-    model: Path | str, cells: Path | str, splits: Path | str, target: Path | str, *, seed: int = 0
+    model: Path | str,
+    cells: Path | str,
+    splits: Path | str,
+    target: Path | str,
+    *,
+    cells_per_perturbation: int = 0,
+    seed: int = 0,
 ) -> None:
-    """Predict every test cell from a random basal control cell of the test line.
+    """Predict the perturbations that are asked for, each cell from a basal control cell.
 
-    Genes outside the model's vocabulary keep the control cell's value. Values are clipped to what
-    log1p of counts per 10,000 can be, the mean kept where the recipe predicts a change; how many
-    were clipped is counted. Where the recipe says so, the control cells mapped by rank to the
-    perturbation's mean prediction take the place of the single predictions.
+    What was measured has as many predicted cells as measured ones. Genes that the model was not
+    trained on keep the control cell's value. Values are clipped to what log1p of counts per 10,000
+    can be, the mean kept where the recipe predicts a change; how many were clipped is counted.
+    Where the recipe says so, the control cells mapped by rank to the perturbation's mean prediction
+    take the place of the single predictions. From the same controls a prediction does not depend on
+    what else is asked for.
 
     Args:
         model: model artifact.
         cells: cells artifact.
         splits: splits artifact made from it.
         target: folder of the predictions artifact.
+        cells_per_perturbation: cells of each perturbation that was not measured; 0 = as many as
+            there are basal controls, at most 200.
         seed: draws the control partners.
 
     Raises:
-        InputError: an artifact that cannot be used, or no test cells.
+        InputError: an artifact that cannot be used, no controls, or nothing that can be predicted.
     """
+    if cells_per_perturbation < 0:
+        raise InputError(
+            f"cells_per_perturbation: {cells_per_perturbation}; expected 0 (as many as there are "
+            f"basal controls, at most {MOST_CELLS}) or more"
+        )
     opened = Cells.open(cells)
     split = Splits.open(splits, opened)
     trained = opening(model, MODEL)
     line = split.test_line
-    test = split.rows(TEST, line=line)
-    reference = split.reference(line)
-    if not len(test) or not len(split.basal(line)) or not len(reference):
-        raise InputError(f"{split.artifact.path}: no test cells or no controls of '{line}'")
-    # Cells of one perturbation together: a batch then has few targets, so windows waste little.
-    labels = split.table["perturbation"].to_numpy(str)
-    test = test[np.argsort(labels[test], kind="stable")]
+    basal, reference = split.basal(line), split.reference(line)
+    if not len(basal) or not len(reference):
+        raise InputError(f"{split.artifact.path}: no controls of '{line}'")
     inputs = {"model": trained, "cells": opened.artifact, "splits": split.artifact}
-    with writing(target, PREDICTIONS, parameters={"seed": seed}, inputs=inputs) as draft:
+    parameters = {"cells_per_perturbation": cells_per_perturbation, "seed": seed}
+    with writing(target, PREDICTIONS, parameters=parameters, inputs=inputs) as draft:
         predictor = _Predictor(trained.path, opened, seed)
-        control = opened.rows(split.basal(line))
-        partners = draw_partners(labels[test], control.shape[0], seed)
-        obs = _obs(opened, split, test, reference)
-        blocks = predictor.blocks(control, partners, labels[test])
+        asked = predictor.asked(split)
+        wanted = wanted_cells(asked, split, cells_per_perturbation or min(len(basal), MOST_CELLS))
+        control = opened.rows(basal)
+        blocks = predictor.blocks(control, wanted.labels)
         file = draft.path / PREDICTIONS_FILE
-        perturbations = np.unique(labels[test]).tolist()
-        shell = _shell(opened, obs, test, reference, perturbations, predictor.kind)
-        known = predictor.known(perturbations)
-        _write(
-            file, shell, blocks, None if known is None else np.maximum(_mean(control) + known, 0)
+        labels = asked.predicted
+        controls = opened.rows(reference)
+        seen = predictor.trained or split.training_perturbations()
+        obs = pd.concat(
+            [predicted_obs(opened, split, wanted, seen), control_obs(opened, reference)]
         )
-        draft.summary |= predictor.facts(perturbations) | {
-            "test_line": line,
-            "cells": len(test),
-            "controls": len(reference),
-            "perturbations": len(perturbations),
+        shell = _shell(opened, obs, wanted, controls)
+        shell.uns |= {
+            PERTURBATIONS: labels,
             CELLS_KIND: predictor.kind,
-            "clipped_fraction": predictor.clipped / (len(test) * len(opened.genes)),
+            NOT_PREDICTED: predictor.genes_left_out,
         }
+        known = predictor.known(labels)
+        means = None if known is None else np.maximum(_mean(control) + known, 0)
+        _write(file, shell, blocks, controls, means)
+        table = perturbation_table(
+            wanted,
+            opened.genes,
+            _mean(control),
+            flagged=predictor.flagged,
+            training=predictor.training,
+            confidence=predictor.confidence,
+        )
+        table.to_parquet(draft.path / PERTURBATIONS_FILE, index=False)
+        for name in (TRAINING_EFFECTS_FILE, CONFIDENCE_FILE):
+            if (trained.path / name).is_file():
+                link_or_copy(trained.path / name, draft.path / name)
+        draft.summary |= predictor.facts(labels) | {
+            "test_line": line,
+            "cells": len(wanted.labels),
+            "controls": len(reference),
+            "perturbations": len(labels),
+            "measured": len(asked.measured),
+            "not_measured": len(asked.unmeasured),
+            "not_predicted": asked.unknown,
+            "scale": predictor.scale,
+            CELLS_KIND: predictor.kind,
+            "clipped_fraction": predictor.clipped / (len(wanted.labels) * len(opened.genes)),
+        }
+    unmeasured = f" ({len(asked.unmeasured)} not measured)" if asked.unmeasured else ""
     print(
-        f"predict: wrote {Path(target) / PREDICTIONS_FILE}: {len(test)} cells of "
-        f"{len(perturbations)} perturbations in {line} and {len(reference)} real controls",
+        f"predict: wrote {Path(target) / PREDICTIONS_FILE}: {len(wanted.labels)} cells of "
+        f"{len(labels)} perturbations{unmeasured} in {line} and {len(reference)} real controls",
         flush=True,
     )
 
@@ -123,30 +172,76 @@ class _Predictor:
 
     def __init__(self, folder: Path, cells: Cells, seed: int) -> None:
         checkpoint = read_checkpoint(folder)
-        self.settings: dict[str, Any] = checkpoint.args["scgpt_perturb"]["settings"]
+        self.settings = settings_of(checkpoint.args, folder)
+        self.vocabulary = checkpoint.vocabulary
         self.genes = cells.genes
-        self.tokens = GeneTokens.of(self.genes, checkpoint.vocabulary)
+        self.training = _if_there(folder / TRAINING_EFFECTS_FILE, TrainingEffects.read)
+        self.effects = _if_there(folder / EFFECTS_FILE, EffectTable.read)
+        self.confidence = _if_there(folder / CONFIDENCE_FILE, Confidence.read)
+        trained = set(self.training.genes) if self.training else None
+        self.tokens = GeneTokens.of(self.genes, self.vocabulary, trained)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = load_finetuned(checkpoint, folder / WEIGHTS_FILE).to(self.device)
-        file = folder / EFFECTS_FILE
-        self.effects = EffectTable.read(file) if file.exists() else None
         self.clipped = 0
+        self.seed = seed
         self.order: Ints = np.random.default_rng([seed, 5]).permutation(len(self.tokens.ids))
-        self.ties = np.random.default_rng([seed, 6])
 
     @property
     def kind(self) -> str:
         """What the cells are, one of `PREDICTED_CELLS`."""
         return str(self.settings[CELLS_KIND])
 
+    @property
+    def scale(self) -> float:
+        """The factor that predicted changes are multiplied by."""
+        scaled = self.settings.get("scale_effects", False) and self.confidence is not None
+        return self.confidence.scale if scaled and self.confidence else 1.0
+
+    @property
+    def trained(self) -> set[str]:
+        """The perturbations that training had; empty where the model does not say."""
+        return set(self.training.perturbations) if self.training else set()
+
+    @property
+    def genes_left_out(self) -> list[str]:
+        """The genes whose prediction is the control's own value."""
+        modelled = set(self.tokens.columns.tolist())
+        return [gene for column, gene in enumerate(self.genes) if column not in modelled]
+
+    def knows(self, label: str) -> bool:
+        """Whether each gene of a perturbation can be flagged, or its effect is known."""
+        if self.effects and self.effects.origin_of(label) != MEAN:
+            return True
+        return all(self._targets(gene).flagged for gene in genes_of(label))
+
+    def asked(self, split: Splits) -> Asked:
+        """Return what is to be predicted, and say what of it cannot be.
+
+        Raises:
+            InputError: nothing can.
+        """
+        measured = set(split.table["perturbation"].iloc[split.rows(TEST, line=split.test_line)])
+        labels = split.asked or (self.training.perturbations if self.training else [])
+        if not labels:
+            raise InputError(
+                "perturbations: none is named and none was measured, and the model does not say "
+                "what it was trained on; name what to predict"
+            )
+        if self.training:
+            labels = in_the_words_of(self.training.perturbations, labels)
+        asked = asked_for(labels, measured, self.knows)
+        report_unknown(asked, self.knows, self.vocabulary, split.other_names)
+        return asked
+
     def blocks(
-        self, control: csr_matrix, partners: Ints, labels: NDArray[np.str_]
+        self, control: csr_matrix, labels: NDArray[np.str_]
     ) -> Iterator[tuple[Floats, Floats]]:
         """Yield one perturbation after the other: its cells [cells, genes], their mean [genes].
 
         ``labels`` come sorted. Values are within [0, HIGHEST]; `clipped` counts what was not.
         """
         pool = _mean(control)
+        partners = draw_partners(labels, control.shape[0], self.seed)
         with bar(total=len(labels), what="predicting", unit=" cells") as progress:
             for label, count in zip(*np.unique(labels, return_counts=True), strict=True):
                 start = int(np.searchsorted(labels, label))
@@ -156,6 +251,8 @@ class _Predictor:
                     raise InputError(
                         f"the model predicts NaN or infinity for '{label}'; train again"
                     )
+                if self.scale != 1.0:
+                    predicted = basal + self.scale * (predicted - basal)
                 self.clipped += int(((predicted < 0) | (predicted > HIGHEST)).sum())
                 if self.settings["contrast"]:
                     # A change hardly differs from cell to cell, but the cells do: without this the
@@ -165,18 +262,22 @@ class _Predictor:
                 predicted = np.clip(predicted, 0.0, HIGHEST)
                 mean = predicted.mean(axis=0, dtype=np.float64)
                 if self.kind == RANK:
-                    predicted = rank_cells(basal, mean, self.ties)
+                    predicted = rank_cells(basal, mean, generator_of(label, self.seed, 6))
                 yield predicted, mean.astype(np.float32)
 
     def known(self, labels: list[str]) -> Floats | None:
-        """Return the effects that the model was given of some perturbations, [labels, genes]."""
+        """Return what the effects the model was given come to without it, [labels, genes]."""
+        known = self._given(labels)
+        return None if known is None else self.scale * known
+
+    def _given(self, labels: list[str]) -> Floats | None:
         return self.effects.of(labels, self.genes) if self.effects else None
 
     def _predict(self, basal: Floats, label: str, progress: tqdm) -> Floats:
         """Return the prediction for control cells [cells, genes] under ``label``, in batches."""
         predicted, target = basal.copy(), self._targets(label)
         size = self.settings["batch_size"]
-        known = self.known([label])
+        known = self._given([label])
         effects = None if known is None else torch.from_numpy(known[:, self.tokens.columns])
         for start in range(0, len(basal), size):
             part = predicted[start : start + size]
@@ -200,10 +301,14 @@ class _Predictor:
         keep = self.settings["token_for_unmeasured"]
         return self.tokens.targets(label, token_for_unmeasured=keep)
 
+    def flagged(self, label: str) -> bool:
+        """Whether the model can be told which gene is perturbed."""
+        return self._targets(label).flagged
+
     def facts(self, perturbations: list[str]) -> dict[str, Any]:
         """Return what could not be done as one would wish, counted."""
         measured = set(self.genes)
-        unflagged = [label for label in perturbations if not self._targets(label).flagged]
+        unflagged = [label for label in perturbations if not self.flagged(label)]
         return {
             "genes": len(self.genes),
             "genes_modelled": len(self.tokens.ids),
@@ -216,52 +321,46 @@ class _Predictor:
         }
 
 
+Read = TypeVar("Read")
+
+
+def _if_there(file: Path, read: Callable[[Path], Read]) -> Read | None:
+    return read(file) if file.is_file() else None
+
+
 def _mean(cells: csr_matrix) -> Floats:
     return np.asarray(cells.mean(axis=0), dtype=np.float32).ravel()
 
 
-def _obs(cells: Cells, splits: Splits, test: Ints, reference: Ints) -> pd.DataFrame:
-    obs = cells.obs.iloc[np.concatenate([test, reference])].copy()
-    seen = splits.training_perturbations()
-    obs["is_control"] = obs["perturbation"] == CONTROL
-    obs["seen_in_training"] = obs["perturbation"].isin(seen)
+def _shell(cells: Cells, obs: pd.DataFrame, wanted: Wanted, controls: csr_matrix) -> AnnData:
+    """Return all of the h5ad but the predictions; without a truth where nothing was measured."""
+    layers = {}
+    if wanted.any_measured:
+        rows = wanted.rows
+        measured = cells.rows(rows[rows >= 0])
+        # Each predicted cell's measurement, or nothing.
+        place = np.where(rows >= 0, np.cumsum(rows >= 0) - 1, len(measured.indptr) - 1)
+        padded = vstack([measured, csr_matrix((1, measured.shape[1]), dtype=np.float32)])
+        layers[TRUTH] = vstack([csr_matrix(padded)[place], controls], format="csr")
+    uns = {"perturbation_column": "perturbation", "control": CONTROL}
     for column in ("perturbation", "cell_line"):
         obs[column] = obs[column].astype("category")
-    return obs
-
-
-def _shell(
-    cells: Cells,
-    obs: pd.DataFrame,
-    test: Ints,
-    reference: Ints,
-    perturbations: list[str],
-    kind: str,
-) -> AnnData:
-    """Return all of the h5ad but the predictions."""
-    truth = vstack([cells.rows(test), cells.rows(reference)], format="csr")
-    return AnnData(
-        obs=obs,
-        var=pd.DataFrame(index=cells.genes),
-        layers={TRUTH: truth},
-        uns={
-            "perturbation_column": "perturbation",
-            "control": CONTROL,
-            PERTURBATIONS: perturbations,
-            CELLS_KIND: kind,
-        },
-    )
+    return AnnData(obs=obs, var=pd.DataFrame(index=cells.genes), layers=layers, uns=uns)
 
 
 def _write(
-    file: Path, shell: AnnData, blocks: Iterator[tuple[Floats, Floats]], known: Floats | None
+    file: Path,
+    shell: AnnData,
+    blocks: Iterator[tuple[Floats, Floats]],
+    controls: csr_matrix,
+    known: Floats | None,
 ) -> None:
     """Write the h5ad, predictions block by block: mapped cells sparse, denoised ones dense.
 
+    ``controls`` are the measured ones that end the file;
     ``known`` are the means that the effects the model was given come to without it.
     """
     shell.write_h5ad(file)
-    controls = shell.layers[TRUTH][shell.obs["is_control"].to_numpy()]
     means = []
     with h5py.File(file, "r+") as h5:
         h5.pop("X", None)

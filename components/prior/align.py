@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from components.prior.aliases import Aliases, match
 from components.prior.tables import Table
+from components.shared.aliases import Aliases, match
 from components.shared.errors import InputError, shortlist
 from components.shared.progress import bar
 from components.shared.vocabulary import SPECIAL_TOKENS, Vocabulary

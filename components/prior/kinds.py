@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from components.prior.aliases import Aliases, match, read_aliases
 from components.prior.align import Aligned, align, genes_of
-from components.prior.columns import read_columns
 from components.prior.fasta import read_fasta
 from components.prior.licence import CC0, CC_BY, Source, licence_of
 from components.prior.tables import Table, read_table
 from components.shared import prior_grammar as grammar
+from components.shared.aliases import Aliases, match, read_aliases
 from components.shared.artifact import sha256_of
 from components.shared.checkpoint import CHECKPOINT_FILES, WEIGHTS_FILE, read_checkpoint
+from components.shared.columns import read_columns
 from components.shared.downloads import shown
 from components.shared.errors import InputError, shortlist
 from components.shared.pretrained import ending_of, parse_pretrained

@@ -1,11 +1,9 @@
 """Which files a run publishes, and how they get from the artifacts into one folder."""
 
-import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from components.shared.artifact import Artifact, sha256_of
+from components.shared.artifact import Artifact, link_or_copy, sha256_of
 from components.shared.errors import InputError
 
 CARD_FILE = "README.md"
@@ -99,11 +97,3 @@ def collect(artifacts: Mapping[str, Artifact], folder: Path) -> list[dict[str, s
                 }
             )
     return rows
-
-
-def link_or_copy(source: Path, target: Path) -> None:
-    """Hard-link a file, or copy it where the file system cannot (other disk, bucket mount)."""
-    try:
-        os.link(source.resolve(), target)
-    except OSError:
-        shutil.copyfile(source, target)

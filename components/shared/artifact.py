@@ -45,6 +45,8 @@ MADE_BY = {
 }
 
 PROVENANCE = "provenance.json"
+READABLE, ENTERED = 0o644, 0o755
+"""Mode of every file and folder: some writers make theirs for their own user alone."""
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,7 @@ def writing(
         draft = Draft(folder)
         yield draft
         files = sorted(path for path in folder.rglob("*") if path.is_file())
+        _make_readable(folder)
         provenance = {
             "format": format,
             "made_by": MADE_BY[format],
@@ -163,6 +166,23 @@ def writing(
         }
         text = json.dumps(provenance, indent=2, allow_nan=False)
         (folder / PROVENANCE).write_text(text + "\n")
+        _make_readable(folder)
+
+
+def _make_readable(folder: Path) -> None:
+    """Let everyone read what is in ``folder``; what they can read is left as it is."""
+    for path in folder.rglob("*"):
+        mode = ENTERED if path.is_dir() else READABLE
+        if not path.is_symlink() and path.stat().st_mode & 0o777 != mode:
+            path.chmod(mode)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Hard-link a file, or copy it where the file system cannot (other disk, bucket mount)."""
+    try:
+        os.link(source.resolve(), target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def opening(path: Path | str, format: str) -> Artifact:

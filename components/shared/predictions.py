@@ -37,6 +37,8 @@ MEANS = "predicted_mean"
 KNOWN_MEANS = "known_mean"
 PERTURBATIONS = "perturbations"
 CELLS_KIND = "predicted_cells"
+NOT_PREDICTED = "genes_not_predicted"
+"""Entry of uns: genes that the model does not know, which keep the control cell's value."""
 MEASURED = "measured"
 """Column of obs: whether a row of the truth is a measurement."""
 

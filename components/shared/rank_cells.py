@@ -6,6 +6,8 @@ controls, not what changed. Real control cells have the spread, the zeros and th
 genes that such a test needs; mapped to the predicted mean they keep them.
 """
 
+import hashlib
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -29,7 +31,8 @@ Floats = NDArray[np.float32]
 def draw_partners(labels: NDArray[np.str_], n_controls: int, seed: int) -> NDArray[np.int64]:
     """Draw a control cell for each cell, without replacement within a perturbation if it can be.
 
-    A perturbation's mean then strays as little as can be from the mean of the control pool.
+    A perturbation's mean then strays as little as can be from the mean of the control pool. Each
+    perturbation has a draw of its own, whatever others there are.
 
     Args:
         labels: perturbation of each cell, [cells].
@@ -39,14 +42,20 @@ def draw_partners(labels: NDArray[np.str_], n_controls: int, seed: int) -> NDArr
     Returns:
         Positions in the control pool, [cells].
     """
-    rng = np.random.default_rng([seed, 4])
     partners = np.empty(len(labels), np.int64)
     for label in np.unique(labels):
         cells = np.flatnonzero(labels == label)
+        rng = generator_of(label, seed, 4)
         rounds = -(-len(cells) // n_controls)
         pool = np.concatenate([rng.permutation(n_controls) for _ in range(rounds)])
         partners[cells] = pool[: len(cells)]
     return partners
+
+
+def generator_of(label: str, seed: int, purpose: int) -> np.random.Generator:
+    """Return the random generator of one perturbation's draw for one purpose."""
+    digest = hashlib.sha256(str(label).encode()).digest()
+    return np.random.default_rng([seed, purpose, int.from_bytes(digest[:8], "big")])
 
 
 def rank_cells(controls: Floats, means: NDArray[np.floating], rng: np.random.Generator) -> Floats:

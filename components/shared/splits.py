@@ -1,7 +1,13 @@
-"""The splits artifact: one role a cell in `splits.parquet`, and what may be asked of it."""
+"""The splits artifact: one role a cell in `splits.parquet`, and which perturbations to predict.
 
+What is predicted is asked for, not found: `asked.json` lists it. What of it the test line has cells
+of has role ``test`` there.
+"""
+
+import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,6 +19,7 @@ from components.shared.errors import InputError
 
 SPLITS_FILE = "splits.parquet"
 SUMMARY_FILE = "summary.json"
+ASKED_FILE = "asked.json"
 
 TRAIN = "train"
 VAL = "val"
@@ -61,6 +68,20 @@ class Splits:
     def train_lines(self) -> list[str]:
         """The cell lines whose perturbed cells are trained on, in the order given."""
         return [str(line) for line in self.artifact.summary["train_lines"]]
+
+    @property
+    def asked(self) -> list[str]:
+        """The perturbations to predict, sorted; none = all that the model was trained on."""
+        return self._asked_for["perturbations"]
+
+    @property
+    def other_names(self) -> dict[str, list[str]]:
+        """What genes that are asked for under another name may stand for."""
+        return self._asked_for["other_names"]
+
+    @property
+    def _asked_for(self) -> dict[str, Any]:
+        return json.loads((self.artifact.path / ASKED_FILE).read_text())
 
     def rows(self, *roles: str, line: str | None = None) -> NDArray[np.int64]:
         """Return row numbers of the cells in any of ``roles``, in ``line`` if given, ascending."""

@@ -4,7 +4,7 @@ All cells of a batch share one window of tokens: measured genes first, then one 
 target that is in the vocabulary but not measured (value 0, never an expression target).
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,14 +47,32 @@ class GeneTokens:
     position: dict[str, int]
 
     @classmethod
-    def of(cls, genes: Sequence[str], vocabulary: Vocabulary) -> "GeneTokens":
+    def of(
+        cls,
+        genes: Sequence[str],
+        vocabulary: Vocabulary,
+        trained: Collection[str] | None = None,
+    ) -> "GeneTokens":
         """Align the genes of a cells artifact to a vocabulary.
 
+        Args:
+            genes: of the cells.
+            vocabulary: token to id.
+            trained: the genes that a finished model was trained on, the only ones it can predict;
+                None = all.
+
         Raises:
-            InputError: no gene is in the vocabulary.
+            InputError: no gene is in the vocabulary, or none was trained on.
         """
         ids = token_ids(vocabulary, genes)
         columns = np.flatnonzero(ids >= 0)
+        if trained is not None and len(columns):
+            columns = columns[[genes[column] in trained for column in columns.tolist()]]
+            if not len(columns):
+                raise InputError(
+                    f"none of the {len(genes)} genes ({shortlist(genes, 3)}) is among those that "
+                    f"the model was trained on ({shortlist(sorted(trained), 3)})"
+                )
         if not len(columns):
             raise InputError(
                 f"none of the {len(genes)} genes ({shortlist(genes, 3)}) is in the vocabulary "

@@ -5,6 +5,7 @@ prediction can be set beside it, baselines can be made of it, and trust can be p
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,18 @@ class TrainingEffects:
             return []
         there = self.cells[:, self.perturbations.index(perturbation)] > 0
         return [line for line, has in zip(self.lines, there, strict=True) if has]
+
+    def of(
+        self, line: str, perturbations: Sequence[str], genes: Sequence[str]
+    ) -> NDArray[np.floating]:
+        """Return a line's changes, [perturbations, genes]; NaN where it has none, or no gene."""
+        found = np.full((len(perturbations), len(genes)), np.nan, self.change.dtype)
+        row = pd.Index(self.perturbations).get_indexer(pd.Index(perturbations))
+        column = pd.Index(self.genes).get_indexer(pd.Index(genes))
+        there, known = row >= 0, column >= 0
+        change = self.change[self.lines.index(line)]
+        found[np.ix_(there, known)] = change[np.ix_(row[there], column[known])]
+        return found
 
     def write(self, path: Path) -> None:
         """Write it as three tensors, deltas and controls in 32 bits, the names as metadata."""

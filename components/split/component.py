@@ -9,6 +9,7 @@ def split(
     splits: dsl.Output[dsl.Dataset],
     train_lines: list,
     test_line: str,
+    perturbations: list,
     options: dict,
     seed: int,
 ) -> None:
@@ -19,7 +20,9 @@ def split(
         splits: the splits artifact (format splits/v1).
         train_lines: cell lines to train on.
         test_line: the cell line to predict.
-        options: val_line, val_fraction, restrict_test_to_training, halve_controls, split_file.
+        perturbations: what to predict there; empty = what was measured, else what trains.
+        options: val_line, val_fraction, restrict_test_to_training, halve_controls, split_file,
+            aliases.
         seed: draws validation perturbations and control halves.
     """
     from components.shared.artifact import describe
@@ -37,6 +40,7 @@ def split(
                 "restrict_test_to_training",
                 "halve_controls",
                 "split_file",
+                "aliases",
             ),
             name="split_options",
         )
@@ -45,6 +49,7 @@ def split(
             splits.path,
             train_lines=train_lines,
             test_line=test_line,
+            perturbations=perturbations,
             seed=seed,
             **keywords,
         )

@@ -1,5 +1,6 @@
 """From rules to one role a cell."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +26,7 @@ CODE = {role: i for i, role in enumerate(ROLES)}
 OTHER_LINE = "cell line not used"
 OTHER_TEST = "test perturbation of a line that is not predicted"
 NOT_IN_TRAINING = "test-line perturbation that no training line has"
+NOT_ASKED_FOR = "test-line perturbation that is not asked for"
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ def assign(
     labels: Labels,
     rules: Rules,
     *,
+    asked: Collection[str] = (),
     restrict_test_to_training: bool,
     halve_controls: bool,
     seed: int,
@@ -50,10 +53,12 @@ def assign(
     Args:
         labels: labels of the cells.
         rules: roles of lines and of single perturbations.
-        restrict_test_to_training: leave out test cells whose perturbation no training line has,
-            as the reference run does.
+        asked: the perturbations to test, whether or not training has them; none = all there are.
+        restrict_test_to_training: where nothing is asked for, leave out test cells whose
+            perturbation no training line has, as the reference run does.
         halve_controls: part each line's controls into basal and reference halves; using the same
-            controls as input and as reference inflates the correlation of deltas.
+            controls as input and as reference inflates the correlation of deltas. Those of a test
+            line without test cells stay whole.
         seed: of the halves.
 
     Raises:
@@ -61,18 +66,24 @@ def assign(
     """
     table = _table(labels, rules)
     by_rule = table.copy()
-    if restrict_test_to_training:
-        table[(table == CODE[TEST]) & ~_trained(labels, table)] = CODE[UNUSED]
+    if asked:
+        left_out, why = ~np.isin(labels.perturbations, list(asked)), NOT_ASKED_FOR
+    else:
+        left_out, why = ~_trained(labels, table) & restrict_test_to_training, NOT_IN_TRAINING
+    table[(table == CODE[TEST]) & left_out] = CODE[UNUSED]
     codes = table[labels.line_of, labels.perturbation_of]
     before = by_rule[labels.line_of, labels.perturbation_of]
+    # Where nothing is tested, nothing is compared: every control can be a model's input.
+    tested = bool((codes[~labels.is_control] == CODE[TEST]).any())
     for line in rules.lines:
+        compared = tested or line != rules.test_line
         rows = np.flatnonzero(labels.is_control & (labels.line_of == labels.lines.index(line)))
-        codes[rows] = _pools(labels.cells[rows], line, halve_controls, seed)
+        codes[rows] = _pools(labels.cells[rows], line, halve_controls and compared, seed)
     unused = codes == CODE[UNUSED]
     used_line = np.isin(np.array(labels.lines, dtype=object), list(rules.lines))[labels.line_of]
     reasons = {
         OTHER_LINE: int((unused & ~used_line).sum()),
-        NOT_IN_TRAINING: int((unused & used_line & (before == CODE[TEST])).sum()),
+        why: int((unused & used_line & (before == CODE[TEST])).sum()),
         OTHER_TEST: int((unused & used_line & (before == CODE[UNUSED])).sum()),
     }
     return Assignment(

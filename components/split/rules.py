@@ -47,11 +47,17 @@ def check_line(line: str, labels: Labels, where: str) -> None:
 def from_lines(train_lines: Sequence[str], test_line: str, labels: Labels) -> Rules:
     """Return the rules that the arguments give: whole lines train, one line tests.
 
+    Without training lines nothing is left but to apply a finished model to the test line, which
+    need not be named where it is the only one.
+
     Raises:
-        InputError: a line that is unknown, given twice, or both trained and tested; or none given.
+        InputError: a line that is unknown, given twice, or both trained and tested, or no test
+            line.
     """
-    if isinstance(train_lines, str) or not train_lines:
+    if isinstance(train_lines, str):
         raise InputError(f"train_lines: expected a list of cell lines, got {train_lines!r}")
+    if not test_line and not train_lines and len(labels.lines) == 1:
+        test_line = labels.lines[0]
     if not test_line:
         raise InputError("test_line is empty; expected the cell line to predict")
     for line in train_lines:

@@ -7,11 +7,14 @@ from typing import Any
 
 import pandas as pd
 
+from components.shared.aliases import meanings_of, read_aliases
 from components.shared.artifact import SPLITS, writing
+from components.shared.asked import read_perturbations
 from components.shared.cells import Cells
 from components.shared.downloads import shown
 from components.shared.errors import InputError
-from components.shared.splits import SPLITS_FILE, SUMMARY_FILE, VAL
+from components.shared.perturbation import genes_of, in_the_words_of
+from components.shared.splits import ASKED_FILE, SPLITS_FILE, SUMMARY_FILE, TEST, TRAIN, VAL
 from components.shared.storage import fetched
 from components.split.labels import Labels
 from components.split.roles import NOT_IN_TRAINING, assign
@@ -26,11 +29,13 @@ def split(
     *,
     train_lines: list[str],
     test_line: str,
+    perturbations: str | Sequence[str] = (),
     val_line: str = "",
     val_fraction: float = 0.05,
     restrict_test_to_training: bool = True,
     halve_controls: bool = True,
     split_file: str = "",
+    aliases: str = "",
     seed: int = 0,
 ) -> None:
     """Give every cell one role and write the splits artifact.
@@ -39,18 +44,23 @@ def split(
         cells: cells artifact.
         target: folder to write; must not exist.
         train_lines: cell lines whose perturbed cells train; with a split file only their order
-            counts.
+            counts. None: a finished model is applied, nothing trains.
         test_line: cell line whose perturbed cells test; with a split file it chooses one where the
-            file has several.
+            file has several. Control cells of it are enough.
+        perturbations: what to predict, see `asked.read_perturbations`. Empty: all that are measured
+            in the test line (see ``restrict_test_to_training``); where none is, all that the
+            training lines have.
         val_line: training line that validates; empty for the first one.
         val_fraction: fraction of that line's perturbations that validate, in that line only; 1
             holds the whole line out, 0 makes no validation set. Not used where a split file says
             what validates.
-        restrict_test_to_training: test only perturbations that a training line has, as the
-            reference run does.
+        restrict_test_to_training: where ``perturbations`` names none, test only those that a
+            training line has, as the reference run does.
         halve_controls: part each line's controls into basal and reference halves; without it they
             serve as both, as in the reference run.
         split_file: path or URI of a TOML file in cell-load's form; goes before the lines.
+        aliases: path or URI of a table of other gene names (see `aliases.read_aliases`), which says
+            what a name that nobody knows may stand for.
         seed: draws validation perturbations and halves. Draws are over sorted names: they do not
             depend on the order of cells, nor a line's on what other lines are used.
 
@@ -62,15 +72,18 @@ def split(
         raise InputError(f"val_fraction={val_fraction}: expected a number from 0 to 1")
     if seed < 0:
         raise InputError(f"seed={seed}: expected 0 or more")
+    asked = read_perturbations(perturbations)
     opened = Cells.open(cells)
     parameters = {
         "train_lines": train_lines,
         "test_line": test_line,
+        "perturbations": _shown(perturbations),
         "val_line": val_line,
         "val_fraction": val_fraction,
         "restrict_test_to_training": restrict_test_to_training,
         "halve_controls": halve_controls,
         "split_file": shown(split_file),
+        "aliases": shown(aliases),
         "seed": seed,
     }
     inputs = {"cells": opened.artifact}
@@ -80,6 +93,7 @@ def split(
             rules, facts = _rules_of_file(split_file, labels, train_lines, test_line)
         else:
             rules, facts = from_lines(train_lines, test_line, labels), {}
+        asked = in_the_words_of(labels.perturbations, asked)
         if not rules.has(VAL):
             rules = with_validation(
                 rules, labels, val_line=val_line, val_fraction=val_fraction, seed=seed
@@ -89,7 +103,9 @@ def split(
         assigned = assign(
             labels,
             rules,
-            restrict_test_to_training=restrict_test_to_training,
+            asked=asked,
+            # A finished model knows perturbations that these cells do not show.
+            restrict_test_to_training=restrict_test_to_training and rules.has(TRAIN),
             halve_controls=halve_controls,
             seed=seed,
         )
@@ -102,10 +118,14 @@ def split(
             }
         )
         summary = summarise(table, rules, opened.genes)
+        asked = asked or _found(table)
         summary |= {"unused_because": assigned.unused} | facts
-        _check_sets(summary, rules)
+        summary |= _asked_for(asked, table)
+        _check_sets(summary, rules, trains=bool(train_lines or split_file))
         table.to_parquet(draft.path / SPLITS_FILE, index=False)
         (draft.path / SUMMARY_FILE).write_text(json.dumps(summary, indent=2) + "\n")
+        wanted = {"perturbations": asked, "other_names": _other_names(asked, aliases)}
+        (draft.path / ASKED_FILE).write_text(json.dumps(wanted, indent=2) + "\n")
         draft.summary |= summary
         # Carried along for the model card: publish does not read the cells.
         source = {key: opened.artifact.summary.get(key) for key in ("source", "source_sha256")}
@@ -128,13 +148,46 @@ def _rules_of_file(
     return rules, {"split_file": file.name} | facts
 
 
-def _check_sets(summary: dict[str, Any], rules: Rules) -> None:
-    """Check that no set is empty.
+def _shown(perturbations: str | Sequence[str]) -> list[str]:
+    entries = [perturbations] if isinstance(perturbations, str) else perturbations
+    return [shown(entry) for entry in entries]
+
+
+def _found(table: pd.DataFrame) -> list[str]:
+    """Return what to predict where nothing is asked for: what is tested, else what trains."""
+    tested = table["role"] == TEST
+    wanted = tested if tested.any() else table["role"].isin((TRAIN, VAL))
+    return sorted(set(table.loc[wanted, "perturbation"]))
+
+
+def _other_names(asked: Sequence[str], uri: str) -> dict[str, list[str]]:
+    """Return the symbols that the genes asked for may stand for, of those that are no symbols."""
+    if not uri:
+        return {}
+    with fetched(uri) as path:
+        table = read_aliases(path, shown(uri))
+    genes = sorted({gene for label in asked for gene in genes_of(label)})
+    found = {gene: meanings_of(gene, table) for gene in genes}
+    return {gene: sorted(symbols) for gene, symbols in found.items() if symbols != {gene}}
+
+
+def _asked_for(asked: Sequence[str], table: pd.DataFrame) -> dict[str, int]:
+    """Count what is asked for and what of it was measured in the test line."""
+    measured = set(table.loc[table["role"] == TEST, "perturbation"])
+    return {
+        "asked_for": len(asked),
+        "asked_for_measured": len(measured.intersection(asked)),
+        "asked_for_not_measured": len(set(asked) - measured),
+    }
+
+
+def _check_sets(summary: dict[str, Any], rules: Rules, *, trains: bool) -> None:
+    """Check that no set is empty that must not be; a test line may have control cells alone.
 
     Raises:
         InputError: one is.
     """
-    if not summary["training_cells"]:
+    if trains and not summary["training_cells"]:
         raise InputError(
             f"no perturbed cells are left to train on (training lines: "
             f"{', '.join(summary['train_lines']) or 'none'}; in validation: "
@@ -145,11 +198,14 @@ def _check_sets(summary: dict[str, Any], rules: Rules) -> None:
             "the validation set is empty: the lines and perturbations meant for it have no cells; "
             "name others, or give val_fraction without a val list in the split file"
         )
-    if not summary["test_cells"]:
-        why = (
-            "it shares no perturbation with the training lines; give other lines or set "
+    if not summary["test_cells"] and NOT_IN_TRAINING in summary["unused_because"]:
+        raise InputError(
+            f"the test set is empty: test line '{rules.test_line}': it shares no perturbation with "
+            "the training lines; name what to predict in perturbations, give other lines, or set "
             "restrict_test_to_training false"
-            if NOT_IN_TRAINING in summary["unused_because"]
-            else "it has no perturbed cells to test; give another line"
         )
-        raise InputError(f"the test set is empty: test line '{rules.test_line}': {why}")
+    if not summary["test_cells"] and rules.lines[rules.test_line] != TEST:
+        raise InputError(
+            f"the test set is empty: test line '{rules.test_line}' has no cells of what the split "
+            "file lists for it; list others, or name what to predict in perturbations"
+        )

@@ -89,8 +89,14 @@ def as_table(summary: Mapping[str, Any]) -> str:
         )
         for row in rows
     ]
+    if summary["asked_for_not_measured"] or not summary["asked_for"]:
+        asked = f"{summary['asked_for']:,}" if summary["asked_for"] else "all the model knows"
+        lines.append(
+            f"asked for: {asked}, measured in {summary['test_line']}: "
+            f"{summary['asked_for_measured']:,}"
+        )
     lines += [
-        "training cells: " + ", ".join(f"{line} {n:,}" for line, n in per_line.items()),
+        "training cells: " + (", ".join(f"{line} {n:,}" for line, n in per_line.items()) or "none"),
         f"validation in: {summary['val_line'] or 'none'}",
         f"test line {summary['test_line']}: {summary['test_perturbations_seen']:,} perturbations "
         f"seen in training, {summary['test_perturbations_unseen']:,} unseen; controls "

@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 
 import anndata
+import pandas as pd
 import pytest
 
-from components.shared.artifact import PUBLISHED, opening
+from components.shared.artifact import MODEL, PUBLISHED, opening
 from pipelines.containers import ENVIRONMENT
 from pipelines.scheduling import USER
 from tests.pipeline.test_run import PUBLISHED_FILES, path_after
@@ -158,3 +159,38 @@ def test_cells_come_from_a_bucket_and_everything_is_published_to_one(
     }
     assert wanted == {name for name in names if name.startswith("mine/")}
     assert [name for name in names if name.startswith("kept/")]
+
+
+def test_a_line_with_controls_alone_goes_all_the_way_in_containers(runs: Path) -> None:
+    dataset = f"dataset={SCREEN}&controls_only=rpe1"
+    published = path_after("published", run(runs, "demo", dataset, *SMALL))
+    assert not json.loads((published / "eval" / "metrics.json").read_text())["scored"]
+    assert "no perturbed cell of rpe1 was measured" in (published / "README.md").read_text()
+    assert opening(published, PUBLISHED)
+
+
+def test_a_published_model_is_applied_to_other_cells_in_containers(
+    runs: Path, demo: Path, tmp_path: Path
+) -> None:
+    for above in tmp_path.parents[:3]:
+        above.chmod(0o755)
+    model = opening(demo, PUBLISHED)
+    wanted = pd.read_csv(demo / "predictions" / "perturbations.csv")["perturbation"][:3].tolist()
+    (tmp_path / "genes.txt").write_text("\n".join(wanted))
+    output = run(
+        runs,
+        "predict-line",
+        f"model={demo}",
+        # Another screen: its controls, and genes of which the model knows some.
+        "dataset=sim://screen?cells=800&genes=300&perturbations=8&lines=4&seed=9",
+        "cell_line=hepg2",
+        f"perturbations={tmp_path / 'genes.txt'}",
+    )
+    published = path_after("published", output)
+    adata = anndata.read_h5ad(published / "predictions" / "scgpt_replogle_test.h5ad")
+    assert set(adata.uns["perturbations"]) == set(wanted)
+    assert 0 < len(adata.uns["genes_not_predicted"]) < 300
+    made_with = json.loads((published / "provenance.json").read_text())["inputs"]["model"]
+    taken = opening(published.parents[1] / "check-model" / "taken", MODEL)
+    assert made_with["sha256"] == taken.digest
+    assert taken.summary["published_sha256"] == model.digest

@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -73,11 +74,22 @@ def container_of(compiled, task):
     return compiled[0]["deploymentSpec"]["executors"][f"exec-{task}"]["container"]
 
 
+def gpu_tasks(compiled):
+    executors = compiled[0]["deploymentSpec"]["executors"]
+    return [task for task in ("finetune", "predict") if f"exec-{task}" in executors]
+
+
 @pytest.mark.parametrize("task", ["finetune", "predict"])
 def test_the_gpu_tasks_take_their_nodes_from_parameters(compiled, task):
+    if task not in gpu_tasks(compiled):
+        assert "exec-check-model" in compiled[0]["deploymentSpec"]["executors"]
+        return  # a finished model is applied: nothing is trained
     accelerator = container_of(compiled, task)["resources"]["accelerator"]
     assert accelerator["resourceType"] == "nvidia.com/gpu"
-    assert accelerator["resourceCount"] == "{{$.inputs.parameters['pipelinechannel--gpus']}}"
+    assert re.fullmatch(
+        r"\{\{\$\.inputs\.parameters\['pipelinechannel--check(-grid|-model)?-gpu_count'\]\}\}",
+        accelerator["resourceCount"],
+    )
     settings = settings_of(compiled, task)
     assert settings["nodeSelector"] == {
         "nodeSelectorJson": {"componentInputParameter": "pipelinechannel--node_selector"}
@@ -86,8 +98,84 @@ def test_the_gpu_tasks_take_their_nodes_from_parameters(compiled, task):
         {"tolerationJson": {"componentInputParameter": "pipelinechannel--tolerations"}}
     ]
     inputs = compiled[0]["components"]["comp-exit-handler-1"]["inputDefinitions"]["parameters"]
-    names = {"gpus", "node_selector", "tolerations"}
+    names = {"node_selector", "tolerations"}
     assert {f"pipelinechannel--{name}" for name in names} <= set(inputs)
+
+
+RUNTIME = re.compile(r"\{\{\$\.inputs\.parameters\['(.+?)'\]\}\}")
+"""How a field of a pod refers to a parameter; KFP's driver takes the whole field or nothing."""
+
+
+def strings_in(value):
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        return [text for inner in value for text in strings_in(inner)]
+    return [value] if isinstance(value, str) else []
+
+
+def tasks_of(spec, label):
+    """Yield each task that runs an executor, with the input definitions and tasks around it."""
+    for around in (spec["root"], *spec["components"].values()):
+        tasks = around.get("dag", {}).get("tasks", {})
+        for task in tasks.values():
+            if spec["components"][task["componentRef"]["name"]].get("executorLabel") == label:
+                yield task, around, tasks
+
+
+def kind_of(spec, found, around, tasks):
+    """Return the type of what a task's input takes from the tasks or the inputs around it."""
+    if "taskOutputParameter" in found:
+        source = found["taskOutputParameter"]
+        component = spec["components"][tasks[source["producerTask"]]["componentRef"]["name"]]
+        definitions, name = component["outputDefinitions"], source["outputParameterKey"]
+    else:
+        definitions, name = around["inputDefinitions"], found["componentInputParameter"]
+    return definitions["parameters"][name]["parameterType"]
+
+
+def test_what_a_pod_is_asked_for_is_constant_or_text(compiled):
+    """KFP's driver reads the text of a parameter: a number's is empty, and the field is dropped."""
+    spec, checked = compiled[0], 0
+    for label, executor in spec["deploymentSpec"]["executors"].items():
+        container = executor["container"]
+        for text in strings_in([container["image"], container["resources"]]):
+            if "{{" not in text:
+                continue
+            name = RUNTIME.fullmatch(text)[1]
+            for task, around, tasks in tasks_of(spec, label):
+                assert kind_of(spec, task["inputs"]["parameters"][name], around, tasks) == "STRING"
+                checked += 1
+    assert checked == len(gpu_tasks(compiled))
+
+
+KINDS_OF_JSON = {"nodeSelectorJson": "STRUCT", "tolerationJson": "LIST"}
+"""What the driver parses as JSON, and the only fields of a pod's settings that are not constant."""
+
+
+def references_in(settings):
+    """Yield field and reference of each setting that is not a constant."""
+    if isinstance(settings, list):
+        for inner in settings:
+            yield from references_in(inner)
+    elif isinstance(settings, dict):
+        for field, value in settings.items():
+            if isinstance(value, dict) and {"componentInputParameter", "taskOutputParameter"} & set(
+                value
+            ):
+                yield field, value
+            else:
+                yield from references_in(value)
+
+
+def test_the_other_settings_of_a_pod_are_constant_or_of_the_type_kfp_parses(compiled):
+    spec, checked = compiled[0], 0
+    for label in spec["deploymentSpec"]["executors"]:
+        for field, reference in references_in(settings_of(compiled, label.removeprefix("exec-"))):
+            for _, around, tasks in tasks_of(spec, label):
+                assert kind_of(spec, reference, around, tasks) == KINDS_OF_JSON[field]
+                checked += 1
+    assert checked == 2 * len(gpu_tasks(compiled))
 
 
 def test_the_defaults_of_the_full_pipeline_are_one_h100(h100):

@@ -359,7 +359,8 @@ def printed_command(said: str) -> str:
 def test_the_printed_command_sends_the_same_run(path, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     assignments = IN_A_BUCKET.get(path.stem, [])
-    awkward = ["control_label=null", "test_line=0123", "perturbation_column=it's $HOME"]
+    line = "cell_line" if path.stem == "predict-line" else "test_line"
+    awkward = ["control_label=null", f"{line}=0123", "perturbation_column=it's $HOME"]
     with serving(Kfp()) as kfp:
         arguments = [str(path), "--host", kfp.url, "--run", "a b", "--detach"]
         assert main([*arguments, *assignments, *awkward]) == 0

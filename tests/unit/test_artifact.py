@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 import textwrap
@@ -28,6 +29,19 @@ def test_digests_chain_back_to_the_inputs(tmp_path):
     cells = opening(write(tmp_path / "cells"), CELLS)
     splits = opening(write(tmp_path / "splits", SPLITS, inputs={"cells": cells}), SPLITS)
     assert splits.provenance["inputs"]["cells"] == {"format": CELLS, "sha256": cells.digest}
+
+
+def test_whoever_may_see_an_artifact_may_read_all_of_it(tmp_path):
+    before = os.umask(0o077)
+    try:
+        with writing(tmp_path / "out", CELLS, parameters={}) as draft:
+            (draft.path / "own").mkdir(mode=0o700)
+            for name in ("a.txt", "own/b.txt"):
+                (draft.path / name).touch(mode=0o600)
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "out").rglob("*")}
+    assert modes == {"a.txt": 0o644, "own": 0o755, "b.txt": 0o644, "provenance.json": 0o644}
 
 
 def test_nothing_is_left_when_writing_fails(tmp_path):

@@ -7,15 +7,18 @@ import yaml
 from kfp.cli.utils.parsing import parse_parameter_value
 
 from components.check.check import check, grid, repeat_comparison
+from components.check.component import check as check_component
+from components.check.component import check_grid as grid_component
 from components.shared.artifact import CELLS, FAILED, FailedError, opening
 from components.shared.errors import InputError
 from components.shared.failure import errors_of
 from components.shared.repeat import commands
 from pipelines.run import PARAMS, assignments_in, read_params
 
+task, grid_task = check_component.python_func, grid_component.python_func
 PACKAGE = "pipelines/compiled/compare-priors.yaml"
 COMMON = {"dataset": "sim://screen?cells=9", "train_lines": ["k562", "jurkat"], "test_line": "rpe1"}
-COMMON |= {"pretrained": "random://tiny", "overrides": {"epochs": 2.0}}
+COMMON |= {"pretrained": "random://tiny", "overrides": {"epochs": 2.0}, "gpus": 0}
 
 
 def asked(priors, seeds):
@@ -83,11 +86,37 @@ def test_a_grid_that_cannot_be_is_refused_in_one_line(priors, seeds, says):
     [
         ({"prior": "anotation:x.parquet"}, "nearest: 'annotation'"),
         ({"pretrained": "random://tinny"}, "nearest: 'tiny'"),
+        ({"gpus": -1}, "gpus=-1: expected 0"),
+        ({"train_lines": []}, "train_lines: is empty; expected a list"),
+        ({"perturbations": ["nowhere.txt"]}, "nowhere.txt: no such file"),
+        ({"perturbations": ["MYC", ""], "cells_per_perturbation": -3}, "-3; expected 0"),
     ],
 )
 def test_a_run_is_refused_with_the_nearest_name(wrong, says):
     with pytest.raises(InputError, match=says):
         check({**COMMON, "prior": "none", **wrong}, PACKAGE)
+
+
+@pytest.mark.parametrize("gpus", [0, 2])
+def test_the_tasks_hand_on_the_count_of_gpus_as_text(tmp_path, gpus):
+    given = COMMON | {"recipe": "smoke", "perturbation_column": "gene", "control_label": "x"}
+    given |= {"cell_line_column": "line", "ingest_options": {}, "split_options": {}, "gpus": gpus}
+    given |= {"perturbations": ["MYC"], "cells_per_perturbation": 0}
+    count = tmp_path / "deep" / "count"
+    task(gpu_count=str(count), package=PACKAGE, prior="none", seed=0, **given)
+    assert count.read_text() == str(gpus)
+    count.unlink()
+    grid_task(
+        repeat=str(tmp_path / "repeat"),
+        gpu_count=str(count),
+        package=PACKAGE,
+        checkpoints="",
+        priors=["none"],
+        seeds=[0],
+        split_seed=0,
+        **given,
+    )
+    assert count.read_text() == str(gpus)
 
 
 def test_the_commands_hand_back_every_parameter_in_its_type():

@@ -64,7 +64,7 @@ def evaluation(
         pd.DataFrame(rows).to_csv(draft.path / "scores.csv", index=False)
         pd.DataFrame(
             {"perturbation": PERTURBATIONS, "training": np.where(seen, "seen", "unseen")}
-        ).to_csv(draft.path / "perturbations.csv", index=False)
+        ).to_csv(draft.path / "groups.csv", index=False)
         numbers = {"model": {"pearson_delta": float(model.mean())}}
         (draft.path / "metrics.json").write_text(json.dumps(numbers))
     return folder

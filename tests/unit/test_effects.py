@@ -12,10 +12,6 @@ from safetensors.torch import load_file
 
 from components.finetune.deltas import LineDeltas, line_deltas
 from components.finetune.effects import (
-    MEAN,
-    MEASURED,
-    NEAR_BY,
-    SUMMED,
     known_effects,
     near_by,
     of_other_screens,
@@ -27,6 +23,7 @@ from components.finetune.training import _adds_to
 from components.finetune.validation import Validation
 from components.predict.predict import predict
 from components.shared import model as scgpt_model
+from components.shared.confidence import MEAN, MEASURED, NEAR_BY, SUMMED
 from components.shared.effects import EffectTable
 from components.shared.errors import InputError
 from components.shared.gene_prior import OtherEffects
@@ -159,8 +156,9 @@ def test_a_prior_that_tells_what_goes_together_tells_of_an_unseen_perturbation()
     effects = modules[member] + rng.normal(0, 0.1, (40, GENES))
     vectors = np.eye(4)[member] + rng.normal(0, 0.05, (40, 4))
     there = np.arange(40) < 32
-    found = near_by(effects[there], vectors, there)
-    assert found is not None
+    near = near_by(effects[there], vectors[there])
+    assert near is not None
+    found = near.of(vectors)
     for row in range(32, 40):
         assert np.corrcoef(found[row], modules[member[row]])[0, 1] > 0.95
 
@@ -170,9 +168,9 @@ def test_a_prior_that_tells_nothing_hardly_moves_the_mean(seed):
     rng = np.random.default_rng(seed)
     effects, vectors = rng.normal(size=(40, GENES)), rng.normal(size=(40, 6))
     there = np.arange(40) < 32
-    found = near_by(effects[there], vectors, there)
+    near = near_by(effects[there], vectors[there])
     mean = effects[there].mean(axis=0)
-    moved = np.zeros(1) if found is None else found[~there] - mean
+    moved = np.zeros(1) if near is None else near.of(vectors[~there]) - mean
     assert np.square(moved).mean() < 0.1
 
 

@@ -286,7 +286,7 @@ def pair() -> Pair:
     predicted = np.clip(measured + rng.normal(0, 0.5, X.shape), 0, 14).astype(np.float32)
     predicted[obs["is_control"]] = measured[obs["is_control"]]
     return Pair(
-        csr_matrix(predicted), csr_matrix(measured), obs, genes, "perturbation", "non-targeting"
+        csr_matrix(predicted), obs, genes, "perturbation", "non-targeting", csr_matrix(measured)
     )
 
 

@@ -56,7 +56,7 @@ def screen(
     obs = pd.DataFrame({"perturbation": labels}, index=[f"cell{i}" for i in range(len(labels))])
     names = [f"G{i}" for i in range(genes)]
     return Pair(
-        kind(predicted[order]), kind(truth[order]), obs.iloc[order], names, "perturbation", CONTROL
+        kind(predicted[order]), obs.iloc[order], names, "perturbation", CONTROL, kind(truth[order])
     )
 
 
@@ -149,7 +149,7 @@ def test_discrimination_is_cell_evals_with_ties_and_without_effects(
     var = pd.DataFrame(index=genes)
     sides = [pd.DataFrame(x.astype(dtype), obs.index, genes) for x in (real, predicted)]
     pair = Pair(
-        sides[1].to_numpy(), sides[0].to_numpy(), obs, list(var.index), "perturbation", CONTROL
+        sides[1].to_numpy(), obs, list(var.index), "perturbation", CONTROL, sides[0].to_numpy()
     )
     both = pair.anndata()
     compared = PerturbationAnndataPair(
@@ -233,7 +233,7 @@ def test_another_measured_side_is_not_taken_from_the_cache(
         genes[5] = "OTHER"
     else:
         measured = measured.toarray()
-    Measured.of(Pair(pair.predicted, measured, obs, genes, "perturbation", CONTROL), cache=tmp_path)
+    Measured.of(Pair(pair.predicted, obs, genes, "perturbation", CONTROL, measured), cache=tmp_path)
     assert len(computed) == 2 and len(list(tmp_path.iterdir())) == 2
 
 

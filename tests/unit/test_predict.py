@@ -1,11 +1,15 @@
 """The predict stage with a model of random weights: means and cells, and what they are made of."""
 
 import json
+import shutil
+import subprocess
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy.sparse import issparse
@@ -16,9 +20,18 @@ from components.predict.predict import predict
 from components.shared import model as scgpt_model
 from components.shared.artifact import MODEL, PREDICTIONS, opening, writing
 from components.shared.cells import Cells
-from components.shared.predictions import CELLS_KIND, MEANS, PERTURBATIONS, Predictions
+from components.shared.confidence import CONFIDENCE_FILE, Confidence
+from components.shared.errors import InputError
+from components.shared.predictions import (
+    CELLS_KIND,
+    MEANS,
+    PERTURBATIONS,
+    PERTURBATIONS_FILE,
+    Predictions,
+)
 from components.shared.rank_cells import DENOISED, PREDICTED_CELLS, RANK
 from components.shared.splits import Splits
+from components.shared.training_effects import TRAINING_EFFECTS_FILE, TrainingEffects
 from components.split.split import split
 from tests.helpers import cells_artifact, screen
 from tests.unit.publish_run import ARGS
@@ -129,3 +142,161 @@ def test_the_seed_decides_the_cells_and_the_summary_says_what_they_are(world: Pa
 def test_recipes_name_their_cells() -> None:
     kinds = {name: load_recipe(name, {}).predicted_cells for name in ("default", "reference")}
     assert kinds == {"default": RANK, "reference": DENOISED}
+
+
+# What is asked for -------------------------------------------------------------------------------
+
+
+def ask(world: Path, name: str, perturbations: list[str], model: str = "", **keywords: Any) -> Any:
+    """Predict ``perturbations`` with the world's cells; return the artifact."""
+    lines = {"train_lines": ["k562", "jurkat", "hepg2"], "test_line": "rpe1", "val_fraction": 0.2}
+    options = {key: keywords.pop(key) for key in ("aliases",) if key in keywords}
+    if not (world / f"splits {name}").exists():
+        asked = {"perturbations": perturbations} | options
+        split(world / "cells", world / f"splits {name}", **lines, **asked)
+    folder = world / f"model {model or 'smoke rank'}"
+    predict(folder, world / "cells", world / f"splits {name}", world / name, **keywords)
+    return Predictions.open(world / name)
+
+
+def test_what_was_not_measured_is_predicted_beside_what_was(world: Path) -> None:
+    found = ask(world, "some measured", ["G1", "G7", "G0+G7"], cells_per_perturbation=9)
+    adata = found.anndata
+    assert list(adata.uns[PERTURBATIONS]) == ["G0+G7", "G1", "G7"]
+    labels = adata.obs["perturbation"].to_numpy(str)
+    measured = adata.obs["measured"].to_numpy(bool)
+    control = adata.obs["is_control"].to_numpy(bool)
+    assert set(labels[measured & ~control]) == {"G1"} and measured[control].all()
+    assert [(labels == x).sum() for x in ("G0+G7", "G1", "G7")] == [9, 25, 9]
+    assert list(adata.obs_names[labels == "G7"]) == [f"G7-{i}" for i in range(1, 10)]
+    truth = adata.layers["truth"].toarray()
+    assert not truth[~measured].any() and (truth[measured].sum(axis=1) > 0).all()
+    cells = Cells.open(world / "cells")
+    own = cells.rows(cells.obs.index.get_indexer(adata.obs_names[measured])).toarray()
+    np.testing.assert_array_equal(truth[measured], own)
+    table = pd.read_parquet(found.artifact.path / PERTURBATIONS_FILE).set_index("perturbation")
+    assert table["cells"].to_dict() == {"G0+G7": 9, "G1": 25, "G7": 9}
+    assert table["measured_cells"].to_dict() == {"G0+G7": 0, "G1": 25, "G7": 0}
+    assert table["flagged"].all() and table["target_measured"].all()
+
+
+def test_a_prediction_does_not_depend_on_what_else_is_asked_for(world: Path) -> None:
+    many = ask(world, "many", ["G0", "G1", "G7", "G9"]).anndata
+    one = ask(world, "one", ["G7", "G1"]).anndata
+    np.testing.assert_array_equal(
+        many[many.obs["perturbation"] == "G7"].to_df(), one[one.obs["perturbation"] == "G7"].to_df()
+    )
+    np.testing.assert_array_equal(many.varm[MEANS][:, 2], one.varm[MEANS][:, 1])
+
+
+def test_where_nothing_was_measured_there_is_no_truth(world: Path) -> None:
+    adata = ask(world, "nothing measured", ["G7", "G9"]).anndata
+    assert "truth" not in adata.layers
+    own = adata.obs["is_control"].to_numpy(bool)
+    # As many cells as there are basal controls, all of the line's where nothing is compared.
+    assert (adata.obs["perturbation"] == "G7").sum() == own.sum() == 40
+    assert not adata.obs["measured"][~own].any()
+
+
+def test_what_the_model_cannot_know_is_named_and_the_others_go_on(
+    world: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    table = world / "names.csv"
+    table.write_text("symbol,alias\nG7,OLD7\nG8,G77|OTHER\n")
+    wanted = ["G9", "OLD7", "G99", "Y1+G9"]
+    found = ask(world, "unknown", wanted, aliases=str(table))
+    assert list(found.anndata.uns[PERTURBATIONS]) == ["G9"]
+    assert found.artifact.summary["not_predicted"] == ["G99", "OLD7", "Y1+G9"]
+    said = capfd.readouterr().err
+    assert "'OLD7' (another name of G7)" in said and "'G99' (nearest: 'G9')" in said
+    assert "'Y1+G9'" in said and "the others are predicted" in said
+    with pytest.raises(InputError, match=r"'OLD7'.*name genes of the model's vocab\.json"):
+        ask(world, "all unknown", ["OLD7"])
+    assert not (world / "all unknown").exists()
+
+
+def test_a_measured_perturbation_is_predicted_even_if_the_model_cannot_see_it(world: Path) -> None:
+    found = ask(world, "measured unknown", [UNKNOWN, "G9"])
+    assert list(found.anndata.uns[PERTURBATIONS]) == ["G9", UNKNOWN]
+
+
+def with_beside(world: Path, name: str, trained: list[str], scale: float) -> None:
+    """Copy the smoke model, with what its training lines measured and a factor."""
+    rng = np.random.default_rng(0)
+    effects = TrainingEffects(
+        ["k562", "jurkat"],
+        ["G0", "G1"],
+        trained,
+        rng.normal(size=(2, 2, len(trained))),
+        np.array([[5, 4], [3, 0]]),
+        rng.random((2, len(trained))),
+    )
+    with writing(world / f"model {name}", MODEL, parameters={}) as draft:
+        for file in ("best_model.pt", "vocab.json"):
+            shutil.copyfile(world / "model smoke rank" / file, draft.path / file)
+        args = json.loads((world / "model smoke rank" / "args.json").read_text())
+        args["scgpt_perturb"]["settings"]["scale_effects"] = True
+        (draft.path / "args.json").write_text(json.dumps(args))
+        effects.write(draft.path / TRAINING_EFFECTS_FILE)
+        nothing = pd.DataFrame({"known": [], "agreement": []}, index=pd.Index([], name="label"))
+        told = Confidence(scale, "as a test says", "too few lines", [], nothing, None, None)
+        told.write(draft.path / CONFIDENCE_FILE)
+
+
+def test_genes_that_training_did_not_have_keep_the_controls_value_and_are_listed(
+    world: Path,
+) -> None:
+    with_beside(world, "of some genes", [f"G{i}" for i in range(12)], 1.0)
+    adata = ask(world, "some genes", ["G1", "G20"], "of some genes").anndata
+    assert list(adata.uns["genes_not_predicted"]) == [f"G{i}" for i in range(12, 30)]
+    cells = Cells.open(world / "cells")
+    basal = cells.rows(Splits.open(world / "splits some genes", cells).basal("rpe1")).toarray()
+    change = adata.varm[MEANS] - basal.mean(axis=0)[:, None]
+    assert np.abs(change[12:]).max() < 1e-5 < 1e-2 < np.abs(change[:12]).max()
+    table = pd.read_parquet(world / "some genes" / PERTURBATIONS_FILE).set_index("perturbation")
+    assert table["training_lines"].to_dict() == {"G1": "k562", "G20": ""}
+    assert table["training_cells"].to_dict() == {"G1": 4, "G20": 0}
+    assert table["expected_pearson_delta"].isna().all()
+
+
+def test_the_factor_scales_every_predicted_change(world: Path) -> None:
+    every = [f"G{i}" for i in range(30)]
+    for scale in (1.0, 0.5):
+        with_beside(world, f"scaled {scale}", every, scale)
+        ask(world, f"by {scale}", ["G1", "G7"], f"scaled {scale}")
+    whole, half = (Predictions.open(world / f"by {scale}").anndata for scale in (1.0, 0.5))
+    cells = Cells.open(world / "cells")
+    basal = cells.rows(Splits.open(world / "splits by 1.0", cells).basal("rpe1")).toarray()
+    control = basal.mean(axis=0)[:, None]
+    changes = [adata.varm[MEANS] - control for adata in (whole, half)]
+    free = (np.abs(changes[0]) > 0.05) & (whole.varm[MEANS] > 0.2) & (whole.varm[MEANS] < 14)
+    assert free.sum() > 10
+    np.testing.assert_allclose(changes[1][free], 0.5 * changes[0][free], rtol=1e-3)
+    assert opening(world / "by 0.5", PREDICTIONS).summary["scale"] == 0.5
+
+
+def test_a_checkpoint_that_was_never_fine_tuned_here_is_refused(world: Path) -> None:
+    with writing(world / "model plain", MODEL, parameters={}) as draft:
+        for file in ("best_model.pt", "vocab.json"):
+            shutil.copyfile(world / "model smoke rank" / file, draft.path / file)
+        (draft.path / "args.json").write_text(json.dumps(ARGS))
+    with pytest.raises(InputError, match="never fine-tuned here"):
+        ask(world, "plain", ["G1"], "plain")
+
+
+@pytest.mark.parametrize("number", [-1])
+def test_a_number_of_cells_below_zero_is_refused(world: Path, number: int) -> None:
+    with pytest.raises(InputError, match="cells_per_perturbation: -1; expected 0"):
+        ask(world, "below zero", ["G1"], cells_per_perturbation=number)
+
+
+def test_cell_eval_prepares_the_file_as_it_stands(world: Path, tmp_path: Path) -> None:
+    found = ask(world, "for prep", ["G1", "G7"])
+    (tmp_path / "genes.csv").write_text("\n".join(found.anndata.var_names) + "\n")
+    command = [Path(sys.executable).with_name("cell-eval"), "prep", "-i", found.file]
+    command += ["-g", tmp_path / "genes.csv", "-p", "perturbation", "--expected-gene-dim", "-1"]
+    done = subprocess.run(
+        [*command, "-o", tmp_path / "out.vcc"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out.vcc").stat().st_size > 0

@@ -18,7 +18,6 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from benchmarks.prior import area, read_pairs
-from components.prior.aliases import Aliases, match, read_aliases
 from components.prior.licence import (
     SE_600M,
     UNKNOWN,
@@ -28,6 +27,7 @@ from components.prior.licence import (
 )
 from components.prior.prior import prior
 from components.prior.spectral import embed_graph
+from components.shared.aliases import Aliases, match, read_aliases
 from components.shared.artifact import GENE_PRIOR, opening
 from components.shared.errors import InputError
 from components.shared.gene_prior import coverage, genes_with_vector

@@ -25,7 +25,7 @@ def pair_from(cells: np.ndarray, labels: list[str], kind: Callable = np.asarray)
     names = [f"cell{i}" for i in range(len(labels))]
     obs = pd.DataFrame({"perturbation": labels}, index=names)
     genes = [f"G{i}" for i in range(cells.shape[1])]
-    return Pair(kind(cells), kind(cells), obs, genes, "perturbation", CONTROL)
+    return Pair(kind(cells), obs, genes, "perturbation", CONTROL, kind(cells))
 
 
 def ours(pair: Pair, threads: int = 1) -> Side:

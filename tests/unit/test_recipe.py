@@ -79,7 +79,7 @@ def test_the_ablation_goes_from_the_reference_recipe_to_the_default_one():
     )
     first, *_, last = (asdict(run.recipe) for run in ladder(size, 1))
     reference, default = (asdict(load_recipe(name, {})) for name in ("reference", "default"))
-    of_size = {*asdict(size), "early_stop_after", "predict_window"} & set(default)
+    of_size = {*asdict(size), "early_stop_after", "predict_window", "version"} & set(default)
     assert {name for name in last if last[name] != default[name]} - of_size <= set(NOT_TRIED)
     assert {name for name in first if first[name] != reference[name]} <= of_size
     taken = [name for mend in MENDS for name in mend.settings]

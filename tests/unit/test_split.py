@@ -250,6 +250,71 @@ def test_real_cells_are_counted_as_they_are_in_the_file(tmp_path, shared_data):
     assert summary["unused_cells"] == 0
 
 
+# What is asked for -------------------------------------------------------------------------------
+
+
+def test_a_line_with_controls_alone_is_asked_for_all_that_trains(tmp_path, obs):
+    bare = obs[(obs["cell_line"] != "rpe1") | (obs["perturbation"] == CONTROL)]
+    table = run(tmp_path, bare)
+    opened = Splits.open(tmp_path / "splits", Cells.open(tmp_path / "cells"))
+    assert opened.asked == ["A", "B", "C", "D+E", "F", "J", "K"]
+    assert not (table["role"] == TEST).any()
+    # Nothing is compared, so every control of the line can be a model's input.
+    assert set(table[table["cell_line"] == "rpe1"]["role"]) == {CONTROL_BOTH}
+    assert set(table[table["perturbation"] == CONTROL]["role"]) >= {CONTROL_BASAL}
+    summary = summary_of(tmp_path)
+    assert (summary["test_cells"], summary["asked_for_measured"]) == (0, 0)
+    assert summary["asked_for_not_measured"] == 7
+
+
+def test_what_is_asked_for_is_tested_where_it_is_measured_whatever_training_has(tmp_path, obs):
+    table = run(tmp_path, obs, perturbations=["R", "E+D", "MYC", "A", "A"])
+    opened = Splits.open(tmp_path / "splits", Cells.open(tmp_path / "cells"))
+    assert opened.asked == ["R", "D+E", "MYC", "A"]
+    assert set(table[table["role"] == TEST]["perturbation"]) == {"R", "D+E", "A"}
+    summary = summary_of(tmp_path)
+    assert summary["asked_for_measured"] == 3 and summary["asked_for_not_measured"] == 1
+    assert summary["unused_because"]["test-line perturbation that is not asked for"] == 15
+
+
+def test_without_training_lines_every_measured_perturbation_of_the_line_is_tested(tmp_path, obs):
+    table = run(tmp_path, obs, train_lines=[])
+    own = table["cell_line"] == "rpe1"
+    control = table["perturbation"] == CONTROL
+    assert set(table[own & ~control]["role"]) == {TEST}
+    assert set(table[~own]["role"]) == {UNUSED}
+
+
+def test_without_training_lines_and_measurements_the_model_decides_what_to_predict(tmp_path, obs):
+    bare = obs[(obs["cell_line"] == "rpe1") & (obs["perturbation"] == CONTROL)]
+    run(tmp_path, bare, train_lines=[])
+    opened = Splits.open(tmp_path / "splits", Cells.open(tmp_path / "cells"))
+    assert opened.asked == []
+    assert len(opened.basal("rpe1")) == len(opened.reference("rpe1")) == 11
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("genes.txt", "# mine\nB\n\n D + E \n"),
+        ("genes.csv", "gene,why\nB,first\nD+E,second\n"),
+        ("genes.tsv", "perturbation\tn\nB\t1\nD+E\t2\n"),
+        ("genes.txt", "\ufeffB\r\nD+E\r\n"),
+    ],
+)
+def test_a_list_of_perturbations_may_be_a_file(tmp_path, obs, name, text):
+    (tmp_path / name).write_text(text)
+    table = run(tmp_path, obs, perturbations=[str(tmp_path / name)])
+    assert set(table[table["role"] == TEST]["perturbation"]) == {"B", "D+E"}
+
+
+@pytest.mark.parametrize("text", ["", "gene\n", "# nothing\n", "A\n=1\u202e\n", "+\n"])
+def test_a_list_that_names_nothing_or_hides_something_is_refused(tmp_path, obs, text):
+    (tmp_path / "genes.txt").write_text(text)
+    with pytest.raises(InputError, match=r"genes.txt: .*expected"):
+        run(tmp_path, obs, perturbations=str(tmp_path / "genes.txt"))
+
+
 # Bad input ----------------------------------------------------------------------------------------
 
 
@@ -260,7 +325,6 @@ def test_real_cells_are_counted_as_they_are_in_the_file(tmp_path, shared_data):
         ({"test_line": "RPE-1"}, r"'RPE-1' is not in the cells, nearest: 'rpe1'"),
         ({"train_lines": ["k562", "jurkt"]}, r"train_lines.*'jurkt'.*nearest: 'jurkat'"),
         ({"train_lines": ["k562", "k562"]}, r"'k562' given more than once"),
-        ({"train_lines": []}, r"expected a list of cell lines, got \[\]"),
         ({"train_lines": "k562"}, r"expected a list of cell lines, got 'k562'"),
         ({"test_line": ""}, r"test_line is empty"),
         ({"val_line": "rpe1"}, r"val_line 'rpe1' is not a training line"),
@@ -273,7 +337,9 @@ def test_real_cells_are_counted_as_they_are_in_the_file(tmp_path, shared_data):
         ({"train_lines": ["bare"], "val_fraction": 0}, r"no perturbed cells are left to train"),
         ({"train_lines": ["bare", "k562"]}, r"val_line 'bare' has no perturbed cells"),
         ({"train_lines": ["other"]}, r"test set is empty.*shares no perturbation"),
-        ({"test_line": "bare"}, r"test set is empty.*no perturbed cells"),
+        ({"perturbations": ["A", 7]}, r"perturbations: 7 is no text"),
+        ({"perturbations": ["A", "non-targeting"]}, r"'non-targeting' is no perturbation"),
+        ({"perturbations": ["nowhere.txt"]}, r"nowhere.txt: no such file"),
         ({"train_lines": ["lonely"]}, r"line 'lonely' has 1 control cells.*at least 2 to halve"),
         ({"train_lines": ["none"], "halve_controls": False}, r"line 'none' has 0 control cells"),
         ({"split_file": "nowhere.toml"}, r"nowhere.toml: no such file"),

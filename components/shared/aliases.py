@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from components.prior.columns import read_columns
+from components.shared.columns import read_columns
 from components.shared.errors import InputError
 
 SYMBOL = "symbol"
@@ -84,15 +84,15 @@ def match(names: Iterable[str], genes: Collection[str], aliases: Aliases) -> Mat
     ambiguous = []
     for name in names:
         if name not in exact:
-            meanings = _meanings(name, aliases)
+            meanings = meanings_of(name, aliases)
             if len(meanings) > 1:
                 ambiguous.append(name)
             else:
                 left[next(iter(meanings))].append(name)
     free = defaultdict(list)
-    taken = {next(iter(meanings)) for n in exact if len(meanings := _meanings(n, aliases)) == 1}
+    taken = {next(iter(meanings)) for n in exact if len(meanings := meanings_of(n, aliases)) == 1}
     for gene in genes:
-        meanings = _meanings(gene, aliases)
+        meanings = meanings_of(gene, aliases)
         if gene not in exact and len(meanings) == 1:
             free[next(iter(meanings))].append(gene)
     by_alias = {}
@@ -105,7 +105,7 @@ def match(names: Iterable[str], genes: Collection[str], aliases: Aliases) -> Mat
     return Match(exact | by_alias, by_alias, sorted(ambiguous))
 
 
-def _meanings(name: str, aliases: Aliases) -> frozenset[str]:
+def meanings_of(name: str, aliases: Aliases) -> frozenset[str]:
     """Return the approved symbols that a name may stand for; itself if nothing is known of it."""
     if name in aliases.symbols:
         return frozenset({name})

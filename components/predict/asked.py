@@ -1,0 +1,92 @@
+"""Which perturbations are predicted: those that are asked for, less what the model cannot know."""
+
+import sys
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from components.shared.errors import InputError, nearest
+from components.shared.perturbation import genes_of
+
+MOST_NAMED = 20
+"""Perturbations that a warning names one by one; finding the nearest symbol takes a while."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked for, parted by whether it was measured and whether it can be predicted."""
+
+    measured: list[str]
+    """With cells in the test line, sorted; always predicted, so that all can be scored."""
+    unmeasured: list[str]
+    """Without, sorted."""
+    unknown: list[str]
+    """Those of which the model knows nothing; they are left out."""
+
+    @property
+    def predicted(self) -> list[str]:
+        """All that are predicted, sorted."""
+        return sorted([*self.measured, *self.unmeasured])
+
+
+def asked_for(
+    asked: Sequence[str], measured: Collection[str], knows: Callable[[str], bool]
+) -> Asked:
+    """Part what is asked for.
+
+    Args:
+        asked: perturbations to predict.
+        measured: perturbations with test cells.
+        knows: whether the model knows each gene of a perturbation, or its effect.
+    """
+    others = sorted(set(asked) - set(measured))
+    known = [label for label in others if knows(label)]
+    return Asked(sorted(measured), known, [label for label in others if label not in known])
+
+
+def report_unknown(
+    asked: Asked,
+    knows: Callable[[str], bool],
+    symbols: Collection[str],
+    names: Mapping[str, list[str]],
+) -> None:
+    """Name what is left out, and what may be meant.
+
+    Args:
+        asked: from `asked_for`.
+        knows: whether the model knows a perturbation.
+        symbols: genes the model knows.
+        names: what a gene may stand for, by the table of other names.
+
+    Raises:
+        InputError: nothing is left to predict.
+    """
+    if not asked.unknown:
+        return
+    listed = [_named(label, knows, symbols, names) for label in asked.unknown[:MOST_NAMED]]
+    if len(asked.unknown) > MOST_NAMED:
+        listed.append(f"{len(asked.unknown) - MOST_NAMED} more")
+    many = len(asked.unknown) > 1
+    text = (
+        f"{'these' if many else 'this'} cannot be predicted, since the model knows neither the "
+        f"gene nor its effect: {'; '.join(listed)}"
+    )
+    if not asked.predicted:
+        raise InputError(f"perturbations: {text}; name genes of the model's vocab.json")
+    print(f"predict: WARNING: {text}; the others are predicted", file=sys.stderr, flush=True)
+
+
+def _named(
+    label: str,
+    knows: Callable[[str], bool],
+    symbols: Collection[str],
+    names: Mapping[str, list[str]],
+) -> str:
+    hints = []
+    for gene in genes_of(label):
+        if knows(gene):
+            continue
+        if found := names.get(gene):
+            hints.append(f"another name of {' or '.join(found)}")
+        else:
+            hints.append(nearest(gene, symbols).removeprefix(", "))
+    return f"'{label}'" + (f" ({', '.join(filter(None, hints))})" if any(hints) else "")
