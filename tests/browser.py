@@ -1,5 +1,6 @@
 """A real browser for tests: Chromium without a window, spoken to by its DevTools protocol."""
 
+import base64
 import json
 import re
 import shutil
@@ -144,15 +145,12 @@ class Page:
         """Press and release a key of `KEYS`."""
         text = {"Enter": "\r", " ": " "}.get(key)
         given = {"key": key, "windowsVirtualKeyCode": KEYS[key], "modifiers": 8 if shift else 0}
-        self.call(
-            "Input.dispatchKeyEvent", type="keyDown", **given, **({"text": text} if text else {})
-        )
+        typed = {"text": text} if text else {}
+        self.call("Input.dispatchKeyEvent", type="keyDown", **given, **typed)
         self.call("Input.dispatchKeyEvent", type="keyUp", **given)
 
     def screenshot(self, file: Path, *, whole: bool = True) -> None:
         """Write a picture of the page."""
-        import base64
-
         got = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
         file.write_bytes(base64.b64decode(got["data"]))
 

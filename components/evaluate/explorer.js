@@ -448,13 +448,13 @@ document.documentElement.classList.add("scripted");
     if (known(reached)) parts.push(el("p", {}, el("b", {}, `Reached: ${number(reached, 2)}`), ", measured in ", bdi(facts.testLine), "."));
     const marks = [expected, low, high, reached].filter(known);
     if (marks.length) {
-      const from = Math.min(0, ...marks), axis = { low: from, span: 1 - from };
+      const from = Math.min(0, ...marks), axis = { low: from, span: Math.max(1, ...marks) - from };
       axis.at = (value) => (100 * (value - from)) / axis.span;
       const range = known(low) && known(high) ? standing(el("span", { class: "range" }), axis.at(low), axis.at(high) - axis.at(low)) : null;
       parts.push(el("div", { class: "scale", "aria-hidden": "true" }, range,
         known(expected) ? standing(el("span", { class: "mark dot" }), axis.at(expected)) : null,
         known(reached) ? standing(el("span", { class: "mark test" }), axis.at(reached)) : null,
-        [...(from < 0 ? [from] : []), 0, 0.5, 1].map((value) => standing(el("span", { class: "tick" }, number(value, value === from && from < 0 ? 2 : 1)), axis.at(value)))));
+        [...(from < -0.2 ? [from] : []), 0, 0.5, 1].map((value) => standing(el("span", { class: "tick" }, number(value, 1)), axis.at(value)))));
     }
     return el("div", {}, el("h3", {}, "How sure"), parts);
   }
@@ -630,7 +630,7 @@ document.documentElement.classList.add("scripted");
       }
     } else for (const here of document.querySelectorAll("a.here")) here.setAttribute("href", written);
     document.documentElement.dataset.drawn = written || "#";
-    performance.mark("drawn");
+    requestAnimationFrame(() => setTimeout(() => performance.mark("drawn"))); // it is painted then
   }
 
   function start() {

@@ -34,6 +34,7 @@ from components.evaluate.compact import (
 )
 from components.evaluate.report import Origin
 from components.shared.artifact import code_version
+from components.shared.confidence import MEAN, MEASURED, NEAR_BY, SUMMED
 from components.shared.page import number, page_css
 from components.shared.predictions import PERTURBATION_COLUMNS
 from components.shared.training_effects import TrainingEffects
@@ -45,10 +46,10 @@ ALIKE = 10
 NAMED_GENES = 3
 """Genes named in a row of the table, up and down each."""
 KNOWN = {
-    "measured": "measured in training lines",
-    "summed": "the sum of its genes' changes, each measured in training lines",
-    "near by": "inferred from genes that the prior puts near by",
-    "mean": "not known: the mean of all training effects",
+    MEASURED: "measured in training lines",
+    SUMMED: "the sum of its genes' changes, each measured in training lines",
+    NEAR_BY: "inferred from genes that the prior puts near by",
+    MEAN: "not known: the mean of all training effects",
 }
 UNSEEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
 """Characters that are not seen, or that turn what stands beside them around."""
