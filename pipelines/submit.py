@@ -25,6 +25,7 @@ from typing import Any
 from kfp.cli.utils.parsing import parse_parameter_value
 from kfp_server_api import V2beta1Run
 
+from components.shared.buckets import FORMS, SCHEMES
 from components.shared.downloads import shown
 from components.shared.errors import InputError, one_line_errors, shortlist
 from components.shared.storage import scheme_of
@@ -58,14 +59,14 @@ def check_visible(params: Mapping[str, Any]) -> None:
         if uri and scheme_of(uri) in ("", "file"):
             raise InputError(
                 f"{name}={uri}: is on this machine, where the cluster's tasks cannot see it; "
-                "copy it to a bucket and give its gs://… (or hf://, https://)"
+                "copy it to a bucket and give its gs://… (or s3://, minio://, hf://, https://)"
             )
     place = params.get("checkpoints", "")
-    if place and scheme_of(place) != "gs":
-        raise InputError(f"checkpoints={place}: expected gs://bucket/prefix")
+    if place and scheme_of(place) not in SCHEMES:
+        raise InputError(f"checkpoints={shown(place)}: expected {FORMS}")
     target = params.get("publish_to", "")
-    if target and scheme_of(target) not in ("gs", "hf"):
-        raise InputError(f"publish_to={target}: expected gs://bucket/prefix or hf://owner/name")
+    if target and scheme_of(target) not in (*SCHEMES, "hf"):
+        raise InputError(f"publish_to={shown(target)}: expected {FORMS} or hf://owner/name")
 
 
 def check_sendable(params: Mapping[str, Any]) -> None:

@@ -132,8 +132,8 @@ def test_cells_come_from_a_bucket_and_everything_is_published_to_one(
             bucket.bucket(name)
         endpoint = {"STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{bucket.port}"}
         upload = (
-            "from components.shared import storage_gs; from pathlib import Path; import sys; "
-            "storage_gs.upload(Path(sys.argv[1]), storage_gs.client().bucket('screens'), 'x.h5ad')"
+            "from components.shared.buckets import open_bucket; from pathlib import Path; import sys; "
+            "open_bucket('gs://screens').upload(Path(sys.argv[1]), 'x.h5ad')"
         )
         subprocess.run(
             [sys.executable, "-c", upload, str(cells)],

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import torch._dynamo  # what the first optimiser imports takes as long as the rest of a run here
 
-from components.finetune import checkpoints_gs, keeping, tracking, training  # noqa: F401
+from components.finetune import keeping, tracking, training
 from components.finetune.finetune import finetune
 from components.shared.errors import one_line_errors
 from components.shared.scgpt_package import transformer_generator

@@ -16,11 +16,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.finetune.checkpoints import MANIFEST, Checkpoints, Saved, open_place
+from components.finetune.checkpoints import Checkpoints, Saved
+from components.finetune.places import MANIFEST, open_place
 from components.shared import storage_gs
 from components.shared.artifact import sha256_of
 from components.shared.errors import InputError
-from tests.unit.bucket_server import Cut, Emulator, Lost, closed_port, emulating
+from tests.unit.bucket_server import Emulator, emulating
+from tests.unit.faults import Cut, Lost, closed_port
 from tests.unit.test_storage import one_line
 
 SHORT = storage_gs.RETRY.with_timeout(0.2)
@@ -400,7 +402,8 @@ def test_a_folder_needs_nothing_but_torch(tmp_path: Path) -> None:
 import sys
 for name in ("google", "requests", "huggingface_hub", "numpy", "pandas", "kfp", "yaml"):
     sys.modules[name] = None
-from components.finetune.checkpoints import Checkpoints, open_place
+from components.finetune.checkpoints import Checkpoints
+from components.finetune.places import open_place
 Checkpoints(open_place(sys.argv[1]), {}).save({"progress": 1}, 1, 1)
 """
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)

@@ -10,7 +10,8 @@ import pytest
 from components.publish.publish import check_target, publish
 from components.shared import storage_gs
 from components.shared.errors import InputError
-from tests.unit.bucket_server import Cut, Emulator, Fault, Lost, emulating
+from tests.unit.bucket_server import Emulator, emulating
+from tests.unit.faults import Cut, Fault, Lost
 from tests.unit.hub_server import (
     BIG,
     COMMIT,

@@ -26,7 +26,8 @@ from components.shared import storage_gs
 from components.shared.errors import InputError
 from components.split.split import split
 from tests.helpers import cells_artifact, screen
-from tests.unit.bucket_server import Cut, Emulator, emulating
+from tests.unit.bucket_server import Emulator, emulating
+from tests.unit.faults import Cut
 from tests.unit.finetune_process import FineTune, Position, without_wandb
 from tests.unit.test_finetune import VOCABULARY, write_prior
 from tests.unit.test_storage import one_line
