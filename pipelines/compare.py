@@ -58,7 +58,7 @@ def comparison_on(profile: Profile, images: Mapping[str, str]) -> Any:
         """Fine-tune scGPT with several gene priors and seeds, and tell which prior helps.
 
         Args:
-            dataset: h5ad of screens: path, gs://, s3://, hf://datasets/, https://, sim:// (generated).
+            dataset: h5ad of screens: path, gs://, s3://, hf://datasets/, https:// or sim:// (made).
             train_lines: cell lines to train on.
             test_line: cell line to predict.
             pretrained: folder or URI of an scGPT checkpoint, or random://tiny, small, whole-human.

@@ -54,7 +54,7 @@ def pipeline_on(profile: Profile, images: Mapping[str, str]) -> Any:
         """Fine-tune scGPT on screens in some cell lines and predict the screen in another.
 
         Args:
-            dataset: h5ad of screens: path, gs://, s3://, hf://datasets/, https://, sim:// (generated).
+            dataset: h5ad of screens: path, gs://, s3://, hf://datasets/, https:// or sim:// (made).
             train_lines: cell lines to train on.
             test_line: cell line to predict.
             pretrained: folder or URI of an scGPT checkpoint, or random://tiny, small, whole-human.

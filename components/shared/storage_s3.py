@@ -26,10 +26,13 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import boto3.session
+import botocore.session
 from awscrt import checksums as crc
 from botocore import UNSIGNED
 from botocore import exceptions as boto
 from botocore.config import Config
+from botocore.loaders import create_loader
+from botocore.parsers import ResponseParserError
 from google.api_core.exceptions import RetryError
 from google.api_core.retry import Retry
 
@@ -57,11 +60,18 @@ KEYS = {
 UPLOAD_ID, SHA256 = "upload-id", "sha256"
 """Metadata of an object of ours: which upload made it, and the digest of its content."""
 DAMAGED = "what arrived is not what was sent; run it again"
+LOADER = create_loader()
 PASSING_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 PASSING_CODES = frozenset({"RequestTimeout", "SlowDown", "ConditionalRequestConflict"})
 """What another try may mend; S3 gives some of it another status, 400 or 409."""
 REFUSED_CODES = frozenset({"ExpiredToken", "InvalidToken", "TokenRefreshRequired"})
 """Refusals of credentials with status 400."""
+ALWAYS = {
+    "list_objects_v2": "Name",
+    "create_multipart_upload": "UploadId",
+    "complete_multipart_upload": "ETag",
+}
+"""What an answer always holds; one that was cut at its beginning is read as an empty one."""
 DAMAGED_CODES = frozenset({"BadDigest", "InvalidDigest", "XAmzContentSHA256Mismatch"})
 CREDENTIAL_ERRORS = (
     boto.NoCredentialsError,
@@ -79,7 +89,12 @@ CREDENTIAL_ERRORS = (
 def _passing(error: Exception) -> bool:
     if isinstance(error, boto.ClientError):
         return _status(error) in PASSING_STATUS or _code(error) in PASSING_CODES
-    lost = (boto.HTTPClientError, boto.ConnectionError, boto.IncompleteReadError)
+    lost = (
+        boto.HTTPClientError,
+        boto.ConnectionError,
+        boto.IncompleteReadError,
+        ResponseParserError,  # of an answer that was cut
+    )
     return isinstance(error, lost) and not isinstance(error, boto.SSLError)
 
 
@@ -119,7 +134,14 @@ def has_credentials(scheme: str) -> bool:
     """Return whether there are credentials for a scheme; whether they are good only S3 knows."""
     if scheme == "minio":
         return all(os.environ.get(name) for name in BUNDLED_KEYS)
-    return boto3.session.Session().get_credentials() is not None
+    return _session().get_credentials() is not None
+
+
+def _session() -> boto3.session.Session:
+    """Return a new session, which looks for credentials anew, without reading S3's model again."""
+    core = botocore.session.get_session()
+    core.register_component("data_loader", LOADER)
+    return boto3.session.Session(botocore_session=core)
 
 
 def client(scheme: str) -> Any:
@@ -151,9 +173,7 @@ def client(scheme: str) -> Any:
             "aws_secret_access_key": secret,
             "region_name": "us-east-1",
         }
-    return boto3.session.Session().client(
-        "s3", endpoint_url=endpoint, config=Config(**options), **given
-    )
+    return _session().client("s3", endpoint_url=endpoint, config=Config(**options), **given)
 
 
 def _endpoint(scheme: str) -> str | None:
@@ -338,7 +358,13 @@ class Bucket:
             raise
 
     def _call(self, operation: str, **arguments: Any) -> dict[str, Any]:
-        return RETRY(partial(getattr(self._client, operation), Bucket=self._name, **arguments))()
+        def ask() -> dict[str, Any]:
+            answer = getattr(self._client, operation)(Bucket=self._name, **arguments)
+            if ALWAYS.get(operation, "") not in ("", *answer):
+                raise boto.IncompleteReadError(actual_bytes=0, expected_bytes=1)
+            return answer
+
+        return RETRY(ask)()
 
     def body(self, name: str, etag: str, version: dict[str, str], start: int, size: int) -> bytes:
         """Return bytes of one version of an object; a body that is cut is asked for again."""

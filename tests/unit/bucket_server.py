@@ -35,6 +35,7 @@ from gcp_storage_emulator.handlers.buckets import create_bucket
 from gcp_storage_emulator.server import RequestHandler
 from gcp_storage_emulator.storage import Storage
 
+from components.shared import storage_gs
 from tests.unit.faults import Cut, Damaged, Fault, Faults, Lost, changed, taken
 
 KEPT = 256 * 2**10
@@ -43,6 +44,8 @@ KEPT = 256 * 2**10
 
 class Emulator(Faults):
     """What the tests see of the emulator: its content, what was asked, and faults to come."""
+
+    scheme = "gs"
 
     def __init__(self) -> None:
         logging.getLogger("gcp_storage_emulator").setLevel(logging.CRITICAL)
@@ -64,6 +67,18 @@ class Emulator(Faults):
 
     def read(self, bucket: str, name: str) -> bytes:
         return self.storage.get_file(bucket, name)
+
+    def put(self, bucket: str, name: str, content: bytes) -> None:
+        """Do what another writer does, who asks for no precondition."""
+        storage_gs.client().bucket(bucket).blob(name).upload_from_string(content)
+
+    def remove(self, bucket: str, name: str) -> None:
+        self.storage.delete_file(bucket, name)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a process needs to reach it."""
+        return {"STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{self.port}"}
 
     def generation(self, bucket: str, name: str) -> str:
         """Return the generation of an object, ``0`` if there is none."""

@@ -30,6 +30,9 @@ Fault = int | Cut | Lost | Damaged | None
 class Faults:
     """Faults to come, what was asked of the store, and what came to be in it."""
 
+    scheme: str
+    """Of the store's URIs."""
+
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self.uploads: list[str] = []
@@ -37,6 +40,10 @@ class Faults:
         self.requests: list[tuple[str, str, str]] = []
         """Kind, object's name and range of each request."""
         self._faults: dict[tuple[str, str], Iterator[Fault | Callable[[], object]]] = {}
+
+    def uri(self, place: str) -> str:
+        """Return the URI of ``<bucket>/<name>``."""
+        return f"{self.scheme}://{place}"
 
     def fail(
         self, kind: str, faults: Iterable[Fault | Callable[[], object]], name: str = ""

@@ -43,6 +43,8 @@ class Store(Faults):
     parts), ``chunk`` (a part), ``complete``, ``abort`` and ``delete``.
     """
 
+    scheme = "s3"
+
     def __init__(self) -> None:
         super().__init__()
         logging.getLogger("werkzeug").setLevel(logging.CRITICAL)
@@ -156,7 +158,7 @@ class _Handler(WSGIRequestHandler):
         if self.command == "HEAD" and "partNumber" in query and status.startswith("20"):
             part = self.store.key(bucket, name).multipart
             if part is not None:
-                length = len(part.parts[int(query["partNumber"])].value)
+                length = part.parts[int(query["partNumber"])].size
                 head = [item for item in head if item[0].lower() != "content-length"]
                 head.append(("Content-Length", str(length)))
         return int(status.split()[0]), head, b"".join(chunks)
