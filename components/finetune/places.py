@@ -77,8 +77,8 @@ def own_place(uri: str, path: str) -> str:
     if scheme in SCHEMES:
         print(
             f"finetune: WARNING: checkpoints: no credentials for {scheme}://, so they stay on this "
-            "pod's disk, and a pod that is tried again begins at epoch 1; components/shared/"
-            "README.md says which it looks for, or give checkpoints=",
+            "pod's disk, and a pod that is tried again begins at epoch 1; manifests/README.md, "
+            "'S3', says which it looks for, or give checkpoints=",
             file=sys.stderr,
             flush=True,
         )

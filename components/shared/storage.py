@@ -101,7 +101,7 @@ def fetch_folder(uri: str, folder: Path, names: Sequence[str]) -> Path:
     """Return a local folder that holds the files ``names`` of the folder that ``uri`` names.
 
     Args:
-        uri: as for `fetch`, of a folder: ``gs://bucket/prefix``, ``hf://models/<owner>/<name>``.
+        uri: as for `fetch`, of a folder: ``s3://bucket/prefix``, ``hf://models/<owner>/<name>``.
         folder: where downloads go; a local folder stays where it is.
         names: plain file names.
 

@@ -206,6 +206,10 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], str | tuple[str, ...]]] = {
         package(secret_of("huggingface", "secretKey", "hf-token")),
         "finetune: secret huggingface key hf-token; manifests/secrets.example.yaml has",
     ),
+    "a key that KFP's own secret has not": (
+        package(secret_of("mlpipeline-minio-artifact", "secretKey", "access-key")),
+        "finetune: secret mlpipeline-minio-artifact key access-key; manifests/secrets.example",
+    ),
     "a secret that must be there": (
         package(secret_of("wandb", "optional", False)),
         "finetune: secret wandb is not optional",
