@@ -11,8 +11,6 @@ system around the same client. Its own tries are off: they do not cover a body t
 counted, not timed. google-api-core's Retry, which Cloud Storage's client uses, goes around it.
 """
 
-import base64
-import hashlib
 import math
 import os
 import re
@@ -27,7 +25,6 @@ from typing import Any, BinaryIO
 
 import boto3.session
 import botocore.session
-from awscrt import checksums as crc
 from botocore import UNSIGNED
 from botocore import exceptions as boto
 from botocore.config import Config
@@ -40,6 +37,15 @@ from components.shared.artifact import sha256_of
 from components.shared.downloads import reason, shown
 from components.shared.errors import InputError, nearest
 from components.shared.objects import GoneError, Stored, split_uri
+from components.shared.s3_digests import (
+    CHECKSUMS,
+    etag_of_parts,
+    md5,
+    md5_base64,
+    md5_etag,
+    md5_of,
+    md5_of_parts,
+)
 
 UPLOAD_PART = 32 * 2**20
 """Bytes of one request of an upload, at least 5 MiB; a smaller file is one request."""
@@ -100,34 +106,6 @@ def _passing(error: Exception) -> bool:
 
 RETRY = Retry(predicate=_passing, initial=1.0, maximum=60.0, multiplier=2.0, timeout=120.0)
 """Each request is tried again by itself, with growing waits."""
-
-
-def _crc(compute: Callable[[bytes, int], int], size: int) -> Callable[[Path], str]:
-    def of(path: Path) -> str:
-        value = 0
-        for block in _blocks(path):
-            value = compute(block, value)
-        return base64.b64encode(value.to_bytes(size)).decode()
-
-    return of
-
-
-def _hashed(name: str) -> Callable[[Path], str]:
-    def of(path: Path) -> str:
-        with path.open("rb") as file:
-            return base64.b64encode(hashlib.file_digest(file, name).digest()).decode()
-
-    return of
-
-
-CHECKSUMS: Mapping[str, Callable[[Path], str]] = {
-    "CRC64NVME": _crc(crc.crc64nvme, 8),
-    "CRC32C": _crc(crc.crc32c, 4),
-    "CRC32": _crc(crc.crc32, 4),
-    "SHA256": _hashed("sha256"),
-    "SHA1": _hashed("sha1"),
-}
-"""Checksums that S3 keeps, as it writes them: base64, big-endian."""
 
 
 def has_credentials(scheme: str) -> bool:
@@ -263,7 +241,7 @@ class Bucket:
                     raise
             else:
                 stored = Stored(name, answer["ETag"])
-                if _etag(answer) not in ("", etag):
+                if md5_etag(answer) not in ("", etag):
                     self.delete(stored)
                     raise InputError(f"{self.uri}/{name}: {DAMAGED}")
                 return stored
@@ -283,10 +261,10 @@ class Bucket:
             Key=name,
             Body=body,
             Metadata=metadata,
-            ContentMD5=_md5_64(body),
+            ContentMD5=md5_base64(body),
             IfNoneMatch="*",
         )
-        return _md5(body).hex(), answer
+        return md5(body).hex(), answer
 
     def _put_parts(
         self, path: Path, name: str, metadata: dict[str, str]
@@ -306,9 +284,9 @@ class Bucket:
                 UploadId=upload,
                 PartNumber=number,
                 Body=body,
-                ContentMD5=_md5_64(body),
+                ContentMD5=md5_base64(body),
             )
-            return _md5(body), {"PartNumber": number, "ETag": answer["ETag"]}
+            return md5(body), {"PartNumber": number, "ETag": answer["ETag"]}
 
         try:
             with ThreadPoolExecutor(WORKERS) as pool:
@@ -327,7 +305,7 @@ class Bucket:
         except BaseException:
             self._abort(name, upload)
             raise
-        return _md5_of_parts([digest for digest, _ in sent]), answer
+        return md5_of_parts([digest for digest, _ in sent]), answer
 
     def _abort(self, name: str, upload: str) -> None:
         """Throw away the parts of an upload; what led here matters more than a failure of it."""
@@ -429,11 +407,11 @@ class _Version:
             value = self._facts.get(f"Checksum{name}", "")
             if value and "-" not in value:  # with one it is of the parts' checksums
                 return name, value, compute
-        etag = _etag(self._facts)
+        etag = md5_etag(self._facts)
         if etag and "-" not in etag:
-            return "MD5", etag, _md5_of
+            return "MD5", etag, md5_of
         if etag and (part := self._bucket.part_size(self._name, self._facts)):
-            return "MD5 of parts", etag, partial(_etag_of, part=part)
+            return "MD5 of parts", etag, partial(etag_of_parts, part=part)
         print(
             f"{self.uri}: WARNING: the store keeps no digest of it that can be checked, only its "
             f"size is; #sha256=… at the end of the URI checks it",
@@ -441,43 +419,6 @@ class _Version:
             flush=True,
         )
         return "size", str(self.size), lambda path: str(path.stat().st_size)
-
-
-def _etag(facts: Mapping[str, Any]) -> str:
-    """Return an ETag if it is an MD5, of the content or of its parts' MD5, else an empty string."""
-    keyed = facts.get("ServerSideEncryption", "").startswith("aws:kms")
-    etag = facts["ETag"].strip('"').lower()
-    customer = "SSECustomerAlgorithm" in facts
-    return etag if re.fullmatch(r"[0-9a-f]{32}(-\d+)?", etag) and not (keyed or customer) else ""
-
-
-def _md5(content: bytes) -> bytes:
-    return hashlib.md5(content, usedforsecurity=False).digest()
-
-
-def _md5_64(content: bytes) -> str:
-    return base64.b64encode(_md5(content)).decode()
-
-
-def _md5_of(path: Path) -> str:
-    digest = hashlib.md5(usedforsecurity=False)
-    for block in _blocks(path):
-        digest.update(block)
-    return digest.hexdigest()
-
-
-def _md5_of_parts(digests: list[bytes]) -> str:
-    return f"{_md5(b''.join(digests)).hex()}-{len(digests)}"
-
-
-def _etag_of(path: Path, part: int) -> str:
-    return _md5_of_parts([_md5(block) for block in _blocks(path, part)])
-
-
-def _blocks(path: Path, size: int = 2**20) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        while block := file.read(size):
-            yield block
 
 
 @contextmanager

@@ -314,7 +314,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], str | tuple[str, ...]]] = {
     ),
     "a key that no task reads": (
         add("manifests/secrets.example.yaml", '  user: ""\n'),
-        "manifests/secrets.example.yaml: Secret/huggingface: no task reads its key user",
+        "manifests/secrets.example.yaml: Secret/s3: no task reads its key user",
     ),
     "a field KFP does not know": (
         package(lambda spec, _: spec["root"].update(surprise=1)),

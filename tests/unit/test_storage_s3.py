@@ -26,6 +26,7 @@ from components.ingest.ingest import ingest
 from components.shared import chunks, storage_s3
 from components.shared.errors import InputError
 from components.shared.objects import Stored
+from components.shared.s3_digests import CHECKSUMS
 from components.shared.storage import fetch, fetch_folder
 from tests.unit.faults import Cut, Damaged, Fault, Lost, closed_port
 from tests.unit.s3_server import BUNDLED_KEYS, KEYS, Store, serving_s3
@@ -265,7 +266,7 @@ def test_the_checksums_are_those_of_the_standards(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"123456789")
     wanted = {"CRC32": "cbf43926", "CRC32C": "e3069283", "CRC64NVME": "ae8b14860a799888"}
     for name, value in wanted.items():
-        found = storage_s3.CHECKSUMS[name](tmp_path / "x")
+        found = CHECKSUMS[name](tmp_path / "x")
         assert base64.b64decode(found).hex() == value
 
 
@@ -515,6 +516,33 @@ def test_a_fault_at_the_very_end_is_mended(s3: Store, tmp_path: Path, fault: Fau
     assert s3.read("screens", "cells.h5ad") == BIG
     # Each part went once: no fault makes it begin again.
     assert len(s3.ranges("chunk")) == 3
+
+
+UPLOAD = """
+import sys
+from pathlib import Path
+from components.shared import storage_s3
+storage_s3.UPLOAD_PART = int(sys.argv[2])
+storage_s3.Bucket("s3", "screens").upload(Path(sys.argv[1]), "cells.h5ad")
+"""
+
+
+def test_an_upload_that_was_killed_is_not_there_and_the_next_process_makes_it(
+    s3: Store, tmp_path: Path
+) -> None:
+    (tmp_path / "x").write_bytes(BIG)
+    s3.fail("chunk", chain([None], repeat(503)))
+    command = [sys.executable, "-c", UPLOAD, str(tmp_path / "x"), str(PART)]
+    process = subprocess.Popen(command)
+    while len(s3.ranges("chunk")) < 4:
+        assert process.poll() is None
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert s3.names("screens") == []
+    s3.mend()
+    subprocess.run(command, check=True)
+    assert s3.read("screens", "cells.h5ad") == BIG
 
 
 def test_parts_go_several_at_a_time(s3: Store, tmp_path: Path) -> None:
