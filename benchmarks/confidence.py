@@ -9,14 +9,10 @@ what a network predicts. Finished runs are kept as JSON and not done again; docs
 written after each.
 """
 
-import argparse
 import io
-import json
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -30,24 +26,17 @@ from components.evaluate.trust import kept_surest
 from components.finetune.confidence import confidence
 from components.finetune.deltas import line_deltas
 from components.finetune.effects import known_effects
-from components.finetune.finetune import finetune
 from components.finetune.left_out import Screen
 from components.finetune.loading import load_training_data
 from components.finetune.validation import pearson
 from components.ingest.ingest import ingest
-from components.predict.predict import predict
-from components.prior.prior import prior
-from components.shared.artifact import code_version
 from components.shared.cells import Cells
 from components.shared.confidence import (
-    CONFIDENCE_FILE,
     MEASURED,
     Confidence,
     control_similarity,
 )
-from components.shared.errors import one_line_errors
 from components.shared.perturbation import CONTROL
-from components.shared.predictions import MEANS, Predictions
 from components.shared.splits import TRAIN, UNUSED, Splits
 from components.shared.tokens import GeneTokens
 from components.shared.training_effects import training_effects

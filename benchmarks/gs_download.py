@@ -13,19 +13,19 @@ import tempfile
 import time
 from pathlib import Path
 
-from components.shared import storage_gs
+from components.shared import chunks, storage_gs
 from tests.unit.bucket_server import emulating
 
-NOW = storage_gs.WORKERS, storage_gs.DOWNLOAD_CHUNK
+NOW = chunks.WORKERS, chunks.CHUNK
 ONE_BY_ONE = 1, 32 * 2**20
 
 
 def seconds(workers: int, chunk: int) -> float:
     """Return how long a download takes with so many workers and bytes a chunk."""
-    storage_gs.WORKERS, storage_gs.DOWNLOAD_CHUNK = workers, chunk
+    chunks.WORKERS, chunks.CHUNK = workers, chunk
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        storage_gs.download("gs://bucket/object", Path(folder))
+        chunks.download("gs://bucket/object", Path(folder))
         return time.perf_counter() - start
 
 

@@ -61,7 +61,7 @@ def comparison_on(profile: Profile, images: Mapping[str, str]) -> Any:
         """Fine-tune scGPT with several gene priors and seeds, and tell which prior helps.
 
         Args:
-            dataset: h5ad of screens: path, gs://, hf://datasets/, https://, or sim:// (generated).
+            dataset: h5ad of screens: path, gs://, s3://, hf://datasets/, https:// or sim:// (made).
             train_lines: cell lines to train on.
             test_line: cell line to predict; control cells of it are enough.
             pretrained: folder or URI of an scGPT checkpoint, or random://tiny, small, whole-human.
@@ -76,9 +76,9 @@ def comparison_on(profile: Profile, images: Mapping[str, str]) -> Any:
             cells_per_perturbation: predicted cells of each that was not measured; 0 = as many as
                 the line has basal controls, at most 200.
             split_seed: draws what split draws, once for all runs.
-            publish_to: gs://bucket/prefix, hf://owner/name or a folder (local runs only) for the
+            publish_to: gs:// or s3://bucket/prefix, hf://owner/name, a folder (local only) for the
                 run that is best in validation; empty = it stays in the pipeline's own storage.
-            checkpoints: gs://bucket/prefix (or a folder) to resume from; empty = the runs' own.
+            checkpoints: gs:// or s3://bucket/prefix, or folder, to resume from; empty = their own.
             perturbation_column: column of obs with the perturbed gene.
             cell_line_column: column of obs with the cell line, or =name if there is only one.
             control_label: label of control cells.

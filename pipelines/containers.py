@@ -8,6 +8,7 @@ from typing import Any
 
 from kfp import local
 
+from components.shared.buckets import SCHEMES
 from components.shared.errors import InputError
 from components.shared.storage import SHA256, local_path, scheme_of
 from pipelines.images import docker as docker_client
@@ -15,8 +16,16 @@ from pipelines.images import engine_address
 from pipelines.inputs import input_uris
 from pipelines.scheduling import USER
 
-REMOTE = ("gs", "hf", "http", "https")
-ENDPOINTS = ("HF_ENDPOINT", "STORAGE_EMULATOR_HOST", "WANDB_BASE_URL")
+REMOTE = (*SCHEMES, "hf", "http", "https")
+ENDPOINTS = (
+    "AWS_ENDPOINT_URL",
+    "AWS_ENDPOINT_URL_S3",
+    "HF_ENDPOINT",
+    "MINIO_SERVICE_SERVICE_HOST",
+    "MINIO_SERVICE_SERVICE_PORT",
+    "STORAGE_EMULATOR_HOST",
+    "WANDB_BASE_URL",
+)
 """Addresses of services, which may be of this machine."""
 CREDENTIALS = "GOOGLE_APPLICATION_CREDENTIALS"
 GCLOUD_CREDENTIALS = Path("~/.config/gcloud/application_default_credentials.json").expanduser()
@@ -24,7 +33,13 @@ GCLOUD_CREDENTIALS = Path("~/.config/gcloud/application_default_credentials.json
 ENVIRONMENT = (
     *ENDPOINTS,
     CREDENTIALS,
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AWS_DEFAULT_REGION",
     "HF_TOKEN",
+    "MINIO_ACCESS_KEY",
+    "MINIO_SECRET_KEY",
     "WANDB_API_KEY",
     "WANDB_PROJECT",
 )

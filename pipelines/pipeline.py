@@ -58,7 +58,7 @@ def pipeline_on(profile: Profile, images: Mapping[str, str]) -> Any:
         """Fine-tune scGPT on screens in some cell lines and predict the screen in another.
 
         Args:
-            dataset: h5ad of screens: path, gs://, hf://datasets/, https://, or sim:// (generated).
+            dataset: h5ad of screens: path, gs://, s3://, hf://datasets/, https:// or sim:// (made).
             train_lines: cell lines to train on.
             test_line: cell line to predict; control cells of it are enough.
             pretrained: folder or URI of an scGPT checkpoint, or random://tiny, small, whole-human.
@@ -70,8 +70,8 @@ def pipeline_on(profile: Profile, images: Mapping[str, str]) -> Any:
             cells_per_perturbation: predicted cells of each that was not measured; 0 = as many as
                 the line has basal controls, at most 200.
             seed: reaches every random draw.
-            publish_to: gs://bucket/prefix, hf://owner/name, a folder (local runs only), or empty.
-            checkpoints: gs://bucket/prefix (or a folder) to resume from; empty = the run's own.
+            publish_to: gs:// or s3://bucket/prefix, hf://owner/name, folder (local only), or empty.
+            checkpoints: gs:// or s3://bucket/prefix, or folder, to resume from; empty = its own.
             perturbation_column: column of obs with the perturbed gene.
             cell_line_column: column of obs with the cell line, or =name if there is only one.
             control_label: label of control cells.

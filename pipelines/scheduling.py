@@ -30,15 +30,26 @@ USER = 10001
 """The user every image runs as."""
 SECRETS = {
     "huggingface": {"token": "HF_TOKEN"},
+    "mlpipeline-minio-artifact": {  # KFP's own, made by its installation
+        "accesskey": "MINIO_ACCESS_KEY",
+        "secretkey": "MINIO_SECRET_KEY",
+    },
+    "s3": {
+        "access-key-id": "AWS_ACCESS_KEY_ID",
+        "secret-access-key": "AWS_SECRET_ACCESS_KEY",
+        "endpoint": "AWS_ENDPOINT_URL",
+        "region": "AWS_DEFAULT_REGION",
+    },
     "wandb": {"api-key": "WANDB_API_KEY"},
 }
 """Secret name to key to environment variable; a run goes on without those that do not exist."""
+OF_STORES = ("huggingface", "mlpipeline-minio-artifact", "s3")
 SECRETS_OF = {
-    "ingest": ("huggingface",),
-    "split": ("huggingface",),
-    "prior": ("huggingface",),
-    "finetune": ("huggingface", "wandb"),
-    "publish": ("huggingface",),
+    "ingest": OF_STORES,
+    "split": OF_STORES,
+    "prior": OF_STORES,
+    "finetune": (*OF_STORES, "wandb"),
+    "publish": OF_STORES,
 }
 
 

@@ -27,6 +27,7 @@ from kfp_server_api import V2beta1Run
 
 from components.check.bounds import room_in_workflow
 from components.check.check import grid
+from components.shared.buckets import FORMS, SCHEMES
 from components.shared.downloads import shown
 from components.shared.errors import InputError, one_line_errors, shortlist
 from components.shared.kfp_run import Run, Task, own_last_line
@@ -66,14 +67,14 @@ def check_visible(params: Mapping[str, Any]) -> None:
         if uri and scheme_of(uri) in ("", "file"):
             raise InputError(
                 f"{name}={uri}: is on this machine, where the cluster's tasks cannot see it; "
-                "copy it to a bucket and give its gs://… (or hf://, https://)"
+                "copy it to a bucket and give its gs://… (or s3://, minio://, hf://, https://)"
             )
     place = params.get("checkpoints", "")
-    if place and scheme_of(place) != "gs":
-        raise InputError(f"checkpoints={place}: expected gs://bucket/prefix")
+    if place and scheme_of(place) not in SCHEMES:
+        raise InputError(f"checkpoints={shown(place)}: expected {FORMS}")
     target = params.get("publish_to", "")
-    if target and scheme_of(target) not in ("gs", "hf"):
-        raise InputError(f"publish_to={target}: expected gs://bucket/prefix or hf://owner/name")
+    if target and scheme_of(target) not in (*SCHEMES, "hf"):
+        raise InputError(f"publish_to={shown(target)}: expected {FORMS} or hf://owner/name")
 
 
 def check_sendable(params: Mapping[str, Any]) -> None:

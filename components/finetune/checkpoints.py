@@ -16,19 +16,16 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any
 
 import torch
 
+from components.finetune.places import MANIFEST, Place
 from components.shared.artifact import sha256_of
 from components.shared.errors import InputError
-from components.shared.storage import local_path, scheme_of
 
 FORMAT = "finetune-checkpoint/v1"
 KEPT = 2
-MANIFEST = "manifest.json"
-NAME = re.compile(r"epoch-(\d+)-step-(\d+)-[0-9a-f]{8}")
-ALLOWED = "a folder, file://, gs://bucket/prefix, or empty"
 
 Identity = Mapping[str, str | int | float | bool]
 """What must be the same for a checkpoint to be gone on with, by name; a sha256 stands for data."""
@@ -46,52 +43,8 @@ class Saved:
     parts: dict[str, Any]
 
 
-class Place(Protocol):
-    """Where checkpoints are: a folder or a bucket. Names are those of checkpoints."""
-
-    where: str
-
-    def check(self) -> None:
-        """Raise an InputError unless checkpoints can be written, read and deleted here."""
-
-    def names(self) -> dict[str, bool]:
-        """Return every name there is, and whether its checkpoint has a manifest."""
-
-    def draft(self, name: str) -> Path:
-        """Return an empty folder of this machine to write a checkpoint into."""
-
-    def put(self, draft: Path, name: str) -> None:
-        """Make a checkpoint of a draft, its manifest last."""
-
-    def fetch(self, name: str, file: str, scratch: Path) -> Path:
-        """Return a local path of a checkpoint's file; FileNotFoundError where there is none."""
-
-    def delete(self, name: str) -> None:
-        """Delete a checkpoint, its manifest first."""
-
-
 class _DamageError(Exception):
     """A checkpoint is not what was written."""
-
-
-def open_place(uri: str) -> Place:
-    """Return the place that ``uri`` names, checked before any work is done for it.
-
-    Raises:
-        InputError: the scheme is not allowed, or checkpoints cannot be kept there.
-    """
-    scheme = scheme_of(uri)
-    place: Place
-    if scheme in ("", "file"):
-        place = Folder(local_path(uri))
-    elif scheme == "gs":
-        from components.finetune.checkpoints_gs import Bucket  # its client takes a second to import
-
-        place = Bucket(uri)
-    else:
-        raise InputError(f"checkpoints '{uri}': scheme '{scheme}://'; allowed: {ALLOWED}")
-    place.check()
-    return place
 
 
 class Checkpoints:
@@ -209,55 +162,6 @@ class Checkpoints:
 
     def _uri(self, name: str) -> str:
         return f"{self.where}/{name}"
-
-
-class Folder:
-    """Checkpoints in a folder of this machine."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path.absolute()
-        self.where = str(self._path)
-
-    def check(self) -> None:
-        """See `Place`."""
-        try:
-            self._path.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self._path):
-                pass
-        except OSError as error:
-            raise InputError(
-                f"checkpoints {self.where}: is not a folder one may write to ({error.strerror})"
-            ) from None
-
-    def names(self) -> dict[str, bool]:
-        """See `Place`; the draft that a killed process left counts as one without a manifest."""
-        return {
-            path.name: not path.name.startswith(".") and (path / MANIFEST).is_file()
-            for path in self._path.iterdir()
-            if NAME.fullmatch(path.name.removeprefix(".").removesuffix(".partial"))
-        }
-
-    def draft(self, name: str) -> Path:
-        """See `Place`."""
-        draft = self._path / f".{name}.partial"
-        draft.mkdir()
-        return draft
-
-    def put(self, draft: Path, name: str) -> None:
-        """See `Place`; a rename makes the whole folder appear."""
-        draft.rename(self._path / name)
-
-    def fetch(self, name: str, file: str, scratch: Path) -> Path:
-        """See `Place`."""
-        path = self._path / name / file
-        if not path.is_file():
-            raise FileNotFoundError(path)
-        return path
-
-    def delete(self, name: str) -> None:
-        """See `Place`."""
-        (self._path / name / MANIFEST).unlink(missing_ok=True)
-        shutil.rmtree(self._path / name)
 
 
 def _write(folder: Path, part: str, content: Any) -> str:

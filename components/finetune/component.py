@@ -33,7 +33,7 @@ def finetune(
         overrides: settings of the recipe to replace.
         seed: reaches every random draw of the fine-tune.
         gpus: GPUs that must be there and train together; 0: one is used if there is one.
-        checkpoints: a folder or gs://bucket/prefix for checkpoints; empty: beside the model's URI.
+        checkpoints: a folder or URI (gs://, s3://, minio://); empty: beside the model's URI.
         in_grid: whether a failure is a result, so that the other runs of a grid go on.
     """
     import json
@@ -42,6 +42,7 @@ def finetune(
 
     from components.finetune.finetune import CURVES_FILE, STATS_FILE
     from components.finetune.finetune import finetune as run
+    from components.finetune.places import own_place
     from components.shared.artifact import describe
     from components.shared.devices import check_gpus
     from components.shared.failure import errors_of
@@ -59,9 +60,7 @@ def finetune(
             overrides=overrides,
             seed=seed,
             processes=max(gpus, 1),
-            # A pod that is tried again gets the same URI, but another disk.
-            checkpoints=checkpoints
-            or (model.uri if model.uri.startswith("gs://") else model.path) + ".checkpoints",
+            checkpoints=checkpoints or own_place(model.uri, model.path),
         )
         model.metadata.update(describe(model.path))
         shutil.copyfile(f"{model.path}/{CURVES_FILE}", curves.path)

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from components.finetune.checkpoints import Checkpoints, Identity, Place, Saved, open_place
+from components.finetune.checkpoints import Checkpoints, Identity, Saved
 from components.finetune.confidence import confidence
 from components.finetune.curves import curves_page
 from components.finetune.data import Floats, TrainingData
@@ -31,6 +31,7 @@ from components.finetune.effects import (
 from components.finetune.keeping import CHECKPOINT_MINUTES
 from components.finetune.left_out import Screen
 from components.finetune.loading import load_training_data
+from components.finetune.places import Place, open_place
 from components.finetune.recipe import Recipe, load_recipe
 from components.finetune.state import Epoch, Fit, history_of
 from components.finetune.tracking import Tracker
@@ -102,7 +103,7 @@ def finetune(
         recipe: name of a recipe.
         overrides: settings of the recipe to replace.
         seed: reaches initial weights, control partners, batch order, windows and dropout.
-        checkpoints: folder or ``gs://bucket/prefix`` where the state of training is kept; what is
+        checkpoints: folder or URI of a bucket where the state of training is kept; what is
             there already is gone on with, by as many processes or others. Empty: it is kept
             nowhere.
         processes: how many train it together on this machine, each on a GPU of its own where there

@@ -16,7 +16,7 @@ def ingest(
 
     Args:
         cells: the cells artifact (format cells/v1).
-        dataset: a path, gs://, hf://datasets/, https:// or sim:// source.
+        dataset: a path, gs://, s3://, hf://datasets/, https:// or sim:// source.
         perturbation_column: column of obs with the perturbed gene, or '=<control label>' if all
             cells are controls.
         cell_line_column: column of obs with the cell line, or '=name' if all cells are of one.

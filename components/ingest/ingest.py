@@ -140,8 +140,8 @@ def ingest(
     """Read a screen and write the cells artifact; memory does not grow with X.
 
     Args:
-        source: a path, ``file://``, ``gs://``, ``hf://`` or ``https://`` URI of an h5ad file, or
-            ``sim://screen?…`` for a generated screen (see `generator`).
+        source: a path or a ``file://``, ``gs://``, ``s3://``, ``hf://`` or ``https://`` URI of an
+            h5ad file, or ``sim://screen?…`` for a generated screen (see `generator`).
         target: folder to write; must not exist.
         perturbation_column: column of obs with the perturbed gene; ``A+B`` are two at once,
             GEARS's ``GENE+ctrl`` is ``GENE``. ``=<control>`` if all cells are controls.

@@ -24,7 +24,7 @@ def publish(
         splits: the splits artifact of the split task.
         published: the published folder (format published/v1).
         card: the model card.
-        publish_to: gs://bucket/prefix, hf://owner/name, a folder that outlives the task, or empty.
+        publish_to: gs:// or s3://bucket/prefix, hf://owner/name, a lasting folder, or empty.
     """
     import shutil
 
@@ -59,7 +59,7 @@ def publish_best(
         published: the published folder (format published/v1).
         card: the model card.
         best: the place of the run to publish in these lists.
-        publish_to: gs://bucket/prefix, hf://owner/name, or a folder that outlives the task.
+        publish_to: gs:// or s3://bucket/prefix, hf://owner/name, or a lasting folder.
     """
     import shutil
 

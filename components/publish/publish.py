@@ -38,8 +38,8 @@ def publish(
         predictions: predictions artifact made with it.
         evaluation: evaluation artifact of those predictions.
         splits: splits artifact the model was trained on.
-        publish_to: a folder, ``gs://bucket/prefix``, ``hf://<owner>/<name>[@branch]``, or empty
-            for the artifact alone.
+        publish_to: a folder, ``gs://`` or ``s3://bucket/prefix``,
+            ``hf://<owner>/<name>[@branch]``, or empty for the artifact alone.
         target: folder of the published artifact; it is not left behind if the copy fails.
 
     Raises:

@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING
 
 from components.publish.files import OPTIONAL_NAMES
 from components.shared.artifact import PROVENANCE, beside
-from components.shared.downloads import watching
+from components.shared.buckets import FORMS, SCHEMES, open_bucket
+from components.shared.downloads import check_remote_path, shown, watching
 from components.shared.errors import InputError, shortlist
+from components.shared.objects import Bucket, Stored, split_uri
 from components.shared.storage import local_path, scheme_of
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo, HfApi
 
-ALLOWED = "a folder, file://, gs://bucket/prefix, hf://<owner>/<name>[@branch], or empty"
+ALLOWED = f"a folder, file://, {FORMS}, hf://<owner>/<name>[@branch], or empty"
 TOKEN = "HF_TOKEN"  # noqa: S105  the variable's name
 
 
@@ -30,12 +32,14 @@ def check_target(publish_to: str) -> None:
         return
     if scheme in ("", "file"):
         _check_folder(local_path(publish_to))
-    elif scheme == "gs":
+    elif scheme in SCHEMES:
         _check_bucket(publish_to)
     elif scheme == "hf":
         _check_hub(publish_to)
     else:
-        raise InputError(f"publish_to '{publish_to}': scheme '{scheme}://'; allowed: {ALLOWED}")
+        raise InputError(
+            f"publish_to '{shown(publish_to)}': scheme '{scheme}://'; allowed: {ALLOWED}"
+        )
 
 
 def upload(folder: Path, publish_to: str) -> str:
@@ -45,7 +49,7 @@ def upload(folder: Path, publish_to: str) -> str:
         InputError: see `check_target`; or the transfer failed.
     """
     scheme = scheme_of(publish_to)
-    if scheme == "gs":
+    if scheme in SCHEMES:
         return _to_bucket(folder, publish_to)
     if scheme == "hf":
         return _to_hub(folder, publish_to)
@@ -82,7 +86,7 @@ def _to_folder(folder: Path, path: Path) -> str:
     return str(path)
 
 
-# gs://
+# a bucket
 
 
 def _object(prefix: str, name: str) -> str:
@@ -90,18 +94,14 @@ def _object(prefix: str, name: str) -> str:
 
 
 def _check_bucket(uri: str) -> None:
-    from components.shared import storage_gs
-    from components.shared.downloads import check_remote_path
-
-    name, prefix = storage_gs.split_uri(uri)
+    prefix = split_uri(uri)[1]
     if prefix:
         check_remote_path(prefix.rstrip("/"), uri)
-    with storage_gs.errors(uri):
-        bucket = storage_gs.client().bucket(name)
+    bucket = open_bucket(uri)
+    wanted = _object(prefix, PROVENANCE)
+    with bucket.errors(uri):
         # Listing (unlike a look-up of one object) also fails where there is no bucket.
-        wanted = _object(prefix, PROVENANCE)
-        found = bucket.list_blobs(prefix=wanted, max_results=1, retry=storage_gs.RETRY)
-        if any(blob.name == wanted for blob in found):
+        if any(stored.name == wanted for stored in bucket.list(wanted)):
             raise InputError(
                 f"publish_to {uri}: {PROVENANCE} is there already, so a run was published there; "
                 "give another prefix"
@@ -109,38 +109,34 @@ def _check_bucket(uri: str) -> None:
 
 
 def _to_bucket(folder: Path, uri: str) -> str:
-    from components.shared import storage_gs
-
-    name, prefix = storage_gs.split_uri(uri)
+    prefix = split_uri(uri)[1]
     files = _files(folder)
     total = sum(path.stat().st_size for path in files)
+    bucket = open_bucket(uri)
     uploaded = []
-    with storage_gs.errors(uri), watching(total, f"uploading to {uri}") as moved:
-        bucket = storage_gs.client().bucket(name)
+    with watching(total, f"uploading to {uri}") as moved:
         try:
             for path in files:
                 remote = _object(prefix, path.relative_to(folder).as_posix())
-                with storage_gs.errors(f"gs://{name}/{remote}"):
-                    blob = storage_gs.upload(path, bucket, remote)
-                if blob is not None:
-                    uploaded.append(blob)
+                with bucket.errors(f"{bucket.uri}/{remote}"):
+                    stored = bucket.upload(path, remote)
+                if stored is not None:
+                    uploaded.append(stored)
                 moved(path.stat().st_size)
         except BaseException:
             _say(f"failed; deleting the {len(uploaded)} objects that were uploaded")
-            _delete(uploaded)
+            _delete(bucket, uploaded)
             raise
     return uri
 
 
-def _delete(blobs: list) -> None:
-    from components.shared import storage_gs
-
-    for blob in reversed(blobs):
+def _delete(bucket: Bucket, uploaded: list[Stored]) -> None:
+    for stored in reversed(uploaded):
         try:
-            storage_gs.delete(blob)
+            bucket.delete(stored)
         except Exception as error:
             # The failure that led here matters more, and the other objects can still go.
-            _say(f"could not delete gs://{blob.bucket.name}/{blob.name} ({type(error).__name__})")
+            _say(f"could not delete {bucket.uri}/{stored.name} ({type(error).__name__})")
 
 
 # hf://

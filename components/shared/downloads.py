@@ -1,6 +1,7 @@
 """What the storage backends share: names that are safe, text without secrets, progress."""
 
 import hashlib
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ def shown(uri: str) -> str:
         return uri.split("#sha256=")[0]
     scheme = uri.split("://", 1)[0]
     if scheme.lower() not in ("http", "https"):
-        return uri.split("#sha256=")[0]
+        return re.sub("(://)[^/]*@", r"\1", uri.split("#sha256=")[0])
     parts = urlsplit(uri)
     query = "?…" if parts.query else ""
     return f"{scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}{query}"

@@ -1,8 +1,9 @@
 """Files wherever they are: a path, a bucket, the Hugging Face Hub or a web server.
 
-Every download is checked (CRC32C, the Hub's own digests, sizes) and appears under its name only
-when it is whole. ``#sha256=<hex>`` at the end of any URI of a file asks for that digest. A download
-is kept until it has been used, so that what was cut, or failed afterwards, is not begun again.
+Every download is checked (the bucket's or the Hub's own digests, sizes) and appears under its name
+only when it is whole. ``#sha256=<hex>`` at the end of any URI of a file asks for that digest. A
+download is kept until it has been used, so that what was cut, or failed afterwards, is not begun
+again.
 """
 
 import re
@@ -12,12 +13,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote, urlsplit, urlunsplit
 
+from components.shared import buckets
 from components.shared.downloads import check_sha256, discard, local_name, shown
 from components.shared.errors import InputError, nearest
 from components.shared.scratch import scratch_for
 
 ALLOWED = (
-    "a path, file://, gs://bucket/object, hf://datasets/<owner>/<name>/<file>[@revision], "
+    "a path, file://, gs://bucket/object, s3://bucket/object, minio://bucket/object, "
+    "hf://datasets/<owner>/<name>/<file>[@revision], "
     "hf://models/<owner>/<name>/<file>[@revision], https://, http://"
 )
 LOCAL = ("", "file")
@@ -98,7 +101,7 @@ def fetch_folder(uri: str, folder: Path, names: Sequence[str]) -> Path:
     """Return a local folder that holds the files ``names`` of the folder that ``uri`` names.
 
     Args:
-        uri: as for `fetch`, of a folder: ``gs://bucket/prefix``, ``hf://models/<owner>/<name>``.
+        uri: as for `fetch`, of a folder: ``s3://bucket/prefix``, ``hf://models/<owner>/<name>``.
         folder: where downloads go; a local folder stays where it is.
         names: plain file names.
 
@@ -169,14 +172,14 @@ def _child(uri: str, name: str) -> str:
 
 def _download(scheme: str, uri: str, folder: Path, sha256: str) -> Path:
     """Download ``uri`` into ``folder`` by the backend of its scheme."""
-    if scheme not in ("gs", "hf", "http", "https"):
+    if scheme not in (*buckets.SCHEMES, "hf", "http", "https"):
         raise InputError(f"{shown(uri)}: scheme '{scheme}://' is not allowed; allowed: {ALLOWED}")
     folder.mkdir(parents=True, exist_ok=True)
     # The client libraries take seconds to import; only the one that is needed is.
-    if scheme == "gs":
-        from components.shared import storage_gs
+    if scheme in buckets.SCHEMES:
+        from components.shared import chunks
 
-        return storage_gs.download(uri, folder)
+        return chunks.download(uri, folder)
     if scheme == "hf":
         from components.shared import storage_hf
 

@@ -223,6 +223,10 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], str | tuple[str, ...]]] = {
         package(secret_of("huggingface", "secretKey", "hf-token")),
         "finetune: secret huggingface key hf-token; manifests/secrets.example.yaml has",
     ),
+    "a key that KFP's own secret has not": (
+        package(secret_of("mlpipeline-minio-artifact", "secretKey", "access-key")),
+        "finetune: secret mlpipeline-minio-artifact key access-key; manifests/secrets.example",
+    ),
     "a secret that must be there": (
         package(secret_of("wandb", "optional", False)),
         "finetune: secret wandb is not optional",
@@ -327,7 +331,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], str | tuple[str, ...]]] = {
     ),
     "a key that no task reads": (
         add("manifests/secrets.example.yaml", '  user: ""\n'),
-        "manifests/secrets.example.yaml: Secret/huggingface: no task reads its key user",
+        "manifests/secrets.example.yaml: Secret/s3: no task reads its key user",
     ),
     "a field KFP does not know": (
         package(lambda spec, _: spec["root"].update(surprise=1)),

@@ -11,10 +11,11 @@ import pandas as pd
 import pytest
 
 from components.shared.artifact import MODEL, PUBLISHED, opening
+from components.shared.buckets import open_bucket
 from pipelines.containers import ENVIRONMENT
 from pipelines.scheduling import USER
 from tests.pipeline.test_run import PUBLISHED_FILES, path_after
-from tests.unit.bucket_server import emulating
+from tests.unit.stores import serving
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["recipe=smoke", "overrides={epochs: 2}"]
@@ -123,42 +124,38 @@ def test_a_bad_parameter_fails_its_container_in_one_line_and_conclude_says_how_t
     assert not (newest / "split" / "splits").exists()
 
 
+@pytest.mark.parametrize("scheme", ["gs", "s3", "minio"])
 def test_cells_come_from_a_bucket_and_everything_is_published_to_one(
-    runs: Path, demo: Path, tmp_path: Path
+    runs: Path, demo: Path, monkeypatch: pytest.MonkeyPatch, scheme: str
 ) -> None:
-    """The bucket is an emulator, which containers reach through the host's network."""
+    """The store is a server of this process, which containers reach by the host's network."""
     cells = next(demo.parents[1].glob("ingest/cells/*.h5ad"))
-    with emulating() as bucket:
-        for name in ("screens", "models"):
-            bucket.bucket(name)
-        endpoint = {"STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{bucket.port}"}
-        upload = (
-            "from components.shared import storage_gs; from pathlib import Path; import sys; "
-            "storage_gs.upload(Path(sys.argv[1]), storage_gs.client().bucket('screens'), 'x.h5ad')"
-        )
-        subprocess.run(
-            [sys.executable, "-c", upload, str(cells)],
-            cwd=ROOT,
-            env=os.environ | endpoint,
-            check=True,
-        )
+    of_server = "gs" if scheme == "gs" else "s3"
+    with serving(of_server, monkeypatch, "screens", "models") as store:
+        open_bucket(f"{scheme}://screens").upload(cells, "x.h5ad")
         output = run(
             runs,
             "demo",
             *SMALL,
-            "dataset=gs://screens/x.h5ad",
+            f"dataset={scheme}://screens/x.h5ad",
             "perturbation_column=perturbation",
-            "publish_to=gs://models/mine",
-            "checkpoints=gs://models/kept",
-            **endpoint,
+            f"publish_to={scheme}://models/mine",
+            f"checkpoints={scheme}://models/kept",
+            **store.environment,
         )
-        names = bucket.names("models")
+        names = store.names("models")
     published = path_after("published", output)
     wanted = {
         f"mine/{path.relative_to(published)}" for path in published.rglob("*") if path.is_file()
     }
     assert wanted == {name for name in names if name.startswith("mine/")}
     assert [name for name in names if name.startswith("kept/")]
+    printed = output + "".join(
+        path.read_text(errors="ignore") for path in published.parents[1].rglob("*.json")
+    )
+    assert not any(
+        value in printed for name, value in store.environment.items() if "SECRET" in name
+    )
 
 
 def test_a_line_with_controls_alone_goes_all_the_way_in_containers(runs: Path) -> None:

@@ -67,7 +67,7 @@ def test_text_parameters_are_taken_as_they_stand():
         ("recipe=refernce", "allowed: default, reference, smoke"),
         ("overrides.epoch=3", "nearest: 'epochs'"),
         ("pretrained=random://tinny", "nearest: 'tiny'"),
-        ("publish_to=s3://bucket", "scheme"),
+        ("publish_to=az://bucket", "scheme"),
     ],
 )
 def test_what_would_fail_after_hours_fails_at_once(assignment, says):

@@ -429,9 +429,21 @@ def test_a_parameter_a_cluster_cannot_use_is_refused_before_anything_is_sent(
     assert not kfp.requests
 
 
-def test_what_a_cluster_can_see_passes():
-    remote = ["dataset=https://host/screens.h5ad", "publish_to=hf://owner/name"]
-    check_visible(read_params(PARAMS / "demo.yaml", [*remote, "prior=gs://bucket/esm2.parquet"]))
+@pytest.mark.parametrize(
+    "remote",
+    [
+        ["dataset=https://host/screens.h5ad", "publish_to=hf://owner/name"],
+        ["prior=gs://bucket/esm2.parquet", "publish_to=gs://bucket/a", "checkpoints=gs://bucket/b"],
+        ["dataset=s3://bucket/x.h5ad", "publish_to=s3://bucket/a", "checkpoints=s3://bucket/b"],
+        [
+            "prior=minio://bucket/x.parquet",
+            "publish_to=minio://bucket/a",
+            "checkpoints=minio://bucket/b",
+        ],
+    ],
+)
+def test_what_a_cluster_can_see_passes(remote):
+    check_visible(read_params(PARAMS / "demo.yaml", remote))
 
 
 def edited(path: Path, edit) -> Path:

@@ -24,9 +24,8 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
 from http.server import ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -36,42 +35,22 @@ from gcp_storage_emulator.handlers.buckets import create_bucket
 from gcp_storage_emulator.server import RequestHandler
 from gcp_storage_emulator.storage import Storage
 
+from components.shared import storage_gs
+from tests.unit.faults import Cut, Damaged, Fault, Faults, Lost, changed, taken
+
 KEPT = 256 * 2**10
 """Of a chunk that is cut, Cloud Storage keeps a multiple of so many bytes."""
 
 
-@dataclass(frozen=True)
-class Cut:
-    """The connection breaks after so many bytes of the body, the client's or the answer's."""
-
-    after: int
-
-
-@dataclass(frozen=True)
-class Lost:
-    """The request is carried out, and the connection breaks before the answer."""
-
-
-@dataclass(frozen=True)
-class Damaged:
-    """The last byte of the body, the client's or the answer's, arrives changed."""
-
-
-Fault = int | Cut | Lost | Damaged | None
-"""What befalls a request: an int is a status to answer with, None lets it pass."""
-
-
-class Emulator:
+class Emulator(Faults):
     """What the tests see of the emulator: its content, what was asked, and faults to come."""
+
+    scheme = "gs"
 
     def __init__(self) -> None:
         logging.getLogger("gcp_storage_emulator").setLevel(logging.CRITICAL)
         self.storage = Storage(use_memory_fs=True)
-        self.lock = threading.RLock()
-        self.uploads: list[str] = []
-        """Names of the objects in the order of their uploads."""
-        self.requests: list[tuple[str, str, str]] = []
-        """Kind, object's name and range of each request."""
+        super().__init__()
         self.made: dict[str, str] = {}
         """Name of the object that each finished resumable session made."""
         self.latency = 0.0
@@ -79,42 +58,6 @@ class Emulator:
         self.rate = 0.0
         """Bytes per second that one connection brings to the client; 0 is as fast as it goes."""
         self.port = 0
-        self._faults: dict[tuple[str, str], Iterator[Fault | Callable[[], object]]] = {}
-
-    def fail(
-        self, kind: str, faults: Iterable[Fault | Callable[[], object]], name: str = ""
-    ) -> None:
-        """Let the coming requests of a kind fail, one fault each.
-
-        Args:
-            kind: ``facts``, ``list``, ``download``, ``upload`` (simple), ``session`` (begin a
-                resumable upload), ``chunk`` (of one) or ``delete``.
-            faults: perhaps endless; a function is called when its request comes, and lets it pass.
-            name: end of the name of the object.
-        """
-        self._faults[kind, name] = iter(faults)
-
-    def mend(self) -> None:
-        """Forget all faults."""
-        self._faults.clear()
-
-    def fault(self, kind: str, name: str) -> Fault:
-        """Return what is to befall a request."""
-        with self.lock:
-            plans = [
-                faults
-                for (of_kind, end), faults in self._faults.items()
-                if of_kind == kind and name.endswith(end)
-            ]
-            fault = next(plans[0], None) if plans else None
-        if callable(fault):
-            fault()
-            return None
-        return fault
-
-    def ranges(self, kind: str = "download") -> list[str]:
-        """Return the ranges of the requests of a kind, in order."""
-        return [span for of_kind, _, span in self.requests if of_kind == kind]
 
     def bucket(self, name: str) -> None:
         create_bucket(name, self.storage)
@@ -124,6 +67,18 @@ class Emulator:
 
     def read(self, bucket: str, name: str) -> bytes:
         return self.storage.get_file(bucket, name)
+
+    def put(self, bucket: str, name: str, content: bytes) -> None:
+        """Do what another writer does, who asks for no precondition."""
+        storage_gs.client().bucket(bucket).blob(name).upload_from_string(content)
+
+    def remove(self, bucket: str, name: str) -> None:
+        self.storage.delete_file(bucket, name)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a process needs to reach it."""
+        return {"STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{self.port}"}
 
     def generation(self, bucket: str, name: str) -> str:
         """Return the generation of an object, ``0`` if there is none."""
@@ -164,12 +119,12 @@ class _Handler(RequestHandler):
         body = self.rfile.read(min(size, 4096))
         name = query.get("name") or _name_in(body)
         fault = self._fault("upload" if simple else "session", name)
-        body += self.rfile.read(max(_taken(fault, size) - len(body), 0))
+        body += self.rfile.read(max(taken(fault, size) - len(body), 0))
         if isinstance(fault, Cut):
             self._hang_up()
             return
         if isinstance(fault, Damaged):
-            body = _changed(body, body.rindex(b"\r\n--") - 1)
+            body = changed(body, body.rindex(b"\r\n--") - 1)
         with self.emulator.lock:
             refusal = self._unmet(bucket, name, query)
             answer = self._answer(super().do_POST, fault, refusal, body)
@@ -185,9 +140,9 @@ class _Handler(RequestHandler):
         span = self.headers["Content-Range"]
         fault = self._fault("chunk", name, span)
         start, end, total = map(int, re.findall(r"\d+", span))
-        body = self.rfile.read(_taken(fault, end + 1 - start))
+        body = self.rfile.read(taken(fault, end + 1 - start))
         if isinstance(fault, Damaged):
-            body = _changed(body, len(body) - 1)
+            body = changed(body, len(body) - 1)
         with self.emulator.lock:
             if session in self.emulator.made:
                 made = self.storage.get_file_obj(bucket, name)
@@ -264,11 +219,11 @@ class _Handler(RequestHandler):
             return
         head, mark, body = answer.partition(b"\r\n\r\n")
         if self.command == "GET" and isinstance(fault, Damaged):
-            body = _changed(body, len(body) - 1)
+            body = changed(body, len(body) - 1)
         # A client that was killed hangs up.
         with suppress(ConnectionError):
             self.wfile.write(head + mark)
-            self._send_body(body[: _taken(fault, len(body))])
+            self._send_body(body[: taken(fault, len(body))])
         if isinstance(fault, Cut):
             self._hang_up()
 
@@ -286,15 +241,6 @@ class _Handler(RequestHandler):
         self.close_connection = True
         with suppress(OSError):
             self.connection.shutdown(socket.SHUT_RDWR)
-
-
-def _taken(fault: Fault, size: int) -> int:
-    """Return how much of a body of ``size`` bytes comes through."""
-    return min(fault.after, size) if isinstance(fault, Cut) else size
-
-
-def _changed(body: bytes, at: int) -> bytes:
-    return body[:at] + bytes([body[at] ^ 1]) + body[at + 1 :]
 
 
 def _answer_of(status: int, body: bytes) -> bytes:
@@ -331,10 +277,3 @@ def emulating() -> Iterator[Emulator]:
         server.shutdown()
         server.server_close()
         thread.join()
-
-
-def closed_port() -> int:
-    """Return a port on which nothing listens."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]

@@ -14,10 +14,12 @@ from typing import Any
 import torch
 import torch._dynamo  # what the first optimiser imports takes as long as the rest of a run here
 
-from components.finetune import checkpoints_gs, keeping, tracking, training  # noqa: F401
+from components.finetune import keeping, tracking, training
 from components.finetune.finetune import finetune
+from components.shared import storage_gs, storage_s3  # noqa: F401
 from components.shared.errors import one_line_errors
 from components.shared.scgpt_package import transformer_generator
+from pipelines.containers import ENVIRONMENT
 
 transformer_generator()
 
@@ -38,9 +40,9 @@ class FineTune:
         self._log, self._steps = folder / "log", folder / "steps"
         self._log.touch()
         self._steps.touch()
-        host = os.environ.get("STORAGE_EMULATOR_HOST", "")
+        there = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
         self.process = CONTEXT.Process(
-            target=_run, args=(arguments, minutes, most, str(self._log), str(self._steps), host)
+            target=_run, args=(arguments, minutes, most, str(self._log), str(self._steps), there)
         )
         self.process.start()
 
@@ -78,13 +80,17 @@ def without_wandb(tracking: Any) -> None:
 
 
 def _run(
-    arguments: dict[str, Any], minutes: float, most: int | None, log: str, steps: str, host: str
+    arguments: dict[str, Any],
+    minutes: float,
+    most: int | None,
+    log: str,
+    steps: str,
+    environment: dict[str, str],
 ) -> None:
     output = os.open(log, os.O_WRONLY | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)
-    if host:
-        os.environ["STORAGE_EMULATOR_HOST"] = host
+    os.environ.update(environment)
     tempfile.tempdir = str(Path(log).parent)  # what a kill leaves goes with the test's folder
     torch.set_num_threads(1)
     keeping.CHECKPOINT_MINUTES = minutes

@@ -16,14 +16,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.finetune.checkpoints import MANIFEST, Checkpoints, Saved, open_place
-from components.shared import storage_gs
+from components.finetune.checkpoints import Checkpoints, Saved
+from components.finetune.places import MANIFEST, open_place
 from components.shared.artifact import sha256_of
 from components.shared.errors import InputError
-from tests.unit.bucket_server import Cut, Emulator, Lost, closed_port, emulating
+from tests.unit.faults import Cut, Lost, closed_port
+from tests.unit.stores import AnyStore, serving, try_for
 from tests.unit.test_storage import one_line
 
-SHORT = storage_gs.RETRY.with_timeout(0.2)
 IDENTITY = {"cells": "a" * 64, "seed": 1, "learning_rate": 0.1, "contrast": True}
 
 
@@ -38,20 +38,21 @@ def number_of(saved: Saved | None) -> int:
     return number
 
 
-@pytest.fixture
-def gs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
-    with emulating() as emulator:
-        emulator.bucket("lab")
-        monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{emulator.port}")
-        yield emulator
+@pytest.fixture(params=["gs", "s3"])
+def bucket(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[AnyStore]:
+    with serving(request.param, monkeypatch, "lab") as bucket:
+        yield bucket
 
 
-@pytest.fixture(params=["folder", "bucket"])
-def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+@pytest.fixture(params=["folder", "gs", "s3"])
+def uri(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[str]:
     if request.param == "folder":
-        return str(tmp_path / "runs" / "checkpoints")
-    request.getfixturevalue("gs")
-    return "gs://lab/runs/checkpoints"
+        yield str(tmp_path / "runs" / "checkpoints")
+        return
+    with serving(request.param, monkeypatch, "lab"):
+        yield f"{request.param}://lab/runs/checkpoints"
 
 
 def store(uri: str, **changes: Any) -> Checkpoints:
@@ -99,7 +100,7 @@ def test_one_that_was_not_completed_does_not_exist_and_goes_with_the_older_ones(
     place = open_place(uri)
     draft = place.draft("epoch-0001-step-000002-0123abcd")
     torch.save({}, draft / "weights.pt")
-    if uri.startswith("gs://"):
+    if "://" in uri:
         place._upload(draft / "weights.pt", "epoch-0001-step-000002-0123abcd")  # type: ignore[attr-defined]
     assert len(kept(uri)) == 2
     two = store(uri)
@@ -108,16 +109,16 @@ def test_one_that_was_not_completed_does_not_exist_and_goes_with_the_older_ones(
     assert [name[:22] for name in kept(uri)] == ["epoch-0001-step-000001", "epoch-0001-step-000003"]
 
 
-def test_what_else_is_there_is_left_alone(tmp_path: Path, gs: Emulator) -> None:
+def test_what_else_is_there_is_left_alone(tmp_path: Path, bucket: AnyStore) -> None:
     (tmp_path / "notes").write_text("mine")
-    gs.storage.create_file("lab", "runs/notes", b"mine", {"name": "runs/notes"})
-    for uri in (str(tmp_path), "gs://lab/runs", "gs://lab"):
+    bucket.put("lab", "runs/notes", b"mine")
+    for uri in (str(tmp_path), bucket.uri("lab/runs"), bucket.uri("lab")):
         one = store(uri)
         for step in range(3):
             one.save(state(step), 1, step)
         assert number_of(store(uri).load()) == 2
     assert (tmp_path / "notes").read_text() == "mine"
-    assert gs.read("lab", "runs/notes") == b"mine"
+    assert bucket.read("lab", "runs/notes") == b"mine"
 
 
 plain = st.recursive(
@@ -217,13 +218,13 @@ def test_a_damaged_one_is_passed_over_for_the_one_before_with_one_line(
 
 
 def test_a_damaged_object_is_passed_over_for_the_one_before(
-    gs: Emulator, capsys: pytest.CaptureFixture
+    bucket: AnyStore, capsys: pytest.CaptureFixture
 ) -> None:
-    one = store("gs://lab/a")
+    one = store(bucket.uri("lab/a"))
     before, last = one.save(state(1), 1, 1), one.save(state(2), 1, 2)
-    name = last.removeprefix("gs://lab/") + "/weights.pt"
-    gs.damage("lab", name, gs.read("lab", name)[:-1] + b"x")
-    assert number_of(store("gs://lab/a").load()) == 1
+    name = last.removeprefix(bucket.uri("lab/")) + "/weights.pt"
+    bucket.damage("lab", name, bucket.read("lab", name)[:-1] + b"x")
+    assert number_of(store(bucket.uri("lab/a")).load()) == 1
     (line,) = [line for line in capsys.readouterr().err.split("\n") if "WARNING" in line]
     assert f"{last} is damaged (sha256 of weights.pt is" in line
     assert line.endswith(f"going back to {before.rpartition('/')[2]}")
@@ -283,124 +284,128 @@ def test_one_of_another_format_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("uri", "reason"),
     [
-        ("s3://lab/a", r"checkpoints 's3://lab/a': scheme 's3://'; allowed: a folder"),
+        ("ftp://lab/a", r"checkpoints 'ftp://lab/a': scheme 'ftp://'; allowed: a folder"),
         ("hf://lab/a", r"scheme 'hf://'; allowed"),
-        ("gs:///a", "names no bucket"),
-        ("gs://lab/a/../b", r"'\.\.'; give a plain path"),
-        ("gs://nowhere/a", r"checkpoints gs://nowhere/a: no bucket 'nowhere'"),
+        ("STORE:///a", "names no bucket"),
+        ("STORE://lab/a/../b", r"'\.\.'; give a plain path"),
+        ("STORE://nowhere/a", r"checkpoints (gs|s3)://nowhere/a: no bucket 'nowhere'"),
         ("/dev/null", "is not a folder one may write to"),
         ("/proc/checkpoints", "is not a folder one may write to"),
     ],
 )
-def test_a_place_that_will_not_do_is_refused_at_once(gs: Emulator, uri: str, reason: str) -> None:
+def test_a_place_that_will_not_do_is_refused_at_once(
+    bucket: AnyStore, uri: str, reason: str
+) -> None:
     with pytest.raises(InputError, match=reason) as error:
-        open_place(uri)
+        open_place(uri.replace("STORE", bucket.scheme))
     one_line(error)
 
 
 @pytest.mark.parametrize("kind", ["upload", "delete"])
-def test_a_bucket_that_may_only_be_read_is_refused_at_once(gs: Emulator, kind: str) -> None:
-    gs.fail(kind, repeat(403))
-    with pytest.raises(InputError, match="checkpoints gs://lab/a: access denied") as error:
-        open_place("gs://lab/a")
+def test_a_bucket_that_may_only_be_read_is_refused_at_once(bucket: AnyStore, kind: str) -> None:
+    bucket.fail(kind, repeat(403))
+    with pytest.raises(InputError, match=r"checkpoints .*://lab/a: access denied") as error:
+        open_place(bucket.uri("lab/a"))
     one_line(error)
 
 
-def test_the_check_leaves_nothing_behind(gs: Emulator, tmp_path: Path) -> None:
-    open_place("gs://lab/a")
+def test_the_check_leaves_nothing_behind(bucket: AnyStore, tmp_path: Path) -> None:
+    open_place(bucket.uri("lab/a"))
     open_place(str(tmp_path))
-    assert gs.names("lab") == []
+    assert bucket.names("lab") == []
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_bucket_that_cannot_be_reached_is_told_in_one_line(
-    monkeypatch: pytest.MonkeyPatch,
+    bucket: AnyStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{closed_port()}")
-    monkeypatch.setattr(storage_gs, "RETRY", SHORT)
+    for name in ("STORAGE_EMULATOR_HOST", "AWS_ENDPOINT_URL"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{closed_port()}")
+    try_for(monkeypatch, 0.2)
     with pytest.raises(InputError, match="connection refused") as error:
-        open_place("gs://lab/a")
+        open_place(bucket.uri("lab/a"))
     one_line(error)
 
 
-def test_parts_come_before_the_manifest(gs: Emulator) -> None:
-    store("gs://lab/a").save(state(1), 1, 1)
-    names = [name.rpartition("/")[2] for name in gs.uploads if "probe" not in name]
+def test_parts_come_before_the_manifest(bucket: AnyStore) -> None:
+    store(bucket.uri("lab/a")).save(state(1), 1, 1)
+    names = [name.rpartition("/")[2] for name in bucket.uploads if "probe" not in name]
     assert sorted(names[:-1]) == ["progress.pt", "weights.pt"]
     assert names[-1] == MANIFEST
 
 
 def test_a_bucket_that_fails_now_and_then_is_asked_again(
-    gs: Emulator, monkeypatch: pytest.MonkeyPatch
+    bucket: AnyStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(storage_gs, "RETRY", storage_gs.RETRY.with_delay(0.01, 0.1))
-    one = store("gs://lab/a")
-    gs.fail("upload", [503, Lost(), 429, None, 503])
+    try_for(monkeypatch, 20.0)
+    one = store(bucket.uri("lab/a"))
+    bucket.fail("upload", [503, Lost(), 429, None, 503])
     one.save(state(1), 1, 1)
-    gs.fail("list", [503])
-    gs.fail("download", [503, Cut(10), 503])
-    assert number_of(store("gs://lab/a").load()) == 1
-    gs.fail("delete", [503, Lost()])
+    bucket.fail("list", [503])
+    bucket.fail("download", [503, Cut(10), 503])
+    assert number_of(store(bucket.uri("lab/a")).load()) == 1
+    bucket.fail("delete", [503, Lost()])
     for step in (2, 3):
         one.save(state(step), 1, step)
-    assert [name[:22] for name in kept("gs://lab/a")] == [
+    assert [name[:22] for name in kept(bucket.uri("lab/a"))] == [
         "epoch-0001-step-000002",
         "epoch-0001-step-000003",
     ]
 
 
 def test_a_save_that_fails_leaves_the_others_and_no_manifest(
-    gs: Emulator, monkeypatch: pytest.MonkeyPatch
+    bucket: AnyStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(storage_gs, "RETRY", SHORT)
-    one = store("gs://lab/a")
+    try_for(monkeypatch, 0.2, quick=False)
+    one = store(bucket.uri("lab/a"))
     for step in (1, 2):
         one.save(state(step), 1, step)
     for name in ("weights.pt", MANIFEST):
-        gs.fail("upload", repeat(503), name)
-        with pytest.raises(InputError, match="checkpoints gs://lab/a: HTTP 503") as error:
+        bucket.fail("upload", repeat(503), name)
+        with pytest.raises(InputError, match=r"checkpoints .*://lab/a: HTTP 503") as error:
             one.save(state(3), 1, 3)
         one_line(error)
-        gs.mend()
-        assert number_of(store("gs://lab/a").load()) == 2
+        bucket.mend()
+        assert number_of(store(bucket.uri("lab/a")).load()) == 2
     one.save(state(4), 1, 4)
-    assert [name[:22] for name in kept("gs://lab/a")] == [
+    assert [name[:22] for name in kept(bucket.uri("lab/a"))] == [
         "epoch-0001-step-000002",
         "epoch-0001-step-000004",
     ]
 
 
 def test_a_bucket_that_fails_when_it_is_read_is_an_error_not_a_new_beginning(
-    gs: Emulator, monkeypatch: pytest.MonkeyPatch
+    bucket: AnyStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(storage_gs, "RETRY", SHORT)
-    store("gs://lab/a").save(state(1), 1, 1)
-    gs.fail("download", repeat(503))
-    with pytest.raises(InputError, match="checkpoints gs://lab/a: HTTP 503") as error:
-        store("gs://lab/a").load()
+    try_for(monkeypatch, 0.2, quick=False)
+    store(bucket.uri("lab/a")).save(state(1), 1, 1)
+    bucket.fail("download", repeat(503))
+    with pytest.raises(InputError, match=r"checkpoints .*://lab/a: HTTP 503") as error:
+        store(bucket.uri("lab/a")).load()
     one_line(error)
 
 
 def test_an_older_one_that_cannot_be_deleted_is_only_told(
-    gs: Emulator, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    bucket: AnyStore, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr(storage_gs, "RETRY", SHORT)
-    one = store("gs://lab/a")
+    try_for(monkeypatch, 0.2, quick=False)
+    one = store(bucket.uri("lab/a"))
     for step in (1, 2):
         one.save(state(step), 1, step)
-    gs.fail("delete", repeat(503))
+    bucket.fail("delete", repeat(503))
     one.save(state(3), 1, 3)
-    gs.mend()
+    bucket.mend()
     assert "WARNING: checkpoint: an older one could not be deleted" in capsys.readouterr().err
-    assert number_of(store("gs://lab/a").load()) == 3
+    assert number_of(store(bucket.uri("lab/a")).load()) == 3
 
 
 def test_a_folder_needs_nothing_but_torch(tmp_path: Path) -> None:
     code = """
 import sys
-for name in ("google", "requests", "huggingface_hub", "numpy", "pandas", "kfp", "yaml"):
+for name in ("google", "boto3", "requests", "huggingface_hub", "numpy", "pandas", "kfp", "yaml"):
     sys.modules[name] = None
-from components.finetune.checkpoints import Checkpoints, open_place
+from components.finetune.checkpoints import Checkpoints
+from components.finetune.places import open_place
 Checkpoints(open_place(sys.argv[1]), {}).save({"progress": 1}, 1, 1)
 """
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)

@@ -28,8 +28,8 @@ from components.finetune.recipe import load_recipe
 from components.ingest.generator import write_raw
 from components.ingest.ingest import ingest
 from components.prior.prior import prior
+from components.shared import chunks, scratch, storage_gs
 from components.shared import model as scgpt_model
-from components.shared import scratch, storage_gs
 from components.shared.artifact import CELLS, GENE_PRIOR, opening
 from components.shared.errors import InputError
 from components.shared.scratch import folder_for, scratch_for
@@ -59,7 +59,7 @@ def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def gs(kept: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
     retry = storage_gs.RETRY.with_delay(initial=0.01, maximum=0.02).with_timeout(5.0)
     monkeypatch.setattr(storage_gs, "RETRY", retry)
-    monkeypatch.setattr(storage_gs, "DOWNLOAD_CHUNK", CHUNK)
+    monkeypatch.setattr(chunks, "CHUNK", CHUNK)
     with emulating() as emulator:
         emulator.bucket("screens")
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{emulator.port}")
@@ -87,8 +87,8 @@ def use(uri: str, *, fail: bool = False) -> bytes:
 INGEST = """
 import sys
 from components.ingest.ingest import ingest
-from components.shared import storage_gs
-storage_gs.DOWNLOAD_CHUNK = int(sys.argv[3])
+from components.shared import chunks
+chunks.CHUNK = int(sys.argv[3])
 ingest(sys.argv[1], sys.argv[2])
 """
 
@@ -313,9 +313,9 @@ def test_a_local_file_is_used_where_it_is(kept: Path, tmp_path: Path) -> None:
 
 FETCH = """
 import sys
-from components.shared import storage_gs
+from components.shared import chunks
 from components.shared.storage import fetched
-storage_gs.DOWNLOAD_CHUNK = int(sys.argv[2])
+chunks.CHUNK = int(sys.argv[2])
 with fetched(sys.argv[1]) as path:
     sys.stdout.buffer.write(path.read_bytes())
 """

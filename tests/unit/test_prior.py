@@ -289,7 +289,7 @@ def test_an_unknown_prior_is_told_what_is_allowed(tmp_path, vocabulary, uri):
 
 
 def test_an_unknown_scheme_and_a_missing_file_are_told(tmp_path, vocabulary):
-    refused(tmp_path, "s3://bucket/table.pt", vocabulary, "'s3://' is not allowed; allowed: a path")
+    refused(tmp_path, "az://bucket/table.pt", vocabulary, "'az://' is not allowed; allowed: a path")
     refused(tmp_path, tmp_path / "no.pt", vocabulary, "no.pt: no such file")
 
 

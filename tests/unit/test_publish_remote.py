@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from components.publish.publish import check_target, publish
-from components.shared import storage_gs
 from components.shared.errors import InputError
-from tests.unit.bucket_server import Cut, Emulator, Fault, Lost, emulating
+from tests.unit.faults import Cut, Fault, Lost
 from tests.unit.hub_server import (
     BIG,
     COMMIT,
@@ -22,6 +21,7 @@ from tests.unit.hub_server import (
     serving_hub,
 )
 from tests.unit.publish_run import Run, finished_run
+from tests.unit.stores import AnyStore, serving, try_for
 from tests.unit.test_publish import FILES, tree
 from tests.unit.test_storage import one_line
 
@@ -31,119 +31,116 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return finished_run(tmp_path_factory.mktemp("run"))
 
 
-@pytest.fixture
-def gs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
-    with emulating() as emulator:
-        emulator.bucket("models")
-        monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{emulator.port}")
-        retry = storage_gs.RETRY.with_delay(initial=0.01, maximum=0.02).with_timeout(0.3)
-        monkeypatch.setattr(storage_gs, "RETRY", retry)
-        yield emulator
+@pytest.fixture(params=["gs", "s3"])
+def store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[AnyStore]:
+    try_for(monkeypatch, 0.3)
+    with serving(request.param, monkeypatch, "models") as store:
+        yield store
 
 
-def in_bucket(gs: Emulator, prefix: str) -> dict[str, bytes]:
-    return {name.removeprefix(prefix): gs.read("models", name) for name in gs.names("models")}
+def in_bucket(store: AnyStore, prefix: str) -> dict[str, bytes]:
+    return {name.removeprefix(prefix): store.read("models", name) for name in store.names("models")}
 
 
-@pytest.mark.parametrize(("uri", "prefix"), [("gs://models/a/b/", "a/b/"), ("gs://models", "")])
+@pytest.mark.parametrize(("place", "prefix"), [("models/a/b/", "a/b/"), ("models", "")])
 def test_a_bucket_gets_every_file_and_provenance_last(
-    gs: Emulator, run: Run, tmp_path: Path, uri: str, prefix: str
+    store: AnyStore, run: Run, tmp_path: Path, place: str, prefix: str
 ) -> None:
-    publish(*run.folders(), uri, tmp_path / "published")
-    assert in_bucket(gs, prefix) == tree(tmp_path / "published")
-    assert gs.uploads[-1] == f"{prefix}provenance.json"
+    publish(*run.folders(), store.uri(place), tmp_path / "published")
+    assert in_bucket(store, prefix) == tree(tmp_path / "published")
+    assert store.uploads[-1] == f"{prefix}provenance.json"
 
 
 def test_a_prefix_with_a_publication_is_refused_before_any_work(
-    gs: Emulator, run: Run, tmp_path: Path
+    store: AnyStore, run: Run, tmp_path: Path
 ) -> None:
-    publish(*run.folders(), "gs://models/a", tmp_path / "published")
-    before = in_bucket(gs, "")
+    publish(*run.folders(), store.uri("models/a"), tmp_path / "published")
+    before = in_bucket(store, "")
     with pytest.raises(InputError) as error:
-        publish(*run.folders(), "gs://models/a", tmp_path / "again")
+        publish(*run.folders(), store.uri("models/a"), tmp_path / "again")
     assert "provenance.json is there already" in one_line(error)
-    assert in_bucket(gs, "") == before
+    assert in_bucket(store, "") == before
     assert not (tmp_path / "again").exists()
 
 
 def test_an_upload_that_fails_deletes_what_it_uploaded_and_nothing_else(
-    gs: Emulator, run: Run, tmp_path: Path
+    store: AnyStore, run: Run, tmp_path: Path
 ) -> None:
-    publish(*run.folders(), "gs://models/other", tmp_path / "other")
-    before = in_bucket(gs, "")
-    gs.fail("upload", repeat(403), "scgpt_replogle_test.h5ad")
+    publish(*run.folders(), store.uri("models/other"), tmp_path / "other")
+    before = in_bucket(store, "")
+    store.fail("upload", repeat(403), "scgpt_replogle_test.h5ad")
     with pytest.raises(InputError) as error:
-        publish(*run.folders(), "gs://models/a", tmp_path / "published")
+        publish(*run.folders(), store.uri("models/a"), tmp_path / "published")
     assert "access denied" in one_line(error)
-    assert "a/best_model.pt" in gs.uploads
-    assert in_bucket(gs, "") == before
+    assert "a/best_model.pt" in store.uploads
+    assert in_bucket(store, "") == before
     assert not (tmp_path / "published").exists()
 
 
 @pytest.mark.parametrize("fault", [429, 500, 503, Cut(100), Lost()])
 def test_a_passing_fault_in_the_midst_is_tried_again(
-    gs: Emulator, run: Run, tmp_path: Path, fault: Fault
+    store: AnyStore, run: Run, tmp_path: Path, fault: Fault
 ) -> None:
-    gs.fail("upload", [None, fault, fault, None, fault])
-    publish(*run.folders(), "gs://models/a", tmp_path / "published")
-    assert in_bucket(gs, "a/") == tree(tmp_path / "published")
-    assert gs.uploads[-1] == "a/provenance.json"
-    assert len(gs.uploads) == len(FILES)
+    store.fail("upload", [None, fault, fault, None, fault])
+    publish(*run.folders(), store.uri("models/a"), tmp_path / "published")
+    assert in_bucket(store, "a/") == tree(tmp_path / "published")
+    assert store.uploads[-1] == "a/provenance.json"
+    assert len(store.uploads) == len(FILES)
 
 
 @pytest.mark.parametrize("last", ["scgpt_replogle_test.h5ad", "provenance.json"])
 @pytest.mark.parametrize("fault", [503, Cut(100)])
 def test_an_object_that_fails_for_ever_leaves_nothing_behind(
-    gs: Emulator, run: Run, tmp_path: Path, last: str, fault: Fault
+    store: AnyStore, run: Run, tmp_path: Path, last: str, fault: Fault
 ) -> None:
     # Of the first object the answer is lost, so that it is there when it is sent again.
-    gs.fail("upload", [Lost()], "best_model.pt")
-    gs.fail("upload", repeat(fault), last)
-    gs.fail("delete", [503, None, Lost()])
+    store.fail("upload", [Lost()], "best_model.pt")
+    store.fail("upload", repeat(fault), last)
+    store.fail("delete", [503, None, Lost()])
     with pytest.raises(InputError) as error:
-        publish(*run.folders(), "gs://models/a", tmp_path / "published")
+        publish(*run.folders(), store.uri("models/a"), tmp_path / "published")
     assert re.match(
-        rf"gs://models/a/(predictions/)?{last}: .* gave up after 0.3 s", one_line(error)
+        rf"{store.scheme}://models/a/(predictions/)?{last}: .* gave up after 0.3 s", one_line(error)
     )
-    assert "a/best_model.pt" in gs.uploads
-    assert gs.names("models") == []
+    assert "a/best_model.pt" in store.uploads
+    assert store.names("models") == []
     assert not (tmp_path / "published").exists()
 
 
 def test_another_file_at_the_prefix_is_never_replaced(
-    gs: Emulator, run: Run, tmp_path: Path
+    store: AnyStore, run: Run, tmp_path: Path
 ) -> None:
-    storage_gs.client().bucket("models").blob("a/best_model.pt").upload_from_string(b"mine")
+    store.put("models", "a/best_model.pt", b"mine")
     with pytest.raises(InputError) as error:
-        publish(*run.folders(), "gs://models/a", tmp_path / "published")
+        publish(*run.folders(), store.uri("models/a"), tmp_path / "published")
     assert "a/best_model.pt: exists already" in one_line(error)
-    assert gs.read("models", "a/best_model.pt") == b"mine"
-    assert len(gs.storage.get_file_list("models")[0]) == 1
+    assert store.read("models", "a/best_model.pt") == b"mine"
+    assert store.names("models") == ["a/best_model.pt"]
 
 
-def test_what_a_killed_upload_left_is_completed(gs: Emulator, run: Run, tmp_path: Path) -> None:
-    publish(*run.folders(), "gs://models/a", tmp_path / "first")
-    gs.storage.delete_file("models", "a/provenance.json")
-    gs.storage.delete_file("models", "a/vocab.json")
-    gs.uploads.clear()
-    publish(*run.folders(), "gs://models/a", tmp_path / "second")
-    assert gs.uploads == ["a/vocab.json", "a/provenance.json"]
-    assert set(in_bucket(gs, "a/")) == FILES
+def test_what_a_killed_upload_left_is_completed(store: AnyStore, run: Run, tmp_path: Path) -> None:
+    publish(*run.folders(), store.uri("models/a"), tmp_path / "first")
+    store.remove("models", "a/provenance.json")
+    store.remove("models", "a/vocab.json")
+    store.uploads.clear()
+    publish(*run.folders(), store.uri("models/a"), tmp_path / "second")
+    assert store.uploads == ["a/vocab.json", "a/provenance.json"]
+    assert set(in_bucket(store, "a/")) == FILES
 
 
 def test_a_bucket_that_is_not_there_is_refused_before_any_work(
-    gs: Emulator, run: Run, tmp_path: Path
+    store: AnyStore, run: Run, tmp_path: Path
 ) -> None:
     with pytest.raises(InputError) as error:
-        publish(*run.folders(), "gs://nowhere/a", tmp_path / "published")
+        publish(*run.folders(), store.uri("nowhere/a"), tmp_path / "published")
     assert "no bucket 'nowhere'" in one_line(error)
     assert not (tmp_path / "published").exists()
 
 
-@pytest.mark.parametrize("uri", ["gs://models/a/../b", "gs://models/a//b", "gs:///a"])
-def test_a_crooked_prefix_is_refused(gs: Emulator, uri: str) -> None:
+@pytest.mark.parametrize("place", ["models/a/../b", "models/a//b", "/a"])
+def test_a_crooked_prefix_is_refused(store: AnyStore, place: str) -> None:
     with pytest.raises(InputError):
-        check_target(uri)
+        check_target(store.uri(place))
 
 
 PUBLISH = """

@@ -22,12 +22,12 @@ from components.finetune import keeping, tracking, training, validation
 from components.finetune.component import finetune as task
 from components.finetune.finetune import finetune
 from components.finetune.workers import Workers
-from components.shared import storage_gs
 from components.shared.errors import InputError
 from components.split.split import split
 from tests.helpers import cells_artifact, screen
-from tests.unit.bucket_server import Cut, Emulator, emulating
+from tests.unit.faults import Cut
 from tests.unit.finetune_process import FineTune, Position, without_wandb
+from tests.unit.stores import AnyStore, serving, try_for
 from tests.unit.test_finetune import VOCABULARY, write_prior
 from tests.unit.test_storage import one_line
 
@@ -170,15 +170,15 @@ def test_sigterm_keeps_the_step_under_way_and_says_how_to_go_on(
 
 
 def test_a_bucket_serves_as_well_as_a_folder(
-    world: Path, undisturbed: Path, tmp_path: Path, gs: Emulator
+    world: Path, undisturbed: Path, tmp_path: Path, bucket: AnyStore
 ) -> None:
-    given = arguments(world, tmp_path / "model", "gs://lab/runs/model.checkpoints")
+    given = arguments(world, tmp_path / "model", bucket.uri("lab/runs/model.checkpoints"))
     run = FineTune(tmp_path / "first", given, minutes=0)
     run.wait_for_steps(4)
     run.process.kill()
     assert run.end() == -signal.SIGKILL
     _, step = run.begun[-1]
-    gs.fail("download", [503, None, Cut(1000)])
+    bucket.fail("download", [503, None, Cut(1000)])
     run = FineTune(tmp_path / "second", given, minutes=10)
     assert run.end() == 0, run.said
     assert run.begun[0] in ((1, step), (1, step + 1))
@@ -188,12 +188,10 @@ def test_a_bucket_serves_as_well_as_a_folder(
 # In this process from here on: what interrupts is put between two steps.
 
 
-@pytest.fixture
-def gs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
-    with emulating() as emulator:
-        emulator.bucket("lab")
-        monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{emulator.port}")
-        yield emulator
+@pytest.fixture(params=["gs", "s3"])
+def bucket(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[AnyStore]:
+    with serving(request.param, monkeypatch, "lab") as bucket:
+        yield bucket
 
 
 @pytest.fixture
@@ -491,43 +489,80 @@ def test_a_bucket_that_fails_on_the_way_costs_checkpoints_not_the_run(
     world: Path,
     undisturbed: Path,
     tmp_path: Path,
-    gs: Emulator,
+    bucket: AnyStore,
     at_step: Callable,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture,
 ) -> None:
-    monkeypatch.setattr(storage_gs, "RETRY", storage_gs.RETRY.with_timeout(0.2))
+    try_for(monkeypatch, 0.2, quick=False)
 
     def break_and_mend(begun: Position) -> None:
         if begun == (1, 2):
-            gs.fail("upload", repeat(503))
+            bucket.fail("upload", repeat(503))
         if begun == (2, 2):
-            gs.mend()
+            bucket.mend()
 
     at_step(break_and_mend)
-    finetune(**arguments(world, tmp_path / "model", "gs://lab/checkpoints"))
+    finetune(**arguments(world, tmp_path / "model", bucket.uri("lab/checkpoints")))
     printed = capsys.readouterr()
     (warning,) = [line for line in printed.err.split("\n") if "WARNING: no checkpoint" in line]
-    assert "no checkpoint of epoch 2, step 0: checkpoints gs://lab/checkpoints: HTTP 503" in warning
+    place = bucket.uri("lab/checkpoints")
+    assert f"no checkpoint of epoch 2, step 0: checkpoints {place}: HTTP 503" in warning
     assert "training goes on" in warning
     assert printed.out.count("finetune: checkpoint epoch-") == 2
     assert_same(tmp_path / "model", undisturbed)
-    assert {name.split("/")[1][:22] for name in gs.names("lab")} == {"epoch-0004-step-000000"}
+    assert {name.split("/")[1][:22] for name in bucket.names("lab")} == {"epoch-0004-step-000000"}
 
 
-@pytest.mark.parametrize("where", ["s3://lab/checkpoints", "gs://nowhere/checkpoints"])
+@pytest.mark.parametrize("where", ["ftp://lab/checkpoints", "STORE://nowhere/checkpoints"])
 def test_a_place_that_cannot_be_used_is_refused_before_anything_is_read(
-    tmp_path: Path, gs: Emulator, where: str
+    tmp_path: Path, bucket: AnyStore, where: str
 ) -> None:
+    where = where.replace("STORE", bucket.scheme)
     with pytest.raises(InputError, match=where) as error:
         finetune(**arguments(tmp_path / "nothing", tmp_path / "model", where))
     one_line(error)
 
 
-@pytest.mark.parametrize("uri", ["gs://lab/run/model", ""])
+@pytest.mark.parametrize("root", ["gs://lab/run", "s3://lab/run", "minio://lab/run", ""])
 def test_the_task_keeps_its_checkpoints_beside_the_uri_of_its_model(
-    world: Path, tmp_path: Path, gs: Emulator, uri: str
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: str
 ) -> None:
+    """Whatever the scheme of the pipeline root is, minio:// (KFP's own store) among them."""
+    scheme, uri = root.partition("://")[0], f"{root}/model" if root else ""
+    with serving("gs" if scheme == "gs" else "s3", monkeypatch, "lab") as bucket:
+        run_task(world, tmp_path, uri)
+        assert getattr(bucket, "keys", set()) <= {"of-kfp" if scheme == "minio" else "of-aws"}
+        if uri:
+            assert {name[:44] for name in bucket.names("lab")} == {
+                "run/model.checkpoints/epoch-0002-step-000000"
+            }
+            assert not (tmp_path / "model.checkpoints").exists()
+        else:
+            assert newest(tmp_path / "model.checkpoints").name.startswith("epoch-0002-step-000000-")
+
+
+@pytest.mark.parametrize("scheme", ["s3", "minio"])
+def test_without_credentials_the_task_goes_on_with_checkpoints_on_its_own_disk(
+    world: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    scheme: str,
+) -> None:
+    with serving("s3", monkeypatch, "lab") as bucket:
+        for name in bucket.environment:
+            if "KEY" in name:
+                monkeypatch.delenv(name)
+        monkeypatch.setenv("HOME", str(tmp_path))
+        run_task(world, tmp_path, f"{scheme}://lab/run/model")
+        assert bucket.requests == []
+    assert newest(tmp_path / "model.checkpoints").name.startswith("epoch-0002-step-000000-")
+    assert f"WARNING: checkpoints: no credentials for {scheme}://" in capsys.readouterr().err
+
+
+def run_task(world: Path, tmp_path: Path, uri: str) -> None:
+    """Run the task as KFP does, its model at a URI."""
     model = dsl.Model(uri=uri or str(tmp_path / "model"))
     model.set_path(str(tmp_path / "model"))  # for gs:// KFP has one in /gcs
     given = arguments(world, tmp_path / "model", "", overrides={"epochs": 1})
@@ -544,10 +579,3 @@ def test_the_task_keeps_its_checkpoints_beside_the_uri_of_its_model(
         checkpoints="",
         in_grid=False,
     )
-    if uri:
-        assert {name[:44] for name in gs.names("lab")} == {
-            "run/model.checkpoints/epoch-0002-step-000000"
-        }
-        assert not (tmp_path / "model.checkpoints").exists()
-    else:
-        assert newest(tmp_path / "model.checkpoints").name.startswith("epoch-0002-step-000000-")

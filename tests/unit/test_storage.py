@@ -68,13 +68,21 @@ def test_an_empty_path_lists_what_is_allowed(tmp_path: Path) -> None:
     assert "gs://bucket/object" in one_line(error)
 
 
-@pytest.mark.parametrize("uri", ["s3://bucket/x", "ftp://host/x", "sim://screen?cells=3"])
+@pytest.mark.parametrize("uri", ["az://bucket/x", "ftp://host/x", "sim://screen?cells=3"])
 def test_an_unknown_scheme_lists_the_allowed_ones(uri: str, tmp_path: Path) -> None:
     with pytest.raises(InputError) as error:
         fetch(uri, tmp_path / "downloads")
     text = one_line(error)
     assert f"'{uri.split(':')[0]}://' is not allowed" in text
-    for scheme in ("file://", "gs://", "hf://datasets/", "hf://models/", "https://"):
+    for scheme in (
+        "file://",
+        "gs://",
+        "s3://",
+        "minio://",
+        "hf://datasets/",
+        "hf://models/",
+        "https://",
+    ):
         assert scheme in text
     assert not (tmp_path / "downloads").exists()
 

@@ -18,19 +18,13 @@ import pytest
 
 from components.ingest.generator import write_raw
 from components.ingest.ingest import ingest
+from components.shared import chunks, storage_gs
 from components.shared import downloads as shared
-from components.shared import storage_gs
 from components.shared.errors import InputError
+from components.shared.objects import Stored
 from components.shared.storage import fetch, fetch_folder
-from tests.unit.bucket_server import (
-    Cut,
-    Damaged,
-    Emulator,
-    Fault,
-    Lost,
-    closed_port,
-    emulating,
-)
+from tests.unit.bucket_server import Emulator, emulating
+from tests.unit.faults import Cut, Damaged, Fault, Lost, closed_port
 from tests.unit.test_storage import one_line
 
 URI = "gs://screens/cells.h5ad"
@@ -46,7 +40,7 @@ PASSING = [429, 500, 503]
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     retry = storage_gs.RETRY.with_delay(initial=0.01, maximum=0.02).with_timeout(5.0)
     monkeypatch.setattr(storage_gs, "RETRY", retry)
-    monkeypatch.setattr(storage_gs, "DOWNLOAD_CHUNK", CHUNK)
+    monkeypatch.setattr(chunks, "CHUNK", CHUNK)
     monkeypatch.setattr(storage_gs, "UPLOAD_CHUNK", 2**21)
 
 
@@ -68,10 +62,10 @@ def downloads(tmp_path: Path) -> Path:
     return tmp_path / "downloads"
 
 
-def put(path: Path, content: bytes, name: str) -> storage_gs.storage.Blob | None:
+def put(path: Path, content: bytes, name: str) -> Stored | None:
     path.write_bytes(content)
     with storage_gs.errors(f"gs://screens/{name}"):
-        return storage_gs.upload(path, storage_gs.client().bucket("screens"), name)
+        return storage_gs.Bucket("screens").upload(path, name)
 
 
 def replace(content: bytes) -> None:
@@ -99,8 +93,8 @@ def test_an_object_is_downloaded_in_chunks_and_whole(gs: Emulator, downloads: Pa
 def test_chunks_come_several_at_a_time(gs: Emulator, downloads: Path) -> None:
     replace(CONTENT)
     # No request is answered before as many as there are workers have come.
-    together = Barrier(storage_gs.WORKERS)
-    gs.fail("download", repeat(partial(together.wait, 10.0), storage_gs.WORKERS))
+    together = Barrier(chunks.WORKERS)
+    gs.fail("download", repeat(partial(together.wait, 10.0), chunks.WORKERS))
     assert fetch(URI, downloads).read_bytes() == CONTENT
     assert not together.broken
 
@@ -165,15 +159,15 @@ def test_a_download_of_which_nothing_came_leaves_nothing(
 CLIENT = """
 import re, sys
 from pathlib import Path
-from components.shared import storage_gs
-storage_gs.DOWNLOAD_CHUNK = int(sys.argv[3])
+from components.shared import chunks, storage_gs
+chunks.CHUNK = int(sys.argv[3])
 
 def peak():
     # Not ru_maxrss, which begins with the memory of the parent.
     return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
 
 before = peak()
-storage_gs.download(sys.argv[1], Path(sys.argv[2]))
+chunks.download(sys.argv[1], Path(sys.argv[2]))
 print((peak() - before) * 1024)
 """
 
@@ -371,7 +365,7 @@ def test_a_refused_download_names_the_permissions_at_once(
 def test_a_refusal_stops_the_chunks_that_wait(
     gs: Emulator, downloads: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(storage_gs, "WORKERS", 1)
+    monkeypatch.setattr(chunks, "WORKERS", 1)
     replace(CONTENT)
     gs.fail("download", repeat(403))
     with pytest.raises(InputError):
@@ -504,7 +498,7 @@ def test_a_bucket_that_is_not_there_takes_no_upload(
 ) -> None:
     (tmp_path / "x").write_bytes(content)
     with pytest.raises(InputError) as error, storage_gs.errors("gs://nowhere/cells.h5ad"):
-        storage_gs.upload(tmp_path / "x", storage_gs.client().bucket("nowhere"), "cells.h5ad")
+        storage_gs.Bucket("nowhere").upload(tmp_path / "x", "cells.h5ad")
     assert "no bucket 'nowhere'" in one_line(error)
 
 
@@ -560,7 +554,7 @@ def test_a_delete_spares_what_was_put_there_meanwhile(gs: Emulator, tmp_path: Pa
     blob = put(tmp_path / "x", b"cells", "cells.h5ad")
     assert blob is not None
     replace(b"other")
-    storage_gs.delete(blob)
+    storage_gs.Bucket("screens").delete(blob)
     assert gs.read("screens", "cells.h5ad") == b"other"
 
 
@@ -571,5 +565,5 @@ def test_a_passing_fault_of_a_delete_is_tried_again(
     blob = put(tmp_path / "x", b"cells", "cells.h5ad")
     assert blob is not None
     gs.fail("delete", [fault])
-    storage_gs.delete(blob)
+    storage_gs.Bucket("screens").delete(blob)
     assert gs.names("screens") == []

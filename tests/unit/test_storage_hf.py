@@ -9,7 +9,7 @@ import pytest
 from components.shared.errors import InputError
 from components.shared.storage import fetch
 from components.shared.storage_hf import split_uri
-from tests.unit.bucket_server import closed_port
+from tests.unit.faults import closed_port
 from tests.unit.hub_server import COMMIT, TOKEN, Hub, run_with_hub, serving_hub
 from tests.unit.test_storage import one_line
 
