@@ -45,6 +45,7 @@ SECRETS = {
 """Secret name to key to environment variable; a run goes on without those that do not exist."""
 OF_STORES = ("huggingface", "mlpipeline-minio-artifact", "s3")
 SECRETS_OF = {
+    "check": OF_STORES,
     "ingest": OF_STORES,
     "split": OF_STORES,
     "prior": OF_STORES,

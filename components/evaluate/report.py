@@ -164,18 +164,19 @@ def _predicted(effects: Effects, table: pd.DataFrame) -> dict[str, Any]:
     """Return what is predicted: the strongest, and how their effects were known before."""
     strongest = table.sort_values("predicted_strength", ascending=False, kind="stable")
     scored = bool((table["measured_cells"] > 0).any())
+    places = strongest.index.to_numpy(int)[:STRONGEST].tolist()
     rows = [
         {
             "perturbation": row["perturbation"],
             "strength": row["predicted_strength"],
-            "up": ", ".join(effects.top(int(place), NAMED)[0]),
-            "down": ", ".join(effects.top(int(place), NAMED)[1]),
+            "up": ", ".join(effects.top(place, NAMED)[0]),
+            "down": ", ".join(effects.top(place, NAMED)[1]),
             "more": _more(row, scored=scored),
         }
-        for place, row in strongest.head(STRONGEST).iterrows()
+        for place, (_, row) in zip(places, strongest.head(STRONGEST).iterrows(), strict=True)
     ]
     likeness = effects.likeness_to_known()
-    finite = [] if likeness is None else likeness[np.isfinite(likeness)]
+    finite: Any = [] if likeness is None else likeness[np.isfinite(likeness)]
     return {
         "count": len(table),
         "unmeasured": int((table["measured_cells"] == 0).sum()),

@@ -144,7 +144,7 @@ def nothing_scored(why: str, kind: str) -> dict[str, Any]:
         why: one sentence.
         kind: what the predicted cells are, one of `rank_cells.PREDICTED_CELLS`.
     """
-    empty = ("model", "model_means", SEEN, UNSEEN, "baselines", "ceiling", "ours", "intervals")
+    empty = ["model", "model_means", SEEN, UNSEEN, "baselines", "ceiling", "ours", "intervals"]
     empty += ("nan_counts", "comparisons", "not_computed", "fallbacks", "diagnosis")
     counts = ("perturbations", "perturbations_seen", "perturbations_unseen")
     return {
