@@ -486,6 +486,7 @@ def _facts(
         "pretrained": parse_pretrained(pretrained).shown,
         "random_init": bool(parse_pretrained(pretrained).random_size),
         "prior": prior.summary,
+        "prior_asked_for": prior.provenance["parameters"].get("uri", prior.summary["kind"]),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "processes": workers.count,
         "training_data_on": f"{data.expression.device.type}, {data.expression.dtype}",

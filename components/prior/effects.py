@@ -28,9 +28,8 @@ from components.shared.downloads import shown
 from components.shared.errors import InputError, shortlist
 from components.shared.gene_prior import CELL_LINE, CELLS, PERTURBATION, OtherEffects
 from components.shared.perturbation import CONTROL
-from components.shared.pretrained import ending_of
 from components.shared.progress import bar
-from components.shared.storage import SHA256, fetched, fetched_folder
+from components.shared.storage import SHA256, ending_of, fetched, fetched_folder
 
 ROWS_AT_ONCE = 1024
 HIGHEST = 15.0

@@ -20,10 +20,10 @@ from components.shared.checkpoint import CHECKPOINT_FILES, WEIGHTS_FILE, read_ch
 from components.shared.columns import read_columns
 from components.shared.downloads import shown
 from components.shared.errors import InputError, shortlist
-from components.shared.pretrained import ending_of, parse_pretrained
+from components.shared.pretrained import parse_pretrained
 from components.shared.prior_grammar import Prior
 from components.shared.scratch import scratch_for
-from components.shared.storage import SHA256, fetched, fetched_folder
+from components.shared.storage import SHA256, ending_of, fetched, fetched_folder
 from components.shared.vocabulary import Vocabulary
 
 if TYPE_CHECKING:

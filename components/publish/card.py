@@ -13,10 +13,11 @@ from urllib.parse import unquote
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from components.publish.chain import UNKNOWN, chain_rows, source_of
+from components.publish.chain import UNKNOWN, chain_rows, made_elsewhere, source_of
 from components.publish.facts import (
     HEADLINE,
     against_baselines,
+    count,
     few_shot,
     limitations,
     means_and_cells,
@@ -25,14 +26,20 @@ from components.publish.facts import (
     open_licence,
     verdicts,
 )
+from components.publish.files import is_scored
 from components.shared.artifact import Artifact, code_version
 from components.shared.downloads import shown
 from components.shared.errors import InputError
 from components.shared.markdown import names_as_code
+from components.shared.prior_grammar import parse_prior, with_uris
 from components.shared.storage import scheme_of
 
 TEMPLATE = "card.md.j2"
 TASK = "perturbation-prediction"
+BEYOND_SCGPT = ("beyond_scgpt.safetensors", "effects.safetensors")
+"""Files of a model that scgpt's class has no place for."""
+NAMED = 20
+"""Most perturbations that the card names as left out."""
 TAGS = ["biology", "genomics", "single-cell", "scgpt", TASK]
 
 
@@ -65,7 +72,8 @@ def write_card(
     return {
         "test_line": run.test_line,
         "random_init": run.stats["random_init"],
-        "prior": run.stats["prior"]["kind"],
+        "prior": run.prior,
+        "scored": run.scored,
         **{name: means[name] for name in HEADLINE if means.get(name) is not None},
     }
 
@@ -79,7 +87,7 @@ def result(artifacts: Mapping[str, Artifact]) -> str:
     unscored = f"Not scored: {_safe(run.metrics.get('not_scored', ''))}."
     return "\n".join(
         [
-            f"Published: the model with prior {_safe(run.stats['prior']['kind'])}, "
+            f"Published: the model with prior {_safe(run.prior)}, "
             f"seed {run.stats['seed']}, {'tested on' if means else 'applied to'} "
             f"{_safe(run.test_line)}.",
             *verdicts(run.metrics),
@@ -94,7 +102,11 @@ class _Run:
     def __init__(self, artifacts: Mapping[str, Artifact]) -> None:
         self.stats = _json(artifacts["model"].path / "training_stats.json")
         self.metrics = _json(artifacts["evaluation"].path / "metrics.json")
-        self.results = _columns(artifacts["evaluation"].path / "results.csv")
+        self.scored = is_scored(artifacts["evaluation"])
+        results = artifacts["evaluation"].path / "results.csv"
+        self.results = _columns(results) if self.scored else {}
+        self.confidence = _json(artifacts["model"].path / "confidence.json")
+        self.model_at = made_elsewhere(artifacts["model"])
         self.predictions = artifacts["predictions"].summary
         self.splits = artifacts["splits"].summary
         self.source = source_of(artifacts)
@@ -102,6 +114,21 @@ class _Run:
     @property
     def test_line(self) -> str:
         return str(self.splits["test_line"])
+
+    @property
+    def prior(self) -> str:
+        """The prior that was asked for (``effects`` has no table), without local paths."""
+        asked = str(self.stats.get("prior_asked_for", self.stats["prior"]["kind"]))
+        try:
+            return str(with_uris(parse_prior(asked), public))
+        except InputError:  # the kind of a prior is no prior that can be asked for
+            return asked
+
+    @property
+    def train_lines(self) -> list[str]:
+        """The lines the model was trained on, wherever that was."""
+        held_out = [str(row["line"]) for row in self.confidence["held_out"]]
+        return [str(line) for line in self.splits.get("train_lines", ())] or held_out
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -201,7 +228,14 @@ def _context(
         "few_shot": few_shot(run.splits),
         "predictions": run.predictions,
         "pretrained": public(run.stats["pretrained"]),
-        "prior": _prior_rows(run.stats["prior"]),
+        "prior": {"asked for": run.prior} | _prior_rows(run.stats["prior"]),
+        "not_scored": run.metrics.get("not_scored", ""),
+        "held_out": _held_out_rows(run.confidence),
+        "scale": run.confidence["scale"],
+        "scale_from": run.confidence["scale_from"],
+        "model_at": public(run.model_at) if run.model_at else "",
+        "asked": _asked(run.predictions),
+        "extra": " and ".join(str(f["path"]) for f in files if f["path"] in BEYOND_SCGPT),
         "settings": run.stats["settings"],
         "source": {"uri": _source(run), "sha256": run.source["sha256"]},
         "chain": chain_rows(artifacts),
@@ -216,6 +250,34 @@ def _context(
         "limitations": limitations(run.stats, run.predictions, run.metrics, run.splits),
         "files": files,
     }
+
+
+def _held_out_rows(confidence: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return a row a training line that was left out: what other lines' effects reached there."""
+    return [
+        {
+            "line": row["line"],
+            "perturbations": row["perturbations"],
+            "pearson_delta": number(row["pearson_delta"]),
+            "untrained": number(row["untrained_pearson_delta"]),
+        }
+        for row in confidence["held_out"]
+    ]
+
+
+def _asked(predictions: Mapping[str, Any]) -> str:
+    """Say what was asked for and what became of it."""
+    total, missing = predictions["perturbations"], predictions.get("not_measured", 0)
+    left_out = predictions.get("not_predicted", [])
+    text = f"{count(total, 'perturbation')} predicted"
+    if missing:
+        text += f", {missing:,} of them without a measured cell"
+    if left_out:
+        named = ", ".join(left_out[:NAMED]) + (" …" if len(left_out) > NAMED else "")
+        text += (
+            f"; {len(left_out):,} left out, since the model knows neither gene nor effect ({named})"
+        )
+    return text
 
 
 def _counts(splits: Mapping[str, Any]) -> dict[str, int]:

@@ -5,6 +5,7 @@ from typing import Any
 
 from components.shared.artifact import Artifact
 from components.shared.errors import InputError
+from components.shared.finished import PUBLISHED_AT
 
 MADE_FROM = (
     ("model", "splits"),
@@ -25,6 +26,8 @@ def check_chain(artifacts: Mapping[str, Artifact]) -> None:
         InputError: one was made from another input than the one given.
     """
     for name, needed in MADE_FROM:
+        if name == "model" and made_elsewhere(artifacts["model"]):
+            continue
         artifact, wanted = artifacts[name], artifacts[needed]
         found = artifact.provenance["inputs"].get(needed, {}).get("sha256", "none")
         if found != wanted.digest:
@@ -32,6 +35,11 @@ def check_chain(artifacts: Mapping[str, Artifact]) -> None:
                 f"{artifact.path}: made from other {needed} (sha256 {found[:12]}) than "
                 f"{wanted.path} ({wanted.digest[:12]}); give the artifacts of one run"
             )
+
+
+def made_elsewhere(model: Artifact) -> str:
+    """Return where a finished model was taken from; empty for one that this run fine-tuned."""
+    return str(model.summary.get(PUBLISHED_AT, ""))
 
 
 def source_of(artifacts: Mapping[str, Artifact]) -> dict[str, str]:
@@ -49,7 +57,11 @@ def source_of(artifacts: Mapping[str, Artifact]) -> dict[str, str]:
 def chain_rows(artifacts: Mapping[str, Artifact]) -> list[dict[str, str]]:
     """Return a row an artifact from cells to evaluation: name, format, sha256, task, code."""
     rows = []
-    inputs = artifacts["model"].provenance["inputs"]
+    inputs = {
+        name: facts
+        for artifact in ("predictions", "model")
+        for name, facts in artifacts[artifact].provenance["inputs"].items()
+    }
     for name, task in (("cells", "ingest"), ("prior", "prior")):
         if name in inputs:
             rows.append(_row(name, inputs[name]["format"], inputs[name]["sha256"], task, "", ""))

@@ -142,11 +142,12 @@ def limitations(stats: Facts, predictions: Facts, metrics: Facts, splits: Facts)
         metrics: the evaluation's `metrics.json`.
         splits: summary of the splits artifact.
     """
+    scored = metrics.get("scored", True)
     found = [
         *_of_training(stats),
-        *_of_splits(splits),
+        *(_of_splits(splits) if scored else _of_controls(splits)),
         *_of_predictions(predictions),
-        *_of_evaluation(metrics),
+        *(_of_evaluation(metrics) if scored else ()),
         *stats.get("limitations", []),
     ]
     return [str(text) for text in found]
@@ -251,6 +252,13 @@ def _of_splits(splits: Facts) -> list[str]:
     return texts
 
 
+def _of_controls(splits: Facts) -> list[str]:
+    controls = splits.get("test_controls_basal")
+    if controls is None or controls >= FEW_CONTROLS:
+        return []
+    return [f"Few controls of the line: {controls}; every prediction is a change of their mean."]
+
+
 def few_shot(splits: Facts) -> str:
     """Return how many cells of the test line were trained on as text, empty if none were."""
     training = splits.get("test_line_training_cells", 0)
@@ -265,17 +273,19 @@ def _of_predictions(summary: Facts) -> list[str]:
     total = summary["perturbations"]
     if unmeasured := summary.get("unmeasured_targets", 0):
         texts.append(
-            f"{count(unmeasured, 'test perturbation')} of {total:,} "
+            f"{count(unmeasured, 'predicted perturbation')} of {total:,} "
             f"{'has' if unmeasured == 1 else 'have'} a target that is not among the measured genes."
         )
     if unflagged := summary.get("unflagged_perturbations", 0):
         texts.append(
             f"The model could not be told which gene is perturbed for "
-            f"{count(unflagged, 'test perturbation')} of {total:,}; "
+            f"{count(unflagged, 'predicted perturbation')} of {total:,}; "
             "its prediction there is that of an unknown perturbation."
         )
     if doubles := summary.get("doubles", 0):
-        texts.append(f"{count(doubles, 'test perturbation')} of {total:,} name two or more genes.")
+        texts.append(
+            f"{count(doubles, 'predicted perturbation')} of {total:,} name two or more genes."
+        )
     if clipped := summary.get("clipped_fraction", 0):
         texts.append(
             f"{clipped:.2%} of the predicted values lay outside what log1p expression can be and "

@@ -1,39 +1,80 @@
 """Which files a run publishes, and how they get from the artifacts into one folder."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from components.shared.artifact import Artifact, link_or_copy, sha256_of
 from components.shared.errors import InputError
+from components.shared.finished import BESIDE
 
 CARD_FILE = "README.md"
 
-FILES = {
-    "model": ("", ("best_model.pt", "args.json", "vocab.json", "training_stats.json")),
-    "predictions": ("predictions", ("scgpt_replogle_test.h5ad",)),
-    "evaluation": (
-        "eval",
-        (
-            "agg_results.csv",
-            "results.csv",
-            "summary.csv",
-            "scores.csv",
-            "comparisons.csv",
-            "strata.csv",
-            "undefined.csv",
-            "calibration.csv",
-            "called_by_expression.csv",
-            "metrics.json",
-            "report.html",
-        ),
-    ),
-}
-"""Per artifact: the published sub-folder and the files, in the reference run's layout."""
+MODEL_FILES = (
+    "best_model.pt",
+    "args.json",
+    "vocab.json",
+    "training_stats.json",
+    "training_effects.safetensors",
+    "confidence.json",
+)
+SCORES = (
+    "agg_results.csv",
+    "results.csv",
+    "summary.csv",
+    "scores.csv",
+    "comparisons.csv",
+    "strata.csv",
+    "undefined.csv",
+    "calibration.csv",
+    "called_by_expression.csv",
+)
+"""Tables that there are only where something was measured."""
+EFFECTS = ("effects.parquet", "effects.csv.gz", "perturbations.csv")
 
-OPTIONAL = {"model": ("gene_prior.json", "beyond_scgpt.safetensors", "effects.safetensors")}
-"""Files that only some runs have, published beside the others of their artifact."""
 
-OPTIONAL_NAMES = tuple(name for names in OPTIONAL.values() for name in names)
+@dataclass(frozen=True)
+class Group:
+    """Files of one artifact that are published in one folder."""
+
+    artifact: str
+    folder: str
+    """Empty = the top."""
+    names: tuple[str, ...]
+    optional: bool = False
+    """Whether only some runs have them."""
+
+
+def groups(*, scored: bool) -> list[Group]:
+    """Return what a run publishes, in the reference run's layout.
+
+    Args:
+        scored: whether anything was measured, so that there are scores.
+    """
+    return [
+        Group("model", "", MODEL_FILES),
+        Group("model", "", BESIDE, optional=True),
+        Group("predictions", "predictions", ("scgpt_replogle_test.h5ad",)),
+        Group("evaluation", "predictions", EFFECTS),
+        Group("evaluation", "eval", SCORES if scored else ()),
+        Group("evaluation", "eval", ("metrics.json", "report.html")),
+        Group("evaluation", "eval", ("explorer.html",), optional=True),
+    ]
+
+
+SOMETIMES = tuple(
+    f"{group.folder}/{name}" if group.folder else name
+    for group in groups(scored=True)
+    if group.optional or group.names == SCORES
+    for name in group.names
+)
+"""Paths in a published folder of files that only some runs have."""
+
+
+def is_scored(evaluation: Artifact) -> bool:
+    """Return whether an evaluation had anything to score."""
+    return bool(evaluation.summary.get("scored", True))
+
 
 WHAT = {
     "best_model.pt": "weights of the best validation epoch, a state_dict",
@@ -43,7 +84,13 @@ WHAT = {
     "gene_prior.json": "where the gene prior comes from",
     "beyond_scgpt.safetensors": "tensors that scGPT's class does not have",
     "effects.safetensors": "the effects in other lines that the model was given",
-    "scgpt_replogle_test.h5ad": "predicted and measured expression of every test cell",
+    "training_effects.safetensors": "what the training lines showed, to set predictions beside",
+    "confidence.json": "what to expect of a prediction, learnt from left-out training lines",
+    "effects.parquet": "each perturbation and gene: predicted, measured, and in each training line",
+    "effects.csv.gz": "the same as text",
+    "perturbations.csv": "a row a perturbation: cells, lines, strength, top genes, what to expect",
+    "explorer.html": "look up a knock-down, or what moves a gene",
+    "scgpt_replogle_test.h5ad": "predicted cells, and the measured ones where there are any",
     "agg_results.csv": "cell-eval's describe table, over what has a value",
     "results.csv": "cell-eval's metrics, a row a perturbation",
     "summary.csv": "means with intervals of the model, the baselines and the ceiling",
@@ -64,13 +111,13 @@ def check_files(artifacts: Mapping[str, Artifact]) -> None:
     Raises:
         InputError: one is missing from its artifact.
     """
-    for name, (_, files) in FILES.items():
-        artifact = artifacts[name]
-        for file in files:
-            if not (artifact.path / file).is_file():
+    for group in groups(scored=is_scored(artifacts["evaluation"])):
+        artifact = artifacts[group.artifact]
+        for name in () if group.optional else group.names:
+            if not (artifact.path / name).is_file():
                 maker = artifact.provenance["made_by"]
                 raise InputError(
-                    f"{artifact.path}: has no {file}, which the {maker} task writes; run it again"
+                    f"{artifact.path}: has no {name}, which the {maker} task writes; run it again"
                 )
 
 
@@ -81,17 +128,16 @@ def collect(artifacts: Mapping[str, Artifact], folder: Path) -> list[dict[str, s
         A row a file: its path in the folder, what it is, sha256 and bytes.
     """
     rows: list[dict[str, str | int]] = []
-    for name, (place, files) in FILES.items():
-        artifact = artifacts[name]
-        optional = [file for file in OPTIONAL.get(name, ()) if (artifact.path / file).is_file()]
-        for file in [*files, *optional]:
-            target = folder / place / file
+    for group in groups(scored=is_scored(artifacts["evaluation"])):
+        source = artifacts[group.artifact].path
+        for name in (name for name in group.names if (source / name).is_file()):
+            target = folder / group.folder / name
             target.parent.mkdir(exist_ok=True)
-            link_or_copy(artifact.path / file, target)
+            link_or_copy(source / name, target)
             rows.append(
                 {
-                    "path": f"{place}/{file}" if place else file,
-                    "what": WHAT[file],
+                    "path": f"{group.folder}/{name}" if group.folder else name,
+                    "what": WHAT[name],
                     "sha256": sha256_of(target),
                     "bytes": target.stat().st_size,
                 }

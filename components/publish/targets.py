@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components.publish.files import OPTIONAL_NAMES
+from components.publish.files import SOMETIMES
 from components.shared.artifact import PROVENANCE, beside
 from components.shared.buckets import FORMS, SCHEMES, open_bucket
 from components.shared.downloads import check_remote_path, shown, watching
@@ -209,7 +209,7 @@ def _commit(api: "HfApi", repository: str, branch: str, files: dict[str, Path]) 
         api.create_branch(repository, branch=branch, exist_ok=True)
     stale = [
         CommitOperationDelete(name)
-        for name in OPTIONAL_NAMES
+        for name in SOMETIMES
         if name not in files and api.file_exists(repository, name, revision=branch)
     ]
     additions = [CommitOperationAdd(name, str(path)) for name, path in files.items()]

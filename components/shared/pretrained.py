@@ -6,12 +6,18 @@ are written `%26` and `%25`, as in any URL; `+` stands for itself.
 """
 
 from dataclasses import dataclass
-from pathlib import PurePosixPath
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 from components.shared.downloads import shown
 from components.shared.errors import InputError, nearest
-from components.shared.storage import SHA256, fetched, fetched_folder, local_path, scheme_of
+from components.shared.storage import (
+    SHA256,
+    ending_of,
+    fetched,
+    fetched_folder,
+    local_path,
+    scheme_of,
+)
 from components.shared.vocabulary import VOCAB_FILE, packaged_vocabulary, read_vocabulary
 
 RANDOM = "random"
@@ -96,20 +102,6 @@ def resolve_vocabulary(pretrained: str) -> dict[str, int]:
             return read_vocabulary(path)
     with fetched_folder(uri, (VOCAB_FILE,)) as folder:
         return read_vocabulary(folder / VOCAB_FILE)
-
-
-def ending_of(uri: str) -> str:
-    """Return the ending of the file that a path or URI names, in lower case: ``.json``, or empty.
-
-    A digest, the revision of a Hub URI and the query of a web address are no part of it.
-    """
-    bare = uri.partition(SHA256)[0]
-    scheme = scheme_of(bare)
-    if scheme in ("http", "https"):
-        bare = urlsplit(bare).path
-    elif scheme == "hf":
-        bare = bare.partition("@")[0]
-    return PurePosixPath(bare).suffix.lower()
 
 
 def _names_a_file(uri: str) -> bool:

@@ -25,8 +25,7 @@ from urllib.parse import parse_qsl, quote
 
 from components.shared.downloads import shown
 from components.shared.errors import InputError, nearest
-from components.shared.pretrained import ending_of
-from components.shared.storage import ALLOWED, scheme_of
+from components.shared.storage import ALLOWED, ending_of, scheme_of
 
 NONE, TABLE, GRAPH, ANNOTATION, ESM2 = "none", "table", "graph", "annotation", "esm2"
 SCGPT, RANDOM, SHUFFLED, CONCAT, EFFECTS = "scgpt", "random", "shuffled", "concat", "effects"

@@ -10,7 +10,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from components.shared import buckets
@@ -31,6 +31,20 @@ def scheme_of(uri: str) -> str:
     """Return the scheme of a URI in lower case, an empty string for a plain path."""
     found = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", uri)
     return found[1].lower() if found else ""
+
+
+def ending_of(uri: str) -> str:
+    """Return the ending of the file that a path or URI names, in lower case: ``.json``, or empty.
+
+    A digest, the revision of a Hub URI and the query of a web address are no part of it.
+    """
+    bare = uri.partition(SHA256)[0]
+    scheme = scheme_of(bare)
+    if scheme in ("http", "https"):
+        bare = urlsplit(bare).path
+    elif scheme == "hf":
+        bare = bare.partition("@")[0]
+    return PurePosixPath(bare).suffix.lower()
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from components.publish.files import FILES
+from components.publish.files import groups
 from components.shared import model as scgpt_model
 from components.shared.artifact import (
     EVALUATION,
@@ -18,6 +18,7 @@ from components.shared.artifact import (
     PREDICTIONS,
     SPLITS,
     Artifact,
+    link_or_copy,
     opening,
     writing,
 )
@@ -86,6 +87,24 @@ SPLITS_SUMMARY: dict[str, Any] = {
 }
 
 
+CONFIDENCE: dict[str, Any] = {
+    "scale": 0.75,
+    "scale_from": "it fits left-out lines best.",
+    "why": "",
+    "held_out": [
+        {
+            "line": line,
+            "control_similarity": 0.9,
+            "perturbations": 5,
+            "pearson_delta": 0.4,
+            "untrained": 5,
+            "untrained_pearson_delta": None,
+        }
+        for line in ("k562", "jurkat")
+    ],
+}
+
+
 @dataclass(frozen=True)
 class Run:
     """Folders of the four artifacts that publish reads."""
@@ -107,6 +126,7 @@ def finished_run(
     splits: dict[str, Any] | None = None,
     predictions: dict[str, Any] | None = None,
     gene_prior: bool = False,
+    published_at: str = "",
 ) -> Run:
     """Write the artifacts of a run; the dicts replace entries of the defaults above."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -114,11 +134,17 @@ def finished_run(
     cells = opening(cells_artifact(folder / "cells", obs, expression, genes), "cells/v1")
     split = _write_splits(folder / "splits", cells, splits or {})
     model = _write_model(folder / "model", cells, split, stats or {}, gene_prior)
+    if published_at:
+        with writing(folder / "taken", MODEL, parameters={}) as draft:
+            for name in model.provenance["files"]:
+                link_or_copy(model.path / name, draft.path / name)
+            draft.summary["published_at"] = published_at
+        model = opening(folder / "taken", MODEL)
     predicted = _write_predictions(
         folder / "predictions", obs, expression, genes, model, split, predictions or {}
     )
     _write_evaluation(folder / "evaluation", predicted, split, metrics or {})
-    return Run(folder / "model", folder / "predictions", folder / "evaluation", folder / "splits")
+    return Run(model.path, folder / "predictions", folder / "evaluation", folder / "splits")
 
 
 def _write_splits(folder: Path, cells: Artifact, changes: dict[str, Any]) -> Artifact:
@@ -139,6 +165,8 @@ def _write_model(
         written = {"args": ARGS, "vocab": VOCAB, "training_stats": STATS | changes}
         if gene_prior:
             written["gene_prior"] = {"source": "table"}
+        written["confidence"] = CONFIDENCE
+        (draft.path / "training_effects.safetensors").write_text("effects")
         for name, content in written.items():
             (draft.path / f"{name}.json").write_text(json.dumps(content))
     return opening(folder, MODEL)
@@ -155,7 +183,7 @@ def _write_predictions(
 ) -> Artifact:
     adata = anndata.AnnData(
         expression.astype(np.float32),
-        obs=obs,
+        obs=obs.assign(measured=True),
         var=pd.DataFrame(index=genes),
         layers={"truth": expression.astype(np.float32)},
         varm={"predicted_mean": np.zeros((len(genes), 2), np.float32)},
@@ -188,9 +216,14 @@ def _write_evaluation(
 ) -> None:
     inputs = {"predictions": predictions, "splits": splits}
     with writing(folder, EVALUATION, parameters={}, inputs=inputs) as draft:
-        (draft.path / "results.csv").write_text(
-            "perturbation,pearson_delta,mae_delta,roc_auc\nG1,0.2,0.1,\nX0,0.3,0.15,NaN\n"
-        )
-        (draft.path / "metrics.json").write_text(json.dumps(METRICS | changes))
-        for name in set(FILES["evaluation"][1]) - {"results.csv", "metrics.json"}:
-            (draft.path / name).write_text(f"{name}\n")
+        content = METRICS | changes
+        scored = content.get("scored", True)
+        draft.summary["scored"] = scored
+        for group in groups(scored=scored):
+            for name in group.names if group.artifact == "evaluation" else ():
+                (draft.path / name).write_text(f"{name}\n")
+        if scored:
+            (draft.path / "results.csv").write_text(
+                "perturbation,pearson_delta,mae_delta,roc_auc\nG1,0.2,0.1,\nX0,0.3,0.15,NaN\n"
+            )
+        (draft.path / "metrics.json").write_text(json.dumps(content))

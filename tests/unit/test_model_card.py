@@ -12,7 +12,7 @@ from huggingface_hub import ModelCard
 from components.publish.card import _prior_rows, public
 from components.publish.facts import _of_prior, against_baselines, limitations, open_licence
 from components.publish.publish import publish
-from components.shared.artifact import sha256_of
+from components.shared.artifact import PUBLISHED, opening, sha256_of
 from components.shared.errors import InputError
 from tests.helpers import bare_names
 from tests.unit.publish_run import METRICS, SPLITS_SUMMARY, STATS, finished_run
@@ -228,7 +228,10 @@ def limits(**changes: dict[str, Any]) -> str:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"predictions": {"unmeasured_targets": 2}}, "2 test perturbations of 2 have a target"),
+        (
+            {"predictions": {"unmeasured_targets": 2}},
+            "2 predicted perturbations of 2 have a target",
+        ),
         ({"predictions": {"unflagged_perturbations": 1}}, "could not be told which gene"),
         ({"predictions": {"clipped_fraction": 0.25}}, "25.00% of the predicted values"),
         ({"predictions": {"doubles": 1}}, "name two or more genes"),
@@ -289,6 +292,7 @@ def test_stats_without_what_the_card_needs_are_named(tmp_path: Path) -> None:
 
 def test_the_code_of_the_card_runs_as_written(folder: Path, text: str, tmp_path: Path) -> None:
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    blocks = [block for block in blocks if "predict_line" not in block]
     assert len(blocks) == 2
     code = blocks[0] + blocks[1].replace('write_h5ad("', f'write_h5ad("{tmp_path}/')
     code += "\nprint(type(model).__module__, predicted.shape == measured.shape, len(set(labels)))"
@@ -303,3 +307,74 @@ def test_the_code_of_the_card_runs_as_written(folder: Path, text: str, tmp_path:
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["scgpt.model.generation_model", "True", "3", "True"]
     assert {path.name for path in tmp_path.iterdir()} == {"pred.h5ad", "real.h5ad"}
+
+
+NOT_SCORED = {
+    "scored": False,
+    "not_scored": "no perturbed cell of rpe1 was measured",
+    "perturbations": 0,
+    **{key: {} for key in ("model", "seen", "unseen", "baselines", "ceiling", "nan_counts")},
+}
+UNMEASURED = {"perturbations": 3, "not_measured": 3, "not_predicted": ["NOSUCH", "OLD|NAME"]}
+
+
+def card_of(tmp_path: Path, **changes) -> str:
+    run = finished_run(tmp_path / "run", **changes)
+    publish(*run.folders(), "", tmp_path / "published")
+    return (tmp_path / "published" / "README.md").read_text()
+
+
+def test_a_line_that_was_not_measured_has_expectations_in_the_place_of_scores(tmp_path: Path):
+    text = card_of(tmp_path, metrics=NOT_SCORED, predictions=UNMEASURED)
+    assert "Not scored: no perturbed cell of rpe1 was measured." in text
+    assert "## Test metrics" not in text and 'layers["truth"]' not in text
+    assert "| k562 | 5 | 0.4000 | - |" in text
+    assert "3 perturbations predicted, 3 of them without a measured cell" in text
+    assert "2 left out" in text and "NOSUCH, OLD\\|NAME" in text
+    assert ModelCard.load(tmp_path / "published" / "README.md").data.eval_results is None
+    there = {path.name for path in (tmp_path / "published").rglob("*.*")}
+    assert "results.csv" not in there and {"metrics.json", "report.html"} <= there
+    assert opening(tmp_path / "published", PUBLISHED).summary["scored"] is False
+
+
+def test_an_applied_model_is_described_by_its_own_card(tmp_path: Path):
+    text = card_of(tmp_path, published_at="gs://models/mine")
+    assert "published at gs://models/mine" in text and "nothing was trained" in text
+    assert "## Training\n" not in text and "| best epoch |" not in text
+    assert "| training lines | k562, jurkat |" in text
+
+
+def test_a_model_that_was_made_elsewhere_must_still_be_the_one_that_predicted(tmp_path: Path):
+    run = finished_run(tmp_path / "run", published_at="gs://models/mine")
+    other = finished_run(tmp_path / "other", published_at="gs://models/other")
+    with pytest.raises(InputError, match="made from other model"):
+        publish(other.model, *run.folders()[1:], "", tmp_path / "published")
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ("effects", "effects"),
+        (
+            "concat(effects, table:/home/me/x.parquet)",
+            "concat(effects, table:local file x.parquet)",
+        ),
+    ],
+)
+def test_the_prior_is_the_one_that_was_asked_for(tmp_path: Path, asked: str, told: str):
+    text = card_of(tmp_path, stats={"prior_asked_for": asked})
+    assert f"| asked for | {told} |" in text and "/home/me" not in text
+    assert opening(tmp_path / "published", PUBLISHED).summary["prior"] == told
+
+
+def test_the_card_says_how_other_cells_are_predicted_and_what_scgpts_class_lacks(tmp_path: Path):
+    text = card_of(tmp_path)
+    assert "make predict MODEL=" in text and "predict_line(" in text
+    assert "it does not know" not in text
+    assert "multiplied by 1" in text
+
+
+def test_the_factor_is_said_where_the_recipe_scales(tmp_path: Path):
+    settings = {"batch_size": 8, "scale_effects": True}
+    text = card_of(tmp_path, stats={"settings": settings})
+    assert "multiplied by 0.75: it fits left-out lines best." in text
