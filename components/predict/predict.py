@@ -99,7 +99,7 @@ def predict(
         asked = predictor.asked(split)
         wanted = wanted_cells(asked, split, cells_per_perturbation or min(len(basal), MOST_CELLS))
         control = opened.rows(basal)
-        blocks = predictor.blocks(control, wanted.labels)
+        blocks = predictor.blocks(control, wanted)
         file = draft.path / PREDICTIONS_FILE
         labels = asked.predicted
         controls = opened.rows(reference)
@@ -138,7 +138,7 @@ def predict(
             "not_predicted": asked.unknown,
             "scale": predictor.scale,
             CELLS_KIND: predictor.kind,
-            "clipped_fraction": predictor.clipped / (len(wanted.labels) * len(opened.genes)),
+            "clipped_fraction": predictor.clipped / predictor.values,
         }
     unmeasured = f" ({len(asked.unmeasured)} not measured)" if asked.unmeasured else ""
     print(
@@ -182,7 +182,7 @@ class _Predictor:
         self.tokens = GeneTokens.of(self.genes, self.vocabulary, trained)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = load_finetuned(checkpoint, folder / WEIGHTS_FILE).to(self.device)
-        self.clipped = 0
+        self.clipped = self.values = 0
         self.seed = seed
         self.order: Ints = np.random.default_rng([seed, 5]).permutation(len(self.tokens.ids))
 
@@ -190,6 +190,16 @@ class _Predictor:
     def kind(self) -> str:
         """What the cells are, one of `PREDICTED_CELLS`."""
         return str(self.settings[CELLS_KIND])
+
+    @property
+    def cells_of_a_mean(self) -> int | None:
+        """From how many cells the mean of what was not measured is predicted, None = from all.
+
+        As many as validation takes. Where cells are controls mapped to a mean, and that is a change
+        of the whole pool's mean, the others would be work without effect.
+        """
+        mapped = self.kind == RANK and self.settings["contrast"]
+        return self.settings["validation_cells"] or None if mapped else None
 
     @property
     def scale(self) -> float:
@@ -233,20 +243,20 @@ class _Predictor:
         report_unknown(asked, self.knows, self.vocabulary, split.other_names)
         return asked
 
-    def blocks(
-        self, control: csr_matrix, labels: NDArray[np.str_]
-    ) -> Iterator[tuple[Floats, Floats]]:
+    def blocks(self, control: csr_matrix, wanted: Wanted) -> Iterator[tuple[Floats, Floats]]:
         """Yield one perturbation after the other: its cells [cells, genes], their mean [genes].
 
-        ``labels`` come sorted. Values are within [0, HIGHEST]; `clipped` counts what was not.
+        Values are within [0, HIGHEST]; `clipped` counts what was not.
         """
-        pool = _mean(control)
+        pool, labels = _mean(control), wanted.labels
         partners = draw_partners(labels, control.shape[0], self.seed)
         with bar(total=len(labels), what="predicting", unit=" cells") as progress:
             for label, count in zip(*np.unique(labels, return_counts=True), strict=True):
                 start = int(np.searchsorted(labels, label))
-                basal = control[partners[start : start + count]].toarray()
+                drawn = control[partners[start : start + count]].toarray()
+                basal = drawn if wanted.rows[start] >= 0 else drawn[: self.cells_of_a_mean]
                 predicted = self._predict(basal, str(label), progress)
+                progress.update(count - len(basal))
                 if not np.isfinite(predicted).all():
                     raise InputError(
                         f"the model predicts NaN or infinity for '{label}'; train again"
@@ -254,6 +264,7 @@ class _Predictor:
                 if self.scale != 1.0:
                     predicted = basal + self.scale * (predicted - basal)
                 self.clipped += int(((predicted < 0) | (predicted > HIGHEST)).sum())
+                self.values += predicted.size
                 if self.settings["contrast"]:
                     # A change hardly differs from cell to cell, but the cells do: without this the
                     # stray of the drawn controls from their pool would blur every mean alike.
@@ -262,7 +273,7 @@ class _Predictor:
                 predicted = np.clip(predicted, 0.0, HIGHEST)
                 mean = predicted.mean(axis=0, dtype=np.float64)
                 if self.kind == RANK:
-                    predicted = rank_cells(basal, mean, generator_of(label, self.seed, 6))
+                    predicted = rank_cells(drawn, mean, generator_of(label, self.seed, 6))
                 yield predicted, mean.astype(np.float32)
 
     def known(self, labels: list[str]) -> Floats | None:

@@ -238,8 +238,9 @@ def with_beside(world: Path, name: str, trained: list[str], scale: float) -> Non
         args["scgpt_perturb"]["settings"]["scale_effects"] = True
         (draft.path / "args.json").write_text(json.dumps(args))
         effects.write(draft.path / TRAINING_EFFECTS_FILE)
-        nothing = pd.DataFrame({"known": [], "agreement": []}, index=pd.Index([], name="label"))
-        told = Confidence(scale, "as a test says", "too few lines", [], nothing, None, None)
+        columns = ["known", "agreement", "lines", "cells", "carried", "strength"]
+        nothing = pd.DataFrame(columns=columns, index=pd.Index([], name="label"))
+        told = Confidence(scale, "as a test says", "too few lines", [], nothing, {}, {})
         told.write(draft.path / CONFIDENCE_FILE)
 
 
@@ -273,6 +274,19 @@ def test_the_factor_scales_every_predicted_change(world: Path) -> None:
     assert free.sum() > 10
     np.testing.assert_allclose(changes[1][free], 0.5 * changes[0][free], rtol=1e-3)
     assert opening(world / "by 0.5", PREDICTIONS).summary["scale"] == 0.5
+
+
+def test_a_mean_that_a_few_controls_give_is_nearly_that_of_all(world: Path) -> None:
+    """What was not measured is predicted from some controls, as a change of the whole pool."""
+    every = ask(world, "from all", ["G5", "G9"], "smoke denoised").anndata
+    some = ask(world, "from some", ["G5", "G9"], "smoke rank").anndata
+    assert some.n_obs == every.n_obs == 2 * 40 + 40
+    cells = Cells.open(world / "cells")
+    basal = cells.rows(Splits.open(world / "splits from all", cells).basal("rpe1")).toarray()
+    control = basal.mean(axis=0)[:, None]
+    changes = [(adata.varm[MEANS] - control).ravel() for adata in (every, some)]
+    assert np.corrcoef(*changes)[0, 1] > 0.99
+    assert np.abs(changes[0] - changes[1]).max() > 0
 
 
 def test_a_checkpoint_that_was_never_fine_tuned_here_is_refused(world: Path) -> None:
