@@ -29,7 +29,8 @@ def compare(
     """Compare the priors of a grid of runs.
 
     Writes `comparison.csv`, `by_prior.csv`, `cost.csv`, `runs.csv`, `metrics.json`, `summary.md`
-    and `report.html`.
+    and `report.html`; where nothing was measured in the test line, so that there are no scores, not
+    the first two, and the pages say so.
 
     Args:
         evaluations: evaluation artifacts in the order of the grid; a failed one is told as missing.
@@ -47,8 +48,8 @@ def compare(
     with writing(target, COMPARISON, parameters=parameters, inputs=inputs) as draft:
         found = Findings(
             grid=grid,
-            means=by_prior(grid),
-            differences=differences(grid),
+            means=pd.DataFrame() if grid.not_scored else by_prior(grid),
+            differences=pd.DataFrame() if grid.not_scored else differences(grid),
             cost=cost(grid),
             runs=runs_table(grid),
             best=best(grid),
@@ -108,7 +109,7 @@ def runs_table(grid: Grid) -> pd.DataFrame:
             "prior": run.prior,
             "seed": run.seed,
             "validation": run.stats.get(VALIDATION),
-            HEADLINE: run.numbers["model"][HEADLINE],
+            HEADLINE: run.numbers["model"].get(HEADLINE),
             "failed_in": "",
             "reason": "",
         }
@@ -123,7 +124,9 @@ def runs_table(grid: Grid) -> pd.DataFrame:
 
 def numbers_of(found: Findings) -> dict[str, Any]:
     """Return what `metrics.json` holds; every number is finite, or null."""
-    rows = found.means[(found.means["prediction"] == MODEL) & (found.means["part"] == ALL)]
+    rows = found.means
+    if len(rows):
+        rows = rows[(rows["prediction"] == MODEL) & (rows["part"] == ALL)]
     return {
         "conclusion": conclusion(found.grid, found.differences),
         "best": {
@@ -148,7 +151,8 @@ def _write(found: Findings, numbers: Mapping[str, Any], folder: Path) -> None:
         ("cost.csv", found.cost),
         ("runs.csv", found.runs),
     ):
-        table.to_csv(folder / name, index=False)
+        if len(table):
+            table.to_csv(folder / name, index=False)
     text = json.dumps(numbers, indent=2, allow_nan=False)
     (folder / "metrics.json").write_text(text + "\n")
     (folder / "summary.md").write_text(markdown(found), encoding="utf-8")

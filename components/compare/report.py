@@ -67,26 +67,30 @@ def write_report(found: Findings, file: Path) -> None:
         "breakable": breakable,
         "shown": shown,
     }
+    scored = not found.grid.not_scored
     content = {
         "found": found,
         "css": page_css(),
         "code": code_version(),
         "conclusion": conclusion(found.grid, found.differences),
-        "verdicts": sentences(found.grid, found.differences),
+        "scored": scored,
+        "verdicts": sentences(found.grid, found.differences) if scored else [],
         "metrics": METRICS,
         "tables": [(title, rows_of(found, part)) for part, title in PARTS.items()],
         "differences": _records(found.differences),
         "headline": HEADLINE,
         "cost": _records(found.cost),
         "runs": _records(found.runs),
-        "scores": plots.scores(*_drawn(found)),
-        "forest": plots.forest(_forest(found)),
+        "scores": plots.scores(*_drawn(found)) if scored else "",
+        "forest": plots.forest(_forest(found)) if scored else "",
     }
     file.write_text(environment.from_string(template).render(content), encoding="utf-8")
 
 
 def rows_of(found: Findings, part: str) -> list[dict[str, Any]]:
     """Return a row a prior, then a row a baseline: name, kind, and by metric its numbers."""
+    if found.grid.not_scored:
+        return []
     means = found.means[found.means["part"] == part]
     rows = [("model", shown(prior), (prior, MODEL)) for prior in found.grid.priors]
     first = found.grid.priors[0]
@@ -127,16 +131,19 @@ def markdown(found: Findings) -> str:
     """Return the summary in Markdown."""
     metrics = (HEADLINE, "pearson_delta_centred", "discrimination_score_l1", "mae_delta", "pr_auc")
     lines = ["# Comparison of priors", "", f"**{conclusion(found.grid, found.differences)}**", ""]
+    scored = not found.grid.not_scored
     lines += [
         f"- **{_plain(one['prior'])}**: {_plain(one['text'])}"
-        for one in sentences(found.grid, found.differences)
+        for one in (sentences(found.grid, found.differences) if scored else ())
     ]
     for lost in found.grid.missing:
         lines.append(
             f"- **Missing: {_plain(shown(lost.prior))}, seed {lost.seed}**: failed in "
             f"{lost.stage}: {_plain(lost.reason)}"
         )
-    lines += ["", _line(["mean (sd over seeds)", *metrics]), _line(["---"] * (len(metrics) + 1))]
+    if scored:
+        lines += ["", _line(["mean (sd over seeds)", *metrics])]
+        lines += [_line(["---"] * (len(metrics) + 1))]
     for row in rows_of(found, ALL):
         cells = [row["by"].get(metric) for metric in metrics]
         lines.append(_line([_plain(row["name"]), *map(_cell, cells)]))

@@ -93,6 +93,11 @@ class Grid:
         return [run for run in self.runs if run.prior == prior]
 
     @property
+    def not_scored(self) -> str:
+        """Why there are no scores, empty where there are; the same in every run."""
+        return str(self.runs[0].numbers.get("not_scored", ""))
+
+    @property
     def seen(self) -> pd.Series:
         """Whether training had each perturbation; the same in every run."""
         return self.runs[0].seen

@@ -37,6 +37,8 @@ def shown(prior: str) -> str:
 
 def conclusion(grid: Grid, table: pd.DataFrame) -> str:
     """Say in one sentence whether any prior is better than none."""
+    if grid.not_scored:
+        return f"Not compared by scores: {grid.not_scored}."
     if NONE not in grid.priors:
         return "There is no run without a prior here, so nothing can be said of what a prior adds."
     better = [

@@ -38,6 +38,7 @@ def evaluation(
     unseen_shift: float = 0.0,
     known: float | None = None,
     cells: str = "c",
+    not_scored: str = "",
 ) -> Path:
     """Write the files of an evaluation that a comparison reads; every fourth is unseen.
 
@@ -62,6 +63,10 @@ def evaluation(
         for name, digest in (("cells", cells), ("splits", "s"))
     }
     with writing(folder, EVALUATION, parameters={}, inputs=inputs) as draft:
+        if not_scored:
+            numbers = {"scored": False, "not_scored": not_scored, "model": {}}
+            (draft.path / "metrics.json").write_text(json.dumps(numbers))
+            return folder
         pd.DataFrame(rows).to_csv(draft.path / "scores.csv", index=False)
         pd.DataFrame(
             {"perturbation": PERTURBATIONS, "training": np.where(seen, "seen", "unseen")}
@@ -239,6 +244,19 @@ def test_nothing_is_compared_where_every_run_failed(tmp_path):
     with pytest.raises(InputError, match=r"none of the 2 runs .* failed in prior: gone"):
         compared(tmp_path, {("none", 0): "gone", (PRIOR, 0): "gone too"})
     assert not (tmp_path / "comparison").exists()
+
+
+def test_runs_of_a_line_that_was_not_measured_are_told_and_the_best_in_validation_chosen(tmp_path):
+    bare = {"shift": 0.0, "not_scored": "no perturbed cell of rpe1 was measured"}
+    folder = compared(tmp_path, {("none", 0): bare, (PRIOR, 0): bare, (TWIN, 0): "gone"})
+    said = "Not compared by scores: no perturbed cell of rpe1 was measured."
+    numbers = json.loads((folder / "metrics.json").read_text())
+    assert numbers["conclusion"] == said and numbers["metrics"] == {}
+    assert numbers["best"]["prior"] == PRIOR and numbers["missing"] == 1
+    for page in ("summary.md", "report.html"):
+        assert said in (folder / page).read_text()
+    assert not (folder / "comparison.csv").exists() and not (folder / "by_prior.csv").exists()
+    assert len(pd.read_csv(folder / "runs.csv")) == 3
 
 
 def test_runs_of_other_cells_are_refused(tmp_path):
