@@ -194,7 +194,11 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 WORKFLOW = "scgpt-perturb-x7k2p"
-TEMPLATE, AGAIN = "system-container-impl", "retry-system-container-impl"
+ANNOTATED = "metadata-1-0-"
+"""KFP names a template by the annotations and labels of its pod: of ours each has one."""
+TEMPLATE = f"{ANNOTATED}system-container-impl"
+BARE_AGAIN = "retry-system-container-impl"
+AGAIN = f"{ANNOTATED}{BARE_AGAIN}"
 
 
 def pod_of(task: str, *, round: int | None = None, template: str = TEMPLATE, tail: str = "") -> str:

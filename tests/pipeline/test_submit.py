@@ -22,11 +22,11 @@ from pipelines.cluster import connect
 from pipelines.package import read_package
 from pipelines.run import PARAMS, read_params
 from pipelines.submit import PACKAGE, check_visible, main, on_command_line
-from tests.pipeline.kfp_server import AGAIN, CUT, SIGN_IN_PAGE, Kfp, Look, pod_of, serving
+from tests.pipeline.kfp_server import BARE_AGAIN, CUT, SIGN_IN_PAGE, Kfp, Look, pod_of, serving
 
 ROOT = Path(__file__).resolve().parents[2]
 KFP_CLI = Path(sys.executable).parent / "kfp"
-RETRIED = f"metadata-0-1-{AGAIN}"
+RETRIED = f"metadata-1-1-{BARE_AGAIN}"
 """Argo's template of the fine-tune's pod, which has the queue's label."""
 RUNNING = Look("RUNNING", {"ingest": "RUNNING"})
 SUCCEEDED = Look("SUCCEEDED", {"ingest": "SUCCEEDED", "publish": "SUCCEEDED"})

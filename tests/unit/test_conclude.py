@@ -12,7 +12,7 @@ from components.conclude.conclude import conclude
 from components.shared.kfp_run import own_last_line
 from components.shared.results import tell_result
 from pipelines.compile import FOLDER
-from tests.pipeline.kfp_server import AGAIN, Kfp, Look, executors_of, pod_of, serving
+from tests.pipeline.kfp_server import AGAIN, BARE_AGAIN, Kfp, Look, executors_of, pod_of, serving
 
 WHY = "finetune: error: gpus=1: PyTorch 2.9 sees no GPU; give gpus=0"
 LOG = f"""\
@@ -128,7 +128,7 @@ def test_the_pod_of_a_task_with_labels_of_its_own_is_found(tmp_path, in_a_pod) -
         spec = kfp.runs[0]["pipeline_spec"]["platform_spec"]["platforms"]["kubernetes"]
         about = spec["deploymentSpec"]["executors"]["exec-finetune"]["podMetadata"]
         marks = f"metadata-{len(about.get('annotations', {}))}-{len(about['labels'])}-"
-        kfp.logs[pod_of("finetune", template=f"{marks}{AGAIN}", tail="(0)")] = LOG
+        kfp.logs[pod_of("finetune", template=f"{marks}{BARE_AGAIN}", tail="(0)")] = LOG
         assert WHY in said(tmp_path, "FAILED", "", "run-0", "")
 
 

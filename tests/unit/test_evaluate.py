@@ -72,6 +72,7 @@ FILES = {
     "metrics.json",
     "summary.md",
     "report.html",
+    "explorer.html",
     "provenance.json",
 }
 KNOWN = tuple(b for b in BASELINES if b not in (CONTROL_CELLS, RIDGE, KNOWN_EFFECTS))

@@ -4,7 +4,7 @@ import pytest
 
 from components.shared.kfp_run import Run, fnv, own_last_line, templates_of
 from pipelines.compile import FOLDER, PROFILES, documents
-from tests.pipeline.kfp_server import AGAIN, WORKFLOW, Look, _nodes, pod_of
+from tests.pipeline.kfp_server import BARE_AGAIN, WORKFLOW, Look, _nodes, pod_of
 
 TASKS = {"check-grid": "SUCCEEDED", "ingest": "SUCCEEDED", "conclude": "RUNNING"}
 ROUNDS = [{"prior": "SUCCEEDED", "finetune": "RUNNING"}, {"prior": "FAILED"}, {"prior": ""}]
@@ -45,8 +45,10 @@ def test_a_comparison_of_nine_priors_and_five_seeds_is_read_at_once():
 def test_the_pod_of_the_last_try_comes_first():
     run = run_of(Look("FAILED", {"finetune": "FAILED"}, tries={"finetune": 2}))
     [task] = run.tasks()
-    ours = [pod for pod in run.pods(task) if AGAIN in pod]
-    assert ours == [pod_of("finetune", template=AGAIN, tail=f"({number})") for number in (1, 0)]
+    ours = [pod for pod in run.pods(task) if BARE_AGAIN in pod]
+    assert ours == [
+        pod_of("finetune", template=BARE_AGAIN, tail=f"({number})") for number in (1, 0)
+    ]
 
 
 def retried(spec: dict, name: str) -> bool:
