@@ -73,6 +73,9 @@ FILES = {
     "summary.md",
     "report.html",
     "explorer.html",
+    "effects.parquet",
+    "effects.csv.gz",
+    "groups.csv",
     "provenance.json",
 }
 KNOWN = tuple(b for b in BASELINES if b not in (CONTROL_CELLS, RIDGE, KNOWN_EFFECTS))
