@@ -48,9 +48,11 @@ from components.evaluate.summary import (
     nothing_scored,
 )
 from components.evaluate.training import Training, basal_mean, known_of_training, no_training
+from components.evaluate.trust import Trust, reached_of, trust, trust_section
 from components.evaluate.yardstick import Yardstick
 from components.shared.artifact import EVALUATION, GENE_PRIOR, Artifact, opening, writing
 from components.shared.cells import Cells
+from components.shared.confidence import CONFIDENCE_FILE, Confidence
 from components.shared.errors import InputError
 from components.shared.predictions import KNOWN_MEANS, MEANS, Predictions
 from components.shared.rank_cells import RANK
@@ -157,9 +159,11 @@ def evaluate(
             repeat=repeat or repeat_command(inputs),
         )
         labelled = effects.table(found.model.metrics[HEADLINE_METRIC] if found else None)
-        numbers = found.numbers if found else nothing_scored(origin.not_scored, kind)
+        numbers = found.numbers if found else nothing_scored(origin.why_not_scored, kind)
         numbers |= {PREDICTED: len(labelled)}
-        _write(found, effects, labelled, numbers, origin, draft.path)
+        told = _trust(given.artifact, effects)
+        numbers |= {"trust": told.numbers} if told else {}
+        _write(found, effects, labelled, numbers, origin, draft.path, told)
         draft.summary |= _summary(numbers, split.test_line)
     print(headline_text(found, labelled, origin), flush=True)
     print(f"evaluate: wrote {Path(target)}; open {Path(target) / 'report.html'}", flush=True)
@@ -220,6 +224,7 @@ def _write(
     numbers: dict[str, Any],
     origin: Origin,
     folder: Path,
+    told: Trust | None,
 ) -> None:
     """Write every file of the artifact."""
     if found:
@@ -229,11 +234,21 @@ def _write(
     text = json.dumps(numbers, indent=2, allow_nan=False)
     (folder / "metrics.json").write_text(text + "\n")
     (folder / "summary.md").write_text(markdown(found, table, origin), encoding="utf-8")
-    write_report(found, effects, table, origin, folder / "report.html")
+    section = trust_section(told) if told else ""
+    write_report(found, effects, table, origin, folder / "report.html", trust=section)
     if effects.training:
         with _timed("wrote the explorer"):
             explored = _explored(effects, effects.training, table, origin)
             write_explorer(explored, origin, folder / EXPLORER_FILE)
+
+
+def _trust(predictions: Artifact, effects: Effects) -> Trust | None:
+    """Return what the model brought along about trust, None where it brought nothing."""
+    file = predictions.path / CONFIDENCE_FILE
+    if not file.is_file() or "expected_pearson_delta" not in effects.asked:
+        return None
+    scale = float(predictions.summary.get("scale", 1.0))
+    return trust(effects.asked, reached_of(effects), Confidence.read(file), scale)
 
 
 def _explored(

@@ -102,9 +102,14 @@ class Origin:
     """The command that repeats the run; empty = not known."""
 
     @property
-    def not_scored(self) -> str:
+    def why_not_scored(self) -> str:
         """Why there are no metrics, where there are none."""
-        return f"not scored: no perturbed cell of {self.test_line} was measured"
+        return f"no perturbed cell of {self.test_line} was measured"
+
+    @property
+    def not_scored(self) -> str:
+        """That there are none, and why."""
+        return f"not scored: {self.why_not_scored}"
 
 
 def write_report(
@@ -407,5 +412,5 @@ def _effects(found: Findings, own: pd.Series) -> list[str]:
         predicted, measured = (_delta(found.pair, side, label) for side in sides)
         genes = [n for n, gene in enumerate(found.pair.genes) if gene in label.split("+")]
         title = f"{what}: {plots.short(label)} ({ordered.iloc[place]:.2f})"
-        drawn.append(plots.effect(predicted, measured, genes, title))
+        drawn.append(plots.effect(predicted, measured, genes, title, found.pair.genes))
     return drawn
