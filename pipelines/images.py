@@ -40,7 +40,10 @@ def stages() -> list[str]:
 
 def content_of(stage: str) -> Iterator[Path]:
     """Yield every file that goes into the image of ``stage``, in a fixed order."""
-    yield from (IMAGES / stage / "Dockerfile", IMAGES / stage / "requirements.in", PACKAGES_LOCK)
+    dockerfile = IMAGES / stage / "Dockerfile"
+    copies = " ".join(re.findall("^COPY .*", dockerfile.read_text(), flags=re.MULTILINE)).split()
+    copied = sorted({name for name in copies if name.startswith("images/")})
+    yield from (dockerfile, *(ROOT / name for name in copied))
     yield ROOT / "components" / "__init__.py"
     for folder in ("shared", stage):
         for path in sorted((ROOT / "components" / folder).rglob("*")):

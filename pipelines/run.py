@@ -264,7 +264,8 @@ def run(params: Mapping[str, Any], runs: Path, *, containers: bool = False) -> P
 def summary(published: Path, seconds: float) -> str:
     """Return what a person wants to know at the end of a run."""
     scores = json.loads((published / "eval" / "metrics.json").read_text())
-    lines = ["", *(_table(scores) if scores.get("scored", True) else [f"not scored: {scores['not_scored']}"])]
+    scored = scores.get("scored", True)
+    lines = ["", *(_table(scores) if scored else [f"not scored: {scores['not_scored']}"])]
     files = {
         "published": "",
         "card": "README.md",

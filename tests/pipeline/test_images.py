@@ -65,11 +65,12 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project of one stage."""
     monkeypatch.setattr(images, "ROOT", tmp_path)
     monkeypatch.setattr(images, "IMAGES", tmp_path / "images")
-    monkeypatch.setattr(images, "PACKAGES_LOCK", tmp_path / "images" / "requirements.lock")
     for name in (
         "images/requirements.lock",
         "images/split/Dockerfile",
         "images/split/requirements.in",
+        "images/torch/requirements.in",
+        "images/ingest/requirements.in",
         "components/__init__.py",
         "components/shared/cells.py",
         "components/split/split.py",
@@ -79,6 +80,10 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(name)
+    (tmp_path / "images/split/Dockerfile").write_text(
+        "COPY images/requirements.lock images/torch/requirements.in /build/\n"
+        "COPY images/requirements.lock images/split/requirements.in /build/\n"
+    )
     return tmp_path
 
 
@@ -88,6 +93,8 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("images/requirements.lock", True),
         ("images/split/Dockerfile", True),
         ("images/split/requirements.in", True),
+        ("images/torch/requirements.in", True),
+        ("images/ingest/requirements.in", False),
         ("components/shared/cells.py", True),
         ("components/split/split.py", True),
         ("components/split/new.py", True),
@@ -102,6 +109,43 @@ def test_an_image_is_named_by_what_goes_into_it(tree: Path, changed: str, rename
     assert images.development_image("split") == before
     (tree / changed).write_text("changed")
     assert (images.development_image("split") != before) == renamed
+
+
+@pytest.mark.parametrize("stage", images.stages())
+def test_all_that_a_dockerfile_copies_from_the_project_is_content(stage: str) -> None:
+    content = {str(path.relative_to(images.ROOT)) for path in images.content_of(stage)}
+    text = (images.IMAGES / stage / "Dockerfile").read_text().replace("\\\n", " ")
+    copies = [line.split()[1:-1] for line in text.splitlines() if line.startswith("COPY ")]
+    sources = [source for copy in copies if not copy[0].startswith("--from") for source in copy]
+    assert f"images/{stage}/requirements.in" in sources
+    for source in sources:
+        assert source in content or any(path.startswith(f"{source}/") for path in content), source
+
+
+TORCH = ["prior", "finetune", "predict"]
+
+
+def instructions(stage: str, *, last: str) -> list[str]:
+    """Return the lines of a Dockerfile up to one."""
+    lines = (images.IMAGES / stage / "Dockerfile").read_text().splitlines()
+    return lines[: lines.index(last) + 1]
+
+
+def test_the_layer_with_torch_is_made_by_the_same_instructions_of_what_all_three_need() -> None:
+    made = [instructions(stage, last="COPY --from=install /layer/ /") for stage in TORCH]
+    assert made[0] == made[1] == made[2]
+    # kfp runs in every image, and one of its packages is built as it is installed.
+    common = set.intersection(*map(declared, TORCH)) - {"kfp"}
+    assert common == {
+        folded(n) for n in (images.IMAGES / "torch/requirements.in").read_text().split()
+    }
+
+
+def test_the_layer_with_the_compiler_is_made_by_the_same_instructions() -> None:
+    made = [instructions(stage, last="RUN groupadd --gid 10001 stage \\") for stage in TORCH[1:]]
+    one, other = (lines[lines.index("FROM torch") :] for lines in made)
+    assert one == other
+    assert any("gcc" in line for line in one)
 
 
 def lock_of(**images_of: str) -> str:
