@@ -11,10 +11,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from email import message_from_bytes
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import yaml
 from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
 
@@ -70,6 +72,9 @@ class Kfp:
     experiments: list[dict[str, Any]] = field(default_factory=list)
     runs: list[dict[str, Any]] = field(default_factory=list)
     recurring_runs: list[dict[str, Any]] = field(default_factory=list)
+    pipelines: list[dict[str, Any]] = field(default_factory=list)
+    versions: list[dict[str, Any]] = field(default_factory=list)
+    """Of pipelines, each with its `pipeline_id`."""
     url: str = ""
 
 
@@ -87,7 +92,9 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(None)
 
     def do_POST(self) -> None:
-        self._answer(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        content = self.rfile.read(int(self.headers["Content-Length"]))
+        kind = self.headers["Content-Type"]
+        self._answer(_file_in(content, kind) if "multipart" in kind else json.loads(content))
 
     def _answer(self, body: dict[str, Any] | None) -> None:
         self.kfp.requests.append(f"{self.command} {urlsplit(self.path).path}")
@@ -136,15 +143,43 @@ class _Handler(BaseHTTPRequestHandler):
             return self._new_run(body)
         if path == f"{API}/recurringruns" and body:
             return self._new_recurring_run(body)
+        if path == f"{API}/pipelines":
+            return self._new_pipeline(body) if body else self._named("pipelines", kfp.pipelines)
+        if path == f"{API}/pipelines/upload_version" and body:
+            return self._new_version(body)
+        if path.startswith(f"{API}/pipelines/") and path.endswith("/versions"):
+            of = path.split("/")[-2]
+            versions = [one for one in kfp.versions if one["pipeline_id"] == of]
+            return self._named("pipeline_versions", versions)
         if path.startswith(f"{API}/runs/"):
             return self._run(path.rpartition("/")[2])
         raise _RefusedError(404, "Not Found")
 
     def _experiments(self) -> dict[str, Any]:
+        return self._named("experiments", self.kfp.experiments)
+
+    def _named(self, what: str, known: list[dict[str, Any]]) -> dict[str, Any]:
         wanted = json.loads(parse_qs(urlsplit(self.path).query)["filter"][0])
         name = wanted["predicates"][0]["stringValue"]
-        found = [one for one in self.kfp.experiments if one["display_name"] == name]
-        return {"experiments": found} if found else {}
+        found = [one for one in known if one["display_name"] == name]
+        return {what: found} if found else {}
+
+    def _new_pipeline(self, body: dict[str, Any]) -> dict[str, Any]:
+        pipeline = body | {"pipeline_id": f"pipeline-{len(self.kfp.pipelines)}"}
+        self.kfp.pipelines.append(pipeline)
+        return pipeline
+
+    def _new_version(self, package: dict[str, Any]) -> dict[str, Any]:
+        query = {name: values[0] for name, values in parse_qs(urlsplit(self.path).query).items()}
+        version = {
+            "pipeline_id": query["pipelineid"],
+            "pipeline_version_id": f"version-{len(self.kfp.versions)}",
+            "display_name": query["name"],
+            "description": query.get("description", ""),
+            "pipeline_spec": package,
+        }
+        self.kfp.versions.append(version)
+        return version
 
     def _new_experiment(self, body: dict[str, Any]) -> dict[str, Any]:
         experiment = body | {"experiment_id": f"experiment-{len(self.kfp.experiments)}"}
@@ -315,6 +350,16 @@ def _node(name: str, state: str) -> dict[str, Any]:
         "start_time": "2026-03-01T10:00:10Z" if state else "0001-01-01T00:00:00Z",
         "end_time": "2026-03-01T10:02:15Z" if over else "0001-01-01T00:00:00Z",
     }
+
+
+def _file_in(content: bytes, kind: str) -> dict[str, Any]:
+    """Return the package in a form that holds one file, as KFP keeps it."""
+    form = message_from_bytes(f"Content-Type: {kind}\r\n\r\n".encode() + content)
+    [part] = form.get_payload()
+    spec, platform = yaml.safe_load_all(part.get_payload(decode=True))
+    json_format.ParseDict(spec, pipeline_spec_pb2.PipelineSpec())
+    json_format.ParseDict(platform, pipeline_spec_pb2.PlatformSpec())
+    return {"pipeline_spec": spec, "platform_spec": platform}
 
 
 def _check(body: dict[str, Any]) -> None:
