@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from components.shared.kfp_run import Run
-from pipelines.cluster import API_ERRORS, TIMEOUT, Client, connect
+from pipelines.cluster import API_ERRORS, TIMEOUT, Client, cause, connect
 from pipelines.package import Package
 from pipelines.watch import FINAL
 from tests.live.pods import Pod, pods_in
@@ -233,8 +233,8 @@ class Live:
         def do(what: str, act: Callable[..., Any], *given: str) -> None:
             try:
                 act(*given)
-            except (*API_ERRORS, AssertionError) as error:
-                left.append(f"{what}: {' '.join(str(error).split())[:200]}")
+            except API_ERRORS as error:
+                left.append(f"{what}: {cause(error)}")
 
         for one in self.recurring_ids:
             do(f"stop recurring run {one}", client.disable_recurring_run, one)

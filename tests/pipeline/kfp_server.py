@@ -72,7 +72,11 @@ class Kfp:
     experiments: list[dict[str, Any]] = field(default_factory=list)
     runs: list[dict[str, Any]] = field(default_factory=list)
     recurring_runs: list[dict[str, Any]] = field(default_factory=list)
+    listed: list[dict[str, Any]] = field(default_factory=list)
+    """What a list of runs has."""
     pipelines: list[dict[str, Any]] = field(default_factory=list)
+    artifacts: dict[str, bytes] = field(default_factory=dict)
+    """Content of each object of the artifact store by its URI."""
     versions: list[dict[str, Any]] = field(default_factory=list)
     """Of pipelines, each with its `pipeline_id`."""
     url: str = ""
@@ -91,9 +95,13 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._answer(None)
 
+    def do_DELETE(self) -> None:
+        self.kfp.requests.append(f"DELETE {urlsplit(self.path).path}")
+        self._send(200, b"{}", "application/json")
+
     def do_POST(self) -> None:
-        content = self.rfile.read(int(self.headers["Content-Length"]))
-        kind = self.headers["Content-Type"]
+        content = self.rfile.read(int(self.headers["Content-Length"] or 0)) or b"{}"
+        kind = self.headers["Content-Type"] or ""
         self._answer(_file_in(content, kind) if "multipart" in kind else json.loads(content))
 
     def _answer(self, body: dict[str, Any] | None) -> None:
@@ -101,6 +109,9 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             if urlsplit(self.path).path.startswith("/k8s/") and not self.kfp.always:
                 self._answer_of_the_ui()
+                return
+            if urlsplit(self.path).path == "/artifacts/get":
+                self._answer_of_the_store()
                 return
             answer = self._result(body)
             if answer == CUT:
@@ -129,6 +140,14 @@ class _Handler(BaseHTTPRequestHandler):
             text = found if isinstance(found, str) else json.dumps(found)
             self._send(200, text.encode(), "text/plain")
 
+    def _answer_of_the_store(self) -> None:
+        query = {name: values[0] for name, values in parse_qs(urlsplit(self.path).query).items()}
+        found = self.kfp.artifacts.get(f"{query['source']}://{query['bucket']}/{query['key']}")
+        if found is None:
+            self._send(500, b"Failed to get object in bucket: not found", "text/html")
+        else:
+            self._send(200, found, "application/octet-stream")
+
     def _result(self, body: dict[str, Any] | None) -> Any:
         kfp, path = self.kfp, urlsplit(self.path).path
         if kfp.always == SIGN_IN_PAGE:
@@ -139,8 +158,10 @@ class _Handler(BaseHTTPRequestHandler):
             return {}
         if path == f"{API}/experiments":
             return self._new_experiment(body) if body else self._experiments()
-        if path == f"{API}/runs" and body:
-            return self._new_run(body)
+        if path.endswith((":terminate", ":disable")):
+            return {}
+        if path == f"{API}/runs":
+            return self._new_run(body) if body else {"runs": kfp.listed}
         if path == f"{API}/recurringruns" and body:
             return self._new_recurring_run(body)
         if path == f"{API}/pipelines":
@@ -159,9 +180,9 @@ class _Handler(BaseHTTPRequestHandler):
         return self._named("experiments", self.kfp.experiments)
 
     def _named(self, what: str, known: list[dict[str, Any]]) -> dict[str, Any]:
-        wanted = json.loads(parse_qs(urlsplit(self.path).query)["filter"][0])
-        name = wanted["predicates"][0]["stringValue"]
-        found = [one for one in known if one["display_name"] == name]
+        wanted = parse_qs(urlsplit(self.path).query).get("filter")
+        name = json.loads(wanted[0])["predicates"][0]["stringValue"] if wanted else None
+        found = [one for one in known if name in (None, one["display_name"])]
         return {what: found} if found else {}
 
     def _new_pipeline(self, body: dict[str, Any]) -> dict[str, Any]:
