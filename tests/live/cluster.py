@@ -199,6 +199,7 @@ class Live:
         told = until(over, minutes, f"the end of run {run_id}")
         assert told is not None
         done = Finished(run_id, told, self.kubectl.pods(run_id))
+        assert done.pods, f"kubectl knows no pod of run {run_id}; is CONTEXT the cluster of HOST?"
         self.finished.append(done)
         say(f"{done.state} after {done.minutes:.1f} minutes: {run_id}")
         return done

@@ -12,7 +12,7 @@ from pipelines.cluster import bare_host
 from pipelines.package import Package, read_package
 from pipelines.run import PARAMS, read_params
 from pipelines.submit import COMPILED
-from tests.live.cluster import Finished, Live, say
+from tests.live.cluster import ACCOUNT, Finished, Kubectl, Live, say
 
 HOST = os.environ.get("LIVE_HOST", "")
 CONTEXT = os.environ.get("LIVE_CONTEXT", "")
@@ -36,6 +36,8 @@ def live() -> Iterator[Live]:
     if not HOST:
         pytest.skip("no cluster: make test-live HOST=<address of KFP's UI> [CONTEXT=<of kubectl>]")
     begun = time.monotonic()
+    # Ask what the first run is not to find missing minutes later.
+    Kubectl(CONTEXT, NAMESPACE)("get", "serviceaccount,priorityclass", ACCOUNT)
     cluster = Live.at(bare_host(HOST), CONTEXT, NAMESPACE, f"live-{STAMP}")
     yield cluster
     left = cluster.clean()

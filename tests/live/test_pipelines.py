@@ -226,7 +226,8 @@ class TestComparison:
             missing = row["prior"] == MISSING
             assert row["failed_in"] == ("prior" if missing else "")
             assert bool(row["pearson_delta"]) != missing
-        assert "2 runs are missing" in text_of(live, output(done, "compare", "summary"))
+        summary = text_of(live, output(done, "compare", "summary"))
+        assert [f"Missing: {MISSING}, seed {seed}" in summary for seed in (0, 1)] == [True, True]
 
 
 class TestRecurringRun:
