@@ -28,6 +28,7 @@ import torch
 
 from benchmarks import finetune, gpu_checks, gpu_speed, measure, predict
 from benchmarks.gpu_speed import Piece
+from components.shared.markdown import names_as_code
 
 TOTAL = 450.0
 """Seconds for all sections; beyond it none begins, and one under way is stopped."""
@@ -36,7 +37,7 @@ SMALL = {"batch": 4, "genes": 64, "layers": 2, "width": 32, "heads": 2, "dropout
 SMALL_PREDICTION = {"batch": 2, "genes": 96, "window": 32, "perturbations": 2}
 SMALL_SHORT = {"rounds": 1, "steps": 1, "epochs": 3}
 PREDICTION = {"batch": 64, "perturbations": 2}
-FINE_TUNE = {"genes": 512, "layers": 4, "width": 128, "heads": 4}
+FINE_TUNE = {"genes": 512, "layers": 2, "width": 128, "heads": 4}
 """Of the fine-tunes that the CPU has to keep up with."""
 
 
@@ -54,20 +55,21 @@ class Section:
 
 SECTIONS = {
     "matmul": Section("Large matrix products", 25, gpu_speed.matmul, {}),
-    "outputs": Section("Outputs and gradients, against the CPU", 60, gpu_checks.outputs, {}),
-    "curve": Section("Loss of a short fine-tune", 60, gpu_checks.loss_curve, FINE_TUNE),
-    "training": Section("Training", 120, gpu_speed.training, {}),
+    "outputs": Section("Outputs and gradients, against the CPU", 75, gpu_checks.outputs, {}),
+    "curve": Section("Loss of a short fine-tune", 70, gpu_checks.loss_curve, FINE_TUNE),
+    "training": Section("Training", 130, gpu_speed.training, {}),
     "prediction": Section(
         "Prediction of whole transcriptomes",
         75,
         gpu_speed.prediction,
         {**predict.FULL, **PREDICTION},
     ),
-    "batches": Section("Batch sizes up to the memory", 45, gpu_speed.batches, {}),
+    "resume": Section("Kill and resume", 50, gpu_checks.resume, FINE_TUNE),
+    "batches": Section("Batch sizes up to the memory", 40, gpu_speed.batches, {}),
     "profile": Section("Where a training step's time goes", 30, gpu_speed.profile, {}),
-    "resume": Section("Kill and resume", 60, gpu_checks.resume, FINE_TUNE),
     "several": Section("Several GPUs", 40, gpu_checks.several, FINE_TUNE),
 }
+"""In the order they run: what matters most first, since all share `TOTAL`."""
 
 
 def options_of(given: Namespace, name: str) -> Namespace:
@@ -82,7 +84,7 @@ def options_of(given: Namespace, name: str) -> Namespace:
         **sizes,
         device=device,
         threads=given.threads,
-        precision="bf16",
+        precision="bf16" if cuda else "fp32",
         attention="auto",
         compile=measure.NO,
         compiled=given.compiled == "yes" if given.compiled else cuda,
@@ -137,7 +139,8 @@ def measured(name: str, options: Namespace, folder: Path, seconds: float) -> Pie
     process.start()
     process.join(seconds)
     stopped = process.is_alive()
-    _stop(process)
+    if stopped:
+        _stop(process)
     found = json.loads(file.read_text()) if file.exists() else {}
     file.unlink(missing_ok=True)
     if stopped:
@@ -152,7 +155,7 @@ def _context(device: torch.device) -> Any:
     if device.type == "cuda":
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["benchmarks.gpu", "torch._dynamo"])
+    context.set_forkserver_preload(["benchmarks.gpu_checks", "benchmarks.predict", "torch._dynamo"])
     return context
 
 
@@ -216,7 +219,7 @@ def page(found: Piece) -> str:
         lines += ["", f"## {one['title']}", "", f"{outcome(one)}.", ""]
         lines += table(one.get("checks", [])) + table(one.get("rows", []))
         lines += [f"- {note}" for note in one.get("notes", [])]
-    return "\n".join(lines).replace("\n\n\n", "\n\n").rstrip() + "\n"
+    return names_as_code("\n".join(lines).replace("\n\n\n", "\n\n").rstrip() + "\n")
 
 
 def table(rows: Sequence[Piece]) -> list[str]:
@@ -224,19 +227,19 @@ def table(rows: Sequence[Piece]) -> list[str]:
     if not rows:
         return []
     columns = list({key: None for row in rows for key in row})
-    lines = [columns, ["---"] * len(columns)]
+    lines = [[column.replace("_", " ") for column in columns], ["---"] * len(columns)]
     lines += [[_shown(row.get(column, "")) for column in columns] for row in rows]
     return [f"| {' | '.join(line)} |" for line in lines] + [""]
 
 
 def _shown(value: Any) -> str:
     if value is None:
-        return "–"
+        return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
-    return " ".join(str(value).replace("_", " ").replace("|", "/").split())
+    return " ".join(str(value).replace("|", "/").split())
 
 
 def parsed() -> Namespace:
@@ -250,7 +253,10 @@ def parsed() -> Namespace:
     parser.add_argument("--compiled", choices=("yes", "no"), help="default: on a GPU")
     parser.add_argument("--processes", type=int, help="that train together; default: the GPUs")
     parser.add_argument("--seconds", type=float, default=TOTAL, help="for all sections")
-    return parser.parse_args()
+    given = parser.parse_args()
+    if given.device.startswith("cuda") and not torch.cuda.is_available():
+        parser.error(f"--device {given.device}: PyTorch {torch.__version__} sees no GPU")
+    return given
 
 
 def main() -> int:
@@ -269,8 +275,8 @@ def main() -> int:
         else:
             late = f"not begun: the {given.seconds:.0f} s for all sections were over"
             sections[name] = {"title": SECTIONS[name].title, "seconds": 0.0, "failed": late}
-        print(f"gpu: {name}, {sections[name]['seconds']:.0f} s: {outcome(sections[name])}")
-        sys.stdout.flush()
+        took = f"{sections[name]['seconds']:.0f} s"
+        print(f"gpu: {name}, {took}: {outcome(sections[name])}", flush=True)
         write(given.out / "gpu.json", json.dumps(plain(found), indent=2) + "\n")
         write(given.out / "gpu.md", page(found))
     checks = [check for one in sections.values() for check in one.get("checks", [])]

@@ -50,12 +50,12 @@ def _refusal(kernel: str, options: Namespace, dtype: torch.dtype) -> str:
 
 def matmul(options: Namespace) -> Iterator[Piece]:
     """Measure large matrix products: what any training could reach at most."""
-    device = options.device
-    rates = {}
-    for name, dtype in measure.DTYPES.items():
-        rates[name] = measure.ceiling(device, dtype)
-        yield {"rows": [{"precision": name, "tflops": rates[name]}]}
-    yield {"outcome": f"{rates['bf16']:,.4g} TFLOP/s in bf16"}
+    cuda = options.device.type == "cuda"
+    for name in ("bf16", "fp16", "fp32") if cuda else ("bf16", "fp32"):  # fp16 is slow on CPUs
+        rate = measure.ceiling(options.device, measure.DTYPES[name])
+        yield {"rows": [{"precision": name, "tflops": rate}]}
+        if name == "bf16":
+            yield {"outcome": f"{rate:,.3g} TFLOP/s in bf16"}
 
 
 def training(options: Namespace) -> Iterator[Piece]:
@@ -147,7 +147,8 @@ def batches(options: Namespace) -> Iterator[Piece]:
     """Train ever larger batches until one does not fit the memory (on the CPU: a few)."""
     cuda = options.device.type == "cuda"
     check = finetune.expected(options, scgpt=False)
-    ceilings = {options.precision: measure.ceiling(options.device, torch.bfloat16)}
+    dtype = measure.DTYPES[options.precision]
+    ceilings = {options.precision: measure.ceiling(options.device, dtype)}
     batch, most, best = max(options.batch // 8, 1), 0, 0.0
     while cuda or batch <= options.batch:
         one = changed(options, batch=batch, rounds=1, steps=TIMED)
