@@ -37,7 +37,7 @@ SMALL = {"batch": 4, "genes": 64, "layers": 2, "width": 32, "heads": 2, "dropout
 SMALL_PREDICTION = {"batch": 2, "genes": 96, "window": 32, "perturbations": 2}
 SMALL_SHORT = {"rounds": 1, "steps": 1, "epochs": 3}
 PREDICTION = {"batch": 64, "perturbations": 2}
-FINE_TUNE = {"genes": 512, "layers": 2, "width": 128, "heads": 4}
+FINE_TUNE = {"genes": 256, "layers": 2, "width": 128, "heads": 4}
 """Of the fine-tunes that the CPU has to keep up with."""
 
 
@@ -170,7 +170,7 @@ def _stop(process: Any) -> None:
 
 def machine(device: torch.device) -> Piece:
     """Return what was measured on."""
-    found = {
+    found: Piece = {
         "device": measure.device_name(device),
         "pytorch": torch.__version__,
         "python": platform.python_version(),

@@ -20,6 +20,7 @@ not import. On the CPU the pipeline computes in float32.
 
 import argparse
 from collections.abc import Callable, Sequence
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -153,7 +154,7 @@ def our_sides(
             name,
             precision,
             options,
-            lambda how=how: our_step(basal, targets, options, **how),
+            partial(our_step, basal, targets, options, **how),
             window=how["window"],
             passes=passes,
         )
