@@ -29,6 +29,7 @@ import torch
 from benchmarks import finetune, gpu_checks, gpu_speed, measure, predict
 from benchmarks.gpu_speed import Piece
 from components.shared.markdown import names_as_code
+from components.shared.model import has_compiler
 
 TOTAL = 450.0
 """Seconds for all sections; beyond it none begins, and one under way is stopped."""
@@ -36,7 +37,7 @@ SHORT = {"rounds": 3, "steps": 9, "epochs": 5}
 SMALL = {"batch": 4, "genes": 64, "layers": 2, "width": 32, "heads": 2, "dropout": 0.0}
 SMALL_PREDICTION = {"batch": 2, "genes": 96, "window": 32, "perturbations": 2}
 SMALL_SHORT = {"rounds": 1, "steps": 1, "epochs": 3}
-PREDICTION = {"batch": 64, "perturbations": 2}
+PREDICTION = {"batch": 64, "perturbations": 2, "steps": 3}
 FINE_TUNE = {"genes": 256, "layers": 2, "width": 128, "heads": 4}
 """Of the fine-tunes that the CPU has to keep up with."""
 
@@ -87,7 +88,7 @@ def options_of(given: Namespace, name: str) -> Namespace:
         precision="bf16" if cuda else "fp32",
         attention="auto",
         compile=measure.NO,
-        compiled=given.compiled == "yes" if given.compiled else cuda,
+        compiled=given.compiled == "yes" if given.compiled else cuda and has_compiler(),
         processes=given.processes or (torch.cuda.device_count() if cuda else 0),
     )
 
@@ -142,7 +143,8 @@ def measured(name: str, options: Namespace, folder: Path, seconds: float) -> Pie
     if stopped:
         _stop(process)
     found = json.loads(file.read_text()) if file.exists() else {}
-    file.unlink(missing_ok=True)
+    for left in (file, file.with_suffix(".partial")):
+        left.unlink(missing_ok=True)
     if stopped:
         found["failed"] = f"stopped after {seconds:.0f} s, its bound; what it had by then is kept"
     elif process.exitcode:
@@ -250,7 +252,9 @@ def parsed() -> Namespace:
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, help="of the CPU")
-    parser.add_argument("--compiled", choices=("yes", "no"), help="default: on a GPU")
+    parser.add_argument(
+        "--compiled", choices=("yes", "no"), help="default: on a GPU, with a C compiler"
+    )
     parser.add_argument("--processes", type=int, help="that train together; default: the GPUs")
     parser.add_argument("--seconds", type=float, default=TOTAL, help="for all sections")
     given = parser.parse_args()

@@ -76,7 +76,9 @@ def training(options: Namespace) -> Iterator[Piece]:
     yield {"rows": [side.figures(sides[0], ceilings) for side in sides]}
     yield {"outcome": told(sides, ceilings)}
     if not options.compiled:
-        yield {"notes": ["torch.compile is left out: --compiled no"]}
+        yield {
+            "notes": ["torch.compile is left out: on the CPU, without a C compiler, if so asked"]
+        }
         return
     one = changed(options, compile=measure.DEFAULT)
     compiled = finetune.side("ours, compiled", precision, one, *check)
@@ -187,7 +189,7 @@ def operators(found: torch.profiler.profile, device: torch.device) -> list[Piece
         event
         for event in found.key_averages()
         # The kernels that an operator starts are listed too, by their own names.
-        if event.device_type == DeviceType.CPU and not event.is_user_annotation
+        if event.device_type == DeviceType.CPU and not getattr(event, "is_user_annotation", False)
     ]
     own = {
         event.key: (event.self_device_time_total if cuda else event.self_cpu_time_total)
