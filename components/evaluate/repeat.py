@@ -17,7 +17,7 @@ SPLIT_OPTIONS = {
     "val_line": "",
     "val_fraction": 0.05,
     "restrict_test_to_training": True,
-    "halve_controls": True,
+    "halve_controls": False,
     "split_file": "",
     "aliases": "",
 }

@@ -12,9 +12,17 @@ import pandas as pd
 from sklearn.linear_model import Ridge
 
 from components.finetune.data import Floats
-from components.finetune.effects import Effects, carried, known_effects, others_of
+from components.finetune.effects import (
+    Effects,
+    Sizes,
+    carried,
+    known_effects,
+    line_key,
+    others_of,
+)
 from components.finetune.evidence import Evidence
 from components.finetune.left_out import LeftOut, Screen, left_out, strength_of
+from components.finetune.parts import told_by, weights_of
 from components.shared.confidence import (
     CARRIED,
     CONTROL_SIMILARITY,
@@ -33,6 +41,11 @@ LEAST_SCALE = 0.01
 """A factor of 0 would take the direction away with the size. It is 1 at most: no line stands out
 when each is left out in turn, and what a mean over lines has in common with another line is no more
 than itself."""
+AS_LARGE_AS_ERRORS_ALLOW = (
+    "It is the largest factor with which the training lines, each left out in turn ({}), are "
+    "predicted with no larger error, squared or absolute, than by copying the other lines' "
+    "changes, or by predicting nothing."
+)
 PENALTY = 1.0
 """On the weights of standardised features, as one more row for each."""
 SIMILARITY_UNIT = 0.1
@@ -50,14 +63,16 @@ def confidence(screen: Screen, known: Effects | None = None) -> Confidence:
 
     Args:
         screen: what is known and measured.
-        known: effects as each line may know them, where they were computed already.
+        known: effects as each line may know them, where the model is given them.
     """
     evidence = Evidence.of(screen.deltas)
     lines = screen.deltas[0].lines
     if any(not others_of(line, screen.deltas) for line in lines):
         every = others_of(None, screen.deltas)
-        effects, origin, _ = carried(screen.labels, every, screen.vectors)
+        weights = weights_of(every, line_key)
+        effects, origin, _ = carried(screen.labels, told_by(every), weights, screen.vectors)
         return _learned([], _table(screen, evidence, origin, strength_of(effects)))
+    given = known is not None
     known = known or known_effects(screen.labels, screen.deltas, screen.vectors)
     parts = [
         left_out(screen, known, evidence, i)
@@ -65,7 +80,8 @@ def confidence(screen: Screen, known: Effects | None = None) -> Confidence:
         if there.any()  # a whole line may be held out to validate
     ]
     strength = strength_of(known.change[-1].numpy())
-    return _learned(parts, _table(screen, evidence, known.origin, strength))
+    sizes = known.sizes if given else None
+    return _learned(parts, _table(screen, evidence, known.origin, strength), sizes)
 
 
 def _table(
@@ -81,9 +97,15 @@ def _table(
     return table.drop(CONTROL)
 
 
-def _learned(parts: Sequence[LeftOut], table: pd.DataFrame) -> Confidence:
+def _learned(
+    parts: Sequence[LeftOut], table: pd.DataFrame, sizes: Sizes | None = None
+) -> Confidence:
     lines = table.loc[table["known"] == MEASURED, "lines"].mean()
     scale, scale_from = _scale(parts, float(lines))
+    factor = sizes.factor(float(lines)) if sizes else None
+    if factor is not None:
+        scale = max(factor, LEAST_SCALE)
+        scale_from = AS_LARGE_AS_ERRORS_ALLOW.format(", ".join(part.facts.line for part in parts))
     expectations: dict[str, Expectation] = {}
     usual: dict[str, float] = {}
     why = FEWER_THAN_TWO

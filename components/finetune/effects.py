@@ -2,19 +2,14 @@
 
 The same perturbation's pseudobulk delta in the training lines, carried to another line, is the
 baseline that deep models rarely beat. Here it is given to the model: as an input channel, and as
-what is added to its output. A sample of a line sees the deltas of other lines alone.
-
-Of each other line's delta the noise is known (`deltas`), so it is taken out: the posterior mean
-under a mixture of normals with its point mass at zero, the mixture weights of a perturbation drawn
-towards those of all (adaptive shrinkage; Stephens 2017, "False discovery rates: a new deal"). The
-noise goes, the size stays: what is left is scaled to the norm that the delta has without its noise.
+what is added to its output. A sample of a line sees the deltas of other lines alone. How those are
+put together is learned from the lines themselves (`parts`).
 
 A perturbation without cells in other lines gets the sum of its genes' deltas (a double), else that
-of perturbations near by in a gene prior (kernel ridge, its penalty chosen by leaving out one
-perturbation at a time), else the mean delta.
+of perturbations near by in a gene prior (`near_by`), else the mean delta.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,27 +18,92 @@ from torch import Tensor
 
 from components.finetune.data import Floats
 from components.finetune.deltas import LineDeltas
-from components.shared.confidence import MEAN, MEASURED, NEAR_BY, SUMMED
-from components.shared.effects import NearBy, unit
+from components.finetune.near_by import near_by
+from components.finetune.parts import COPIED, Mask, Teller, Told, Weights, told_by, weights_of
+from components.shared.confidence import MEAN, MEASURED, MOST_SCALE, NEAR_BY, SUMMED
+from components.shared.effects import NearBy
 from components.shared.errors import InputError
 from components.shared.gene_prior import OtherEffects
 from components.shared.perturbation import CONTROL, genes_of
 from components.shared.progress import bar
 from components.shared.vocabulary import Vocabulary
 
-SCALES = 12
-LEAST_SCALE, MOST_SCALE = 0.3, 2.0
-"""Of the normals, from a share of the median noise to a multiple of the largest delta."""
-POOLED = 20.0
-"""Genes that the weights of all perturbations count for beside a perturbation's own."""
-ROUNDS = 30
-MOST_SCALED = 3.0
-PENALTIES = np.geomspace(1e-3, 1e3, 25)
-LEAST_VARIANCE, UNKNOWN = 1e-6, 1e6
-"""Of a delta: less is a gene that does not vary, which tells nothing; as much says the same."""
-ROWS_AT_ONCE = 64
-POOLED_FROM = 128
-"""Most perturbations that the weights of all are taken from."""
+FACTORS = np.linspace(0.0, MOST_SCALE, 61)
+"""That the one for the size of known effects is chosen from."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How far off left-out lines are told, by the factor that is put on what they are told."""
+
+    squared: Floats
+    """Sum over perturbations and genes of squared errors with each of `FACTORS`."""
+    absolute: Floats
+    """The same of absolute errors."""
+    copied: tuple[float, float]
+    """Both sums of copying: the mean of the other lines' changes, as measured."""
+    tellers: int
+    """Sum over perturbations of the lines that tell of each."""
+    perturbations: int
+
+    def __add__(self, other: "Sizes") -> "Sizes":
+        return Sizes(
+            self.squared + other.squared,
+            self.absolute + other.absolute,
+            (self.copied[0] + other.copied[0], self.copied[1] + other.copied[1]),
+            self.tellers + other.tellers,
+            self.perturbations + other.perturbations,
+        )
+
+    @classmethod
+    def of(cls, told: Told, weights: Weights, change: Floats, there: Mask) -> "Sizes":
+        """Hold what was told of a line against what it measured.
+
+        Args:
+            told: by the other lines.
+            weights: how much each way to tell counts.
+            change: what the line measured, [perturbations, genes].
+            there: which perturbations it has.
+        """
+        both = told.there & there
+        kept, measured = both[told.there], change[both]
+        found = told.combined(weights)[kept]
+        missed = told.parts[COPIED][kept] - measured
+        squared, absolute = np.zeros(len(FACTORS)), np.zeros(len(FACTORS))
+        for i, factor in enumerate(FACTORS):
+            error = factor * found - measured
+            squared[i], absolute[i] = np.square(error).sum(), np.abs(error).sum()
+        copied = float(np.square(missed).sum()), float(np.abs(missed).sum())
+        return cls(squared, absolute, copied, int(told.lines[kept].sum()), int(both.sum()))
+
+    def factor(self, lines: float) -> float | None:
+        """Return the largest factor whose errors are no larger than copying's or predicting none's.
+
+        The least error asks for small effects, since what is not known of one is best left out; but
+        effects that are too small are taken for other, weaker ones, and for none.
+
+        Copying is told by one line fewer here than in a new line. Its squared error is that of the
+        line that is told, and a share of it for each that tells: 1 + 1 / n times as large with n.
+
+        Args:
+            lines: how many tell of a perturbation in a new line, on average.
+
+        Returns:
+            One of `FACTORS`; the one with the least squared error where none is as good as that.
+            None where nothing was told.
+        """
+        if not self.perturbations or not self.squared[0] or np.ptp(self.squared) == 0:
+            return None
+        more = (1 + 1 / lines) / (1 + self.perturbations / self.tellers)
+        most = min(more, 1.0) * self.copied[0], np.sqrt(min(more, 1.0)) * self.copied[1]
+        good = self.squared <= min(most[0], self.squared[0])
+        good &= self.absolute <= min(most[1], self.absolute[0])
+        good &= np.arange(len(FACTORS)) >= self.squared.argmin()
+        found = np.flatnonzero(good)
+        return float(FACTORS[found.max() if len(found) else self.squared.argmin()])
+
+
+NOTHING_TOLD = Sizes(np.zeros(len(FACTORS)), np.zeros(len(FACTORS)), (0.0, 0.0), 0, 0)
 
 
 @dataclass(frozen=True)
@@ -57,6 +117,10 @@ class Effects:
     """Where each perturbation's effect is from, for each of these lines."""
     near: NearBy | None
     """For perturbations that are not among them, where the prior's vectors help in a new line."""
+    weights: Weights
+    """How much each way to tell an effect counts in a new line, summing to 1."""
+    sizes: Sizes
+    """Of all training lines that others tell of."""
 
     @property
     def origin(self) -> list[str]:
@@ -80,27 +144,42 @@ def known_effects(
         InputError: there is a training line that no other line can tell anything.
     """
     own = deltas[0].lines
-    tables, origins = [], []
+    tables, origins, near, weights = [], [], None, {}
+    told, sizes = _remembered(), NOTHING_TOLD
     with bar(total=len(own) + 1, what="effects in other lines", unit=" lines") as progress:
-        for line in (*own, None):
+        for number, line in enumerate((*own, None)):
             others = others_of(line, deltas)
             if not others:
                 raise InputError(
                     "prior 'effects': a line knows what others tell, and there is none but "
                     f"'{line}'; train on more lines, or give a screen of another (effects:<uri>)"
                 )
-            change, origin, near = carried(labels, others, vectors)
+            weights = weights_of(others, line_key, told)
+            change, origin, near = carried(labels, told(others), weights, vectors)
+            if line is not None:
+                part = deltas[0].change[number], deltas[0].there[number]
+                sizes += Sizes.of(told(others), weights, *part)
             tables.append(torch.from_numpy(change).float())
             origins.append(origin)
             progress.update()
-    return Effects(torch.stack(tables), origins, near)
+    return Effects(torch.stack(tables), origins, near, weights, sizes)
 
 
-def others_of(line: str | None, deltas: Sequence[LineDeltas]) -> list[tuple[LineDeltas, int]]:
-    """Return the lines that may tell ``line`` something, None = a new line: all.
+def _remembered() -> Callable[[Sequence[Teller]], Told]:
+    """Return `told_by` that is asked once for each set of lines."""
+    found: dict[frozenset[tuple[int, int]], Told] = {}
 
-    Each comes as the deltas it is part of and its place in them.
-    """
+    def told(lines: Sequence[Teller]) -> Told:
+        key = frozenset((id(part), i) for part, i in lines)
+        if key not in found:
+            found[key] = told_by(lines)
+        return found[key]
+
+    return told
+
+
+def others_of(line: str | None, deltas: Sequence[LineDeltas]) -> list[Teller]:
+    """Return the lines that may tell ``line`` something, None = a new line: all."""
     rows = [(part, i) for part in deltas for i in range(len(part.lines))]
     return [
         (part, i) for part, i in rows if line is None or line_key(part.lines[i]) != line_key(line)
@@ -160,26 +239,23 @@ def vectors_of(labels: Sequence[str], table: Tensor, vocabulary: Vocabulary) -> 
 
 
 def carried(
-    labels: Sequence[str], lines: Sequence[tuple[LineDeltas, int]], vectors: Floats | None
+    labels: Sequence[str], told: Told, weights: Weights, vectors: Floats | None
 ) -> tuple[Floats, list[str], NearBy | None]:
-    """Carry the deltas of ``lines`` over to another line.
+    """Carry what lines tell over to another line.
 
-    Arguments are those of `known_effects`; a line comes as the deltas it is part of and its place
-    in them.
+    Args:
+        labels: perturbations, the control first.
+        told: by those lines.
+        weights: how much each way to tell counts.
+        vectors: see `known_effects`.
 
     Returns:
         Effects [perturbations, genes], where each is from, and how others follow from the prior.
     """
-    change = np.array([part.change[i] for part, i in lines])
-    precision = _precision(lines)
-    total = precision.sum(axis=0)
-    there = total.any(axis=1)
-    effects = np.zeros(change.shape[1:])
-    if there.any():
-        summed, weight = (precision * change).sum(axis=0)[there], total[there]
-        # A gene that no other line measures is known to be nothing in particular.
-        mean = np.divide(summed, weight, out=np.zeros_like(summed), where=weight > 0)
-        effects[there] = shrunk(mean, 1 / np.maximum(weight, 1 / UNKNOWN))
+    there = told.there
+    known = told.combined(weights)
+    effects = np.zeros((len(there), known.shape[1]))
+    effects[there] = known
     origin = [MEASURED if known else MEAN for known in there]
     effects[~there] = effects[there].mean(axis=0) if there.any() else 0.0
     near = None if vectors is None else near_by(effects[there], vectors[there])
@@ -195,159 +271,3 @@ def carried(
             origin[i] = SUMMED
     effects[[label == CONTROL for label in labels]] = 0.0
     return effects, origin, near
-
-
-def _precision(lines: Sequence[tuple[LineDeltas, int]]) -> Floats:
-    """Return the weight of each line's deltas, 0 where there are none, [lines, ...].
-
-    It is one over their variance, but no line passes for surer than lines are on average: a gene
-    that is hardly expressed in one varies little there, and says little of where it is. Of a gene
-    that does not vary at all nothing is known.
-    """
-    variance = np.array([part.variance[i] for part, i in lines])
-    there = np.array([part.there[i] for part, i in lines])[..., None]
-    usable = there & np.isfinite(variance) & (variance > LEAST_VARIANCE)
-    variance[~usable] = 0.0
-    average = variance.sum(axis=0) / np.maximum(usable.sum(axis=0), 1)
-    floored = np.maximum(variance, average)
-    return np.divide(1.0, floored, out=np.zeros_like(floored), where=usable)
-
-
-def shrunk(delta: Floats, variance: Floats) -> Floats:
-    """Return deltas with their noise taken out, [perturbations, genes].
-
-    Args:
-        delta: as measured, [perturbations, genes].
-        variance: its sampling variance, same shape; `UNKNOWN` where nothing is known.
-    """
-    known = variance[variance < UNKNOWN]
-    least = float(np.sqrt(np.median(known))) if known.size else 1.0
-    largest = max(float(np.abs(delta).max()), least)
-    scales = np.geomspace(LEAST_SCALE * least, MOST_SCALE * largest, SCALES - 1)
-    slab = torch.from_numpy(np.concatenate([[0.0], scales**2])).float()
-    parts = torch.from_numpy(delta).float(), torch.from_numpy(variance).float()
-    some = slice(None, None, -(-len(delta) // POOLED_FROM))
-    likelihood = _likelihood(parts[0][some], parts[1][some], slab)
-    pooled = torch.full((SCALES,), 1 / SCALES)
-    every = likelihood.flatten(0, 1)
-    for _ in range(ROUNDS):
-        pooled = _summed_shares(every[None], pooled[None])[0] / len(every)
-    blocks = zip(*(part.split(ROWS_AT_ONCE) for part in parts), strict=True)
-    return np.concatenate([_posterior(block, noise, slab, pooled) for block, noise in blocks])
-
-
-def _posterior(delta: Tensor, variance: Tensor, slab: Tensor, pooled: Tensor) -> Floats:
-    """Return some perturbations' posterior means, scaled to the norm of their deltas' signal."""
-    likelihood = _likelihood(delta, variance, slab)
-    weights = pooled.expand(len(delta), -1)
-    for _ in range(ROUNDS):
-        found = _summed_shares(likelihood, weights) + POOLED * pooled
-        weights = found / found.sum(1, keepdim=True)
-    kept = _shares(likelihood, weights[:, None]) * slab / (slab + variance[..., None])
-    mean = kept.sum(-1) * delta
-    known = (variance < UNKNOWN).float()
-    signal = ((delta.square() - variance) * known).sum(1, keepdim=True).clamp(min=0)
-    scale = (signal / mean.square().sum(1, keepdim=True).clamp(min=1e-12)).sqrt()
-    return (mean * scale.clamp(1.0, MOST_SCALED)).numpy()
-
-
-def _likelihood(delta: Tensor, variance: Tensor, slab: Tensor) -> Tensor:
-    """Return how likely each delta is under each normal, up to a factor, [..., normals]."""
-    total = slab + variance[..., None]
-    log = -0.5 * (total.log() + delta.square()[..., None] / total)
-    return (log - log.amax(-1, keepdim=True)).exp()
-
-
-def _summed_shares(likelihood: Tensor, weights: Tensor) -> Tensor:
-    """Return the posterior shares of each normal, summed over genes, [perturbations, normals].
-
-    As products of matrices: shares gene by gene would be as many numbers as the likelihood has.
-    """
-    joint = torch.bmm(likelihood, weights[..., None])
-    return weights * torch.bmm(likelihood.transpose(1, 2), 1 / joint)[..., 0]
-
-
-def _shares(likelihood: Tensor, weights: Tensor) -> Tensor:
-    """Return the posterior share of each normal, [..., normals]."""
-    joint = likelihood * weights
-    return joint / joint.sum(-1, keepdim=True)
-
-
-def near_by(effects: Floats, vectors: Floats) -> NearBy | None:
-    """Learn effects from vectors by kernel ridge on their cosine; None where that is no help.
-
-    The penalty is the one with the least squared error when one perturbation is left out at a time
-    (in closed form); a prior that does not beat the mean effect so is left alone.
-
-    Args:
-        effects: of the perturbations to learn from, [known, genes].
-        vectors: of the same, a row of zeros = none, [known, width].
-    """
-    ridge = _Ridge.fitted(effects, vectors)
-    if ridge is None:
-        return None
-    dual = (ridge.axes * ridge.inverse) @ ridge.turned
-    return NearBy(ridge.centre, ridge.left, dual, ridge.mean)
-
-
-def left_out_near_by(effects: Floats, vectors: Floats) -> Floats | None:
-    """Predict each known effect as `near_by` would without it; None where that is no help.
-
-    Arguments are those of `near_by`.
-
-    Returns:
-        Effects of the same perturbations, NaN where one has no vector, [known, genes].
-    """
-    ridge = _Ridge.fitted(effects, vectors)
-    if ridge is None:
-        return None
-    found = np.full_like(effects, np.nan)
-    usable = vectors.any(axis=1)
-    found[usable] = effects[usable] - ridge.left_out()
-    return found
-
-
-@dataclass(frozen=True)
-class _Ridge:
-    """Kernel ridge from vectors to effects, n of them, with the penalty that leaves out best."""
-
-    centre: Floats
-    mean: Floats
-    left: Floats
-    """Directions of the known vectors from their centre, [n, width]."""
-    axes: Floats
-    """Eigenvectors of the kernel, columns."""
-    turned: Floats
-    """Effects less their mean, along the axes, [n, genes]."""
-    inverse: Floats
-    """One over eigenvalue and penalty, [n]."""
-
-    @classmethod
-    def fitted(cls, effects: Floats, vectors: Floats) -> "_Ridge | None":
-        """Choose the penalty; None where no penalty beats the mean effect."""
-        usable = vectors.any(axis=1)
-        if usable.sum() < 3:
-            return None
-        known, target = vectors[usable], effects[usable]
-        centre, mean = known.mean(axis=0), target.mean(axis=0)
-        left = np.asarray(unit(known - centre), np.float64)
-        values, axes = np.linalg.eigh(left @ left.T)
-        turned = axes.T @ (target - mean)
-        best, found = float(np.square(target - mean).sum()), None
-        products = turned @ turned.T
-        for penalty in PENALTIES:
-            inverse = 1 / (np.maximum(values, 0.0) + penalty)
-            scaled = axes * inverse
-            leverage = (axes * scaled).sum(axis=1)
-            error = float((((scaled @ products) * scaled).sum(axis=1) / leverage**2).sum())
-            # Both sides would be n / (n - 1) larger, since the mean is left out as well.
-            if error < best:
-                best, found = error, cls(centre, mean, left, axes, turned, inverse)
-        return found
-
-    def left_out(self) -> Floats:
-        """Return by how much each effect is missed when it is left out, [n, genes]."""
-        scaled = self.axes * self.inverse
-        leverage = (self.axes * scaled).sum(axis=1)
-        n = len(leverage)
-        return scaled @ self.turned / leverage[:, None] * n / (n - 1)

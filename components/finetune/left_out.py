@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from components.finetune.data import Floats
 from components.finetune.deltas import LineDeltas
-from components.finetune.effects import Effects, left_out_near_by
+from components.finetune.effects import Effects
 from components.finetune.evidence import Evidence, blocks, correlations
+from components.finetune.near_by import left_out_near_by
 from components.shared.confidence import (
     CONTROL_SIMILARITY,
     MEAN,

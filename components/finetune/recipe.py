@@ -12,6 +12,8 @@ from components.shared.model import IMPLEMENTATIONS
 from components.shared.rank_cells import PREDICTED_CELLS
 
 FOLDER = Path(__file__).parent / "recipes"
+RELIABLE, BEST = "reliable", "best"
+SELECTIONS = (RELIABLE, BEST)
 CONTROL_PARTNERS = ("other", "self", "none")
 
 
@@ -40,6 +42,7 @@ class Recipe:
     contrast: bool
     predicted_cells: str
     validation_cells: int
+    selection: str
     prior_neutral: bool
     scale_effects: bool
 
@@ -49,6 +52,7 @@ ALLOWED = {
     "implementation": IMPLEMENTATIONS,
     "control_partner": CONTROL_PARTNERS,
     "predicted_cells": PREDICTED_CELLS,
+    "selection": SELECTIONS,
 }
 MOST = {"learning_rate_decay": 1.0}
 LEAST = {

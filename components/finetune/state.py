@@ -28,6 +28,7 @@ class Epoch:
     val_discrimination: float
     val_discrimination_seen: float
     val_discrimination_unseen: float
+    val_network: float
     learning_rate: float
     cells: int
     seconds: float
@@ -49,8 +50,12 @@ class Fit:
     history: list[Epoch] = field(default_factory=list)
     seconds: float = 0.0
     """Wall clock, work that a killed process lost not counted."""
+    correlations: list[float] = field(default_factory=list)
+    """pearson_delta of each validation set in the best epoch."""
     known: list[float] = field(default_factory=list)
-    """pearson_delta of each validation set by known effects alone, where there are any."""
+    """The same by known effects alone, where there are any."""
+    network: float = 1.0
+    """How much the network's own change counts beside known effects, in the weights kept."""
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the history as plain dicts, NaN as None."""

@@ -24,19 +24,19 @@ from components.finetune.data import TrainingData
 from components.finetune.deltas import line_deltas
 from components.finetune.keeping import Keeper
 from components.finetune.objective import Deltas, delta_loss, measured_deltas
-from components.finetune.recipe import Recipe
+from components.finetune.recipe import RELIABLE, Recipe
+from components.finetune.selection import leads
 from components.finetune.state import Epoch, Fit, TrainingState
 from components.finetune.validation import Validation, validate
 from components.finetune.workers import ALONE, Workers
 from components.shared.errors import InputError, shortlist
 from components.shared.inference import autocast, forward
-from components.shared.model import export_state
+from components.shared.model import export_state, weigh_network
 from components.shared.progress import bar
 from components.shared.tokens import Ints
 
 _Share = list[TrainingBatch]
 
-SIGNIFICANT = 0.05
 STEPS_UNSEEN = 50
 """Steps of a GPU whose losses are looked at together; the CPU's are at once."""
 
@@ -284,10 +284,19 @@ def _close_epoch(state: TrainingState, recipe: Recipe, validation: Validation) -
         fit.stop_reason = f"no better validation pearson_delta for {recipe.early_stop_after} epochs"
     elif epoch == recipe.epochs:
         fit.stop_reason = f"all {recipe.epochs} epochs done"
+    if fit.stop_reason and recipe.selection == RELIABLE and not _led(fit, validation, recipe):
+        _keep(state, epoch, validation)
     state.epoch, state.step = epoch + 1, 0
     state.losses.zero_()
     state.cells, state.seconds = 0, 0.0
     return facts
+
+
+def _led(fit: Fit, last: Validation, recipe: Recipe) -> bool:
+    """Return whether the best epoch, or what was known before the first, leads the last epoch."""
+    return not _adds(fit, last, recipe) or leads(
+        fit.correlations, last.correlations, last.weights, recipe.epochs
+    )
 
 
 def _note(state: TrainingState, recipe: Recipe, epoch: int, validation: Validation) -> Epoch:
@@ -306,33 +315,33 @@ def _note(state: TrainingState, recipe: Recipe, epoch: int, validation: Validati
             cells_per_second=state.cells / max(state.seconds, 1e-9),
         )
     )
-    pearson = validation.pearson_delta
-    score = pearson if np.isfinite(pearson) else float("-inf")
     undecided = fit.best_pearson_delta == float("-inf")  # no finite score yet: the latest
-    leads = score > fit.best_pearson_delta and _adds_to(fit.known, validation, recipe.epochs)
-    if undecided or leads:
-        fit.state = export_state(state.model)
-        fit.best_epoch, fit.best_pearson_delta = epoch, score
+    better = validation.pearson_delta > fit.best_pearson_delta
+    if undecided or (better and _adds(fit, validation, recipe)):
+        _keep(state, epoch, validation)
     return fit.history[-1]
 
 
-def _scores(validation: Validation) -> dict[str, float]:
-    return {name: value for name, value in asdict(validation).items() if name != "correlations"}
-
-
-def _adds_to(known: Sequence[float], validation: Validation, epochs: int) -> bool:
+def _adds(fit: Fit, validation: Validation, recipe: Recipe) -> bool:
     """Return whether held-out sets say that the model adds to known effects, if it was given any.
 
-    Its lead on the same sets has to be significant (paired t test, 5 %) among all the epochs that
-    are looked at (Bonferroni): with few sets, the best of many epochs leads by luck.
+    Those sets are of lines that it trained on, so part of a lead may be what it learned of them.
     """
-    if not known:
+    if not fit.known:
         return True
-    lead = np.array(validation.correlations) - np.array(known)
-    lead = lead[np.isfinite(lead)]
-    if len(lead) < 2:
-        return False
-    from scipy.special import stdtrit  # here: all else needs no more than torch and numpy
+    return leads(validation.correlations, fit.known, validation.weights, recipe.epochs)
 
-    needed = stdtrit(len(lead) - 1, 1 - SIGNIFICANT / epochs)
-    return bool(lead.mean() > needed * lead.std(ddof=1) / np.sqrt(len(lead)))
+
+def _keep(state: TrainingState, epoch: int, validation: Validation) -> None:
+    """Keep the weights as they are, the network's part as large as validation asks for."""
+    fit, pearson = state.fit, validation.pearson_delta
+    exported = export_state(state.model)
+    fit.state = exported if validation.network == 1 else weigh_network(exported, validation.network)
+    fit.best_epoch = epoch if validation.network else 0
+    fit.best_pearson_delta = pearson if np.isfinite(pearson) else float("-inf")
+    fit.correlations, fit.network = list(validation.correlations), validation.network
+
+
+def _scores(validation: Validation) -> dict[str, float]:
+    scores = asdict(validation)
+    return {name: scores[name] for name in scores if name not in ("correlations", "weights")}

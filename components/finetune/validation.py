@@ -10,7 +10,8 @@ from torch import Tensor
 
 from components.finetune.data import Floats, TrainingData, ValidationSet, moments
 from components.finetune.keeping import Keeper
-from components.finetune.recipe import Recipe
+from components.finetune.recipe import RELIABLE, Recipe
+from components.finetune.selection import network_weight, reliability, weighted_mean
 from components.finetune.workers import ALONE, Workers
 from components.shared.inference import predict_cells
 from components.shared.tokens import Ints
@@ -35,6 +36,10 @@ class Validation:
     discrimination_unseen: float = NAN
     correlations: tuple[float, ...] = ()
     """pearson_delta of each set, NaN where it has none; sets in the order of the data's."""
+    weights: tuple[float, ...] = ()
+    """How much each set counts in `pearson_delta`."""
+    network: float = 1.0
+    """How much of the network's own change was added to known effects."""
 
 
 @dataclass(frozen=True)
@@ -62,10 +67,11 @@ def validate(
     """Predict every held-out set and compare its pseudobulk delta with the measured one.
 
     As in cell-eval, deltas are taken against the reference controls of the set's line;
-    pearson_delta is their correlation over genes, and discrimination is their rank among the line's
-    sets (see `discrimination`). Predictions are summed as they come: what is held of a set is its
-    delta. Several ``workers`` predict a share of the sets each; the scores are the same. At SIGTERM
-    to one of them the ``keeper`` lets all leave once the set under way is done.
+    pearson_delta is their correlation over genes, weighed as the recipe says, and discrimination
+    is their rank among the line's sets (see `discrimination`). Predictions are summed as they come:
+    what is held of a set is its delta. Several ``workers`` predict a share of the sets each; the
+    scores are the same. At SIGTERM to one of them the ``keeper`` lets all leave once the set under
+    way is done.
 
     Raises:
         SystemExit: SIGTERM came; the state is kept.
@@ -82,42 +88,90 @@ def validate(
         own[number] = _predict(model, data, recipe, held_out, rows, inputs, order, device)
     if keeper:
         keeper.leave_if_asked()
-    parts = iter(sorted(workers.gathered(own).items()))
-    known = {held_out.perturbation for held_out in data.seen()}
-    errors, cells = 0.0, 0
-    correlations, ranks, seen = [], [], []
-    for line, sets in groupby(data.validation, lambda held_out: held_out.line):
-        reference = data.reference_mean[line]
-        pool = moments(data.expression, data.basal[line])[0]
-        predicted, measured, targets = [], [], []
-        for held_out in sets:
-            _, part = next(parts)
-            errors, cells = errors + part.error, cells + part.cells
-            # A change hardly differs from cell to cell, but the cells do: the inputs' stray from
-            # their pool would blur every delta alike.
-            stray = part.inputs - pool if recipe.contrast else 0.0
-            predicted.append(part.mean - stray - reference)
-            measured.append(moments(data.expression, held_out.rows)[0] - reference)
-            targets.append(data.targets[data.perturbations.index(held_out.perturbation)].measured)
-            seen.append(held_out.perturbation in known)
-        correlations += list(map(pearson, predicted, measured))
-        ranks += discrimination(np.array(predicted), np.array(measured), targets)
+    return _scored(data, recipe, list(workers.gathered(own).items()))
+
+
+def _scored(
+    data: TrainingData, recipe: Recipe, parts: list[tuple[int, "_Prediction"]]
+) -> Validation:
+    """Score the predictions of all sets, which come with their places among the data's."""
+    if not parts:
+        return Validation()
+    ordered = [part for _, part in sorted(parts, key=lambda item: item[0])]
+    found = [_compared(data, recipe, *pair) for pair in zip(data.validation, ordered, strict=True)]
+    predicted, measured, reliable = (np.array(each) for each in zip(*found, strict=True))
+    weights = reliable if recipe.selection == RELIABLE else np.ones(len(reliable))
+    network = 1.0
+    if data.effects is not None and recipe.contrast:
+        effects = np.array([_effect(data, held_out) for held_out in data.validation])
+        network = network_weight(effects, predicted - effects, measured, weights)
+        predicted = effects + network * (predicted - effects)
+    correlations = np.array([pearson(a, b) for a, b in zip(predicted, measured, strict=True)])
+    trained = {held_out.perturbation for held_out in data.seen()}
+    seen = np.array([held_out.perturbation in trained for held_out in data.validation])
+    ranks = _ranks(data, predicted, measured)
+    cells = sum(part.cells for part in ordered)
     return Validation(
-        errors / cells if cells else NAN,
-        *_means(np.array(correlations), np.array(seen, bool)),
-        *_means(np.array(ranks), np.array(seen, bool)),
-        tuple(correlations),
+        sum(part.error for part in ordered) / cells if cells else NAN,
+        *_means(correlations, seen, weights),
+        *_means(ranks, seen, np.ones(len(ranks))),
+        tuple(correlations.tolist()),
+        tuple(weights.tolist()),
+        network,
     )
 
 
-def _means(values: Floats, seen: Any) -> tuple[float, float, float]:
-    """Return the nan-mean of all sets, of those with a seen perturbation, and of the others."""
+def _compared(
+    data: TrainingData, recipe: Recipe, held_out: ValidationSet, part: "_Prediction"
+) -> tuple[Floats, Floats, float]:
+    """Return the predicted and the measured delta of a set [genes], and how reliable that is."""
+    reference = data.reference_mean[held_out.line]
+    pool = moments(data.expression, data.basal[held_out.line])[0]
+    # A change hardly differs from cell to cell, but the cells do: the inputs' stray from their pool
+    # would blur every delta alike.
+    stray = part.inputs - pool if recipe.contrast else 0.0
+    mean, variance = moments(data.expression, held_out.rows)
+    _, spread = moments(data.expression, data.controls[held_out.line])
+    noise = np.fmax(variance, spread) / len(held_out.rows)
+    noise += spread / len(data.controls[held_out.line])
+    change = mean - reference
+    return part.mean - stray - reference, change, reliability(change, noise)
 
-    def mean(part: Floats) -> float:
-        finite = part[np.isfinite(part)]
-        return float(finite.mean()) if len(finite) else NAN
 
-    return mean(values), mean(values[seen]), mean(values[~seen])
+def _effect(data: TrainingData, held_out: ValidationSet) -> Floats:
+    """Return what other lines tell of a set, [genes]."""
+    line, code = _place(data, held_out)
+    known = data.known(np.array([line]), np.array([code]), np.arange(len(data.ids)))
+    return np.zeros(len(data.ids)) if known is None else known[0].double().cpu().numpy()
+
+
+def _ranks(data: TrainingData, predicted: Floats, measured: Floats) -> Floats:
+    """Return each set's discrimination among those of its line, [sets]."""
+    ranks, start = [], 0
+    for _, group in groupby(data.validation, lambda held_out: held_out.line):
+        sets = list(group)
+        own = slice(start, start + len(sets))
+        targets = [data.targets[_place(data, held_out)[1]].measured for held_out in sets]
+        ranks += discrimination(predicted[own], measured[own], targets)
+        start += len(sets)
+    return np.array(ranks)
+
+
+def _place(data: TrainingData, held_out: ValidationSet) -> tuple[int, int]:
+    """Return the numbers of a set's line and perturbation."""
+    return (
+        list(data.controls).index(held_out.line),
+        data.perturbations.index(held_out.perturbation),
+    )
+
+
+def _means(values: Floats, seen: Any, weights: Floats) -> tuple[float, float, float]:
+    """Return the mean of all sets, of those with a seen perturbation, and of the others."""
+    return (
+        weighted_mean(values, weights),
+        weighted_mean(values[seen], weights[seen]),
+        weighted_mean(values[~seen], weights[~seen]),
+    )
 
 
 def _draw(
@@ -141,8 +195,7 @@ def _predict(
     device: torch.device,
 ) -> "_Prediction":
     """Predict a set from the controls ``inputs``, beside its measured cells ``rows``."""
-    code = data.perturbations.index(held_out.perturbation)
-    line = list(data.controls).index(held_out.line)
+    line, code = _place(data, held_out)
     known = data.known(np.array([line]), np.array([code]), np.arange(len(data.ids)))
     total, error = torch.zeros(len(data.ids), dtype=torch.float64), 0.0
     for start in range(0, len(rows), recipe.batch_size):

@@ -32,6 +32,8 @@ CONTROL_SIMILARITY, CARRIED, STRENGTH = "control_similarity", "carried", "streng
 """What expectations are made of: how near the line's controls are to training's; the correlation
 that a delta of one more line should have with the mean of those known, were it as like them as they
 are to each other; and the root mean square over genes of the known effect."""
+MOST_SCALE = 3.0
+"""Known effects that are this much smaller than what lines measure tell next to nothing."""
 COVERED = 0.8
 """Share of reached values that intervals are meant to hold."""
 
@@ -83,7 +85,7 @@ class Confidence:
     """What training lines tell of how far predictions can be trusted."""
 
     scale: float
-    """The factor by which predicted changes are multiplied, from above 0 to 1."""
+    """The factor by which predicted changes are multiplied, above 0, at most `MOST_SCALE`."""
     scale_from: str
     """How it was found, or why it is 1, as a sentence."""
     why: str
@@ -140,12 +142,13 @@ class Confidence:
                 **content,
             )
             found.expected(table.index[:1].tolist(), 0.0)
-            usable = 0 < found.scale <= 1
+            usable = 0 < found.scale <= MOST_SCALE
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise InputError(f"{path}: no table of confidence ({error}); fine-tune again") from None
         if not usable:
             raise InputError(
-                f"{path}: scale {found.scale}, expected more than 0, at most 1; fine-tune again"
+                f"{path}: scale {found.scale}, expected more than 0, at most {MOST_SCALE:g}; "
+                "fine-tune again"
             )
         return found
 

@@ -144,6 +144,10 @@ def _columns(basal: Tensor, window: Window) -> Tensor:
 
 
 def _correction(model: Any, batch: Batch) -> Tensor:
-    """Return the control cells less what the model makes of them without flags, [B, S]."""
-    unperturbed = replace(batch, flags=torch.zeros_like(batch.flags[:1]), effects=None)
+    """Return the control cells less what the model makes of them unperturbed, [B, S].
+
+    Training shows a model with known effects controls whose effect is 0, not controls without one.
+    """
+    none = None if batch.effects is None else torch.zeros_like(batch.effects[:1])
+    unperturbed = replace(batch, flags=torch.zeros_like(batch.flags[:1]), effects=none)
     return batch.values - forward(model, unperturbed)

@@ -38,6 +38,7 @@ PRETRAINED_PREFIXES = ("encoder.", "value_encoder.", "transformer_encoder.")
 """What is taken from a pretrained checkpoint; decoder and flag encoder start fresh."""
 EXTRA = ("flag_prior.", "effect_encoder.")
 """What scGPT's class does not have."""
+LAST_LAYERS = ("decoder.coeff_decoder.fc.4.", "decoder.bias_decoder.fc.4.")
 AS_WIDE_AS = 8
 """Width of a prior whose numbers have a mean square of 1; a wider one's are smaller in proportion.
 
@@ -171,6 +172,18 @@ def export_state(model: Any) -> dict[str, Tensor]:
         if flag_prior is not None:
             state["flag_prior.weight"] = flag_prior.folded()
     return {name: tensor.detach().to("cpu", copy=True) for name, tensor in state.items()}
+
+
+def weigh_network(state: dict[str, Tensor], weight: float) -> dict[str, Tensor]:
+    """Return an exported state whose change of a control cell is ``weight`` times as large.
+
+    Both last layers of scGPT's affine decoder are scaled, so all that flags and known effects
+    change in the decoder's output is; the known effects themselves are added after it.
+    """
+    return {
+        name: weight * part if name.startswith(LAST_LAYERS) else part
+        for name, part in state.items()
+    }
 
 
 def parted(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

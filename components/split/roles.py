@@ -56,8 +56,7 @@ def assign(
         asked: the perturbations to test, whether or not training has them; none = all there are.
         restrict_test_to_training: where nothing is asked for, leave out test cells whose
             perturbation no training line has, as the reference run does.
-        halve_controls: part each line's controls into basal and reference halves; using the same
-            controls as input and as reference inflates the correlation of deltas. Those of a test
+        halve_controls: part each line's controls into basal and reference halves. Those of a test
             line without test cells stay whole.
         seed: of the halves.
 

@@ -33,7 +33,7 @@ def split(
     val_line: str = "",
     val_fraction: float = 0.05,
     restrict_test_to_training: bool = True,
-    halve_controls: bool = True,
+    halve_controls: bool = False,
     split_file: str = "",
     aliases: str = "",
     seed: int = 0,
@@ -50,14 +50,15 @@ def split(
         perturbations: what to predict, see `asked.read_perturbations`. Empty: all that are measured
             in the test line (see ``restrict_test_to_training``); where none is, all that the
             training lines have.
-        val_line: training line that validates; empty for the first one.
-        val_fraction: fraction of that line's perturbations that validate, in that line only; 1
-            holds the whole line out, 0 makes no validation set. Not used where a split file says
-            what validates.
+        val_line: training line that validates; empty for all of them.
+        val_fraction: fraction of the (line, perturbation) sets that validate, see
+            `rules.with_validation`; 1 holds a whole line out, 0 makes no validation set. Not used
+            where a split file says what validates.
         restrict_test_to_training: where ``perturbations`` names none, test only those that a
             training line has, as the reference run does.
         halve_controls: part each line's controls into basal and reference halves; without it they
-            serve as both, as in the reference run.
+            serve as both. Halved, a prediction and what it is compared with share the noise of the
+            reference half, so that predicting nothing scores well above 0.
         split_file: path or URI of a TOML file in cell-load's form; goes before the lines.
         aliases: path or URI of a table of other gene names (see `aliases.read_aliases`), which says
             what a name that nobody knows may stand for.

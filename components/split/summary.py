@@ -15,7 +15,7 @@ from components.shared.splits import (
     UNUSED,
     VAL,
 )
-from components.split.rules import Rules
+from components.split.rules import LEAST_SETS, Rules
 
 NAMES = {TRAIN: "training", VAL: "validation", TEST: "test"}
 
@@ -35,6 +35,7 @@ def summarise(table: pd.DataFrame, rules: Rules, genes: list[str]) -> dict[str, 
     few_shot = bool(own[TRAIN] or own[VAL])
     lines = [line for line in rules.lines if line != rules.test_line or few_shot]
     val_lines = [line for line in rules.lines if line in set(cells[VAL]["cell_line"])]
+    sets = cells[VAL].groupby("cell_line", observed=True)["perturbation"].nunique()
     controls = table[table["cell_line"] == rules.test_line]["role"].value_counts()
     both = int(controls.get(CONTROL_BOTH, 0))
     per_line = cells[TRAIN]["cell_line"].value_counts()
@@ -51,6 +52,7 @@ def summarise(table: pd.DataFrame, rules: Rules, genes: list[str]) -> dict[str, 
         "training_controls": int((pools & table["cell_line"].isin(lines)).sum()),
         "validation_cells": len(cells[VAL]),
         "validation_perturbations": len(labels[VAL]),
+        "validation_sets": {line: int(sets[line]) for line in val_lines},
         "test_cells": len(cells[TEST]),
         "test_perturbations": len(labels[TEST]),
         "test_perturbations_seen": sum(label in trained for label in labels[TEST]),
@@ -70,6 +72,15 @@ def summarise(table: pd.DataFrame, rules: Rules, genes: list[str]) -> dict[str, 
         )
     summary["unused_cells"] = int((table["role"] == UNUSED).sum())
     return summary
+
+
+def _validation(sets: Mapping[str, int]) -> str:
+    """Return what validates, as a line to print."""
+    if not sets:
+        return "validation sets: none"
+    few = f" (fewer than {LEAST_SETS}: an epoch is chosen by little)"
+    counts = ", ".join(f"{line} {n}" for line, n in sets.items())
+    return f"validation sets: {counts}" + (few if sum(sets.values()) < LEAST_SETS else "")
 
 
 def as_table(summary: Mapping[str, Any]) -> str:
@@ -97,7 +108,7 @@ def as_table(summary: Mapping[str, Any]) -> str:
         )
     lines += [
         "training cells: " + (", ".join(f"{line} {n:,}" for line, n in per_line.items()) or "none"),
-        f"validation in: {summary['val_line'] or 'none'}",
+        _validation(summary["validation_sets"]),
         f"test line {summary['test_line']}: {summary['test_perturbations_seen']:,} perturbations "
         f"seen in training, {summary['test_perturbations_unseen']:,} unseen; controls "
         f"{summary['test_controls_basal']:,} basal, {summary['test_controls_reference']:,} "

@@ -107,10 +107,14 @@ def test_no_cell_leaks_whatever_the_screen(screen):
     assert set(line[role == TEST]) == {test}
     assert not (control & role.isin([TRAIN, VAL, TEST])).any()
     assert not (~control & role.isin([CONTROL_BASAL, CONTROL_REFERENCE, CONTROL_BOTH])).any()
-    # Validation perturbations are of one line and do not train there.
-    assert len(set(line[role == VAL])) == (keywords["val_fraction"] > 0)
+    # What validates does not train in its line, and is spread over the lines.
+    assert (VAL in set(role)) == (keywords["val_fraction"] > 0)
+    validated = {name: set(label[(role == VAL) & (line == name)]) for name in train}
+    room = [len(names) < len(set(label[~control & (line == n)])) for n, names in validated.items()]
+    with_room = [len(names) for names, more in zip(validated.values(), room, strict=True) if more]
+    assert not with_room or max(map(len, validated.values())) - min(with_room) <= 1
     for name in set(line[role == VAL]):
-        assert set(label[(role == VAL)]).isdisjoint(label[(role == TRAIN) & (line == name)])
+        assert validated[name].isdisjoint(label[(role == TRAIN) & (line == name)])
     # Halves cover the controls of every used line and differ by one at most.
     for name in [*train, test]:
         pools = role[control & (line == name)]
@@ -147,7 +151,7 @@ def test_roles_do_not_depend_on_the_order_of_the_cells(screen, random):
 
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_other_draws(tmp_path, obs):
     tables = {
-        name: run(tmp_path, obs, name, seed=seed, val_fraction=0.5)
+        name: run(tmp_path, obs, name, seed=seed, val_fraction=0.5, halve_controls=True)
         for name, seed in (("a", 3), ("b", 3), ("c", 4))
     }
     parquet = {name: (tmp_path / name / "splits.parquet").read_bytes() for name in tables}
@@ -158,8 +162,8 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_other_draws(tmp_pat
 
 
 def test_a_lines_halves_do_not_depend_on_the_other_lines(tmp_path, obs):
-    three = run(tmp_path, obs, "three")
-    one = run(tmp_path, obs, "one", train_lines=["jurkat"])
+    three = run(tmp_path, obs, "three", halve_controls=True)
+    one = run(tmp_path, obs, "one", train_lines=["jurkat"], halve_controls=True)
     for line in ("jurkat", "rpe1"):
         kept = (three["cell_line"] == line) & (three["perturbation"] == CONTROL)
         assert (three["role"][kept] == one["role"][kept]).all()
@@ -169,7 +173,7 @@ def test_a_lines_halves_do_not_depend_on_the_other_lines(tmp_path, obs):
 
 
 def test_roles_and_summary_of_a_known_screen(tmp_path, obs, capsys):
-    table = run(tmp_path, obs, val_fraction=0.4)
+    table = run(tmp_path, obs, val_fraction=0.4, val_line="k562", halve_controls=True)
     summary = summary_of(tmp_path)
     provenance = json.loads((tmp_path / "splits" / "provenance.json").read_text())
     assert provenance["summary"] == summary
@@ -202,6 +206,26 @@ def test_a_test_perturbation_that_only_validates_is_unseen(tmp_path, obs):
     assert summary["validation_perturbations"] == 5
     assert summary["test_perturbations_seen"] + summary["test_perturbations_unseen"] == 5
     assert summary["test_perturbations_unseen"] >= 4
+
+
+def test_sets_that_validate_are_spread_over_lines_and_perturbations(tmp_path, obs):
+    table = run(tmp_path, obs, val_fraction=0.4)
+    held_out = table[table["role"] == VAL]
+    sets = set(zip(held_out["cell_line"], held_out["perturbation"], strict=True))
+    assert len(sets) == 5  # 0.4 of the twelve of k562 and jurkat
+    assert summary_of(tmp_path)["val_line"] == "k562, jurkat"
+    assert len({label for _, label in sets}) == 5  # none in both
+
+
+def test_ten_sets_validate_at_least_where_that_leaves_enough_to_train(tmp_path):
+    names = [f"P{i}" for i in range(30)]
+    lines = ("k562", "jurkat", "rpe1")
+    rows = [(line, name, 2) for line in lines for name in [*names, CONTROL]]
+    run(tmp_path, obs_of(rows), val_fraction=0.01)
+    assert summary_of(tmp_path)["validation_cells"] == 9 * 2  # 15 % of sixty sets
+    more = [(line, f"{name}{i}", 2) for line in lines for name in names for i in "ab"]
+    run(tmp_path / "more", obs_of(rows + more), val_fraction=0.01)
+    assert summary_of(tmp_path / "more")["validation_cells"] == 10 * 2
 
 
 def test_without_restriction_every_perturbation_of_the_test_line_is_tested(tmp_path, obs):
@@ -243,8 +267,8 @@ def test_real_cells_are_counted_as_they_are_in_the_file(tmp_path, shared_data):
     assert summary["cells"] == 5961
     assert summary["training_cells"] + summary["validation_cells"] == 3275 + 750 + 771
     assert summary["test_cells"] == 765 and summary["test_perturbations"] == 9
-    assert summary["test_controls_basal"] == summary["test_controls_reference"] == 50
-    assert summary["validation_perturbations"] == 2  # 5 % of K562's 32
+    assert summary["test_controls_basal"] == summary["test_controls_reference"] == 100
+    assert summary["validation_sets"] == {"k562": 3, "A172": 2, "T98G": 2}  # 15 % of 50 sets
     assert summary["training_doubles"] + summary["validation_doubles"] >= 15
     assert summary["test_perturbations_not_all_measured"] == 9
     assert summary["unused_cells"] == 0
@@ -255,7 +279,7 @@ def test_real_cells_are_counted_as_they_are_in_the_file(tmp_path, shared_data):
 
 def test_a_line_with_controls_alone_is_asked_for_all_that_trains(tmp_path, obs):
     bare = obs[(obs["cell_line"] != "rpe1") | (obs["perturbation"] == CONTROL)]
-    table = run(tmp_path, bare)
+    table = run(tmp_path, bare, halve_controls=True)
     opened = Splits.open(tmp_path / "splits", Cells.open(tmp_path / "cells"))
     assert opened.asked == ["A", "B", "C", "D+E", "F", "J", "K"]
     assert not (table["role"] == TEST).any()
@@ -335,12 +359,15 @@ def test_a_list_that_names_nothing_or_hides_something_is_refused(tmp_path, obs, 
         ({"seed": -1}, r"seed=-1: expected 0 or more"),
         ({"train_lines": ["k562"], "val_fraction": 1.0}, r"no perturbed cells are left to train"),
         ({"train_lines": ["bare"], "val_fraction": 0}, r"no perturbed cells are left to train"),
-        ({"train_lines": ["bare", "k562"]}, r"val_line 'bare' has no perturbed cells"),
+        ({"train_lines": ["bare", "k562"], "val_line": "bare"}, r"'bare' has no perturbed cells"),
         ({"train_lines": ["other"]}, r"test set is empty.*shares no perturbation"),
         ({"perturbations": ["A", 7]}, r"perturbations: 7 is no text"),
         ({"perturbations": ["A", "non-targeting"]}, r"'non-targeting' is no perturbation"),
         ({"perturbations": ["nowhere.txt"]}, r"nowhere.txt: no such file"),
-        ({"train_lines": ["lonely"]}, r"line 'lonely' has 1 control cells.*at least 2 to halve"),
+        (
+            {"train_lines": ["lonely"], "halve_controls": True},
+            r"'lonely' has 1 .*at least 2 to halve",
+        ),
         ({"train_lines": ["none"], "halve_controls": False}, r"line 'none' has 0 control cells"),
         ({"split_file": "nowhere.toml"}, r"nowhere.toml: no such file"),
         ({"split_file": "ftp://host/split.toml"}, r"scheme 'ftp://' is not allowed"),

@@ -142,7 +142,7 @@ def test_dataset_names_with_dots_and_control_labels_in_lists_are_understood(by_f
     assert summary["listed_perturbations"] == 2
     assert summary["listed_perturbations_absent"] == 0
     controls = table[(table["cell_line"] == "rpe1") & (table["perturbation"] == CONTROL)]
-    assert set(controls["role"]) == {"control_basal", "control_reference"}
+    assert set(controls["role"]) == {"control_both"}
 
 
 def test_the_file_is_held_to_a_digest_in_its_uri(by_file, tmp_path):

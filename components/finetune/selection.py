@@ -1,0 +1,115 @@
+"""Which epoch's weights are kept, and how much the network counts beside known effects.
+
+Held-out sets are few and noisy, so the best of many epochs is often best by luck. A set counts as
+much as what it measured is no noise. The last epoch is kept unless another leads it significantly.
+Where known effects are given, the network's own change counts as far as held-out sets ask for it
+beyond chance.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from components.finetune.data import Floats
+
+SIGNIFICANT = 0.05
+LEAST_SETS = 2
+"""Of fewer no chance can be told."""
+
+
+def reliability(change: Floats, variance: Floats) -> float:
+    """Return the share of a change's square that is no noise, from 0 to 1.
+
+    Args:
+        change: measured, [genes].
+        variance: its sampling variance, [genes].
+    """
+    total = float(np.square(change - change.mean()).sum())
+    return float(np.clip(1 - np.nansum(variance) / total, 0.0, 1.0)) if total > 0 else 0.0
+
+
+def weighted_mean(values: Floats, weights: Floats) -> float:
+    """Return the mean of finite values, NaN where there is none; all count alike if none weighs."""
+    finite = np.isfinite(values)
+    if not finite.any():
+        return float("nan")
+    own = weights[finite]
+    return float(np.average(values[finite], weights=own if own.sum() > 0 else None))
+
+
+def leads(
+    one: Sequence[float], other: Sequence[float], weights: Sequence[float], tests: int
+) -> bool:
+    """Return whether ``one`` is better on the same sets, by a paired t test at 5 %.
+
+    Sets count by their weights, and as many as those are worth (Kish's effective sample size).
+
+    Args:
+        one: score of each set, NaN = none.
+        other: the same of what is to be beaten.
+        weights: of each set.
+        tests: how many were looked at, for Bonferroni's correction: the best of many leads by luck.
+    """
+    lead = np.array(one) - np.array(other)
+    weight = np.where(np.isfinite(lead), np.array(weights), 0.0)
+    if np.count_nonzero(weight) < LEAST_SETS:
+        return False
+    from scipy.special import stdtrit  # here: all else needs no more than torch and numpy
+
+    share = weight / weight.sum()
+    lead = np.where(share > 0, lead, 0.0)
+    mean, effective = float(share @ lead), 1 / float(share @ share)
+    if effective <= 1:
+        return False
+    variance = float(np.square(share) @ np.square(lead - mean)) * effective / (effective - 1)
+    needed = stdtrit(effective - 1, 1 - SIGNIFICANT / max(tests, 1))
+    return bool(mean > needed * np.sqrt(variance))
+
+
+def network_weight(known: Floats, change: Floats, measured: Floats, weights: Floats) -> float:
+    """Return how much of the network's own change to add to known effects, from 0 to 1.
+
+    What was measured is regressed on both, every set scaled to one size. The network's share is
+    then drawn towards 0 by how unsure it is over sets (the positive part of James and Stein's
+    estimate, of one number), so that what chance may have made counts for little or nothing.
+
+    Args:
+        known: effects, [sets, genes].
+        change: what the network adds to them, [sets, genes].
+        measured: [sets, genes].
+        weights: of each set, [sets].
+    """
+    norm = np.linalg.norm(_centred(measured), axis=1, keepdims=True)
+    scale = np.sqrt(weights)[:, None] * np.divide(
+        1.0, norm, out=np.zeros_like(norm), where=norm > 0
+    )
+    k, c, m = (_centred(each) * scale for each in (known, change, measured))
+    sums = np.array([[(a * b).sum(axis=1) for b in (k, c, m)] for a in (k, c)])
+    used = int(np.count_nonzero(scale))
+    whole = _share(sums.sum(axis=2))
+    if used < LEAST_SETS or whole <= 0:
+        return 0.0
+    without = np.array([_share(sums.sum(axis=2) - sums[:, :, i]) for i in np.flatnonzero(scale)])
+    # The jackknife's variance (Efron and Stein 1981).
+    variance = (used - 1) / used * float(np.square(without - without.mean()).sum())
+    return float(np.clip(whole * max(1 - variance / whole**2, 0.0), 0.0, 1.0))
+
+
+def _share(sums: Floats) -> float:
+    """Return the network's coefficient as a share of that of known effects.
+
+    Args:
+        sums: of products, rows known and change, columns known, change and measured, [2, 3].
+    """
+    gram, target = sums[:, :2], sums[:, 2]
+    determinant = float(np.linalg.det(gram))
+    if determinant <= 1e-9 * gram[0, 0] * gram[1, 1]:
+        return 0.0
+    known, change = np.linalg.solve(gram, target)
+    if change <= 0:
+        return 0.0
+    return float(change / known) if known > 0 else 1.0
+
+
+def _centred(values: Floats) -> Floats:
+    return values - values.mean(axis=1, keepdims=True)

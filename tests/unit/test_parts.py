@@ -1,0 +1,187 @@
+"""The ways in which lines tell of an effect, and what each counts."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from components.finetune.deltas import LineDeltas
+from components.finetune.effects import FACTORS, NOTHING_TOLD, Sizes, line_key
+from components.finetune.parts import (
+    COMMON,
+    COPIED,
+    KERNEL,
+    PARTS,
+    SHRUNK,
+    WITHOUT_LINES,
+    in_words,
+    told_by,
+    weights_of,
+)
+
+PERTURBATIONS, GENES = 40, 150
+
+
+def screen(
+    seed: int = 0,
+    *,
+    lines: int = 3,
+    pathways: int = 0,
+    common: float = 0.0,
+    own: float = 0.5,
+    noise: float = 0.5,
+    missing: float = 0.0,
+) -> tuple[np.ndarray, LineDeltas]:
+    """Return the effects that lines share, and lines that have them beside their own and noise.
+
+    With ``pathways`` the shared effects are combinations of so many directions.
+    """
+    rng = np.random.default_rng(seed)
+    shape = (PERTURBATIONS + 1, GENES)
+    rank = pathways or PERTURBATIONS
+    loadings = rng.normal(size=(shape[0], rank)) / np.sqrt(rank)
+    shared = (loadings @ rng.normal(size=(rank, GENES))) if pathways else rng.normal(size=shape)
+    shared = shared + common * rng.normal(size=GENES)
+    change = shared + own * rng.normal(size=(lines, *shape))
+    change += noise * rng.normal(size=change.shape)
+    there = rng.random((lines, shape[0])) >= missing
+    shared[0], change[:, 0], there[:, 0] = 0.0, 0.0, False
+    change[~there] = 0.0
+    names = [f"line{i}" for i in range(lines)]
+    return shared, LineDeltas(names, change, np.full_like(change, noise**2), there)
+
+
+def tellers(deltas: LineDeltas) -> list[tuple[LineDeltas, int]]:
+    return [(deltas, i) for i in range(len(deltas.lines))]
+
+
+def carried(shared: np.ndarray, deltas: LineDeltas) -> dict[str, float]:
+    """Return how well each way, and the stack of all, gives the shared effects."""
+    lines = tellers(deltas)
+    told, weights = told_by(lines), weights_of(lines, line_key)
+    ways = told.parts | {"stack": told.combined(weights)}
+    return {way: _correlation(x, shared[told.there]) for way, x in ways.items()}
+
+
+def _correlation(a: np.ndarray, b: np.ndarray) -> float:
+    a, b = (x - x.mean(axis=1, keepdims=True) for x in (a, b))
+    norm = np.sqrt(np.square(a).sum(axis=1) * np.square(b).sum(axis=1))
+    return float(((a * b).sum(axis=1) / norm).mean())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_where_perturbations_share_pathways_each_tells_of_the_others(seed: int) -> None:
+    found = carried(*screen(seed, pathways=4, noise=1.0))
+    assert found[KERNEL] > found[COPIED] + 0.1
+    assert found["stack"] > found[COPIED] + 0.1
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_where_lines_share_little_but_their_mean_effect_that_counts_most(seed: int) -> None:
+    shared, deltas = screen(seed, common=1.0, noise=0.3)
+    alone = np.where(deltas.there[..., None], deltas.change - shared, 0.0)
+    mean = shared[1:].mean(axis=0)
+    unlike = LineDeltas(
+        deltas.lines, alone + mean * deltas.there[..., None], deltas.variance, deltas.there
+    )
+    weights = weights_of(tellers(unlike), line_key)
+    assert weights[COMMON] + weights[KERNEL] > 0.9
+    assert sum(weights.values()) == pytest.approx(1.0)
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    st.integers(0, 1000),
+    st.integers(2, 4),
+    st.sampled_from([0, 5]),
+    st.floats(0.0, 1.0),
+    st.floats(0.1, 1.5),
+    st.sampled_from([0.0, 0.3]),
+)
+def test_the_stack_is_about_as_good_as_copying_whatever_lines_share(
+    seed, lines, pathways, common, noise, missing
+) -> None:
+    kind = {"lines": lines, "pathways": pathways, "common": common, "noise": noise}
+    found = carried(*screen(seed, **kind, missing=missing))
+    assert found["stack"] > found[COPIED] - 0.03
+
+
+def test_noise_alone_is_not_taken_for_what_perturbations_have_in_common() -> None:
+    rng = np.random.default_rng(0)
+    _, deltas = screen(0)
+    noise = rng.normal(size=deltas.change.shape) * deltas.there[..., None]
+    found = told_by(tellers(LineDeltas(deltas.lines, noise, np.ones_like(noise), deltas.there)))
+    assert np.square(found.parts[KERNEL]).mean() < 0.25 * np.square(found.parts[COPIED]).mean()
+
+
+def test_the_kernel_keeps_what_is_certain() -> None:
+    shared, deltas = screen(1, pathways=5, own=0.0, noise=2e-3)
+    found = told_by(tellers(deltas))
+    np.testing.assert_allclose(found.parts[KERNEL], shared[1:], atol=0.01)
+
+
+def test_one_line_tells_half_its_mean_effect_and_half_what_perturbations_share() -> None:
+    _, deltas = screen(2, lines=1, pathways=4, common=0.5)
+    assert weights_of(tellers(deltas), line_key) == WITHOUT_LINES
+    _, same = screen(2, lines=2, pathways=4)
+    named = LineDeltas(["K562", "k-562"], same.change, same.variance, same.there)
+    assert weights_of(tellers(named), line_key) == WITHOUT_LINES  # one line by two names
+    shared, deltas = screen(2, lines=1, pathways=4, common=0.5, noise=1.0, own=0.7)
+    found = carried(shared, deltas)
+    assert found["stack"] > found[COPIED]
+
+
+def test_a_perturbation_of_one_line_is_told_beside_those_of_several() -> None:
+    shared, deltas = screen(3, missing=0.5, pathways=4, noise=0.3, own=0.2)
+    lines = tellers(deltas)
+    told = told_by(lines)
+    once = deltas.there.sum(axis=0)[told.there] == 1
+    assert once.any() and np.isfinite(told.parts[KERNEL]).all()
+    assert _correlation(told.parts[KERNEL][once], shared[told.there][once]) > 0.8
+
+
+def test_weights_are_named_in_words_the_largest_first() -> None:
+    said = in_words({COPIED: 0.0, SHRUNK: 0.25, KERNEL: 0.7, COMMON: 0.05})
+    assert said.index("0.70 of that mean without its noise, by what") < said.index("0.25 of")
+    assert "own changes" not in said
+    assert set(WITHOUT_LINES) == set(PARTS)
+
+
+# The factor -------------------------------------------------------------------------------------
+
+
+def _sizes(deltas: LineDeltas, weights: dict[str, float] | None = None) -> Sizes:
+    told = told_by(tellers(deltas)[1:])
+    weights = weights or weights_of(tellers(deltas)[1:], line_key)
+    return Sizes.of(told, weights, deltas.change[0], deltas.there[0])
+
+
+def test_copying_itself_keeps_its_size() -> None:
+    _, deltas = screen(4)
+    copied = {way: float(way == COPIED) for way in PARTS}
+    assert _sizes(deltas, copied).factor(2.0) == pytest.approx(1.0, abs=0.051)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 1000), st.floats(0.2, 2.0), st.sampled_from([0, 5]))
+def test_with_the_factor_errors_are_no_larger_than_copyings_nor_than_predicting_nothing(
+    seed, noise, pathways
+) -> None:
+    _, deltas = screen(seed, noise=noise, pathways=pathways)
+    sizes = _sizes(deltas)
+    place = int(np.argmin(np.abs(FACTORS - sizes.factor(2.0))))
+    least = sizes.squared.min()
+    assert sizes.squared[place] <= max(min(sizes.copied[0], sizes.squared[0]), least)
+    if sizes.squared[place] > least:
+        assert sizes.absolute[place] <= min(sizes.copied[1], sizes.absolute[0])
+
+
+def test_the_factor_is_no_larger_where_more_lines_tell_of_a_new_line() -> None:
+    _, deltas = screen(5, noise=1.0)
+    sizes = _sizes(deltas)
+    factors = [sizes.factor(lines) for lines in (2, 3, 4, 8)]
+    assert factors == sorted(factors, reverse=True) and factors[0] > factors[-1]
+
+
+def test_nothing_told_has_no_factor() -> None:
+    assert NOTHING_TOLD.factor(2.0) is None
