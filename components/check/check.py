@@ -27,7 +27,7 @@ def check(parameters: Mapping[str, Any], package: str) -> str:
     _gpus(parameters.get("gpus", 0))
     _lines(parameters["train_lines"])
     _asked_for(parameters)
-    _prior(parameters["prior"], parameters["train_lines"])
+    _prior(parameters["prior"], parameters)
     parse_pretrained(parameters["pretrained"])
     return commands("run", package, {**parameters, "prior": _shown(parameters["prior"])})
 
@@ -65,10 +65,9 @@ def grid(parameters: Mapping[str, Any], package: str, checkpoints: str) -> list[
             than a cluster can compare.
     """
     _gpus(parameters.get("gpus", 0))
-    lines = parameters["train_lines"]
-    _lines(lines)
+    _lines(parameters["train_lines"])
     _asked_for(parameters)
-    priors = _distinct("priors", [_prior(text, lines) for text in parameters["priors"]])
+    priors = _distinct("priors", [_prior(text, parameters) for text in parameters["priors"]])
     seeds = _distinct("seeds", [_seed(seed) for seed in parameters["seeds"]])
     parse_pretrained(parameters["pretrained"])
     cells = [
@@ -111,17 +110,31 @@ def _asked_for(parameters: Mapping[str, Any]) -> None:
         raise InputError(f"cells_per_perturbation: {each}; expected 0 (the default) or more")
 
 
-def _prior(text: Any, train_lines: Sequence[str]) -> str:
+def _prior(text: Any, parameters: Mapping[str, Any]) -> str:
     if not isinstance(text, str):
         raise InputError(f"priors: {text!r} is no text; expected a list of priors, as in [none]")
     prior = parse_prior(text)
     effects = effects_of(prior)
-    if effects and not effects.argument and len(train_lines) == 1:
+    lines, held_out = parameters["train_lines"], _held_out_line(parameters)
+    if effects and not effects.argument and len({*lines} - {held_out}) == 1:
+        [alone] = {*lines} - {held_out}
+        beside = f" beside '{held_out}', which val_fraction holds out whole" if held_out else ""
         raise InputError(
             f"prior 'effects': a line knows what others tell, and train_lines has one alone, "
-            f"'{train_lines[0]}'; name more, or give a screen of another line (effects:<uri>)"
+            f"'{alone}'{beside}; name more, or give a screen of another line (effects:<uri>)"
         )
     return str(prior)
+
+
+def _held_out_line(parameters: Mapping[str, Any]) -> str:
+    """Return the training line that is validated on alone, empty if there is none.
+
+    Where a split file says what validates, that is not known before the cells are read.
+    """
+    options = parameters.get("split_options") or {}
+    if options.get("val_fraction") != 1 or options.get("split_file"):
+        return ""
+    return str(options.get("val_line") or parameters["train_lines"][0])
 
 
 def _seed(value: Any) -> int:

@@ -87,7 +87,8 @@ def known_effects(
             if not others:
                 raise InputError(
                     "prior 'effects': a line knows what others tell, and there is none but "
-                    f"'{line}'; train on more lines, or give a screen of another (effects:<uri>)"
+                    f"'{line}' with training cells; train on more lines, hold out less of them, "
+                    "or give a screen of another (effects:<uri>)"
                 )
             change, origin, near = carried(labels, others, vectors)
             tables.append(torch.from_numpy(change).float())
@@ -99,9 +100,10 @@ def known_effects(
 def others_of(line: str | None, deltas: Sequence[LineDeltas]) -> list[tuple[LineDeltas, int]]:
     """Return the lines that may tell ``line`` something, None = a new line: all.
 
-    Each comes as the deltas it is part of and its place in them.
+    One without cells tells nothing, as a training line that is held out whole to validate. Each
+    comes as the deltas it is part of and its place in them.
     """
-    rows = [(part, i) for part in deltas for i in range(len(part.lines))]
+    rows = [(part, i) for part in deltas for i, there in enumerate(part.there) if there.any()]
     return [
         (part, i) for part, i in rows if line is None or line_key(part.lines[i]) != line_key(line)
     ]

@@ -50,6 +50,30 @@ def test_effects_with_one_training_line_are_refused_before_anything_runs():
     assert grid(asked(["effects:gs://b/screen.parquet"], [0]) | one, PACKAGE, "")
 
 
+@pytest.mark.parametrize(
+    ("options", "alone"),
+    [
+        ({"val_fraction": 1.0}, "jurkat"),
+        ({"val_fraction": 1, "val_line": "jurkat"}, "k562"),
+        ({"val_fraction": 0.5}, ""),
+        ({"val_fraction": 1.0, "split_file": "roles.toml"}, ""),  # not known before it is read
+    ],
+)
+def test_effects_need_two_lines_beside_one_that_is_held_out_whole(options, alone):
+    given = COMMON | {"split_options": options}
+    three = given | {"train_lines": ["k562", "jurkat", "hepg2"]}
+    assert check(three | {"prior": "effects"}, PACKAGE)
+    if not alone:
+        assert check(given | {"prior": "effects"}, PACKAGE)
+        return
+    for checked in (
+        lambda: check(given | {"prior": "effects"}, PACKAGE),
+        lambda: grid(given | {"priors": ["effects"], "seeds": [0]}, PACKAGE, ""),
+    ):
+        with pytest.raises(InputError, match=f"has one alone, '{alone}' beside .*holds out whole"):
+            checked()
+
+
 def test_long_priors_that_end_alike_have_places_of_their_own():
     long = "annotation:gs://my-bucket/shared/priors/gene-ontology/gene2go.parquet?width=64"
     cells = grid(asked([long, f"shuffled:{long}", f"concat(effects, {long})"], [0]), PACKAGE, "c")

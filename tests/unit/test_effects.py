@@ -104,8 +104,21 @@ def test_a_line_that_no_other_tells_anything_is_refused_in_one_line():
     _, own = screens(lines=("one",))
     _, other = screens(lines=("One",))
     for deltas in ([own], [own, other]):
-        with pytest.raises(InputError, match="there is none but 'one'; train on more lines"):
+        with pytest.raises(InputError, match="there is none but 'one' with .*; train on more"):
             known_effects(LABELS, deltas, None)
+
+
+def test_a_line_without_training_cells_tells_the_others_nothing():
+    _, own = screens(lines=("held out", "one"))
+    own.there[0] = False
+    with pytest.raises(InputError, match="there is none but 'one' with training cells"):
+        known_effects(LABELS, [own], None)
+    _, other = screens(lines=("two",))
+    found = known_effects(LABELS, [own, other], None)
+    assert found.change[1, 1].any()
+    other.there[:] = False  # a screen of other perturbations
+    with pytest.raises(InputError, match="there is none but 'one' with training cells"):
+        known_effects(LABELS, [own, other], None)
 
 
 def test_held_out_cells_reach_no_effect():
