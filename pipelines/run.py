@@ -29,7 +29,7 @@ from components.shared.downloads import shown
 from components.shared.errors import InputError, nearest, one_line_errors
 from components.shared.pretrained import parse_pretrained
 from components.shared.prior_grammar import parse_prior, with_uris
-from components.shared.storage import SHA256
+from components.shared.storage import SHA256, fetch
 from pipelines.compare import compare_priors, comparison_on
 from pipelines.containers import docker_runner, here
 from pipelines.images import development_images
@@ -177,7 +177,11 @@ def assignments_in(text: str) -> list[str]:
 
 
 def pinned(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Add the sha256 of local files to their paths, so that a cached task knows its content."""
+    """Add the sha256 of local files to their paths, so that a cached task knows its content.
+
+    Raises:
+        InputError: a file is not what the sha256 that was given with it says.
+    """
     result = dict(params)
     result["dataset"] = _pinned(params["dataset"])
     if is_prediction(params):
@@ -188,7 +192,12 @@ def pinned(params: Mapping[str, Any]) -> dict[str, Any]:
 
 def _pinned(uri: str) -> str:
     path = here(uri)
-    return f"{path}{SHA256}{sha256_of(path)}" if path and path.is_file() else uri
+    if not path or not path.is_file():
+        return uri
+    if SHA256 in uri:
+        fetch(uri, path.parent)
+        return f"{path}{SHA256}{uri.partition(SHA256)[2].lower()}"
+    return f"{path}{SHA256}{sha256_of(path)}"
 
 
 def state_of_code(params: Mapping[str, Any]) -> str:
@@ -227,8 +236,9 @@ def run(params: Mapping[str, Any], runs: Path, *, containers: bool = False) -> P
         containers: whether each task runs in its image rather than in a process.
 
     Raises:
-        InputError: a task failed; its own line says why.
+        InputError: a task failed, its own line says why; or see `pinned`.
     """
+    given = pinned(params)
     # A folder of its own, so that runs side by side cannot take each other's output for theirs.
     root = runs.resolve() / f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}"
     root.mkdir(parents=True)
@@ -253,7 +263,7 @@ def run(params: Mapping[str, Any], runs: Path, *, containers: bool = False) -> P
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
         with readable_log():
-            pipeline(**pinned(params))
+            pipeline(**given)
     except RuntimeError as error:
         raise InputError(f"{error}; the task's own error line is above") from None
     wanted = "*/compare/comparison" if is_comparison(params) else "*/publish/published"

@@ -1,3 +1,4 @@
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,23 @@ def test_a_changed_local_file_changes_what_the_cache_sees(tmp_path):
     file.write_text("two")
     assert pinned(params)["dataset"] != first["dataset"] == as_uri["dataset"]
     assert pinned(params)["prior"] == "none"
+
+
+@pytest.mark.parametrize("key", ["dataset", "prior", "priors"])
+def test_a_local_file_that_is_not_what_its_sha256_says_is_refused(tmp_path, key):
+    file = tmp_path / "table.parquet"
+    file.write_text("one")
+    right, wrong = (hashlib.sha256(text).hexdigest() for text in (b"one", b"two"))
+
+    def params(digest):
+        uri = f"{file}#sha256={digest}"
+        named = {"dataset": uri, "prior": f"table:{uri}", "priors": ["none", f"table:{uri}"]}
+        return {"dataset": "sim://screen", "pretrained": "random://tiny", key: named[key]}
+
+    assert str(pinned(params(right.upper()))[key]).count(f"{file}#sha256={right}") == 1
+    for digest in (wrong, "12"):
+        with pytest.raises(InputError, match="sha256"):
+            pinned(params(digest))
 
 
 def test_a_changed_pretrained_folder_changes_what_the_cache_sees(tmp_path):
