@@ -195,6 +195,7 @@ class _Trainer:
         state.optimiser.zero_grad(set_to_none=True)
         torch.manual_seed(_dropout_seed(self.seed, state))
         losses = torch.zeros(3, device=state.device)
+        state.scaler.scale(losses)  # it begins with what it first scales, and a share may be empty
         for item in share:
             with autocast(state.device, recipe.precision):
                 output = forward(state.model, item.batch)[:, : item.measured.shape[1]].float()

@@ -104,7 +104,7 @@ def test_a_line_that_no_other_tells_anything_is_refused_in_one_line():
     _, own = screens(lines=("one",))
     _, other = screens(lines=("One",))
     for deltas in ([own], [own, other]):
-        with pytest.raises(InputError, match="there is none but 'one' with .*; train on more"):
+        with pytest.raises(InputError, match=r"there is none but 'one' with .*; train on more"):
             known_effects(LABELS, deltas, None)
 
 
