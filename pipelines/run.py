@@ -32,14 +32,14 @@ from components.shared.prior_grammar import parse_prior, with_uris
 from components.shared.storage import SHA256, fetch
 from pipelines.compare import compare_priors, comparison_on
 from pipelines.containers import docker_runner, here
-from pipelines.images import development_images
+from pipelines.images import PACKAGES_LOCK, development_images, stages
 from pipelines.inputs import input_uris, is_comparison, is_prediction, priors_of
 from pipelines.line import predict_line, prediction_on
 from pipelines.local_log import readable_log
 from pipelines.pipeline import pipeline_on, scgpt_perturb
 from pipelines.scheduling import LOCAL
+from pipelines.sources import digest_of_code
 
-ROOT = Path(__file__).resolve().parents[1]
 PARAMS = Path(__file__).parent / "params"
 ASKED = "perturbations"
 PINNED = ("dataset", "prior", "priors")
@@ -200,15 +200,22 @@ def _pinned(uri: str) -> str:
     return f"{path}{SHA256}{sha256_of(path)}"
 
 
-def state_of_code(params: Mapping[str, Any]) -> str:
-    """Return a digest of the stages' source and of local files that parameters name indirectly.
+def code_as_images() -> dict[str, str]:
+    """Return a name for each stage's code.
 
-    KFP's cache keys on the image, which does not exist here; the code stands for it.
+    KFP's cache keys on the image, which does not exist here; the code stands for it, so that a
+    stage is made again where its own code has changed, or what it reaches of the others'.
+    """
+    return {stage: f"local-python/{stage}:{digest_of_code(stage)}" for stage in stages()}
+
+
+def state_of_inputs(params: Mapping[str, Any]) -> str:
+    """Return a digest of what all tasks depend on and no argument of theirs shows.
+
+    That is the packages' versions, and local files that parameters name indirectly.
     """
     digest = hashlib.sha256()
-    sources = sorted(path for path in (ROOT / "components").rglob("*") if path.suffix != ".pyc")
-    lock = ROOT / "images" / "requirements.lock"
-    for path in (*sources, lock, *_indirect_files(params)):
+    for path in (PACKAGES_LOCK, *_indirect_files(params)):
         if path.is_file():
             digest.update(f"{path.name} {sha256_of(path)}\n".encode())
     return digest.hexdigest()[:16]
@@ -246,7 +253,7 @@ def run(params: Mapping[str, Any], runs: Path, *, containers: bool = False) -> P
         images = development_images()
         runner = docker_runner(params, root, images)
     else:
-        images, runner = {}, local.SubprocessRunner(use_venv=False)
+        images, runner = code_as_images(), local.SubprocessRunner(use_venv=False)
         if is_comparison(params):
             measured = runs.resolve() / ".cache" / "evaluate"
             os.environ.setdefault("SCGPT_PERTURB_EVALUATION_CACHE", str(measured))
@@ -256,7 +263,7 @@ def run(params: Mapping[str, Any], runs: Path, *, containers: bool = False) -> P
         runner=runner,
         pipeline_root=str(root),
         enable_caching=True,
-        cache_root=str(runs / ".cache" / state_of_code(params)),
+        cache_root=str(runs / ".cache" / state_of_inputs(params)),
     )
     # OpenMP threads wait for each other by spinning, for very long. Where a core is shared that is
     # ten times slower than spinning briefly; where it is not, this costs nothing.
