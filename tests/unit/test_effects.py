@@ -353,6 +353,13 @@ def test_a_table_gives_each_gene_its_own_effect_in_any_order(genes, perturbation
             assert found[row, column] == wanted[label].get(gene, 0)
 
 
+def test_a_perturbation_that_a_table_lacks_gets_the_mean_of_those_measured_not_of_the_control():
+    change = np.array([[0, 0], [2, 4], [4, 8], [6, 12], [9, 9]], np.float32)
+    origin = [MEAN, MEASURED, MEASURED, SUMMED, MEAN]
+    table = EffectTable(["non-targeting", "P", "Q", "P+Q", "R"], ["G1", "G2"], change, origin)
+    assert table.of(["new", "non-targeting"], ["G1", "G2"]).tolist() == [[3, 6], [0, 0]]
+
+
 def test_a_damaged_table_is_refused_in_one_line(tmp_path):
     (tmp_path / "effects.safetensors").write_bytes(b"no")
     with pytest.raises(InputError, match="no table of effects"):
