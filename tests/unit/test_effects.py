@@ -364,3 +364,21 @@ def test_a_damaged_table_is_refused_in_one_line(tmp_path):
     (tmp_path / "effects.safetensors").write_bytes(b"no")
     with pytest.raises(InputError, match="no table of effects"):
         EffectTable.read(tmp_path / "effects.safetensors")
+
+
+def test_what_is_left_has_the_norm_of_the_signal():
+    rng = np.random.default_rng(5)
+    true = rng.normal(0, 1, (6, 500)) * (rng.random((6, 500)) < 0.2)
+    delta, variance = true + rng.normal(0, 0.5, true.shape), np.full_like(true, 0.25)
+    signal = (np.square(delta) - variance).sum(axis=1)
+    np.testing.assert_allclose(np.square(shrunk(delta, variance)).sum(axis=1), signal, rtol=1e-3)
+
+
+def test_a_perturbation_is_shrunk_by_what_the_others_are_like():
+    rng = np.random.default_rng(6)
+    own = np.array([[2.5, 0.5, -0.5, 0.3, -0.8]])  # few genes tell little of themselves
+    variance = np.ones((101, 5))
+    quiet = np.concatenate([own, rng.normal(0, 1, (100, 5))])
+    loud = np.concatenate([own, rng.normal(0, 6, (100, 5))])
+    among_quiet, among_loud = (shrunk(delta, variance)[0] for delta in (quiet, loud))
+    assert (np.abs(among_quiet) < 0.7 * np.abs(among_loud)).all()
