@@ -104,9 +104,10 @@ MENDS = (
     Mend("contrast", ("contrast", "validation_cells")),
     Mend("loss on the change of sets", ("set_size", "delta_weight")),
 )
-NOT_TRIED = ("precision", "predicted_cells", "prior_neutral", "scale_effects")
+NOT_TRIED = ("precision", "predicted_cells", "prior_neutral", "scale_effects", "selection")
 """Settings without a bearing here: the CPU computes in float32, scores are of means, no prior; the
-factor is applied to a finished model (`docs/confidence.md`)."""
+factor is applied to a finished model (`docs/confidence.md`); how an epoch is chosen is tried in
+`docs/transfer.md`."""
 
 
 @dataclass(frozen=True)

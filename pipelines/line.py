@@ -66,7 +66,7 @@ def prediction_on(profile: Profile, images: Mapping[str, str]) -> Any:
             control_label: label of control cells.
             ingest_options: batch_column, expression, obs_filter.
             split_options: halve_controls, aliases; see split's README.
-            seed: reaches every random draw.
+            seed: of the draws of split and predict; others are always the same.
             publish_to: gs://bucket/prefix, hf://owner/name, a folder (local runs only), or empty.
             gpus: GPUs of predict, which uses one; 0 = none.
             node_selector: labels of the nodes for predict; {} = any.

@@ -69,7 +69,7 @@ def pipeline_on(profile: Profile, images: Mapping[str, str]) -> Any:
                 that lists them; empty = what was measured in the test line, else what trains.
             cells_per_perturbation: predicted cells of each that was not measured; 0 = as many as
                 the line has basal controls, at most 200.
-            seed: reaches every random draw.
+            seed: of the draws of split, prior, finetune and predict; others are always the same.
             publish_to: gs:// or s3://bucket/prefix, hf://owner/name, folder (local only), or empty.
             checkpoints: gs:// or s3://bucket/prefix, or folder, to resume from; empty = its own.
             perturbation_column: column of obs with the perturbed gene.

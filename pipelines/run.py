@@ -29,17 +29,17 @@ from components.shared.downloads import shown
 from components.shared.errors import InputError, nearest, one_line_errors
 from components.shared.pretrained import parse_pretrained
 from components.shared.prior_grammar import parse_prior, with_uris
-from components.shared.storage import SHA256
+from components.shared.storage import SHA256, fetch
 from pipelines.compare import compare_priors, comparison_on
 from pipelines.containers import docker_runner, here
-from pipelines.images import development_images
+from pipelines.images import PACKAGES_LOCK, development_images, stages
 from pipelines.inputs import input_uris, is_comparison, is_prediction, priors_of
 from pipelines.line import predict_line, prediction_on
 from pipelines.local_log import readable_log
 from pipelines.pipeline import pipeline_on, scgpt_perturb
 from pipelines.scheduling import LOCAL
+from pipelines.sources import digest_of_code
 
-ROOT = Path(__file__).resolve().parents[1]
 PARAMS = Path(__file__).parent / "params"
 ASKED = "perturbations"
 PINNED = ("dataset", "prior", "priors")
@@ -177,7 +177,11 @@ def assignments_in(text: str) -> list[str]:
 
 
 def pinned(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Add the sha256 of local files to their paths, so that a cached task knows its content."""
+    """Add the sha256 of local files to their paths, so that a cached task knows its content.
+
+    Raises:
+        InputError: a file is not what the sha256 that was given with it says.
+    """
     result = dict(params)
     result["dataset"] = _pinned(params["dataset"])
     if is_prediction(params):
@@ -188,18 +192,30 @@ def pinned(params: Mapping[str, Any]) -> dict[str, Any]:
 
 def _pinned(uri: str) -> str:
     path = here(uri)
-    return f"{path}{SHA256}{sha256_of(path)}" if path and path.is_file() else uri
+    if not path or not path.is_file():
+        return uri
+    if SHA256 in uri:
+        fetch(uri, path.parent)
+        return f"{path}{SHA256}{uri.partition(SHA256)[2].lower()}"
+    return f"{path}{SHA256}{sha256_of(path)}"
 
 
-def state_of_code(params: Mapping[str, Any]) -> str:
-    """Return a digest of the stages' source and of local files that parameters name indirectly.
+def code_as_images() -> dict[str, str]:
+    """Return a name for each stage's code.
 
-    KFP's cache keys on the image, which does not exist here; the code stands for it.
+    KFP's cache keys on the image, which does not exist here; the code stands for it, so that a
+    stage is made again where its own code has changed, or what it reaches of the others'.
+    """
+    return {stage: f"local-python/{stage}:{digest_of_code(stage)}" for stage in stages()}
+
+
+def state_of_inputs(params: Mapping[str, Any]) -> str:
+    """Return a digest of what all tasks depend on and no argument of theirs shows.
+
+    That is the packages' versions, and local files that parameters name indirectly.
     """
     digest = hashlib.sha256()
-    sources = sorted(path for path in (ROOT / "components").rglob("*") if path.suffix != ".pyc")
-    lock = ROOT / "images" / "requirements.lock"
-    for path in (*sources, lock, *_indirect_files(params)):
+    for path in (PACKAGES_LOCK, *_indirect_files(params)):
         if path.is_file():
             digest.update(f"{path.name} {sha256_of(path)}\n".encode())
     return digest.hexdigest()[:16]
@@ -227,8 +243,9 @@ def run(params: Mapping[str, Any], runs: Path, *, containers: bool = False) -> P
         containers: whether each task runs in its image rather than in a process.
 
     Raises:
-        InputError: a task failed; its own line says why.
+        InputError: a task failed, its own line says why; or see `pinned`.
     """
+    given = pinned(params)
     # A folder of its own, so that runs side by side cannot take each other's output for theirs.
     root = runs.resolve() / f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}"
     root.mkdir(parents=True)
@@ -236,7 +253,7 @@ def run(params: Mapping[str, Any], runs: Path, *, containers: bool = False) -> P
         images = development_images()
         runner = docker_runner(params, root, images)
     else:
-        images, runner = {}, local.SubprocessRunner(use_venv=False)
+        images, runner = code_as_images(), local.SubprocessRunner(use_venv=False)
         if is_comparison(params):
             measured = runs.resolve() / ".cache" / "evaluate"
             os.environ.setdefault("SCGPT_PERTURB_EVALUATION_CACHE", str(measured))
@@ -246,14 +263,14 @@ def run(params: Mapping[str, Any], runs: Path, *, containers: bool = False) -> P
         runner=runner,
         pipeline_root=str(root),
         enable_caching=True,
-        cache_root=str(runs / ".cache" / state_of_code(params)),
+        cache_root=str(runs / ".cache" / state_of_inputs(params)),
     )
     # OpenMP threads wait for each other by spinning, for very long. Where a core is shared that is
     # ten times slower than spinning briefly; where it is not, this costs nothing.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
         with readable_log():
-            pipeline(**pinned(params))
+            pipeline(**given)
     except RuntimeError as error:
         raise InputError(f"{error}; the task's own error line is above") from None
     wanted = "*/compare/comparison" if is_comparison(params) else "*/publish/published"

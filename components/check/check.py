@@ -9,7 +9,7 @@ from components.check.bounds import check_argument
 from components.shared.asked import read_perturbations
 from components.shared.errors import InputError
 from components.shared.pretrained import parse_pretrained
-from components.shared.prior_grammar import effects_of, parse_prior
+from components.shared.prior_grammar import parse_prior
 from components.shared.repeat import commands
 
 
@@ -27,7 +27,7 @@ def check(parameters: Mapping[str, Any], package: str) -> str:
     _gpus(parameters.get("gpus", 0))
     _lines(parameters["train_lines"])
     _asked_for(parameters)
-    _prior(parameters["prior"], parameters["train_lines"])
+    _prior(parameters["prior"])
     parse_pretrained(parameters["pretrained"])
     return commands("run", package, {**parameters, "prior": _shown(parameters["prior"])})
 
@@ -65,10 +65,9 @@ def grid(parameters: Mapping[str, Any], package: str, checkpoints: str) -> list[
             than a cluster can compare.
     """
     _gpus(parameters.get("gpus", 0))
-    lines = parameters["train_lines"]
-    _lines(lines)
+    _lines(parameters["train_lines"])
     _asked_for(parameters)
-    priors = _distinct("priors", [_prior(text, lines) for text in parameters["priors"]])
+    priors = _distinct("priors", [_prior(text) for text in parameters["priors"]])
     seeds = _distinct("seeds", [_seed(seed) for seed in parameters["seeds"]])
     parse_pretrained(parameters["pretrained"])
     cells = [
@@ -111,16 +110,10 @@ def _asked_for(parameters: Mapping[str, Any]) -> None:
         raise InputError(f"cells_per_perturbation: {each}; expected 0 (the default) or more")
 
 
-def _prior(text: Any, train_lines: Sequence[str]) -> str:
+def _prior(text: Any) -> str:
     if not isinstance(text, str):
         raise InputError(f"priors: {text!r} is no text; expected a list of priors, as in [none]")
     prior = parse_prior(text)
-    effects = effects_of(prior)
-    if effects and not effects.argument and len(train_lines) == 1:
-        raise InputError(
-            f"prior 'effects': a line knows what others tell, and train_lines has one alone, "
-            f"'{train_lines[0]}'; name more, or give a screen of another line (effects:<uri>)"
-        )
     return str(prior)
 
 

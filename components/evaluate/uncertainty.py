@@ -1,7 +1,8 @@
 """How sure the means over perturbations are, and whether the model beats a baseline.
 
 The perturbations of a screen are taken for a sample of those one would ask the model about, so
-intervals resample perturbations. They do not cover other seeds (see `seeds`) or other lines.
+intervals resample perturbations. They do not cover other seeds (see `seeds`) or other lines, nor
+another draw of reference controls: all deltas of a line are taken against the same ones.
 """
 
 from collections.abc import Mapping, Sequence

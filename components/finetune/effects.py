@@ -141,19 +141,25 @@ def known_effects(
             width].
 
     Raises:
-        InputError: there is a training line that no other line can tell anything.
+        InputError: no line has perturbations that it can tell of.
     """
     own = deltas[0].lines
+    if not others_of(None, deltas):
+        raise InputError(
+            "prior 'effects': no line has a perturbation with training cells; train on more lines, "
+            "hold out less of them, or give a screen of another (effects:<uri>)"
+        )
     tables, origins, near, weights = [], [], None, {}
     told, sizes = _remembered(), NOTHING_TOLD
     with bar(total=len(own) + 1, what="effects in other lines", unit=" lines") as progress:
         for number, line in enumerate((*own, None)):
             others = others_of(line, deltas)
             if not others:
-                raise InputError(
-                    "prior 'effects': a line knows what others tell, and there is none but "
-                    f"'{line}'; train on more lines, or give a screen of another (effects:<uri>)"
-                )
+                change, origin = _alone(deltas[0], number)
+                tables.append(torch.from_numpy(change).float())
+                origins.append(origin)
+                progress.update()
+                continue
             weights = weights_of(others, line_key, told)
             change, origin, near = carried(labels, told(others), weights, vectors)
             if line is not None:
@@ -163,6 +169,16 @@ def known_effects(
             origins.append(origin)
             progress.update()
     return Effects(torch.stack(tables), origins, near, weights, sizes)
+
+
+def _alone(own: LineDeltas, number: int) -> tuple[Floats, list[str]]:
+    """Return what is known of effects in the only line: of each the mean of all its others."""
+    change, there = own.change[number], own.there[number]
+    others = there.sum() - there.astype(int)[:, None]
+    summed = change[there].sum(axis=0) - np.where(there[:, None], change, 0.0)
+    mean = np.divide(summed, others, out=np.zeros_like(summed), where=others > 0)
+    mean[0] = 0.0  # the control
+    return mean, [MEAN] * len(there)
 
 
 def _remembered() -> Callable[[Sequence[Teller]], Told]:
@@ -179,8 +195,11 @@ def _remembered() -> Callable[[Sequence[Teller]], Told]:
 
 
 def others_of(line: str | None, deltas: Sequence[LineDeltas]) -> list[Teller]:
-    """Return the lines that may tell ``line`` something, None = a new line: all."""
-    rows = [(part, i) for part in deltas for i in range(len(part.lines))]
+    """Return the lines that may tell ``line`` something, None = a new line: all.
+
+    One without cells tells nothing, as a training line that is held out whole to validate.
+    """
+    rows = [(part, i) for part in deltas for i, there in enumerate(part.there) if there.any()]
     return [
         (part, i) for part, i in rows if line is None or line_key(part.lines[i]) != line_key(line)
     ]

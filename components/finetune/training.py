@@ -27,7 +27,7 @@ from components.finetune.objective import Deltas, delta_loss, measured_deltas
 from components.finetune.recipe import RELIABLE, Recipe
 from components.finetune.selection import leads
 from components.finetune.state import Epoch, Fit, TrainingState
-from components.finetune.validation import Validation, validate
+from components.finetune.validation import Validation, own_responses, validate
 from components.finetune.workers import ALONE, Workers
 from components.shared.errors import InputError, shortlist
 from components.shared.inference import autocast, forward
@@ -74,7 +74,8 @@ def fit(
     state = TrainingState.begin(model, recipe, device=device, workers=workers)
     if saved:
         state.restore(saved.parts)
-    deltas = measured_deltas(data, line_deltas(data)) if recipe.delta_weight else None
+    measured = line_deltas(data)
+    deltas = measured_deltas(data, measured) if recipe.delta_weight else None
     with Keeper(checkpoints, state, saved) as keeper, _memory_told(recipe):
         validated = partial(
             validate,
@@ -85,6 +86,7 @@ def fit(
             device=device,
             keeper=keeper,
             workers=workers,
+            responses=own_responses(data, measured),
         )
         if data.effects is not None and not state.fit.history:
             # Known effects alone: what training has to beat to be kept.
@@ -195,6 +197,7 @@ class _Trainer:
         state.optimiser.zero_grad(set_to_none=True)
         torch.manual_seed(_dropout_seed(self.seed, state))
         losses = torch.zeros(3, device=state.device)
+        state.scaler.scale(losses)  # it begins with what it first scales, and a share may be empty
         for item in share:
             with autocast(state.device, recipe.precision):
                 output = forward(state.model, item.batch)[:, : item.measured.shape[1]].float()
@@ -323,10 +326,7 @@ def _note(state: TrainingState, recipe: Recipe, epoch: int, validation: Validati
 
 
 def _adds(fit: Fit, validation: Validation, recipe: Recipe) -> bool:
-    """Return whether held-out sets say that the model adds to known effects, if it was given any.
-
-    Those sets are of lines that it trained on, so part of a lead may be what it learned of them.
-    """
+    """Return whether held-out sets say that the model adds to what is known, if anything is."""
     if not fit.known:
         return True
     return leads(validation.correlations, fit.known, validation.weights, recipe.epochs)

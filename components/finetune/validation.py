@@ -1,5 +1,6 @@
 """How well held-out (line, perturbation) sets are predicted: the scores that choose the epoch."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from components.finetune.data import Floats, TrainingData, ValidationSet, moments
+from components.finetune.deltas import LineDeltas
 from components.finetune.keeping import Keeper
 from components.finetune.recipe import RELIABLE, Recipe
 from components.finetune.selection import network_weight, reliability, weighted_mean
@@ -63,6 +65,7 @@ def validate(
     device: torch.device,
     keeper: Keeper | None = None,
     workers: Workers = ALONE,
+    responses: Mapping[str, Floats] | None = None,
 ) -> Validation:
     """Predict every held-out set and compare its pseudobulk delta with the measured one.
 
@@ -72,6 +75,17 @@ def validate(
     what is held of a set is its delta. Several ``workers`` predict a share of the sets each; the
     scores are the same. At SIGTERM to one of them the ``keeper`` lets all leave once the set under
     way is done.
+
+    Args:
+        model: a `TransformerGenerator`, perhaps with known effects.
+        data: with the held-out sets.
+        recipe: the settings.
+        seed: of the control cells and windows.
+        device: where the model is.
+        keeper: what answers SIGTERM.
+        workers: the processes that validate together.
+        responses: what `own_responses` returned. With known effects a network counts for what it
+            adds to them and to its lines' own responses.
 
     Raises:
         SystemExit: SIGTERM came; the state is kept.
@@ -88,11 +102,45 @@ def validate(
         own[number] = _predict(model, data, recipe, held_out, rows, inputs, order, device)
     if keeper:
         keeper.leave_if_asked()
-    return _scored(data, recipe, list(workers.gathered(own).items()))
+    return _scored(data, recipe, list(workers.gathered(own).items()), responses or {})
+
+
+def own_responses(data: TrainingData, measured: LineDeltas) -> dict[str, Floats]:
+    """Return what each line's perturbations change, on average, beside what other lines tell.
+
+    Held-out sets are of lines that train, so a network knows this of their line. It cannot know it
+    of a new one.
+
+    Args:
+        data: training cells, with known effects or without.
+        measured: the changes of their perturbations.
+
+    Returns:
+        Line to change, [genes]; nothing where there are no known effects.
+    """
+    if data.effects is None:
+        return {}
+    found = {}
+    for number, line in enumerate(data.controls):
+        there = measured.there[number]
+        known = data.effects[number][torch.from_numpy(there)].double().cpu().numpy()
+        rest = measured.change[number][there] - known
+        found[line] = rest.mean(axis=0) if len(rest) else np.zeros(len(data.ids))
+    return found
+
+
+def _without(change: Floats, response: Floats) -> Floats:
+    """Return a change less its part along a line's own response, [genes]."""
+    own = response - response.mean()
+    size = float(own @ own)
+    return change - (float(change @ own) / size) * own if size > 0 else change
 
 
 def _scored(
-    data: TrainingData, recipe: Recipe, parts: list[tuple[int, "_Prediction"]]
+    data: TrainingData,
+    recipe: Recipe,
+    parts: list[tuple[int, "_Prediction"]],
+    responses: Mapping[str, Floats],
 ) -> Validation:
     """Score the predictions of all sets, which come with their places among the data's."""
     if not parts:
@@ -104,8 +152,11 @@ def _scored(
     network = 1.0
     if data.effects is not None and recipe.contrast:
         effects = np.array([_effect(data, held_out) for held_out in data.validation])
-        network = network_weight(effects, predicted - effects, measured, weights)
-        predicted = effects + network * (predicted - effects)
+        pairs = zip(data.validation, predicted - effects, strict=True)
+        nothing = np.zeros(len(data.ids))
+        change = np.array([_without(c, responses.get(s.line, nothing)) for s, c in pairs])
+        network = network_weight(effects, change, measured, weights)
+        predicted = effects + network * change
     correlations = np.array([pearson(a, b) for a, b in zip(predicted, measured, strict=True)])
     trained = {held_out.perturbation for held_out in data.seen()}
     seen = np.array([held_out.perturbation in trained for held_out in data.validation])

@@ -1,7 +1,8 @@
 """How sure a mean over perturbations is, and whether a paired difference is one.
 
 Perturbations are taken for a sample of those one would ask a model about, so intervals resample
-them, and tests are paired over them.
+them, and tests are paired over them. What all perturbations of a line share, as the draw of its
+reference controls, is resampled by neither.
 """
 
 from collections.abc import Sequence

@@ -9,7 +9,8 @@ import pytest
 
 from components import __version__
 from pipelines import images
-from tests.imports import modules_of, packages_of
+from pipelines.sources import modules_of
+from tests.imports import packages_of
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = images.stages()

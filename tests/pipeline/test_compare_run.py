@@ -82,6 +82,15 @@ def test_the_last_page_says_what_came_of_the_comparison_and_what_was_published(g
         assert not bare_names(shown)
 
 
+def test_the_same_comparison_again_ends_with_a_report_and_a_model_of_its_own(grid):
+    again = run(grid[0], str(grid[0] / "grid.yaml"))
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "Task evaluate cache hit" in again.stdout + again.stderr
+    report, published = (path_after(word, again.stdout) for word in ("report", "published"))
+    assert published.parents[1] == report.parents[2]  # the folder of one run
+    assert report != path_after("report", grid[1])
+
+
 def test_a_grid_with_other_priors_makes_only_what_is_new(grid):
     again = run(grid[0], str(grid[0] / "grid.yaml"), 'priors=[none, "random:8"]')
     assert again.returncode == 0, again.stdout + again.stderr

@@ -402,3 +402,47 @@ def test_stages_import_neither_kfp_nor_each_other():
         assert "from kfp" not in text, path
         for other in stages - {path.parent.name}:
             assert f"components.{other}" not in text, path
+
+
+@pytest.mark.parametrize(
+    ("name", "seeded"),
+    [
+        ("scgpt-perturb.yaml", {"split", "prior", "finetune", "predict"}),
+        ("compare-priors.yaml", {"split", "prior", "finetune", "predict"}),
+        ("predict-line.yaml", {"split", "predict"}),
+    ],
+)
+def test_the_seed_reaches_the_tasks_that_its_description_names(name, seeded):
+    spec = compiling.documents(compiling.FOLDER / name)[0]
+    components = spec["components"]
+    given = {
+        task["componentRef"]["name"].removeprefix("comp-").removeprefix("gene-")
+        for dag in (spec["root"], *components.values())
+        for task in dag.get("dag", {}).get("tasks", {}).values()
+        if "seed" in task.get("inputs", {}).get("parameters", {})
+    }
+    assert {task for task in given if not task.startswith("check")} == seeded
+    parameters = spec["root"]["inputDefinitions"]["parameters"]
+    for task in seeded if "seed" in parameters else ():
+        assert task in parameters["seed"]["description"]
+
+
+@pytest.mark.parametrize(
+    ("name", "made"),
+    [
+        ("scgpt-perturb.yaml", ["publish"]),
+        ("compare-priors.yaml", ["compare", "publish-best"]),
+        ("predict-line.yaml", ["publish"]),
+    ],
+)
+def test_what_a_run_ends_with_is_its_own_and_not_one_of_the_cache(name, made):
+    """A local run looks for it in its own folder."""
+    spec = compiling.documents(compiling.FOLDER / name)[0]
+    tasks = {
+        name: task
+        for dag in (spec["root"], *spec["components"].values())
+        for name, task in dag.get("dag", {}).get("tasks", {}).items()
+    }
+    for task in made:
+        assert not tasks[task]["cachingOptions"].get("enableCache"), task
+    assert tasks["predict"]["cachingOptions"]["enableCache"]

@@ -1,3 +1,4 @@
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -6,7 +7,7 @@ from components.finetune.recipe import load_recipe
 from components.ingest.ingest import ingest
 from components.shared.errors import InputError
 from components.shared.options import options_for
-from pipelines.run import PARAMS, check_early, pinned, read_params, state_of_code
+from pipelines.run import PARAMS, check_early, pinned, read_params, state_of_inputs
 
 
 @pytest.mark.parametrize("path", sorted(PARAMS.glob("*.yaml")), ids=lambda path: path.stem)
@@ -97,12 +98,29 @@ def test_a_changed_local_file_changes_what_the_cache_sees(tmp_path):
     assert pinned(params)["prior"] == "none"
 
 
+@pytest.mark.parametrize("key", ["dataset", "prior", "priors"])
+def test_a_local_file_that_is_not_what_its_sha256_says_is_refused(tmp_path, key):
+    file = tmp_path / "table.parquet"
+    file.write_text("one")
+    right, wrong = (hashlib.sha256(text).hexdigest() for text in (b"one", b"two"))
+
+    def params(digest):
+        uri = f"{file}#sha256={digest}"
+        named = {"dataset": uri, "prior": f"table:{uri}", "priors": ["none", f"table:{uri}"]}
+        return {"dataset": "sim://screen", "pretrained": "random://tiny", key: named[key]}
+
+    assert str(pinned(params(right.upper()))[key]).count(f"{file}#sha256={right}") == 1
+    for digest in (wrong, "12"):
+        with pytest.raises(InputError, match="sha256"):
+            pinned(params(digest))
+
+
 def test_a_changed_pretrained_folder_changes_what_the_cache_sees(tmp_path):
     (tmp_path / "best_model.pt").write_text("one")
     params = {"pretrained": str(tmp_path), "prior": "none"}
-    first = state_of_code(params)
+    first = state_of_inputs(params)
     (tmp_path / "best_model.pt").write_text("two")
-    assert state_of_code(params) != first
+    assert state_of_inputs(params) != first
 
 
 @pytest.mark.parametrize("key", ["prior", "priors"])
@@ -111,9 +129,9 @@ def test_a_changed_folder_of_a_prior_changes_what_the_cache_sees(tmp_path, key):
     (tmp_path / "screen" / "cells.h5ad").write_text("one")
     prior = f"concat(random:8, effects:{tmp_path / 'screen'})"
     params = {"pretrained": "random://tiny", key: prior if key == "prior" else ["none", prior]}
-    first = state_of_code(params)
+    first = state_of_inputs(params)
     (tmp_path / "screen" / "cells.h5ad").write_text("two")
-    assert state_of_code(params) != first
+    assert state_of_inputs(params) != first
 
 
 @pytest.mark.parametrize(

@@ -40,14 +40,11 @@ def test_the_grid_is_every_prior_with_every_seed():
     assert "'priors=[random:8]'" in cells[3]["repeat"] and "seeds=[3]" in cells[3]["repeat"]
 
 
-def test_effects_with_one_training_line_are_refused_before_anything_runs():
+def test_one_training_line_is_enough_for_effects():
     one = {"train_lines": ["k562"]}
-    for prior in ("effects", "concat(effects, random:8)"):
-        with pytest.raises(InputError, match="train_lines has one alone, 'k562'"):
-            grid(asked([prior], [0]) | one, PACKAGE, "")
-        with pytest.raises(InputError, match="train_lines has one alone, 'k562'"):
-            check(COMMON | one | {"prior": prior}, PACKAGE)
-    assert grid(asked(["effects:gs://b/screen.parquet"], [0]) | one, PACKAGE, "")
+    for prior in ("effects", "concat(effects, random:8)", "effects:gs://b/screen.parquet"):
+        assert grid(asked([prior], [0]) | one, PACKAGE, "")
+        assert check(COMMON | one | {"prior": prior}, PACKAGE)
 
 
 def test_long_priors_that_end_alike_have_places_of_their_own():

@@ -431,3 +431,21 @@ def test_a_disk_that_is_full_leaves_the_others_and_nothing_half_written(
     one_line(error)
     assert [path.name[:22] for path in tmp_path.iterdir()] == ["epoch-0001-step-000001"]
     assert number_of(store(str(tmp_path)).load()) == 1
+
+
+def test_every_file_of_a_checkpoint_is_on_the_disk_before_it_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: dict[int, int] = {}
+    sync = os.fsync
+
+    def watched(descriptor: int) -> None:
+        facts = os.fstat(descriptor)
+        synced[facts.st_ino] = facts.st_size
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    written = Path(store(str(tmp_path)).save(state(1), 1, 0))
+    files = {path.name: path.stat() for path in written.iterdir()}
+    assert set(files) == {MANIFEST, "weights.pt", "progress.pt"}
+    assert all(synced[facts.st_ino] == facts.st_size for facts in files.values())

@@ -17,12 +17,16 @@ from components.compare.statistics import (
     METRICS,
     NO_EVIDENCE,
     WORSE,
+    _compared,
+    _summarised,
+    _verdict,
     is_control,
     references_of,
     twin_of,
 )
 from components.shared.artifact import COMPARISON, EVALUATION, FAILED, Artifact, opening, writing
 from components.shared.errors import InputError
+from components.shared.paired import holm
 from tests.helpers import bare_names
 
 PERTURBATIONS = [f"G{i}" for i in range(40)]
@@ -220,6 +224,52 @@ def test_a_difference_that_seeds_alone_make_is_no_evidence(tmp_path):
     assert (row["verdict"], row["why"]) == (NO_EVIDENCE, "seeds alone make as large a difference")
 
 
+@pytest.mark.parametrize(
+    ("shifts", "evidence"),
+    [
+        ([0.14, 0.06], False),  # 2.5 standard errors, where two seeds ask for 12.7
+        ([0.102, 0.098], True),
+        ([0.12, 0.08, 0.1], True),  # 8.7, where three ask for 4.3
+        ([0.14, 0.06, 0.1], True),
+        ([0.15, 0.05, 0.1], False),  # 3.5
+        ([0.05, 0.15, 0.05, 0.15, 0.1], True),  # 4.5, where five ask for 2.8
+    ],
+)
+def test_how_far_seeds_differ_is_judged_by_how_many_there_are(tmp_path, shifts, evidence):
+    runs = {("none", seed): 0.0 for seed in range(len(shifts))}
+    runs |= {(PRIOR, seed): shift for seed, shift in enumerate(shifts)}
+    row = verdict(compared(tmp_path, runs), PRIOR, "none")
+    assert row["seeds_ahead"] == len(shifts) and row["p_holm"] < 0.001
+    assert row["verdict"] == (BETTER if evidence else NO_EVIDENCE)
+    assert evidence or row["why"] == "seeds alone make as large a difference"
+
+
+@given(st.lists(st.floats(-1, 1), min_size=2, max_size=6))
+def test_the_spread_over_seeds_is_that_of_a_sample(means):
+    values = pd.DataFrame([means, means])
+    wanted = pytest.approx(np.std(means, ddof=1), abs=1e-9)
+    assert _summarised(values)["seed_sd"] == wanted
+    assert _compared("pearson_delta", values)["seed_sd"] == wanted
+
+
+def test_p_values_are_corrected_over_the_comparisons_of_their_own_metric(tmp_path):
+    runs = {(p, s): shift for p, shift in (("none", 0), (PRIOR, 0.004)) for s in (0, 1)}
+    table = pd.read_csv(compared(tmp_path, runs) / "comparison.csv")
+    assert table["metric"].nunique() == 2
+    for _, rows in table.groupby("metric"):
+        assert len(rows) > 2
+        np.testing.assert_allclose(rows["p_holm"], holm(rows["p"].to_numpy()))
+
+
+def test_the_best_run_is_that_of_the_best_validation_whatever_its_test_score(tmp_path):
+    runs = {("none", 0): 0.3, (PRIOR, 0): 0.0}
+    folder = compared(tmp_path, runs)  # each has a better validation than the one before
+    numbers = json.loads((folder / "metrics.json").read_text())
+    table = pd.read_csv(folder / "runs.csv").set_index("prior")
+    assert table["pearson_delta"].idxmax() == "none"
+    assert numbers["best"]["prior"] == table["validation"].idxmax() == PRIOR
+
+
 def test_a_run_that_failed_is_told_as_missing_and_the_others_are_compared(tmp_path):
     reason = "no <b>such</b> | file"
     runs = {
@@ -336,8 +386,6 @@ def test_what_says_nothing_of_biology_is_a_control(prior, control):
 
 @given(st.sampled_from([0.0, 0.05, -0.05]), st.integers(0, 1000))
 def test_swapping_two_priors_swaps_the_verdict(shift, seed):
-    from components.compare.statistics import _compared, _verdict
-
     rng = np.random.default_rng(seed)
     values = pd.DataFrame(rng.normal(shift, 0.03, (20, 2)))
     swapped = {BETTER: WORSE, WORSE: BETTER, NO_EVIDENCE: NO_EVIDENCE}

@@ -94,12 +94,29 @@ def test_genes_of_which_nothing_is_known_do_not_change_what_is_left_of_the_other
     np.testing.assert_allclose(found[:, :GENES], shrunk(delta, variance), atol=0.05)
 
 
-def test_a_line_that_no_other_tells_anything_is_refused_in_one_line():
+def test_of_the_only_line_each_perturbation_is_known_as_the_mean_of_all_others():
     _, own = screens(lines=("one",))
     _, other = screens(lines=("One",))
-    for deltas in ([own], [own, other]):
-        with pytest.raises(InputError, match="there is none but 'one'; train on more lines"):
-            known_effects(LABELS, deltas, None)
+    for deltas in ([own], [own, other]):  # a line by another name is no other line
+        found = known_effects(LABELS, deltas, None)
+        there = own.there[0]
+        rest = own.change[0][there].sum(axis=0) - own.change[0][1]
+        np.testing.assert_allclose(found.change[0, 1], rest / (there.sum() - 1), atol=1e-6)
+        assert set(found.origins[0]) == {MEAN} and not found.change[0, 0].any()
+        assert found.origin[1] == MEASURED and found.change[-1, 1].any()
+
+
+def test_a_line_without_training_cells_tells_the_others_nothing():
+    _, own = screens(lines=("held out", "one"))
+    own.change[0] += 5.0
+    own.there[0] = False
+    found = known_effects(LABELS, [own], None)
+    assert set(found.origins[1]) == {MEAN}  # of its own others, not of the line held out
+    assert np.abs(found.change[1].numpy()).max() < 1.0
+    assert found.origins[0][1] == MEASURED  # told by the other
+    own.there[1] = False
+    with pytest.raises(InputError, match="no line has a perturbation with training cells"):
+        known_effects(LABELS, [own], None)
 
 
 def test_held_out_cells_reach_no_effect():
@@ -317,7 +334,32 @@ def test_a_table_gives_each_gene_its_own_effect_in_any_order(genes, perturbation
             assert found[row, column] == wanted[label].get(gene, 0)
 
 
+def test_a_perturbation_that_a_table_lacks_gets_the_mean_of_those_measured_not_of_the_control():
+    change = np.array([[0, 0], [2, 4], [4, 8], [6, 12], [9, 9]], np.float32)
+    origin = [MEAN, MEASURED, MEASURED, SUMMED, MEAN]
+    table = EffectTable(["non-targeting", "P", "Q", "P+Q", "R"], ["G1", "G2"], change, origin)
+    assert table.of(["new", "non-targeting"], ["G1", "G2"]).tolist() == [[3, 6], [0, 0]]
+
+
 def test_a_damaged_table_is_refused_in_one_line(tmp_path):
     (tmp_path / "effects.safetensors").write_bytes(b"no")
     with pytest.raises(InputError, match="no table of effects"):
         EffectTable.read(tmp_path / "effects.safetensors")
+
+
+def test_what_is_left_has_the_norm_of_the_signal():
+    rng = np.random.default_rng(5)
+    true = rng.normal(0, 1, (6, 500)) * (rng.random((6, 500)) < 0.2)
+    delta, variance = true + rng.normal(0, 0.5, true.shape), np.full_like(true, 0.25)
+    signal = (np.square(delta) - variance).sum(axis=1)
+    np.testing.assert_allclose(np.square(shrunk(delta, variance)).sum(axis=1), signal, rtol=1e-3)
+
+
+def test_a_perturbation_is_shrunk_by_what_the_others_are_like():
+    rng = np.random.default_rng(6)
+    own = np.array([[2.5, 0.5, -0.5, 0.3, -0.8]])  # few genes tell little of themselves
+    variance = np.ones((101, 5))
+    quiet = np.concatenate([own, rng.normal(0, 1, (100, 5))])
+    loud = np.concatenate([own, rng.normal(0, 6, (100, 5))])
+    among_quiet, among_loud = (shrunk(delta, variance)[0] for delta in (quiet, loud))
+    assert (np.abs(among_quiet) < 0.7 * np.abs(among_loud)).all()

@@ -42,6 +42,7 @@ from components.evaluate.training import Training
 from components.evaluate.uncertainty import BEATS, FALLS_SHORT, UNCLEAR, compare, interval
 from components.shared.artifact import CELLS, EVALUATION, Artifact, opening, writing
 from components.shared.errors import InputError
+from components.shared.paired import holm
 from components.shared.rank_cells import rank_cells
 from pipelines.run import assignments_in
 from tests.helpers import screen
@@ -442,3 +443,28 @@ def test_the_command_gives_the_parameters_back_by_shell_and_make(source, lines, 
 
 def test_cells_that_do_not_say_where_they_are_from_give_no_command() -> None:
     assert repeat_command({"cells": _artifact(), "splits": _artifact(seed=1)}) == ""
+
+
+def test_a_win_whose_interval_includes_no_difference_is_none() -> None:
+    """Many small gains pass the test of ranks; one large loss leaves the mean unclear."""
+    difference = np.array([0.01] * 39 + [-0.35])
+    model, baseline = frame(list(difference), [0.0] * 40)
+    found = compare(model, {"b": baseline}, [METRIC]).iloc[0]
+    assert found["p_holm"] < 0.001 and found["low"] < 0 < found["high"]
+    assert found["verdict"] == UNCLEAR
+
+
+def test_the_summarys_spread_is_that_of_a_sample() -> None:
+    values = pd.DataFrame({METRIC: [0.1, 0.2, 0.6, np.nan]}, index=list("abcd"))
+    (row,) = summary_table({"model": values}, None).to_dict("records")
+    assert row["sd"] == pytest.approx(np.std([0.1, 0.2, 0.6], ddof=1)) and row["n"] == 3
+
+
+def test_the_same_values_have_the_same_interval() -> None:
+    values = np.random.default_rng(3).normal(size=30)
+    assert interval(values) == interval(values)
+
+
+def test_holm_corrects_each_p_by_those_that_are_no_smaller() -> None:
+    found = holm([0.03, 0.01, np.nan, 0.02])
+    np.testing.assert_allclose(found, [0.04, 0.03, np.nan, 0.04])

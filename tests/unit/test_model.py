@@ -508,3 +508,15 @@ def test_a_broken_vocabulary_is_refused(tmp_path, text, says):
     path.write_text(text)
     with pytest.raises(InputError, match=says):
         read_vocabulary(path)
+
+
+def test_a_neutral_prior_reaches_the_perturbed_genes_own_token(model):
+    add_prior(model, torch.randn(len(VOCABULARY), 4), neutral=True)
+    ids, values = torch.arange(6), torch.rand(3, 6)
+    flags = torch.tensor([[0, 0, 1, 0, 0, 0]])
+    with torch.no_grad():
+        before = [model(ids, values, given) for given in (flags, 0 * flags)]
+        model.flag_prior.projection.weight.normal_()
+        after = [model(ids, values, given) for given in (flags, 0 * flags)]
+    assert (before[0] - after[0]).abs().max() > 1e-3
+    assert torch.equal(before[1], after[1])  # nothing is perturbed

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.finetune.batches import divided, draw_pairs, steps
-from components.finetune.data import TrainingData, ValidationSet
+from components.finetune.batches import divided, draw_pairs, epoch_pairs, steps
+from components.finetune.data import TrainingData, ValidationSet, moments
 from components.finetune.deltas import line_deltas
 from components.finetune.objective import (
     LEAST_SCORE,
@@ -227,3 +227,88 @@ def test_the_loss_weighs_genes_and_counts_sets_by_their_cells():
     delta_loss(still, inputs, sets).backward()
     assert still.grad[3].eq(0).all()
     assert still.grad[:3, MOVED].lt(0).all()
+
+
+def pairs_of(data, seed=0, epoch=1, **changes):
+    return epoch_pairs(data, load_recipe("default", changes), seed, epoch)
+
+
+def test_a_controls_partner_is_another_control_itself_or_it_is_left_out():
+    data = training_data(controls=200)
+
+    def controls(partner):
+        pairs = pairs_of(data, control_partner=partner)
+        return pairs.inputs[pairs.codes == 0], pairs.outputs[pairs.codes == 0]
+
+    inputs, outputs = controls("other")
+    assert len(outputs) == 200 and (inputs == outputs).mean() < 0.05
+    inputs, outputs = controls("self")
+    assert len(outputs) == 200 and (inputs == outputs).all()
+    assert not len(controls("none")[1])
+
+
+def test_partners_are_drawn_anew_each_epoch_or_once_for_all():
+    data = training_data(controls=60)
+    for redraw in (True, False):
+        one, two, again = (
+            pairs_of(data, epoch=epoch, redraw_controls=redraw).inputs for epoch in (1, 2, 1)
+        )
+        assert (one == two).all() == (not redraw)
+        assert (one == again).all()
+        assert (one != pairs_of(data, seed=1, redraw_controls=redraw).inputs).any()
+
+
+def sets_in(data, epoch, **changes):
+    """Return the sets of an epoch in the order that they come in, as rows of measured cells."""
+    recipe = load_recipe("default", {"batch_size": 16} | changes)
+    pairs = draw_pairs(data, recipe, np.random.default_rng(0))
+    found = [cells for step in steps(data, pairs, recipe, 0, epoch) for cells in step.sets]
+    return pairs, found
+
+
+def test_single_cells_come_in_another_order_each_epoch():
+    data = training_data()
+    orders = [
+        np.concatenate(sets_in(data, epoch, set_size=0, delta_weight=0)[1]) for epoch in (1, 2)
+    ]
+    assert np.array_equal(*map(np.sort, orders))
+    for order in orders:
+        assert np.abs(np.diff(order)).mean() > len(order) / 6  # of a random one it is a third
+    assert (orders[0] != orders[1]).any()
+
+
+def test_which_cells_make_a_set_and_the_order_of_sets_are_drawn_each_epoch():
+    data = training_data(cells=40, controls=80)
+    together, groups = [], []
+    for epoch in (1, 2):
+        pairs, sets = sets_in(data, epoch, set_size=4)
+        together.append({frozenset(cells.tolist()) for cells in sets})
+        lines = data.line_numbers(pairs.outputs)
+        groups.append([(lines[cells[0]], pairs.codes[cells[0]]) for cells in sets])
+    assert len(together[0] & together[1]) < len(together[0]) / 4
+    changes = sum(a != b for a, b in zip(groups[0], groups[0][1:], strict=False))
+    assert changes > 2 * len(set(groups[0]))  # sorted, each group would come once
+    assert groups[0] != groups[1]
+
+
+def test_moments_are_the_mean_and_the_variance_of_a_sample():
+    cells = torch.from_numpy(np.random.default_rng(0).normal(2, 1, (2100, 3)))
+    rows = np.arange(50, 2090)
+    mean, variance = moments(cells, rows)
+    np.testing.assert_allclose(mean, cells[rows].mean(0))
+    np.testing.assert_allclose(variance, cells[rows].var(0, correction=1))
+    few = moments(cells, rows[:2])[1]
+    np.testing.assert_allclose(few, cells[rows[:2]].var(0, correction=1))
+
+
+def test_a_delta_is_as_unsure_as_its_cells_and_the_controls_make_it_and_no_gene_is_still():
+    data = training_data(cells=4)
+    line = data.line_numbers(data.train_rows) == 0
+    rows, controls = data.train_rows[line & (data.train_codes == 1)], data.controls["k562"]
+    data.expression[rows, 7] = 0.0  # rare: not seen among four cells
+    own = data.expression[rows].double().var(0).numpy()
+    of_controls = data.expression[controls].double().var(0).numpy()
+    found = line_deltas(data).variance[0, 1]
+    assert own[7] == 0 and (own > of_controls).any() and (own[:7] < of_controls[:7]).any()
+    at_least = np.maximum(own, of_controls)
+    np.testing.assert_allclose(found, at_least / len(rows) + of_controls / len(controls))

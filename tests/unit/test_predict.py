@@ -12,11 +12,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from scipy.sparse import issparse
+from scipy.sparse import csr_matrix, issparse
 from scipy.stats import rankdata
 
 from components.finetune.recipe import load_recipe
-from components.predict.predict import predict
+from components.predict.predict import _mean, predict
 from components.shared import model as scgpt_model
 from components.shared.artifact import MODEL, PREDICTIONS, opening, writing
 from components.shared.cells import Cells
@@ -314,3 +314,13 @@ def test_cell_eval_prepares_the_file_as_it_stands(world: Path, tmp_path: Path) -
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out.vcc").stat().st_size > 0
+
+
+def test_the_mean_of_many_controls_is_not_summed_in_32_bits():
+    rng = np.random.default_rng(0)
+    dense = rng.uniform(3, 5, (50_000, 4)).astype(np.float32)
+    dense[:, 1] *= rng.random(50_000) < 0.1
+    dense[:, 2] = 0
+    exact = dense.mean(axis=0, dtype=np.float64)
+    np.testing.assert_allclose(_mean(csr_matrix(dense)), exact, rtol=2e-7)
+    np.testing.assert_allclose(_mean(csr_matrix(dense[:1])), dense[0])

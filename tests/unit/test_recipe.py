@@ -86,3 +86,32 @@ def test_the_ablation_goes_from_the_reference_recipe_to_the_default_one():
     assert set(taken) | of_size | set(NOT_TRIED) >= {
         name for name in default if default[name] != reference[name]
     }
+
+
+def test_the_default_recipe_is_what_its_results_were_reached_with():
+    assert asdict(load_recipe("default", {})) == {
+        "version": 3,
+        "epochs": 30,
+        "early_stop_after": 10,
+        "batch_size": 192,
+        "max_genes": 1536,
+        "learning_rate": 1e-4,
+        "learning_rate_decay": 0.9,
+        "gradient_clip": 1.0,
+        "precision": "bf16",
+        "implementation": "ours",
+        "targets_in_window": True,
+        "token_for_unmeasured": True,
+        "zero_no_flag": True,
+        "redraw_controls": True,
+        "control_partner": "other",
+        "set_size": 16,
+        "delta_weight": 50.0,
+        "predict_window": 1536,
+        "contrast": True,
+        "predicted_cells": "rank",
+        "validation_cells": 32,
+        "selection": "reliable",
+        "prior_neutral": True,
+        "scale_effects": True,
+    }

@@ -405,3 +405,26 @@ def test_a_target_that_exists_is_kept(tmp_path, obs):
     with pytest.raises(InputError, match="exists already"):
         run(tmp_path, obs, seed=1)
     assert (tmp_path / "splits" / "provenance.json").read_bytes() == before
+
+
+def test_what_is_validated_alone_is_no_training_perturbation(tmp_path, obs):
+    table = run(tmp_path, obs, train_lines=["k562"], val_fraction=0.5)
+    opened = Splits.open(tmp_path / "splits", Cells.open(tmp_path / "cells"))
+    validated = set(table.loc[table["role"] == VAL, "perturbation"])
+    assert (
+        validated
+        and opened.training_perturbations() == {"A", "B", "C", "D+E", "F", "K"} - validated
+    )
+
+
+def test_every_line_has_a_draw_of_its_own(tmp_path):
+    rows = [(line, label, n) for line in LINES for label, n in (("A", 3), (CONTROL, 40))]
+    obs = obs_of(rows)
+    obs.index = [f"cell{i:04d}" for i in range(len(obs))]
+    table = run(tmp_path, obs, val_fraction=0)
+    halves = [
+        (table["role"][(table["cell_line"] == line) & (obs["perturbation"] == CONTROL)])
+        for line in LINES
+    ]
+    picked = {tuple((half == CONTROL_BASAL).to_list()) for half in halves}
+    assert len(picked) == len(LINES)

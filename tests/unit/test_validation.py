@@ -167,3 +167,33 @@ def test_scores_are_those_of_cell_eval():
     np.testing.assert_allclose(
         list(map(pearson, pred - control, real - control)), [deltas[name] for name in names]
     )
+
+
+def test_the_draws_are_those_of_the_seed(data, monkeypatch):
+    predict, seen = validation.predict_cells, []
+
+    def watched(model, basal, targets, ids, order, **more):
+        seen.append((basal.tolist(), order.tolist()))
+        return predict(model, basal, targets, ids, order, **more)
+
+    monkeypatch.setattr(validation, "predict_cells", watched)
+    recipe = load_recipe("default", SETTINGS | {"validation_cells": 4})
+    model = Knows({1: torch.zeros(GENES), 5: torch.zeros(GENES)})
+    drawn = []
+    for seed in (0, 0, 1):
+        seen.clear()
+        validate(model, data, recipe, seed=seed, device=CPU)
+        drawn.append(list(seen))
+    assert drawn[0] == drawn[1]
+    for one, other in zip(drawn[0], drawn[2], strict=True):
+        assert one[0] != other[0] and one[1] != other[1]
+
+
+def test_the_loss_is_the_mean_over_cells_and_genes(data):
+    data.expression[:] = 0.25
+    for held_out, value in zip(data.validation, (1.0, 0.75), strict=True):
+        data.expression[held_out.rows] = value
+    found = run(data, {1: torch.zeros(GENES), 5: torch.zeros(GENES)}, validation_cells=0)
+    one, other = (len(held_out.rows) for held_out in data.validation)
+    assert one != other
+    assert found.loss == pytest.approx((one * 0.75**2 + other * 0.5**2) / (one + other))

@@ -1,0 +1,76 @@
+"""Which files a stage is made of, read from its imports: functions import too."""
+
+import ast
+import hashlib
+from collections.abc import Iterator
+from fnmatch import fnmatch
+from pathlib import Path
+
+from pipelines.images import NOT_CONTENT, ROOT
+
+
+def digest_of_code(stage: str, root: Path = ROOT) -> str:
+    """Return a digest of what a stage is made of; files that it does not reach change nothing."""
+    digest = hashlib.sha256()
+    for path in files_of(stage, root):
+        content = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest.update(f"{path.relative_to(root)} {content}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def files_of(stage: str, root: Path = ROOT) -> list[Path]:
+    """Return the files that a stage is made of, in a fixed order.
+
+    That is all of its own folder, the modules of other folders that it imports, and of the files
+    beside those the ones that they name, as a stylesheet.
+    """
+    own = root / "components" / stage
+    modules = modules_of(stage, root)
+    found = {path for path in own.rglob("*") if path.is_file() and _is_content(path)}
+    for module in modules - found:
+        found |= {module, *_named_beside(module), *_packages(module, root)}
+    return sorted(found)
+
+
+def modules_of(stage: str, root: Path = ROOT) -> set[Path]:
+    """Return the modules of a stage and those of `components` that they reach."""
+    todo = list((root / "components" / stage).rglob("*.py"))
+    found: set[Path] = set()
+    while todo:
+        module = todo.pop()
+        if module not in found:
+            found.add(module)
+            names = (root / f"{name.replace('.', '/')}.py" for name in imports_of(module))
+            todo += [path for path in names if path.is_file()]
+    return found
+
+
+def imports_of(module: Path) -> Iterator[str]:
+    """Yield the names that a module imports, and what it imports of them: `a`, `a.b`."""
+    for node in ast.walk(ast.parse(module.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _named_beside(module: Path) -> Iterator[Path]:
+    """Yield the files in a module's folder that its source names and that are no modules."""
+    nodes = ast.walk(ast.parse(module.read_text()))
+    texts = {node.value for node in nodes if isinstance(node, ast.Constant)}
+    for path in module.parent.iterdir():
+        if path.is_file() and path.suffix != ".py" and path.name in texts:
+            yield path
+
+
+def _packages(module: Path, root: Path) -> Iterator[Path]:
+    """Yield what Python runs of the packages around a module."""
+    for folder in module.relative_to(root).parents:
+        path = root / folder / "__init__.py"
+        if path.is_file():
+            yield path
+
+
+def _is_content(path: Path) -> bool:
+    return not any(fnmatch(path.name, pattern) for pattern in NOT_CONTENT)
