@@ -31,6 +31,7 @@ from components.finetune.effects import (
 from components.finetune.keeping import CHECKPOINT_MINUTES
 from components.finetune.left_out import Screen
 from components.finetune.loading import load_training_data
+from components.finetune.parts import in_words
 from components.finetune.places import Place, open_place
 from components.finetune.recipe import Recipe, load_recipe
 from components.finetune.state import Epoch, Fit, history_of
@@ -295,6 +296,9 @@ def _made_ready(
         screen = Screen(data.perturbations, genes, deltas, vectors, training)
         brought = _Brought(training, confidence(screen, known))
         facts |= brought.facts
+    if known is not None:
+        facts["effects_weights"] = known.weights
+        facts["effects_are"] = in_words(known.weights)
     if table is not None:
         facts["prior_coverage"] = _coverage(table, vocabulary, cells, splits)
     facts["compiled"] = scgpt_model.compile_on(model.to(device), device)
@@ -344,6 +348,7 @@ def _known(labels: list[str], deltas: list[LineDeltas], vectors: Floats | None) 
     counts = Counter(known.origin[1:])
     said = ", ".join(f"{counts[origin]} {origin}" for origin in ORIGINS if counts[origin])
     print(f"finetune: effects that a new line is given: {said}", flush=True)
+    print(f"finetune: they are {in_words(known.weights)}", flush=True)
     return known
 
 
@@ -545,6 +550,7 @@ def _stats(
         "epochs_run": result.history[-1].epoch,
         "best_epoch": result.best_epoch,
         **{f"best_{name}": value for name, value in best.items() if name.startswith("val_")},
+        "network_weight": result.network if result.best_epoch else 0.0,
         "stop_reason": result.stop_reason,
         "cells_per_epoch": result.history[-1].cells,
         "cells_seen": seen,

@@ -180,21 +180,33 @@ def _of_training(stats: Facts) -> list[str]:
             f"{genes - modelled:,} of {genes:,} genes are not in the vocabulary: their prediction "
             "is the control cell's own value."
         )
-    return texts + _of_prior(stats["prior"])
+    return texts + _of_prior(stats)
 
 
 def _without_value(history: list[Facts]) -> int:
     return sum(epoch.get("val_pearson_delta") is None for epoch in history)
 
 
-def _of_prior(prior: Facts) -> list[str]:
+def _of_network(weight: float) -> str:
+    """Return what a network added to known effects, as a sentence."""
+    if not weight:
+        return "The network adds nothing to that: no epoch was better on held-out sets beyond luck."
+    return (
+        f"The network adds {weight:.2f} of what it learned beyond that; what it gains is the "
+        "model's lead over the prediction known_effects in the report."
+    )
+
+
+def _of_prior(stats: Facts) -> list[str]:
+    prior = stats["prior"]
     if no_prior(prior):
         return []
     texts = []
     if EFFECTS in prior:
         texts.append(
-            "The model was given what each perturbation did in other lines; what its network added "
-            "to that is the model's lead over the prediction known_effects in the report."
+            "The model was given what each perturbation did in other lines"
+            + (f": {stats['effects_are']}. " if stats.get("effects_are") else ". ")
+            + _of_network(stats.get("network_weight", 1.0))
         )
     if prior["kind"] != "none":
         texts.append(_unproven(prior))
@@ -242,10 +254,10 @@ def _of_splits(splits: Facts) -> list[str]:
         texts.append(
             f"Few reference controls: {controls}; every measured change is against their mean."
         )
-    if splits.get("controls_halved") is False:
+    if splits.get("controls_halved"):
         texts.append(
-            "The test line's controls are both the model's input and what changes are measured "
-            "against: their shared noise raises every correlation, the baselines' too."
+            "The test line's controls are halved: predicted and measured changes share the noise "
+            "of the half that both are taken against, which raises every correlation."
         )
     if perturbations and perturbations < FEW_PERTURBATIONS:
         texts.append(f"Few test perturbations: {perturbations}; the means over them are uncertain.")

@@ -421,7 +421,7 @@ def test_every_line_has_a_draw_of_its_own(tmp_path):
     rows = [(line, label, n) for line in LINES for label, n in (("A", 3), (CONTROL, 40))]
     obs = obs_of(rows)
     obs.index = [f"cell{i:04d}" for i in range(len(obs))]
-    table = run(tmp_path, obs, val_fraction=0)
+    table = run(tmp_path, obs, val_fraction=0, halve_controls=True)
     halves = [
         (table["role"][(table["cell_line"] == line) & (obs["perturbation"] == CONTROL)])
         for line in LINES
