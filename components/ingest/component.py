@@ -16,12 +16,13 @@ def ingest(
 
     Args:
         cells: the cells artifact (format cells/v1).
-        dataset: a path, gs://, s3://, hf://datasets/, https:// or sim:// source.
+        dataset: a path, gs://, s3://, hf://datasets/, https:// or sim:// source, or several as
+            JSON, ["a.h5ad", {"file": "b.h5ad", "cell_line_column": "=rpe1"}].
         perturbation_column: column of obs with the perturbed gene, or '=<control label>' if all
             cells are controls.
         cell_line_column: column of obs with the cell line, or '=name' if all cells are of one.
         control_label: label of control cells in the perturbation column.
-        options: batch_column, expression (auto, counts, log1p), obs_filter.
+        options: batch_column, scale, layer, gene_column, genes, obs_filter, expression.
     """
     from components.ingest.ingest import ingest as run
     from components.shared.artifact import describe
@@ -32,7 +33,15 @@ def ingest(
         keywords = options_for(
             run,
             options,
-            allowed=("batch_column", "expression", "obs_filter"),
+            allowed=(
+                "batch_column",
+                "expression",
+                "scale",
+                "layer",
+                "gene_column",
+                "genes",
+                "obs_filter",
+            ),
             name="ingest_options",
         )
         run(

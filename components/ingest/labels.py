@@ -187,8 +187,16 @@ def labels_of(
     return Labels(kept, obs, facts)
 
 
-def check_names(source: Source, cells: "pd.Index[str]", symbol_columns: Iterable[str] = ()) -> None:
+def check_names(
+    source: Source, cells: "pd.Index[str]", where: str = "the var index", hint: str = ""
+) -> None:
     """Check that genes are symbols and that no gene or cell is there twice.
+
+    Args:
+        source: its genes.
+        cells: names of the cells that are kept.
+        where: where the genes' names come from, and
+        hint: where symbols may be, both for the message.
 
     Raises:
         InputError: duplicates (some are named), Ensembl ids or numbers instead of symbols.
@@ -205,11 +213,9 @@ def check_names(source: Source, cells: "pd.Index[str]", symbol_columns: Iterable
             )
     for pattern, what in ((ENSEMBL, "Ensembl ids"), (r"\d+", "numbers")):
         if genes.str.fullmatch(pattern).mean() > 0.5:
-            found = shortlist(symbol_columns)
-            hint = f"var column {found} may hold them" if found else "gene symbols are needed"
             raise InputError(
-                f"{source.name}: the var index holds {what} such as '{genes[0]}'; expected gene "
-                f"symbols, {hint}: set adata.var_names and write the file again"
+                f"{source.name}: {where} holds {what} such as '{genes[0]}'; expected gene symbols"
+                f"{f', {hint}' if hint else ''}"
             )
 
 
