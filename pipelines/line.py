@@ -64,7 +64,7 @@ def prediction_on(profile: Profile, images: Mapping[str, str]) -> Any:
                 cells are controls.
             cell_line_column: column of obs with the cell line, or =name if there is only one.
             control_label: label of control cells.
-            ingest_options: batch_column, expression, obs_filter.
+            ingest_options: batch_column, scale, layer, gene_column, genes, obs_filter (its README).
             split_options: halve_controls, aliases; see split's README.
             seed: reaches every random draw.
             publish_to: gs://bucket/prefix, hf://owner/name, a folder (local runs only), or empty.

@@ -25,6 +25,7 @@ from components.check.check import check_prediction, grid
 from components.finetune.recipe import load_recipe
 from components.publish.publish import check_target
 from components.shared.artifact import sha256_of
+from components.shared.datasets import as_text, files, with_files
 from components.shared.downloads import shown
 from components.shared.errors import InputError, nearest, one_line_errors
 from components.shared.pretrained import parse_pretrained
@@ -42,6 +43,7 @@ from pipelines.scheduling import LOCAL
 ROOT = Path(__file__).resolve().parents[1]
 PARAMS = Path(__file__).parent / "params"
 ASKED = "perturbations"
+DATASET = "dataset"
 PINNED = ("dataset", "prior", "priors")
 """Parameters whose files `pinned` names by content."""
 HEADLINE = (
@@ -106,6 +108,8 @@ def _typed(name: str, value: Any, known: Mapping[str, inspect.Parameter]) -> Any
     kind = _parameter(name, known).annotation
     if name == ASKED and isinstance(value, str):
         value = [value] if value else []
+    if name == DATASET and isinstance(value, list):
+        value = as_text(value)
     if type(value) is not kind:
         hint = "; put it in quotes" if kind is str else ""
         raise InputError(
@@ -122,7 +126,8 @@ def _assign(
         raise InputError(f"'{assignment}': expected key=value")
     outer, dot, inner = name.partition(".")
     is_text = _parameter(outer, known).annotation is str
-    is_text |= name == ASKED and not text.lstrip().startswith("[")  # the file that lists them
+    is_text |= name == ASKED  # the file that lists them
+    is_text &= not (name in (ASKED, DATASET) and text.lstrip().startswith("["))
     try:
         value = text if is_text else yaml.safe_load(text)
     except yaml.YAMLError:
@@ -143,6 +148,7 @@ def check_settings(params: Mapping[str, Any]) -> None:
         InputError: an unknown recipe, override, pretrained size or prior, or perturbations that
             cannot be read.
     """
+    files(params["dataset"])
     if is_prediction(params):
         check_prediction(params, "")
         return
@@ -179,7 +185,7 @@ def assignments_in(text: str) -> list[str]:
 def pinned(params: Mapping[str, Any]) -> dict[str, Any]:
     """Add the sha256 of local files to their paths, so that a cached task knows its content."""
     result = dict(params)
-    result["dataset"] = _pinned(params["dataset"])
+    result["dataset"] = with_files(params["dataset"], _pinned)
     if is_prediction(params):
         return result
     priors = [str(with_uris(parse_prior(prior), _pinned)) for prior in priors_of(params)]

@@ -128,7 +128,8 @@ def split(
         (draft.path / ASKED_FILE).write_text(json.dumps(wanted, indent=2) + "\n")
         draft.summary |= summary
         # Carried along for the model card: publish does not read the cells.
-        source = {key: opened.artifact.summary.get(key) for key in ("source", "source_sha256")}
+        carried = ("source", "source_sha256", "scale_found", "scale_done", "scale_caveat")
+        source = {key: opened.artifact.summary.get(key) for key in carried}
         draft.summary |= {key: value for key, value in source.items() if value}
     print(as_table(summary), flush=True)
     print(f"split: wrote {len(table):,} roles to {Path(target) / SPLITS_FILE}", flush=True)
