@@ -14,6 +14,7 @@ import numpy as np
 from components.ingest.generator import SCHEME, Screen
 from components.ingest.labels import check_names, counts_of, labels_of
 from components.ingest.normalise import AUTO, COUNTS, EXPRESSIONS, LOG1P, ValueCheck
+from components.ingest.opening import is_zarr, opened
 from components.ingest.parts import (
     GENES,
     INTERSECTION,
@@ -27,7 +28,7 @@ from components.ingest.parts import (
 )
 from components.ingest.scale import check_option, scale_of
 from components.ingest.source import Source
-from components.ingest.source_h5ad import H5adSource, opened
+from components.ingest.source_h5ad import H5adSource
 from components.shared.artifact import CELLS, Draft, writing
 from components.shared.cells import CELLS_FILE
 from components.shared.csr_writer import CsrWriter
@@ -35,7 +36,7 @@ from components.shared.datasets import as_text, with_files
 from components.shared.downloads import shown
 from components.shared.errors import InputError, nearest
 from components.shared.progress import bar
-from components.shared.storage import fetched
+from components.shared.storage import fetched, local_path, scheme_of
 
 TRUTH_FILE = "truth.npz"
 JOIN = " + "
@@ -58,10 +59,20 @@ def source_at(uri: str, scratch: Path, seed: int, reading: Reading) -> Iterator[
         yield Screen.from_uri(uri, seed=seed)
     else:
         with (
-            fetched(uri) as path,
+            _here(uri) as path,
             opened(path, shown(uri), scratch, reading.layer, reading.gene_column) as source,
         ):
             yield source
+
+
+@contextmanager
+def _here(uri: str) -> Iterator[Path]:
+    """Yield the local path of a file, or of the folder of a zarr store of this machine."""
+    if scheme_of(uri) in ("", "file") and is_zarr(path := local_path(uri.rstrip("/"))):
+        yield path
+        return
+    with fetched(uri) as path:
+        yield path
 
 
 def _say(text: str) -> None:

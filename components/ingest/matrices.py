@@ -86,6 +86,17 @@ def symbol_columns(var: Any) -> list[str]:
     )
 
 
+def plain(values: Any) -> Any:
+    """Return an array of zarr's own text as one of objects, which pandas takes; others as is."""
+    return values.astype(object) if getattr(values.dtype, "kind", "") == "T" else values
+
+
+def names_in(table: Any) -> "pd.Index[str]":
+    """Return the index of a table as anndata writes it, as text."""
+    values = plain(anndata.io.read_elem(table[table.attrs["_index"]]))
+    return pd.Index(np.asarray(values).astype(str), dtype=object)
+
+
 def symbols_in(var: Any, column: str, name: str) -> tuple["pd.Index[str]", dict[str, int]]:
     """Return the gene symbols in a column of ``var``, each once, and how many were mended.
 
@@ -101,8 +112,8 @@ def symbols_in(var: Any, column: str, name: str) -> tuple["pd.Index[str]", dict[
             f"{name}: var has no column '{column}'{nearest(column, columns)} "
             f"(columns: {shortlist(columns, 12) or 'none'}); set gene_column"
         )
-    index = pd.Index(np.asarray(anndata.io.read_elem(var[var.attrs["_index"]])).astype(str))
-    found = pd.Series(anndata.io.read_elem(var[column]), dtype=object)
+    index = names_in(var)
+    found = pd.Series(plain(anndata.io.read_elem(var[column])), dtype=object)
     missing = (found.isna() | found.astype(str).str.strip().isin(["", "nan", "None"])).to_numpy()
     symbols = pd.Index(np.where(missing, index, found.astype(str).str.strip()), dtype=object)
     facts = {

@@ -1,5 +1,6 @@
 """An h5ad file as a source: checked when opened, X read in blocks of rows with h5py."""
 
+import hashlib
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import anndata
-import h5py
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -21,7 +21,9 @@ from components.ingest.matrices import (
     Matrix,
     columns_of,
     matrix_of,
+    names_in,
     other_matrices,
+    plain,
     symbol_columns,
     symbols_in,
 )
@@ -47,7 +49,8 @@ def dense_to_csr(block: NDArray) -> csr_matrix:
 class H5adSource:
     """An opened h5ad file with X as dense, CSR or CSC of any real type."""
 
-    file: h5py.File
+    file: Any
+    """Of h5py or of zarr, which are used alike."""
     path: Path
     name: str
     scratch: Path
@@ -120,16 +123,16 @@ class H5adSource:
         group = self._x
         indptr = group["indptr"][:]
         wanted = self.shape[0 if self.kind == "csr" else 1] + 1
-        stored = min(len(group["data"]), len(group["indices"]))
+        stored = min(group["data"].shape[0], group["indices"].shape[0])
         if len(indptr) != wanted or indptr[0] or (np.diff(indptr) < 0).any() or indptr[-1] > stored:
             raise InputError(
                 f"{self.name}: {self.matrix.x}/indptr does not fit its data and obs; the file is "
                 "damaged"
             )
 
-    def _frame(self, key: str) -> h5py.Group:
+    def _frame(self, key: str) -> Any:
         frame = self.file.get(key)
-        if not isinstance(frame, h5py.Group) or "_index" not in frame.attrs:
+        if frame is None or hasattr(frame, "shape") or "_index" not in frame.attrs:
             raise InputError(
                 f"{self.name}: '{key}' is not a table as anndata 0.7 or later writes it; "
                 f"open it with anndata.read_h5ad and write it again"
@@ -137,9 +140,7 @@ class H5adSource:
         return frame
 
     def _index(self, key: str) -> "pd.Index[str]":
-        frame = self._frame(key)
-        values = anndata.io.read_elem(frame[frame.attrs["_index"]])
-        return pd.Index(np.asarray(values).astype(str), dtype=object)
+        return names_in(self._frame(key))
 
     @cached_property
     def _symbols(self) -> tuple["pd.Index[str]", dict[str, int]]:
@@ -190,7 +191,7 @@ class H5adSource:
         if old_categories is not None and name in old_categories:
             labels = anndata.io.read_elem(old_categories[name])
             return pd.Series(pd.Categorical.from_codes(frame[name][:], labels))
-        return pd.Series(anndata.io.read_elem(frame[name]))
+        return pd.Series(plain(anndata.io.read_elem(frame[name])))
 
     def sample(self, kept: NDArray[np.bool_], seed: int) -> NDArray[np.float32]:
         """Return non-zero values of X: of runs of rows, of whole columns where X is CSC."""
@@ -292,37 +293,14 @@ class H5adSource:
                 "fetch it again"
             ) from None
 
+    def stored(self) -> Iterator[Any]:
+        """Yield the parts of the file that are read."""
+        yield from (self.file.get(key) for key in (self.matrix.x, "obs", self.matrix.var))
+
     def sha256(self) -> str:
-        """Return the sha256 of the file."""
-        return sha256_of(self.path)
-
-
-@contextmanager
-def opened(
-    path: Path, name: str, scratch: Path, layer: str = "", gene_column: str = ""
-) -> Iterator[H5adSource]:
-    """Open and check the h5ad file at ``path``; messages call it ``name``.
-
-    Raises:
-        InputError: missing, not HDF5, truncated, without X, or parts that do not fit each other.
-    """
-    if not path.is_file():
-        raise InputError(f"{name}: no such file; expected an h5ad file")
-    if not h5py.is_hdf5(path):
-        raise InputError(f"{name}: not an HDF5 file; expected an h5ad as anndata writes it")
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise InputError(
-            f"{name}: cannot be opened, truncated or damaged ({error}); fetch it again"
-        ) from None
-    with file:
-        source = H5adSource(file, path, name, scratch, layer, gene_column)
-        try:
-            source.check()
-        except (OSError, KeyError) as error:
-            raise InputError(
-                f"{name}: obs, var or X cannot be read ({error}); the file is damaged, "
-                f"fetch it again"
-            ) from None
-        yield source
+        """Return the sha256 of the file; of a folder, that of its files' names and digests."""
+        if not self.path.is_dir():
+            return sha256_of(self.path)
+        files = sorted(path for path in self.path.rglob("*") if path.is_file())
+        told = "".join(f"{path.relative_to(self.path)} {sha256_of(path)}\n" for path in files)
+        return hashlib.sha256(told.encode()).hexdigest()

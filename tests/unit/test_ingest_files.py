@@ -1,10 +1,13 @@
 """How files come: symbols in a column, counts in a layer, one file a line, other forms."""
 
+import gzip
 import json
+import zlib
 from pathlib import Path
 from typing import Any
 
 import anndata
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -252,3 +255,149 @@ def test_files_without_a_common_gene_are_refused_with_what_they_have(tmp_path: P
     message = refused(tmp_path, paths)
     assert "no gene is in all 2 files" in message
     assert "'H0A'" in message
+
+
+# ---- other forms ----
+
+
+def zipped_as(code: int, part: str, path: Path) -> None:
+    """Store a dataset again as if the filter ``code`` compressed it."""
+    with h5py.File(path, "r+") as file:
+        data = file[part][:]
+        attributes = dict(file[part].attrs)
+        del file[part]
+        plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        plist.set_chunk(data.shape)
+        plist.set_filter(code, h5py.h5z.FLAG_OPTIONAL, ())
+        group, _, name = part.rpartition("/")
+        made = h5py.h5d.create(
+            file[group].id,
+            name.encode(),
+            h5py.h5t.py_create(data.dtype),
+            h5py.h5s.create_simple(data.shape),
+            plist,
+        )
+        made.write_direct_chunk((0,) * data.ndim, zlib.compress(data.tobytes()))
+        file[part].attrs.update(attributes)
+
+
+@pytest.mark.parametrize("part", ["X/data", "X/indices", "obs/cell_line/codes"])
+@pytest.mark.parametrize(("code", "said"), [(32015, "zstd"), (32001, "blosc")])
+def test_a_filter_that_is_not_here_is_named(
+    tmp_path: Path, part: str, code: int, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("components.ingest.files._with_plugins", lambda code: False)
+    path = written(tmp_path, screen())
+    zipped_as(code, part, Path(path))
+    message = refused(tmp_path, path)
+    assert f"{part} is compressed with {said} (HDF5 filter {code})" in message
+    assert "the file is whole" in message
+    assert "compression='gzip'" in message
+
+
+def test_a_zarr_store_is_read(tmp_path: Path) -> None:
+    adata = screen()
+    adata.obs["cell_line"] = adata.obs["cell_line"].astype("category")
+    adata.write_zarr(tmp_path / "in.zarr")
+    ingest(str(tmp_path / "in.zarr"), tmp_path / "out")
+    found, summary = read(tmp_path / "out")
+    np.testing.assert_allclose(found.X.toarray(), wanted(adata), rtol=1e-5)
+    assert list(found.obs["perturbation"]) == list(adata.obs["gene"])
+    assert len(summary["source_sha256"]) == 64
+
+
+@pytest.mark.parametrize("form", [sparse.csc_matrix, sparse.csr_matrix.toarray])
+def test_a_zarr_store_of_another_form_is_read(tmp_path: Path, form: Any) -> None:
+    adata = screen()
+    raw = adata.copy()
+    adata.X = form(adata.X)
+    adata.write_zarr(tmp_path / "in.zarr")
+    ingest(str(tmp_path / "in.zarr"), tmp_path / "out")
+    np.testing.assert_allclose(read(tmp_path / "out")[0].X.toarray(), wanted(raw), rtol=1e-5)
+
+
+def ten_x(folder: Path) -> tuple[str, np.ndarray]:
+    """A matrix of Cell Ranger with two guides among its features, and a symbol that is twice."""
+    raw = counts(30, 40).astype(np.int32)
+    x = sparse.csr_matrix(np.c_[raw, np.full((30, 2), 500)])
+    path = folder / "filtered_feature_bc_matrix.h5"
+    with h5py.File(path, "w") as file:
+        matrix = file.create_group("matrix")
+        matrix["data"], matrix["indices"] = x.data, x.indices.astype(np.int64)
+        matrix["indptr"], matrix["shape"] = x.indptr.astype(np.int64), np.array([42, 30])
+        matrix["barcodes"] = np.array([f"BC{i}-1" for i in range(30)], dtype="S")
+        names = [*GENES[:-1], GENES[0], "guide1", "guide2"]
+        kinds = ["Gene Expression"] * 40 + ["CRISPR Guide Capture"] * 2
+        features = matrix.create_group("features")
+        features["name"] = np.array(names, dtype="S")
+        features["id"] = np.array([f"ENSG{i:011d}" for i in range(42)], dtype="S")
+        features["feature_type"] = np.array(kinds, dtype="S")
+    return str(path), raw
+
+
+def test_a_10x_matrix_of_controls_is_read_without_its_guides(tmp_path: Path) -> None:
+    path, raw = ten_x(tmp_path)
+    ingest(path, tmp_path / "out", perturbation_column=f"={CONTROL}", cell_line_column="=jurkat")
+    found, _ = read(tmp_path / "out")
+    assert list(found.var_names) == [*GENES[:-1], f"{GENES[0]}-1"]
+    assert found.obs_names[3] == "BC3-1"
+    np.testing.assert_allclose(found.X.toarray(), np.log1p(per(1e4, raw)), rtol=1e-5)
+
+
+def test_a_10x_matrix_without_labels_is_refused_in_one_line(tmp_path: Path) -> None:
+    assert "obs has no column 'gene'" in refused(tmp_path, ten_x(tmp_path)[0])
+
+
+def as_mudata(path: Path) -> None:
+    with h5py.File(path, "w") as file:
+        file.create_group("mod/rna")
+        file.create_group("mod/adt")
+
+
+def as_loom(path: Path) -> None:
+    with h5py.File(path, "w") as file:
+        file["matrix"] = [[1.0]]
+        file.create_group("row_attrs")
+
+
+def as_old_10x(path: Path) -> None:
+    with h5py.File(path, "w") as file:
+        file["GRCh38/barcodes"] = [b"A"]
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 30600000000\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "said"),
+    [
+        (
+            "a.h5mu",
+            as_mudata,
+            "MuData file with modalities 'adt', 'rna'; .*mod\\['rna'\\].write_h5ad",
+        ),
+        ("a.loom", as_loom, "is a loom file; .*read_loom"),
+        ("a.h5", as_old_10x, "Cell Ranger 2 .*read_10x_h5"),
+        ("a.h5ad", POINTER, "Git LFS pointer for 30,600 MB, .*git lfs pull --include 'a.h5ad'"),
+        ("a.h5ad.gz", gzip.compress(b"x"), "gunzip -k a.h5ad.gz"),
+        ("a.tar.gz", gzip.compress(b"x"), "tar -xzf a.tar.gz"),
+        ("a.zarr.zip", b"PK\x03\x04", "unzip a.zarr.zip"),
+        ("a.h5ad", b"<!DOCTYPE html><html>", "is a web page"),
+        ("a.rds", b"RDX3", "zellkonverter"),
+        ("a.csv", b"cell,gene", "a table as text"),
+    ],
+)
+def test_a_file_of_another_form_is_called_by_its_name(
+    tmp_path: Path, name: str, make: Any, said: str
+) -> None:
+    if isinstance(make, bytes):
+        (tmp_path / name).write_bytes(make)
+    else:
+        make(tmp_path / name)
+    with pytest.raises(InputError, match=said):
+        ingest(str(tmp_path / name), tmp_path / "out")
+
+
+def test_a_folder_that_is_no_store_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    assert "is a folder" in refused(tmp_path, str(tmp_path / "folder"))
