@@ -12,6 +12,7 @@ import inspect
 import json
 import os
 import shlex
+import sys
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,16 +28,16 @@ from components.publish.publish import check_target
 from components.shared.artifact import sha256_of
 from components.shared.datasets import as_text, files, with_files
 from components.shared.downloads import shown
-from components.shared.errors import InputError, nearest, one_line_errors
+from components.shared.errors import InputError, nearest, one_line_errors, said_by_system
 from components.shared.pretrained import parse_pretrained
 from components.shared.prior_grammar import parse_prior, with_uris
-from components.shared.storage import SHA256
+from components.shared.storage import SHA256, at_home
 from pipelines.compare import compare_priors, comparison_on
 from pipelines.containers import docker_runner, here
 from pipelines.images import development_images
 from pipelines.inputs import input_uris, is_comparison, is_prediction, priors_of
 from pipelines.line import predict_line, prediction_on
-from pipelines.local_log import readable_log
+from pipelines.local_log import plain, readable_log
 from pipelines.pipeline import pipeline_on, scgpt_perturb
 from pipelines.scheduling import LOCAL
 
@@ -54,6 +55,10 @@ HEADLINE = (
     "de_direction_match",
     "roc_auc",
 )
+
+
+class TaskError(InputError):
+    """A task failed; the message is the task's own line."""
 
 
 def pipeline_parameters(params: Mapping[str, Any]) -> dict[str, inspect.Parameter]:
@@ -75,10 +80,13 @@ def read_params(path: Path, assignments: Sequence[str]) -> dict[str, Any]:
         InputError: unreadable file, unknown or missing parameter, a malformed assignment, or a
             value of the wrong type.
     """
+    path = at_home(path)
     named = PARAMS / f"{path.name.removesuffix('.yaml')}.yaml"
     path = named if not path.exists() and named.exists() else path
     try:
         params = yaml.safe_load(path.read_text())
+    except (PermissionError, IsADirectoryError) as error:
+        raise InputError(f"{path}: {said_by_system(error)}".removeprefix(f"{path}: ")) from None
     except OSError:
         known = ", ".join(sorted(file.stem for file in PARAMS.glob("*.yaml")))
         raise InputError(f"{path}: no such parameter file; there are: {known}") from None
@@ -131,7 +139,10 @@ def _assign(
     try:
         value = text if is_text else yaml.safe_load(text)
     except yaml.YAMLError:
-        raise InputError(f"'{assignment}': the value is not YAML") from None
+        raise InputError(
+            f"'{assignment}': the value is not YAML; if it holds blanks, quote the assignment as a "
+            "whole, as in ARGS=\"'train_lines=[k562, rpe1]'\""
+        ) from None
     if not dot:
         params[outer] = value
         return
@@ -236,8 +247,13 @@ def run(params: Mapping[str, Any], runs: Path, *, containers: bool = False) -> P
         InputError: a task failed; its own line says why.
     """
     # A folder of its own, so that runs side by side cannot take each other's output for theirs.
+    runs = at_home(runs)
     root = runs.resolve() / f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}"
-    root.mkdir(parents=True)
+    try:
+        root.mkdir(parents=True)
+    except OSError as error:
+        why = str(error.strerror).lower()
+        raise InputError(f"{runs}: may not be written ({why}); give --runs <folder>") from None
     if containers:
         images = development_images()
         runner = docker_runner(params, root, images)
@@ -258,10 +274,12 @@ def run(params: Mapping[str, Any], runs: Path, *, containers: bool = False) -> P
     # ten times slower than spinning briefly; where it is not, this costs nothing.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
-        with readable_log():
+        with readable_log() as told:
             pipeline(**pinned(params))
     except RuntimeError as error:
-        raise InputError(f"{error}; the task's own error line is above") from None
+        if told.told_errors:
+            raise TaskError(told.told_errors[-1]) from None
+        raise InputError(f"{plain(str(error))}; what the task said is above") from None
     wanted = "*/compare/comparison" if is_comparison(params) else "*/publish/published"
     [found] = root.glob(wanted)
     return found
@@ -332,7 +350,11 @@ def main() -> None:
         assignments = [*arguments.assignments, *assignments_in(arguments.assign)]
         params = read_params(arguments.params, assignments)
         check_early(params)
-        made = run(params, arguments.runs, containers=arguments.containers)
+        try:
+            made = run(params, arguments.runs, containers=arguments.containers)
+        except TaskError as error:
+            print(error, file=sys.stderr, flush=True)
+            raise SystemExit(1) from None
         end = comparison_summary if is_comparison(params) else summary
         print(end(made, time.perf_counter() - started))
 

@@ -443,7 +443,7 @@ def start_model(pretrained: str, recipe: Recipe) -> tuple[Any, dict[str, Any], d
         digest = _digest(args, vocabulary)
         args |= flags
         return scgpt_model.build(args, vocabulary, recipe.implementation), args, vocabulary, digest
-    with fetched_folder(pretrained, CHECKPOINT_FILES) as folder:
+    with fetched_folder(source.folder, CHECKPOINT_FILES) as folder:
         checkpoint = read_checkpoint(folder)
         digest = _digest(checkpoint.args, checkpoint.vocabulary, sha256_of(folder / WEIGHTS_FILE))
         args = checkpoint.args | flags
