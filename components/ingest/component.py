@@ -24,6 +24,7 @@ def ingest(
         control_label: label of control cells in the perturbation column.
         options: batch_column, scale, layer, gene_column, genes, obs_filter, expression.
     """
+    from components.ingest.ingest import OPTIONS
     from components.ingest.ingest import ingest as run
     from components.shared.artifact import describe
     from components.shared.errors import one_line_errors
@@ -33,15 +34,7 @@ def ingest(
         keywords = options_for(
             run,
             options,
-            allowed=(
-                "batch_column",
-                "expression",
-                "scale",
-                "layer",
-                "gene_column",
-                "genes",
-                "obs_filter",
-            ),
+            allowed=OPTIONS,
             name="ingest_options",
         )
         run(

@@ -39,6 +39,8 @@ from components.shared.progress import bar
 from components.shared.storage import fetched, local_path, scheme_of
 
 TRUTH_FILE = "truth.npz"
+OPTIONS = ("batch_column", "scale", "layer", "gene_column", "genes", "obs_filter", "expression")
+"""Keywords that the pipelines give in one dict."""
 JOIN = " + "
 """Between the names of several files."""
 
@@ -112,7 +114,7 @@ def _write_part(
         names,
         part.genes,
         LOG1P if found.scale.log == LOG1P else COUNTS,
-        whole=found.is_counts and found.how.startswith("detected"),
+        whole=found.whole,
         hint=source.hint,
     )
     empty, totals = 0, []

@@ -6,7 +6,7 @@ which is one count. What neither tells is refused, unless the user says what it 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,11 +45,16 @@ SCALES = (
 
 SAME = 0.01
 """Share by which totals of cells may differ that were scaled to the same one."""
+SURE = 2e-3
+"""... and by which they then differ as a rule; where it is more, values must be multiples too."""
+SOME = 0.3
+"""Share of values that are multiples of a count if values were rounded to two digits."""
 TIE = 1e-3
 NEAR = 0.02
 """How far a multiple may be from a whole number."""
 MULTIPLES = (1.5, 50.0)
 """The multiples that are looked at: 1 says nothing, and single precision blurs the large ones."""
+SMALL_COUNT, LARGEST_COUNT = 1e3, 1e7
 ENOUGH = 20
 MOSTLY = 0.95
 ONE_COUNT = (0.05, 10.0)
@@ -65,11 +70,14 @@ class Scale:
     """What every cell adds up to before the logarithm; None for counts as they were measured."""
     part: bool = False
     """Genes were left out after the scaling, so that cells add up to less than ``total``."""
+    factors: bool = False
+    """Counts were divided by a factor of each cell's own (a size factor)."""
 
     @property
     def said(self) -> str:
         """Return it in words."""
-        return SAID[self.log] + _of(self.total)
+        what = "counts over a factor of each cell" if self.factors else _of(self.total)
+        return SAID[self.log] + what
 
     @property
     def is_target(self) -> bool:
@@ -86,8 +94,10 @@ class Found:
     how: str
     lenient: bool = False
     """The user said log1p and no more: totals are then not checked, but told."""
-    low: float = field(default=SCALE)
-    high: float = field(default=SCALE)
+    whole: bool = False
+    """Whole numbers were seen: a fraction then means that something is wrong."""
+    low: float = SCALE
+    high: float = SCALE
 
     @property
     def is_counts(self) -> bool:
@@ -154,7 +164,7 @@ class Found:
     ) -> None:
         total = self.scale.total
         if total is None:
-            if self.scale.log and not _whole(values):
+            if not self.scale.factors and not _whole(values):
                 entry = int(np.flatnonzero(~_is_whole(values))[0])
                 row = int(np.searchsorted(indptr, entry, side="right")) - 1
                 self._refuse(cells[row], f"has {values[entry]:.6g}, which is no count,")
@@ -272,7 +282,7 @@ def measure(cells: csr_matrix, name: str, hint: str = "") -> Found:
         how = f"detected: {n} sampled cells all add up to {total:,.6g}{_before(one.log)}"
         return Found(name, Scale(one.log, total), how)
     for one in undone:
-        if one.log and _whole(one.values):
+        if one.log and _are_counts(one):
             how = f"detected: whole numbers{_before(one.log)} in {n} sampled cells"
             return Found(name, Scale(one.log, None), how)
     if (one := max(undone, key=lambda found: found.multiples, default=None)) is not None:
@@ -284,10 +294,21 @@ def measure(cells: csr_matrix, name: str, hint: str = "") -> Found:
 
 def _one_total(undone: list[_Undone]) -> _Undone | None:
     """Return what all cells add up to the same total under; a usual total wins a tie."""
-    same = [one for one in undone if one.spread <= SAME]
+    same = [
+        one
+        for one in undone
+        if one.spread <= SURE or (one.spread <= SAME and one.multiples >= SOME)
+    ]
     least = min((one.spread for one in same), default=0.0)
     tied = [one for one in same if one.spread <= least + TIE]
     return next((one for one in tied if one.known), tied[0] if tied else None)
+
+
+def _are_counts(one: _Undone) -> bool:
+    """Return whether whole numbers come out, seen where single precision can tell them."""
+    small = one.values[one.values <= SMALL_COUNT]
+    enough = len(small) >= ENOUGH and float(one.values.max()) <= LARGEST_COUNT
+    return enough and _whole(small)
 
 
 def _round(total: float) -> float:
@@ -302,7 +323,7 @@ def _of_some_genes(one: _Undone, name: str, n: int) -> Found | None:
     low, high = float(one.totals.min()), float(one.totals.max())
     if not one.log:
         how = f"detected: in each of {n} sampled cells, multiples of its smallest value"
-        return Found(name, Scale("", None), how)
+        return Found(name, Scale("", None, factors=True), how)
     if high > SCALE * (1 + SAME) or not ONE_COUNT[0] <= one.one_count <= ONE_COUNT[1]:
         return None
     how = (
@@ -327,7 +348,7 @@ def _unknown(undone: list[_Undone], best: _Undone | None) -> str:
     return (
         f"X is on no scale that is recognised: not whole numbers, and {seen}; expected raw counts, "
         f"or log1p of counts per 10,000; if you know the scale, set it, as in scale: {log}_cpm "
-        "(or counts, log1p_cp10k, log2_cp10k)"
+        f"(or {log}_counts: counts over a factor of each cell; log1p_cp10k, log2_cp10k, counts)"
     )
 
 
@@ -344,11 +365,12 @@ def given(scale: str, cells: csr_matrix, name: str) -> Found:
         raise InputError(f"{name}: scale {scale} is given, but X cannot be that; set another scale")
     low, high = float(undone.totals.min()), float(undone.totals.max())
     if total is None:
-        if log and not _whole(undone.values):
+        factors = bool(log) and not _are_counts(undone)
+        if factors and undone.multiples < MOSTLY:
             raise InputError(
                 f"{name}: scale {scale} is given, but X is then no whole numbers; set another scale"
             )
-        return Found(name, Scale(log, None), "given")
+        return Found(name, Scale(log, None, factors=factors), "given")
     if high > total * (1 + SAME):
         raise InputError(
             f"{name}: scale {scale} is given, but cells add up to {_range(low, high)}"
@@ -394,7 +416,7 @@ def scale_of(
     wanted = COUNTS if COUNTS in (expression, scale) else LOG1P if logged else AUTO
     which, how = detect(source.sample(kept, seed), wanted, source.name)
     if which == COUNTS and scale in (AUTO, COUNTS):
-        return Found(source.name, Scale("", None), how)
+        return Found(source.name, Scale("", None), how, whole=wanted == AUTO)
     cells = source.cells_sample(kept, seed)
     usable = np.isfinite(cells.data) & (cells.data >= 0)
     if not usable.all() or not cells.nnz:

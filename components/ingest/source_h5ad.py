@@ -220,7 +220,7 @@ class H5adSource:
         found = []
         for low, high in pairwise(edges):
             start = int(rows[rng.integers(low, max(low + 1, high - SAMPLE_RUN_ROWS))])
-            run = kept[start : start + SAMPLE_RUN_ROWS]
+            run = kept[start : min(start + SAMPLE_RUN_ROWS, int(rows[high - 1]) + 1)]
             found.append(self._read(start, start + len(run))[np.flatnonzero(run)])
         return vstack(found, format="csr")
 

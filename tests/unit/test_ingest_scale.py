@@ -118,6 +118,52 @@ def test_what_is_not_recognised_is_refused_with_the_option(tmp_path: Path) -> No
     assert not (tmp_path / "out").exists()
 
 
+OTHERS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "square roots": np.sqrt,
+    "arcsinh": lambda raw: np.arcsinh(per(1e4, raw)),
+    "a logarithm without + 1": lambda raw: np.log(np.maximum(per(1e4, raw), 1)),
+    "imputed": lambda raw: np.log1p(per(1e4, raw)) + np.random.default_rng(0).random(raw.shape),
+    "to at most 1": lambda raw: np.log1p(per(1e4, raw)) / 9,
+    "means of cells": lambda raw: np.log1p(per(1e4, raw)).reshape(-1, 5, raw.shape[1]).mean(1),
+    "fractions, genes left out": lambda raw: np.log1p(per(1, raw))[:, ::3],
+    "log2 per million, genes left out": lambda raw: np.log2(per(1e6, raw) + 1)[:, ::3],
+    "two scales": lambda raw: np.log1p(np.r_[per(1e6, raw[:150]), per(1e4, raw[150:])]),
+    "counts and logarithms": lambda raw: np.r_[raw[:150], np.log1p(per(1e4, raw[150:]))],
+}
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_no_other_transformation_is_taken_for_one_that_is_known(tmp_path: Path, what: str) -> None:
+    with pytest.raises(InputError, match="no scale that is recognised"):
+        ingested(tmp_path, OTHERS[what](counts(300, 400)).astype(np.float32))
+
+
+@pytest.mark.parametrize("digits", [2, 3, 16])
+def test_rounded_values_are_recognised(tmp_path: Path, digits: int) -> None:
+    x = np.log1p(per(1e4, counts(300, 400)))
+    x = x.astype(np.float16).astype(np.float32) if digits == 16 else x.round(digits)
+    assert ingested(tmp_path, x)[1]["scale_found"] == TARGET
+
+
+def test_counts_over_a_factor_of_each_cell_are_counts(tmp_path: Path) -> None:
+    raw = counts()
+    factor = np.random.default_rng(0).lognormal(0, 0.3, (len(raw), 1))
+    found, summary = ingested(tmp_path, (raw / factor).astype(np.float32))
+    np.testing.assert_allclose(found.X.toarray(), np.log1p(per(1e4, raw)), rtol=1e-4, atol=1e-5)
+    assert summary["scale_found"] == "counts over a factor of each cell"
+    assert "multiples of its smallest value" in summary["expression_known"]
+
+
+def test_the_logarithm_of_counts_over_factors_needs_the_option(tmp_path: Path) -> None:
+    raw = counts()
+    x = np.log1p(raw / np.random.default_rng(0).lognormal(0, 0.3, (len(raw), 1)))
+    with pytest.raises(InputError, match="no scale that is recognised"):
+        ingested(tmp_path, x.astype(np.float32))
+    found, summary = ingested(tmp_path, x.astype(np.float32), scale="log1p_counts")
+    np.testing.assert_allclose(found.X.toarray(), np.log1p(per(1e4, raw)), rtol=1e-3, atol=1e-4)
+    assert summary["scale_found"] == "log1p of counts over a factor of each cell"
+
+
 def test_counts_per_million_with_genes_left_out_need_the_option(tmp_path: Path) -> None:
     part = per(1e6, counts(genes=400))[:, ::3]
     x = np.log1p(part).astype(np.float32)
