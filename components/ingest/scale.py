@@ -129,7 +129,10 @@ class Found:
         if self.scale.part:
             share = self.scale.total or SCALE
             low, high = self.low * SCALE / share, self.high * SCALE / share
-            return f"genes were left out before: cells add up to {_range(low, high)}"
+            return (
+                f"cells add up to {_range(low, high)} rather than 10,000, as where genes were left "
+                "out after the scaling"
+            )
         return ""
 
     def convert(self, block: csr_matrix, cells: NDArray[np.object_]) -> None:
@@ -328,7 +331,7 @@ def _of_some_genes(one: _Undone, name: str, n: int) -> Found | None:
         return None
     how = (
         f"detected: {n} sampled cells add up to {_range(low, high)} before the logarithm, at most "
-        "10,000, and hold multiples of a count: genes were left out"
+        "10,000, and hold multiples of a count, as where genes were left out"
     )
     return Found(name, Scale(one.log, SCALE, part=True), how, low=low, high=high)
 
