@@ -47,6 +47,21 @@ def check_proxy(url: str, where: str, needs: tuple[str, str]) -> None:
     )
 
 
+def check_no_socks(url: str, where: str) -> None:
+    """Check that the proxy for ``url`` is none of SOCKS, for a client that cannot use one.
+
+    Raises:
+        InputError: it is.
+    """
+    proxy = proxy_of(url)
+    if proxy.lower().startswith("socks"):
+        raise InputError(
+            f"{where}: the proxy {_bare(proxy)} of the environment ({_variable(url, proxy)}) is "
+            "SOCKS, which the client of S3 cannot use; name an HTTP proxy, or the store's host in "
+            "no_proxy"
+        )
+
+
 def _variable(url: str, proxy: str) -> str:
     scheme = urlsplit(url).scheme.lower()
     return f"{scheme}_proxy" if getproxies().get(scheme) == proxy else "all_proxy"

@@ -148,6 +148,18 @@ def test_a_download_through_a_socks_proxy_is_refused_before_it_begins(
             storage.fetch(uri, tmp_path)
 
 
+@pytest.mark.parametrize(("scheme", "said"), [("gs", "PySocks"), ("s3", "cannot use")])
+def test_a_bucket_behind_a_socks_proxy_is_refused_at_once(
+    monkeypatch: pytest.MonkeyPatch, scheme: str, said: str
+) -> None:
+    for name in ("STORAGE_EMULATOR_HOST", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("https_proxy", "socks5://127.0.0.1:9")
+    monkeypatch.setattr(proxies, "find_spec", lambda _: None)
+    with pytest.raises(InputError, match=said):
+        targets.check_target(f"{scheme}://bucket/prefix")
+
+
 def test_a_host_beside_the_proxy_needs_no_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("https_proxy", "socks5://127.0.0.1:9")
     monkeypatch.setenv("no_proxy", "example.org")
