@@ -16,8 +16,10 @@ PACKAGE    ?=
 MODEL      ?=
 DATASET    ?=
 RUN        ?=
+PACKAGES   ?= pipelines/compiled
+CONTEXT    ?=
 # read by the shell as variables, so that & and [ ] in them are safe
-export ARGS DATASET EXPERIMENT HOST MODEL PACKAGE PARAMS REGISTRY RUN
+export ARGS CONTEXT DATASET EXPERIMENT HOST MODEL PACKAGE PACKAGES PARAMS REGISTRY RUN
 
 # make run test_line=jurkat would run with the file's test line: parameters of a pipeline go into ARGS
 LETTERS    := a b c d e f g h i j k l m n o p q r s t u v w x y z
@@ -28,7 +30,7 @@ endif
 
 .DEFAULT_GOAL := help
 .PHONY: help env run compare predict run-containers test lint types compile check-compiled validate images push \
-        test-containers submit ablation priors lock clean
+        test-containers test-live submit upload ablation priors lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -59,8 +61,8 @@ predict: env ## apply a published model: MODEL=<folder or URI> DATASET=<h5ad> AR
 run-containers: images ## the same with every task in its image
 	@$(BIN)/python -m pipelines.run "$$PARAMS" --assign "$$ARGS" --containers
 
-test: lint types check-compiled ## lint, types, compile check and all tests but those in containers
-	@$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/containers
+test: lint types check-compiled ## lint, types, compile check and all tests but those in containers and on a cluster
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/containers --ignore tests/live
 
 lint: env ## check style
 	@$(BIN)/ruff check .
@@ -88,8 +90,15 @@ push: env ## push the images to REGISTRY=<host>/<path> and pin them in images/im
 test-containers: env ## build the images, check them, run the pipeline in them
 	@$(BIN)/python -m pytest tests/containers -rs
 
+test-live: env ## try everything on a cluster, 45 minutes: HOST=<url of KFP's UI> [CONTEXT=<of kubectl> PACKAGES=<folder>]
+	@$(if $(HOST),,echo "test-live: give HOST=<address of KFP's UI>" >&2; exit 2)
+	@LIVE_HOST="$$HOST" LIVE_CONTEXT="$$CONTEXT" LIVE_PACKAGES="$$PACKAGES" $(BIN)/python -m pytest tests/live -rs -s -v
+
 submit: env ## run on a cluster: HOST=<url> [PARAMS= ARGS= EXPERIMENT= RUN=<name> PACKAGE=<compiled>]
 	@$(BIN)/python -m pipelines.submit "$$PARAMS" --host "$$HOST" --experiment "$$EXPERIMENT" --run "$$RUN" $(if $(PACKAGE),--package "$$PACKAGE") --assign "$$ARGS"
+
+upload: env ## the compiled pipelines with a short manual each: HOST=<url of KFP's UI> [PACKAGES=<folder>]
+	@$(BIN)/python -m pipelines.upload --host "$$HOST" --packages "$$PACKAGES"
 
 ablation: env ## what each mend of the reference recipe is worth: writes docs/ablation.md, goes on where it stopped
 	@$(BIN)/python -m benchmarks.ablation

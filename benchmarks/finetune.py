@@ -28,6 +28,7 @@ from torch import Tensor
 from benchmarks import measure
 from benchmarks.measure import Side
 from components.shared.inference import forward
+from components.shared.model import SCGPT
 from components.shared.tokens import Batch
 
 FULL = {"batch": 192, "genes": 1536, "layers": 12, "width": 512, "heads": 8, "dropout": 0.2}
@@ -99,7 +100,7 @@ def expected(options: argparse.Namespace, *, scgpt: bool) -> tuple[Batch, Tensor
 def side(
     name: str, precision: str, options: argparse.Namespace, cells: Batch, exact: Tensor
 ) -> Side:
-    """Return one side, warm, its error and its memory noted."""
+    """Return one side, warm, its error and its memory noted; all but scgpt's module are ours."""
 
     def our_call(model: Any, batch: Batch) -> Tensor:
         with measure.attention(options):
@@ -107,7 +108,7 @@ def side(
 
     device = options.device
     before = measure.held(device)
-    ours = name == "ours"
+    ours = name != SCGPT
     call = our_call if ours else scgpts_call
     model = measure.our_model(options) if ours else measure.scgpts_model(options)
     # Two cells are not worth compiling for.
@@ -119,13 +120,19 @@ def side(
     return measure.warm_up(Side(name, precision, options.batch, flops, step, error), before, device)
 
 
-def profile(side: Side, device: torch.device) -> None:
-    """Print where the time of two steps goes."""
+def profiled(side: Side) -> torch.profiler.profile:
+    """Watch two steps."""
     with torch.profiler.profile() as found:
         side.step()
         side.step()
+    return found
+
+
+def profile(side: Side, device: torch.device) -> None:
+    """Print where the time of two steps goes."""
     key = "self_cuda_time_total" if device.type == "cuda" else "self_cpu_time_total"
-    print(found.key_averages().table(sort_by=key, row_limit=30, max_name_column_width=80))
+    averages = profiled(side).key_averages()
+    print(averages.table(sort_by=key, row_limit=30, max_name_column_width=80))
 
 
 def main() -> None:
@@ -138,7 +145,7 @@ def main() -> None:
     sides = []
     if scgpt:
         precision = "fp16" if options.device.type == "cuda" else "fp32"
-        sides.append(side("scgpt", precision, options, *check))
+        sides.append(side(SCGPT, precision, options, *check))
     sides += [side("ours", precision, options, *check) for precision in options.precision]
     measure.compare(sides, options)
     if options.profile:

@@ -28,7 +28,12 @@ VOCABULARY = {f"G{i}": i for i in range(60_696)} | {"<pad>": 60_696}
 """As large as scGPT's whole-human vocabulary."""
 DTYPES = AUTOCAST | {"fp32": torch.float32}
 NO, DEFAULT, TUNED = "no", "default", "max-autotune-no-cudagraphs"
-ATTENTION = {"flash": SDPBackend.FLASH_ATTENTION, "cudnn": SDPBackend.CUDNN_ATTENTION}
+ATTENTION = {
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "cudnn": SDPBackend.CUDNN_ATTENTION,
+    "efficient": SDPBackend.EFFICIENT_ATTENTION,
+    "math": SDPBackend.MATH,
+}
 HEADER = """
 | side | precision | ms a step: median (least to most) | cells/s | times the first | GiB at most \
 | TFLOP/s | % of matmul | error |
@@ -53,19 +58,43 @@ class Side:
     failed: str = ""
     seconds: list[float] = field(default_factory=list)
 
-    def row(self, first: "Side", ceilings: dict[str, float]) -> str:
-        """Return its line of the table, compared with the ``first`` side."""
-        if self.failed:
-            return f"| {self.name} | {self.precision} | {self.failed} | | | | | | |"
+    def figures(self, first: "Side", ceilings: dict[str, float]) -> dict[str, Any]:
+        """Return what was measured, compared with the ``first`` side; NaN where there is nothing.
+
+        Args:
+            first: the side to compare with.
+            ceilings: rate of large matrix products by precision, TFLOP/s.
+        """
+        named = {"side": self.name, "precision": self.precision, "batch": self.cells}
+        if self.failed or not self.seconds:
+            return named | {"failed": self.failed or "not timed"}
         median = statistics.median(self.seconds)
         rate, flops = self.cells / median, self.flops / median / 1e12
+        timed = first.seconds and not first.failed
+        others = statistics.median(first.seconds) / first.cells if timed else float("nan")
+        return named | {
+            "ms": median * 1e3,
+            "ms_least": min(self.seconds) * 1e3,
+            "ms_most": max(self.seconds) * 1e3,
+            "cells_per_second": rate,
+            "times_the_first": rate * others,
+            "gib_at_most": self.peak,
+            "tflops": flops,
+            "percent_of_matmul": 100 * flops / ceilings[self.precision],
+            "error": self.error,
+        }
+
+    def row(self, first: "Side", ceilings: dict[str, float]) -> str:
+        """Return its line of the table, compared with the ``first`` side."""
+        found = self.figures(first, ceilings)
+        if "failed" in found:
+            return f"| {self.name} | {self.precision} | {found['failed']} | | | | | | |"
         error = f"{self.error:.1e}" if self.error == self.error else ""
-        others = float("nan") if first.failed else statistics.median(first.seconds) / first.cells
         return (
-            f"| {self.name} | {self.precision} | {median * 1e3:,.1f} "
-            f"({min(self.seconds) * 1e3:,.1f} to {max(self.seconds) * 1e3:,.1f}) | {rate:,.1f} | "
-            f"{rate * others:.2f} | {self.peak:.2f} | {flops:,.3g} | "
-            f"{100 * flops / ceilings[self.precision]:.0f} | {error} |"
+            f"| {self.name} | {self.precision} | {found['ms']:,.1f} "
+            f"({found['ms_least']:,.1f} to {found['ms_most']:,.1f}) | "
+            f"{found['cells_per_second']:,.1f} | {found['times_the_first']:.2f} | {self.peak:.2f} "
+            f"| {found['tflops']:,.3g} | {found['percent_of_matmul']:.0f} | {error} |"
         )
 
 
@@ -101,14 +130,21 @@ def parsed(made: argparse.ArgumentParser, precisions: Sequence[str]) -> argparse
     return options
 
 
-def scgpt_imports() -> bool:
-    """Return whether scgpt's module can be had here, with a line that says why not."""
+def scgpt_missing() -> str:
+    """Return why scgpt's module cannot be had here, or an empty string."""
     try:
         transformer_generator()
     except Exception as error:  # whatever its imports raise on a bare machine
-        print(f"scgpt's own module is left out: {' '.join(str(error).split())}", flush=True)
-        return False
-    return True
+        return f"scgpt's own module is left out: {' '.join(str(error).split())}"
+    return ""
+
+
+def scgpt_imports() -> bool:
+    """Return whether scgpt's module can be had here, with a line that says why not."""
+    missing = scgpt_missing()
+    if missing:
+        print(missing, flush=True)
+    return not missing
 
 
 def scgpts_model(options: argparse.Namespace) -> Any:
@@ -192,18 +228,32 @@ def warm_up(side: Side, before: float, device: torch.device) -> Side:
     return side
 
 
-def compare(sides: Sequence[Side], options: argparse.Namespace) -> None:
-    """Time the sides in turns, and print the table."""
+def take_turns(sides: Sequence[Side], options: argparse.Namespace) -> None:
+    """Time the sides in turns."""
     for turn in range(options.rounds):
         for side in sides:
             if not side.failed:
                 held(options.device)
                 _time(side, options.device, max(options.steps // options.rounds, 1))
         print(f"round {turn + 1} of {options.rounds} done", flush=True)
+
+
+def ceilings_of(sides: Sequence[Side], device: torch.device) -> dict[str, float]:
+    """Measure the rate of large matrix products in each precision of the sides and bf16."""
     used = {side.precision: DTYPES[side.precision] for side in sides} | {"bf16": torch.bfloat16}
-    ceilings = {name: ceiling(options.device, dtype) for name, dtype in used.items()}
-    cuda = options.device.type == "cuda"
-    name = torch.cuda.get_device_name(options.device) if cuda else "CPU"
+    return {name: ceiling(device, dtype) for name, dtype in used.items()}
+
+
+def device_name(device: torch.device) -> str:
+    """Return the card's name, or CPU."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+
+
+def compare(sides: Sequence[Side], options: argparse.Namespace) -> None:
+    """Time the sides in turns, and print the table."""
+    take_turns(sides, options)
+    ceilings = ceilings_of(sides, options.device)
+    name = device_name(options.device)
     sizes = ", ".join(f"{name} {getattr(options, name)}" for name in options.full)
     rates = ", ".join(f"{name} {rate:,.3g}" for name, rate in ceilings.items())
     print(

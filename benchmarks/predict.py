@@ -19,7 +19,8 @@ not import. On the CPU the pipeline computes in float32.
 """
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -53,6 +54,8 @@ SMALL = {
     "dropout": 0.0,
 }
 CELLS_CHECKED = 2
+THEIRS = "pred_perturb"
+WHOLE, WINDOWS, MEANS = OURS = ("cells, all at once", "cells, windows", "means, windows")
 
 
 def scgpts_step(
@@ -114,56 +117,88 @@ def flops(
     return one * passes * options.batch * len(targets)
 
 
+def data(options: argparse.Namespace) -> tuple[Tensor, list[Targets]]:
+    """Return control cells, and perturbations of a gene each."""
+    torch.manual_seed(0)
+    basal = measure.expression(options.batch, options.genes, torch.device("cpu"))
+    none = np.empty(0, np.int64)
+    return basal, [Targets(np.array([i]), none) for i in range(options.perturbations)]
+
+
+def scgpts_side(options: argparse.Namespace) -> Side:
+    """Return scgpt's side, warm; its step's first result is what ours is compared with."""
+    basal, targets = data(options)
+
+    def make() -> Callable[[], Any]:
+        return scgpts_step(measure.scgpts_model(options), basal, targets, options.device)
+
+    precision = "fp16" if options.device.type == "cuda" else "fp32"
+    return _side(THEIRS, precision, options, make, window=0, passes=1)
+
+
+def our_sides(
+    options: argparse.Namespace, precision: str, names: Sequence[str] = OURS
+) -> list[Side]:
+    """Return our sides of those ``names``, warm."""
+    basal, targets = data(options)
+    common = {"precision": precision}
+    windows = common | {"window": options.window, "contrast": True}
+    shared = 1 + 1 / min(options.perturbations, max(options.window // 8, 1))
+    ways: tuple[tuple[dict[str, Any], float], ...] = (
+        (common | {"window": 0, "contrast": False}, 1.0),
+        (windows, 2.0),
+        (windows | {"batch_size": options.batch}, shared),
+    )
+    return [
+        _side(
+            name,
+            precision,
+            options,
+            partial(our_step, basal, targets, options, **how),
+            window=how["window"],
+            passes=passes,
+        )
+        for name, (how, passes) in zip(OURS, ways, strict=True)
+        if name in names
+    ]
+
+
+def _side(
+    name: str,
+    precision: str,
+    options: argparse.Namespace,
+    make: Callable[[], Any],
+    *,
+    window: int,
+    passes: float,
+) -> Side:
+    pairs = options.batch * options.perturbations
+    work = flops(options, data(options)[1], window=window, passes=passes)
+    before = measure.held(options.device)
+    return measure.warm_up(Side(name, precision, pairs, work, make()), before, options.device)
+
+
+def note_errors(sides: Sequence[Side], options: argparse.Namespace) -> None:
+    """Compare the sides that do what scgpt does with its float32 result on the CPU."""
+    there = argparse.Namespace(**vars(options) | {"device": torch.device("cpu")})
+    basal, targets = data(options)
+    checked = basal[:CELLS_CHECKED], targets[:1], there.device
+    expected = scgpts_step(measure.scgpts_model(there), *checked)()[0]
+    for one in sides:
+        if one.name in (THEIRS, WHOLE) and not one.failed:
+            one.error = measure.relative_error(one.step()[0][:CELLS_CHECKED], expected)
+
+
 def main() -> None:
     """Make the sides ready, let them take turns and print the table."""
     made = measure.parser(__doc__.splitlines()[0], FULL, SMALL)
     options = measure.parsed(made, ["fp32"])
-    device = options.device
-    torch.manual_seed(0)
-    basal = measure.expression(options.batch, options.genes, torch.device("cpu"))
-    none = np.empty(0, np.int64)
-    targets = [Targets(np.array([i]), none) for i in range(options.perturbations)]
-    pairs = options.batch * options.perturbations
-    sides: list[Side] = []
-
-    def add(name: str, precision: str, make: Callable[[], Any], **cost: float) -> None:
-        before = measure.held(device)
-        made = Side(name, precision, pairs, flops(options, targets, **cost), make())
-        sides.append(measure.warm_up(made, before, device))
-
-    expected = None
-    if measure.scgpt_imports():
-        there = argparse.Namespace(**vars(options) | {"device": torch.device("cpu")})
-        checked = basal[:CELLS_CHECKED], targets[:1], there.device
-        expected = scgpts_step(measure.scgpts_model(there), *checked)()[0]
-        theirs = "fp16" if device.type == "cuda" else "fp32"
-        add(
-            "pred_perturb",
-            theirs,
-            lambda: scgpts_step(measure.scgpts_model(options), basal, targets, device),
-            window=0,
-            passes=1,
-        )
+    scgpt = measure.scgpt_imports()
+    sides = [scgpts_side(options)] if scgpt else []
     for precision in options.precision:
-        whole = {"window": 0, "contrast": False, "precision": precision}
-        windows = {"window": options.window, "contrast": True, "precision": precision}
-        shared = 1 + 1 / min(options.perturbations, max(options.window // 8, 1))
-        for name, how, passes in (
-            ("cells, all at once", whole, 1.0),
-            ("cells, windows", windows, 2.0),
-            ("means, windows", windows | {"batch_size": options.batch}, shared),
-        ):
-            add(
-                name,
-                precision,
-                lambda how=how: our_step(basal, targets, options, **how),
-                window=how["window"],
-                passes=passes,
-            )
-    if expected is not None:
-        for one in sides:
-            if one.name in ("pred_perturb", "cells, all at once") and not one.failed:
-                one.error = measure.relative_error(one.step()[0][:CELLS_CHECKED], expected)
+        sides += our_sides(options, precision)
+    if scgpt:
+        note_errors(sides, options)
     measure.compare(sides, options)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import kfp
-from kfp_server_api import ApiException, V2beta1GetHealthzResponse, V2beta1Run
+from kfp_server_api import ApiException, V2beta1GetHealthzResponse, V2beta1Pipeline, V2beta1Run
 from urllib3.exceptions import HTTPError
 
 from components.shared.downloads import shown
@@ -35,6 +35,39 @@ class Client(kfp.Client):
     def get_kfp_healthz(self, sleep_duration: int = 5) -> V2beta1GetHealthzResponse:
         """Ask once; KFP's own asks five times and logs a traceback each time."""
         return self._healthz_api.healthz_service_get_healthz(_request_timeout=TIMEOUT)
+
+    def pipeline_id(self, name: str, namespace: str = "") -> str | None:
+        """Return the id of an uploaded pipeline; None where there is none of this name."""
+        wanted = {"operation": "EQUALS", "key": "display_name", "stringValue": name}
+        answer = self._pipelines_api.pipeline_service_list_pipelines(
+            namespace=namespace, filter=json.dumps({"predicates": [wanted]})
+        )
+        found = [one.pipeline_id for one in answer.pipelines or []]
+        return found[0] if found else None
+
+    def create_pipeline(self, name: str, description: str, namespace: str = "") -> str | None:
+        """Make a pipeline without versions, and return its id.
+
+        KFP's own `upload_pipeline` makes one with a version that bears the pipeline's name.
+        """
+        made = self._pipelines_api.pipeline_service_create_pipeline(
+            V2beta1Pipeline(
+                name=name,
+                display_name=name,
+                description=description,
+                namespace=namespace or None,
+            )
+        )
+        return made.pipeline_id
+
+    def version_id(self, pipeline_id: str, name: str) -> str | None:
+        """Return the id of a version of a pipeline; None where there is none of this name."""
+        wanted = {"operation": "EQUALS", "key": "display_name", "stringValue": name}
+        answer = self.list_pipeline_versions(
+            pipeline_id, filter=json.dumps({"predicates": [wanted]})
+        )
+        found = [one.pipeline_version_id for one in answer.pipeline_versions or []]
+        return found[0] if found else None
 
     def told(self, run: V2beta1Run) -> Run:
         """Return a run with what its nodes tell."""

@@ -48,11 +48,11 @@ class Package:
             if "container" in executor
         )
 
-    def without_caching(self, path: Path) -> "Package":
-        """Write a copy to ``path`` in which no task may be taken from the cache."""
+    def without_caching(self, path: Path, only: str = "") -> "Package":
+        """Write a copy to ``path`` in which no task, or not this one, may come from the cache."""
         copy = read_package(self.path)
-        for _, task in copy._all_tasks():
-            if "cachingOptions" in task:
+        for name, task in copy._all_tasks():
+            if "cachingOptions" in task and only in ("", name):
                 task["cachingOptions"] = {}
         path.write_text(yaml.safe_dump_all([copy.spec, copy.platform]))
         return Package(path, copy.spec, copy.platform)

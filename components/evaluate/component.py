@@ -11,6 +11,7 @@ def evaluate(
     evaluation: dsl.Output[dsl.Dataset],
     metrics: dsl.Output[dsl.Metrics],
     report: dsl.Output[dsl.HTML],
+    explorer: dsl.Output[dsl.HTML],
     summary: dsl.Output[dsl.Markdown],
     repeat: str,
     in_grid: bool,
@@ -25,6 +26,7 @@ def evaluate(
         evaluation: the evaluation artifact (format evaluation/v1).
         metrics: means over perturbations, for the comparison of runs.
         report: the report with plots.
+        explorer: the page to look a gene up in: what its knock-down does, and what moves it.
         summary: the main numbers.
         repeat: the commands that repeat the run, which the report ends with.
         in_grid: whether a failure is a result, so that the other runs of a grid go on.
@@ -54,6 +56,7 @@ def evaluate(
         )
         evaluation.metadata.update(describe(evaluation.path))
         shutil.copyfile(f"{evaluation.path}/report.html", report.path)
+        shutil.copyfile(f"{evaluation.path}/explorer.html", explorer.path)
         shutil.copyfile(f"{evaluation.path}/summary.md", summary.path)
         for name, value in compared(json.loads(Path(evaluation.path, "metrics.json").read_text())):
             metrics.log_metric(name, value)

@@ -76,6 +76,11 @@ def build(args: dict[str, Any], vocabulary: Vocabulary, implementation: str = OU
     return model
 
 
+def has_compiler() -> bool:
+    """Return whether there is a C compiler, without which torch.compile does nothing."""
+    return any(map(shutil.which, ("cc", "gcc", "clang")))
+
+
 def compile_on(model: Any, device: torch.device) -> bool:
     """Let torch.compile fuse what lies between the model's matrix products, on a GPU.
 
@@ -86,7 +91,7 @@ def compile_on(model: Any, device: torch.device) -> bool:
     """
     if device.type != "cuda" or not isinstance(model, TransformerGenerator):
         return False
-    if not any(map(shutil.which, ("cc", "gcc", "clang"))):
+    if not has_compiler():
         return False
     # A kernel that cannot be made costs speed, never the run.
     torch._dynamo.config.suppress_errors = True

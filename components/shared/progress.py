@@ -2,8 +2,7 @@
 
 import re
 import sys
-
-from tqdm import tqdm
+from typing import Any
 
 SECONDS_BETWEEN_LINES = 10.0
 NOTHING_YET = re.compile(r"\| 0(\.0+)?/")
@@ -23,8 +22,27 @@ class Lines:
         """Do nothing; every line is flushed as it is written."""
 
 
-def bar(*, total: int, what: str, unit: str) -> tqdm:
+class Silent:
+    """Stands in for a bar where tqdm is not installed: training itself needs no more than torch."""
+
+    initial = n = 0
+
+    def __enter__(self) -> "Silent":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Do nothing."""
+
+    def update(self, n: float = 1) -> None:
+        """Do nothing."""
+
+
+def bar(*, total: int, what: str, unit: str) -> Any:
     """Return a tqdm bar (rate, time left) for ``total`` units; it prints lines off a terminal."""
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return Silent()
     if sys.stderr.isatty():
         return tqdm(total=total, desc=what, unit=unit, unit_scale=True)
     return tqdm(

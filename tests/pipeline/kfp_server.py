@@ -11,10 +11,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from email import message_from_bytes
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import yaml
 from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
 
@@ -70,6 +72,13 @@ class Kfp:
     experiments: list[dict[str, Any]] = field(default_factory=list)
     runs: list[dict[str, Any]] = field(default_factory=list)
     recurring_runs: list[dict[str, Any]] = field(default_factory=list)
+    listed: list[dict[str, Any]] = field(default_factory=list)
+    """What a list of runs has."""
+    pipelines: list[dict[str, Any]] = field(default_factory=list)
+    artifacts: dict[str, bytes] = field(default_factory=dict)
+    """Content of each object of the artifact store by its URI."""
+    versions: list[dict[str, Any]] = field(default_factory=list)
+    """Of pipelines, each with its `pipeline_id`."""
     url: str = ""
 
 
@@ -86,14 +95,23 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._answer(None)
 
+    def do_DELETE(self) -> None:
+        self.kfp.requests.append(f"DELETE {urlsplit(self.path).path}")
+        self._send(200, b"{}", "application/json")
+
     def do_POST(self) -> None:
-        self._answer(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        content = self.rfile.read(int(self.headers["Content-Length"] or 0)) or b"{}"
+        kind = self.headers["Content-Type"] or ""
+        self._answer(_file_in(content, kind) if "multipart" in kind else json.loads(content))
 
     def _answer(self, body: dict[str, Any] | None) -> None:
         self.kfp.requests.append(f"{self.command} {urlsplit(self.path).path}")
         try:
             if urlsplit(self.path).path.startswith("/k8s/") and not self.kfp.always:
                 self._answer_of_the_ui()
+                return
+            if urlsplit(self.path).path == "/artifacts/get":
+                self._answer_of_the_store()
                 return
             answer = self._result(body)
             if answer == CUT:
@@ -122,6 +140,14 @@ class _Handler(BaseHTTPRequestHandler):
             text = found if isinstance(found, str) else json.dumps(found)
             self._send(200, text.encode(), "text/plain")
 
+    def _answer_of_the_store(self) -> None:
+        query = {name: values[0] for name, values in parse_qs(urlsplit(self.path).query).items()}
+        found = self.kfp.artifacts.get(f"{query['source']}://{query['bucket']}/{query['key']}")
+        if found is None:
+            self._send(500, b"Failed to get object in bucket: not found", "text/html")
+        else:
+            self._send(200, found, "application/octet-stream")
+
     def _result(self, body: dict[str, Any] | None) -> Any:
         kfp, path = self.kfp, urlsplit(self.path).path
         if kfp.always == SIGN_IN_PAGE:
@@ -132,19 +158,49 @@ class _Handler(BaseHTTPRequestHandler):
             return {}
         if path == f"{API}/experiments":
             return self._new_experiment(body) if body else self._experiments()
-        if path == f"{API}/runs" and body:
-            return self._new_run(body)
+        if path.endswith((":terminate", ":disable")):
+            return {}
+        if path == f"{API}/runs":
+            return self._new_run(body) if body else {"runs": kfp.listed}
         if path == f"{API}/recurringruns" and body:
             return self._new_recurring_run(body)
+        if path == f"{API}/pipelines":
+            return self._new_pipeline(body) if body else self._named("pipelines", kfp.pipelines)
+        if path == f"{API}/pipelines/upload_version" and body:
+            return self._new_version(body)
+        if path.startswith(f"{API}/pipelines/") and path.endswith("/versions"):
+            of = path.split("/")[-2]
+            versions = [one for one in kfp.versions if one["pipeline_id"] == of]
+            return self._named("pipeline_versions", versions)
         if path.startswith(f"{API}/runs/"):
             return self._run(path.rpartition("/")[2])
         raise _RefusedError(404, "Not Found")
 
     def _experiments(self) -> dict[str, Any]:
-        wanted = json.loads(parse_qs(urlsplit(self.path).query)["filter"][0])
-        name = wanted["predicates"][0]["stringValue"]
-        found = [one for one in self.kfp.experiments if one["display_name"] == name]
-        return {"experiments": found} if found else {}
+        return self._named("experiments", self.kfp.experiments)
+
+    def _named(self, what: str, known: list[dict[str, Any]]) -> dict[str, Any]:
+        wanted = parse_qs(urlsplit(self.path).query).get("filter")
+        name = json.loads(wanted[0])["predicates"][0]["stringValue"] if wanted else None
+        found = [one for one in known if name in (None, one["display_name"])]
+        return {what: found} if found else {}
+
+    def _new_pipeline(self, body: dict[str, Any]) -> dict[str, Any]:
+        pipeline = body | {"pipeline_id": f"pipeline-{len(self.kfp.pipelines)}"}
+        self.kfp.pipelines.append(pipeline)
+        return pipeline
+
+    def _new_version(self, package: dict[str, Any]) -> dict[str, Any]:
+        query = {name: values[0] for name, values in parse_qs(urlsplit(self.path).query).items()}
+        version = {
+            "pipeline_id": query["pipelineid"],
+            "pipeline_version_id": f"version-{len(self.kfp.versions)}",
+            "display_name": query["name"],
+            "description": query.get("description", ""),
+            "pipeline_spec": package,
+        }
+        self.kfp.versions.append(version)
+        return version
 
     def _new_experiment(self, body: dict[str, Any]) -> dict[str, Any]:
         experiment = body | {"experiment_id": f"experiment-{len(self.kfp.experiments)}"}
@@ -315,6 +371,16 @@ def _node(name: str, state: str) -> dict[str, Any]:
         "start_time": "2026-03-01T10:00:10Z" if state else "0001-01-01T00:00:00Z",
         "end_time": "2026-03-01T10:02:15Z" if over else "0001-01-01T00:00:00Z",
     }
+
+
+def _file_in(content: bytes, kind: str) -> dict[str, Any]:
+    """Return the package in a form that holds one file, as KFP keeps it."""
+    form = message_from_bytes(f"Content-Type: {kind}\r\n\r\n".encode() + content)
+    [part] = form.get_payload()
+    spec, platform = yaml.safe_load_all(part.get_payload(decode=True))
+    json_format.ParseDict(spec, pipeline_spec_pb2.PipelineSpec())
+    json_format.ParseDict(platform, pipeline_spec_pb2.PlatformSpec())
+    return {"pipeline_spec": spec, "platform_spec": platform}
 
 
 def _check(body: dict[str, Any]) -> None:

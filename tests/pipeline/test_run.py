@@ -70,6 +70,13 @@ def test_a_run_publishes_every_file_of_the_reference_and_its_own(first):
     assert path_after("report", done.stdout).is_file()
 
 
+def test_the_pages_that_kfp_shows_are_the_published_ones(first):
+    published = path_after("published", first[1].stdout)
+    for page in ("report", "explorer"):
+        shown = published.parents[1] / "evaluate" / page
+        assert shown.read_bytes() == (published / "eval" / f"{page}.html").read_bytes()
+
+
 def test_a_run_ends_with_the_headline_beside_the_baselines(first):
     output = first[1].stdout
     row = next(line for line in output.splitlines() if line.startswith("pearson_delta"))

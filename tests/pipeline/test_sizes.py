@@ -45,7 +45,7 @@ def test_nine_priors_at_five_seeds_fit_an_object_whose_node_status_is_offloaded(
 
 
 def test_nine_priors_at_five_seeds_fit_in_two_goes_without_it():
-    first = of("compare-priors.yaml", 6, 5)
+    first = of("compare-priors.yaml", 7, 4)
     assert first.bytes < bounds.WORKFLOW
     assert of("compare-priors.yaml", 9, 5, cached=len(first.runs)).bytes < bounds.WORKFLOW
 

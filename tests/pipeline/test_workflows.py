@@ -159,3 +159,21 @@ def test_a_release_pushes_what_it_tested_and_attaches_what_it_compiled():
     assert upload["with"]["path"].split() == [compiled, lock]
     attach = document["jobs"]["publish"]["steps"][-1]["run"]
     assert f"release/{compiled} release/{lock}" in attach
+
+
+def kind_commands(text: str) -> list[str]:
+    """Return the commands in a text that make a cluster, each in one line."""
+    lines = " ".join(text.replace("\\\n", " ").split(" ")).splitlines()
+    whole = [" ".join(line.split()) for line in lines]
+    made = ("kind create", "kubectl apply", "kubectl wait", "kubectl patch", "kubectl set")
+    return [line for line in whole if line.startswith((*made, "kubectl rollout"))]
+
+
+def test_the_live_suite_runs_on_a_cluster_made_by_the_words_of_the_readme():
+    readme = (ROOT / "manifests/README.md").read_text()
+    section = next(part for part in readme.split("\n## ") if part.startswith("kind\n"))
+    steps = [step.get("run", "") for step in steps_of(read(WORKFLOWS["live"]))]
+    wanted = kind_commands(section)
+    assert len(wanted) > 5
+    assert [line for step in steps for line in kind_commands(step)] == wanted
+    assert "make test-live HOST=" in "\n".join(steps)
