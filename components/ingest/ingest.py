@@ -1,8 +1,9 @@
 """The ingest stage: any source of cells becomes the cells artifact, in blocks of rows."""
 
+import json
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,8 @@ def write_cells(
             "source_sha256": digest,
             "normalisation": NORMALISATION,
             "control_label": labels.facts["control_label"],
+            # As text, since a name may have a slash, which parts the keys of an h5ad.
+            "other_spellings": json.dumps(labels.spellings),
         }
         writer.finish(labels.obs, source.genes, uns)
         filled = writer.entries / max(1, writer.rows * writer.n_genes)
@@ -119,7 +122,6 @@ def _warn(facts: Mapping[str, Any], summary: Mapping[str, Any]) -> None:
     for key, what in (
         ("cells_without_label", "cells without a perturbation or line were left out"),
         ("cells_without_counts", "cells have no count at all and are kept as zeros"),
-        ("perturbed_genes_not_measured", "perturbed genes are not among the measured ones"),
     ):
         if summary[key]:
             _say(f"note: {summary[key]} {what}")
@@ -131,10 +133,13 @@ def ingest(
     *,
     perturbation_column: str = "gene",
     cell_line_column: str = "cell_line",
-    control: str = "non-targeting",
+    control: str | Sequence[str] = "non-targeting",
     batch_column: str = "",
     expression: str = AUTO,
     obs_filter: dict[str, Any] | None = None,
+    label_separator: str = "",
+    missing_is_control: bool = False,
+    left_out: Sequence[str] = (),
     seed: int = 0,
 ) -> None:
     """Read a screen and write the cells artifact; memory does not grow with X.
@@ -143,13 +148,19 @@ def ingest(
         source: a path or a ``file://``, ``gs://``, ``s3://``, ``hf://`` or ``https://`` URI of an
             h5ad file, or ``sim://screen?…`` for a generated screen (see `generator`).
         target: folder to write; must not exist.
-        perturbation_column: column of obs with the perturbed gene; ``A+B`` are two at once,
-            GEARS's ``GENE+ctrl`` is ``GENE``. ``=<control>`` if all cells are controls.
+        perturbation_column: column of obs with the perturbed gene; ``A+B`` are two at once, in
+            either order, GEARS's ``GENE+ctrl`` is ``GENE``. ``=<control>`` if all cells are
+            controls.
         cell_line_column: column of obs with the cell line, or ``=name`` if all cells are of one.
-        control: label of control cells in the perturbation column; becomes ``non-targeting``.
+        control: label of control cells in the perturbation column, several with commas between
+            or as a list, or a pattern (``NT-*``); they become ``non-targeting``.
         batch_column: column of obs with the batch; empty for none.
         expression: ``counts``, ``log1p``, or ``auto`` to tell from a sample of X.
         obs_filter: column of obs to the value, or the list of values, that are kept.
+        label_separator: what stands between two genes in a label beside ``+``, such as ``_``.
+            Empty: labels that look as if something did are refused; ``+``: they are single genes.
+        missing_is_control: cells without a label are controls, rather than left out.
+        left_out: labels, or patterns, whose cells are not wanted.
         seed: seed of a generated screen whose URI names none, and of the sample of rows.
 
     Raises:
@@ -165,10 +176,13 @@ def ingest(
         "source": shown(source),
         "perturbation_column": perturbation_column,
         "cell_line_column": cell_line_column,
-        "control": control,
+        "control": control if isinstance(control, str) else list(control),
         "batch_column": batch_column,
         "expression": expression,
         "obs_filter": obs_filter or {},
+        "label_separator": label_separator,
+        "missing_is_control": missing_is_control,
+        "left_out": list(left_out),
         "seed": seed,
     }
     with (
@@ -183,7 +197,12 @@ def ingest(
             control=control,
             batch_column=batch_column,
             obs_filter=obs_filter or {},
+            label_separator=label_separator,
+            missing_is_control=missing_is_control,
+            left_out=left_out,
         )
+        for line in labels.said:
+            _say(line)
         symbol_columns = cells.symbol_columns() if isinstance(cells, H5adSource) else ()
         check_names(cells, labels.obs.index, symbol_columns)
         found, how = detect(cells.sample(labels.kept, seed), expression, cells.name)
