@@ -74,6 +74,8 @@ def raw_scores(
     if own_controls:
         settings = replace(settings, control_source="pred")
     names = [name for name, spec in CATALOG.items() if PROFILE in spec.profiles]
+    if every_gene_is_a_target(measured, genes):
+        names = [name for name in names if name not in WITHOUT_TARGETS]
     sides = (predicted, measured)
     bulks, moments = zip(*map(_moments, sides), strict=True)
     with _quiet():

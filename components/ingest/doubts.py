@@ -4,10 +4,10 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
+from components.ingest.controls import pattern_of
 from components.ingest.names import JOINT, Names, Reader, cut
 from components.shared.errors import InputError, shortlist
 from components.shared.perturbation import CONTROL, genes_of
-from components.shared.perturbation_names import plain
 
 NAMED = 5
 SEPARATORS = ("_", ",", "|", ";", "/", "&", ":", "-", " ", ".")
@@ -45,11 +45,12 @@ def looks_of(part: str, genes: Collection[str]) -> str:
     return "" if re.fullmatch(SYMBOL, part) else "no gene symbol"
 
 
-def double_of(label: str, known: Collection[str]) -> str:
-    """Return what separates two known genes in a label; empty if it is no double."""
+def double_of(label: str, known: Collection[str], reader: Reader) -> str:
+    """Return what separates genes, or a gene and a filler, in a label; empty if nothing does."""
     for mark in SEPARATORS:
         parts = cut(label, (mark,), known) if mark in label else []
-        if len(parts) > 1 and all(part in known for part in parts):
+        genes = [part for part in parts if part in known]
+        if len(parts) > 1 and genes and all(p in known or reader.is_filler(p) for p in parts):
             return mark
     return ""
 
@@ -60,14 +61,16 @@ def check_like_controls(names: Names, controls: Collection[str], where: str) -> 
     Raises:
         InputError: some are; names them.
     """
-    if names.like_controls:
-        said = shortlist(sorted(controls)) if controls else "cells without a label"
-        raise InputError(
-            f"{where}: {shortlist(names.like_controls, NAMED)} names no gene and looks like a "
-            f"control, but the controls are {said}; name all of them in control_label (a pattern "
-            "such as NT-*, or several with commas between), or those to leave out in left_out of "
-            "ingest_options"
-        )
+    if not names.like_controls:
+        return
+    said = shortlist(sorted(controls), NAMED) if controls else "cells without a label"
+    alike = [*sorted(controls), *names.like_controls]
+    every = pattern_of(alike, {*alike, *names.of})
+    raise InputError(
+        f"{where}: {shortlist(names.like_controls, NAMED)} would be taken for genes, but look like "
+        f"controls, and the controls are {said}; set control_label to all of them ('{every}'), or "
+        "name those to leave out in left_out of ingest_options"
+    )
 
 
 def check_doubles(names: Names, reader: Reader, where: str) -> None:
@@ -84,7 +87,7 @@ def check_doubles(names: Names, reader: Reader, where: str) -> None:
     found: dict[str, list[str]] = {}
     for label, name in names.of.items():
         if name and name != CONTROL and name not in reader.genes:
-            mark = double_of(plain(label), known)
+            mark = double_of(label, known, reader)
             found.setdefault(mark, []).append(label)
     found.pop("", None)
     # A hyphen or a dot is part of many symbols: one label alone may be a gene.
@@ -94,9 +97,9 @@ def check_doubles(names: Names, reader: Reader, where: str) -> None:
     if found:
         mark = max(found, key=lambda key: len(found[key]))
         raise InputError(
-            f"{where}: {shortlist(found[mark], NAMED)} is taken for one gene, but its parts are "
-            f"genes or controls with '{mark}' between; set label_separator '{mark}' in "
-            "ingest_options, or '+' if they are single genes"
+            f"{where}: {shortlist(found[mark], NAMED)} would be taken for one gene each, but look "
+            f"like genes, or a gene and a control, with '{mark}' between; set label_separator "
+            f"'{mark}' in ingest_options, or '+' if they are single genes"
         )
 
 
