@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from components.shared.errors import InputError, nearest, shortlist
+from components.shared.parameters import test_line_trains
 from components.shared.perturbation_names import line_named
 from components.shared.splits import TEST, TRAIN, VAL
 from components.split.labels import Labels, generator
@@ -70,18 +71,7 @@ def from_lines(train_lines: Sequence[str], test_line: str, labels: Labels) -> Ru
     if twice:
         raise InputError(f"train_lines: {shortlist(twice)} given more than once; give each once")
     if test_line in train_lines:
-        others = [line for line in train_lines if line != test_line]
-        way = (
-            "take it out of one of them"
-            if others
-            else "take others to train on; in one line alone, single perturbations are held out by "
-            'a split_file in split_options that lists them ([fewshot."dataset.cell_line"], test = '
-            "[…]; split's README shows one)"
-        )
-        raise InputError(
-            f"test_line '{test_line}' is one of train_lines; the test line must not be trained on, "
-            f"{way}"
-        )
+        raise InputError(test_line_trains(test_line, alone=len(train_lines) == 1))
     return Rules(test_line, dict.fromkeys(train_lines, TRAIN) | {test_line: TEST})
 
 

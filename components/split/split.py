@@ -13,6 +13,7 @@ from components.shared.asked import read_perturbations
 from components.shared.cells import Cells
 from components.shared.downloads import shown
 from components.shared.errors import InputError, shortlist
+from components.shared.parameters import check_fraction, check_whole
 from components.shared.perturbation import genes_of, in_the_words_of
 from components.shared.perturbation_names import canonical_name, line_key, same_things, text_of
 from components.shared.splits import ASKED_FILE, SPLITS_FILE, SUMMARY_FILE, TEST, TRAIN, VAL
@@ -69,10 +70,8 @@ def split(
         InputError: a line, fraction or file that cannot be used, or a set that would be empty;
             nothing is written.
     """
-    if not 0 <= val_fraction <= 1:
-        raise InputError(f"val_fraction={val_fraction}: expected a number from 0 to 1")
-    if seed < 0:
-        raise InputError(f"seed={seed}: expected 0 or more")
+    check_fraction(val_fraction)
+    check_whole("seed", seed)
     asked = read_perturbations(perturbations)
     opened = Cells.open(cells)
     if not isinstance(train_lines, str):
