@@ -8,9 +8,9 @@ from components.shared.errors import InputError, nearest, shortlist
 from components.shared.perturbation_names import text_of
 
 _WORDS = (
-    r"non[-_ ]?target(?:ing|ed)?|no[-_ ]?target|safe[-_ ]?(?:harbou?r|target(?:ing|ed)?)|"
-    r"(?:neg(?:ative)?|pos(?:itive)?|non[-_ ]?targeting)?[-_ ]?(?:controls?|ctrl|ctl)|negative|"
-    r"ntc|scrambled?|mock|dmso|vehicle|unperturbed|untreated|untransduced|wild[-_ ]?type|"
+    r"non[-_ .]?target(?:ing|ed)?|no[-_ .]?target|safe[-_ .]?(?:harbou?r|target(?:ing|ed)?)|"
+    r"(?:neg(?:ative)?|pos(?:itive)?|non[-_ .]?targeting)?[-_ .]?(?:controls?|ctrl|ctl)|negative|"
+    r"ntc|scrambled?|mock|dmso|vehicle|unperturbed|untreated|untransduced|wild[-_ .]?type|"
     r"luciferase|lacz|e?gfp|intergenic"
 )
 _SUFFIX = r"(?:[-_ .#:]*(?:sgrna|grna|guide|sg|g|rep)?[-_ .#:]*\d{0,6}(?:[-_ .#:]+\w{1,20})*)"

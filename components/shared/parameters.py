@@ -77,7 +77,7 @@ def check_whole(name: str, value: Any) -> None:
     """
     whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
     if isinstance(value, bool) or not whole or value < 0:
-        raise InputError(f"{name}={value!r}: expected a whole number, 0 or more")
+        raise InputError(f"{name}={value!r}: expected 0 or more, a whole number")
 
 
 def check_fraction(value: float) -> None:
