@@ -22,6 +22,7 @@ import yaml
 from kfp import local
 
 from components.check.check import check, check_prediction, grid
+from components.finetune.places import open_place
 from components.finetune.recipe import load_recipe
 from components.publish.publish import check_target
 from components.shared.artifact import sha256_of
@@ -157,9 +158,12 @@ def check_early(params: Mapping[str, Any]) -> None:
     """Check what can be checked now rather than after hours of work.
 
     Raises:
-        InputError: see `check_settings`; or a publish target that is taken or not accessible.
+        InputError: see `check_settings`; a publish target that is taken or not accessible, or a
+            place where no checkpoint can be kept.
     """
     check_settings(params)
+    if place := params.get("checkpoints", ""):
+        open_place(place)
     check_target(params.get("publish_to", ""))
 
 
