@@ -1,6 +1,6 @@
 """From a source's own columns to perturbation, cell_line, is_control and batch."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +21,7 @@ from components.ingest.names import Reader, is_missing, names_of
 from components.ingest.source import Source
 from components.shared.errors import InputError, nearest, shortlist
 from components.shared.perturbation import CONTROL, genes_of
-from components.shared.perturbation_names import commonest, line_key, text_of
+from components.shared.perturbation_names import commonest, is_bare, line_key, text_of
 
 MOST_LISTED = 50
 
@@ -137,6 +137,13 @@ def _line_names(counts: Mapping[str, int]) -> dict[str, str | None]:
     return names | {label: None for label in counts if is_missing(label)}
 
 
+def with_one_name_a_line(obs: pd.DataFrame) -> pd.DataFrame:
+    """Return `obs` of several sources with one spelling of each cell line, that of most cells."""
+    line = pd.Categorical(obs["cell_line"])
+    names = _line_names(_label_counts(line))
+    return obs.assign(cell_line=_merged(line, [names.get(str(x)) for x in line.categories]))
+
+
 def _other_spellings(raw: "pd.Series[Any]", named: "pd.Categorical[str]") -> dict[str, list[str]]:
     """Return name -> what the source calls it, for names that it spells otherwise or several ways.
 
@@ -183,6 +190,10 @@ def _named(
     names = names_of(_label_counts(column[kept]), reader)
     check_like_controls(names, reader.controls, where)
     check_doubles(names, reader, where)
+    if loose := [label for label, found in names.of.items() if found and not is_bare(found)]:
+        raise InputError(
+            f"{where}: {shortlist(loose)} is not made of gene symbols; expected a symbol, or A+B"
+        )
     genes = reader.genes
     doubted = any(doubts_of({x for x in names.of.values() if x and x != CONTROL}, genes)[0:1])
     columns = _columns_with_genes(source, name) if doubted else {}
@@ -244,8 +255,8 @@ def labels_of(
             f"{where} has both '{said_control}' and '{CONTROL}'; give both as control_label "
             f"('{said_control}, {CONTROL}'), or one in left_out of ingest_options"
         )
-    unwanted = [label for entry in left_out for label in matching(text_of(entry), everywhere)]
-    reader = Reader(genes, controls, label_separator, missing_is_control, frozenset(unwanted))
+    unwanted = _left_out(left_out, everywhere, where)
+    reader = Reader(genes, controls, label_separator, missing_is_control, unwanted)
     if not passed.any():
         raise InputError(
             f"{source.name}: no cell is left of {len(passed)}; loosen obs_filter "
@@ -285,6 +296,23 @@ def labels_of(
     return Labels(kept, obs, facts, spellings, [*said, *_told(spellings, dropped)])
 
 
+def _left_out(entries: Sequence[str], present: Collection[str], where: str) -> frozenset[str]:
+    """Return the labels that are not wanted.
+
+    Raises:
+        InputError: one that no cell has.
+    """
+    found: list[str] = []
+    for entry in map(text_of, entries):
+        fits = matching(entry, present)
+        if not fits:
+            raise InputError(
+                f"{where}: left_out: no cell is labelled '{entry}'{nearest(entry, present)}"
+            )
+        found += fits
+    return frozenset(found)
+
+
 def _told(
     spellings: Mapping[str, Mapping[str, list[str]]], dropped: Mapping[str, int]
 ) -> list[str]:
@@ -301,7 +329,7 @@ def _told(
     if dropped:
         listed = ", ".join(f"{n} '{label}'" for label, n in list(dropped.items())[:NAMED])
         more = f" and {len(dropped) - NAMED} more" if len(dropped) > NAMED else ""
-        said.append(f"note: left out, since their text names no perturbation: {listed}{more}")
+        said.append(f"note: left out, as no perturbation or not wanted: {listed}{more}")
     return said
 
 
