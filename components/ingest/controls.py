@@ -14,7 +14,8 @@ _WORDS = (
     r"luciferase|lacz|e?gfp|intergenic"
 )
 _SUFFIX = r"(?:[-_ .#:]*(?:sgrna|grna|guide|sg|g|rep)?[-_ .#:]*\d{0,6}(?:[-_ .#:]+\w{1,20})*)"
-LOOKS = re.compile(rf"(?:{_WORDS}){_SUFFIX}|(?:nt|wt|scr|neg)(?:[-_ .#:]+\w+)*|(?:nt|neg)\d+")
+_SHORT = r"(?:nt|wt|scr|neg)(?:[-_ .#:]+\w+)*|(?:nt|neg)\d+"
+LOOKS = re.compile(rf"{_GUIDE}(?:{_WORDS}){_SUFFIX}|{_SHORT}")
 """Short words need a separator: WT1 and NT5E are genes."""
 
 

@@ -1,7 +1,7 @@
 """Labels that are taken for genes and are not measured: what they look like, and what to do."""
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from components.ingest.controls import pattern_of
@@ -10,7 +10,7 @@ from components.shared.errors import InputError, shortlist
 from components.shared.perturbation import CONTROL, genes_of
 
 NAMED = 5
-SEPARATORS = ("_", ",", "|", ";", "/", "&", ":", "-", " ", ".")
+SEPARATORS = ("_", ",", "|", ";", "/", "&", ":", "~", " and ", "-", " ", ".")
 ENSEMBL = r"ENS[A-Z]*G\d{6,}(?:\.\d+)?"
 NUMBER = r"[-+]?\d+(?:\.\d*)?(?:e[-+]?\d+)?"
 SYMBOL = r"[A-Za-z][A-Za-z0-9.\-@/()']{0,39}"
@@ -82,7 +82,7 @@ def check_doubles(names: Names, reader: Reader, where: str) -> None:
     if reader.separator:
         return
     single = {name for name in names.of.values() if name and JOINT not in name}
-    marks = re.compile(f"[{re.escape(''.join(SEPARATORS))}]")
+    marks = re.compile("|".join(map(re.escape, SEPARATORS)))
     known = reader.genes | reader.controls | {name for name in single if not marks.search(name)}
     found: dict[str, list[str]] = {}
     for label, name in names.of.items():
@@ -117,14 +117,14 @@ def doubts_of(names: Iterable[str], genes: Collection[str]) -> tuple[list[Doubt]
 
 
 def check_doubts(
-    names: Names, genes: Collection[str], columns: Mapping[str, str], where: str
+    names: Names, genes: Collection[str], columns: Callable[[], Mapping[str, str]], where: str
 ) -> list[str]:
     """Check that most names can be genes; return what to say of those that cannot.
 
     Args:
         names: of the labels.
         genes: the measured ones.
-        columns: other columns of obs that hold measured genes, with an example.
+        columns: finds other columns of obs that hold measured genes, with an example.
         where: file and column, for messages.
 
     Raises:
@@ -138,12 +138,14 @@ def check_doubts(
         more = f" and {len(doubts) - NAMED} more" if len(doubts) > NAMED else ""
         text = f"{len(doubts)} of {len(perturbations)} perturbations are no genes: {listed}{more}"
         if 2 * len(doubts) > len(perturbations):
-            raise InputError(f"{where}: {text}; {_advice(columns)}")
+            raise InputError(f"{where}: {text}; {_advice(columns())}")
         said.append(f"WARNING: {where}: {text}; they are kept, and no model can be told of them")
     if unmeasured:
+        many = 2 * len(unmeasured) > len(perturbations)
         said.append(
-            f"note: {len(unmeasured)} perturbations have a gene that is not among the measured "
-            f"ones: {shortlist(unmeasured, NAMED)}"
+            f"{f'WARNING: {where}' if many else 'note'}: {len(unmeasured)} of "
+            f"{len(perturbations)} perturbations have a gene that is not among the measured ones: "
+            f"{shortlist(unmeasured, NAMED)}" + ("; are they gene symbols?" if many else "")
         )
     return said
 

@@ -15,7 +15,6 @@ from components.ingest.doubts import (
     check_doubles,
     check_doubts,
     check_like_controls,
-    doubts_of,
 )
 from components.ingest.names import Reader, is_missing, names_of
 from components.ingest.source import Source
@@ -194,10 +193,7 @@ def _named(
         raise InputError(
             f"{where}: {shortlist(loose)} is not made of gene symbols; expected a symbol, or A+B"
         )
-    genes = reader.genes
-    doubted = any(doubts_of({x for x in names.of.values() if x and x != CONTROL}, genes)[0:1])
-    columns = _columns_with_genes(source, name) if doubted else {}
-    said = check_doubts(names, genes, columns, where)
+    said = check_doubts(names, reader.genes, lambda: _columns_with_genes(source, name), where)
     named = _merged(column, [names.of.get(str(label)) for label in column.categories])
     if reader.missing_is_control:
         named = named if CONTROL in named.categories else named.add_categories([CONTROL])

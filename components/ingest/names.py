@@ -125,9 +125,9 @@ class Reader:
             return ()
         if label in self.left_out:
             return None
-        if label not in self.genes and means_nothing(label):
-            return () if self.missing_is_control and is_missing(label) else None
         parts = self.parts(label)
+        if label not in self.genes and (means_nothing(label) or all(map(is_missing, parts))):
+            return () if self.is_control(label) else None
         unclear = [part for part in parts if part not in self.genes and not self.is_filler(part)]
         if any(means_nothing(part) for part in unclear):
             return None
@@ -135,9 +135,10 @@ class Reader:
 
     def is_control(self, label: str) -> bool:
         """Return whether a label without genes is one of the controls', or missing as they are."""
-        if label in self.controls or (self.missing_is_control and is_missing(label)):
+        parts = self.parts(label)
+        if label in self.controls or (self.missing_is_control and all(map(is_missing, parts))):
             return True
-        return any(part in self.controls for part in self.parts(label))
+        return any(part in self.controls for part in parts)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ parameters alone, and a look at the local paths that these name.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from components.shared.checkpoint_files import CHECKPOINT_FILES
 from components.shared.errors import InputError, shortlist
 from components.shared.options import checked_options
 from components.shared.perturbation_names import line_key, same_things, text_of
@@ -67,6 +68,15 @@ def check_parameters(parameters: Mapping[str, Any]) -> None:
         for uri in named:
             if uri and scheme_of(uri) in LOCAL:
                 check_local(uri, name)
+    _check_checkpoint(parameters.get("pretrained", ""))
+
+
+def _check_checkpoint(pretrained: str) -> None:
+    """Check that a local checkpoint has its files."""
+    asked = parse_pretrained(pretrained) if pretrained else None
+    if asked and not asked.random_size and scheme_of(pretrained) in LOCAL:
+        for name in CHECKPOINT_FILES:
+            check_local(f"{pretrained.rstrip('/')}/{name}", "pretrained")
 
 
 def check_whole(name: str, value: Any) -> None:

@@ -133,6 +133,12 @@ def test_a_run_that_cannot_be_is_refused_first(wrong, says):
         check({**COMMON, "prior": "none", **wrong}, PACKAGE)
 
 
+def test_a_checkpoint_that_lacks_a_file_is_refused_first(tmp_path):
+    (tmp_path / "best_model.pt").touch()
+    with pytest.raises(InputError, match=r"pretrained=.*/args.json: no such file"):
+        check({**COMMON, "prior": "none", "pretrained": str(tmp_path)}, PACKAGE)
+
+
 def test_lines_may_be_numbers_and_a_split_file_may_hold_out_a_part_of_one(tmp_path):
     (tmp_path / "split.toml").touch()
     check({**COMMON, "prior": "none", "train_lines": [1.0, 2], "test_line": "3"}, PACKAGE)
