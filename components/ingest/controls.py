@@ -13,8 +13,9 @@ _WORDS = (
     r"ntc|scrambled?|mock|dmso|vehicle|unperturbed|untreated|untransduced|wild[-_ .]?type|"
     r"luciferase|lacz|e?gfp|intergenic"
 )
-_SUFFIX = r"(?:[-_ .#:]*(?:sgrna|grna|guide|sg|g|rep)?[-_ .#:]*\d{0,6}(?:[-_ .#:]+\w{1,20})*)"
-_SHORT = r"(?:nt|wt|scr|neg)(?:[-_ .#:]+\w+)*|(?:nt|neg)\d+"
+_SUFFIX = r"(?:[-_ .#:]*(?:sgrna|grna|guide|sg|g|rep)?[-_ .#:]*\d{0,6}(?:[-_ .#:]+[^\W_]+)*)"
+_GUIDE = r"(?:(?:sgrna|grna|sg)[-_ .]?)?"
+_SHORT = r"(?:nt|wt|scr|neg)(?:[-_ .#:]+[^\W_]+)*|(?:nt|neg)\d+"
 LOOKS = re.compile(rf"{_GUIDE}(?:{_WORDS}){_SUFFIX}|{_SHORT}")
 """Short words need a separator: WT1 and NT5E are genes."""
 
