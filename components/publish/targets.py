@@ -3,9 +3,8 @@
 import os
 import shutil
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from components.publish.files import SOMETIMES
 from components.shared.artifact import PROVENANCE, beside
@@ -173,33 +172,7 @@ def _check_hub(uri: str) -> None:
     repository, _ = _repository(uri)
     api = HfApi(token=_token())
     with storage_hf.errors(f"publish_to {uri}", repository):
-        found = storage_hf.trying(f"publish_to {uri}", api.whoami)
-    _check_rights(found, repository, uri)
-
-
-def _check_rights(found: Mapping[str, Any], repository: str, uri: str) -> None:
-    """Check that a token may write to a repository, as far as the Hub says what it may.
-
-    Args:
-        found: what the Hub says of the token.
-        repository: owner and name.
-        uri: for messages.
-
-    Raises:
-        InputError: it may only read, or the owner is neither its user nor one of its organisations.
-    """
-    role = ((found.get("auth") or {}).get("accessToken") or {}).get("role", "")
-    if role == "read":
-        raise InputError(f"publish_to {uri}: {TOKEN} may only read; set a token that may write")
-    user, owner = str(found.get("name", "")), repository.partition("/")[0]
-    groups = [str(group.get("name", "")) for group in found.get("orgs") or ()]
-    # What a fine-grained token may is not told in a form that is promised.
-    if role == "write" and user and owner.casefold() not in {x.casefold() for x in (user, *groups)}:
-        others = f" ({', '.join(groups)})" if groups else ""
-        raise InputError(
-            f"publish_to {uri}: '{owner}' is neither the token's user '{user}' nor one of its "
-            f"organisations{others}; give hf://{user}/<name>, or the owner's own {TOKEN}"
-        )
+        storage_hf.trying(f"publish_to {uri}", api.whoami)
 
 
 def _to_hub(folder: Path, uri: str) -> str:

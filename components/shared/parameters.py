@@ -5,15 +5,16 @@ parameters alone, and a look at the local paths that these name.
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from components.shared.checkpoint_files import CHECKPOINT_FILES
-from components.shared.errors import InputError, shortlist
+from components.shared.errors import InputError, nearest, shortlist
 from components.shared.options import checked_options
 from components.shared.perturbation_names import line_key, same_things, text_of
 from components.shared.pretrained import parse_pretrained
 from components.shared.prior_grammar import parse_prior, uris
-from components.shared.storage import LOCAL, SHA256, check_local, scheme_of
+from components.shared.storage import LOCAL, SHA256, local_path, scheme_of
 
 INGEST_OPTIONS: dict[str, Any] = {
     "batch_column": "",
@@ -71,12 +72,35 @@ def check_parameters(parameters: Mapping[str, Any]) -> None:
     _check_checkpoint(parameters.get("pretrained", ""))
 
 
+def check_local(uri: str, name: str) -> Path:
+    """Check that a file or folder of this machine is there, and return it.
+
+    Args:
+        uri: a path or ``file://``.
+        name: the parameter.
+
+    Raises:
+        InputError: there is nothing, or nothing that may be seen.
+    """
+    path = local_path(uri)
+    try:
+        if path.exists():
+            return path
+        parent = path.parent
+        inside = [other.name for other in parent.iterdir()] if parent.is_dir() else []
+    except OSError as error:
+        raise InputError(f"{name}={path}: may not be read ({error.strerror})") from None
+    hint = nearest(path.name, inside) if parent.is_dir() else f" (nor its folder {parent})"
+    raise InputError(f"{name}={path}: no such file or folder{hint}; check the path")
+
+
 def _check_checkpoint(pretrained: str) -> None:
-    """Check that a local checkpoint has its files."""
+    """Check that a local checkpoint's folder has its files."""
     asked = parse_pretrained(pretrained) if pretrained else None
     if asked and not asked.random_size and scheme_of(pretrained) in LOCAL:
-        for name in CHECKPOINT_FILES:
-            check_local(f"{pretrained.rstrip('/')}/{name}", "pretrained")
+        path = check_local(pretrained, "pretrained")
+        for name in CHECKPOINT_FILES if path.is_dir() else ():
+            check_local(str(path / name), "pretrained")
 
 
 def check_whole(name: str, value: Any) -> None:

@@ -151,18 +151,6 @@ def local_path(uri: str) -> Path:
     return Path("/" + unquote(path))
 
 
-def check_local(uri: str, name: str) -> None:
-    """Check that there is a file or folder of this machine; ``name`` is the parameter.
-
-    Raises:
-        InputError: there is nothing.
-    """
-    path = local_path(uri)
-    if not path.exists():
-        what = "file" if path.suffix else "file or folder"
-        raise InputError(f"{name}={path}: no such {what}{_nearest_in_parent(path)}; check the path")
-
-
 def _split_sha256(uri: str) -> tuple[str, str]:
     bare, found, digest = uri.partition(SHA256)
     if found and not re.fullmatch(r"[0-9a-fA-F]{64}", digest):

@@ -90,7 +90,7 @@ def test_a_grid_that_cannot_be_is_refused_in_one_line(priors, seeds, says):
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        ({"dataset": "/nowhere/in.h5ad"}, "dataset=/nowhere/in.h5ad: no such file"),
+        ({"dataset": "/nowhere/in.h5ad"}, "dataset=/nowhere/in.h5ad: no such file or folder"),
         ({"split_options": {"val_frac": 0.2}}, "'val_frac' is not an option, nearest: 'val_fr"),
         ({"split_options": {"val_fraction": "20%"}}, "expected a value of type float"),
         ({"split_options": {"val_fraction": 2}}, "val_fraction=2.0: expected a number from 0 to 1"),

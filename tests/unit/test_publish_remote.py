@@ -4,12 +4,10 @@ import re
 from collections.abc import Iterator
 from itertools import repeat
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from components.publish.publish import check_target, publish
-from components.publish.targets import _check_rights
 from components.shared.errors import InputError
 from tests.unit.faults import Cut, Fault, Lost
 from tests.unit.hub_server import (
@@ -326,30 +324,6 @@ def test_a_wrong_token_is_noticed_before_any_work(hub: Hub, run: Run, tmp_path: 
     assert "hf_wrong" not in said
     assert hub.created == []
     assert not (tmp_path / "published").exists()
-
-
-def told(role: str, *groups: str) -> dict[str, Any]:
-    """Return what the Hub says of a token."""
-    orgs = [{"name": name} for name in groups]
-    return {"name": "someone", "orgs": orgs, "auth": {"accessToken": {"role": role}}}
-
-
-@pytest.mark.parametrize(
-    ("found", "says"),
-    [
-        (told("read", "lab"), "HF_TOKEN may only read"),
-        (told("write", "other"), r"'lab' is neither the token's user 'someone'.*\(other\)"),
-        (told("write"), "give hf://someone/<name>"),
-    ],
-)
-def test_a_token_that_may_not_write_there_is_noticed_before_any_work(found, says):
-    with pytest.raises(InputError, match=says):
-        _check_rights(found, "lab/model", "hf://lab/model")
-
-
-@pytest.mark.parametrize("found", [told("write", "Lab"), told("fineGrained"), {"name": "someone"}])
-def test_a_token_that_may_or_that_cannot_be_judged_passes(found):
-    _check_rights(found, "lab/model", "hf://lab/model")
 
 
 def test_without_a_token_nothing_is_sent(hub: Hub, run: Run, tmp_path: Path) -> None:
