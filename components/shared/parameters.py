@@ -4,6 +4,7 @@ The check task asks for them first, and so do the commands that start or submit 
 parameters alone, and a look at the local paths that these name.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,7 @@ def check_parameters(parameters: Mapping[str, Any]) -> None:
         InputError: an unknown or mistyped option, lines that cannot be, a number that is too small
             or large, or a local path where nothing is.
     """
+    check_sendable(parameters)
     for name in WHOLE:
         check_whole(name, parameters.get(name, 0))
     ingest = checked_options(
@@ -70,6 +72,19 @@ def check_parameters(parameters: Mapping[str, Any]) -> None:
             if uri and scheme_of(uri) in LOCAL:
                 check_local(uri, name)
     _check_checkpoint(parameters.get("pretrained", ""))
+
+
+def check_sendable(params: Mapping[str, Any]) -> None:
+    """Check that each parameter can be sent as JSON.
+
+    Raises:
+        InputError: a value that JSON has no word for, such as a date or nan.
+    """
+    for name, value in params.items():
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"parameter {name}={value!r}: cannot be sent ({error})") from None
 
 
 def check_local(uri: str, name: str) -> Path:
