@@ -17,6 +17,7 @@ from scipy import sparse
 from components.finetune.known import check_symbols, check_told
 from components.ingest.controls import looks_like_control
 from components.ingest.ingest import ingest
+from components.ingest.labels import with_one_name_a_line
 from components.ingest.names import cut, means_nothing
 from components.shared.errors import InputError
 from components.shared.perturbation import CONTROL, genes_of
@@ -29,7 +30,8 @@ from components.shared.perturbation_names import (
     text_of,
 )
 from components.shared.tokens import GeneTokens
-from components.split.split import split
+from components.split.labels import Labels
+from components.split.split import check_one_name_each, split
 
 GENES = ["AARS1", "CEBPA", "CEBPB", "HLA-A", "KLF1", "MAP2K6", "MYC", "RPL3"]
 
@@ -358,3 +360,35 @@ def test_no_two_names_of_one_thing_have_a_role(tmp_path_factory, source):
 def test_a_plain_text_stays_as_it_is(text):
     assert plain(plain(text)) == plain(text)
     assert text_of(canonical_name(text)) == canonical_name(canonical_name(text)) or "'" in text
+
+
+def test_several_sources_have_one_name_a_line():
+    obs = pd.DataFrame({"cell_line": ["K562", "k562", "k562", "rpe1"]})
+    assert list(with_one_name_a_line(obs)["cell_line"]) == ["k562", "k562", "k562", "rpe1"]
+
+
+def test_names_in_a_split_file_and_in_what_is_asked_for_are_those_of_the_cells(tmp_path):
+    labels = [CONTROL, CONTROL, "KLF1", "MYC", "CEBPA+CEBPB"] * 4
+    taken(tmp_path, screen(labels, ["K562", "rpe1"] * 10))
+    (tmp_path / "split.toml").write_text(
+        '[training]\nx = "train"\n[fewshot."x.RPE-1"]\nval = ["MYC"]\ntest = ["CEBPB+CEBPA"]\n'
+    )
+    split(
+        tmp_path / "cells",
+        tmp_path / "splits",
+        train_lines=["k-562"],
+        test_line="RPE1",
+        perturbations=["CEBPB + CEBPA", "CEBPA+CEBPB"],
+        split_file=str(tmp_path / "split.toml"),
+    )
+    table = pd.read_parquet(tmp_path / "splits" / "splits.parquet")
+    assert set(table.loc[table["role"] == "test", "perturbation"]) == {"CEBPA+CEBPB"}
+    asked = json.loads((tmp_path / "splits" / "asked.json").read_text())
+    assert asked["perturbations"] == ["CEBPA+CEBPB"]
+
+
+def test_cells_in_which_one_thing_has_two_names_are_refused():
+    for lines, names in ((["K562", "k562"], ["A"]), (["k562"], ["A+B", "B+A"])):
+        labels = Labels(np.array([]), lines, names, np.array([]), np.array([]))
+        with pytest.raises(InputError, match="are names of one"):
+            check_one_name_each(labels, "cells.h5ad")
