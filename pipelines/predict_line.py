@@ -13,10 +13,11 @@ from typing import Any
 import pandas as pd
 from anndata import AnnData
 
-from components.ingest.ingest import OPTIONS, ingest
+from components.ingest.ingest import ingest
 from components.predict.predict import predict
 from components.shared.finished import take_model
-from components.shared.options import options_for
+from components.shared.options import checked_options
+from components.shared.parameters import INGEST_OPTIONS
 from components.shared.predictions import PERTURBATIONS_FILE, Predictions
 from components.split.split import split
 
@@ -79,7 +80,7 @@ def predict_line(
             perturbation_column=perturbation_column,
             cell_line_column=cell_line_column,
             control=control_label,
-            **options_for(ingest, ingest_options or {}, allowed=OPTIONS, name="ingest_options"),
+            **checked_options(INGEST_OPTIONS, ingest_options or {}, name="ingest_options"),
         )
         split(
             folder / "cells",

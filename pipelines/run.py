@@ -22,14 +22,14 @@ from typing import Any
 import yaml
 from kfp import local
 
-from components.check.check import check_prediction, grid
+from components.check.check import check, check_prediction, grid
+from components.finetune.places import open_place
 from components.finetune.recipe import load_recipe
 from components.publish.publish import check_target
 from components.shared.artifact import sha256_of
-from components.shared.datasets import as_text, files, with_files
+from components.shared.datasets import as_text, with_files
 from components.shared.downloads import shown
 from components.shared.errors import InputError, nearest, one_line_errors, said_by_system
-from components.shared.pretrained import parse_pretrained
 from components.shared.prior_grammar import parse_prior, with_uris
 from components.shared.storage import SHA256, at_home
 from pipelines.compare import compare_priors, comparison_on
@@ -153,31 +153,33 @@ def _assign(
 
 
 def check_settings(params: Mapping[str, Any]) -> None:
-    """Check what can be checked of the parameters alone.
+    """Check what can be checked of the parameters alone: what the check task asks for, and more.
 
     Raises:
-        InputError: an unknown recipe, override, pretrained size or prior, or perturbations that
-            cannot be read.
+        InputError: an unknown recipe or override; or see `components.check.check`.
     """
-    files(params["dataset"])
+    known = pipeline_parameters(params)
+    params = {name: parameter.default for name, parameter in known.items()} | dict(params)
     if is_prediction(params):
         check_prediction(params, "")
         return
-    load_recipe(params.get("recipe", "default"), params.get("overrides") or {})
+    load_recipe(params["recipe"], params["overrides"] or {})
     if is_comparison(params):
         grid(params, "", "")
     else:
-        parse_prior(params.get("prior", "none"))
-        parse_pretrained(params["pretrained"])
+        check(params, "")
 
 
 def check_early(params: Mapping[str, Any]) -> None:
     """Check what can be checked now rather than after hours of work.
 
     Raises:
-        InputError: see `check_settings`; or a publish target that is taken or not accessible.
+        InputError: see `check_settings`; a publish target that is taken or not accessible, or a
+            place where no checkpoint can be kept.
     """
     check_settings(params)
+    if place := params.get("checkpoints", ""):
+        open_place(place)
     check_target(params.get("publish_to", ""))
 
 

@@ -29,6 +29,7 @@ from components.finetune.effects import (
     vectors_of,
 )
 from components.finetune.keeping import CHECKPOINT_MINUTES
+from components.finetune.known import check_symbols, check_told
 from components.finetune.left_out import Screen
 from components.finetune.loading import load_training_data
 from components.finetune.places import Place, open_place
@@ -268,6 +269,9 @@ def _made_ready(
     if table is not None:
         scgpt_model.add_prior(model, table, neutral=settings.prior_neutral)
     tokens = GeneTokens.of(cells.genes, vocabulary)
+    check_symbols(cells.genes, vocabulary)
+    if prior.summary.get(EFFECTS) is None:
+        check_told(splits.training_perturbations(), tokens, settings.token_for_unmeasured)
     data = load_training_data(
         cells, splits, tokens, device, token_for_unmeasured=settings.token_for_unmeasured
     )

@@ -1,6 +1,7 @@
 """The ingest stage: any source of cells becomes the cells artifact, in blocks of rows."""
 
 import hashlib
+import json
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,6 +26,7 @@ from components.ingest.parts import (
     genes_of_all,
     obs_of_all,
     readings,
+    spellings_of_all,
 )
 from components.ingest.scale import check_option, scale_of
 from components.ingest.source import Source
@@ -39,8 +41,6 @@ from components.shared.progress import bar
 from components.shared.storage import fetched, local_path, scheme_of
 
 TRUTH_FILE = "truth.npz"
-OPTIONS = ("batch_column", "scale", "layer", "gene_column", "genes", "obs_filter", "expression")
-"""Keywords that the pipelines give in one dict."""
 JOIN = " + "
 """Between the names of several files."""
 
@@ -90,12 +90,17 @@ def _part(source: Source, reading: Reading, seed: int) -> Part:
         control=reading.control,
         batch_column=reading.batch_column,
         obs_filter=reading.obs_filter,
+        label_separator=reading.label_separator,
+        missing_is_control=reading.missing_is_control,
+        left_out=reading.left_out,
     )
     if isinstance(source, H5adSource):
         check_names(source, labels.obs.index, source.genes_said, source.symbols_hint())
         labels.facts.update(source.gene_facts)
     else:
         check_names(source, labels.obs.index)
+    for line in labels.said:
+        _say(line)
     found = scale_of(source, labels.kept, reading.expression, reading.scale, seed)
     if found.how:
         what = source.matrix.said if isinstance(source, H5adSource) else "X"
@@ -141,6 +146,9 @@ def write_cells(parts: Sequence[Part], genes: Genes, draft: Draft) -> dict[str, 
         InputError: a value of X that cannot be; names its cell and gene.
     """
     obs = obs_of_all(parts)
+    spellings = spellings_of_all(parts, obs)
+    labels = facts_of_all(parts)
+    labels["other_spellings"] = {what: len(found) for what, found in spellings.items()}
     with (
         h5py.File(draft.path / CELLS_FILE, "w") as file,
         bar(total=len(obs), what="ingest", unit="cells") as progress,
@@ -152,10 +160,12 @@ def write_cells(parts: Sequence[Part], genes: Genes, draft: Draft) -> dict[str, 
         facts = _facts(parts, met)
         told = ("source", "source_sha256", "scale_found", "scale_done", "normalisation")
         uns = {name: facts[name] for name in told}
-        uns["control_label"] = facts_of_all(parts)["control_label"]
+        uns["control_label"] = labels["control_label"]
+        # As text, since a name may have a slash, which parts the keys of an h5ad.
+        uns["other_spellings"] = json.dumps(spellings)
         writer.finish(obs, genes.names, uns)
         filled = writer.entries / max(1, writer.rows * writer.n_genes)
-    facts |= counts_of(obs, genes.names) | {"genes": len(genes.names)} | facts_of_all(parts)
+    facts |= counts_of(obs, genes.names) | {"genes": len(genes.names)} | labels
     return facts | {"nonzero_fraction": round(filled, 4)}
 
 
@@ -206,7 +216,6 @@ def _warn(summary: Mapping[str, Any]) -> None:
         ("genes_numbered", "genes bear the symbol of another and got a number, as in 'TBCE-1'"),
         ("cells_without_label", "cells without a perturbation or line were left out"),
         ("cells_without_counts", "cells have no count at all and are kept as zeros"),
-        ("perturbed_genes_not_measured", "perturbed genes are not among the measured ones"),
     ):
         if summary.get(key):
             _say(f"note: {summary[key]} {what}")
@@ -218,7 +227,7 @@ def ingest(
     *,
     perturbation_column: str = "gene",
     cell_line_column: str = "cell_line",
-    control: str = "non-targeting",
+    control: str | Sequence[str] = "non-targeting",
     batch_column: str = "",
     expression: str = AUTO,
     scale: str = AUTO,
@@ -226,6 +235,9 @@ def ingest(
     gene_column: str = "",
     genes: str = INTERSECTION,
     obs_filter: dict[str, Any] | None = None,
+    label_separator: str = "",
+    missing_is_control: bool = False,
+    left_out: Sequence[str] = (),
     seed: int = 0,
 ) -> None:
     """Read a screen and write the cells artifact; memory does not grow with X.
@@ -236,10 +248,12 @@ def ingest(
             these, as a list or as JSON: an entry may be a dict of ``file`` and of any option below
             that is a file's own, as in ``{"file": "b.h5ad", "cell_line_column": "=rpe1"}``.
         target: folder to write; must not exist.
-        perturbation_column: column of obs with the perturbed gene; ``A+B`` are two at once,
-            GEARS's ``GENE+ctrl`` is ``GENE``. ``=<control>`` if all cells are controls.
+        perturbation_column: column of obs with the perturbed gene; ``A+B`` are two at once, in
+            either order, GEARS's ``GENE+ctrl`` is ``GENE``. ``=<control>`` if all cells are
+            controls.
         cell_line_column: column of obs with the cell line, or ``=name`` if all cells are of one.
-        control: label of control cells in the perturbation column; becomes ``non-targeting``.
+        control: label of control cells in the perturbation column, several with commas between
+            or as a list, or a pattern (``NT-*``); they become ``non-targeting``.
         batch_column: column of obs with the batch; empty for none.
         expression: ``counts``, ``log1p``, or ``auto`` to tell from a sample of X.
         scale: the same to the full: ``counts``, ``log1p_cp10k``, ``log1p_cpm``, ``log2_cp10k``, …
@@ -249,6 +263,10 @@ def ingest(
         genes: which genes are kept of several files: the ``intersection``, or the ``union`` with
             zeros where a file lacks a gene.
         obs_filter: column of obs to the value, or the list of values, that are kept.
+        label_separator: what stands between two genes in a label beside ``+``, such as ``_``.
+            Empty: labels that look as if something did are refused; ``+``: they are single genes.
+        missing_is_control: cells without a label are controls, rather than left out.
+        left_out: labels, or patterns, whose cells are not wanted.
         seed: seed of a generated screen whose URI names none, and of the sample of rows.
 
     Raises:
@@ -264,6 +282,9 @@ def ingest(
         layer=layer,
         gene_column=gene_column,
         obs_filter=obs_filter or {},
+        label_separator=label_separator,
+        missing_is_control=missing_is_control,
+        left_out=left_out,
     )
     text = as_text(source)
     files = readings(text, common)

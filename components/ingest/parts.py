@@ -10,11 +10,12 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from components.ingest.labels import Labels
+from components.ingest.labels import Labels, with_one_name_a_line
 from components.ingest.scale import Found
 from components.ingest.source import Source
 from components.shared.datasets import FILE, entries
 from components.shared.errors import InputError, nearest, shortlist
+from components.shared.perturbation_names import line_key
 
 INTERSECTION = "intersection"
 UNION = "union"
@@ -27,19 +28,29 @@ class Reading:
 
     perturbation_column: str
     cell_line_column: str
-    control: str
+    control: str | Sequence[str]
     batch_column: str
     expression: str
     scale: str
     layer: str
     gene_column: str
     obs_filter: Mapping[str, Any]
+    label_separator: str
+    missing_is_control: bool
+    left_out: Sequence[str]
 
 
 OPTIONS = {"control_label": "control"} | {
     name: name for name in Reading.__dataclass_fields__ if name != "control"
 }
 """What an entry of a list may say, and the field it is."""
+KINDS: dict[str, tuple[tuple[type, ...], str]] = {
+    "control_label": ((str, list, tuple), "text in quotes, or a list"),
+    "obs_filter": ((Mapping,), "a dict"),
+    "missing_is_control": ((bool,), "true or false"),
+    "left_out": ((list, tuple), "a list of labels"),
+}
+"""Types of options that are not text alone."""
 
 
 def readings(dataset: str | Sequence[Any], common: Reading) -> list[tuple[str, Reading]]:
@@ -58,9 +69,8 @@ def readings(dataset: str | Sequence[Any], common: Reading) -> list[tuple[str, R
                     f"dataset: '{name}' is no option of a file{nearest(name, OPTIONS)}; "
                     f"options: {', '.join(OPTIONS)}"
                 )
-            kind = Mapping if name == "obs_filter" else str
-            if not isinstance(value, kind):
-                expected = "a dict" if kind is Mapping else "text in quotes"
+            kinds, expected = KINDS.get(name, ((str,), "text in quotes"))
+            if not isinstance(value, kinds):
                 raise InputError(f"dataset: {name}={value!r}: expected {expected}")
             own[OPTIONS[name]] = value
         found.append((uri, replace(common, **own)))
@@ -155,19 +165,44 @@ def obs_of_all(parts: Sequence[Part]) -> pd.DataFrame:
         if batched:
             own = "batch" in table
             table["batch"] = f"{stem}:" + table["batch"].astype(str) if own else stem
-    obs = pd.concat(tables)
+    obs = with_one_name_a_line(pd.concat(tables))
     return obs.astype({name: "category" for name in obs.columns if name != "is_control"})
 
 
+def spellings_of_all(parts: Sequence[Part], obs: pd.DataFrame) -> dict[str, dict[str, list[str]]]:
+    """Return column to name to what the files call it, where that is not the name alone.
+
+    Args:
+        parts: the files.
+        obs: the labels of the cells of all files, where a line has one name.
+    """
+    lines = {line_key(str(line)): str(line) for line in obs["cell_line"].cat.categories}
+    merged: dict[str, dict[str, list[str]]] = {}
+    for column in ("perturbation", "cell_line"):
+        found: dict[str, set[str]] = {}
+        for part in parts:
+            own = part.labels.spellings.get(column, {})
+            for name in map(str, part.labels.obs[column].cat.categories):
+                one = lines[line_key(name)] if column == "cell_line" else name
+                found.setdefault(one, set()).update(own.get(name, [name]))
+        merged[column] = {n: sorted(found[n]) for n in sorted(found) if found[n] != {n}}
+    return merged
+
+
 def facts_of_all(parts: Sequence[Part]) -> dict[str, Any]:
-    """Return the facts of the files' labels together: counts added up."""
+    """Return the facts of the files' labels together: counts added up, others each once."""
     facts: dict[str, Any] = {}
     for part in parts:
         for name, value in part.labels.facts.items():
-            if isinstance(value, int) and not isinstance(value, bool):
-                facts[name] = facts.get(name, 0) + value
-            elif name in facts and facts[name] != value:
-                facts[name] = f"{facts[name]}, {value}" if isinstance(value, str) else value
-            else:
-                facts[name] = value
+            facts[name] = _together(facts[name], value) if name in facts else value
     return facts
+
+
+def _together(one: Any, other: Any) -> Any:
+    if isinstance(one, dict):
+        return {key: one.get(key, 0) + other.get(key, 0) for key in one | other}
+    if isinstance(one, list):
+        return sorted({*one, *other})
+    if isinstance(one, str):
+        return ", ".join(dict.fromkeys([*one.split(", "), *other.split(", ")]))
+    return one + other

@@ -8,15 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from components.shared.checkpoint_files import ARGS_FILE, CHECKPOINT_FILES, WEIGHTS_FILE
 from components.shared.errors import InputError
 from components.shared.vocabulary import VOCAB_FILE, read_vocabulary
 
-WEIGHTS_FILE = "best_model.pt"
-ARGS_FILE = "args.json"
 STATS_FILE = "training_stats.json"
 EXTRA_FILE = "beyond_scgpt.safetensors"
 """Tensors that scGPT's class does not have, where there are any."""
-CHECKPOINT_FILES = (WEIGHTS_FILE, ARGS_FILE, VOCAB_FILE)
 
 WRAPPED = ("state_dict", "model_state_dict", "model")
 """Keys under which training scripts save a state_dict beside other things."""

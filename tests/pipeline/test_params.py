@@ -150,7 +150,8 @@ def test_a_changed_folder_of_a_prior_changes_what_the_cache_sees(tmp_path, key):
     ("given", "says"),
     [
         ({"expresion": "log1p"}, "'expresion' is not an option, nearest: 'expression'"),
-        ({"expression": 3}, "expected a value of type str"),
+        ({"expression": ["log1p"]}, "expected a value of type str"),
+        ({"expression": True}, "expected a value of type str"),
         ({"obs_filter": "x"}, "expected a value of type dict"),
     ],
 )

@@ -417,6 +417,9 @@ def test_an_address_copied_from_the_browser_will_do():
         ("publish_to=https://host/x", "publish_to=https://host/x: expected gs://"),
         ("split_options.val_fraction=.nan", "cannot be sent"),
         ("ingest_options.obs_filter={day: 2024-01-01}", "cannot be sent"),
+        ("split_options.val_frac=0.2", "'val_frac' is not an option, nearest: 'val_fraction'"),
+        ("train_lines=[no]", "False is no name of a cell line; put names in quotes"),
+        ("seed=-1", "seed=-1: expected 0 or more"),
     ],
 )
 def test_a_parameter_a_cluster_cannot_use_is_refused_before_anything_is_sent(

@@ -40,6 +40,7 @@ from components.evaluate.strata import SEEN, UNSEEN, by_stratum, strata
 from components.evaluate.summary import described, summary_table, undefined_table
 from components.evaluate.training import Training
 from components.evaluate.uncertainty import BEATS, FALLS_SHORT, UNCLEAR, compare, interval
+from components.evaluate.yardstick import Yardstick
 from components.shared.artifact import CELLS, EVALUATION, Artifact, opening, writing
 from components.shared.errors import InputError
 from components.shared.rank_cells import rank_cells
@@ -325,6 +326,24 @@ def test_cells_without_any_effect_lose_one_metric_and_keep_the_others(pair: Pair
     assert np.isnan(found["expr_mse_unbiased_capped_norm"]) and np.isfinite(found["pds_cosine"])
     without = calibrate({"model": found}, found, found).without_scale
     assert "has no value on these cells" in without["expr_mse_unbiased_capped_norm"]
+
+
+def test_a_panel_whose_every_gene_was_knocked_down_loses_one_metric_with_its_reason(
+    pair: Pair,
+) -> None:
+    few = [pair.genes.index(gene) for gene in ("G0", "G1", "G2")]
+    rows = np.flatnonzero(pair.obs["perturbation"].isin(["G0", "G1", "G2", pair.control]))
+    panel = replace(
+        pair,
+        predicted=pair.predicted[rows][:, few],
+        measured=pair.measured[rows][:, few],
+        obs=pair.obs.iloc[rows],
+        genes=[pair.genes[column] for column in few],
+    )
+    found = Yardstick.of(panel, threads=1).examine(panel, what="panel")
+    assert np.isnan(found.calibrated["pds_cosine"])
+    assert "remove every one of the 3 measured gene" in found.not_computed["pds_cosine"]
+    assert np.isfinite(found.calibrated["de_wilcoxon_sig_jaccard"])
 
 
 def test_the_replicate_is_cell_eval2s_own(pair: Pair) -> None:
