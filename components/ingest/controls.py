@@ -81,8 +81,7 @@ def controls_among(
         fits = matching(entry, present)
         if not fits and not optional:
             raise InputError(
-                f"{where}: no cell is labelled '{entry}'"
-                f"{_hint(entry, present, genes, missing)}; set the control label"
+                f"{where}: no cell is labelled '{entry}'{_hint(entry, present, genes, missing)}"
             )
         if len(fits) > 1 and (taken := [label for label in fits if label in genes]):
             raise InputError(
@@ -94,21 +93,22 @@ def controls_among(
 
 
 def _hint(label: str, present: Mapping[str, int], genes: Collection[str], missing: int) -> str:
-    """Return a hint at what may be meant; a gene is never proposed as the control."""
+    """Return what may be meant and what to set; a gene is never proposed as the control."""
     others = {name: n for name, n in present.items() if name not in genes}
     usual = [name for name in others if looks_like_control(name)]
     if len(usual) > 1:
         return (
             f", but labels that look like controls are {shortlist(usual)}, "
-            f"which control_label '{pattern_of(usual, present)}' means"
+            f"set control_label '{pattern_of(usual, present)}'"
         )
     if usual:
-        return f", nearest: '{usual[0]}'"
+        return f", nearest: '{usual[0]}'; set control_label to it"
     if missing:
         return (
             f", and {missing} cells have no label: if they are the controls, set "
             "missing_is_control in ingest_options"
         )
     if not others:
-        return ", and every label is a measured gene"
-    return nearest(label, others) or f" (labels: {shortlist(others)})"
+        return ", and every label is a measured gene; set perturbation_column to one with controls"
+    near = nearest(label, others) or f" (labels: {shortlist(others)})"
+    return f"{near}; set control_label, or perturbation_column to one with controls"

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from components.ingest.controls import controls_among, matching
+from components.ingest.controls import controls_among, entries_of, matching
 from components.ingest.doubts import (
     ENSEMBL,
     NAMED,
@@ -46,6 +46,8 @@ def column_of(source: Source, name: str, parameter: str) -> "pd.Series[Any]":
     Raises:
         InputError: there is no such column; names the nearest.
     """
+    if not source.columns:
+        raise InputError(f"{source.name}: obs has no column '{name}', nor any other")
     if name not in source.columns:
         raise InputError(
             f"{source.name}: obs has no column '{name}'{nearest(name, source.columns)} "
@@ -230,6 +232,8 @@ def labels_of(
     raw_line = _column_or_name(
         source, cell_line_column, "cell_line_column", "'=jurkat' if all cells are of one line"
     )
+    if perturbation_column.startswith("="):
+        control = _control_of_all(source, perturbation_column, control)
     batch = column_of(source, batch_column, "batch_column") if batch_column else None
     passed = passing(source, obs_filter)
     perturbation, line = _as_text(raw), _as_text(raw_line)
@@ -290,6 +294,22 @@ def labels_of(
         "other_spellings": {what: len(found) for what, found in spellings.items()},
     }
     return Labels(kept, obs, facts, spellings, [*said, *_told(spellings, dropped)])
+
+
+def _control_of_all(source: Source, column: str, control: str | Sequence[str]) -> str:
+    """Return the name of all cells in a perturbation column ``=name``: a control label.
+
+    Raises:
+        InputError: it is none, so that no line would have controls.
+    """
+    name = text_of(column[1:])
+    entries = entries_of(control, [name])
+    if not any(matching(entry, [name]) for entry in [*entries, CONTROL]):
+        raise InputError(
+            f"{source.name}: perturbation_column '{column}' makes perturbed cells of all, and "
+            f"every line needs controls; write '={entries[0] or CONTROL}' if all are controls"
+        )
+    return name
 
 
 def _left_out(entries: Sequence[str], present: Collection[str], where: str) -> frozenset[str]:

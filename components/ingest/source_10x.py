@@ -13,9 +13,10 @@ from scipy.sparse import csr_matrix
 
 from components.ingest.matrices import Matrix
 from components.ingest.source_h5ad import H5adSource
-from components.shared.errors import InputError
+from components.shared.errors import InputError, shortlist
 
 EXPRESSION = b"Gene Expression"
+PARTS = {"data", "indices", "indptr", "shape", "barcodes"}
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,11 @@ class TenXSource(H5adSource):
     @cached_property
     def kind(self) -> str:
         """How the matrix is stored."""
-        if not {"data", "indices", "indptr", "shape", "barcodes"} <= set(self.file["matrix"]):
-            raise InputError(f"{self.name}: the 10x matrix lacks a part; the file is damaged")
+        if lacking := sorted(PARTS - set(self.file["matrix"])):
+            raise InputError(
+                f"{self.name}: is a 10x matrix, but lacks {shortlist(lacking, len(PARTS))}; the "
+                "file is damaged, fetch it again"
+            )
         return "csr"
 
     @cached_property

@@ -1,6 +1,7 @@
 """What is known to be wrong before a run, the grid, the commands, and failures as results."""
 
 import inspect
+import json
 import re
 
 import pytest
@@ -151,6 +152,19 @@ def test_the_options_that_are_checked_are_those_of_the_stages():
     for options, stage in ((INGEST_OPTIONS, ingest), (SPLIT_OPTIONS, split)):
         known = inspect.signature(stage).parameters
         assert options == {name: known[name].default for name in options}
+    parameters = {"source", "target", "perturbation_column", "cell_line_column", "control", "seed"}
+    assert set(INGEST_OPTIONS) == set(inspect.signature(ingest).parameters) - parameters
+    parameters = {"cells", "target", "train_lines", "test_line", "perturbations", "seed"}
+    assert set(SPLIT_OPTIONS) == set(inspect.signature(split).parameters) - parameters
+
+
+def test_every_file_of_a_list_must_be_there(tmp_path):
+    (tmp_path / "a.h5ad").touch()
+    listed = [str(tmp_path / "a.h5ad"), {"file": str(tmp_path / "b.h5ad"), "layer": "counts"}]
+    with pytest.raises(InputError, match=r"dataset=.*/b.h5ad: no such file"):
+        check({**COMMON, "prior": "none", "dataset": json.dumps(listed)}, PACKAGE)
+    with pytest.raises(InputError, match="dataset: not JSON"):
+        check({**COMMON, "prior": "none", "dataset": '["a.h5ad"'}, PACKAGE)
 
 
 @pytest.mark.parametrize(

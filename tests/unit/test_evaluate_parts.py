@@ -426,7 +426,14 @@ MAKEFILE = 'export ARGS\nrun:\n\t@printf %s "$$ARGS"\n'
 @given(TEXT, st.lists(TEXT, min_size=1, max_size=3), TEXT)
 def test_the_command_gives_the_parameters_back_by_shell_and_make(source, lines, column) -> None:
     inputs = {
-        "cells": _artifact(source=source, control=column, obs_filter={"day": [3, 7]}),
+        "cells": _artifact(
+            source=source,
+            control=column,
+            obs_filter={"day": [3, 7]},
+            layer="counts",
+            left_out=[],
+            missing_is_control=False,
+        ),
         "splits": _artifact(train_lines=lines, test_line="rpe1", val_fraction=0.15, seed=7),
         "gene_prior": _artifact(uri="none", vocabulary="random://tiny"),
     }
@@ -454,7 +461,7 @@ def test_the_command_gives_the_parameters_back_by_shell_and_make(source, lines, 
         "prior": "none",
         "pretrained": "random://tiny",
         "seed": 7,
-        "ingest_options": {"obs_filter": {"day": [3, 7]}},
+        "ingest_options": {"obs_filter": {"day": [3, 7]}, "layer": "counts"},
         "split_options": {"val_fraction": 0.15},
     }
 

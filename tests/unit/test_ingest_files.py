@@ -232,6 +232,46 @@ def test_each_file_has_columns_layer_and_scale_of_its_own(tmp_path: Path) -> Non
     assert list(found.obs_names[-1:]) == ["other47"]
 
 
+def spelt_otherwise(folder: Path) -> list[Any]:
+    """Two files of one line and another that spell lines, controls and doubles each its way."""
+    one, other = screen(48, seed=1), screen(48, seed=2)
+    one.obs["gene"] = [(CONTROL, "G1A+G2A", "G2A", "G3A")[i % 4] for i in range(48)]
+    one.obs["cell_line"] = ["K562"] * 24 + ["rpe1"] * 24
+    other.obs["gene"] = [
+        ("NT-1", "NT-2", "G2A_G1A", "G3A ", None, "junk")[i % 6] for i in range(48)
+    ]
+    other.obs["cell_line"] = "k-562"
+    other.obs_names = [f"other{i}" for i in range(48)]
+    own = {"control_label": ["NT-1", "NT-2"], "label_separator": "_", "left_out": ["junk"]}
+    return [
+        written(folder, one, "one.h5ad"),
+        {"file": written(folder, other, "other.h5ad"), **own},
+    ]
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_names_are_one_over_all_files(tmp_path: Path, as_json: bool, capsys: Any) -> None:
+    dataset = spelt_otherwise(tmp_path)
+    ingest(json.dumps(dataset) if as_json else dataset, tmp_path / "out")
+    found, summary = read(tmp_path / "out")
+    assert set(found.obs["perturbation"]) == {CONTROL, "G1A+G2A", "G2A", "G3A"}
+    assert summary["lines"] == {"k-562": 56, "rpe1": 24}
+    spellings = json.loads(found.uns["other_spellings"])
+    assert spellings["cell_line"] == {"k-562": ["K562", "k-562"]}
+    assert spellings["perturbation"] == {
+        "G1A+G2A": ["G1A+G2A", "G2A_G1A"],
+        "G3A": ["G3A", "G3A "],
+        CONTROL: ["NT-1", "NT-2", CONTROL],
+    }
+    assert summary["other_spellings"] == {"perturbation": 3, "cell_line": 1}
+    assert summary["control_labels"] == ["NT-1", "NT-2", CONTROL]
+    assert summary["cells_without_label_by_text"] == {"junk": 8}
+    assert summary["cells_without_label"] == 16
+    assert "left out, as no perturbation or not wanted: 8 'junk'" in capsys.readouterr().err
+    given = {"train_lines": ["K562"], "test_line": "rpe1", "val_fraction": 0.34}
+    split(tmp_path / "out", tmp_path / "splits", **given)
+
+
 @pytest.mark.parametrize(
     ("dataset", "why"),
     [
@@ -240,6 +280,9 @@ def test_each_file_has_columns_layer_and_scale_of_its_own(tmp_path: Path) -> Non
         ('["a.h5ad"', "not JSON"),
         ('[{"file": "a.h5ad", "layers": "x"}]', "nearest: 'layer'"),
         ('[{"file": "a.h5ad", "layer": 1}]', "expected text"),
+        ('[{"file": "a.h5ad", "left_out": "NT-1"}]', "expected a list of labels"),
+        ('[{"file": "a.h5ad", "missing_is_control": "yes"}]', "expected true or false"),
+        ('[{"file": "a.h5ad", "genes": "union"}]', "'genes' is no option of a file"),
         ('[{"file": "a.h5ad", "scale": "cp"}]', "scale 'cp' is not allowed"),
     ],
 )

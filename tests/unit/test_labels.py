@@ -109,6 +109,28 @@ def test_genes_that_do_not(label):
     assert not looks_like_control(label)
 
 
+@pytest.mark.parametrize(
+    ("labels", "given", "says"),
+    [
+        (["ctrl", "KLF1"], {}, "nearest: 'ctrl'; set control_label to it"),
+        (["KLF1", "MYC"], {}, "every label is a measured gene; set perturbation_column"),
+        ([None, "KLF1"], {}, "set missing_is_control in ingest_options"),
+        (["ctrl", "KLF1"], {"perturbation_column": "=KLF1"}, "write '=non-targeting' if all are"),
+        (["ctrl", "KLF1"], {"perturbation_column": "=x", "control": ["a", "b"]}, "write '=a'"),
+    ],
+)
+def test_what_is_proposed_where_there_is_no_control_can_be_set(tmp_path, labels, given, says):
+    said = refused(tmp_path, screen(labels * 4), **given)
+    assert says in said
+    assert said.count("control_label") == ("set control_label" in says)
+
+
+@pytest.mark.parametrize("column", ["=a", "=b", "=non-targeting"])
+def test_all_cells_may_be_one_of_several_controls(tmp_path, column):
+    given = {"perturbation_column": column, "control": "a, b"}
+    assert taken(tmp_path, screen(["x"] * 8), **given)[0] == {CONTROL: 8}
+
+
 def test_cells_without_a_label_are_controls_where_that_is_said(tmp_path):
     labels = [None, "nan", "KLF1", "MYC", "multiple"] * 4
     said = refused(tmp_path, screen(labels))
