@@ -98,7 +98,7 @@ def _hint(label: str, present: Mapping[str, int], genes: Collection[str], missin
     usual = [name for name in others if looks_like_control(name)]
     if len(usual) > 1:
         return (
-            f", but labels that look like controls are {shortlist(usual)}, "
+            f", but labels that look like controls are {shortlist(usual)}; "
             f"set control_label '{pattern_of(usual, present)}'"
         )
     if usual:

@@ -180,17 +180,32 @@ def test_a_misspelt_prior_stops_the_run_in_one_line(first, prior):
 @pytest.mark.parametrize(
     ("assignment", "says"),
     [
-        ("dataset=nowhere.h5ad", "ingest: error: "),
+        ("dataset=nowhere.h5ad", "dataset=nowhere.h5ad: no such file"),
+        ("dataset=[sim://screen, nowhere.h5ad]", "dataset=nowhere.h5ad: no such file"),
+        ("test_line=k562", "test_line 'k562' is one of train_lines"),
+        ("prior=table:nowhere.parquet", "prior=nowhere.parquet: no such file"),
+        ("split_options={val_fraction: 2.0}", "val_fraction=2.0: expected"),
+    ],
+)
+def test_what_parameters_alone_can_tell_stops_the_run_before_the_first_task(
+    first, assignment, says
+):
+    done = run(first[0], "demo", *SMALL, assignment)
+    assert done.returncode == 1
+    assert "Executing task" not in done.stdout
+    [line] = done.stderr.splitlines()
+    assert says in line
+
+
+@pytest.mark.parametrize(
+    ("assignment", "says"),
+    [
         ("dataset=ftp://x/y.h5ad", "ingest: error: "),
-        ("test_line=k562", "split: error: "),
-        ("prior=table:nowhere.parquet", "prior: error: "),
-        ("split_options={val_fraction: 2.0}", "split: error: "),
+        ("train_lines=[k562, jurkatt]", "split: error: "),
         ("control_label=control", "nearest: 'non-targeting'"),
     ],
 )
-def test_bad_input_fails_its_task_in_one_line_and_leaves_no_output(
-    first, tmp_path, assignment, says
-):
+def test_bad_input_fails_its_task_in_one_line_and_leaves_no_output(first, assignment, says):
     done = run(first[0], "demo", *SMALL, assignment)
     assert done.returncode == 1
     errors = [line for line in done.stdout.splitlines() if " error: " in line]
