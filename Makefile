@@ -19,7 +19,14 @@ RUN        ?=
 PACKAGES   ?= pipelines/compiled
 CONTEXT    ?=
 # read by the shell as variables, so that & and [ ] in them are safe
-export ARGS CONTEXT DATASET EXPERIMENT HOST MODEL PACKAGE PACKAGES REGISTRY RUN
+export ARGS CONTEXT DATASET EXPERIMENT HOST MODEL PACKAGE PACKAGES PARAMS REGISTRY RUN
+
+# make run test_line=jurkat would run with the file's test line: parameters of a pipeline go into ARGS
+LETTERS    := a b c d e f g h i j k l m n o p q r s t u v w x y z
+NOT_TAKEN  := $(firstword $(foreach v,$(filter $(addsuffix %,$(LETTERS)),$(.VARIABLES)),$(if $(filter command,$(firstword $(origin $(v)))),$(v))))
+ifneq ($(NOT_TAKEN),)
+$(error $(NOT_TAKEN)=... is no variable of make; give a parameter of the pipeline in ARGS: ARGS="'$(NOT_TAKEN)=$($(NOT_TAKEN))'")
+endif
 
 .DEFAULT_GOAL := help
 .PHONY: help env run compare predict run-containers test lint types compile check-compiled validate images push \
@@ -41,10 +48,10 @@ $(VENV)/.installed: pyproject.toml $(LOCK) $(NAMES)
 	@touch $@
 
 run: env ## run the pipeline here: PARAMS=<file> ARGS="key=value ..."
-	@$(BIN)/python -m pipelines.run $(PARAMS) --assign "$$ARGS"
+	@$(BIN)/python -m pipelines.run "$$PARAMS" --assign "$$ARGS"
 
 compare: env ## compare priors here: PARAMS=<file with priors and seeds> ARGS="key=value ..."
-	@$(BIN)/python -m pipelines.run $(if $(filter file,$(origin PARAMS)),pipelines/params/compare-demo.yaml,$(PARAMS)) --assign "$$ARGS"
+	@$(BIN)/python -m pipelines.run $(if $(filter file,$(origin PARAMS)),pipelines/params/compare-demo.yaml,"$$PARAMS") --assign "$$ARGS"
 
 predict: env ## apply a published model: MODEL=<folder or URI> DATASET=<h5ad> ARGS="perturbations=[MYC, TP53] ..."
 	@$(if $(MODEL),,echo "predict: give MODEL=<folder that publish wrote, or its URI>" >&2; exit 2)
@@ -52,7 +59,7 @@ predict: env ## apply a published model: MODEL=<folder or URI> DATASET=<h5ad> AR
 	@$(BIN)/python -m pipelines.run predict-line "model=$$MODEL" "dataset=$$DATASET" --assign "$$ARGS"
 
 run-containers: images ## the same with every task in its image
-	@$(BIN)/python -m pipelines.run $(PARAMS) --assign "$$ARGS" --containers
+	@$(BIN)/python -m pipelines.run "$$PARAMS" --assign "$$ARGS" --containers
 
 test: lint types check-compiled ## lint, types, compile check and all tests but those in containers and on a cluster
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/containers --ignore tests/live
@@ -88,7 +95,7 @@ test-live: env ## try everything on a cluster, 45 minutes: HOST=<url of KFP's UI
 	@LIVE_HOST="$$HOST" LIVE_CONTEXT="$$CONTEXT" LIVE_PACKAGES="$$PACKAGES" $(BIN)/python -m pytest tests/live -rs -s -v
 
 submit: env ## run on a cluster: HOST=<url> [PARAMS= ARGS= EXPERIMENT= RUN=<name> PACKAGE=<compiled>]
-	@$(BIN)/python -m pipelines.submit "$(PARAMS)" --host "$$HOST" --experiment "$$EXPERIMENT" --run "$$RUN" $(if $(PACKAGE),--package "$$PACKAGE") --assign "$$ARGS"
+	@$(BIN)/python -m pipelines.submit "$$PARAMS" --host "$$HOST" --experiment "$$EXPERIMENT" --run "$$RUN" $(if $(PACKAGE),--package "$$PACKAGE") --assign "$$ARGS"
 
 upload: env ## the compiled pipelines with a short manual each: HOST=<url of KFP's UI> [PACKAGES=<folder>]
 	@$(BIN)/python -m pipelines.upload --host "$$HOST" --packages "$$PACKAGES"

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from components.shared.asked import names_a_file
+from components.shared.datasets import files
 from components.shared.pretrained import parse_pretrained
 from components.shared.prior_grammar import parse_prior, uris
 
@@ -29,10 +30,10 @@ def input_uris(params: Mapping[str, Any]) -> dict[str, list[str]]:
     """Return the URIs and paths that parameters name to be read, by parameter.
 
     Raises:
-        InputError: a prior that is not written as it must be.
+        InputError: a prior, or a list of files, that is not written as it must be.
     """
     options = params.get("split_options") or {}
-    found = {"dataset": [params.get("dataset", "")]}
+    found = {"dataset": files(params.get("dataset", ""))}
     if is_prediction(params):
         found["model"] = [params["model"]]
     else:

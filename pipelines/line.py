@@ -63,8 +63,8 @@ def prediction_on(profile: Profile, images: Mapping[str, str]) -> Any:
             perturbation_column: column of obs with the perturbed gene, or =non-targeting if all
                 cells are controls.
             cell_line_column: column of obs with the cell line, or =name if there is only one.
-            control_label: label of control cells.
-            ingest_options: batch_column, expression, obs_filter.
+            control_label: label of control cells; several with commas between, or a pattern (NT-*).
+            ingest_options: layer, gene_column, label_separator, obs_filter, … (ingest's README).
             split_options: halve_controls, aliases; see split's README.
             seed: of the draws of split and predict; others are always the same.
             publish_to: gs://bucket/prefix, hf://owner/name, a folder (local runs only), or empty.

@@ -2,6 +2,7 @@
 
 import io
 import logging
+import re
 import sys
 import warnings
 from collections.abc import Iterator
@@ -10,6 +11,8 @@ from typing import TextIO
 
 EXECUTOR = "[KFP Executor"
 INPUT = "Got executor_input:"
+ERROR = re.compile(r"[a-z][a-z-]*: error: ")
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 SELECTOR = "expression selector"
 """Of every parameter that a task takes from an item of a loop."""
 
@@ -21,10 +24,14 @@ class _Readable(io.TextIOBase):
         self._stream = stream
         self._pending = ""
         self._in_json = False
+        self.told_errors: list[str] = []
+        """The lines with which tasks said why they failed."""
 
     def write(self, text: str) -> int:
         *lines, self._pending = (self._pending + text).split("\n")
         for line in lines:
+            if ERROR.match(line.strip()):
+                self.told_errors.append(line.strip())
             if self._shown(line):
                 self._stream.write(line + "\n")
         self._stream.flush()
@@ -42,16 +49,22 @@ class _Readable(io.TextIOBase):
         return EXECUTOR not in line and bool(line.strip())
 
 
+def plain(text: str) -> str:
+    """Return text without the codes that colour a terminal."""
+    return COLOUR.sub("", text)
+
+
 @contextmanager
-def readable_log() -> Iterator[None]:
-    """Leave out executor messages, task inputs as JSON, and warnings about cluster settings."""
-    with warnings.catch_warnings(), redirect_stdout(_Readable(sys.stdout)):
+def readable_log() -> Iterator[_Readable]:
+    """Leave out executor messages, task inputs as JSON, and warnings; yield what hears the log."""
+    heard = _Readable(sys.stdout)
+    with warnings.catch_warnings(), redirect_stdout(heard):
         warnings.filterwarnings("ignore", module=r"kfp\.local")
         # KFP says which tasks it took from the cache, but to nobody unless a handler is there.
         logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
         logging.getLogger().addFilter(_is_for_people)
         try:
-            yield
+            yield heard
         finally:
             logging.getLogger().removeFilter(_is_for_people)
 

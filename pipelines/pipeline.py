@@ -58,7 +58,8 @@ def pipeline_on(profile: Profile, images: Mapping[str, str]) -> Any:
         """Fine-tune scGPT on screens in some cell lines and predict the screen in another.
 
         Args:
-            dataset: h5ad of screens: path, gs://, s3://, hf://datasets/, https:// or sim:// (made).
+            dataset: h5ad of screens: path, gs://, s3://, hf://datasets/, https:// or sim:// (made);
+                or several, ["a.h5ad", {"file": "b.h5ad", "cell_line_column": "=rpe1"}].
             train_lines: cell lines to train on.
             test_line: cell line to predict; control cells of it are enough.
             pretrained: folder or URI of an scGPT checkpoint, or random://tiny, small, whole-human.
@@ -74,8 +75,8 @@ def pipeline_on(profile: Profile, images: Mapping[str, str]) -> Any:
             checkpoints: gs:// or s3://bucket/prefix, or folder, to resume from; empty = its own.
             perturbation_column: column of obs with the perturbed gene.
             cell_line_column: column of obs with the cell line, or =name if there is only one.
-            control_label: label of control cells.
-            ingest_options: batch_column, expression, obs_filter.
+            control_label: label of control cells; several with commas between, or a pattern (NT-*).
+            ingest_options: layer, gene_column, label_separator, obs_filter, … (ingest's README).
             split_options: val_line, val_fraction, halve_controls, split_file, aliases (its README).
             overrides: single settings of the recipe to replace.
             gpus: GPUs of finetune, which trains on all of them, and predict (on one); 0 = none.

@@ -6,8 +6,9 @@ adata = predict_line("published", "controls.h5ad", ["MYC", "TP53"])
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from anndata import AnnData
@@ -15,6 +16,8 @@ from anndata import AnnData
 from components.ingest.ingest import ingest
 from components.predict.predict import predict
 from components.shared.finished import take_model
+from components.shared.options import checked_options
+from components.shared.parameters import INGEST_OPTIONS
 from components.shared.predictions import PERTURBATIONS_FILE, Predictions
 from components.split.split import split
 
@@ -33,6 +36,7 @@ def predict_line(
     control_label: str = "non-targeting",
     cells_per_perturbation: int = 0,
     aliases: str = "",
+    ingest_options: Mapping[str, Any] | None = None,
     seed: int = 0,
 ) -> AnnData:
     """Predict perturbations of a cell line of which there are control cells.
@@ -54,6 +58,7 @@ def predict_line(
         cells_per_perturbation: predicted cells of each perturbation that was not measured; 0 = as
             many as there are controls, at most 200.
         aliases: path or URI of a table of other gene names, see split's README.
+        ingest_options: how the cells are read: layer, gene_column, scale, …; see ingest's README.
         seed: reaches every random draw.
 
     Returns:
@@ -75,6 +80,7 @@ def predict_line(
             perturbation_column=perturbation_column,
             cell_line_column=cell_line_column,
             control=control_label,
+            **checked_options(INGEST_OPTIONS, ingest_options or {}, name="ingest_options"),
         )
         split(
             folder / "cells",

@@ -12,6 +12,7 @@ import inspect
 import json
 import os
 import shlex
+import sys
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,27 +22,29 @@ from typing import Any
 import yaml
 from kfp import local
 
-from components.check.check import check_prediction, grid
+from components.check.check import check, check_prediction, grid
+from components.finetune.places import open_place
 from components.finetune.recipe import load_recipe
 from components.publish.publish import check_target
 from components.shared.artifact import sha256_of
+from components.shared.datasets import as_text, with_files
 from components.shared.downloads import shown
-from components.shared.errors import InputError, nearest, one_line_errors
-from components.shared.pretrained import parse_pretrained
+from components.shared.errors import InputError, nearest, one_line_errors, said_by_system
 from components.shared.prior_grammar import parse_prior, with_uris
-from components.shared.storage import SHA256, fetch
+from components.shared.storage import SHA256, at_home, fetch
 from pipelines.compare import compare_priors, comparison_on
 from pipelines.containers import docker_runner, here
 from pipelines.images import PACKAGES_LOCK, development_images, stages
 from pipelines.inputs import input_uris, is_comparison, is_prediction, priors_of
 from pipelines.line import predict_line, prediction_on
-from pipelines.local_log import readable_log
+from pipelines.local_log import plain, readable_log
 from pipelines.pipeline import pipeline_on, scgpt_perturb
 from pipelines.scheduling import LOCAL
 from pipelines.sources import digest_of_code
 
 PARAMS = Path(__file__).parent / "params"
 ASKED = "perturbations"
+DATASET = "dataset"
 PINNED = ("dataset", "prior", "priors")
 """Parameters whose files `pinned` names by content."""
 HEADLINE = (
@@ -52,6 +55,10 @@ HEADLINE = (
     "de_direction_match",
     "roc_auc",
 )
+
+
+class TaskError(InputError):
+    """A task failed; the message is the task's own line."""
 
 
 def pipeline_parameters(params: Mapping[str, Any]) -> dict[str, inspect.Parameter]:
@@ -73,10 +80,13 @@ def read_params(path: Path, assignments: Sequence[str]) -> dict[str, Any]:
         InputError: unreadable file, unknown or missing parameter, a malformed assignment, or a
             value of the wrong type.
     """
+    path = at_home(path)
     named = PARAMS / f"{path.name.removesuffix('.yaml')}.yaml"
     path = named if not path.exists() and named.exists() else path
     try:
         params = yaml.safe_load(path.read_text())
+    except (PermissionError, IsADirectoryError) as error:
+        raise InputError(f"{path}: {said_by_system(error)}".removeprefix(f"{path}: ")) from None
     except OSError:
         known = ", ".join(sorted(file.stem for file in PARAMS.glob("*.yaml")))
         raise InputError(f"{path}: no such parameter file; there are: {known}") from None
@@ -106,6 +116,8 @@ def _typed(name: str, value: Any, known: Mapping[str, inspect.Parameter]) -> Any
     kind = _parameter(name, known).annotation
     if name == ASKED and isinstance(value, str):
         value = [value] if value else []
+    if name == DATASET and isinstance(value, list):
+        value = as_text(value)
     if type(value) is not kind:
         hint = "; put it in quotes" if kind is str else ""
         raise InputError(
@@ -122,11 +134,15 @@ def _assign(
         raise InputError(f"'{assignment}': expected key=value")
     outer, dot, inner = name.partition(".")
     is_text = _parameter(outer, known).annotation is str
-    is_text |= name == ASKED and not text.lstrip().startswith("[")  # the file that lists them
+    is_text |= name == ASKED  # the file that lists them
+    is_text &= not (name in (ASKED, DATASET) and text.lstrip().startswith("["))
     try:
         value = text if is_text else yaml.safe_load(text)
     except yaml.YAMLError:
-        raise InputError(f"'{assignment}': the value is not YAML") from None
+        raise InputError(
+            f"'{assignment}': the value is not YAML; if it holds blanks, quote the assignment as a "
+            "whole, as in ARGS=\"'train_lines=[k562, rpe1]'\""
+        ) from None
     if not dot:
         params[outer] = value
         return
@@ -137,30 +153,33 @@ def _assign(
 
 
 def check_settings(params: Mapping[str, Any]) -> None:
-    """Check what can be checked of the parameters alone.
+    """Check what can be checked of the parameters alone: what the check task asks for, and more.
 
     Raises:
-        InputError: an unknown recipe, override, pretrained size or prior, or perturbations that
-            cannot be read.
+        InputError: an unknown recipe or override; or see `components.check.check`.
     """
+    known = pipeline_parameters(params)
+    params = {name: parameter.default for name, parameter in known.items()} | dict(params)
     if is_prediction(params):
         check_prediction(params, "")
         return
-    load_recipe(params.get("recipe", "default"), params.get("overrides") or {})
+    load_recipe(params["recipe"], params["overrides"] or {})
     if is_comparison(params):
         grid(params, "", "")
     else:
-        parse_prior(params.get("prior", "none"))
-        parse_pretrained(params["pretrained"])
+        check(params, "")
 
 
 def check_early(params: Mapping[str, Any]) -> None:
     """Check what can be checked now rather than after hours of work.
 
     Raises:
-        InputError: see `check_settings`; or a publish target that is taken or not accessible.
+        InputError: see `check_settings`; a publish target that is taken or not accessible, or a
+            place where no checkpoint can be kept.
     """
     check_settings(params)
+    if place := params.get("checkpoints", ""):
+        open_place(place)
     check_target(params.get("publish_to", ""))
 
 
@@ -183,7 +202,7 @@ def pinned(params: Mapping[str, Any]) -> dict[str, Any]:
         InputError: a file is not what the sha256 that was given with it says.
     """
     result = dict(params)
-    result["dataset"] = _pinned(params["dataset"])
+    result["dataset"] = with_files(params["dataset"], _pinned)
     if is_prediction(params):
         return result
     priors = [str(with_uris(parse_prior(prior), _pinned)) for prior in priors_of(params)]
@@ -247,8 +266,13 @@ def run(params: Mapping[str, Any], runs: Path, *, containers: bool = False) -> P
     """
     given = pinned(params)
     # A folder of its own, so that runs side by side cannot take each other's output for theirs.
+    runs = at_home(runs)
     root = runs.resolve() / f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}"
-    root.mkdir(parents=True)
+    try:
+        root.mkdir(parents=True)
+    except OSError as error:
+        why = str(error.strerror).lower()
+        raise InputError(f"{runs}: may not be written ({why}); give --runs <folder>") from None
     if containers:
         images = development_images()
         runner = docker_runner(params, root, images)
@@ -269,10 +293,12 @@ def run(params: Mapping[str, Any], runs: Path, *, containers: bool = False) -> P
     # ten times slower than spinning briefly; where it is not, this costs nothing.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
-        with readable_log():
+        with readable_log() as told:
             pipeline(**given)
     except RuntimeError as error:
-        raise InputError(f"{error}; the task's own error line is above") from None
+        if told.told_errors:
+            raise TaskError(told.told_errors[-1]) from None
+        raise InputError(f"{plain(str(error))}; what the task said is above") from None
     wanted = "*/compare/comparison" if is_comparison(params) else "*/publish/published"
     [found] = root.glob(wanted)
     return found
@@ -343,7 +369,11 @@ def main() -> None:
         assignments = [*arguments.assignments, *assignments_in(arguments.assign)]
         params = read_params(arguments.params, assignments)
         check_early(params)
-        made = run(params, arguments.runs, containers=arguments.containers)
+        try:
+            made = run(params, arguments.runs, containers=arguments.containers)
+        except TaskError as error:
+            print(error, file=sys.stderr, flush=True)
+            raise SystemExit(1) from None
         end = comparison_summary if is_comparison(params) else summary
         print(end(made, time.perf_counter() - started))
 

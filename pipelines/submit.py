@@ -31,6 +31,7 @@ from components.shared.buckets import FORMS, SCHEMES
 from components.shared.downloads import shown
 from components.shared.errors import InputError, one_line_errors, shortlist
 from components.shared.kfp_run import Run, Task, own_last_line
+from components.shared.parameters import check_sendable
 from components.shared.prior_grammar import parse_prior
 from components.shared.results import KNOWING, told_results
 from components.shared.storage import scheme_of
@@ -75,19 +76,6 @@ def check_visible(params: Mapping[str, Any]) -> None:
     target = params.get("publish_to", "")
     if target and scheme_of(target) not in (*SCHEMES, "hf"):
         raise InputError(f"publish_to={shown(target)}: expected {FORMS} or hf://owner/name")
-
-
-def check_sendable(params: Mapping[str, Any]) -> None:
-    """Check that each parameter can be sent as JSON.
-
-    Raises:
-        InputError: a value that JSON has no word for, such as a date or nan.
-    """
-    for name, value in params.items():
-        try:
-            json.dumps(value, allow_nan=False)
-        except (TypeError, ValueError) as error:
-            raise InputError(f"parameter {name}={value!r}: cannot be sent ({error})") from None
 
 
 def on_command_line(value: Any) -> str:
@@ -152,9 +140,9 @@ class Submission:
         self.arguments = arguments
         assignments = [*arguments.assignments, *assignments_in(arguments.assign)]
         self.params = read_params(arguments.params, assignments)
-        check_settings(self.params)
-        check_visible(self.params)
         check_sendable(self.params)
+        check_visible(self.params)
+        check_settings(self.params)
         check_cron(arguments.cron)
         others = COMPARISON if is_comparison(self.params) else PACKAGE
         usual = PREDICTION if is_prediction(self.params) else others

@@ -8,6 +8,7 @@ from typing import Any
 from components.check.bounds import check_argument
 from components.shared.asked import read_perturbations
 from components.shared.errors import InputError
+from components.shared.parameters import check_parameters
 from components.shared.pretrained import parse_pretrained
 from components.shared.prior_grammar import parse_prior
 from components.shared.repeat import commands
@@ -21,11 +22,10 @@ def check(parameters: Mapping[str, Any], package: str) -> str:
         package: the compiled pipeline, as a path in the repository.
 
     Raises:
-        InputError: a prior that is not written as it must be, naming the nearest that is, or that
-            has nothing to learn from; an unknown `random://` size; gpus below 0.
+        InputError: see `check_parameters`; a prior that is not written as it must be, naming the
+            nearest that is, or that has nothing to learn from; an unknown `random://` size.
     """
-    _gpus(parameters.get("gpus", 0))
-    _lines(parameters["train_lines"])
+    check_parameters(parameters)
     _asked_for(parameters)
     _prior(parameters["prior"])
     parse_pretrained(parameters["pretrained"])
@@ -40,9 +40,9 @@ def check_prediction(parameters: Mapping[str, Any], package: str) -> str:
         package: the compiled pipeline, as a path in the repository.
 
     Raises:
-        InputError: perturbations that cannot be read, a number of cells or GPUs below 0.
+        InputError: see `check_parameters`; perturbations that cannot be read.
     """
-    _gpus(parameters.get("gpus", 0))
+    check_parameters(parameters)
     _asked_for(parameters)
     return commands("predict", package, parameters)
 
@@ -64,8 +64,7 @@ def grid(parameters: Mapping[str, Any], package: str, checkpoints: str) -> list[
         InputError: as `check`; a seed that is no whole number, one thing given twice, or more runs
             than a cluster can compare.
     """
-    _gpus(parameters.get("gpus", 0))
-    _lines(parameters["train_lines"])
+    check_parameters(parameters)
     _asked_for(parameters)
     priors = _distinct("priors", [_prior(text) for text in parameters["priors"]])
     seeds = _distinct("seeds", [_seed(seed) for seed in parameters["seeds"]])
@@ -92,22 +91,9 @@ def repeat_comparison(parameters: Mapping[str, Any], package: str) -> str:
     return commands("compare", package, {**parameters, "priors": priors})
 
 
-def _gpus(count: int) -> None:
-    if count < 0:
-        raise InputError(f"gpus={count}: expected 0 (a GPU is used where there is one) or more")
-
-
-def _lines(train_lines: Sequence[str]) -> None:
-    if not train_lines:
-        raise InputError("train_lines: is empty; expected a list of cell lines to train on")
-
-
 def _asked_for(parameters: Mapping[str, Any]) -> None:
     """Read the list of perturbations now rather than after the cells were read."""
     read_perturbations(parameters.get("perturbations") or ())
-    each = parameters.get("cells_per_perturbation", 0)
-    if each < 0:
-        raise InputError(f"cells_per_perturbation: {each}; expected 0 (the default) or more")
 
 
 def _prior(text: Any) -> str:

@@ -60,16 +60,26 @@ class Calibrated:
 
 
 def raw_scores(
-    predicted: Groups, measured: Groups, genes: list[str], *, own_controls: bool = False
+    predicted: Groups,
+    measured: Groups,
+    genes: list[str],
+    *,
+    own_controls: bool = False,
+    failed: dict[str, str] | None = None,
 ) -> Raw:
     """Return the profile's metrics before rescaling, aggregated over perturbations.
+
+    One that cannot be computed of these cells is NaN, as pds_cosine is where every gene is some
+    perturbation's target.
 
     Args:
         predicted: groups of the predicted cells.
         measured: groups of the measured cells.
         genes: names of their columns.
         own_controls: whether the sides have different controls, as the halves of the ceiling.
+        failed: filled with the metrics that cannot be computed, and cell-eval2's reason.
     """
+    failed = {} if failed is None else failed
     settings = _settings(measured, genes)
     if own_controls:
         settings = replace(settings, control_source="pred")
@@ -77,16 +87,19 @@ def raw_scores(
     sides = (predicted, measured)
     bulks, moments = zip(*map(_moments, sides), strict=True)
     with _quiet():
-        rows = dispatch_anndata_metrics(
-            names,
-            bulks[0],
-            bulks[1],
-            np.array(genes),
-            settings,
-            comparator="lognorm",
-            pred_moments=moments[0],
-            real_moments=moments[1],
-        )
+        rows = []
+        for name in names:
+            with _told(name, failed):
+                rows += dispatch_anndata_metrics(
+                    [name],
+                    bulks[0],
+                    bulks[1],
+                    np.array(genes),
+                    settings,
+                    comparator="lognorm",
+                    pred_moments=moments[0],
+                    real_moments=moments[1],
+                )
         folds = [_fold_changes(side, settings.de.epsilon) for side in sides]
         resolution = resolve_target_genes(
             _de(measured, folds[1], genes, slice(1)),
@@ -100,10 +113,22 @@ def raw_scores(
                 control=measured.control,
                 target_resolution=resolution,
             )
-            rows += dispatch_de_metrics(names, prepared, settings)
+            for name in names:
+                with _told(name, failed):
+                    rows += dispatch_de_metrics([name], prepared, settings)
         schema = {"perturbation": pl.Utf8, "metric": pl.Utf8, "value": pl.Float64}
-        found = _aggregated(pl.DataFrame(rows, schema=schema), metric_output_names(settings))
+        known = pl.DataFrame(rows, schema=schema).filter(~pl.col("metric").is_in(list(failed)))
+        found = _aggregated(known, [x for x in metric_output_names(settings) if x not in failed])
     return {name: _number(found.get(name)) for name in SCORED}
+
+
+@contextmanager
+def _told(name: str, failed: dict[str, str]) -> Iterator[None]:
+    """Note that a metric cannot be computed, and go on."""
+    try:
+        yield
+    except ValueError as error:
+        failed.setdefault(name, " ".join(str(error).split()))
 
 
 def _aggregated(rows: pl.DataFrame, names: list[str]) -> Raw:

@@ -194,7 +194,10 @@ def _scores(
         with _timed(f"scored {name}"):
             outcomes[name] = yardstick.examine(prediction, what=name)
     if HEADLINE_METRIC in outcomes[MODEL].not_computed:
-        raise RuntimeError(f"no {HEADLINE_METRIC}: {outcomes[MODEL].not_computed}")
+        raise InputError(
+            f"{HEADLINE_METRIC} cannot be computed of these cells, nor what is built on it: "
+            f"{outcomes[MODEL].not_computed[HEADLINE_METRIC]}"
+        )
     with _timed("scored the measured cells themselves"):
         ceiling = yardstick.ceiling()
     raw = {name: outcome.calibrated for name, outcome in outcomes.items()}

@@ -11,6 +11,7 @@ from scipy.sparse import issparse
 
 from components.evaluate.rows import BLOCK, Chosen, Matrix, dense, matrix_of
 from components.shared.errors import InputError, nearest, shortlist
+from components.shared.perturbation_names import is_bare
 from components.shared.predictions import MEASURED, TRUTH
 
 HIGHEST = 15.0
@@ -194,7 +195,7 @@ def _check_labels(labels: NDArray[np.str_], control: str, where: str) -> None:
         )
     if len(unique) < 2:
         raise InputError(f"{where}: no perturbed cells, only '{control}'; nothing to evaluate")
-    bad = [x for x in unique if x != x.strip() or {"ctrl", ""} & set(x.split("+"))]
+    bad = [label for label in unique if not is_bare(label)]
     if bad:
         raise InputError(
             f"{where}: {shortlist(bad)} is not a bare gene symbol; drop '+ctrl' and blanks, or "

@@ -1,8 +1,10 @@
 """The command that repeats a run, as far as the artifacts of an evaluation know its parameters."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from components.shared.artifact import Artifact
+from components.shared.parameters import INGEST_OPTIONS, SPLIT_OPTIONS
 from components.shared.repeat import make_command
 
 INGEST = {
@@ -12,16 +14,8 @@ INGEST = {
     "control_label": "control",
 }
 """Pipeline parameter to the parameter of the ingest task it became."""
-INGEST_OPTIONS = {"batch_column": "", "expression": "auto", "obs_filter": {}}
-SPLIT_OPTIONS = {
-    "val_line": "",
-    "val_fraction": 0.05,
-    "restrict_test_to_training": True,
-    "halve_controls": False,
-    "split_file": "",
-    "aliases": "",
-}
-"""Options of ingest and split with their defaults, which need not be said."""
+EMPTY: tuple[Any, ...] = (None, "", [], (), {})
+"""What options have that were not given, as artifacts and as signatures spell it."""
 
 
 def repeat_command(inputs: Mapping[str, Artifact]) -> str:
@@ -52,7 +46,12 @@ def repeat_command(inputs: Mapping[str, Artifact]) -> str:
         ("split_options", splits, SPLIT_OPTIONS),
     ):
         if said := {
-            key: own[key] for key, usual in defaults.items() if own.get(key, usual) != usual
+            key: own[key] for key in defaults if key in own and _told(own[key], defaults[key])
         }:
             found[name] = said
     return make_command("run", found, "<parameter file of the run>")
+
+
+def _told(value: Any, usual: Any) -> bool:
+    """Return whether an option must be said: it is not the default."""
+    return value != usual and not (value in EMPTY and usual in EMPTY)

@@ -96,14 +96,17 @@ class Yardstick:
         ours = {PEARSON_DELTA_CENTRED: pearson_delta_centred(groups.deltas, self.groups.deltas)}
         # cell-eval leaves out a metric that no perturbation has.
         metrics = found.metrics.assign(**ours).reindex(columns=list(EVERY))
-        really = self.groups.called
+        really, failed = self.groups.called, dict(found.not_computed)
+        raw = raw_scores(
+            groups, self.groups, self.pair.genes, own_controls=own_controls, failed=failed
+        )
         return Outcome(
             found.table,
             metrics,
-            found.not_computed,
+            failed,
             calls(groups.fdr, really, self.groups.means[0]),
             self._diagnosis(metrics, groups),
-            raw_scores(groups, self.groups, self.pair.genes, own_controls=own_controls),
+            raw,
         )
 
     def _diagnosis(self, metrics: pd.DataFrame, groups: Groups) -> Diagnosis | None:

@@ -29,6 +29,7 @@ from components.finetune.effects import (
     vectors_of,
 )
 from components.finetune.keeping import CHECKPOINT_MINUTES
+from components.finetune.known import check_symbols, check_told
 from components.finetune.left_out import Screen
 from components.finetune.loading import load_training_data
 from components.finetune.parts import in_words
@@ -269,6 +270,9 @@ def _made_ready(
     if table is not None:
         scgpt_model.add_prior(model, table, neutral=settings.prior_neutral)
     tokens = GeneTokens.of(cells.genes, vocabulary)
+    check_symbols(cells.genes, vocabulary)
+    if prior.summary.get(EFFECTS) is None:
+        check_told(splits.training_perturbations(), tokens, settings.token_for_unmeasured)
     data = load_training_data(
         cells, splits, tokens, device, token_for_unmeasured=settings.token_for_unmeasured
     )
@@ -448,7 +452,7 @@ def start_model(pretrained: str, recipe: Recipe) -> tuple[Any, dict[str, Any], d
         digest = _digest(args, vocabulary)
         args |= flags
         return scgpt_model.build(args, vocabulary, recipe.implementation), args, vocabulary, digest
-    with fetched_folder(pretrained, CHECKPOINT_FILES) as folder:
+    with fetched_folder(source.folder, CHECKPOINT_FILES) as folder:
         checkpoint = read_checkpoint(folder)
         digest = _digest(checkpoint.args, checkpoint.vocabulary, sha256_of(folder / WEIGHTS_FILE))
         args = checkpoint.args | flags

@@ -11,6 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, cast
 
+from components.shared.errors import nearest
+
+OFFLINE = "offline"
+MODES = ("online", OFFLINE, "disabled", "dryrun", "run", "shared")
+"""What WANDB_MODE may say."""
 PROCESS = Path(__file__).with_name("wandb_run.py")
 START_SECONDS = 30.0
 """For reaching the service, else the run is kept offline; training does not wait for it."""
@@ -29,6 +34,7 @@ class Tracker:
     def __init__(self, config: Mapping[str, Any]) -> None:
         """Start a run: online with `WANDB_API_KEY` if that works, else offline."""
         self._facts: dict[str, Any] = {}
+        _tell_wrong_mode()
         # The process goes on writing logs for a while, so the run is kept outside the artifact.
         self._scratch = Path(tempfile.mkdtemp(prefix="wandb."))
         with (self._scratch / "messages").open("wb") as messages:
@@ -138,14 +144,30 @@ class Tracker:
 
 
 def _wants_online() -> bool:
-    mode = os.environ.get("WANDB_MODE") or "online"
-    return mode == "online" and bool(os.environ.get("WANDB_API_KEY"))
+    return _mode() == "online" and bool(os.environ.get("WANDB_API_KEY"))
+
+
+def _mode() -> str:
+    mode = (os.environ.get("WANDB_MODE") or "online").strip().lower()
+    return mode if mode in MODES else OFFLINE
+
+
+def _tell_wrong_mode() -> None:
+    given = os.environ.get("WANDB_MODE") or OFFLINE
+    if given.strip().lower() not in MODES:
+        print(
+            f"finetune: Weights & Biases: WANDB_MODE is '{given}'{nearest(given, MODES)}; "
+            f"expected {', '.join(MODES)}; the run is kept {OFFLINE}",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def _environment() -> dict[str, str]:
     # Not the service of a caller's own run, which would outlive this one; and no crash reports.
     kept = {key: value for key, value in os.environ.items() if key != "WANDB_SERVICE"}
-    return kept | {"WANDB_ERROR_REPORTING": "false"}
+    mode = {"WANDB_MODE": _mode()} if "WANDB_MODE" in kept else {}
+    return kept | mode | {"WANDB_ERROR_REPORTING": "false"}
 
 
 def without_paths(value: Any) -> Any:

@@ -36,7 +36,13 @@ def hold(order: dict[str, Any]) -> None:
             run = _start(order, "online")
         except Exception as error:
             trouble = (str(error) or type(error).__name__).splitlines()[0]
-    run = run or _start(order, "offline")
+    try:
+        run = run or _start(order, "offline")
+    except Exception as error:  # most often of a setting in the environment
+        trouble = (str(error) or type(error).__name__).splitlines()[0]
+        for name in [name for name in os.environ if name.startswith("WANDB_")]:
+            del os.environ[name]
+        run = _start(order, "offline")
     url = None if run.offline else run.url  # wandb warns of asking an offline run
     _tell({"folder": str(Path(run.dir).parent), "url": url, "trouble": trouble})
     run.finish(exit_code=_log_rows(run))

@@ -16,23 +16,27 @@ def ingest(
 
     Args:
         cells: the cells artifact (format cells/v1).
-        dataset: a path, gs://, s3://, hf://datasets/, https:// or sim:// source.
+        dataset: a path, gs://, s3://, hf://datasets/, https:// or sim:// source, or several as
+            JSON, ["a.h5ad", {"file": "b.h5ad", "cell_line_column": "=rpe1"}].
         perturbation_column: column of obs with the perturbed gene, or '=<control label>' if all
             cells are controls.
         cell_line_column: column of obs with the cell line, or '=name' if all cells are of one.
-        control_label: label of control cells in the perturbation column.
-        options: batch_column, expression (auto, counts, log1p), obs_filter.
+        control_label: label of control cells in the perturbation column; several with commas
+            between, or a pattern (NT-*).
+        options: batch_column, scale, layer, gene_column, genes, obs_filter, expression,
+            label_separator, missing_is_control, left_out.
     """
     from components.ingest.ingest import ingest as run
     from components.shared.artifact import describe
     from components.shared.errors import one_line_errors
     from components.shared.options import options_for
+    from components.shared.parameters import INGEST_OPTIONS
 
     with one_line_errors("ingest"):
         keywords = options_for(
             run,
             options,
-            allowed=("batch_column", "expression", "obs_filter"),
+            allowed=tuple(INGEST_OPTIONS),
             name="ingest_options",
         )
         run(

@@ -370,6 +370,11 @@ class Screen:
         """The full URI."""
         return self.spec.uri
 
+    @property
+    def hint(self) -> str:
+        """A screen has nothing else."""
+        return ""
+
     @cached_property
     def plan(self) -> Design:
         """The design behind the cells."""
@@ -460,6 +465,10 @@ class Screen:
             rows = slice(int(low), int(min(low + 64, high)))
             found.append(self._counts(expected_shares(self.plan, number), number, rows).data)
         return np.concatenate(found)
+
+    def cells_sample(self, kept: NDArray[np.bool_], seed: int) -> csr_matrix:
+        """Return the first rows."""
+        return next(self.blocks(kept))[1]
 
     def blocks(self, kept: NDArray[np.bool_]) -> Iterator[tuple[NDArray[np.int64], csr_matrix]]:
         """Yield (row numbers, raw counts as CSR float32 [rows, genes]) over the kept rows."""

@@ -1,9 +1,11 @@
 """The ingest stage: any source of cells becomes the cells artifact, in blocks of rows."""
 
+import hashlib
+import json
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,191 +13,315 @@ import h5py
 import numpy as np
 
 from components.ingest.generator import SCHEME, Screen
-from components.ingest.labels import Labels, check_names, counts_of, labels_of
-from components.ingest.normalise import (
-    AUTO,
-    COUNTS,
-    EXPRESSIONS,
-    LOG1P,
-    ValueCheck,
-    detect,
-    log1p_of_counts,
-    row_sums,
+from components.ingest.labels import check_names, counts_of, labels_of
+from components.ingest.normalise import AUTO, COUNTS, EXPRESSIONS, LOG1P, ValueCheck
+from components.ingest.opening import is_zarr, opened
+from components.ingest.parts import (
+    GENES,
+    INTERSECTION,
+    Genes,
+    Part,
+    Reading,
+    facts_of_all,
+    genes_of_all,
+    obs_of_all,
+    readings,
+    spellings_of_all,
 )
+from components.ingest.scale import check_option, scale_of
 from components.ingest.source import Source
-from components.ingest.source_h5ad import H5adSource, opened
+from components.ingest.source_h5ad import H5adSource
 from components.shared.artifact import CELLS, Draft, writing
 from components.shared.cells import CELLS_FILE
 from components.shared.csr_writer import CsrWriter
+from components.shared.datasets import as_text, with_files
 from components.shared.downloads import shown
 from components.shared.errors import InputError, nearest
 from components.shared.progress import bar
-from components.shared.storage import fetched
+from components.shared.storage import fetched, local_path, scheme_of
 
-NORMALISATION = "log1p of counts per 10,000"
 TRUTH_FILE = "truth.npz"
+JOIN = " + "
+"""Between the names of several files."""
 
 
 @contextmanager
-def source_at(uri: str, scratch: Path, seed: int) -> Iterator[Source]:
+def source_at(uri: str, scratch: Path, seed: int, reading: Reading) -> Iterator[Source]:
     """Yield the source that ``uri`` names; the buckets of a CSC matrix go to ``scratch``.
 
     Raises:
         InputError: unknown scheme, bad query, or a file that is no usable h5ad.
     """
     if uri.startswith(SCHEME):
+        if reading.layer or reading.gene_column:
+            raise InputError(
+                f"{uri}: a generated screen has X and gene symbols alone; leave out layer and "
+                "gene_column"
+            )
         yield Screen.from_uri(uri, seed=seed)
     else:
-        with fetched(uri) as path, opened(path, shown(uri), scratch) as source:
+        with (
+            _here(uri) as path,
+            opened(path, shown(uri), scratch, reading.layer, reading.gene_column) as source,
+        ):
             yield source
+
+
+@contextmanager
+def _here(uri: str) -> Iterator[Path]:
+    """Yield the local path of a file, or of the folder of a zarr store of this machine."""
+    if scheme_of(uri) in ("", "file") and is_zarr(path := local_path(uri.rstrip("/"))):
+        yield path
+        return
+    with fetched(uri) as path:
+        yield path
 
 
 def _say(text: str) -> None:
     print(f"ingest: {text}", file=sys.stderr, flush=True)
 
 
-def write_cells(
-    source: Source, labels: Labels, expression: str, how: str, draft: Draft
+def _part(source: Source, reading: Reading, seed: int) -> Part:
+    """Label the cells of an opened source, and measure its scale."""
+    labels = labels_of(
+        source,
+        perturbation_column=reading.perturbation_column,
+        cell_line_column=reading.cell_line_column,
+        control=reading.control,
+        batch_column=reading.batch_column,
+        obs_filter=reading.obs_filter,
+        label_separator=reading.label_separator,
+        missing_is_control=reading.missing_is_control,
+        left_out=reading.left_out,
+    )
+    if isinstance(source, H5adSource):
+        check_names(source, labels.obs.index, source.genes_said, source.symbols_hint())
+        labels.facts.update(source.gene_facts)
+    else:
+        check_names(source, labels.obs.index)
+    for line in labels.said:
+        _say(line)
+    found = scale_of(source, labels.kept, reading.expression, reading.scale, seed)
+    if found.how:
+        what = source.matrix.said if isinstance(source, H5adSource) else "X"
+        _say(f"{source.name}: {what} is {found.scale.said} ({found.how}); {found.done}")
+    return Part(source, labels, found, source.genes)
+
+
+def _write_part(
+    part: Part, file: int, genes: Genes, writer: CsrWriter, progress: Any
 ) -> dict[str, Any]:
+    """Append a source's cells and return what was met on the way."""
+    source, found = part.source, part.found
+    names = source.cells.to_numpy()
+    check = ValueCheck(
+        source.name,
+        names,
+        part.genes,
+        LOG1P if found.scale.log == LOG1P else COUNTS,
+        whole=found.whole,
+        hint=source.hint,
+    )
+    empty, totals = 0, []
+    for rows, block in source.blocks(part.labels.kept):
+        block.sort_indices()
+        check(rows, block)
+        empty += int((np.diff(block.indptr) == 0).sum())
+        if not found.is_counts:
+            totals.append(found.totals(block))
+        found.convert(block, names[rows])
+        writer.append(genes.place(block, file))
+        progress.update(len(rows))
+    facts = {"cells_without_counts": empty, "source_sha256": source.sha256()}
+    if totals:
+        every = np.concatenate(totals)
+        facts["median_total"] = round(float(np.median(every[every > 0], overwrite_input=True)), 1)
+    return facts
+
+
+def write_cells(parts: Sequence[Part], genes: Genes, draft: Draft) -> dict[str, Any]:
     """Write `cells.h5ad` into the draft and return facts for its summary.
 
     Raises:
         InputError: a value of X that cannot be; names its cell and gene.
     """
-    check = ValueCheck(
-        source.name,
-        source.cells.to_numpy(),
-        source.genes,
-        expression,
-        whole=expression == COUNTS and how.startswith("detected"),
-    )
-    empty = 0
-    log1p_totals = []
+    obs = obs_of_all(parts)
+    spellings = spellings_of_all(parts, obs)
+    labels = facts_of_all(parts)
+    labels["other_spellings"] = {what: len(found) for what, found in spellings.items()}
     with (
         h5py.File(draft.path / CELLS_FILE, "w") as file,
-        bar(total=len(labels.obs), what="ingest", unit="cells") as progress,
+        bar(total=len(obs), what="ingest", unit="cells") as progress,
     ):
-        writer = CsrWriter(file, len(source.genes))
-        for rows, block in source.blocks(labels.kept):
-            block.sort_indices()
-            check(rows, block)
-            empty += int((np.diff(block.indptr) == 0).sum())
-            if expression == COUNTS:
-                log1p_of_counts(block)
-            else:
-                log1p_totals.append(row_sums(np.expm1(block.data), block.indptr))
-            writer.append(block)
-            progress.update(len(rows))
-        digest = source.sha256()
-        uns = {
-            "source": source.name,
-            "source_sha256": digest,
-            "normalisation": NORMALISATION,
-            "control_label": labels.facts["control_label"],
-        }
-        writer.finish(labels.obs, source.genes, uns)
+        writer = CsrWriter(file, len(genes.names))
+        met = [
+            _write_part(part, number, genes, writer, progress) for number, part in enumerate(parts)
+        ]
+        facts = _facts(parts, met)
+        told = ("source", "source_sha256", "scale_found", "scale_done", "normalisation")
+        uns = {name: facts[name] for name in told}
+        uns["control_label"] = labels["control_label"]
+        # As text, since a name may have a slash, which parts the keys of an h5ad.
+        uns["other_spellings"] = json.dumps(spellings)
+        writer.finish(obs, genes.names, uns)
         filled = writer.entries / max(1, writer.rows * writer.n_genes)
-    facts = {
-        "source": source.name,
-        "source_sha256": digest,
-        "expression": expression,
-        "expression_known": how,
-        "cells_without_counts": empty,
-        "nonzero_fraction": round(filled, 4),
+    facts |= counts_of(obs, genes.names) | {"genes": len(genes.names)} | labels
+    return facts | {"nonzero_fraction": round(filled, 4)}
+
+
+def _facts(parts: Sequence[Part], met: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return where the cells are from, what their scale was and what was done to it."""
+    digests = [facts["source_sha256"] for facts in met]
+    several = hashlib.sha256("\n".join(digests).encode()).hexdigest()
+
+    def told(texts: Sequence[str]) -> str:
+        if len(set(texts)) == 1:
+            return texts[0]
+        named = zip(parts, texts, strict=True)
+        return "; ".join(f"{part.source.name}: {text}" for part, text in named if text)
+
+    facts: dict[str, Any] = {
+        "source": JOIN.join(part.source.name for part in parts),
+        "source_sha256": digests[0] if len(digests) == 1 else several,
+        "expression": told([COUNTS if part.found.is_counts else LOG1P for part in parts]),
+        "expression_known": told([part.found.how for part in parts]),
+        "scale_found": told([part.found.scale.said for part in parts]),
+        "scale_done": told([part.found.done for part in parts]),
+        "scale_caveat": told([part.found.caveat for part in parts]),
+        "normalisation": told([part.found.normalisation for part in parts]),
+        "cells_without_counts": sum(facts["cells_without_counts"] for facts in met),
     }
-    if log1p_totals:
-        # 10,000 at most if it is what we take it for: less where genes were left out since.
-        median = float(np.median(np.concatenate(log1p_totals)))
-        facts["log1p_median_total_per_cell"] = round(median, 1)
+    if len(parts) > 1:
+        facts["sources"] = [
+            {"source": part.source.name, "sha256": digest, "cells": len(part.labels.obs)}
+            for part, digest in zip(parts, digests, strict=True)
+        ]
+    medians = [facts["median_total"] for facts in met if "median_total" in facts]
+    if medians:
+        facts["log1p_median_total_per_cell"] = medians[0] if len(medians) == 1 else medians
     return facts
 
 
-def _warn(facts: Mapping[str, Any], summary: Mapping[str, Any]) -> None:
-    if facts.get("log1p_median_total_per_cell", 0) > 1.01e4:
+def _warn(summary: Mapping[str, Any]) -> None:
+    if summary["scale_caveat"]:
+        _say(f"warning: X is {summary['normalisation']}")
+    if "genes_kept" in summary:
         _say(
-            f"warning: log1p input adds up to {facts['log1p_median_total_per_cell']:g} per cell "
-            f"before the logarithm, more than 10,000: it was scaled otherwise and is kept as it is"
+            f"note: {summary['genes']} genes are kept ({summary['genes_kept']}): "
+            f"{summary['genes_in_all_files']} are in all files, "
+            f"{summary['genes_in_any_file']} in any"
         )
     for key, what in (
+        ("genes_without_symbol", "genes have no symbol and keep their id"),
+        ("genes_numbered", "genes bear the symbol of another and got a number, as in 'TBCE-1'"),
         ("cells_without_label", "cells without a perturbation or line were left out"),
         ("cells_without_counts", "cells have no count at all and are kept as zeros"),
-        ("perturbed_genes_not_measured", "perturbed genes are not among the measured ones"),
     ):
-        if summary[key]:
+        if summary.get(key):
             _say(f"note: {summary[key]} {what}")
 
 
 def ingest(
-    source: str,
+    source: str | Sequence[Any],
     target: Path | str,
     *,
     perturbation_column: str = "gene",
     cell_line_column: str = "cell_line",
-    control: str = "non-targeting",
+    control: str | Sequence[str] = "non-targeting",
     batch_column: str = "",
     expression: str = AUTO,
+    scale: str = AUTO,
+    layer: str = "",
+    gene_column: str = "",
+    genes: str = INTERSECTION,
     obs_filter: dict[str, Any] | None = None,
+    label_separator: str = "",
+    missing_is_control: bool = False,
+    left_out: Sequence[str] = (),
     seed: int = 0,
 ) -> None:
     """Read a screen and write the cells artifact; memory does not grow with X.
 
     Args:
         source: a path or a ``file://``, ``gs://``, ``s3://``, ``hf://`` or ``https://`` URI of an
-            h5ad file, or ``sim://screen?…`` for a generated screen (see `generator`).
+            h5ad file, or ``sim://screen?…`` for a generated screen (see `generator`). Or a list of
+            these, as a list or as JSON: an entry may be a dict of ``file`` and of any option below
+            that is a file's own, as in ``{"file": "b.h5ad", "cell_line_column": "=rpe1"}``.
         target: folder to write; must not exist.
-        perturbation_column: column of obs with the perturbed gene; ``A+B`` are two at once,
-            GEARS's ``GENE+ctrl`` is ``GENE``. ``=<control>`` if all cells are controls.
+        perturbation_column: column of obs with the perturbed gene; ``A+B`` are two at once, in
+            either order, GEARS's ``GENE+ctrl`` is ``GENE``. ``=<control>`` if all cells are
+            controls.
         cell_line_column: column of obs with the cell line, or ``=name`` if all cells are of one.
-        control: label of control cells in the perturbation column; becomes ``non-targeting``.
+        control: label of control cells in the perturbation column, several with commas between
+            or as a list, or a pattern (``NT-*``); they become ``non-targeting``.
         batch_column: column of obs with the batch; empty for none.
         expression: ``counts``, ``log1p``, or ``auto`` to tell from a sample of X.
+        scale: the same to the full: ``counts``, ``log1p_cp10k``, ``log1p_cpm``, ``log2_cp10k``, …
+            (see `scale`), or ``auto``.
+        layer: the matrix to read: empty for X, the name of a layer, or ``raw`` for adata.raw.
+        gene_column: column of var with the gene symbols; empty for its index.
+        genes: which genes are kept of several files: the ``intersection``, or the ``union`` with
+            zeros where a file lacks a gene.
         obs_filter: column of obs to the value, or the list of values, that are kept.
+        label_separator: what stands between two genes in a label beside ``+``, such as ``_``.
+            Empty: labels that look as if something did are refused; ``+``: they are single genes.
+        missing_is_control: cells without a label are controls, rather than left out.
+        left_out: labels, or patterns, whose cells are not wanted.
         seed: seed of a generated screen whose URI names none, and of the sample of rows.
 
     Raises:
         InputError: the source cannot be used; nothing is written.
     """
-    if expression not in EXPRESSIONS:
-        raise InputError(
-            f"expression '{expression}' is not allowed{nearest(expression, EXPRESSIONS)}; "
-            f"allowed: {', '.join(EXPRESSIONS)}"
-        )
+    common = Reading(
+        perturbation_column=perturbation_column,
+        cell_line_column=cell_line_column,
+        control=control,
+        batch_column=batch_column,
+        expression=expression,
+        scale=scale,
+        layer=layer,
+        gene_column=gene_column,
+        obs_filter=obs_filter or {},
+        label_separator=label_separator,
+        missing_is_control=missing_is_control,
+        left_out=left_out,
+    )
+    text = as_text(source)
+    files = readings(text, common)
+    _check_options(files, genes)
     target = Path(target)
-    parameters = {
-        "source": shown(source),
-        "perturbation_column": perturbation_column,
-        "cell_line_column": cell_line_column,
-        "control": control,
-        "batch_column": batch_column,
-        "expression": expression,
-        "obs_filter": obs_filter or {},
-        "seed": seed,
-    }
+    parameters = {**vars(common), "source": with_files(text, shown), "genes": genes, "seed": seed}
     with (
         writing(target, CELLS, parameters=parameters) as draft,
         tempfile.TemporaryDirectory(prefix=".ingest.", dir=target.parent) as scratch,
-        source_at(source, Path(scratch), seed) as cells,
+        ExitStack() as stack,
     ):
-        labels = labels_of(
-            cells,
-            perturbation_column=perturbation_column,
-            cell_line_column=cell_line_column,
-            control=control,
-            batch_column=batch_column,
-            obs_filter=obs_filter or {},
-        )
-        symbol_columns = cells.symbol_columns() if isinstance(cells, H5adSource) else ()
-        check_names(cells, labels.obs.index, symbol_columns)
-        found, how = detect(cells.sample(labels.kept, seed), expression, cells.name)
-        kept_as = "kept as it is" if found == LOG1P else f"turned into {NORMALISATION}"
-        _say(f"X is {found} ({how}); {kept_as}")
-        facts = write_cells(cells, labels, found, how, draft)
-        counts = counts_of(labels.obs, cells.genes)
-        draft.summary |= counts | {"genes": len(cells.genes)} | labels.facts | facts
-        if isinstance(cells, Screen):
-            cells.write_truth(draft.path / TRUTH_FILE)
-        _warn(facts, draft.summary)
+        parts = []
+        for uri, reading in files:
+            opening = source_at(uri, Path(scratch), seed, reading)
+            parts.append(_part(stack.enter_context(opening), reading, seed))
+        kept, gene_facts = genes_of_all(parts, genes)
+        draft.summary |= write_cells(parts, kept, draft) | gene_facts
+        for part in parts if len(parts) == 1 else ():
+            if isinstance(part.source, Screen):
+                part.source.write_truth(draft.path / TRUTH_FILE)
+        _warn(draft.summary)
+    summary = draft.summary
     _say(
-        f"wrote {counts['cells']} cells x {len(cells.genes)} genes, {counts['perturbations']} "
-        f"perturbations in {len(counts['lines'])} lines to {target}"
+        f"wrote {summary['cells']} cells x {summary['genes']} genes, {summary['perturbations']} "
+        f"perturbations in {len(summary['lines'])} lines to {target}"
     )
+
+
+def _check_options(files: Sequence[tuple[str, Reading]], genes: str) -> None:
+    """Check the options that have few values, before anything is read."""
+    checked: list[tuple[str, str, tuple[str, ...]]] = [("genes", genes, GENES)]
+    checked += [("expression", reading.expression, EXPRESSIONS) for _, reading in files]
+    for name, value, allowed in checked:
+        if value not in allowed:
+            raise InputError(
+                f"{name} '{value}' is not allowed{nearest(value, allowed)}; "
+                f"allowed: {', '.join(allowed)}"
+            )
+    for _, reading in files:
+        check_option(reading.scale)

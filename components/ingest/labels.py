@@ -1,6 +1,6 @@
 """From a source's own columns to perturbation, cell_line, is_control and batch."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,12 +8,21 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from components.ingest.controls import controls_among, entries_of, matching
+from components.ingest.doubts import (
+    ENSEMBL,
+    NAMED,
+    check_doubles,
+    check_doubts,
+    check_like_controls,
+)
+from components.ingest.names import Reader, is_missing, names_of
 from components.ingest.source import Source
 from components.shared.errors import InputError, nearest, shortlist
 from components.shared.perturbation import CONTROL, genes_of
+from components.shared.perturbation_names import commonest, is_bare, line_key, text_of
 
-USUAL_CONTROLS = ("non-targeting", "control", "ctrl", "nt", "ntc", "negctrl", "dmso", "unperturbed")
-ENSEMBL = r"ENS[A-Z]*G\d{6,}(?:\.\d+)?"
+MOST_LISTED = 50
 
 
 @dataclass(frozen=True)
@@ -25,6 +34,10 @@ class Labels:
     obs: pd.DataFrame
     """One row a kept cell: perturbation, cell_line, is_control and, where asked for, batch."""
     facts: dict[str, Any] = field(default_factory=dict)
+    spellings: dict[str, dict[str, list[str]]] = field(default_factory=dict)
+    """Column to name to what the source calls it, where that is not the name alone."""
+    said: list[str] = field(default_factory=list)
+    """What a person is to be told of the labels."""
 
 
 def column_of(source: Source, name: str, parameter: str) -> "pd.Series[Any]":
@@ -33,6 +46,8 @@ def column_of(source: Source, name: str, parameter: str) -> "pd.Series[Any]":
     Raises:
         InputError: there is no such column; names the nearest.
     """
+    if not source.columns:
+        raise InputError(f"{source.name}: obs has no column '{name}', nor any other")
     if name not in source.columns:
         raise InputError(
             f"{source.name}: obs has no column '{name}'{nearest(name, source.columns)} "
@@ -50,35 +65,23 @@ def passing(source: Source, obs_filter: Mapping[str, Any]) -> NDArray[np.bool_]:
     kept = np.ones(len(source.cells), dtype=bool)
     for name, wanted in obs_filter.items():
         column = pd.Categorical(column_of(source, name, "obs_filter"))
-        present = [str(value) for value in column.categories]
+        present = [text_of(value) for value in column.categories]
         allowed = []
         for value in wanted if isinstance(wanted, list) else [wanted]:
-            # 2 is also meant where the column holds 2.0.
+            # 2 is also meant where the column holds 2.0, or '2'.
             same = [
-                i for i, v in enumerate(column.categories) if v == value or str(v) == str(value)
+                i
+                for i, v in enumerate(column.categories)
+                if v == value or present[i] == text_of(value)
             ]
             if not same:
                 raise InputError(
                     f"{source.name}: obs_filter: no cell has '{value}' in column '{name}'"
-                    f"{nearest(str(value), present)} (values: {shortlist(present)})"
+                    f"{nearest(text_of(value), present)} (values: {shortlist(present)})"
                 )
             allowed += same
         kept &= np.isin(column.codes, allowed)
     return kept
-
-
-def perturbation_name(label: str) -> str:
-    """Return the label without GEARS's ``ctrl``: ``KLF1+ctrl`` and ``ctrl+KLF1`` are ``KLF1``."""
-    return "+".join(genes_of(label)) or label
-
-
-def nearest_control(label: str, present: Mapping[str, int]) -> str:
-    """Return a hint at the label that may be meant: a usual name, one like it, the commonest."""
-    usual = [name for name in present if name.casefold() in USUAL_CONTROLS]
-    if usual:
-        return f", nearest: '{usual[0]}'"
-    commonest = max(present, key=lambda name: present[name])
-    return nearest(label, present) or f", most common label: '{commonest}'"
 
 
 def _column_or_name(source: Source, name: str, parameter: str, hint: str) -> "pd.Series[Any]":
@@ -93,14 +96,19 @@ def _column_or_name(source: Source, name: str, parameter: str, hint: str) -> "pd
         raise InputError(f"{error} ({hint})") from None
 
 
-def _renamed(column: "pd.Series[Any]", names: Mapping[str, str]) -> "pd.Categorical[str]":
-    """Rename labels, of which several may become one, without a string a cell."""
+def _as_text(column: "pd.Series[Any]") -> "pd.Categorical[str]":
+    """Return a column as text, one category a text, without a string a cell; code -1 = missing."""
     category = pd.Categorical(column).remove_unused_categories()
-    renamed = [names[str(label)] for label in category.categories]
-    merged = sorted(set(renamed))
-    number = {name: i for i, name in enumerate(merged)}
-    code = np.array([number[name] for name in renamed], dtype=np.int64)
-    return pd.Categorical.from_codes(code[category.codes], pd.Index(merged))
+    texts = [text_of(label) for label in category.categories]
+    return _merged(category, texts)
+
+
+def _merged(category: "pd.Categorical[Any]", names: "list[str] | list[str | None]") -> Any:
+    """Give categories other names, of which several may become one, and None is missing."""
+    merged = sorted({name for name in names if name is not None})
+    number: dict[str | None, int] = {name: i for i, name in enumerate(merged)} | {None: -1}
+    code = np.array([*(number[name] for name in names), -1], dtype=np.int64)
+    return pd.Categorical.from_codes(code[category.codes], pd.Index(merged, dtype=object))
 
 
 def _check_controls(source: Source, obs: pd.DataFrame) -> None:
@@ -113,26 +121,90 @@ def _check_controls(source: Source, obs: pd.DataFrame) -> None:
         )
 
 
-def _label_counts(column: "pd.Series[Any]") -> dict[str, int]:
-    counts = pd.Categorical(column).remove_unused_categories().value_counts()
-    return {str(label): int(n) for label, n in counts.items() if n}
+def _label_counts(column: "pd.Categorical[str]") -> dict[str, int]:
+    counts = np.bincount(column.codes[column.codes >= 0], minlength=len(column.categories))
+    found = zip(column.categories, counts.tolist(), strict=True)
+    return {str(label): n for label, n in sorted(found, key=lambda item: -item[1]) if n}
 
 
-def _names(source: Source, present: Iterable[str], control: str, column: str) -> dict[str, str]:
-    """Return label -> name; every name but the control's has a gene."""
-    if control != CONTROL and CONTROL in present:
+def _line_names(counts: Mapping[str, int]) -> dict[str, str | None]:
+    """Return label -> line: of spellings that differ by case or punctuation that of most cells."""
+    by_key: dict[str, dict[str, int]] = {}
+    for label, n in counts.items():
+        by_key.setdefault(line_key(label), {})[label] = n
+    names: dict[str, str | None] = {
+        label: commonest(found) for found in by_key.values() for label in found
+    }
+    return names | {label: None for label in counts if is_missing(label)}
+
+
+def with_one_name_a_line(obs: pd.DataFrame) -> pd.DataFrame:
+    """Return `obs` of several sources with one spelling of each cell line, that of most cells."""
+    line = pd.Categorical(obs["cell_line"])
+    names = _line_names(_label_counts(line))
+    return obs.assign(cell_line=_merged(line, [names.get(str(x)) for x in line.categories]))
+
+
+def _other_spellings(raw: "pd.Series[Any]", named: "pd.Categorical[str]") -> dict[str, list[str]]:
+    """Return name -> what the source calls it, for names that it spells otherwise or several ways.
+
+    Args:
+        raw: the source's column.
+        named: the names of the same cells.
+    """
+    category = pd.Categorical(raw)
+    pairs = pd.DataFrame({"raw": category.codes, "name": named.codes}).drop_duplicates()
+    found: dict[str, set[str]] = {}
+    for code, name in pairs.itertuples(index=False):
+        if code >= 0 and name >= 0:
+            label = category.categories[code]
+            shown = label if isinstance(label, str) else str(text_of(label))
+            found.setdefault(str(named.categories[name]), set()).add(shown)
+    return {name: sorted(labels) for name, labels in sorted(found.items()) if labels != {name}}
+
+
+def _columns_with_genes(source: Source, other_than: str) -> dict[str, str]:
+    """Return the columns of obs most of whose values are measured genes, with one of them."""
+    genes, found = set(source.genes), {}
+    for name in source.columns:
+        if name != other_than and not pd.api.types.is_float_dtype(column := source.column(name)):
+            labels = [text_of(label) for label in pd.Categorical(column).categories[:1000]]
+            known = [label for label in labels if label in genes]
+            if 2 * len(known) > len(labels):
+                found[name] = known[0]
+    return found
+
+
+def _named(
+    source: Source,
+    column: "pd.Categorical[str]",
+    kept: NDArray[np.bool_],
+    reader: Reader,
+    name: str,
+) -> "tuple[pd.Categorical[str], list[str]]":
+    """Return the perturbation of every cell, code -1 = none, and what is to be said of them.
+
+    Raises:
+        InputError: labels that look like controls or like two genes, or most of them no genes.
+    """
+    where = f"{source.name}: column '{name}'"
+    names = names_of(_label_counts(column[kept]), reader)
+    check_like_controls(names, reader.controls, where)
+    check_doubles(names, reader, where)
+    if loose := [label for label, found in names.of.items() if found and not is_bare(found)]:
         raise InputError(
-            f"{source.name}: column '{column}' has both '{control}' and '{CONTROL}'; only one can "
-            f"be the control, leave the other out with obs_filter or rename it"
+            f"{where}: {shortlist(loose)} is not made of gene symbols; expected a symbol, or A+B"
         )
-    names = {label: perturbation_name(label) for label in present} | {control: CONTROL}
-    for label, name in names.items():
-        if name != CONTROL and not genes_of(name):
-            raise InputError(
-                f"{source.name}: label '{label}' in column '{column}' names no gene; if it is a "
-                f"control, set the control label"
-            )
-    return names
+    said = check_doubts(names, reader.genes, lambda: _columns_with_genes(source, name), where)
+    named = _merged(column, [names.of.get(str(label)) for label in column.categories])
+    if reader.missing_is_control:
+        named = named if CONTROL in named.categories else named.add_categories([CONTROL])
+        codes = named.codes.astype(np.int64)
+        codes[column.codes < 0] = named.categories.get_loc(CONTROL)
+        named = pd.Categorical.from_codes(codes, named.categories)
+        ordered = sorted(named.categories)
+        named = named.reorder_categories(ordered)
+    return named, said
 
 
 def labels_of(
@@ -140,55 +212,153 @@ def labels_of(
     *,
     perturbation_column: str,
     cell_line_column: str,
-    control: str,
+    control: str | Sequence[str],
     batch_column: str,
     obs_filter: Mapping[str, Any],
+    label_separator: str = "",
+    missing_is_control: bool = False,
+    left_out: Sequence[str] = (),
 ) -> Labels:
     """Return what each cell is; cells without a perturbation or line are left out and counted.
 
     Raises:
-        InputError: missing column, unknown filter value, nothing left, no such control label, or
-            a line without control cells.
+        InputError: missing column, unknown filter value, nothing left, no such control label, a
+            line without control cells, or labels that are not what they would be taken for.
     """
-    perturbation = _column_or_name(
-        source, perturbation_column, "perturbation_column", f"'={control}' if all are controls"
+    said_control = control if isinstance(control, str) else ", ".join(control)
+    raw = _column_or_name(
+        source, perturbation_column, "perturbation_column", f"'={said_control}' if all are controls"
     )
-    line = _column_or_name(
+    raw_line = _column_or_name(
         source, cell_line_column, "cell_line_column", "'=jurkat' if all cells are of one line"
     )
+    if perturbation_column.startswith("="):
+        control = _control_of_all(source, perturbation_column, control)
     batch = column_of(source, batch_column, "batch_column") if batch_column else None
     passed = passing(source, obs_filter)
-    labelled = (perturbation.notna() & line.notna()).to_numpy()
-    kept = passed & labelled
+    perturbation, line = _as_text(raw), _as_text(raw_line)
     everywhere = _label_counts(perturbation)
-    if control not in everywhere:
+    where = f"{source.name}: column '{perturbation_column}'"
+    genes = frozenset(source.genes)
+    missing = int((perturbation.codes < 0).sum()) + sum(
+        n for label, n in everywhere.items() if is_missing(label)
+    )
+    controls = controls_among(
+        control, everywhere, genes, where, missing=missing, optional=missing_is_control
+    )
+    if missing_is_control and not missing:
         raise InputError(
-            f"{source.name}: no cell is labelled '{control}' in column '{perturbation_column}'"
-            f"{nearest_control(control, everywhere) if everywhere else ''}; set the control label"
+            f"{where}: missing_is_control is set, but every cell has a label; leave it out"
         )
+    if controls and CONTROL in everywhere and CONTROL not in controls:
+        raise InputError(
+            f"{where} has both '{said_control}' and '{CONTROL}'; give both as control_label "
+            f"('{said_control}, {CONTROL}'), or one in left_out of ingest_options"
+        )
+    unwanted = _left_out(left_out, everywhere, where)
+    reader = Reader(genes, controls, label_separator, missing_is_control, unwanted)
+    if not passed.any():
+        raise InputError(
+            f"{source.name}: no cell is left of {len(passed)}; loosen obs_filter "
+            f"({dict(obs_filter)})"
+        )
+    named, said = _named(source, perturbation, passed, reader, perturbation_column)
+    lines = _line_names(_label_counts(line[passed]))
+    line_named = _merged(line, [lines.get(str(label)) for label in line.categories])
+    labelled = (named.codes >= 0) & (line_named.codes >= 0)
+    kept = passed & labelled
     if not kept.any():
         raise InputError(
-            f"{source.name}: no cell is left of {len(kept)}; loosen obs_filter ({dict(obs_filter)})"
+            f"{source.name}: no cell is left of {len(kept)} that has a perturbation and a line; "
+            f"check '{perturbation_column}', '{cell_line_column}' and obs_filter"
         )
-    names = _names(source, _label_counts(perturbation[kept]), control, perturbation_column)
     obs = pd.DataFrame(index=source.cells[kept])
-    obs["perturbation"] = _renamed(perturbation[kept], names)
-    obs["cell_line"] = _renamed(line[kept], {name: name for name in _label_counts(line)})
+    obs["perturbation"] = named[kept].remove_unused_categories()
+    obs["cell_line"] = line_named[kept].remove_unused_categories()
     obs["is_control"] = (obs["perturbation"] == CONTROL).to_numpy()
     if batch is not None:
-        obs["batch"] = pd.Categorical(batch[kept].astype(str))
+        obs["batch"] = pd.Categorical(_as_text(batch[kept]).astype(object).astype(str))
     _check_controls(source, obs)
+    spellings = {
+        "perturbation": _other_spellings(raw[kept], obs["perturbation"].array),
+        "cell_line": _other_spellings(raw_line[kept], obs["cell_line"].array),
+    }
+    dropped = _label_counts(perturbation[passed & (named.codes < 0)])
     facts = {
-        "control_label": control,
+        "control_label": said_control,
+        "control_labels": sorted(controls),
         "cells_in_source": len(kept),
         "cells_filtered_out": int((~passed).sum()),
         "cells_without_label": int((passed & ~labelled).sum()),
+        "cells_without_label_by_text": dict(list(dropped.items())[:MOST_LISTED]),
+        "other_spellings": {what: len(found) for what, found in spellings.items()},
     }
-    return Labels(kept, obs, facts)
+    return Labels(kept, obs, facts, spellings, [*said, *_told(spellings, dropped)])
 
 
-def check_names(source: Source, cells: "pd.Index[str]", symbol_columns: Iterable[str] = ()) -> None:
+def _control_of_all(source: Source, column: str, control: str | Sequence[str]) -> str:
+    """Return the name of all cells in a perturbation column ``=name``: a control label.
+
+    Raises:
+        InputError: it is none, so that no line would have controls.
+    """
+    name = text_of(column[1:])
+    entries = entries_of(control, [name])
+    if not any(matching(entry, [name]) for entry in [*entries, CONTROL]):
+        raise InputError(
+            f"{source.name}: perturbation_column '{column}' makes perturbed cells of all, and "
+            f"every line needs controls; write '={entries[0] or CONTROL}' if all are controls"
+        )
+    return name
+
+
+def _left_out(entries: Sequence[str], present: Collection[str], where: str) -> frozenset[str]:
+    """Return the labels that are not wanted.
+
+    Raises:
+        InputError: one that no cell has.
+    """
+    found: list[str] = []
+    for entry in map(text_of, entries):
+        fits = matching(entry, present)
+        if not fits:
+            raise InputError(
+                f"{where}: left_out: no cell is labelled '{entry}'{nearest(entry, present)}"
+            )
+        found += fits
+    return frozenset(found)
+
+
+def _told(
+    spellings: Mapping[str, Mapping[str, list[str]]], dropped: Mapping[str, int]
+) -> list[str]:
+    """Return what is to be said of names that the source spells otherwise, and of texts."""
+    said = []
+    for what, found in spellings.items():
+        shown = [
+            f"{shortlist(labels, 3)} {'is' if len(labels) == 1 else 'are'} '{name}'"
+            for name, labels in sorted(found.items(), key=lambda item: -len(item[1]))
+        ]
+        if shown:
+            more = f"; and {len(shown) - NAMED} more" if len(shown) > NAMED else ""
+            said.append(f"note: {what}: {'; '.join(shown[:NAMED])}{more}")
+    if dropped:
+        listed = ", ".join(f"{n} '{label}'" for label, n in list(dropped.items())[:NAMED])
+        more = f" and {len(dropped) - NAMED} more" if len(dropped) > NAMED else ""
+        said.append(f"note: left out, as no perturbation or not wanted: {listed}{more}")
+    return said
+
+
+def check_names(
+    source: Source, cells: "pd.Index[str]", where: str = "the var index", hint: str = ""
+) -> None:
     """Check that genes are symbols and that no gene or cell is there twice.
+
+    Args:
+        source: its genes.
+        cells: names of the cells that are kept.
+        where: where the genes' names come from, and
+        hint: where symbols may be, both for the message.
 
     Raises:
         InputError: duplicates (some are named), Ensembl ids or numbers instead of symbols.
@@ -205,11 +375,9 @@ def check_names(source: Source, cells: "pd.Index[str]", symbol_columns: Iterable
             )
     for pattern, what in ((ENSEMBL, "Ensembl ids"), (r"\d+", "numbers")):
         if genes.str.fullmatch(pattern).mean() > 0.5:
-            found = shortlist(symbol_columns)
-            hint = f"var column {found} may hold them" if found else "gene symbols are needed"
             raise InputError(
-                f"{source.name}: the var index holds {what} such as '{genes[0]}'; expected gene "
-                f"symbols, {hint}: set adata.var_names and write the file again"
+                f"{source.name}: {where} holds {what} such as '{genes[0]}'; expected gene symbols"
+                f"{f', {hint}' if hint else ''}"
             )
 
 

@@ -10,6 +10,8 @@ from components.shared.errors import InputError
 
 COUNTS = "counts"
 LOG1P = "log1p"
+UNKNOWN = ""
+"""Neither is plain from the values alone: see `scale`."""
 AUTO = "auto"
 EXPRESSIONS = (AUTO, COUNTS, LOG1P)
 SCALE = 1e4
@@ -19,7 +21,7 @@ LOG1P_LIMIT = 15.0
 
 
 def detect(sample: NDArray[np.float32], given: str, name: str) -> tuple[str, str]:
-    """Return (counts or log1p, how that is known) from non-zero values of X.
+    """Return (counts, log1p or not known yet, how that is known) from non-zero values of X.
 
     Args:
         sample: non-zero values from all over the file.
@@ -35,26 +37,22 @@ def detect(sample: NDArray[np.float32], given: str, name: str) -> tuple[str, str
     seen = f"{len(values)} sampled non-zero values, the largest {most:.6g}"
     if given == LOG1P and whole and most > 1:
         raise InputError(
-            f"{name}: X is not log1p: {seen}, are all whole numbers; use expression counts or auto"
+            f"{name}: X is not log1p: {seen}, are all whole numbers; leave expression and scale "
+            "at auto"
         )
     if given != AUTO:
         return given, f"given; {seen}"
-    if len(values) == 0:
+    if len(sample) == 0:
         raise InputError(
             f"{name}: no non-zero value in a sample of X, so counts or log1p cannot be told; "
             f"set expression to counts or log1p"
         )
     if whole:
         return COUNTS, f"detected: {seen}, are all whole numbers"
-    if most < LOG1P_LIMIT:
-        return LOG1P, f"detected: {seen}, are not all whole numbers"
-    raise InputError(
-        f"{name}: X is neither counts nor log1p: {seen}, are not all whole numbers and log1p stays "
-        f"below {LOG1P_LIMIT:g}; give raw counts, or set expression to counts if these are counts"
-    )
+    return UNKNOWN, f"{seen}, are not all whole numbers"
 
 
-def row_sums(data: NDArray[np.float32], indptr: NDArray[np.integer]) -> NDArray[np.float64]:
+def row_sums(data: NDArray[np.floating], indptr: NDArray[np.integer]) -> NDArray[np.float64]:
     """Return the sum of each row of a CSR matrix in double precision, shape [rows]."""
     sums = np.concatenate([[0.0], np.cumsum(data, dtype=np.float64)])
     return sums[indptr[1:]] - sums[indptr[:-1]]
@@ -80,6 +78,8 @@ class ValueCheck:
     expression: str
     whole: bool
     """Counts were detected, not given: a fraction then means the detection was wrong."""
+    hint: str = ""
+    """What else there is to read."""
 
     def __call__(self, rows: NDArray[np.int64], block: csr_matrix) -> None:
         """Check a block whose rows are the source's ``rows``.
@@ -106,7 +106,8 @@ class ValueCheck:
         entry = int(np.flatnonzero(bad)[0])
         row = int(np.searchsorted(block.indptr, entry, side="right")) - 1
         cell, gene = self.cells[rows[row]], self.genes[block.indices[entry]]
+        hint = f"; {self.hint}" if self.hint else ""
         raise InputError(
             f"{self.name}: X of cell '{cell}' and gene '{gene}' is {block.data[entry]:.6g}: {why}; "
-            f"expected raw counts or log1p of counts per 10,000"
+            f"expected raw counts or log1p of counts per 10,000{hint}"
         )

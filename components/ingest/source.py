@@ -20,6 +20,10 @@ class Source(Protocol):
         """What messages call it."""
 
     @property
+    def hint(self) -> str:
+        """What else of it could be read, for messages; empty if nothing."""
+
+    @property
     def genes(self) -> list[str]:
         """Gene symbols, in column order."""
 
@@ -36,6 +40,9 @@ class Source(Protocol):
 
     def sample(self, kept: NDArray[np.bool_], seed: int) -> NDArray[np.float32]:
         """Return non-zero values of X from all over the kept rows, at most a block of them."""
+
+    def cells_sample(self, kept: NDArray[np.bool_], seed: int) -> csr_matrix:
+        """Return whole rows of X from all over the kept rows, at most a block of them."""
 
     def blocks(self, kept: NDArray[np.bool_]) -> Iterator[tuple[NDArray[np.int64], csr_matrix]]:
         """Yield (row numbers, CSR float32 [rows, genes]) over the kept rows, in order."""

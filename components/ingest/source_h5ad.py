@@ -1,5 +1,6 @@
 """An h5ad file as a source: checked when opened, X read in blocks of rows with h5py."""
 
+import hashlib
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,13 +11,22 @@ from pathlib import Path
 from typing import Any
 
 import anndata
-import h5py
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix
+from scipy.sparse import csr_matrix, vstack
 
 from components.ingest.csc import fill_buckets, read_buckets
+from components.ingest.matrices import (
+    Matrix,
+    columns_of,
+    matrix_of,
+    names_in,
+    other_matrices,
+    plain,
+    symbol_columns,
+    symbols_in,
+)
 from components.ingest.source import rows_per_block
 from components.shared.artifact import sha256_of
 from components.shared.errors import InputError, shortlist
@@ -39,34 +49,53 @@ def dense_to_csr(block: NDArray) -> csr_matrix:
 class H5adSource:
     """An opened h5ad file with X as dense, CSR or CSC of any real type."""
 
-    file: h5py.File
+    file: Any
+    """Of h5py or of zarr, which are used alike."""
     path: Path
     name: str
     scratch: Path
     """A folder on disk for the buckets of a CSC matrix."""
+    layer: str = ""
+    """Which matrix is read: empty = X, the name of a layer, or raw."""
+    gene_column: str = ""
+    """Column of var with the gene symbols; empty = the index."""
+
+    @cached_property
+    def matrix(self) -> Matrix:
+        """Where the matrix is that is read."""
+        return matrix_of(self.file, self.layer, self.name)
+
+    @cached_property
+    def hint(self) -> str:
+        """What else there is to read, for messages; empty if nothing is."""
+        return other_matrices(self.file, self.layer)
+
+    @property
+    def _x(self) -> Any:
+        return self.file[self.matrix.x]
 
     @cached_property
     def kind(self) -> str:
         """How X is stored: dense, csr or csc."""
-        x = self.file.get("X")
+        x = self.file.get(self.matrix.x)
         if x is None or x.attrs.get("encoding-type") == "null":
-            layers = list(self.file.get("layers", ()))
-            hint = f"; it has layers {shortlist(layers)}, write one of them to X" if layers else ""
+            hint = f"; {self.hint}" if self.hint else ""
             raise InputError(f"{self.name}: the h5ad has no X; expected cells x genes in X{hint}")
-        if isinstance(x, h5py.Dataset):
+        if hasattr(x, "shape"):
             return "dense"
         encoding = str(x.attrs.get("encoding-type", x.attrs.get("h5sparse_format", "none")))
         kind = encoding.removesuffix("_matrix")
         if kind not in ("csr", "csc") or not {"data", "indices", "indptr"} <= set(x):
             raise InputError(
-                f"{self.name}: X is stored as '{encoding}'; expected a dense array, CSR or CSC"
+                f"{self.name}: {self.matrix.said} is stored as '{encoding}'; expected a dense "
+                "array, CSR or CSC"
             )
         return kind
 
     @cached_property
     def shape(self) -> tuple[int, int]:
         """Cells and genes of X."""
-        x = self.file["X"]
+        x = self._x
         found = (
             x.shape if self.kind == "dense" else x.attrs.get("shape", x.attrs.get("h5sparse_shape"))
         )
@@ -78,30 +107,32 @@ class H5adSource:
         Raises:
             InputError: they do not.
         """
-        values = self.file["X"] if self.kind == "dense" else self.file["X/data"]
+        values = self._x if self.kind == "dense" else self._x["data"]
+        said = self.matrix.said
         if values.dtype.kind not in "fiub":
-            raise InputError(f"{self.name}: X holds {values.dtype}; expected real numbers")
+            raise InputError(f"{self.name}: {said} holds {values.dtype}; expected real numbers")
         if self.shape != (len(self.cells), len(self.genes)):
             raise InputError(
-                f"{self.name}: X is {self.shape[0]} x {self.shape[1]} but obs has "
+                f"{self.name}: {said} is {self.shape[0]} x {self.shape[1]} but obs has "
                 f"{len(self.cells)} cells and var {len(self.genes)} genes; the file is damaged"
             )
         if self.kind != "dense":
             self._check_indptr()
 
     def _check_indptr(self) -> None:
-        group = self.file["X"]
+        group = self._x
         indptr = group["indptr"][:]
         wanted = self.shape[0 if self.kind == "csr" else 1] + 1
-        stored = min(len(group["data"]), len(group["indices"]))
+        stored = min(group["data"].shape[0], group["indices"].shape[0])
         if len(indptr) != wanted or indptr[0] or (np.diff(indptr) < 0).any() or indptr[-1] > stored:
             raise InputError(
-                f"{self.name}: X/indptr does not fit X/data and obs; the file is damaged"
+                f"{self.name}: {self.matrix.x}/indptr does not fit its data and obs; the file is "
+                "damaged"
             )
 
-    def _frame(self, key: str) -> h5py.Group:
+    def _frame(self, key: str) -> Any:
         frame = self.file.get(key)
-        if not isinstance(frame, h5py.Group) or "_index" not in frame.attrs:
+        if frame is None or hasattr(frame, "shape") or "_index" not in frame.attrs:
             raise InputError(
                 f"{self.name}: '{key}' is not a table as anndata 0.7 or later writes it; "
                 f"open it with anndata.read_h5ad and write it again"
@@ -109,14 +140,39 @@ class H5adSource:
         return frame
 
     def _index(self, key: str) -> "pd.Index[str]":
-        frame = self._frame(key)
-        values = anndata.io.read_elem(frame[frame.attrs["_index"]])
-        return pd.Index(np.asarray(values).astype(str), dtype=object)
+        return names_in(self._frame(key))
 
     @cached_property
+    def _symbols(self) -> tuple["pd.Index[str]", dict[str, int]]:
+        if not self.gene_column:
+            return self._index(self.matrix.var), {}
+        return symbols_in(self._frame(self.matrix.var), self.gene_column, self.name)
+
+    @property
     def genes(self) -> list[str]:
-        """Gene symbols: the index of var."""
-        return [str(gene) for gene in self._index("var")]
+        """Gene symbols: the index of var, or the column that was asked for."""
+        return [str(gene) for gene in self._symbols[0]]
+
+    @property
+    def gene_facts(self) -> dict[str, int]:
+        """How many symbols of a column were mended."""
+        return self._symbols[1]
+
+    @cached_property
+    def genes_said(self) -> str:
+        """Where the names of the genes come from, for messages."""
+        return f"var column '{self.gene_column}'" if self.gene_column else "the var index"
+
+    def symbols_hint(self) -> str:
+        """Say where gene symbols may be."""
+        var = self._frame(self.matrix.var)
+        if found := [name for name in symbol_columns(var) if name != self.gene_column]:
+            return (
+                f"var column {shortlist(found)} may hold them: set the ingest option gene_column, "
+                f"as in gene_column: {found[0]}"
+            )
+        columns = shortlist(columns_of(var), 12) or "none"
+        return f"set the ingest option gene_column to the var column of them (columns: {columns})"
 
     @cached_property
     def cells(self) -> "pd.Index[str]":
@@ -126,13 +182,7 @@ class H5adSource:
     @cached_property
     def columns(self) -> list[str]:
         """Names of the columns of obs."""
-        return [str(column) for column in self._frame("obs").attrs.get("column-order", ())]
-
-    def symbol_columns(self) -> list[str]:
-        """Return the columns of var whose name says that they hold gene symbols."""
-        names = ("gene_name", "gene_symbol", "symbol", "gene_names", "gene_symbols", "feature_name")
-        columns = self._frame("var").attrs.get("column-order", ())
-        return [name for name in names if name in columns]
+        return columns_of(self._frame("obs"))
 
     def column(self, name: str) -> "pd.Series[Any]":
         """Return one column of obs; categories stay categories."""
@@ -141,7 +191,7 @@ class H5adSource:
         if old_categories is not None and name in old_categories:
             labels = anndata.io.read_elem(old_categories[name])
             return pd.Series(pd.Categorical.from_codes(frame[name][:], labels))
-        return pd.Series(anndata.io.read_elem(frame[name]))
+        return pd.Series(plain(anndata.io.read_elem(frame[name])))
 
     def sample(self, kept: NDArray[np.bool_], seed: int) -> NDArray[np.float32]:
         """Return non-zero values of X: of runs of rows, of whole columns where X is CSC."""
@@ -149,19 +199,35 @@ class H5adSource:
         with self._damage_told():
             if self.kind == "csc":
                 return self._sample_columns(kept, rng)
+            return self._sample_rows(kept, rng).data
+
+    def cells_sample(self, kept: NDArray[np.bool_], seed: int) -> csr_matrix:
+        """Return whole rows of X from all over the kept ones."""
+        rng = np.random.default_rng(seed)
+        with self._damage_told():
+            if self.kind != "csc":
+                return self._sample_rows(kept, rng)
             rows = np.flatnonzero(kept)
-            edges = np.linspace(0, len(rows), min(SAMPLE_RUNS, len(rows)) + 1).astype(int)
-            found = []
-            for low, high in pairwise(edges):
-                start = int(rows[rng.integers(low, max(low + 1, high - SAMPLE_RUN_ROWS))])
-                run = kept[start : start + SAMPLE_RUN_ROWS]
-                found.append(self._read(start, start + len(run))[np.flatnonzero(run)].data)
-            return np.concatenate(found)
+            few = np.zeros_like(kept)
+            few[rng.choice(rows, min(SAMPLE_RUNS * SAMPLE_RUN_ROWS, len(rows)), replace=False)] = 1
+            with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
+                fill_buckets(self._x, few, len(rows), Path(folder))
+                return next(read_buckets(few, self.shape[1], len(rows), Path(folder)))[1]
+
+    def _sample_rows(self, kept: NDArray[np.bool_], rng: np.random.Generator) -> csr_matrix:
+        rows = np.flatnonzero(kept)
+        edges = np.linspace(0, len(rows), min(SAMPLE_RUNS, len(rows)) + 1).astype(int)
+        found = []
+        for low, high in pairwise(edges):
+            start = int(rows[rng.integers(low, max(low + 1, high - SAMPLE_RUN_ROWS))])
+            run = kept[start : min(start + SAMPLE_RUN_ROWS, int(rows[high - 1]) + 1)]
+            found.append(self._read(start, start + len(run))[np.flatnonzero(run)])
+        return vstack(found, format="csr")
 
     def _sample_columns(
         self, kept: NDArray[np.bool_], rng: np.random.Generator
     ) -> NDArray[np.float32]:
-        group = self.file["X"]
+        group = self._x
         indptr = group["indptr"][:]
         filled = np.flatnonzero(np.diff(indptr))
         found = [np.empty(0, dtype=np.float32)]
@@ -182,7 +248,7 @@ class H5adSource:
         with self._damage_told():
             if self.kind == "csc":
                 with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
-                    fill_buckets(self.file["X"], kept, rows, Path(folder))
+                    fill_buckets(self._x, kept, rows, Path(folder))
                     yield from read_buckets(kept, self.shape[1], rows, Path(folder))
                 return
             for start in range(0, self.shape[0], rows):
@@ -196,12 +262,12 @@ class H5adSource:
 
     def _block_rows(self) -> int:
         rows = rows_per_block(self.shape[1])
-        chunks = self.file["X"].chunks if self.kind == "dense" else None
+        chunks = self._x.chunks if self.kind == "dense" else None
         # Blocks that end where chunks end, so that no chunk is unpacked twice.
         return rows // chunks[0] * chunks[0] if chunks and chunks[0] <= rows else rows
 
     def _read(self, low: int, high: int) -> csr_matrix:
-        x = self.file["X"]
+        x = self._x
         if self.kind == "dense":
             return dense_to_csr(x[low:high])
         indptr = x["indptr"][low : high + 1].astype(np.int64)
@@ -223,38 +289,18 @@ class H5adSource:
             yield
         except (OSError, IndexError) as error:
             raise InputError(
-                f"{self.name}: X cannot be read ({error}); the file is damaged, fetch it again"
+                f"{self.name}: {self.matrix.said} cannot be read ({error}); the file is damaged, "
+                "fetch it again"
             ) from None
+
+    def stored(self) -> Iterator[Any]:
+        """Yield the parts of the file that are read."""
+        yield from (self.file.get(key) for key in (self.matrix.x, "obs", self.matrix.var))
 
     def sha256(self) -> str:
-        """Return the sha256 of the file."""
-        return sha256_of(self.path)
-
-
-@contextmanager
-def opened(path: Path, name: str, scratch: Path) -> Iterator[H5adSource]:
-    """Open and check the h5ad file at ``path``; messages call it ``name``.
-
-    Raises:
-        InputError: missing, not HDF5, truncated, without X, or parts that do not fit each other.
-    """
-    if not path.is_file():
-        raise InputError(f"{name}: no such file; expected an h5ad file")
-    if not h5py.is_hdf5(path):
-        raise InputError(f"{name}: not an HDF5 file; expected an h5ad as anndata writes it")
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise InputError(
-            f"{name}: cannot be opened, truncated or damaged ({error}); fetch it again"
-        ) from None
-    with file:
-        source = H5adSource(file, path, name, scratch)
-        try:
-            source.check()
-        except (OSError, KeyError) as error:
-            raise InputError(
-                f"{name}: obs, var or X cannot be read ({error}); the file is damaged, "
-                f"fetch it again"
-            ) from None
-        yield source
+        """Return the sha256 of the file; of a folder, that of its files' names and digests."""
+        if not self.path.is_dir():
+            return sha256_of(self.path)
+        files = sorted(path for path in self.path.rglob("*") if path.is_file())
+        told = "".join(f"{path.relative_to(self.path)} {sha256_of(path)}\n" for path in files)
+        return hashlib.sha256(told.encode()).hexdigest()

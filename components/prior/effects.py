@@ -28,6 +28,7 @@ from components.shared.downloads import shown
 from components.shared.errors import InputError, shortlist
 from components.shared.gene_prior import CELL_LINE, CELLS, PERTURBATION, OtherEffects
 from components.shared.perturbation import CONTROL
+from components.shared.perturbation_names import canonical_name
 from components.shared.progress import bar
 from components.shared.storage import SHA256, ending_of, fetched, fetched_folder
 
@@ -87,7 +88,7 @@ def read_deltas(path: Path, name: str) -> OtherEffects:
     try:
         file = pq.ParquetFile(path)
         genes = _gene_columns(file.schema_arrow, name)
-        labels = _text(file, PERTURBATION, name)
+        labels = [canonical_name(label) for label in _text(file, PERTURBATION, name)]
         named = file.schema_arrow.names
         lines = _text(file, CELL_LINE, name) if CELL_LINE in named else [""] * len(labels)
         cells = file.read([CELLS]).column(0).cast(pa.int64()) if CELLS in named else None

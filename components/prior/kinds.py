@@ -153,7 +153,7 @@ def from_scgpt(prior: Prior, context: Context) -> Vectors:
             " give the folder or URI of a checkpoint as pretrained, or another prior"
         )
     name = pretrained.shown
-    with fetched_folder(pretrained.uri, CHECKPOINT_FILES) as folder:
+    with fetched_folder(pretrained.folder, CHECKPOINT_FILES) as folder:
         checkpoint = read_checkpoint(folder)
         source = Source(prior.kind, name, sha256_of(folder / WEIGHTS_FILE), licence_of(name, ""))
     weight = checkpoint.state.get(EMBEDDING)

@@ -38,6 +38,8 @@ TEMPLATE = "card.md.j2"
 TASK = "perturbation-prediction"
 BEYOND_SCGPT = ("beyond_scgpt.safetensors", "effects.safetensors")
 """Files of a model that scgpt's class has no place for."""
+JOIN = " + "
+"""What ingest writes between several sources."""
 NAMED = 20
 """Most perturbations that the card names as left out."""
 TAGS = ["biology", "genomics", "single-cell", "scgpt", TASK]
@@ -170,7 +172,9 @@ def public(uri: str) -> str:
 
 def _source(run: _Run) -> str:
     uri = run.source["uri"]
-    return public(uri) if uri != UNKNOWN else "unknown (the tasks did not pass it on)"
+    if uri == UNKNOWN:
+        return "unknown (the tasks did not pass it on)"
+    return JOIN.join(public(one) for one in uri.split(JOIN))
 
 
 def _hub_id(uri: str, kind: str) -> str | None:
@@ -238,6 +242,7 @@ def _context(
         "extra": " and ".join(str(f["path"]) for f in files if f["path"] in BEYOND_SCGPT),
         "settings": run.stats["settings"],
         "source": {"uri": _source(run), "sha256": run.source["sha256"]},
+        "expression": {key: run.splits.get(f"scale_{key}", "") for key in ("found", "done")},
         "chain": chain_rows(artifacts),
         "code": f"{code['version']} ({code['revision']})",
         "metrics": _metric_rows(run),

@@ -145,6 +145,7 @@ def limitations(stats: Facts, predictions: Facts, metrics: Facts, splits: Facts)
     scored = metrics.get("scored", True)
     found = [
         *_of_training(stats),
+        *_of_scale(splits),
         *(_of_splits(splits) if scored else _of_controls(splits)),
         *_of_predictions(predictions),
         *(_of_evaluation(metrics) if scored else ()),
@@ -233,6 +234,13 @@ def open_licence(prior: Facts) -> bool:
     """Return whether the prior, if any, leaves this project's own licence to the model."""
     from_files = prior["kind"] != "none" or prior.get(EFFECTS, {}).get("uri")
     return not from_files or str(prior.get("licence")).lower() in OPEN_LICENCES
+
+
+def _of_scale(splits: Facts) -> list[str]:
+    caveat = splits.get("scale_caveat")
+    return (
+        [f"The expression is log1p of counts per 10,000 with a caveat: {caveat}."] if caveat else []
+    )
 
 
 def _of_splits(splits: Facts) -> list[str]:

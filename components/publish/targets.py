@@ -3,14 +3,15 @@
 import os
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from components.publish.files import SOMETIMES
 from components.shared.artifact import PROVENANCE, beside
 from components.shared.buckets import FORMS, SCHEMES, open_bucket
 from components.shared.downloads import check_remote_path, shown, watching
-from components.shared.errors import InputError, shortlist
+from components.shared.errors import InputError, nearest, shortlist
 from components.shared.objects import Bucket, Stored, split_uri
 from components.shared.storage import local_path, scheme_of
 
@@ -172,7 +173,29 @@ def _check_hub(uri: str) -> None:
     repository, _ = _repository(uri)
     api = HfApi(token=_token())
     with storage_hf.errors(f"publish_to {uri}", repository):
-        storage_hf.trying(f"publish_to {uri}", api.whoami)
+        user = storage_hf.trying(f"publish_to {uri}", api.whoami)
+    _check_rights(user, repository.partition("/")[0], uri)
+
+
+def _check_rights(user: Mapping[str, Any], owner: str, uri: str) -> None:
+    """Check that a token may write for ``owner``, as far as the Hub's answer on its user tells.
+
+    What a fine-grained token may do is not told.
+    """
+    role = ((user.get("auth") or {}).get("accessToken") or {}).get("role")
+    if role == "read":
+        raise InputError(
+            f"publish_to {uri}: {TOKEN} may only read; make a token of type write on the Hub's "
+            "page of access tokens, and set it"
+        )
+    if role != "write" or "orgs" not in user:
+        return
+    own = [str(user.get("name")), *(str(org.get("name")) for org in user["orgs"] or ())]
+    if owner.casefold() not in (name.casefold() for name in own):
+        raise InputError(
+            f"publish_to {uri}: '{owner}' is neither the user of {TOKEN} nor one of its "
+            f"organisations{nearest(owner, own)} ({shortlist(own)}); give one of these as owner"
+        )
 
 
 def _to_hub(folder: Path, uri: str) -> str:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from components import __version__
-from components.shared.errors import InputError
+from components.shared.errors import CLOSED, InputError
 
 CELLS = "cells/v1"
 SPLITS = "splits/v1"
@@ -124,8 +124,7 @@ def beside(target: Path) -> Iterator[Path]:
     """
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise InputError(f"{target}: exists already; give another folder or remove it first")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
+    draft = _draft(target)
     try:
         yield draft
         draft.chmod(0o755)
@@ -133,6 +132,19 @@ def beside(target: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
+
+
+def _draft(target: Path) -> Path:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        name = f".{target.name}."
+        return Path(tempfile.mkdtemp(prefix=name, suffix=".partial", dir=target.parent))
+    except OSError as error:
+        if error.errno not in CLOSED:
+            raise
+        raise InputError(
+            f"{target}: may not be written ({str(error.strerror).lower()}); give another folder"
+        ) from None
 
 
 @contextmanager
@@ -224,13 +236,20 @@ def opening(path: Path | str, format: str) -> Artifact:
     for name, facts in provenance["files"].items():
         file = path / name
         if not file.is_file():
-            raise InputError(f"{file}: missing though {PROVENANCE} lists it; make it again")
+            raise InputError(f"{file}: missing though {PROVENANCE} lists it; {_anew(path)}")
         if sha256_of(file) != facts["sha256"]:
             raise InputError(
                 f"{file}: sha256 is not the one in {PROVENANCE}; the file changed or is damaged, "
-                f"run the {MADE_BY[format]} task again"
+                f"{_anew(path)}"
             )
     return Artifact(path, hashlib.sha256(text).hexdigest(), provenance)
+
+
+def _anew(path: Path) -> str:
+    """Say how to have an artifact made again: a cache would only give the same one."""
+    if "KUBERNETES_SERVICE_HOST" in os.environ:
+        return "submit the run again with --no-cache"
+    return f"remove the folder {path}, and the next run makes it again"
 
 
 def describe(path: Path | str) -> dict[str, Any]:

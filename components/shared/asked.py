@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from components.shared.downloads import shown
 from components.shared.errors import InputError
 from components.shared.perturbation import CONTROL, genes_of
+from components.shared.perturbation_names import canonical_name
 from components.shared.storage import SHA256, fetched, scheme_of
 
 ENDINGS = (".txt", ".csv", ".tsv")
@@ -56,14 +57,13 @@ def names_a_file(entry: str) -> bool:
 
 
 def canonical(label: str, where: str) -> str:
-    """Return a label without blanks around its genes, each gene once.
+    """Return a label without blanks around its genes, which are sorted, each once.
 
     Raises:
         InputError: it names no gene, is the control's, is too long, or holds characters that are
             not to be seen.
     """
-    genes = list(dict.fromkeys(filter(None, (part.strip() for part in label.split("+")))))
-    text = "+".join(genes)
+    text = canonical_name(label)
     hidden = any(unicodedata.category(character).startswith("C") for character in label)
     if not genes_of(text) or text == CONTROL or len(text) > LONGEST or hidden:
         raise InputError(

@@ -1,8 +1,13 @@
 """Opens buckets of object stores: one interface over the clients of Cloud Storage and of S3."""
 
+import os
+
+from components.shared.downloads import shown
 from components.shared.objects import Bucket, split_uri
+from components.shared.proxies import REQUESTS, check_proxy
 
 SCHEMES = ("gs", "s3", "minio")
+GS = "https://storage.googleapis.com"
 FORMS = "gs://bucket/prefix, s3://bucket/prefix, minio://bucket/prefix"
 
 
@@ -19,6 +24,7 @@ def open_bucket(uri: str) -> Bucket:
     if scheme == "gs":
         from components.shared import storage_gs
 
+        check_proxy(os.environ.get("STORAGE_EMULATOR_HOST") or GS, shown(uri), REQUESTS)
         with storage_gs.errors(uri):
             return storage_gs.Bucket(name)
     from components.shared import storage_s3

@@ -8,15 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from components.shared.checkpoint_files import ARGS_FILE, CHECKPOINT_FILES, WEIGHTS_FILE
 from components.shared.errors import InputError
 from components.shared.vocabulary import VOCAB_FILE, read_vocabulary
 
-WEIGHTS_FILE = "best_model.pt"
-ARGS_FILE = "args.json"
 STATS_FILE = "training_stats.json"
 EXTRA_FILE = "beyond_scgpt.safetensors"
 """Tensors that scGPT's class does not have, where there are any."""
-CHECKPOINT_FILES = (WEIGHTS_FILE, ARGS_FILE, VOCAB_FILE)
+
+WRAPPED = ("state_dict", "model_state_dict", "model")
+"""Keys under which training scripts save a state_dict beside other things."""
+PREFIXES = ("module.", "_orig_mod.", "model.")
 
 SIZE_ARGS = ("embsize", "nheads", "d_hid", "nlayers", "n_layers_cls")
 
@@ -87,9 +89,26 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
         raise InputError(
             f"{path}: not a state_dict that loads with weights_only=True ({reason})"
         ) from None
+    state = _unwrapped(state)
     if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
         raise InputError(f"{path}: expected a state_dict, an object of name to tensor")
     return {name.replace("Wqkv.", "in_proj_"): tensor for name, tensor in state.items()}
+
+
+def _unwrapped(state: Any) -> Any:
+    """Return the state_dict in what was saved: out of a dict of more, without wrappers' prefixes.
+
+    Data-parallel training, torch.compile and trainers put their own name before every tensor's.
+    """
+    if isinstance(state, dict):
+        inner = (state.get(key) for key in WRAPPED)
+        state = next((found for found in inner if isinstance(found, dict)), state)
+    while isinstance(state, dict) and state:
+        prefix = next((p for p in PREFIXES if all(str(name).startswith(p) for name in state)), "")
+        if not prefix:
+            break
+        state = {str(name).removeprefix(prefix): tensor for name, tensor in state.items()}
+    return state
 
 
 def _read_extra(path: Path) -> dict[str, Tensor]:

@@ -14,9 +14,29 @@ class InputError(Exception):
         super().__init__(" ".join(message.split()))
 
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
+CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS)
+UNUSABLE = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EIO, errno.ESTALE)
+
+
+def said_by_system(error: OSError) -> str:
+    """Return in one line what the operating system refuses; empty if it may be a fault of ours."""
+    if error.errno in FULL:
+        return f"the disk is full ({error}); free some room"
+    where, why = str(error.filename or "a file"), str(error.strerror or error).lower()
+    if error.errno in CLOSED:
+        return (
+            f"{where}: may not be read or written ({why}); change its permissions or those of its "
+            "folder, or give another path"
+        )
+    if error.errno in UNUSABLE and error.filename:
+        return f"{where}: cannot be used ({why}); give another path"
+    return ""
+
+
 @contextmanager
 def one_line_errors(stage: str) -> Iterator[None]:
-    """Turn an InputError, or a full disk, into one line on standard error and exit code 1.
+    """Turn an InputError, or what the system refuses, into one line and exit code 1.
 
     Any other exception keeps its traceback, since it is a fault of ours.
     """
@@ -26,9 +46,9 @@ def one_line_errors(stage: str) -> Iterator[None]:
         print(f"{stage}: error: {error}", file=sys.stderr, flush=True)
         raise SystemExit(1) from None
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if not (said := said_by_system(error)):
             raise
-        print(f"{stage}: error: the disk is full ({error}); free some room", file=sys.stderr)
+        print(f"{stage}: error: {said}", file=sys.stderr, flush=True)
         raise SystemExit(1) from None
 
 

@@ -20,7 +20,7 @@ from components.shared.artifact import (
 from components.shared.downloads import shown
 from components.shared.errors import InputError
 from components.shared.settings import settings_of
-from components.shared.storage import fetched_folder
+from components.shared.storage import fetched_folder, folder_of
 
 NEEDED = (
     "best_model.pt",
@@ -48,7 +48,7 @@ def take_model(uri: str, target: Path | str) -> dict[str, Any]:
         InputError: a file is missing, damaged or of another kind of model.
     """
     where = shown(uri)
-    folder_uri = _folder_of(uri)
+    folder_uri = folder_of(uri, (*NEEDED, *BESIDE, PROVENANCE))
     try:
         with fetched_folder(folder_uri, (PROVENANCE,)) as folder:
             provenance = _provenance(folder / PROVENANCE, where)
@@ -71,13 +71,6 @@ def take_model(uri: str, target: Path | str) -> dict[str, Any]:
             draft.summary |= {key: value for key, value in stats.items() if key != "history"}
             draft.summary |= {PUBLISHED_AT: where, "published_sha256": digest}
             return draft.summary
-
-
-def _folder_of(uri: str) -> str:
-    for name in (*NEEDED, *BESIDE, PROVENANCE):
-        if uri.endswith(f"/{name}"):
-            return uri.removesuffix(f"/{name}")
-    return uri
 
 
 def _provenance(file: Path, where: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from components.shared.errors import InputError, nearest
+from components.shared.perturbation_names import text_of
 
 
 def options_for(
@@ -12,7 +13,8 @@ def options_for(
 ) -> dict[str, Any]:
     """Return ``given`` as keyword arguments of ``function``, in the types of its defaults.
 
-    KFP's local runner hands whole numbers inside a dict over as floats, so 3.0 is taken for 3.
+    KFP's local runner hands whole numbers inside a dict over as floats, so 3.0 is taken for 3, and
+    a number for the text that a column may hold.
 
     Args:
         function: the stage function.
@@ -24,12 +26,28 @@ def options_for(
         InputError: an unknown option, or a value of another type than the default's.
     """
     defaults = {key: inspect.signature(function).parameters[key].default for key in allowed}
+    return checked_options(defaults, given, name=name)
+
+
+def checked_options(
+    defaults: Mapping[str, Any], given: Mapping[str, Any], *, name: str
+) -> dict[str, Any]:
+    """Return ``given`` in the types of its defaults, as `options_for`.
+
+    Args:
+        defaults: option to its default.
+        given: what the user gave.
+        name: the pipeline parameter, for the message.
+
+    Raises:
+        InputError: an unknown option, or a value of another type than the default's.
+    """
     options = {}
     for key, value in given.items():
         if key not in defaults:
             raise InputError(
-                f"{name}: '{key}' is not an option{nearest(key, allowed)}; "
-                f"options: {', '.join(allowed)}"
+                f"{name}: '{key}' is not an option{nearest(key, defaults)}; "
+                f"options: {', '.join(defaults)}"
             )
         options[key] = _as(type(defaults[key]), value, f"{name}: {key}={value!r}")
     return options
@@ -38,6 +56,12 @@ def options_for(
 def _as(kind: type, value: Any, where: str) -> Any:
     if kind is type(None) or kind is dict:
         kind = dict
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if kind is str and number:
+        return text_of(value)  # KFP has made 1.0 of a column's 1
+    if kind is tuple:
+        entries = value if isinstance(value, list | tuple) else [value]
+        return tuple(_as(str, entry, where) for entry in entries)
     if kind is int and isinstance(value, float) and value.is_integer():
         return int(value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):

@@ -15,6 +15,7 @@ from components.shared.storage import (
     ending_of,
     fetched,
     fetched_folder,
+    folder_of,
     local_path,
     scheme_of,
 )
@@ -27,6 +28,7 @@ SIZES = {
     "whole-human": {"embsize": 512, "nheads": 8, "d_hid": 512, "nlayers": 12, "dropout": 0.2},
 }
 """Models that can be started fresh with random://<size>."""
+IN_A_CHECKPOINT = ("best_model.pt", "args.json", VOCAB_FILE)
 FORM = "random://<size> or random://<size>?vocabulary=<uri of a vocab.json>"
 
 
@@ -39,6 +41,11 @@ class Pretrained:
     """Size of a model to start fresh; empty for a checkpoint. Its name is not checked here."""
     vocabulary_uri: str
     """A vocab.json or a folder with one; empty = the vocabulary of the scgpt package."""
+
+    @property
+    def folder(self) -> str:
+        """The checkpoint's folder; the path or URI of a file in it stands for it."""
+        return folder_of(self.uri, IN_A_CHECKPOINT)
 
     @property
     def shown(self) -> str:
@@ -58,7 +65,7 @@ def parse_pretrained(uri: str) -> Pretrained:
     if not uri.strip():
         raise InputError(f"pretrained is empty; expected a checkpoint folder or its URI, or {FORM}")
     if scheme_of(uri) != RANDOM:
-        return Pretrained(uri, "", uri)
+        return Pretrained(uri, "", folder_of(uri, IN_A_CHECKPOINT[:2]))
     size, _, query = uri.split("://", 1)[1].partition("?")
     # A vocabulary may be at a signed URL, which no message may show.
     bare = f"pretrained '{RANDOM}://{size}?…'" if query else f"pretrained '{uri}'"

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from components.shared.datasets import is_list, with_files
 from components.shared.downloads import shown
 
 PLAIN = re.compile(r"[A-Za-z_./][\w./:?&=+@%#-]*(?<!:)", re.ASCII)
@@ -25,6 +26,8 @@ def commands(target: str, package: str, parameters: Mapping[str, Any]) -> str:
             that `make` reads besides changes nothing.
     """
     told = {name: _shown(value) for name, value in parameters.items()}
+    if is_list(str(parameters.get("dataset", ""))):
+        told["dataset"] = with_files(parameters["dataset"], shown)
     assignments = (shlex.quote(f"{name}={_for_kfp(value)}") for name, value in told.items())
     return "\n".join(
         [

@@ -6,9 +6,10 @@ download is kept until it has been used, so that what was cut, or failed afterwa
 again.
 """
 
+import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit, urlunsplit
@@ -126,6 +127,8 @@ def fetch_folder(uri: str, folder: Path, names: Sequence[str]) -> Path:
         raise InputError(f"{shown(uri)}: {SHA256}… is for single files, and this is a folder")
     if scheme_of(uri) in LOCAL:
         path = local_path(uri)
+        if path.is_file():
+            raise InputError(f"{path}: is a file; give the folder that holds {', '.join(names)}")
         if not path.is_dir():
             raise InputError(f"{path}: no such folder{_nearest_in_parent(path)}; check the path")
         for name in names:
@@ -144,11 +147,30 @@ def local_path(uri: str) -> Path:
     if not uri.strip():
         raise InputError(f"an empty path was given; expected {ALLOWED}")
     if scheme_of(uri) != "file":
-        return Path(uri)
+        return at_home(Path(uri))
     host, _, path = uri.split("://", 1)[1].partition("/")
     if host not in ("", "localhost"):
         raise InputError(f"{uri}: names the machine '{host}'; expected file:///<path>")
     return Path("/" + unquote(path))
+
+
+def at_home(path: Path) -> Path:
+    """Return a path whose leading ``~`` is the home folder, as a shell would have it."""
+    if not path.parts or not path.parts[0].startswith("~"):
+        return path
+    try:
+        return path.expanduser()
+    except RuntimeError:  # ~name of nobody here
+        return path
+
+
+def folder_of(uri: str, names: Iterable[str]) -> str:
+    """Return the folder's path or URI if ``uri`` is that of one of its files ``names``."""
+    bare, at, revision = uri.partition("@") if scheme_of(uri) == "hf" else (uri, "", "")
+    folder, slash, name = bare.rpartition("/")
+    if name not in names or (not slash and Path(uri).is_dir()):
+        return uri
+    return f"{folder or ('/' if slash else '.')}{at}{revision}"
 
 
 def _split_sha256(uri: str) -> tuple[str, str]:
@@ -159,10 +181,18 @@ def _split_sha256(uri: str) -> tuple[str, str]:
 
 
 def _check_local_file(path: Path) -> None:
-    if path.is_dir():
-        raise InputError(f"{path}: is a folder; expected a file")
-    if not path.is_file():
-        raise InputError(f"{path}: no such file{_nearest_in_parent(path)}; check the path")
+    try:
+        if path.is_dir():
+            raise InputError(f"{path}: is a folder; expected a file")
+        if not path.is_file():
+            raise InputError(f"{path}: no such file{_nearest_in_parent(path)}; check the path")
+        may_read = os.access(path, os.R_OK)
+    except PermissionError:
+        may_read = False
+    if not may_read:
+        raise InputError(
+            f"{path}: may not be read (permission denied); ask its owner, or give another file"
+        )
 
 
 def _nearest_in_parent(path: Path) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+from huggingface_hub.constants import ENDPOINT
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -27,6 +28,7 @@ from tqdm import tqdm
 from components.shared.downloads import check_remote_path, check_space, reason, shown
 from components.shared.errors import InputError
 from components.shared.progress import SECONDS_BETWEEN_LINES, Lines
+from components.shared.proxies import HTTPX, check_proxy, through
 
 KINDS = {"datasets": "dataset", "models": "model"}
 FORM = "expected hf://datasets/<owner>/<name>/<file>[@revision] or hf://models/…"
@@ -134,6 +136,7 @@ def errors(uri: str, repository: str) -> Iterator[None]:
     Raises:
         InputError: see the message.
     """
+    check_proxy(ENDPOINT, uri, HTTPX)
     try:
         yield
     except GatedRepoError:
@@ -150,7 +153,7 @@ def errors(uri: str, repository: str) -> Iterator[None]:
             f"{uri}: '{repository}' has no such revision; check what follows @"
         ) from None
     except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
-        raise InputError(f"{uri}: the Hub cannot be reached ({reason(error)})") from None
+        raise InputError(f"{uri}: {_unreached(error)}") from None
     except EntryNotFoundError:
         raise InputError(f"{uri}: '{repository}' has no such file; check the path in it") from None
     except HFValidationError:
@@ -204,4 +207,8 @@ def _fault(error: BaseException) -> str:
     status = _status(error)
     if status:
         return f"the Hub answers HTTP {status}"
-    return f"the Hub cannot be reached ({reason(error)})"
+    return _unreached(error)
+
+
+def _unreached(error: BaseException) -> str:
+    return f"the Hub cannot be reached{through(ENDPOINT)} ({reason(error)})"

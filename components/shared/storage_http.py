@@ -12,6 +12,7 @@ from urllib3.exceptions import HTTPError as BrokenBody
 
 from components.shared.downloads import check_space, part_of, reason, shown, watching
 from components.shared.errors import InputError
+from components.shared.proxies import REQUESTS, check_proxy, through
 
 TRIES = 6
 """Requests in a row that bring nothing new before the download is given up."""
@@ -44,6 +45,7 @@ def download(url: str, target: Path) -> None:
         InputError: the server refuses, cannot be reached, or sends another size than it said.
     """
     part = _Part(url, target)
+    check_proxy(url, shown(url), REQUESTS)
     failures = 0
     with requests.Session() as session:
         while True:
@@ -144,7 +146,7 @@ def _request(session: requests.Session, url: str, part: _Part) -> bool:
             total = _begin(response, url, part)
             return total == part.size or _append(response, part, total)
     except (requests.ConnectionError, requests.Timeout, BrokenBody) as error:
-        raise PassingError(f"connection lost ({reason(error)})") from None
+        raise PassingError(f"connection lost{through(url)} ({reason(error)})") from None
     except requests.RequestException as error:
         raise InputError(f"{shown(url)}: {reason(error)}; check the URL") from None
 

@@ -37,6 +37,7 @@ from components.shared.artifact import sha256_of
 from components.shared.downloads import reason, shown
 from components.shared.errors import InputError, nearest
 from components.shared.objects import GoneError, Stored, split_uri
+from components.shared.proxies import check_no_socks
 from components.shared.s3_digests import (
     CHECKSUMS,
     etag_of_parts,
@@ -56,6 +57,7 @@ WORKERS = 8
 BUNDLED = "minio-service.kubeflow:9000"
 """KFP's own store, seen from the namespaces of users (KFP's launcher falls back to it as well)."""
 BUNDLED_KEYS = ("MINIO_ACCESS_KEY", "MINIO_SECRET_KEY")
+AMAZON = "https://s3.amazonaws.com"
 ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 KEYS = {
     "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the service account",
@@ -137,6 +139,7 @@ def client(scheme: str) -> Any:
         "response_checksum_validation": "when_required",
     }
     endpoint = _endpoint(scheme)
+    check_no_socks(endpoint or AMAZON, f"{scheme}://")
     if endpoint:
         # A name such as <bucket>.minio-service does not resolve.
         options["s3"] = {"addressing_style": "path"}

@@ -28,20 +28,14 @@ def split(
     from components.shared.artifact import describe
     from components.shared.errors import one_line_errors
     from components.shared.options import options_for
+    from components.shared.parameters import SPLIT_OPTIONS
     from components.split.split import split as run
 
     with one_line_errors("split"):
         keywords = options_for(
             run,
             options,
-            allowed=(
-                "val_line",
-                "val_fraction",
-                "restrict_test_to_training",
-                "halve_controls",
-                "split_file",
-                "aliases",
-            ),
+            allowed=tuple(SPLIT_OPTIONS),
             name="split_options",
         )
         run(

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field, replace
 from itertools import cycle
 
 from components.shared.errors import InputError, nearest, shortlist
+from components.shared.parameters import test_line_trains
+from components.shared.perturbation_names import line_named
 from components.shared.splits import TEST, TRAIN, VAL
 from components.split.labels import Labels, generator
 
@@ -63,6 +65,8 @@ def from_lines(train_lines: Sequence[str], test_line: str, labels: Labels) -> Ru
     """
     if isinstance(train_lines, str):
         raise InputError(f"train_lines: expected a list of cell lines, got {train_lines!r}")
+    train_lines = [line_named(line, labels.lines) for line in train_lines]
+    test_line = line_named(test_line, labels.lines)
     if not test_line and not train_lines and len(labels.lines) == 1:
         test_line = labels.lines[0]
     if not test_line:
@@ -74,10 +78,7 @@ def from_lines(train_lines: Sequence[str], test_line: str, labels: Labels) -> Ru
     if twice:
         raise InputError(f"train_lines: {shortlist(twice)} given more than once; give each once")
     if test_line in train_lines:
-        raise InputError(
-            f"test_line '{test_line}' is one of train_lines; the test line must not be trained on, "
-            "take it out of one of them"
-        )
+        raise InputError(test_line_trains(test_line, alone=len(train_lines) == 1))
     return Rules(test_line, dict.fromkeys(train_lines, TRAIN) | {test_line: TEST})
 
 
@@ -103,6 +104,7 @@ def with_validation(
         InputError: a line that does not train, or that has no perturbed cell.
     """
     lines = rules.train_lines
+    val_line = line_named(val_line, lines) if val_line else ""
     if val_line and val_line not in lines:
         raise InputError(
             f"val_line '{val_line}' is not a training line{nearest(val_line, lines)}; "

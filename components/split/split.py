@@ -12,8 +12,10 @@ from components.shared.artifact import SPLITS, writing
 from components.shared.asked import read_perturbations
 from components.shared.cells import Cells
 from components.shared.downloads import shown
-from components.shared.errors import InputError
+from components.shared.errors import InputError, shortlist
+from components.shared.parameters import check_fraction, check_whole
 from components.shared.perturbation import genes_of, in_the_words_of
+from components.shared.perturbation_names import canonical_name, line_key, same_things, text_of
 from components.shared.splits import ASKED_FILE, SPLITS_FILE, SUMMARY_FILE, TEST, TRAIN, VAL
 from components.shared.storage import fetched
 from components.split.labels import Labels
@@ -69,12 +71,12 @@ def split(
         InputError: a line, fraction or file that cannot be used, or a set that would be empty;
             nothing is written.
     """
-    if not 0 <= val_fraction <= 1:
-        raise InputError(f"val_fraction={val_fraction}: expected a number from 0 to 1")
-    if seed < 0:
-        raise InputError(f"seed={seed}: expected 0 or more")
+    check_fraction(val_fraction)
+    check_whole("seed", seed)
     asked = read_perturbations(perturbations)
     opened = Cells.open(cells)
+    if not isinstance(train_lines, str):
+        train_lines = [text_of(line) for line in train_lines]
     parameters = {
         "train_lines": train_lines,
         "test_line": test_line,
@@ -90,6 +92,7 @@ def split(
     inputs = {"cells": opened.artifact}
     with writing(target, SPLITS, parameters=parameters, inputs=inputs) as draft:
         labels = Labels.of(opened.obs)
+        check_one_name_each(labels, opened.file)
         if split_file:
             rules, facts = _rules_of_file(split_file, labels, train_lines, test_line)
         else:
@@ -129,10 +132,28 @@ def split(
         (draft.path / ASKED_FILE).write_text(json.dumps(wanted, indent=2) + "\n")
         draft.summary |= summary
         # Carried along for the model card: publish does not read the cells.
-        source = {key: opened.artifact.summary.get(key) for key in ("source", "source_sha256")}
+        carried = ("source", "source_sha256", "scale_found", "scale_done", "scale_caveat")
+        source = {key: opened.artifact.summary.get(key) for key in carried}
         draft.summary |= {key: value for key, value in source.items() if value}
     print(as_table(summary), flush=True)
     print(f"split: wrote {len(table):,} roles to {Path(target) / SPLITS_FILE}", flush=True)
+
+
+def check_one_name_each(labels: Labels, where: Path | str) -> None:
+    """Check that no line and no perturbation of the cells has two names: it could have two roles.
+
+    Raises:
+        InputError: one has.
+    """
+    for what, names, key in (
+        ("cell line", labels.lines, line_key),
+        ("perturbation", labels.perturbations, canonical_name),
+    ):
+        if same := same_things(names, key):
+            raise InputError(
+                f"{where}: {shortlist(same[0])} are names of one {what}; run the ingest task "
+                "again, which gives each one name"
+            )
 
 
 def _rules_of_file(
@@ -203,7 +224,8 @@ def _check_sets(summary: dict[str, Any], rules: Rules, *, trains: bool) -> None:
         raise InputError(
             f"the test set is empty: test line '{rules.test_line}': it shares no perturbation with "
             "the training lines; name what to predict in perturbations, give other lines, or set "
-            "restrict_test_to_training false"
+            "restrict_test_to_training false in split_options, as where perturbations of one line "
+            "are held out by a split file"
         )
     if not summary["test_cells"] and rules.lines[rules.test_line] != TEST:
         raise InputError(

@@ -8,13 +8,14 @@ a perturbation listed for both val and test is test only, and of several test li
 """
 
 import tomllib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from components.shared.artifact import sha256_of
 from components.shared.errors import InputError, nearest, shortlist
-from components.shared.perturbation import CONTROL
+from components.shared.perturbation import CONTROL, in_the_words_of
+from components.shared.perturbation_names import canonical_name, line_named
 from components.shared.splits import TEST, TRAIN, UNUSED, VAL
 from components.split.labels import Labels
 from components.split.rules import Rules, check_line
@@ -146,9 +147,11 @@ def rules_of(
     Raises:
         InputError: a line that the cells lack, no test line, or several and none chosen.
     """
+    file = _in_the_words_of(file, labels)
     for line in [*file.whole, *file.listed]:
         check_line(line, labels, file.name)
-    test = _test_line(file, test_line)
+    train_lines = [line_named(line, labels.lines) for line in train_lines]
+    test = _test_line(file, line_named(test_line, labels.lines))
     roles = dict(file.whole) | dict.fromkeys(file.listed, TRAIN)
     if file.others_train:
         roles = dict.fromkeys(labels.lines, TRAIN) | roles
@@ -173,6 +176,28 @@ def rules_of(
         **file.facts,
     }
     return Rules(test, {line: roles[line] for line in order}, listed), facts
+
+
+def _in_the_words_of(file: SplitFile, labels: Labels) -> SplitFile:
+    """Return the file with lines and perturbations under the names that the cells have.
+
+    Raises:
+        InputError: one line under two names.
+    """
+    names = [*file.whole, *file.listed]
+    line_of = {line: line_named(line, labels.lines) for line in names}
+    if twice := [line for line in names if list(line_of.values()).count(line_of[line]) > 1]:
+        raise InputError(f"{file.name}: lines {shortlist(twice)} are one; name it once")
+    listed: dict[str, dict[str, str]] = {}
+    for line, by in file.listed.items():
+        found = listed.setdefault(line_of[line], {})
+        for label, role in by.items():
+            [name] = in_the_words_of(labels.perturbations, [canonical_name(label)])
+            if found.setdefault(name, role) != role:
+                # As where both lists have the very same name.
+                found[name] = TEST
+    whole = {line_of[line]: role for line, role in file.whole.items()}
+    return replace(file, whole=whole, listed=listed)
 
 
 def _test_line(file: SplitFile, given: str) -> str:

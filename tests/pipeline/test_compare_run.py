@@ -14,7 +14,7 @@ dataset: sim://screen?cells=800&genes=60&perturbations=8&lines=4&seed=3
 train_lines: [k562, jurkat, hepg2]
 test_line: rpe1
 pretrained: random://tiny
-priors: [none, table:nowhere.parquet, "random:8"]
+priors: [none, table:RUNS/broken.parquet, "random:8"]
 seeds: [5]
 recipe: smoke
 overrides: {epochs: 1}
@@ -24,7 +24,8 @@ overrides: {epochs: 1}
 @pytest.fixture(scope="module")
 def grid(tmp_path_factory):
     runs = tmp_path_factory.mktemp("runs")
-    (runs / "grid.yaml").write_text(GRID)
+    (runs / "broken.parquet").write_text("no table")
+    (runs / "grid.yaml").write_text(GRID.replace("RUNS", str(runs)))
     done = run(runs, str(runs / "grid.yaml"))
     assert done.returncode == 0, done.stdout + done.stderr
     return runs, done.stdout
@@ -34,8 +35,9 @@ def test_a_prior_that_fails_is_missing_and_the_others_are_compared(grid):
     comparison = path_after("report", grid[1]).parent
     assert opening(comparison, COMPARISON).summary["runs"] == 2
     table = pd.read_csv(comparison / "runs.csv").set_index("prior")
-    assert table.loc["table:nowhere.parquet", "failed_in"] == "prior"
-    assert "nowhere.parquet: no such file" in table.loc["table:nowhere.parquet", "reason"]
+    [broken] = [prior for prior in table.index if "broken.parquet" in prior]
+    assert table.loc[broken, "failed_in"] == "prior"
+    assert "broken.parquet" in table.loc[broken, "reason"]
     assert table.loc[["none", "random:8"], "pearson_delta"].notna().all()
     assert "1 runs are missing" in grid[1]
     assert "There is no evidence" in grid[1]  # one seed never is
@@ -104,4 +106,11 @@ def test_a_misspelt_prior_is_refused_before_anything_runs(grid):
     done = run(grid[0], str(grid[0] / "grid.yaml"), "priors=[none, efects]")
     assert done.returncode == 1
     assert "nearest: 'effects'" in done.stderr
+    assert "Executing task" not in done.stdout
+
+
+def test_a_prior_whose_file_is_not_there_is_refused_before_anything_runs(grid):
+    done = run(grid[0], str(grid[0] / "grid.yaml"), "priors=[none, table:nowhere.parquet]")
+    assert done.returncode == 1
+    assert "prior=nowhere.parquet: no such file" in done.stderr
     assert "Executing task" not in done.stdout

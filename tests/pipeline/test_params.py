@@ -1,4 +1,5 @@
 import hashlib
+import json
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,8 @@ from components.finetune.recipe import load_recipe
 from components.ingest.ingest import ingest
 from components.shared.errors import InputError
 from components.shared.options import options_for
+from components.shared.repeat import commands
+from pipelines.inputs import input_uris
 from pipelines.run import PARAMS, check_early, pinned, read_params, state_of_inputs
 
 
@@ -36,6 +39,33 @@ def test_assignments_are_yaml_and_reach_into_dicts():
     assert params["overrides"]["epochs"] == 2
     assert params["overrides"]["batch_size"]  # the file's other entries stay
     assert params["publish_to"] == ""
+
+
+@pytest.mark.parametrize("given", ["[{0}, {1}]", '["{0}", {{"file": "{1}"}}]'])
+def test_a_list_of_files_becomes_json_whose_files_the_cache_knows(tmp_path, given):
+    paths = [tmp_path / "a.h5ad", tmp_path / "b.h5ad"]
+    for path in paths:
+        path.write_text(path.name)
+    params = read_params(PARAMS / "demo.yaml", [f"dataset={given.format(*paths)}"])
+    assert json.loads(params["dataset"]) == [str(path) for path in paths]
+    assert input_uris(params)["dataset"] == [str(path) for path in paths]
+    before = json.loads(pinned(params)["dataset"])
+    paths[1].write_text("changed")
+    after = json.loads(pinned(params)["dataset"])
+    assert before[0] == after[0]
+    assert before[1] != after[1]
+    assert f'dataset=["{paths[0]}", "{paths[1]}"]'.replace('"', '\\"') in commands(
+        "run", "", params
+    )
+
+
+def test_a_list_in_a_parameter_file_keeps_the_options_of_each_file(tmp_path):
+    file = tmp_path / "two.yaml"
+    text = (PARAMS / "demo.yaml").read_text().splitlines()
+    entries = ["dataset:", "  - a.h5ad", "  - {file: b.h5ad, layer: counts}"]
+    file.write_text("\n".join([*(x for x in text if not x.startswith("dataset:")), *entries]))
+    dataset = json.loads(read_params(file, [])["dataset"])
+    assert dataset == ["a.h5ad", {"file": "b.h5ad", "layer": "counts"}]
 
 
 @pytest.mark.parametrize(
@@ -138,7 +168,8 @@ def test_a_changed_folder_of_a_prior_changes_what_the_cache_sees(tmp_path, key):
     ("given", "says"),
     [
         ({"expresion": "log1p"}, "'expresion' is not an option, nearest: 'expression'"),
-        ({"expression": 3}, "expected a value of type str"),
+        ({"expression": ["log1p"]}, "expected a value of type str"),
+        ({"expression": True}, "expected a value of type str"),
         ({"obs_filter": "x"}, "expected a value of type dict"),
     ],
 )

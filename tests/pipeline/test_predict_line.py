@@ -12,6 +12,7 @@ import pytest
 from components.ingest.generator import write_raw
 from components.shared.artifact import PUBLISHED, opening
 from components.shared.errors import InputError
+from components.shared.perturbation_names import canonical_name
 from components.shared.predictions import MEANS, PERTURBATIONS
 from pipelines.predict_line import TABLE, predict_line
 from tests.pipeline.test_run import path_after, run
@@ -92,7 +93,7 @@ def test_a_finished_model_is_applied_to_other_controls_and_genes_by_the_pipeline
     published = path_after("published", done.stdout)
     opening(published, PUBLISHED)
     adata = predictions_of(published)
-    assert set(adata.uns[PERTURBATIONS]) == set(wanted[:3])
+    assert set(adata.uns[PERTURBATIONS]) == set(map(canonical_name, wanted[:3]))
     assert {"NEW1", "NEW2"} <= set(adata.uns["genes_not_predicted"])
     rows = adata.obs["perturbation"].value_counts()
     assert rows[known[0]] == 12 and rows["non-targeting"] == len(kept)

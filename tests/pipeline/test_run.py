@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import torch
 
+from components.ingest.generator import write_raw
 from components.shared.artifact import PUBLISHED, opening
 from components.shared.splits import Splits
 from tests.helpers import bare_names
@@ -179,23 +180,86 @@ def test_a_misspelt_prior_stops_the_run_in_one_line(first, prior):
 @pytest.mark.parametrize(
     ("assignment", "says"),
     [
-        ("dataset=nowhere.h5ad", "ingest: error: "),
+        ("dataset=nowhere.h5ad", "dataset=nowhere.h5ad: no such file"),
+        ("dataset=[sim://screen, nowhere.h5ad]", "dataset=nowhere.h5ad: no such file"),
+        ("test_line=k562", "test_line 'k562' is one of train_lines"),
+        ("prior=table:nowhere.parquet", "prior=nowhere.parquet: no such file"),
+        ("split_options={val_fraction: 2.0}", "val_fraction=2.0: expected"),
+    ],
+)
+def test_what_parameters_alone_can_tell_stops_the_run_before_the_first_task(
+    first, assignment, says
+):
+    done = run(first[0], "demo", *SMALL, assignment)
+    assert done.returncode == 1
+    assert "Executing task" not in done.stdout
+    [line] = done.stderr.splitlines()
+    assert says in line
+
+
+@pytest.mark.parametrize(
+    ("assignment", "says"),
+    [
         ("dataset=ftp://x/y.h5ad", "ingest: error: "),
-        ("test_line=k562", "split: error: "),
-        ("prior=table:nowhere.parquet", "prior: error: "),
-        ("split_options={val_fraction: 2.0}", "split: error: "),
+        ("train_lines=[k562, jurkatt]", "split: error: "),
         ("control_label=control", "nearest: 'non-targeting'"),
     ],
 )
-def test_bad_input_fails_its_task_in_one_line_and_leaves_no_output(
-    first, tmp_path, assignment, says
-):
+def test_bad_input_fails_its_task_in_one_line_and_leaves_no_output(first, assignment, says):
     done = run(first[0], "demo", *SMALL, assignment)
     assert done.returncode == 1
     errors = [line for line in done.stdout.splitlines() if " error: " in line]
     assert len(errors) == 1
     assert says in errors[0]
     assert "Traceback" not in done.stdout + done.stderr
+
+
+def one_file_a_line(folder: Path) -> list[dict[str, str]]:
+    """Write raw counts as Replogle's files have them: Ensembl ids, symbols beside, no line."""
+    write_raw(
+        "sim://screen?cells=500&genes=60&perturbations=8&lines=2&seed=3", folder / "both.h5ad"
+    )
+    both = anndata.read_h5ad(folder / "both.h5ad")
+    both.var["gene_name"] = both.var_names
+    both.var.index = pd.Index([f"ENSG{i:011d}" for i in range(both.n_vars)], name="gene_id")
+    both.obs["gem_group"] = np.arange(both.n_obs) % 3 + 1
+    listed = []
+    for number, line in enumerate(("k562", "jurkat")):
+        adata = both[both.obs["cell_line"] == line, number * 3 :].copy()
+        del adata.obs["cell_line"]
+        adata.obs_names = [f"cell{i}" for i in range(adata.n_obs)]
+        adata.write_h5ad(folder / f"{line}_raw_singlecell_01.h5ad")
+        file = str(folder / f"{line}_raw_singlecell_01.h5ad")
+        listed.append({"file": file, "cell_line_column": f"={line}"})
+    return listed
+
+
+def test_one_file_a_line_goes_all_the_way(tmp_path):
+    params = {
+        "dataset": one_file_a_line(tmp_path),
+        "ingest_options": {"gene_column": "gene_name", "batch_column": "gem_group"},
+        "train_lines": ["k562"],
+        "test_line": "jurkat",
+        "pretrained": "random://tiny",
+        "recipe": "smoke",
+        "split_options": {"val_fraction": 0.25},
+        "overrides": {"epochs": 1},
+    }
+    (tmp_path / "params.yaml").write_text(json.dumps(params))
+    done = run(tmp_path / "runs", str(tmp_path / "params.yaml"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    published = path_after("published", done.stdout)
+    cells = anndata.read_h5ad(published.parents[1] / "ingest" / "cells" / "cells.h5ad")
+    assert cells.n_vars == 57
+    assert not cells.var_names.str.startswith("ENSG").any()
+    assert set(cells.obs["cell_line"]) == {"k562", "jurkat"}
+    assert cells.obs["batch"].nunique() == 6
+    predicted = anndata.read_h5ad(published / "predictions" / "scgpt_replogle_test.h5ad")
+    assert list(predicted.var_names) == list(cells.var_names)
+    card = (published / "README.md").read_text()
+    assert all(f"{line}_raw_singlecell_01.h5ad" in card for line in ("k562", "jurkat"))
+    report = (published / "eval" / "report.html").read_text()
+    assert "gene_column: gene_name" in report
 
 
 def test_four_real_lines_go_all_the_way(shared_data, tmp_path):

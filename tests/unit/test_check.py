@@ -1,18 +1,24 @@
 """What is known to be wrong before a run, the grid, the commands, and failures as results."""
 
+import inspect
+import json
 import re
 
 import pytest
 import yaml
 from kfp.cli.utils.parsing import parse_parameter_value
 
-from components.check.check import check, grid, repeat_comparison
+from components.check.check import check, check_prediction, grid, repeat_comparison
 from components.check.component import check as check_component
 from components.check.component import check_grid as grid_component
+from components.ingest.ingest import ingest
 from components.shared.artifact import CELLS, FAILED, FailedError, opening
 from components.shared.errors import InputError
 from components.shared.failure import errors_of
+from components.shared.options import checked_options
+from components.shared.parameters import INGEST_OPTIONS, SPLIT_OPTIONS
 from components.shared.repeat import commands
+from components.split.split import split
 from pipelines.run import PARAMS, assignments_in, read_params
 
 task, grid_task = check_component.python_func, grid_component.python_func
@@ -78,6 +84,101 @@ def test_a_grid_that_cannot_be_is_refused_in_one_line(priors, seeds, says):
     assert says in str(caught.value)
 
 
+@pytest.mark.parametrize("of", ["run", "grid", "prediction"])
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"dataset": "/nowhere/in.h5ad"}, "dataset=/nowhere/in.h5ad: no such file or folder"),
+        ({"split_options": {"val_frac": 0.2}}, "'val_frac' is not an option, nearest: 'val_fr"),
+        ({"split_options": {"val_fraction": "20%"}}, "expected a value of type float"),
+        ({"split_options": {"val_fraction": 2}}, "val_fraction=2.0: expected a number from 0 to 1"),
+        ({"split_options": {"split_file": "no.toml"}}, "split_options.split_file=no.toml: no such"),
+        ({"ingest_options": {"batch": "x"}}, "'batch' is not an option, nearest: 'batch_column'"),
+        ({"ingest_options": {"missing_is_control": "yes"}}, "expected a value of type bool"),
+        ({"control_label": " "}, "control_label is empty"),
+        ({"seed": -1}, "seed=-1: expected 0"),
+        ({"gpus": 1.5}, "gpus=1.5: expected 0"),
+    ],
+)
+def test_what_parameters_alone_tell_is_told_first_of_every_pipeline(of, wrong, says):
+    given = {**COMMON, **wrong}
+    with pytest.raises(InputError, match=re.escape(says)):
+        if of == "run":
+            check(given | {"prior": "none"}, PACKAGE)
+        elif of == "grid":
+            grid(asked(["none"], [0]) | wrong, PACKAGE, "")
+        else:
+            del given["train_lines"], given["pretrained"]
+            check_prediction(given | {"model": "gs://bucket/model"}, PACKAGE)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"pretrained": "/nowhere/scgpt"}, "pretrained=/nowhere/scgpt: no such file or folder"),
+        ({"prior": "/nowhere/e.parquet"}, "prior=/nowhere/e.parquet: no such file"),
+        ({"train_lines": "k562"}, "expected a list of cell lines"),
+        ({"train_lines": [False]}, "False is no name of a cell line; put names in quotes"),
+        ({"train_lines": ["k562", "K-562"]}, "'K-562', 'k562' are names of one line"),
+        ({"train_lines": [1.0, "1"]}, "'1' given more than once"),
+        ({"test_line": ""}, "test_line is empty"),
+        ({"test_line": "Jurkat"}, "test_line 'Jurkat' is one of train_lines"),
+        ({"train_lines": ["k562"], "test_line": "k562"}, "a split_file in split_options"),
+    ],
+)
+def test_a_run_that_cannot_be_is_refused_first(wrong, says):
+    with pytest.raises(InputError, match=re.escape(says)):
+        check({**COMMON, "prior": "none", **wrong}, PACKAGE)
+
+
+def test_a_checkpoint_that_lacks_a_file_is_refused_first(tmp_path):
+    (tmp_path / "best_model.pt").touch()
+    with pytest.raises(InputError, match=r"pretrained=.*/args.json: no such file"):
+        check({**COMMON, "prior": "none", "pretrained": str(tmp_path)}, PACKAGE)
+
+
+def test_lines_may_be_numbers_and_a_split_file_may_hold_out_a_part_of_one(tmp_path):
+    (tmp_path / "split.toml").touch()
+    check({**COMMON, "prior": "none", "train_lines": [1.0, 2], "test_line": "3"}, PACKAGE)
+    by_file = {"split_options": {"split_file": str(tmp_path / "split.toml")}}
+    one = {"train_lines": ["k562"], "test_line": "k562"}
+    check({**COMMON, "prior": "none", **one, **by_file}, PACKAGE)
+
+
+def test_the_options_that_are_checked_are_those_of_the_stages():
+    for options, stage in ((INGEST_OPTIONS, ingest), (SPLIT_OPTIONS, split)):
+        known = inspect.signature(stage).parameters
+        assert options == {name: known[name].default for name in options}
+    parameters = {"source", "target", "perturbation_column", "cell_line_column", "control", "seed"}
+    assert set(INGEST_OPTIONS) == set(inspect.signature(ingest).parameters) - parameters
+    parameters = {"cells", "target", "train_lines", "test_line", "perturbations", "seed"}
+    assert set(SPLIT_OPTIONS) == set(inspect.signature(split).parameters) - parameters
+
+
+def test_every_file_of_a_list_must_be_there(tmp_path):
+    (tmp_path / "a.h5ad").touch()
+    listed = [str(tmp_path / "a.h5ad"), {"file": str(tmp_path / "b.h5ad"), "layer": "counts"}]
+    with pytest.raises(InputError, match=r"dataset=.*/b.h5ad: no such file"):
+        check({**COMMON, "prior": "none", "dataset": json.dumps(listed)}, PACKAGE)
+    with pytest.raises(InputError, match="dataset: not JSON"):
+        check({**COMMON, "prior": "none", "dataset": '["a.h5ad"'}, PACKAGE)
+
+
+@pytest.mark.parametrize(
+    ("given", "taken"),
+    [
+        ({"val_line": 1.0}, {"val_line": "1"}),
+        ({"val_fraction": 1}, {"val_fraction": 1.0}),
+        ({"halve_controls": False}, {"halve_controls": False}),
+    ],
+)
+def test_a_number_where_text_is_meant_is_the_text(given, taken):
+    assert checked_options(SPLIT_OPTIONS, given, name="split_options") == taken
+    assert checked_options(INGEST_OPTIONS, {"left_out": ["a", 2.0]}, name="x") == {
+        "left_out": ("a", "2")
+    }
+
+
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
@@ -86,7 +187,7 @@ def test_a_grid_that_cannot_be_is_refused_in_one_line(priors, seeds, says):
         ({"gpus": -1}, "gpus=-1: expected 0"),
         ({"train_lines": []}, "train_lines: is empty; expected a list"),
         ({"perturbations": ["nowhere.txt"]}, "nowhere.txt: no such file"),
-        ({"perturbations": ["MYC", ""], "cells_per_perturbation": -3}, "-3; expected 0"),
+        ({"perturbations": ["MYC", ""], "cells_per_perturbation": -3}, "-3: expected 0"),
     ],
 )
 def test_a_run_is_refused_with_the_nearest_name(wrong, says):
@@ -141,9 +242,10 @@ def test_the_make_line_needs_nothing_of_the_parameter_file():
     }
 
 
-def test_no_secret_and_no_digest_is_in_the_commands():
+def test_no_secret_and_no_digest_is_in_the_commands(tmp_path):
+    (tmp_path / "cells.h5ad").touch()
     given = asked(["table:https://host/x.parquet?sig=c0ffee"], [0])
-    given["dataset"] = "cells.h5ad#sha256=" + "0" * 64
+    given["dataset"] = f"{tmp_path}/cells.h5ad#sha256=" + "0" * 64
     cells = grid(given, PACKAGE, "")
     for text in (cells[0]["repeat"], repeat_comparison(given, PACKAGE)):
         assert "c0ffee" not in text and "sha256" not in text and "https://host/x.parquet" in text

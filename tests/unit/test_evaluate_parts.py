@@ -40,6 +40,7 @@ from components.evaluate.strata import SEEN, UNSEEN, by_stratum, strata
 from components.evaluate.summary import described, summary_table, undefined_table
 from components.evaluate.training import Training
 from components.evaluate.uncertainty import BEATS, FALLS_SHORT, UNCLEAR, compare, interval
+from components.evaluate.yardstick import Yardstick
 from components.shared.artifact import CELLS, EVALUATION, Artifact, opening, writing
 from components.shared.errors import InputError
 from components.shared.paired import holm
@@ -328,6 +329,24 @@ def test_cells_without_any_effect_lose_one_metric_and_keep_the_others(pair: Pair
     assert "has no value on these cells" in without["expr_mse_unbiased_capped_norm"]
 
 
+def test_a_panel_whose_every_gene_was_knocked_down_loses_one_metric_with_its_reason(
+    pair: Pair,
+) -> None:
+    few = [pair.genes.index(gene) for gene in ("G0", "G1", "G2")]
+    rows = np.flatnonzero(pair.obs["perturbation"].isin(["G0", "G1", "G2", pair.control]))
+    panel = replace(
+        pair,
+        predicted=pair.predicted[rows][:, few],
+        measured=pair.measured[rows][:, few],
+        obs=pair.obs.iloc[rows],
+        genes=[pair.genes[column] for column in few],
+    )
+    found = Yardstick.of(panel, threads=1).examine(panel, what="panel")
+    assert np.isnan(found.calibrated["pds_cosine"])
+    assert "remove every one of the 3 measured gene" in found.not_computed["pds_cosine"]
+    assert np.isfinite(found.calibrated["de_wilcoxon_sig_jaccard"])
+
+
 def test_the_replicate_is_cell_eval2s_own(pair: Pair) -> None:
     whole = _groups(pair)[1]
     split = halves(pair)
@@ -408,7 +427,14 @@ MAKEFILE = 'export ARGS\nrun:\n\t@printf %s "$$ARGS"\n'
 @given(TEXT, st.lists(TEXT, min_size=1, max_size=3), TEXT)
 def test_the_command_gives_the_parameters_back_by_shell_and_make(source, lines, column) -> None:
     inputs = {
-        "cells": _artifact(source=source, control=column, obs_filter={"day": [3, 7]}),
+        "cells": _artifact(
+            source=source,
+            control=column,
+            obs_filter={"day": [3, 7]},
+            layer="counts",
+            left_out=[],
+            missing_is_control=False,
+        ),
         "splits": _artifact(train_lines=lines, test_line="rpe1", val_fraction=0.15, seed=7),
         "gene_prior": _artifact(uri="none", vocabulary="random://tiny"),
     }
@@ -436,7 +462,7 @@ def test_the_command_gives_the_parameters_back_by_shell_and_make(source, lines, 
         "prior": "none",
         "pretrained": "random://tiny",
         "seed": 7,
-        "ingest_options": {"obs_filter": {"day": [3, 7]}},
+        "ingest_options": {"obs_filter": {"day": [3, 7]}, "layer": "counts"},
         "split_options": {"val_fraction": 0.15},
     }
 

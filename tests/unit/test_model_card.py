@@ -242,6 +242,7 @@ def limits(**changes: dict[str, Any]) -> str:
             {"splits": {"few_shot": True, "test_line_training_cells": 12}},
             "12 perturbed cells of it",
         ),
+        ({"splits": {"scale_caveat": "genes were left out before"}}, "genes were left out before"),
         ({"stats": {"random_init": True}}, "random values"),
         ({"stats": {"limitations": ["an own one"]}}, "an own one"),
         ({"stats": {"best_val_pearson_delta": None}}, "not selected by it"),

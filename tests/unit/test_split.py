@@ -346,7 +346,7 @@ def test_a_list_that_names_nothing_or_hides_something_is_refused(tmp_path, obs, 
     ("keywords", "message"),
     [
         ({"test_line": "k562"}, r"test_line 'k562' is one of train_lines"),
-        ({"test_line": "RPE-1"}, r"'RPE-1' is not in the cells, nearest: 'rpe1'"),
+        ({"test_line": "RPE-2"}, r"'RPE-2' is not in the cells, nearest: 'rpe1'"),
         ({"train_lines": ["k562", "jurkt"]}, r"train_lines.*'jurkt'.*nearest: 'jurkat'"),
         ({"train_lines": ["k562", "k562"]}, r"'k562' given more than once"),
         ({"train_lines": "k562"}, r"expected a list of cell lines, got 'k562'"),

@@ -130,6 +130,36 @@ def test_a_key_alone_does_not_send_what_the_mode_forbids(
     assert online.requests == []
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("WANDB_MODE", "ofline", "WANDB_MODE is 'ofline', nearest: 'offline'"),
+        ("WANDB_MODE", "yes", "WANDB_MODE is 'yes'"),
+        ("WANDB_BASE_URL", "wandb.example.org", "Weights & Biases: "),
+        ("WANDB_CONSOLE", "of", ""),
+        ("WANDB_START_METHOD", "tread", ""),
+        ("WANDB_PROJECT", "a/b:c", ""),
+        ("WANDB_RUN_ID", "a/b", ""),
+        ("WANDB__SERVICE_WAIT", "long", ""),
+    ],
+)
+def test_a_typing_error_in_the_environment_does_not_cost_the_record(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    variable: str,
+    value: str,
+    said: str,
+) -> None:
+    monkeypatch.setenv(variable, value)
+    monkeypatch.setattr(tracking, "FINISH_SECONDS", 10.0)
+    assert track(tmp_path / "model").startswith("wandb/offline-run-")
+    assert [path.suffix for path in kept_in(tmp_path / "model")] == [".wandb"]
+    told = capfd.readouterr().err
+    assert said in told
+    assert "Traceback" not in told
+
+
 def test_a_run_whose_training_fails_is_marked_as_failed(online: Service, tmp_path: Path) -> None:
     with pytest.raises(RuntimeError), Tracker(CONFIG) as tracker:
         tracker.log(EPOCHS[0])

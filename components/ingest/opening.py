@@ -1,0 +1,82 @@
+"""Opening a file of cells, whatever its form: h5ad, zarr or a 10x matrix; all others by name."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+
+from components.ingest.files import check_filters, check_is_anndata, check_is_hdf5, is_10x
+from components.ingest.source_10x import TenXSource
+from components.ingest.source_h5ad import H5adSource
+from components.shared.errors import InputError
+
+ZARR = (".zgroup", ".zattrs", "zarr.json")
+"""Files at the top of a zarr store."""
+
+
+@contextmanager
+def opened(
+    path: Path, name: str, scratch: Path, layer: str = "", gene_column: str = ""
+) -> Iterator[H5adSource]:
+    """Open and check the file of cells at ``path``; messages call it ``name``.
+
+    Args:
+        path: an h5ad file, a 10x matrix, or the folder of a zarr store that anndata wrote.
+        name: what messages call it.
+        scratch: a folder on disk for the buckets of a CSC matrix.
+        layer: the matrix to read, see `matrices.matrix_of`.
+        gene_column: column of var with the gene symbols; empty = the index.
+
+    Raises:
+        InputError: missing, another form, truncated, without X, or parts that do not fit.
+    """
+    if not path.exists():
+        raise InputError(f"{name}: no such file; expected an h5ad file")
+    with _open(path, name) as file:
+        kind = TenXSource if is_10x(file) else H5adSource
+        source = kind(file, path, name, scratch, layer, gene_column)
+        try:
+            if kind is H5adSource:
+                check_is_anndata(file, name)
+            check_filters(source.stored(), name)
+            source.check()
+        except (OSError, KeyError) as error:
+            raise InputError(
+                f"{name}: obs, var or X cannot be read ({error}); the file is damaged, "
+                f"fetch it again"
+            ) from None
+        yield source
+
+
+@contextmanager
+def _open(path: Path, name: str) -> Iterator[Any]:
+    if path.is_dir():
+        yield _zarr(path, name)
+        return
+    check_is_hdf5(path, name)
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise InputError(
+            f"{name}: cannot be opened, truncated or damaged ({error}); fetch it again"
+        ) from None
+    with file:
+        yield file
+
+
+def is_zarr(path: Path) -> bool:
+    """Return whether a folder is a zarr store."""
+    return path.is_dir() and any((path / name).exists() for name in ZARR)
+
+
+def _zarr(path: Path, name: str) -> Any:
+    if not is_zarr(path):
+        raise InputError(f"{name}: is a folder; expected an h5ad file or a .zarr folder of anndata")
+    import zarr  # seconds that an h5ad does not need
+
+    try:
+        return zarr.open_group(str(path), mode="r")
+    except Exception as error:  # of many kinds, by version and store
+        raise InputError(f"{name}: the zarr store cannot be opened ({error})") from None

@@ -1,0 +1,208 @@
+"""Several files as one data set: which genes are kept, and where each file's genes go."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+
+from components.ingest.labels import Labels, with_one_name_a_line
+from components.ingest.scale import Found
+from components.ingest.source import Source
+from components.shared.datasets import FILE, entries
+from components.shared.errors import InputError, nearest, shortlist
+from components.shared.perturbation_names import line_key
+
+INTERSECTION = "intersection"
+UNION = "union"
+GENES = (INTERSECTION, UNION)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How one file is read: the options of ingest that are a file's own."""
+
+    perturbation_column: str
+    cell_line_column: str
+    control: str | Sequence[str]
+    batch_column: str
+    expression: str
+    scale: str
+    layer: str
+    gene_column: str
+    obs_filter: Mapping[str, Any]
+    label_separator: str
+    missing_is_control: bool
+    left_out: Sequence[str]
+
+
+OPTIONS = {"control_label": "control"} | {
+    name: name for name in Reading.__dataclass_fields__ if name != "control"
+}
+"""What an entry of a list may say, and the field it is."""
+KINDS: dict[str, tuple[tuple[type, ...], str]] = {
+    "control_label": ((str, list, tuple), "text in quotes, or a list"),
+    "obs_filter": ((Mapping,), "a dict"),
+    "missing_is_control": ((bool,), "true or false"),
+    "left_out": ((list, tuple), "a list of labels"),
+}
+"""Types of options that are not text alone."""
+
+
+def readings(dataset: str | Sequence[Any], common: Reading) -> list[tuple[str, Reading]]:
+    """Return each file of a `dataset` and how it is read; what it does not say is ``common``.
+
+    Raises:
+        InputError: not a list of files, or an option that a file cannot have.
+    """
+    found = []
+    for entry in entries(dataset):
+        uri = entry.pop(FILE)
+        own: dict[str, Any] = {}
+        for name, value in entry.items():
+            if name not in OPTIONS:
+                raise InputError(
+                    f"dataset: '{name}' is no option of a file{nearest(name, OPTIONS)}; "
+                    f"options: {', '.join(OPTIONS)}"
+                )
+            kinds, expected = KINDS.get(name, ((str,), "text in quotes"))
+            if not isinstance(value, kinds):
+                raise InputError(f"dataset: {name}={value!r}: expected {expected}")
+            own[OPTIONS[name]] = value
+        found.append((uri, replace(common, **own)))
+    return found
+
+
+@dataclass(frozen=True)
+class Part:
+    """A file that was opened: its cells' labels and its scale."""
+
+    source: Source
+    labels: Labels
+    found: Found
+    genes: list[str]
+
+
+@dataclass(frozen=True)
+class Genes:
+    """The genes of all files together."""
+
+    names: list[str]
+    places: list[NDArray[np.int64]]
+    """For each file, where each of its genes goes; -1 = left out."""
+
+    def place(self, block: csr_matrix, file: int) -> csr_matrix:
+        """Return a block of a file with the genes of all files as its columns."""
+        if len(self.places) == 1:
+            return block
+        columns = self.places[file][block.indices]
+        kept = columns >= 0
+        before = np.r_[0, np.cumsum(kept)]
+        placed = csr_matrix(
+            (block.data[kept], columns[kept].astype(np.int32), before[block.indptr]),
+            shape=(block.shape[0], len(self.names)),
+        )
+        placed.sort_indices()
+        return placed
+
+
+def genes_of_all(parts: Sequence[Part], how: str) -> tuple[Genes, dict[str, Any]]:
+    """Return the genes that are kept of several files, and facts for the summary.
+
+    Args:
+        parts: the files.
+        how: ``intersection``: those that all files have; ``union``: those of any, zeros elsewhere.
+
+    Raises:
+        InputError: no gene is in all files.
+    """
+    each = [pd.Index(part.genes, dtype=object) for part in parts]
+    if len(parts) == 1:
+        return Genes(parts[0].genes, [np.arange(len(each[0]))]), {}
+    common = each[0][np.logical_and.reduce([each[0].isin(index) for index in each])]
+    names = common if how == INTERSECTION else pd.Index(pd.unique(np.concatenate(each)))
+    if not len(common):
+        raise InputError(
+            f"dataset: no gene is in all {len(parts)} files ({parts[0].source.name} has "
+            f"{shortlist(each[0][:3])}, {parts[1].source.name} {shortlist(each[1][:3])}); expected "
+            "gene symbols in each, set gene_column of the files that have them in a column"
+        )
+    facts = {
+        "genes_kept": how,
+        "genes_in_all_files": len(common),
+        "genes_in_any_file": len(pd.unique(np.concatenate(each))),
+    }
+    return Genes([str(name) for name in names], [names.get_indexer(index) for index in each]), facts
+
+
+def stems(parts: Sequence[Part]) -> list[str]:
+    """Return a short name for each file, each once."""
+    names = [PurePosixPath(part.source.name.partition("?")[0]).stem for part in parts]
+    return [
+        name if names.count(name) == 1 else f"{name}-{number}"
+        for number, name in enumerate(names, start=1)
+    ]
+
+
+def obs_of_all(parts: Sequence[Part]) -> pd.DataFrame:
+    """Return the labels of the cells of all files.
+
+    Cells of two files that bear one name get the file's name at the end of it. Batches are a
+    file's own, since two files may count theirs alike.
+    """
+    if len(parts) == 1:
+        return parts[0].labels.obs
+    tables = [part.labels.obs.astype({"perturbation": str, "cell_line": str}) for part in parts]
+    names = pd.Index(np.concatenate([table.index for table in tables]), dtype=object)
+    batched = any("batch" in table for table in tables)
+    for stem, table in zip(stems(parts), tables, strict=True):
+        if names.has_duplicates:
+            table.index = pd.Index([f"{cell}-{stem}" for cell in table.index], dtype=object)
+        if batched:
+            own = "batch" in table
+            table["batch"] = f"{stem}:" + table["batch"].astype(str) if own else stem
+    obs = with_one_name_a_line(pd.concat(tables))
+    return obs.astype({name: "category" for name in obs.columns if name != "is_control"})
+
+
+def spellings_of_all(parts: Sequence[Part], obs: pd.DataFrame) -> dict[str, dict[str, list[str]]]:
+    """Return column to name to what the files call it, where that is not the name alone.
+
+    Args:
+        parts: the files.
+        obs: the labels of the cells of all files, where a line has one name.
+    """
+    lines = {line_key(str(line)): str(line) for line in obs["cell_line"].cat.categories}
+    merged: dict[str, dict[str, list[str]]] = {}
+    for column in ("perturbation", "cell_line"):
+        found: dict[str, set[str]] = {}
+        for part in parts:
+            own = part.labels.spellings.get(column, {})
+            for name in map(str, part.labels.obs[column].cat.categories):
+                one = lines[line_key(name)] if column == "cell_line" else name
+                found.setdefault(one, set()).update(own.get(name, [name]))
+        merged[column] = {n: sorted(found[n]) for n in sorted(found) if found[n] != {n}}
+    return merged
+
+
+def facts_of_all(parts: Sequence[Part]) -> dict[str, Any]:
+    """Return the facts of the files' labels together: counts added up, others each once."""
+    facts: dict[str, Any] = {}
+    for part in parts:
+        for name, value in part.labels.facts.items():
+            facts[name] = _together(facts[name], value) if name in facts else value
+    return facts
+
+
+def _together(one: Any, other: Any) -> Any:
+    if isinstance(one, dict):
+        return {key: one.get(key, 0) + other.get(key, 0) for key in one | other}
+    if isinstance(one, list):
+        return sorted({*one, *other})
+    if isinstance(one, str):
+        return ", ".join(dict.fromkeys([*one.split(", "), *other.split(", ")]))
+    return one + other

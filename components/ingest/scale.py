@@ -1,0 +1,432 @@
+"""On what scale X is: measured from whole cells, named, and brought to log1p of counts per 10,000.
+
+Two things tell a scale. Undo the logarithm: only under the right one do the cells add up to the
+same total (or hold whole numbers), and only then are a cell's values multiples of its smallest,
+which is one count. What neither tells is refused, unless the user says what it is.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+
+from components.ingest.normalise import COUNTS, LOG1P, SCALE, detect, log1p_of_counts, row_sums
+from components.ingest.source import Source
+from components.shared.errors import InputError, nearest
+
+AUTO = "auto"
+TARGET = "log1p of counts per 10,000"
+Values = NDArray[np.float64]
+
+UNDO: dict[str, Callable[[Values], Values]] = {
+    "log1p": np.expm1,
+    "log2": lambda x: np.exp2(x) - 1,
+    "log10": lambda x: np.power(10.0, x) - 1,
+    "log1p_log1p": lambda x: np.expm1(np.expm1(x)),
+    "": lambda x: x,
+}
+"""What undoes each logarithm, the likeliest first; an empty name for none."""
+SAID = {
+    "log1p": "log1p of ",
+    "log2": "log2(x + 1) of ",
+    "log10": "log10(x + 1) of ",
+    "log1p_log1p": "log1p of log1p of ",
+    "": "",
+}
+TOTALS = {"counts": None, "cp10k": 1e4, "cpm": 1e6, "fractions": 1.0}
+"""What a cell's values add up to before the logarithm, by name; of counts, anything."""
+SCALES = (
+    AUTO,
+    *(f"{log}_{total}" if log else total for log in reversed(UNDO) for total in TOTALS),
+)
+"""What the option `scale` may say."""
+
+SAME = 0.01
+"""Share by which totals of cells may differ that were scaled to the same one."""
+SURE = 2e-3
+"""... and by which they then differ as a rule; where it is more, values must be multiples too."""
+SOME = 0.3
+"""Share of values that are multiples of a count if values were rounded to two digits."""
+TIE = 1e-3
+NEAR = 0.02
+"""How far a multiple may be from a whole number."""
+MULTIPLES = (1.5, 50.0)
+"""The multiples that are looked at: 1 says nothing, and single precision blurs the large ones."""
+SMALL_COUNT, LARGEST_COUNT = 1e3, 1e7
+ENOUGH = 20
+MOSTLY = 0.95
+ONE_COUNT = (0.05, 10.0)
+"""What one count is in counts per 10,000 in cells of 1,000 to 200,000 counts."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A scale: which logarithm was taken of what."""
+
+    log: str
+    total: float | None
+    """What every cell adds up to before the logarithm; None for counts as they were measured."""
+    part: bool = False
+    """Genes were left out after the scaling, so that cells add up to less than ``total``."""
+    factors: bool = False
+    """Counts were divided by a factor of each cell's own (a size factor)."""
+
+    @property
+    def said(self) -> str:
+        """Return it in words."""
+        what = "counts over a factor of each cell" if self.factors else _of(self.total)
+        return SAID[self.log] + what
+
+    @property
+    def is_target(self) -> bool:
+        """Return whether nothing is to be done."""
+        return self.log == "log1p" and self.total is not None and _same(self.total, SCALE)
+
+
+@dataclass(frozen=True)
+class Found:
+    """The scale of a source, how it is known, and the way from it to the target."""
+
+    name: str
+    scale: Scale
+    how: str
+    lenient: bool = False
+    """The user said log1p and no more: totals are then not checked, but told."""
+    whole: bool = False
+    """Whole numbers were seen: a fraction then means that something is wrong."""
+    low: float = SCALE
+    high: float = SCALE
+
+    @property
+    def is_counts(self) -> bool:
+        """Return whether cells are divided by their own total and no logarithm is undone."""
+        return not self.scale.log and self.scale.total is None
+
+    def totals(self, block: csr_matrix) -> Values:
+        """Return what the cells of a block add up to before the logarithm."""
+        with np.errstate(all="ignore"):
+            return row_sums(UNDO[self.scale.log](block.data.astype(np.float64)), block.indptr)
+
+    @property
+    def done(self) -> str:
+        """Say what is done to X."""
+        if self.scale.is_target:
+            return "kept as it is"
+        return f"turned into {TARGET}"
+
+    @property
+    def normalisation(self) -> str:
+        """Say what X is afterwards."""
+        return f"{TARGET}{f' ({self.caveat})' if self.caveat else ''}"
+
+    @property
+    def caveat(self) -> str:
+        """Say in what X differs from the target; empty where it does not."""
+        if self.lenient and self.high > SCALE * (1 + SAME):
+            return f"as given; cells add up to {_range(self.low, self.high)} before the logarithm"
+        if self.scale.part:
+            share = self.scale.total or SCALE
+            low, high = self.low * SCALE / share, self.high * SCALE / share
+            return (
+                f"cells add up to {_range(low, high)} rather than 10,000, as where genes were left "
+                "out after the scaling"
+            )
+        return ""
+
+    def convert(self, block: csr_matrix, cells: NDArray[np.object_]) -> None:
+        """Bring a block to the target, in place; ``cells`` are the names of its rows.
+
+        Raises:
+            InputError: a cell is on another scale; names it.
+        """
+        scale = self.scale
+        if self.is_counts:
+            log1p_of_counts(block)
+            return
+        if scale.is_target and self.lenient:
+            return
+        values = UNDO[scale.log](block.data.astype(np.float64))
+        totals = row_sums(values, block.indptr)
+        self._check(values, totals, block.indptr, cells)
+        if scale.is_target:
+            return
+        if scale.part:
+            factor = np.full(len(totals), SCALE / (scale.total or SCALE))
+        else:
+            factor = np.divide(SCALE, totals, out=np.zeros_like(totals), where=totals > 0)
+        block.data[:] = np.log1p(values * np.repeat(factor, np.diff(block.indptr)))
+
+    def _check(
+        self,
+        values: Values,
+        totals: Values,
+        indptr: NDArray[np.integer],
+        cells: NDArray[np.object_],
+    ) -> None:
+        total = self.scale.total
+        if total is None:
+            if not self.scale.factors and not _whole(values):
+                entry = int(np.flatnonzero(~_is_whole(values))[0])
+                row = int(np.searchsorted(indptr, entry, side="right")) - 1
+                self._refuse(cells[row], f"has {values[entry]:.6g}, which is no count,")
+            return
+        bad = totals > total * (1 + SAME)
+        if not self.scale.part:
+            bad |= (totals < total * (1 - SAME)) & (totals > 0)
+        if bad.any():
+            row = int(np.flatnonzero(bad)[0])
+            self._refuse(cells[row], f"adds up to {totals[row]:,.6g}")
+
+    def _refuse(self, cell: str, what: str) -> None:
+        raise InputError(
+            f"{self.name}: X was taken for {self.scale.said} ({self.how}), but cell '{cell}' "
+            f"{what}{_before(self.scale.log)}; bring all cells to one scale, or give raw counts"
+        )
+
+
+def _of(total: float | None) -> str:
+    if total is None:
+        return "raw counts"
+    return "fractions of a cell's counts" if _same(total, 1.0) else f"counts per {total:,.0f}"
+
+
+def _range(low: float, high: float) -> str:
+    low_text, high_text = f"{low:,.6g}", f"{high:,.6g}"
+    return low_text if low_text == high_text else f"{low_text} to {high_text}"
+
+
+def _same(one: float, other: float) -> bool:
+    return abs(one / other - 1) <= SAME
+
+
+def _is_whole(values: Values) -> NDArray[np.bool_]:
+    # Single precision loses 5e-7 of a logarithm of 10, and so of the number it is of.
+    return np.abs(values - np.rint(values)) <= 1e-3 + 4e-6 * values
+
+
+def _whole(values: Values) -> bool:
+    return bool(_is_whole(values).all())
+
+
+def check_option(scale: str) -> None:
+    """Check the option `scale`.
+
+    Raises:
+        InputError: it is not one of `SCALES`.
+    """
+    if scale not in SCALES:
+        raise InputError(
+            f"scale '{scale}' is not allowed{nearest(scale, SCALES)}; allowed: {AUTO}, "
+            f"{', '.join(TOTALS)}, and each after {', '.join(f'{log}_' for log in UNDO if log)}"
+        )
+
+
+@dataclass(frozen=True)
+class _Undone:
+    """A sample as it is before one logarithm."""
+
+    log: str
+    values: Values
+    totals: Values
+    """Of the cells that have any value."""
+    multiples: float
+    """Share of a cell's small values that are multiples of its smallest."""
+    one_count: float
+    """A cell's smallest value, the median over cells."""
+
+    @property
+    def median(self) -> float:
+        return float(np.median(self.totals))
+
+    @property
+    def spread(self) -> float:
+        return float(np.abs(self.totals / self.median - 1).max())
+
+    @property
+    def known(self) -> bool:
+        return any(total and _same(self.median, total) for total in TOTALS.values())
+
+
+def _undone(log: str, cells: csr_matrix) -> _Undone | None:
+    """Undo a logarithm; None where what comes out cannot be."""
+    with np.errstate(all="ignore"):
+        values = UNDO[log](cells.data.astype(np.float64))
+        totals = row_sums(values, cells.indptr)
+    filled = np.diff(cells.indptr) > 0
+    totals = totals[filled]
+    if not len(totals) or not np.isfinite(totals).all() or (totals <= 0).any():
+        return None
+    starts = cells.indptr[:-1][filled]
+    smallest = np.minimum.reduceat(values, starts)
+    ratio = values / np.repeat(smallest, np.diff(cells.indptr)[filled])
+    ratio = ratio[(ratio > MULTIPLES[0]) & (ratio <= MULTIPLES[1])]
+    near = np.abs(ratio - np.rint(ratio)) <= NEAR
+    multiples = float(near.mean()) if len(ratio) >= ENOUGH else 0.0
+    return _Undone(log, values, totals, multiples, float(np.median(smallest)))
+
+
+def measure(cells: csr_matrix, name: str, hint: str = "") -> Found:
+    """Tell the scale of values that are not whole numbers.
+
+    Args:
+        cells: whole cells from all over the source, CSR; finite and not negative.
+        name: what messages call the source.
+        hint: what else the user may read.
+
+    Raises:
+        InputError: the scale is none that is known.
+    """
+    undone = [found for log in UNDO if (found := _undone(log, cells)) is not None]
+    n = int((np.diff(cells.indptr) > 0).sum())
+    if (one := _one_total(undone)) is not None:
+        total = _round(one.median)
+        how = f"detected: {n} sampled cells all add up to {total:,.6g}{_before(one.log)}"
+        return Found(name, Scale(one.log, total), how)
+    for one in undone:
+        if one.log and _are_counts(one):
+            how = f"detected: whole numbers{_before(one.log)} in {n} sampled cells"
+            return Found(name, Scale(one.log, None), how)
+    if (one := max(undone, key=lambda found: found.multiples, default=None)) is not None:
+        part = _of_some_genes(one, name, n)
+        if part is not None:
+            return part
+    raise InputError(f"{name}: {_unknown(undone, one)}{f'; {hint}' if hint else ''}")
+
+
+def _one_total(undone: list[_Undone]) -> _Undone | None:
+    """Return what all cells add up to the same total under; a usual total wins a tie."""
+    same = [
+        one
+        for one in undone
+        if one.spread <= SURE or (one.spread <= SAME and one.multiples >= SOME)
+    ]
+    least = min((one.spread for one in same), default=0.0)
+    tied = [one for one in same if one.spread <= least + TIE]
+    return next((one for one in tied if one.known), tied[0] if tied else None)
+
+
+def _are_counts(one: _Undone) -> bool:
+    """Return whether whole numbers come out, seen where single precision can tell them."""
+    small = one.values[one.values <= SMALL_COUNT]
+    enough = len(small) >= ENOUGH and float(one.values.max()) <= LARGEST_COUNT
+    return enough and _whole(small)
+
+
+def _round(total: float) -> float:
+    """Take a total for the usual one that it is but for rounding."""
+    return next((usual for usual in TOTALS.values() if usual and _same(total, usual)), total)
+
+
+def _of_some_genes(one: _Undone, name: str, n: int) -> Found | None:
+    """Take multiples of a count, in cells of many totals, for what they can be."""
+    if one.multiples < MOSTLY:
+        return None
+    low, high = float(one.totals.min()), float(one.totals.max())
+    if not one.log:
+        how = f"detected: in each of {n} sampled cells, multiples of its smallest value"
+        return Found(name, Scale("", None, factors=True), how)
+    if high > SCALE * (1 + SAME) or not ONE_COUNT[0] <= one.one_count <= ONE_COUNT[1]:
+        return None
+    how = (
+        f"detected: {n} sampled cells add up to {_range(low, high)} before the logarithm, at most "
+        "10,000, and hold multiples of a count, as where genes were left out"
+    )
+    return Found(name, Scale(one.log, SCALE, part=True), how, low=low, high=high)
+
+
+def _before(log: str) -> str:
+    return " before the logarithm" if log else ""
+
+
+def _unknown(undone: list[_Undone], best: _Undone | None) -> str:
+    likely = best if best is not None and best.multiples >= MOSTLY else None
+    shown = likely or next((one for one in undone if one.log == "log1p"), None)
+    seen = "no usual logarithm can be undone"
+    if shown:
+        low, high = float(shown.totals.min()), float(shown.totals.max())
+        seen = f"taken for {SAID[shown.log]}counts, cells add up to {_range(low, high)}"
+    log = likely.log if likely and likely.log else "log1p"
+    return (
+        f"X is on no scale that is recognised: not whole numbers, and {seen}; expected raw counts, "
+        f"or log1p of counts per 10,000; if you know the scale, set it, as in scale: {log}_cpm "
+        f"(or {log}_counts: counts over a factor of each cell; log1p_cp10k, log2_cp10k, counts)"
+    )
+
+
+def given(scale: str, cells: csr_matrix, name: str) -> Found:
+    """Return what the user says the scale is, held against a sample of whole cells.
+
+    Raises:
+        InputError: it cannot be that.
+    """
+    log, _, total_name = f"_{scale}".rpartition("_")
+    log, total = log.removeprefix("_"), TOTALS[total_name]
+    undone = _undone(log, cells)
+    if undone is None:
+        raise InputError(f"{name}: scale {scale} is given, but X cannot be that; set another scale")
+    low, high = float(undone.totals.min()), float(undone.totals.max())
+    if total is None:
+        factors = bool(log) and not _are_counts(undone)
+        if factors and undone.multiples < MOSTLY:
+            raise InputError(
+                f"{name}: scale {scale} is given, but X is then no whole numbers; set another scale"
+            )
+        return Found(name, Scale(log, None, factors=factors), "given")
+    if high > total * (1 + SAME):
+        raise InputError(
+            f"{name}: scale {scale} is given, but cells add up to {_range(low, high)}"
+            f"{_before(log)}, more than {total:,.6g}; set another scale"
+        )
+    part = low < total * (1 - SAME)
+    how = f"given; sampled cells add up to {_range(low, high)}{_before(log)}"
+    return Found(name, Scale(log, total, part=part), how, low=low, high=high)
+
+
+def as_log1p(cells: csr_matrix, name: str) -> Found:
+    """Return log1p of what its cells add up to, where the user says log1p and no more."""
+    undone = _undone("log1p", cells)
+    if undone is not None and undone.spread <= SAME:
+        total = _round(undone.median)
+        return Found(name, Scale("log1p", total), f"given; cells add up to {total:,.6g}")
+    low, high = (
+        (float(undone.totals.min()), float(undone.totals.max())) if undone else (SCALE, SCALE)
+    )
+    how = f"given; sampled cells add up to {_range(low, high)} before the logarithm"
+    part = high <= SCALE * (1 + SAME)
+    return Found(name, Scale("log1p", SCALE, part=part), how, lenient=True, low=low, high=high)
+
+
+def scale_of(
+    source: Source, kept: NDArray[np.bool_], expression: str, scale: str, seed: int
+) -> Found:
+    """Return the scale of a source: as the user says it, else as it is measured.
+
+    Args:
+        source: an opened source.
+        kept: which of its cells are read.
+        expression: auto, counts or log1p.
+        scale: one of `SCALES`.
+        seed: of the sample.
+
+    Raises:
+        InputError: the scale is none that is known, or not the one that was said.
+    """
+    if COUNTS in (expression, scale) and {expression, scale} - {AUTO, COUNTS}:
+        raise InputError(f"expression {expression} and scale {scale} differ; give one of them")
+    logged = expression == LOG1P or "_" in scale
+    wanted = COUNTS if COUNTS in (expression, scale) else LOG1P if logged else AUTO
+    which, how = detect(source.sample(kept, seed), wanted, source.name)
+    if which == COUNTS and scale in (AUTO, COUNTS):
+        return Found(source.name, Scale("", None), how, whole=wanted == AUTO)
+    cells = source.cells_sample(kept, seed)
+    usable = np.isfinite(cells.data) & (cells.data >= 0)
+    if not usable.all() or not cells.nnz:
+        # Every value is checked when it is read, which names the cell and the gene.
+        return Found(source.name, Scale(LOG1P, SCALE), "", lenient=True)
+    if scale != AUTO:
+        return given(scale, cells, source.name)
+    if expression == LOG1P:
+        return as_log1p(cells, source.name)
+    return measure(cells, source.name, source.hint)

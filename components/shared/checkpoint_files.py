@@ -1,0 +1,8 @@
+"""The files of an scGPT checkpoint, by name."""
+
+from components.shared.vocabulary import VOCAB_FILE
+
+WEIGHTS_FILE = "best_model.pt"
+ARGS_FILE = "args.json"
+CHECKPOINT_FILES = (WEIGHTS_FILE, ARGS_FILE, VOCAB_FILE)
+"""What a pretrained checkpoint's folder must hold."""
