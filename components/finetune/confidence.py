@@ -102,7 +102,7 @@ def _learned(
 ) -> Confidence:
     lines = table.loc[table["known"] == MEASURED, "lines"].mean()
     scale, scale_from = _scale(parts, float(lines))
-    factor = sizes.factor(float(lines)) if sizes else None
+    factor = sizes.factor if sizes else None
     if factor is not None:
         scale = max(factor, LEAST_SCALE)
         scale_from = AS_LARGE_AS_ERRORS_ALLOW.format(", ".join(part.facts.line for part in parts))

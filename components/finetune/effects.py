@@ -42,8 +42,6 @@ class Sizes:
     """The same of absolute errors."""
     copied: tuple[float, float]
     """Both sums of copying: the mean of the other lines' changes, as measured."""
-    tellers: int
-    """Sum over perturbations of the lines that tell of each."""
     perturbations: int
 
     def __add__(self, other: "Sizes") -> "Sizes":
@@ -51,7 +49,6 @@ class Sizes:
             self.squared + other.squared,
             self.absolute + other.absolute,
             (self.copied[0] + other.copied[0], self.copied[1] + other.copied[1]),
-            self.tellers + other.tellers,
             self.perturbations + other.perturbations,
         )
 
@@ -74,36 +71,28 @@ class Sizes:
             error = factor * found - measured
             squared[i], absolute[i] = np.square(error).sum(), np.abs(error).sum()
         copied = float(np.square(missed).sum()), float(np.abs(missed).sum())
-        return cls(squared, absolute, copied, int(told.lines[kept].sum()), int(both.sum()))
+        return cls(squared, absolute, copied, int(both.sum()))
 
-    def factor(self, lines: float) -> float | None:
-        """Return the largest factor whose errors are no larger than copying's or predicting none's.
+    @property
+    def factor(self) -> float | None:
+        """The largest factor whose errors are no larger than copying's or predicting nothing's.
 
         The least error asks for small effects, since what is not known of one is best left out; but
         effects that are too small are taken for other, weaker ones, and for none.
 
-        Copying is told by one line fewer here than in a new line. Its squared error is that of the
-        line that is told, and a share of it for each that tells: 1 + 1 / n times as large with n.
-
-        Args:
-            lines: how many tell of a perturbation in a new line, on average.
-
-        Returns:
-            One of `FACTORS`; the one with the least squared error where none is as good as that.
-            None where nothing was told.
+        It is one of `FACTORS`; the one with the least squared error where none is as good as that;
+        None where nothing was told.
         """
-        if not self.perturbations or not self.squared[0] or np.ptp(self.squared) == 0:
+        if not self.perturbations or np.ptp(self.squared) == 0:
             return None
-        more = (1 + 1 / lines) / (1 + self.perturbations / self.tellers)
-        most = min(more, 1.0) * self.copied[0], np.sqrt(min(more, 1.0)) * self.copied[1]
-        good = self.squared <= min(most[0], self.squared[0])
-        good &= self.absolute <= min(most[1], self.absolute[0])
+        good = self.squared <= min(self.copied[0], self.squared[0])
+        good &= self.absolute <= min(self.copied[1], self.absolute[0])
         good &= np.arange(len(FACTORS)) >= self.squared.argmin()
         found = np.flatnonzero(good)
         return float(FACTORS[found.max() if len(found) else self.squared.argmin()])
 
 
-NOTHING_TOLD = Sizes(np.zeros(len(FACTORS)), np.zeros(len(FACTORS)), (0.0, 0.0), 0, 0)
+NOTHING_TOLD = Sizes(np.zeros(len(FACTORS)), np.zeros(len(FACTORS)), (0.0, 0.0), 0)
 
 
 @dataclass(frozen=True)

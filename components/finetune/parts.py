@@ -54,8 +54,6 @@ class Told:
 
     there: Mask
     """Which perturbations, [perturbations]."""
-    lines: NDArray[np.int64]
-    """How many of the lines have each of those, [known]."""
     parts: dict[str, Floats]
     """By way, rows of the perturbations that are there, [known, genes]."""
 
@@ -76,7 +74,7 @@ def told_by(lines: Sequence[Teller]) -> Told:
     there = total.any(axis=1)
     if not there.any():
         nothing = np.zeros((0, change.shape[2]))
-        return Told(there, np.zeros(0, np.int64), dict.fromkeys(PARTS, nothing))
+        return Told(there, dict.fromkeys(PARTS, nothing))
     summed, weight = (precision * change).sum(axis=0)[there], total[there]
     # A gene that no other line measures is known to be nothing in particular.
     mean = np.divide(summed, weight, out=np.zeros_like(summed), where=weight > 0)
@@ -88,7 +86,7 @@ def told_by(lines: Sequence[Teller]) -> Told:
         KERNEL: over_perturbations(mean, variance, np.where(has, change[:, there], 0.0), has),
         COMMON: np.broadcast_to(mean.mean(axis=0), mean.shape),
     }
-    return Told(there, np.asarray(has.any(axis=2).sum(axis=0)), parts)
+    return Told(there, parts)
 
 
 def precision_of(lines: Sequence[Teller]) -> Floats:

@@ -18,7 +18,7 @@ from tests.pipeline.test_run import PUBLISHED_FILES, path_after
 from tests.unit.stores import serving
 
 ROOT = Path(__file__).resolve().parents[2]
-SMALL = ["recipe=smoke", "overrides={epochs: 2}"]
+SMALL = ["recipe=smoke", "overrides={epochs: 2}", "prior=none"]
 SCREEN = "sim://screen?cells=800&genes=60&perturbations=8&lines=4&seed=3"
 
 

@@ -59,7 +59,7 @@ def package() -> Package:
 @pytest.fixture(scope="session")
 def params() -> dict[str, Any]:
     """The demo's parameters, on a screen of this suite's own, and a seed that no prior had."""
-    own = {"dataset": screen(6000, 400, 40), "seed": STAMP}
+    own = {"dataset": screen(6000, 400, 40), "seed": STAMP, "prior": "none"}
     return read_params(PARAMS / "demo.yaml", []) | own
 
 

@@ -23,6 +23,7 @@ SMALL = [
     "dataset=sim://screen?cells=800&genes=60&perturbations=8&lines=4&seed=3",
     "recipe=smoke",
     "overrides={epochs: 2}",
+    "prior=none",
 ]
 PUBLISHED_FILES = {
     "best_model.pt",

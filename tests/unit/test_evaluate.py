@@ -733,13 +733,17 @@ def test_values_that_are_all_equal_are_scored_and_what_is_undefined_is_counted(
     assert "What has no value, and why" in (found / "report.html").read_text()
 
 
-def test_controls_that_are_input_and_reference_at_once_are_said_aloud(tmp_path: Path) -> None:
+def test_controls_that_are_halved_are_said_aloud(tmp_path: Path) -> None:
     whole = Screen(tmp_path, perturbations=("G0", "G1"), controls_each=20)
     whole.roles[np.char.startswith(whole.roles.astype(str), "control")] = "control_both"
     shutil.rmtree(tmp_path / "splits")
     whole.write_splits()
     page = (whole.evaluate(whole.predictions()) / "report.html").read_text()
-    assert "The 20 controls of rpe1 are both the model's input and what changes are" in page
+    assert "controls of rpe1 are halved" not in page
+    (tmp_path / "halves").mkdir()
+    halved = Screen(tmp_path / "halves", perturbations=("G0", "G1"), controls_each=20)
+    page = (halved.evaluate(halved.predictions()) / "report.html").read_text()
+    assert "The controls of rpe1 are halved: one half is the model's input" in page
 
 
 def test_perturbations_without_de_genes_are_counted_and_left_out_of_the_means(

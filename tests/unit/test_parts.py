@@ -159,7 +159,7 @@ def _sizes(deltas: LineDeltas, weights: dict[str, float] | None = None) -> Sizes
 def test_copying_itself_keeps_its_size() -> None:
     _, deltas = screen(4)
     copied = {way: float(way == COPIED) for way in PARTS}
-    assert _sizes(deltas, copied).factor(2.0) == pytest.approx(1.0, abs=0.051)
+    assert _sizes(deltas, copied).factor == pytest.approx(1.0, abs=0.051)
 
 
 @settings(max_examples=20, deadline=None)
@@ -169,19 +169,12 @@ def test_with_the_factor_errors_are_no_larger_than_copyings_nor_than_predicting_
 ) -> None:
     _, deltas = screen(seed, noise=noise, pathways=pathways)
     sizes = _sizes(deltas)
-    place = int(np.argmin(np.abs(FACTORS - sizes.factor(2.0))))
+    place = int(np.argmin(np.abs(FACTORS - sizes.factor)))
     least = sizes.squared.min()
     assert sizes.squared[place] <= max(min(sizes.copied[0], sizes.squared[0]), least)
     if sizes.squared[place] > least:
         assert sizes.absolute[place] <= min(sizes.copied[1], sizes.absolute[0])
 
 
-def test_the_factor_is_no_larger_where_more_lines_tell_of_a_new_line() -> None:
-    _, deltas = screen(5, noise=1.0)
-    sizes = _sizes(deltas)
-    factors = [sizes.factor(lines) for lines in (2, 3, 4, 8)]
-    assert factors == sorted(factors, reverse=True) and factors[0] > factors[-1]
-
-
 def test_nothing_told_has_no_factor() -> None:
-    assert NOTHING_TOLD.factor(2.0) is None
+    assert NOTHING_TOLD.factor is None

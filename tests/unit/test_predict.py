@@ -49,7 +49,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     cells = screen(perturbations=perturbations, cells_each=25, controls_each=40)
     cells_artifact(folder / "cells", *cells)
     lines = {"train_lines": ["k562", "jurkat", "hepg2"], "test_line": "rpe1"}
-    split(folder / "cells", folder / "splits", **lines, val_fraction=0.2)
+    halved = {"val_fraction": 0.2, "halve_controls": True}
+    split(folder / "cells", folder / "splits", **lines, **halved)
     for kind in PREDICTED_CELLS:
         for recipe in ("smoke", "reference"):
             name = f"{recipe} {kind}"

@@ -78,7 +78,7 @@ def test_seen_and_unseen_perturbations_are_told_apart(data):
     assert data.seen() == [seen]
     right = torch.tensor(measured(data, seen), dtype=torch.float32)
     wrong = torch.tensor(-3 * measured(data, unseen), dtype=torch.float32)
-    found = run(data, {1: right, 5: wrong})
+    found = run(data, {1: right, 5: wrong}, selection="best")
     assert found.pearson_delta_seen > 0.9
     assert found.pearson_delta_unseen < -0.5
     assert found.pearson_delta == pytest.approx(
@@ -112,8 +112,22 @@ def test_a_set_without_a_value_is_left_out_of_the_mean(data):
 
 def test_without_held_out_cells_there_are_no_scores(data):
     found = run(replace(data, validation=[]), {})
-    assert found.correlations == ()
-    assert all(np.isnan(value) for name, value in vars(found).items() if name != "correlations")
+    assert found.correlations == found.weights == ()
+    scores = [getattr(found, name) for name in vars(found) if name.startswith(("loss", "pearson"))]
+    assert len(scores) == 4 and np.isnan(scores).all() and np.isnan(found.discrimination)
+
+
+def test_a_set_counts_as_much_as_what_it_measured_is_no_noise(data):
+    right = [torch.tensor(measured(data, one), dtype=torch.float32) for one in data.validation]
+    change = {1: right[0], 5: -right[1]}
+    equal, weighed = (run(data, change, selection=kind) for kind in ("best", "reliable"))
+    assert equal.weights == (1.0, 1.0)
+    first, second = weighed.weights
+    assert 0 < first <= 1 and 0 <= second <= 1 and first != second
+    one, other = weighed.correlations
+    expected = (first * one + second * other) / (first + second)
+    assert weighed.pearson_delta == pytest.approx(expected)
+    assert weighed.discrimination == equal.discrimination
 
 
 def test_what_is_not_finite_has_no_discrimination():
