@@ -190,8 +190,11 @@ class TestLine:
         groups = np.full(len(labels), -1)
         groups[test] = np.searchsorted(names, labels[test])
         groups[splits.reference(line)] = len(names)
-        groups[splits.basal(line)] = len(names) + 1
-        *means, reference, control = cells.group_means(groups, len(names) + 2)
+        *means, reference = cells.group_means(groups, len(names) + 1)
+        # A pass of its own: a control can be basal and reference too.
+        pool = np.full(len(labels), -1)
+        pool[splits.basal(line)] = 0
+        [control] = cells.group_means(pool, 1)
         truth = np.load(cells.artifact.path / "truth.npz")
         rows = [truth["perturbations"].tolist().index(name) for name in names]
         place = {gene: i for i, gene in enumerate(cells.genes)}

@@ -33,7 +33,7 @@ SIZE = 0.6
 """Standard deviation of an effect on a gene, log units."""
 
 SETTINGS: dict[str, Any] = {
-    "version": 2,
+    "version": 3,
     "epochs": 30,
     "early_stop_after": 10,
     "batch_size": 192,
@@ -54,6 +54,7 @@ SETTINGS: dict[str, Any] = {
     "contrast": True,
     "predicted_cells": "rank",
     "validation_cells": 32,
+    "selection": "reliable",
     "prior_neutral": True,
     "scale_effects": True,
 }

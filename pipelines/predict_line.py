@@ -17,8 +17,8 @@ from components.ingest.ingest import ingest
 from components.predict.predict import predict
 from components.shared.finished import take_model
 from components.shared.options import checked_options
-from components.shared.parameters import INGEST_OPTIONS
 from components.shared.predictions import PERTURBATIONS_FILE, Predictions
+from components.shared.stage_options import INGEST_OPTIONS
 from components.split.split import split
 
 TABLE = "perturbation_table"

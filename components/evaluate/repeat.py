@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from components.shared.artifact import Artifact
-from components.shared.parameters import INGEST_OPTIONS, SPLIT_OPTIONS
 from components.shared.repeat import make_command
+from components.shared.stage_options import INGEST_OPTIONS, SPLIT_OPTIONS
 
 INGEST = {
     "dataset": "source",

@@ -30,7 +30,7 @@ def ingest(
     from components.shared.artifact import describe
     from components.shared.errors import one_line_errors
     from components.shared.options import options_for
-    from components.shared.parameters import INGEST_OPTIONS
+    from components.shared.stage_options import INGEST_OPTIONS
 
     with one_line_errors("ingest"):
         keywords = options_for(

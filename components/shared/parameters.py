@@ -16,30 +16,9 @@ from components.shared.options import checked_options
 from components.shared.perturbation_names import line_key, same_things, text_of
 from components.shared.pretrained import parse_pretrained
 from components.shared.prior_grammar import parse_prior, uris
+from components.shared.stage_options import INGEST_OPTIONS, SPLIT_OPTIONS
 from components.shared.storage import LOCAL, SHA256, local_path, scheme_of
 
-INGEST_OPTIONS: dict[str, Any] = {
-    "batch_column": "",
-    "expression": "auto",
-    "scale": "auto",
-    "layer": "",
-    "gene_column": "",
-    "genes": "intersection",
-    "obs_filter": None,
-    "label_separator": "",
-    "missing_is_control": False,
-    "left_out": (),
-}
-"""What `ingest_options` may have, with the defaults."""
-SPLIT_OPTIONS: dict[str, Any] = {
-    "val_line": "",
-    "val_fraction": 0.05,
-    "restrict_test_to_training": True,
-    "halve_controls": False,
-    "split_file": "",
-    "aliases": "",
-}
-"""What `split_options` may have, with the defaults."""
 WHOLE = ("seed", "split_seed", "cells_per_perturbation", "gpus")
 """Parameters that are whole numbers from 0."""
 

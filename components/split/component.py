@@ -28,7 +28,7 @@ def split(
     from components.shared.artifact import describe
     from components.shared.errors import one_line_errors
     from components.shared.options import options_for
-    from components.shared.parameters import SPLIT_OPTIONS
+    from components.shared.stage_options import SPLIT_OPTIONS
     from components.split.split import split as run
 
     with one_line_errors("split"):

@@ -6,7 +6,7 @@ import pytest
 
 from components.ingest.ingest import ingest
 from components.shared.cells import Cells
-from components.shared.splits import CONTROL_BASAL, CONTROL_REFERENCE, TEST, TRAIN, VAL, Splits
+from components.shared.splits import CONTROL_BOTH, TEST, TRAIN, VAL, Splits
 from components.split.split import split
 
 
@@ -42,7 +42,7 @@ def test_every_cell_gets_one_role_and_the_counts_are_the_files(datlinger):
     roles = table["role"].to_numpy(str)
     assert np.isin(roles, [TRAIN, VAL]).sum() == (stimulated & ~control).sum()
     assert (roles == TEST).sum() == (~stimulated & ~control).sum()
-    assert np.isin(roles, [CONTROL_BASAL, CONTROL_REFERENCE]).sum() == control.sum() == 200
+    assert (roles == CONTROL_BOTH).sum() == control.sum() == 200
     assert splits.artifact.summary["validation_perturbations"] == 2
 
 

@@ -279,8 +279,8 @@ def test_four_real_lines_go_all_the_way(shared_data, tmp_path):
     assert summary["training_cells"] + summary["validation_cells"] == 3275 + 750 + 771
     assert summary["test_cells"] == 765
     assert summary["test_perturbations"] == 9
-    assert summary["test_controls_basal"] + summary["test_controls_reference"] == 100
-    assert summary["training_doubles"] == 15
+    assert summary["test_controls_basal"] == summary["test_controls_reference"] == 100
+    assert summary["training_doubles"] + summary["validation_doubles"] >= 15
     stats = json.loads((published / "training_stats.json").read_text())
     assert stats["genes_modelled"] == 491
     assert stats["unmeasured_targets"] == 31

@@ -16,8 +16,8 @@ from components.shared.artifact import CELLS, FAILED, FailedError, opening
 from components.shared.errors import InputError
 from components.shared.failure import errors_of
 from components.shared.options import checked_options
-from components.shared.parameters import INGEST_OPTIONS, SPLIT_OPTIONS
 from components.shared.repeat import commands
+from components.shared.stage_options import INGEST_OPTIONS, SPLIT_OPTIONS
 from components.split.split import split
 from pipelines.run import PARAMS, assignments_in, read_params
 

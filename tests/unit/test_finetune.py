@@ -113,7 +113,8 @@ def test_the_statistics_hold_every_score_of_the_best_epoch(model):
     best = stats["history"][stats["best_epoch"] - 1]
     scores = {name: value for name, value in best.items() if name.startswith("val_")}
     assert {name: stats[f"best_{name}"] for name in scores} == scores
-    assert best["val_pearson_delta"] == max(e["val_pearson_delta"] for e in stats["history"])
+    # The last, unless another leads it beyond the luck of a few sets.
+    assert stats["best_epoch"] == 2
     assert stats["validation_perturbations_seen"] == stats["validation_perturbations"]
     assert stats["best_val_pearson_delta_unseen"] is None
 

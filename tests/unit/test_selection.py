@@ -6,7 +6,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.finetune.selection import leads, network_weight, reliability, weighted_mean
+from components.finetune.selection import (
+    leads,
+    network_weight,
+    reliability,
+    student_tail,
+    weighted_mean,
+)
 from components.shared import model as scgpt_model
 from components.shared.inference import predict_cells
 from components.shared.tokens import Targets
@@ -51,6 +57,14 @@ def test_equal_weights_give_the_paired_t_test() -> None:
         p = ttest_rel(one, other, alternative="greater").pvalue
         assert leads(one, other, [2.0] * 12, tests=1) == (p < 0.05)
         assert leads(one, other, [2.0] * 12, tests=7) == (p < 0.05 / 7)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.floats(-5, 50), st.floats(1, 60))
+def test_students_tail_is_scipys(score, freedom) -> None:
+    from scipy.stats import t
+
+    assert student_tail(score, freedom) == pytest.approx(t.sf(score, freedom), rel=1e-3, abs=1e-9)
 
 
 def test_reliability_is_the_share_that_is_no_noise() -> None:

@@ -62,10 +62,37 @@ def test_the_learning_rate_decays_by_its_factor_every_epoch(monkeypatch):
         ([0.1, 0.2, 0.3, 0.4, 0.5, 0.6], 1, 6, 6),
     ],
 )
-def test_training_stops_so_many_epochs_after_its_best(monkeypatch, scores, patience, epochs, best):
-    result = fitted(monkeypatch, scores, early_stop_after=patience)
+def test_training_stops_so_many_epochs_after_its_best_and_keeps_that(
+    monkeypatch, scores, patience, epochs, best
+):
+    result = fitted(monkeypatch, scores, early_stop_after=patience, selection="best")
     assert (len(result.history), result.best_epoch) == (epochs, best)
     assert ("no better validation" in result.stop_reason) == (epochs < 6)
+
+
+@pytest.mark.parametrize(
+    ("last", "kept"),
+    [
+        ((0.4, 0.45, 0.5, 0.4), 3),  # the best of three epochs by luck
+        ((0.1, 0.15, 0.12, 0.1), 1),
+    ],
+)
+def test_the_last_epoch_is_kept_unless_another_leads_it_beyond_luck(monkeypatch, last, kept):
+    first, sets = (0.5, 0.55, 0.5, 0.45), (1.0, 1.0, 1.0, 1.0)
+    epochs = [(0.5, first), (0.4, last), (0.4, last)]
+    coming = iter(epochs)
+
+    def validated(*_: Any, **__: Any) -> Validation:
+        score, correlations = next(coming)
+        return Validation(pearson_delta=score, correlations=correlations, weights=sets)
+
+    monkeypatch.setattr(training, "validate", validated)
+    recipe = recipe_of(early_stop_after=2, selection="reliable")
+    model = scgpt_model.build(ARGS, VOCABULARY)
+    result = fit(model, training_data(), recipe, seed=0, device=CPU, on_epoch=lambda epoch: None)
+    assert len(result.history) == 3
+    assert result.best_epoch == kept
+    assert result.best_pearson_delta == (0.5 if kept == 1 else 0.4)
 
 
 def test_every_seed_process_epoch_and_step_has_dropout_of_its_own():

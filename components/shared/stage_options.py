@@ -1,0 +1,26 @@
+"""The options that ingest and split take beside the parameters of the pipelines."""
+
+from typing import Any
+
+INGEST_OPTIONS: dict[str, Any] = {
+    "batch_column": "",
+    "expression": "auto",
+    "scale": "auto",
+    "layer": "",
+    "gene_column": "",
+    "genes": "intersection",
+    "obs_filter": None,
+    "label_separator": "",
+    "missing_is_control": False,
+    "left_out": (),
+}
+"""What `ingest_options` may have, with the defaults."""
+SPLIT_OPTIONS: dict[str, Any] = {
+    "val_line": "",
+    "val_fraction": 0.05,
+    "restrict_test_to_training": True,
+    "halve_controls": False,
+    "split_file": "",
+    "aliases": "",
+}
+"""What `split_options` may have, with the defaults."""
