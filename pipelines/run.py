@@ -312,9 +312,12 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--containers", action="store_true", help="run each task in its image (make images)"
     )
+    parser.add_argument("--verbose", action="store_true", help="show KFP's own lines (VERBOSE=1)")
     parser.add_argument("--assign", default="", help="more assignments, quoted as in a shell")
     arguments = parser.parse_intermixed_args(given)
     started = time.perf_counter()
+    if arguments.verbose:
+        os.environ["VERBOSE"] = "1"
     with one_line_errors("run"):
         assignments = [*arguments.assignments, *assignments_in(arguments.assign)]
         params = read_params(arguments.params, assignments)
