@@ -45,6 +45,8 @@ from pipelines.sources import digest_of_code
 PARAMS = Path(__file__).parent / "params"
 ASKED = "perturbations"
 DATASET = "dataset"
+PLACEHOLDER = re.compile(r"\byour-(bucket|file\.h5ad|line-[ab]|test-line|scgpt-folder)\b")
+"""What stands in a parameter file where a user's own name belongs."""
 PINNED = ("dataset", "prior", "priors")
 """Parameters whose files `pinned` names by content."""
 
@@ -166,13 +168,28 @@ def check_early(params: Mapping[str, Any]) -> None:
     """Check what can be checked now rather than after hours of work.
 
     Raises:
-        InputError: see `check_settings`; a publish target that is taken or not accessible, or a
-            place where no checkpoint can be kept.
+        InputError: see `check_settings`; a placeholder; a publish target that is taken or not
+            accessible, or a place where no checkpoint can be kept.
     """
+    _check_filled_in(params)
     check_settings(params)
     if place := params.get("checkpoints", ""):
         open_place(place)
     check_target(params.get("publish_to", ""))
+
+
+def _check_filled_in(params: Mapping[str, Any]) -> None:
+    """Check that no value is one that the parameter file only holds a place for.
+
+    Raises:
+        InputError: one is.
+    """
+    for name, value in params.items():
+        if found := PLACEHOLDER.search(str(value)):
+            raise InputError(
+                f"{name}: '{found[0]}' only holds a place in the parameter file; put your own "
+                f"there, or give {name}=<yours>"
+            )
 
 
 def assignments_in(text: str) -> list[str]:
