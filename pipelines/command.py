@@ -35,7 +35,7 @@ RUNS = click.option(
     help="Where runs are kept.",
 )
 CONTAINERS = click.option("--containers", is_flag=True, help="Run each task in its image.")
-VERBOSE = click.option("--verbose", is_flag=True, envvar="VERBOSE", help="Show KFP's own lines.")
+VERBOSE = click.option("--verbose", is_flag=True, help="Show KFP's own lines.")
 ASSIGNMENTS = click.argument("assignments", nargs=-1, metavar="[KEY=VALUE]...")
 PASSED_ON = {"ignore_unknown_options": True, "help_option_names": ["--help", "-h"]}
 

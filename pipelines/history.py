@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -46,7 +47,7 @@ def new_folder(runs: Path, name: str, params: Mapping[str, Any]) -> Path:
     except OSError as error:
         why = str(error.strerror).lower()
         raise InputError(f"{runs}: may not be written ({why}); give --runs <folder>") from None
-    said = f"# The same again: make run PARAMS={root / PARAMETERS}\n"
+    said = f"# The same again: make run PARAMS={shlex.quote(str(root / PARAMETERS))}\n"
     text = yaml.safe_dump(dict(params), sort_keys=False, allow_unicode=True)
     private(root / PARAMETERS).write_text(said + text)
     _link(runs / LATEST, root.name)
@@ -134,6 +135,13 @@ class Kept:
         return found if isinstance(found, dict) else {}
 
     @property
+    def name(self) -> str:
+        """The name of its parameter file: what its folder says beside time and prior."""
+        said = self.root.name.split("-", 2)[2]
+        prior = _plain(_prior(self.params)) if self.params else ""
+        return re.sub(rf"-{re.escape(prior)}(-\d+)?$", "", said) if prior else said
+
+    @property
     def size(self) -> int:
         """Bytes of its files."""
         files = (path for path in self.root.rglob("*") if not path.is_symlink())
@@ -152,17 +160,13 @@ class Kept:
         seeds = given.get("seeds", given.get("seed", 0)) if given else ""
         return (
             _time(self.root.name),
-            self._params_name(prior),
+            self.name,
             _lines(given),
             prior or "-",
             ",".join(map(str, seeds)) if isinstance(seeds, list) else str(seeds),
             self._score(),
             _bytes(self.size),
         )
-
-    def _params_name(self, prior: str) -> str:
-        name = self.root.name.split("-", 2)[2]
-        return re.sub(rf"-{re.escape(_plain(prior))}(-\d+)?$", "", name) if prior else name
 
     def _score(self) -> str:
         try:
@@ -187,6 +191,13 @@ def _lines(params: Mapping[str, Any]) -> str:
 
 def _bytes(size: int) -> str:
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
+
+
+def name_of(params: Path) -> str:
+    """Return what a run is called after: its parameter file, or that of the run it repeats."""
+    if params.name == PARAMETERS and (params.parent / LOG).exists():
+        return Kept(params.parent.resolve()).name
+    return params.name.removesuffix(".yaml")
 
 
 def kept(runs: Path) -> list[Kept]:

@@ -8,7 +8,8 @@ from typing import Any
 
 from components.evaluate.metrics import EVERY, LOWER
 from components.shared.downloads import shown
-from pipelines.history import COMPARISON, PUBLISHED, shown_root
+from pipelines.history import COMPARISON, PUBLISHED, Kept, shown_root
+from pipelines.inputs import is_prediction
 
 WIDTH = 80
 HEADLINE = (
@@ -34,16 +35,24 @@ def summary(root: Path, seconds: float) -> str:
     scores = json.loads((published / "eval" / "metrics.json").read_text())
     if scores.get("scored", True):
         told = [*_wrapped(verdict(scores)), "", *_table(scores)]
-        tried = [
-            'another prior: make run ARGS="prior=none"; several at once: make compare',
-            f"another line:  make predict MODEL={shown_root(root) / PUBLISHED} DATASET=<h5ad>",
-        ]
     else:
         told = _wrapped(f"not scored: {scores['not_scored']}")
-        tried = ["look up a gene in the explorer; the card says how far to trust it"]
     paths = {PUBLISHED: ""} | {k: v for k, v in FILES.items() if (published / v).exists()}
     files = {name: str(Path(PUBLISHED, file)) for name, file in paths.items()}
-    return _page(root, told, files, tried, seconds)
+    return _page(root, told, files, _next(root), seconds)
+
+
+def _next(root: Path) -> list[str]:
+    """Return what to try after a run."""
+    if is_prediction(Kept(root).params):
+        return [
+            "look up a gene in the explorer; the card says how far to trust it",
+            "other genes: make predict with ARGS=\"'perturbations=[MYC, TP53]'\"",
+        ]
+    return [
+        'another prior: make run ARGS="prior=none"; several at once: make compare',
+        f"another line:  make predict MODEL={shown_root(root) / PUBLISHED} DATASET=<h5ad>",
+    ]
 
 
 def comparison_summary(root: Path, seconds: float) -> str:

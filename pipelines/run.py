@@ -32,7 +32,7 @@ from components.shared.prior_grammar import parse_prior, with_uris
 from components.shared.storage import SHA256, at_home, fetch
 from pipelines.compare import compare_priors, comparison_on
 from pipelines.containers import docker_runner, here
-from pipelines.history import LOG, described, link_results, new_folder, private
+from pipelines.history import LOG, described, link_results, name_of, new_folder, private
 from pipelines.images import PACKAGES_LOCK, development_images, stages
 from pipelines.inputs import input_uris, is_comparison, is_prediction, priors_of
 from pipelines.line import predict_line, prediction_on
@@ -312,14 +312,6 @@ def run(
     return root
 
 
-def _name(path: Path) -> str:
-    """Return what a run is called after: its parameter file, or that of the run it repeats."""
-    again = path.stem == "params" and (path.parent / LOG).exists()
-    if not again:
-        return path.name.removesuffix(".yaml")
-    return re.sub(r"^\d{8}-\d{6}-", "", path.resolve().parent.name)
-
-
 def main(given: Sequence[str] | None = None) -> None:
     """Run with a parameter file and assignments from the command line."""
     parser = argparse.ArgumentParser(description="Run the pipeline on this machine.")
@@ -344,7 +336,7 @@ def main(given: Sequence[str] | None = None) -> None:
             root = run(
                 params,
                 arguments.runs,
-                name=_name(arguments.params),
+                name=name_of(arguments.params),
                 containers=arguments.containers,
             )
         except TaskError as error:

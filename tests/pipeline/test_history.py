@@ -56,6 +56,16 @@ def test_the_list_has_a_line_a_run_with_what_it_was_and_scored(tmp_path):
     assert "4-priors" in other and "0,1" in other
 
 
+def test_a_run_that_is_repeated_from_its_own_parameters_keeps_its_name(tmp_path):
+    first, second = (new_folder(tmp_path, "demo", DEMO) for _ in range(2))
+    for root in (first, second):
+        (root / history.LOG).touch()
+        assert history.name_of(root / history.PARAMETERS) == "demo"
+        assert read_params(root / history.PARAMETERS, []) == DEMO
+    assert history.name_of(tmp_path / LATEST / history.PARAMETERS) == "demo"
+    assert history.name_of(PARAMS / "own-data.yaml") == "own-data"
+
+
 def test_what_is_no_run_is_neither_listed_nor_removed(tmp_path):
     (tmp_path / ".cache").mkdir()
     (tmp_path / "ablation").mkdir()
@@ -80,6 +90,7 @@ def test_the_newest_report_is_the_newest_runs_that_has_one(tmp_path):
 def test_the_paths_at_the_end_stay_valid_when_another_run_has_begun(tmp_path):
     root = finished(tmp_path)
     assert f"{LATEST}/published" in summary(root, 1)
+    assert "another prior" in summary(root, 1)
     new_folder(tmp_path, "other", DEMO)
     assert f"{root.name}/published/eval/report.html" in summary(root, 1)
 
@@ -101,3 +112,8 @@ def test_the_verdict_names_the_best_baseline_and_lower_may_be_better():
     )
     assert best_baseline(SCORES, "mae_delta") == ("control_mean", 0.2)
     assert best_baseline(SCORES | {"baselines": {}}, "mae_delta") == ("-", None)
+
+
+def test_after_a_prediction_no_prior_is_proposed(tmp_path):
+    root = finished(tmp_path, "predict-line", read_params(PARAMS / "predict-line.yaml", []))
+    assert "another prior" not in summary(root, 1) and "make predict" in summary(root, 1)
