@@ -16,10 +16,11 @@ PACKAGE    ?=
 MODEL      ?=
 DATASET    ?=
 RUN        ?=
+KEEP       ?=
 PACKAGES   ?= pipelines/compiled
 CONTEXT    ?=
 # read by the shell as variables, so that & and [ ] in them are safe
-export ARGS CONTEXT DATASET EXPERIMENT HOST MODEL PACKAGE PACKAGES PARAMS REGISTRY RUN
+export ARGS CONTEXT DATASET EXPERIMENT HOST KEEP MODEL PACKAGE PACKAGES PARAMS REGISTRY RUN
 
 # make run test_line=jurkat would run with the file's test line: parameters of a pipeline go into ARGS
 LETTERS    := a b c d e f g h i j k l m n o p q r s t u v w x y z
@@ -30,7 +31,7 @@ endif
 
 .DEFAULT_GOAL := help
 .PHONY: help env run compare predict run-containers test lint types compile check-compiled validate images push \
-        test-containers test-live submit upload ablation priors lock clean
+        test-containers test-live submit upload ablation priors lock runs report clean clean-runs
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -47,7 +48,7 @@ $(VENV)/.installed: pyproject.toml $(LOCK) $(NAMES)
 	@$(PIP) --no-deps scgpt
 	@touch $@
 
-run: env ## run the pipeline here: PARAMS=<file> ARGS="key=value ..."
+run: env ## run the pipeline here: PARAMS=<file> ARGS="key=value ..." [VERBOSE=1]
 	@$(BIN)/python -m pipelines.run "$$PARAMS" --assign "$$ARGS"
 
 compare: env ## compare priors here: PARAMS=<file with priors and seeds> ARGS="key=value ..."
@@ -110,6 +111,16 @@ lock: env ## pin the versions that are installed now
 	@$(BIN)/python -m pip freeze --all --exclude-editable --exclude pip > $(LOCK).partial
 	@sed -i.partial 's/+cpu$$//' $(LOCK).partial && mv $(LOCK).partial $(LOCK) && rm $(LOCK).partial.partial
 
-clean: ## remove the environment, the runs and every cache
-	@rm -rf $(VENV) runs build *.egg-info .mypy_cache .ruff_cache .hypothesis .pytest_cache
+runs: env ## list the runs that are kept here, the newest first
+	@$(BIN)/python -m pipelines.command runs
+
+report: env ## print where the newest report is
+	@$(BIN)/python -m pipelines.command report
+
+clean: ## remove the environment and every cache; runs stay
+	@rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .hypothesis .pytest_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+clean-runs: env ## remove all runs but the newest: KEEP=<how many stay>
+	@$(if $(KEEP),,echo "clean-runs: give KEEP=<how many of the newest runs stay>" >&2; exit 2)
+	@$(BIN)/python -m pipelines.command runs --keep "$$KEEP"

@@ -126,14 +126,19 @@ def stale(folder: Path, fresh: Iterable[Path]) -> list[str]:
     ]
 
 
-def main() -> int:
-    """Compile, or with --check compare."""
+def argument_parser() -> argparse.ArgumentParser:
+    """Return what reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="compare, write nothing")
     parser.add_argument(
         "--release", action="store_true", help=f"images by digest, into {RELEASES.name}"
     )
-    arguments = parser.parse_args()
+    return parser
+
+
+def main(given: list[str] | None = None) -> int:
+    """Compile, or with --check compare."""
+    arguments = argument_parser().parse_args(given)
     with one_line_errors("compile"):
         if arguments.check:
             return 0 if check() else 1

@@ -1,13 +1,25 @@
-"""What KFP's local runner prints, without what only KFP reads."""
+"""What KFP's local runner prints, without what only KFP reads.
 
+Tasks of a comparison run side by side, each in a thread of KFP's. Lines are put together thread by
+thread, and each carries the run that it is of. VERBOSE=1 shows KFP's own lines too.
+"""
+
+import ast
 import io
+import json
 import logging
+import os
 import re
 import sys
+import threading
+import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
-from typing import TextIO
+from contextlib import contextmanager, nullcontext, redirect_stdout
+from pathlib import Path
+from typing import Any, TextIO
+
+from components.shared.prior_grammar import parse_prior
 
 EXECUTOR = "[KFP Executor"
 INPUT = "Got executor_input:"
@@ -15,38 +27,98 @@ ERROR = re.compile(r"[a-z][a-z-]*: error: ")
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 SELECTOR = "expression selector"
 """Of every parameter that a task takes from an item of a loop."""
+ITEM = "to parent value: "
+"""What precedes the item of a loop in the line that says that a task takes something from it."""
+CHATTER = re.compile(r"Streamed logs:|outputs:|has no outputs|Cleaned up workspace")
+RESULT = re.compile(r"[a-z-]+: result: ")
+"""What a task tells a cluster's last page; here the end of the run says it."""
+STARTED = re.compile(r"Executing task '(.+)'")
+JSON_START = re.compile(r'["{}\[\]\d-]|(true|false|null)\b')
+LAST = "conclude"
+
+
+class _Said(threading.local):
+    """What was heard of one thread: of a task at a time."""
+
+    pending = ""
+    label = ""
+    task = ""
+    in_json = False
 
 
 class _Readable(io.TextIOBase):
-    """Passes lines on, except the executor's own and the JSON of a task's input."""
+    """Passes whole lines on, except the executor's own and the JSON of a task's input."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, log: TextIO | None, *, verbose: bool) -> None:
         self._stream = stream
-        self._pending = ""
-        self._in_json = False
+        self._log = log
+        self._verbose = verbose
+        self._said = _Said()
+        self._one_at_a_time = threading.Lock()
         self.told_errors: list[str] = []
         """The lines with which tasks said why they failed."""
 
     def write(self, text: str) -> int:
-        *lines, self._pending = (self._pending + text).split("\n")
+        *lines, self._said.pending = (self._said.pending + text).split("\n")
         for line in lines:
-            if ERROR.match(line.strip()):
-                self.told_errors.append(line.strip())
-            if self._shown(line):
-                self._stream.write(line + "\n")
-        self._stream.flush()
+            self._hear(line)
         return len(text)
 
     def flush(self) -> None:
         self._stream.flush()
 
-    def _shown(self, line: str) -> bool:
-        if self._in_json:
-            # The JSON is indented as a whole; its last brace stands where its first one did.
-            self._in_json = line.rstrip() not in ("}", "    }")
+    def end(self) -> None:
+        """Pass on what stands without the end of its line."""
+        rest, self._said.pending = self._said.pending, ""
+        if rest.strip():
+            self._hear(rest)
+
+    def record(self, record: logging.LogRecord) -> bool:
+        """Pass on what KFP logs; its own handlers change from task to task, and get nothing."""
+        text = plain(record.getMessage())
+        if SELECTOR in text.lower():
+            self._said.label = label_of(text) or self._said.label
             return False
-        self._in_json = EXECUTOR in line and INPUT in line
-        return EXECUTOR not in line and bool(line.strip())
+        if started := STARTED.search(text):
+            self._said.task, self._said.in_json = started[1], False
+        clock = time.strftime("%H:%M:%S", time.localtime(record.created))
+        chatter = record.levelno < logging.WARNING and bool(CHATTER.search(text))
+        for number, line in enumerate(text.rstrip().split("\n")):
+            self._pass(f"{clock} {line}" if not number else line, chatter=chatter)
+        return False
+
+    def _hear(self, line: str) -> None:
+        bare = plain(line).strip()
+        if is_error := bool(ERROR.match(bare)):
+            self.told_errors.append(bare)
+            self._said.in_json = False
+        if is_error or self._of_a_task(bare):
+            self._pass(line, chatter=not is_error and self._is_chatter(bare))
+
+    def _of_a_task(self, bare: str) -> bool:
+        """Return whether a line is a task's: not blank, the executor's or of its input's JSON."""
+        if EXECUTOR in bare:
+            self._said.in_json = INPUT in bare
+            return False
+        self._said.in_json = self._said.in_json and (not bare or bool(JSON_START.match(bare)))
+        return bool(bare) and not self._said.in_json
+
+    def _is_chatter(self, bare: str) -> bool:
+        if self._said.task.partition("-")[0] == LAST and not ERROR.match(bare):
+            return True
+        rule = len(bare) > 20 and set(bare) == {"-"}
+        return rule or bool(RESULT.match(bare) or CHATTER.match(bare))
+
+    def _pass(self, line: str, *, chatter: bool) -> None:
+        if label := self._said.label:
+            line = f"[{label}] {line.lstrip()}"
+        with self._one_at_a_time:
+            if self._log:
+                self._log.write(plain(line) + "\n")
+                self._log.flush()
+            if self._verbose or not chatter:
+                self._stream.write(line + "\n")
+                self._stream.flush()
 
 
 def plain(text: str) -> str:
@@ -54,20 +126,45 @@ def plain(text: str) -> str:
     return COLOUR.sub("", text)
 
 
+def label_of(text: str) -> str:
+    """Return which run of a comparison a task is of, from KFP's line on its item of the loop."""
+    item = _value(text.partition(ITEM)[2])
+    if not isinstance(item, dict) or not {"prior", "seed"} <= set(item):
+        return ""
+    return f"{parse_prior(item['prior']).shown} seed {int(item['seed'])}"
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        pass
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return None
+
+
 @contextmanager
-def readable_log() -> Iterator[_Readable]:
-    """Leave out executor messages, task inputs as JSON, and warnings; yield what hears the log."""
-    heard = _Readable(sys.stdout)
-    with warnings.catch_warnings(), redirect_stdout(heard):
+def readable_log(log: Path | None = None) -> Iterator[_Readable]:
+    """Leave out executor messages, task inputs as JSON, and warnings; yield what hears the log.
+
+    Args:
+        log: file that is to hold what VERBOSE=1 would show.
+    """
+    verbose = os.environ.get("VERBOSE", "0") not in ("", "0")
+    root = logging.getLogger()
+    level = root.level
+    with log.open("a") if log else nullcontext() as file, warnings.catch_warnings():
+        heard = _Readable(sys.stdout, file, verbose=verbose)
         warnings.filterwarnings("ignore", module=r"kfp\.local")
-        # KFP says which tasks it took from the cache, but to nobody unless a handler is there.
-        logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-        logging.getLogger().addFilter(_is_for_people)
+        # KFP says which tasks it took from the cache, but to nobody unless somebody listens.
+        root.setLevel(logging.INFO)
+        root.addFilter(heard.record)
         try:
-            yield heard
+            with redirect_stdout(heard):
+                yield heard
         finally:
-            logging.getLogger().removeFilter(_is_for_people)
-
-
-def _is_for_people(record: logging.LogRecord) -> bool:
-    return SELECTOR not in record.getMessage().lower()
+            heard.end()
+            root.removeFilter(heard.record)
+            root.setLevel(level)

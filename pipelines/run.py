@@ -9,12 +9,11 @@ its own on a cluster. Finished tasks are cached: a rerun with another prior star
 import argparse
 import hashlib
 import inspect
-import json
 import os
+import re
 import shlex
 import sys
 import time
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,16 +27,17 @@ from components.finetune.recipe import load_recipe
 from components.publish.publish import check_target
 from components.shared.artifact import sha256_of
 from components.shared.datasets import as_text, with_files
-from components.shared.downloads import shown
 from components.shared.errors import InputError, nearest, one_line_errors, said_by_system
 from components.shared.prior_grammar import parse_prior, with_uris
 from components.shared.storage import SHA256, at_home, fetch
 from pipelines.compare import compare_priors, comparison_on
 from pipelines.containers import docker_runner, here
+from pipelines.history import LOG, described, link_results, name_of, new_folder, private
 from pipelines.images import PACKAGES_LOCK, development_images, stages
 from pipelines.inputs import input_uris, is_comparison, is_prediction, priors_of
 from pipelines.line import predict_line, prediction_on
 from pipelines.local_log import plain, readable_log
+from pipelines.outcome import comparison_summary, summary
 from pipelines.pipeline import pipeline_on, scgpt_perturb
 from pipelines.scheduling import LOCAL
 from pipelines.sources import digest_of_code
@@ -45,16 +45,10 @@ from pipelines.sources import digest_of_code
 PARAMS = Path(__file__).parent / "params"
 ASKED = "perturbations"
 DATASET = "dataset"
+PLACEHOLDER = re.compile(r"\byour-(bucket|file\.h5ad|line-[ab]|test-line|scgpt-folder)\b")
+"""What stands in a parameter file where a user's own name belongs."""
 PINNED = ("dataset", "prior", "priors")
 """Parameters whose files `pinned` names by content."""
-HEADLINE = (
-    "pearson_delta",
-    "mae_delta",
-    "discrimination_score_l1",
-    "overlap_at_N",
-    "de_direction_match",
-    "roc_auc",
-)
 
 
 class TaskError(InputError):
@@ -174,13 +168,28 @@ def check_early(params: Mapping[str, Any]) -> None:
     """Check what can be checked now rather than after hours of work.
 
     Raises:
-        InputError: see `check_settings`; a publish target that is taken or not accessible, or a
-            place where no checkpoint can be kept.
+        InputError: see `check_settings`; a placeholder; a publish target that is taken or not
+            accessible, or a place where no checkpoint can be kept.
     """
+    _check_filled_in(params)
     check_settings(params)
     if place := params.get("checkpoints", ""):
         open_place(place)
     check_target(params.get("publish_to", ""))
+
+
+def _check_filled_in(params: Mapping[str, Any]) -> None:
+    """Check that no value is one that the parameter file only holds a place for.
+
+    Raises:
+        InputError: one is.
+    """
+    for name, value in params.items():
+        if found := PLACEHOLDER.search(str(value)):
+            raise InputError(
+                f"{name}: '{found[0]}' only holds a place in the parameter file; put your own "
+                f"there, or give {name}=<yours>"
+            )
 
 
 def assignments_in(text: str) -> list[str]:
@@ -253,12 +262,15 @@ def _indirect_files(params: Mapping[str, Any]) -> Iterator[Path]:
             yield from sorted(path.rglob("*")) if path.is_dir() else (path,)
 
 
-def run(params: Mapping[str, Any], runs: Path, *, containers: bool = False) -> Path:
-    """Run a pipeline under ``runs``; return the published folder, or that of the comparison.
+def run(
+    params: Mapping[str, Any], runs: Path, *, name: str = "run", containers: bool = False
+) -> Path:
+    """Run a pipeline under ``runs``; return the run's folder.
 
     Args:
         params: the pipeline's parameters.
         runs: where runs are kept, and what finished tasks made.
+        name: of the parameter file, for the folder's name.
         containers: whether each task runs in its image rather than in a process.
 
     Raises:
@@ -267,12 +279,7 @@ def run(params: Mapping[str, Any], runs: Path, *, containers: bool = False) -> P
     given = pinned(params)
     # A folder of its own, so that runs side by side cannot take each other's output for theirs.
     runs = at_home(runs)
-    root = runs.resolve() / f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}"
-    try:
-        root.mkdir(parents=True)
-    except OSError as error:
-        why = str(error.strerror).lower()
-        raise InputError(f"{runs}: may not be written ({why}); give --runs <folder>") from None
+    root = new_folder(runs.resolve(), name, params)
     if containers:
         images = development_images()
         runner = docker_runner(params, root, images)
@@ -293,7 +300,7 @@ def run(params: Mapping[str, Any], runs: Path, *, containers: bool = False) -> P
     # ten times slower than spinning briefly; where it is not, this costs nothing.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
-        with readable_log() as told:
+        with readable_log(private(root / LOG)) as told:
             pipeline(**given)
     except RuntimeError as error:
         if told.told_errors:
@@ -301,59 +308,11 @@ def run(params: Mapping[str, Any], runs: Path, *, containers: bool = False) -> P
         raise InputError(f"{plain(str(error))}; what the task said is above") from None
     wanted = "*/compare/comparison" if is_comparison(params) else "*/publish/published"
     [found] = root.glob(wanted)
-    return found
+    link_results(root, found)
+    return root
 
 
-def summary(published: Path, seconds: float) -> str:
-    """Return what a person wants to know at the end of a run."""
-    scores = json.loads((published / "eval" / "metrics.json").read_text())
-    scored = scores.get("scored", True)
-    lines = ["", *(_table(scores) if scored else [f"not scored: {scores['not_scored']}"])]
-    files = {
-        "published": "",
-        "card": "README.md",
-        "report": "eval/report.html",
-        "explorer": "eval/explorer.html",
-        "effects": "predictions/effects.csv.gz",
-    }
-    for name, file in files.items():
-        if (published / file).exists():
-            lines += [""] * (not file) + [f"{name:<10} {published / file}"]
-    return "\n".join([*lines, f"finished in {seconds:.0f} s"])
-
-
-def _table(scores: Mapping[str, Any]) -> list[str]:
-    """Return the headline metrics: the model beside its baselines and the ceiling."""
-    columns = {"model": scores["model"], **scores["baselines"], "ceiling": scores["ceiling"]}
-    width = max(len(name) for name in columns) + 2
-    lines = [f"{'test metric (mean)':<26}" + "".join(f"{name:>{width}}" for name in columns)]
-    for metric in HEADLINE:
-        values = (column.get(metric) for column in columns.values())
-        cells = ("-" if value is None else f"{value:.4f}" for value in values)
-        lines.append(f"{metric:<26}" + "".join(f"{cell:>{width}}" for cell in cells))
-    return lines
-
-
-def comparison_summary(comparison: Path, seconds: float) -> str:
-    """Return what a person wants to know at the end of a comparison."""
-    numbers = json.loads((comparison / "metrics.json").read_text())
-    best = numbers["best"]
-    [published] = comparison.parents[1].glob("publish-best/published")
-    missing = f"; {numbers['missing']} runs are missing" if numbers["missing"] else ""
-    return "\n".join(
-        [
-            "",
-            f"{numbers['conclusion']}{missing}",
-            "",
-            f"best in validation: {shown(best['prior'])}, seed {best['seed']}",
-            f"published  {published}",
-            f"report     {comparison / 'report.html'}",
-            f"finished in {seconds:.0f} s",
-        ]
-    )
-
-
-def main() -> None:
+def main(given: Sequence[str] | None = None) -> None:
     """Run with a parameter file and assignments from the command line."""
     parser = argparse.ArgumentParser(description="Run the pipeline on this machine.")
     parser.add_argument("params", type=Path, help="YAML file of pipeline parameters, or its name")
@@ -362,20 +321,29 @@ def main() -> None:
     parser.add_argument(
         "--containers", action="store_true", help="run each task in its image (make images)"
     )
+    parser.add_argument("--verbose", action="store_true", help="show KFP's own lines (VERBOSE=1)")
     parser.add_argument("--assign", default="", help="more assignments, quoted as in a shell")
-    arguments = parser.parse_intermixed_args()
+    arguments = parser.parse_intermixed_args(given)
     started = time.perf_counter()
+    if arguments.verbose:
+        os.environ["VERBOSE"] = "1"
     with one_line_errors("run"):
         assignments = [*arguments.assignments, *assignments_in(arguments.assign)]
         params = read_params(arguments.params, assignments)
         check_early(params)
+        print("\n".join(described(params)), flush=True)
         try:
-            made = run(params, arguments.runs, containers=arguments.containers)
+            root = run(
+                params,
+                arguments.runs,
+                name=name_of(arguments.params),
+                containers=arguments.containers,
+            )
         except TaskError as error:
             print(error, file=sys.stderr, flush=True)
             raise SystemExit(1) from None
         end = comparison_summary if is_comparison(params) else summary
-        print(end(made, time.perf_counter() - started))
+        print(end(root, time.perf_counter() - started))
 
 
 if __name__ == "__main__":

@@ -106,8 +106,8 @@ def kfp_command(
     return shlex.join(command)
 
 
-def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
-    """Return the command line's arguments."""
+def argument_parser() -> argparse.ArgumentParser:
+    """Return what reads the command line."""
     parser = argparse.ArgumentParser(
         prog="submit", description="Submit the pipeline to a cluster and watch the run to its end."
     )
@@ -125,7 +125,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     add("--cron", default="", help="run at these times: second minute hour day month weekday")
     add("--detach", action="store_true", help="do not watch the run")
     add("--poll", type=float, default=5.0, help="seconds between looks at the run (%(default)s)")
-    return parser.parse_intermixed_args(arguments)
+    return parser
 
 
 class Submission:
@@ -349,7 +349,7 @@ def one_line(text: str) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Submit what the command line says."""
-    parsed = parse_arguments(arguments)
+    parsed = argument_parser().parse_intermixed_args(arguments)
     try:
         with one_line_errors("submit"):
             return Submission(parsed).start()

@@ -149,14 +149,19 @@ def packages_in(folder: Path) -> list[Path]:
     return found
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Upload what the command line says."""
+def argument_parser() -> argparse.ArgumentParser:
+    """Return what reads the command line."""
     parser = argparse.ArgumentParser(prog="upload", description="Upload the compiled pipelines.")
     add = parser.add_argument
     add("--host", required=True, help="address of KFP's UI")
     add("--packages", type=Path, default=COMPILED, help="folder of compiled pipelines")
     add("--namespace", default="", help="of the pipelines, in multi-user Kubeflow")
-    parsed = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Upload what the command line says."""
+    parsed = argument_parser().parse_args(arguments)
     with one_line_errors("upload"):
         host = bare_host(parsed.host)
         packages = [read_package(path) for path in packages_in(parsed.packages)]

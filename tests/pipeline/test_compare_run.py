@@ -39,8 +39,18 @@ def test_a_prior_that_fails_is_missing_and_the_others_are_compared(grid):
     assert table.loc[broken, "failed_in"] == "prior"
     assert "broken.parquet" in table.loc[broken, "reason"]
     assert table.loc[["none", "random:8"], "pearson_delta"].notna().all()
-    assert "1 runs are missing" in grid[1]
-    assert "There is no evidence" in grid[1]  # one seed never is
+    said = " ".join(grid[1].split())
+    assert "1 runs are missing" in said
+    assert "There is no evidence" in said  # one seed never is
+
+
+def test_each_line_of_a_run_carries_the_run_that_it_is_of(grid):
+    lines = grid[1].splitlines()
+    for label in ("[none seed 5] ", "[random:8 seed 5] "):
+        told = [line.removeprefix(label) for line in lines if line.startswith(label)]
+        assert any(line.startswith("finetune: wrote") for line in told)
+    assert not [line for line in lines if line.lstrip().startswith(("finetune:", "predict:"))]
+    assert "[table:" in next(line for line in lines if "prior: error: " in line)
 
 
 def test_screen_split_and_measured_cells_are_worked_on_once(grid):
@@ -99,7 +109,7 @@ def test_a_grid_with_other_priors_makes_only_what_is_new(grid):
     log = again.stdout + again.stderr
     for task in ("ingest", "split", "prior", "finetune", "predict", "evaluate"):
         assert f"Task {task} cache hit" in log, task
-    assert "Executing task" in log and "missing" not in log.splitlines()[-6]
+    assert "Executing task" in log and "runs are missing" not in " ".join(log.split())
 
 
 def test_a_misspelt_prior_is_refused_before_anything_runs(grid):

@@ -1,8 +1,10 @@
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from components.finetune.recipe import load_recipe
 from components.ingest.ingest import ingest
@@ -176,3 +178,42 @@ def test_a_changed_folder_of_a_prior_changes_what_the_cache_sees(tmp_path, key):
 def test_a_bad_option_is_one_line(given, says):
     with pytest.raises(InputError, match=says):
         options_for(ingest, given, allowed=("expression", "obs_filter"), name="ingest_options")
+
+
+OWN = (PARAMS / "own-data.yaml").read_text()
+
+
+def test_the_file_for_own_data_says_the_recipes_own_settings():
+    commented = re.findall(r"^#  (\w+): (\S+) +#", OWN, re.M)
+    said = yaml.safe_load("\n".join(f"{name}: {value}" for name, value in commented))
+    recipe = load_recipe("default", {})
+    assert len(said) > 5
+    assert said == {name: getattr(recipe, name) for name in said}
+    assert read_params(PARAMS / "own-data.yaml", [])["overrides"] == {}
+
+
+def test_every_parameter_in_the_file_for_own_data_has_a_comment():
+    lines = OWN.splitlines()
+    for number, line in enumerate(lines):
+        if line and line[0].isalpha():
+            assert lines[number - 1].startswith("#"), line
+
+
+@pytest.mark.parametrize("path", sorted(PARAMS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_placeholder_is_refused_by_a_clear_line(path):
+    given = read_params(path, [])
+    waiting = [name for name, value in given.items() if "your-" in str(value)]
+    if waiting:
+        with pytest.raises(InputError, match="only holds a place") as raised:
+            check_early(given)
+        assert str(raised.value).startswith(f"{waiting[0]}: 'your-")
+
+
+def test_the_file_for_own_data_runs_once_its_places_are_filled():
+    filled = [
+        "dataset=sim://screen?cells=800",
+        "train_lines=[k562, jurkat]",
+        "test_line=rpe1",
+        "pretrained=random://tiny",
+    ]
+    check_early(read_params(PARAMS / "own-data.yaml", filled))

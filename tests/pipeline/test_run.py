@@ -16,6 +16,8 @@ import torch
 from components.ingest.generator import write_raw
 from components.shared.artifact import PUBLISHED, opening
 from components.shared.splits import Splits
+from pipelines.history import LATEST, LOG, PARAMETERS
+from pipelines.run import read_params
 from tests.helpers import bare_names
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,8 +51,13 @@ def run(runs: Path, params: str, *assignments: str) -> subprocess.CompletedProce
 
 
 def path_after(word: str, output: str) -> Path:
-    [line] = [line for line in output.splitlines() if line.startswith(f"{word} ")]
-    return Path(line.split(maxsplit=1)[1])
+    """Return where a printed path led when its run ended, whatever `latest` leads to now."""
+    told = {}
+    for name in ("run", word):
+        [line] = [line for line in output.splitlines() if line.startswith(f"{name} ")]
+        told[name] = line.split(maxsplit=1)[1]
+    folder, _, inside = told[word].partition(f"/{LATEST}/")
+    return Path(folder, told["run"], inside).resolve()
 
 
 @pytest.fixture(scope="module")
@@ -80,12 +87,44 @@ def test_the_pages_that_kfp_shows_are_the_published_ones(first):
 
 
 def test_a_run_ends_with_the_headline_beside_the_baselines(first):
-    output = first[1].stdout
-    row = next(line for line in output.splitlines() if line.startswith("pearson_delta"))
-    columns = next(line for line in output.splitlines() if line.startswith("test metric"))
-    names = ["model", "control_cells", "control_mean", "mean_delta", "same_perturbation_delta"]
-    assert columns.split()[3:] == [*names, "ceiling"]
-    assert len([float(x) for x in row.split()[1:]]) == 6
+    _, _, end = first[1].stdout.partition("Pipeline 'scgpt-perturb' finished")
+    lines = end.splitlines()[2:]
+    wide = [line for line in lines if len(line) > 80 and not line.split()[-1].startswith("/")]
+    assert [line for line in wide if "make predict" not in line] == []
+    assert "the model is" in " ".join(lines[:2]) and lines[1].endswith(".")
+    assert next(x for x in lines if x.startswith("metric")).split() == [
+        "metric",
+        "model",
+        *("best", "baseline"),
+        "ceiling",
+    ]
+    row = next(line for line in lines if line.startswith("pearson_delta ")).split()
+    assert len([float(row[i]) for i in (1, 2, 4)]) == 3
+    assert row[3] in {"control_cells", "control_mean", "mean_delta", "same_perturbation_delta"}
+    assert any(line.startswith("mae_delta (lower is better)") for line in lines)
+    assert "make predict MODEL=" in lines[-1]
+
+
+def test_a_run_begins_with_what_it_is_about(first):
+    names = [line.split()[0] for line in first[1].stdout.splitlines()[:6]]
+    assert names == ["dataset", "lines", "pretrained", "prior", "recipe", "seed"]
+
+
+def test_what_only_kfp_reads_is_in_the_log_and_not_on_the_screen(first):
+    screen = first[1].stdout
+    log = (path_after("published", screen).parents[2] / LOG).read_text()
+    for words in ("kfp run create", "metadata={", "Streamed logs", "publish: result: "):
+        assert words in log, words
+        assert words not in screen, words
+    assert "executor_input" not in log + screen
+
+
+def test_a_runs_folder_is_named_by_what_it_is_and_holds_its_parameters(first):
+    root = path_after("published", first[1].stdout).parents[2]
+    assert re.fullmatch(r"\d{8}-\d{6}-demo-none", root.name)
+    kept = read_params(root / PARAMETERS, [])
+    assert kept["recipe"] == "smoke" and kept["dataset"] == SMALL[0].partition("=")[2]
+    assert (root.parent / LATEST).is_symlink()
 
 
 def test_everything_published_is_finite(first):

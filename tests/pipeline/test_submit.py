@@ -32,6 +32,7 @@ RUNNING = Look("RUNNING", {"ingest": "RUNNING"})
 SUCCEEDED = Look("SUCCEEDED", {"ingest": "SUCCEEDED", "publish": "SUCCEEDED"})
 FAILED = Look("FAILED", {"ingest": "SUCCEEDED", "finetune": "FAILED"})
 IN_A_BUCKET = {
+    "own-data": ["dataset=gs://bucket/screens.h5ad", "pretrained=gs://bucket/scgpt_human"],
     "four-lines": [
         "dataset=gs://bucket/screens.h5ad",
         "pretrained=random://tiny?vocabulary=gs://bucket/vocab.json",
