@@ -56,6 +56,8 @@ SETTINGS: dict[str, Any] = {
     "validation_cells": 32,
     "prior_neutral": True,
     "scale_effects": True,
+    "match_batches": False,
+    "centre_lines": False,
 }
 """The recipe `default`, whose file takes a YAML reader."""
 
