@@ -62,23 +62,54 @@ class Least:
 
 @dataclass(frozen=True)
 class Left:
-    """What is left of each target, of the T measured targets of a source's labels."""
+    """What is left of the expression of each cell's targets."""
 
     share: Floats
-    """Of each cell's least knocked down target, [cells]; NaN for controls and where unknown."""
+    """Of the controls' mean, [cells, targets of a perturbation]; NaN for controls, where nothing is
+    known, and for targets that a perturbation has not."""
     groups: NDArray[np.int64]
     """Number of each cell's line and perturbation, [cells]."""
 
+    @property
+    def unknown(self) -> Mask:
+        """Which cells have no target that can be judged."""
+        return np.asarray(np.isnan(self.share).all(axis=1))
+
     def failed(self, least: Least) -> tuple[Mask, Mask]:
-        """Return the cells that are left out with their perturbation, and by themselves."""
-        known = np.isfinite(self.share)
-        counts = np.bincount(self.groups[known], minlength=self.groups.max() + 1)
-        sums = np.bincount(self.groups[known], self.share[known], minlength=len(counts))
-        mean = np.divide(sums, counts, out=np.zeros(len(counts)), where=counts > 0)
-        none = np.zeros_like(known)
-        whole = (mean > 1 - least.perturbation)[self.groups] & known if least.perturbation else none
-        alone = known & (self.share > 1 - least.cell) if least.cell else none
+        """Return the cells that are left out with their perturbation, and by themselves.
+
+        Of several targets the one that is left most counts.
+        """
+        whole, alone = np.zeros(len(self.share), bool), np.zeros(len(self.share), bool)
+        for share in self.share.T:
+            known = np.isfinite(share)
+            counts = np.bincount(self.groups[known], minlength=self.groups.max() + 1)
+            sums = np.bincount(self.groups[known], share[known], minlength=len(counts))
+            mean = sums / np.maximum(counts, 1)
+            if least.perturbation:
+                whole |= known & (mean[self.groups] > 1 - least.perturbation)
+            if least.cell:
+                alone |= known & (share > 1 - least.cell)
         return whole, alone & ~whole
+
+
+def _measured_targets(
+    labels: list[str], genes: list[str]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the columns of all targets, and which of them each label has, -1 = none.
+
+    Shapes are [targets] and [labels, targets of a label].
+    """
+    place = {gene: i for i, gene in enumerate(genes)}
+    of_label = [
+        [place[g] for g in genes_of(label) if g in place] if label != CONTROL else []
+        for label in labels
+    ]
+    columns = np.array(sorted({column for found in of_label for column in found}), np.int64)
+    targets = np.full((len(labels), max(map(len, of_label), default=0)), -1)
+    for row, found in enumerate(of_label):
+        targets[row, : len(found)] = np.searchsorted(columns, found)
+    return columns, targets
 
 
 def left_of_targets(
@@ -93,18 +124,10 @@ def left_of_targets(
     """
     codes, labels = pd.factorize(obs["perturbation"].to_numpy(object))
     lines, names = pd.factorize(obs["cell_line"].to_numpy(object))
-    place = {gene: i for i, gene in enumerate(genes)}
-    of_label = [
-        [place[g] for g in genes_of(label) if g in place] if label != CONTROL else []
-        for label in labels
-    ]
-    columns = np.array(sorted({column for found in of_label for column in found}), np.int64)
+    columns, targets = _measured_targets(labels.tolist(), genes)
+    most = targets.shape[1]
     control = obs["is_control"].to_numpy(bool)
     sums = np.zeros((len(names), len(columns)))
-    most = max(map(len, of_label), default=0)
-    targets = np.full((len(labels), most), -1)
-    for row, found in enumerate(of_label):
-        targets[row, : len(found)] = np.searchsorted(columns, found)
     own = np.full((len(obs), most), np.nan)
     start = 0
     with bar(total=len(obs), what="targets", unit="cells") as progress:
@@ -122,8 +145,7 @@ def left_of_targets(
     mean = sums / np.maximum(counts, 1)[:, None]
     usual = mean[lines[:, None], np.maximum(targets[codes], 0)] if most else own
     share = np.divide(own, usual, out=np.full_like(own, np.nan), where=usual > 0)
-    worst = np.fmax.reduce(share, axis=1, initial=np.nan) if most else np.full(len(obs), np.nan)
-    return Left(worst, lines * len(labels) + codes)
+    return Left(share, lines * len(labels) + codes)
 
 
 def without_failed(
@@ -167,7 +189,7 @@ def without_failed(
         CELLS_OUT: int(alone.sum()),
         PERTURBATIONS_OUT: len(np.unique(left.groups[whole])),
         CELLS_OF_THEM: int(whole.sum()),
-        NOT_JUDGED: int((np.isnan(left.share) & ~obs["is_control"].to_numpy(bool)).sum()),
+        NOT_JUDGED: int((left.unknown & ~obs["is_control"].to_numpy(bool)).sum()),
     }
     return replace(labels, kept=places, obs=table, facts=labels.facts | facts)
 

@@ -93,6 +93,16 @@ def test_a_perturbation_is_left_out_of_the_line_where_it_fails(tmp_path: Path) -
     assert summary["cells_not_knocked_down"] == 2
 
 
+def test_of_a_double_each_target_is_judged_by_its_own_mean(tmp_path: Path) -> None:
+    controls = [cell("k562", CONTROL)] * 3
+    turns = [cell("k562", "KLF1+MYC", KLF1=x, MYC=1 - x) for x in (0.0, 1.0)]
+    failed = [cell("k562", "GATA1+MYC", GATA1=0.0, MYC=0.9) for _ in range(2)]
+    path = str(screen(tmp_path, [*controls, *turns, *failed]))
+    ingest(path, tmp_path / "cells", least_perturbation_knock_down=0.3)
+    kept = anndata.read_h5ad(tmp_path / "cells" / "cells.h5ad").obs["perturbation"]
+    assert kept.value_counts().to_dict() == {CONTROL: 3, "KLF1+MYC": 2}
+
+
 def test_the_rest_is_the_same_cells_as_without_the_filter(tmp_path: Path) -> None:
     taken(tmp_path, "all")
     taken(tmp_path, "some", least_knock_down=0.5)
