@@ -104,10 +104,18 @@ MENDS = (
     Mend("contrast", ("contrast", "validation_cells")),
     Mend("loss on the change of sets", ("set_size", "delta_weight")),
 )
-NOT_TRIED = ("precision", "predicted_cells", "prior_neutral", "scale_effects", "selection")
+NOT_TRIED = (
+    "precision",
+    "predicted_cells",
+    "prior_neutral",
+    "scale_effects",
+    "selection",
+    "match_batches",
+    "centre_lines",
+)
 """Settings without a bearing here: the CPU computes in float32, scores are of means, no prior; the
 factor is applied to a finished model (`docs/confidence.md`); how an epoch is chosen is tried in
-`docs/transfer.md`."""
+`docs/transfer.md`; batches and lines' own responses in `docs/cells.md`."""
 
 
 @dataclass(frozen=True)

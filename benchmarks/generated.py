@@ -57,6 +57,8 @@ SETTINGS: dict[str, Any] = {
     "selection": "reliable",
     "prior_neutral": True,
     "scale_effects": True,
+    "match_batches": False,
+    "centre_lines": False,
 }
 """The recipe `default`, whose file takes a YAML reader."""
 

@@ -15,6 +15,7 @@ from components.shared.splits import TRAIN, Splits
 from components.shared.training_effects import (
     TRAINING_EFFECTS_FILE,
     TrainingEffects,
+    is_matched,
     training_effects,
 )
 
@@ -64,8 +65,9 @@ class Training:
 def training_pseudobulks(cells: Cells, splits: Splits, predictions: Path | None = None) -> Training:
     """Return training deltas and the test line's control mean.
 
-    The deltas are measured on the training cells of ``splits``; where a finished model was applied
-    to cells of another line alone, they come with its predictions.
+    The deltas are measured on the training cells of ``splits``, against controls of their own batch
+    where the model's were; where a finished model was applied to cells of another line alone, they
+    come with its predictions.
 
     The control mean is of the basal half: the reference half is what deltas are measured against,
     and a mean of the same cells would share its noise.
@@ -106,10 +108,13 @@ def known_of_training(
     Raises:
         InputError: a training line without reference controls, or a file that cannot be read.
     """
-    if len(splits.rows(TRAIN)):
-        return training_effects(cells, splits)
     carried = predictions / TRAINING_EFFECTS_FILE if predictions else None
-    return TrainingEffects.read(carried) if carried and carried.is_file() else None
+    there = carried if carried and carried.is_file() else None
+    if len(splits.rows(TRAIN)):
+        return training_effects(
+            cells, splits, match_batches=there is not None and is_matched(there)
+        )
+    return TrainingEffects.read(there) if there else None
 
 
 def basal_mean(cells: Cells, splits: Splits) -> Floats:

@@ -10,6 +10,7 @@ from torch import Tensor
 from components.finetune.data import TrainingData
 from components.finetune.objective import Deltas, Sets, sets_of
 from components.finetune.recipe import Recipe
+from components.shared.batches import matched
 from components.shared.devices import moved
 from components.shared.tokens import Batch, Ints, Window, assemble, gathered, training_window
 
@@ -92,7 +93,7 @@ class Step:
 
 
 def draw_pairs(data: TrainingData, recipe: Recipe, rng: np.random.Generator) -> Pairs:
-    """Pair every training cell with a random control cell of its own line.
+    """Pair every training cell with a random control cell of its own line, and batch if so asked.
 
     Control cells are samples too: their input is another control, or (as the reference run has it)
     themselves, or they are left out.
@@ -113,8 +114,9 @@ def _partners(data: TrainingData, rows: Ints, rng: np.random.Generator) -> Ints:
     lines = data.line_of_row[rows]
     partners = np.empty(len(rows), np.int64)
     for line, pool in data.basal.items():
-        chosen = lines == line
-        partners[chosen] = rng.choice(pool, size=int(chosen.sum()))
+        chosen = np.flatnonzero(lines == line)
+        for _, against, places in matched(rows[chosen], pool, data.batch_of_row):
+            partners[chosen[places]] = rng.choice(against, size=len(places))
     return partners
 
 

@@ -53,6 +53,8 @@ class TrainingData:
     effects: Tensor | None = None
     """What each line may know of each perturbation's effect from other lines, float32 [lines,
     perturbations, genes], log1p units; lines in the order of `controls`."""
+    batch_of_row: NDArray[np.str_] | None = None
+    """Where cells are to stand against controls of their own batch."""
 
     def known(self, lines: Ints, codes: Ints, genes: Ints) -> Tensor | None:
         """Return known effects on some genes for each pair of line and perturbation, [B, G]."""

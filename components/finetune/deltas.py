@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.finetune.data import Floats, TrainingData, moments
+from components.shared.batches import matched
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,9 @@ class LineDeltas:
 
 
 def line_deltas(data: TrainingData) -> LineDeltas:
-    """Measure every (line, perturbation) that has training cells, against all the line's controls.
+    """Measure every (line, perturbation) that has training cells, against the line's controls.
 
+    Where batches are to be matched, each cell stands against the controls of its own (`batches`).
     The control (code 0) changes nothing and is not there.
     """
     shape = (len(data.controls), len(data.perturbations), data.expression.shape[1])
@@ -32,13 +34,18 @@ def line_deltas(data: TrainingData) -> LineDeltas:
     there = np.zeros(shape[:2], bool)
     lines = data.line_numbers(data.train_rows)
     for number, controls in enumerate(data.controls.values()):
-        mean, spread = moments(data.expression, controls)
+        known: dict[str, tuple[Floats, Floats]] = {}
         for code in np.unique(data.train_codes[lines == number]):
             rows = data.train_rows[(lines == number) & (data.train_codes == code)]
-            own_mean, own_spread = moments(data.expression, rows)
-            change[number, code] = own_mean - mean
-            # A rare gene may not vary among a few cells: it varies as in controls, at least.
-            own = np.fmax(own_spread, spread) / len(rows)
-            variance[number, code] = own + spread / len(controls)
+            for batch, against, places in matched(rows, controls, data.batch_of_row):
+                if batch not in known:
+                    known[batch] = moments(data.expression, against)
+                mean, spread = known[batch]
+                own_mean, own_spread = moments(data.expression, rows[places])
+                share = len(places) / len(rows)
+                change[number, code] += share * (own_mean - mean)
+                # A rare gene may not vary among a few cells: it varies as in controls, at least.
+                own = np.fmax(own_spread, spread) / len(places)
+                variance[number, code] += share**2 * (own + spread / len(against))
             there[number, code] = True
     return LineDeltas(list(data.controls), change, variance, there)

@@ -118,7 +118,11 @@ class Effects:
 
 
 def known_effects(
-    labels: Sequence[str], deltas: Sequence[LineDeltas], vectors: Floats | None
+    labels: Sequence[str],
+    deltas: Sequence[LineDeltas],
+    vectors: Floats | None,
+    *,
+    centre: bool = False,
 ) -> Effects:
     """Return the effects that each line of ``deltas[0]`` may know.
 
@@ -128,6 +132,7 @@ def known_effects(
             line by `line_key`, that line does not see it.
         vectors: a gene prior's vector of each perturbation, a row of zeros = none, [perturbations,
             width].
+        centre: whether lines are put together without their own mean effects (`told_by`).
 
     Raises:
         InputError: no line has perturbations that it can tell of.
@@ -139,7 +144,7 @@ def known_effects(
             "hold out less of them, or give a screen of another (effects:<uri>)"
         )
     tables, origins, near, weights = [], [], None, {}
-    told, sizes = _remembered(), NOTHING_TOLD
+    told, sizes = _remembered(centre=centre), NOTHING_TOLD
     with bar(total=len(own) + 1, what="effects in other lines", unit=" lines") as progress:
         for number, line in enumerate((*own, None)):
             others = others_of(line, deltas)
@@ -170,14 +175,14 @@ def _alone(own: LineDeltas, number: int) -> tuple[Floats, list[str]]:
     return mean, [MEAN] * len(there)
 
 
-def _remembered() -> Callable[[Sequence[Teller]], Told]:
+def _remembered(*, centre: bool) -> Callable[[Sequence[Teller]], Told]:
     """Return `told_by` that is asked once for each set of lines."""
     found: dict[frozenset[tuple[int, int]], Told] = {}
 
     def told(lines: Sequence[Teller]) -> Told:
         key = frozenset((id(part), i) for part, i in lines)
         if key not in found:
-            found[key] = told_by(lines)
+            found[key] = told_by(lines, centre=centre)
         return found[key]
 
     return told

@@ -31,7 +31,7 @@ from components.finetune.effects import (
 from components.finetune.keeping import CHECKPOINT_MINUTES
 from components.finetune.known import check_symbols, check_told
 from components.finetune.left_out import Screen
-from components.finetune.loading import load_training_data
+from components.finetune.loading import batches_in_words, load_training_data
 from components.finetune.parts import in_words
 from components.finetune.places import Place, open_place
 from components.finetune.recipe import Recipe, load_recipe
@@ -274,8 +274,15 @@ def _made_ready(
     if prior.summary.get(EFFECTS) is None:
         check_told(splits.training_perturbations(), tokens, settings.token_for_unmeasured)
     data = load_training_data(
-        cells, splits, tokens, device, token_for_unmeasured=settings.token_for_unmeasured
+        cells,
+        splits,
+        tokens,
+        device,
+        token_for_unmeasured=settings.token_for_unmeasured,
+        match_batches=settings.match_batches,
     )
+    if settings.match_batches and workers.first:
+        print(f"finetune: {batches_in_words(data)}", flush=True)
     genes = [cells.genes[column] for column in tokens.columns]
     own = line_deltas(data)
     deltas = [own, *_of_other_screens(prior, data, genes, own, splits.test_line)]
@@ -283,7 +290,7 @@ def _made_ready(
     known, effects = None, None
     if prior.summary.get(EFFECTS) is not None:
         scgpt_model.give_effects(model)
-        known = _known(data.perturbations, deltas, vectors)
+        known = _known(data.perturbations, deltas, vectors, centre=settings.centre_lines)
         data = replace(data, effects=known.change[:-1].to(data.expression.device))
         effects = EffectTable(
             data.perturbations,
@@ -296,7 +303,7 @@ def _made_ready(
     facts = _facts(model, data, cells, tokens, workers, pretrained, prior)
     brought = None
     if workers.first:
-        training = training_effects(cells, splits)
+        training = training_effects(cells, splits, match_batches=settings.match_batches)
         screen = Screen(data.perturbations, genes, deltas, vectors, training)
         brought = _Brought(training, confidence(screen, known))
         facts |= brought.facts
@@ -346,9 +353,11 @@ def _of_other_screens(
     return [of_other_screens(other, data.perturbations, genes, own, test_line)]
 
 
-def _known(labels: list[str], deltas: list[LineDeltas], vectors: Floats | None) -> Effects:
+def _known(
+    labels: list[str], deltas: list[LineDeltas], vectors: Floats | None, *, centre: bool
+) -> Effects:
     """Return what each line may know of each perturbation's effect, and say where it is from."""
-    known = known_effects(labels, deltas, vectors)
+    known = known_effects(labels, deltas, vectors, centre=centre)
     counts = Counter(known.origin[1:])
     said = ", ".join(f"{counts[origin]} {origin}" for origin in ORIGINS if counts[origin])
     print(f"finetune: effects that a new line is given: {said}", flush=True)

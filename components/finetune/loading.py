@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from components.finetune.data import TrainingData, ValidationSet, moments
+from components.shared.batches import LEAST_CONTROLS, batches_of, matched
 from components.shared.cells import Cells
 from components.shared.errors import InputError
 from components.shared.perturbation import CONTROL
@@ -23,10 +24,12 @@ def load_training_data(
     device: torch.device,
     *,
     token_for_unmeasured: bool,
+    match_batches: bool = False,
 ) -> TrainingData:
     """Read the cells a fine-tune needs in one pass over the file.
 
-    On a GPU they are kept in 16 bits, in its own memory if they fit (see `room_for`).
+    On a GPU they are kept in 16 bits, in its own memory if they fit (see `room_for`). With
+    ``match_batches`` each cell is to stand against controls of its own batch, where cells have one.
 
     Raises:
         InputError: no training cells.
@@ -49,6 +52,7 @@ def load_training_data(
     def place(rows: Ints) -> Ints:
         return np.searchsorted(used, rows)
 
+    batches = batches_of(cells) if match_batches else None
     expression = read_dense(cells, used, tokens.columns, device)
     return TrainingData(
         expression=expression,
@@ -72,6 +76,23 @@ def load_training_data(
             .set_index("row")
             .groupby(["cell_line", "perturbation"])
         ],
+        batch_of_row=None if batches is None else batches[used],
+    )
+
+
+def batches_in_words(data: TrainingData) -> str:
+    """Return how many training cells stand against controls of their own batch."""
+    if data.batch_of_row is None:
+        return "match_batches: the cells have no batch; give ingest's option batch_column"
+    alone, lines = 0, data.line_of_row[data.train_rows]
+    for line, controls in data.controls.items():
+        rows = data.train_rows[lines == line]
+        for batch, _, places in matched(rows, controls, data.batch_of_row):
+            alone += 0 if batch else len(places)
+    return (
+        f"match_batches: {len(lines) - alone:,} training cells stand against the controls of their "
+        f"own batch, {alone:,} against their line's, since their batch has fewer than "
+        f"{LEAST_CONTROLS} controls"
     )
 
 

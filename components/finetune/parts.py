@@ -66,10 +66,17 @@ class Told:
         return found
 
 
-def told_by(lines: Sequence[Teller]) -> Told:
-    """Return what ``lines`` tell."""
+def told_by(lines: Sequence[Teller], *, centre: bool = False) -> Told:
+    """Return what ``lines`` tell.
+
+    With ``centre`` each line's effects are taken without its own mean effect, its response to
+    being perturbed at all, and the mean over lines of those is added to what all tell.
+    """
     change = np.array([part.change[i] for part, i in lines])
     precision = precision_of(lines)
+    shared = np.zeros(change.shape[2])
+    if centre:
+        change, shared = without_own_response(change, precision > 0)
     total = precision.sum(axis=0)
     there = total.any(axis=1)
     if not there.any():
@@ -86,7 +93,21 @@ def told_by(lines: Sequence[Teller]) -> Told:
         KERNEL: over_perturbations(mean, variance, np.where(has, change[:, there], 0.0), has),
         COMMON: np.broadcast_to(mean.mean(axis=0), mean.shape),
     }
-    return Told(there, parts)
+    return Told(there, {way: part + shared for way, part in parts.items()} if centre else parts)
+
+
+def without_own_response(change: Floats, has: Mask) -> tuple[Floats, Floats]:
+    """Return each line's effects less their mean, and the mean over lines of those means.
+
+    Args:
+        change: of each line, [lines, perturbations, genes].
+        has: which of them there are, same shape.
+    """
+    counts = has.sum(axis=1, keepdims=True)
+    sums = np.where(has, change, 0.0).sum(axis=1, keepdims=True)
+    own = np.divide(sums, counts, out=np.zeros_like(sums), where=counts > 0)
+    lines = np.maximum((counts > 0).sum(axis=0), 1)
+    return np.where(has, change - own, 0.0), (own.sum(axis=0) / lines)[0]
 
 
 def precision_of(lines: Sequence[Teller]) -> Floats:

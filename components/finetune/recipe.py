@@ -45,6 +45,8 @@ class Recipe:
     selection: str
     prior_neutral: bool
     scale_effects: bool
+    match_batches: bool
+    centre_lines: bool
 
 
 ALLOWED = {

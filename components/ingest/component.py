@@ -24,7 +24,8 @@ def ingest(
         control_label: label of control cells in the perturbation column; several with commas
             between, or a pattern (NT-*).
         options: batch_column, scale, layer, gene_column, genes, obs_filter, expression,
-            label_separator, missing_is_control, left_out.
+            label_separator, missing_is_control, left_out, least_knock_down,
+            least_perturbation_knock_down.
     """
     from components.ingest.ingest import ingest as run
     from components.shared.artifact import describe

@@ -8,6 +8,12 @@ line, through a response common to all effective perturbations, and through a fe
 the target itself is knocked down where it is measured. About a fifth of the perturbations do
 nothing but that. `&controls_only=rpe1` leaves the perturbed cells of a line out.
 
+What real screens have beside that, each off by default: `&escape=20` makes as many percent of the
+perturbed cells look like controls, `&batches=3` puts the cells of each line into batches that
+differ gene by gene and hold perturbations in uneven parts (column `batch`), and `&pathways=10` has
+every perturbation push as many dense directions, most of them weakly and a few strongly, in the
+place of modules.
+
 Write such a screen as raw counts, in the form users have:
 
     python -m components.ingest.generator "sim://screen?cells=4000" screen.h5ad
@@ -41,10 +47,14 @@ HOST = "screen"
 KEYS = ("cells", "genes", "perturbations", "lines", "seed")
 CONTROLS_ONLY = "controls_only"
 """Key of the lines whose perturbed cells are left out, as of a line that was never screened."""
+ESCAPE, BATCHES, PATHWAYS = "escape", "batches", "pathways"
+OPTIONAL = (CONTROLS_ONLY, ESCAPE, BATCHES, PATHWAYS)
+"""Keys that are in the full URI only where they are asked for."""
 LINES = ("k562", "jurkat", "hepg2", "rpe1")
 
 PERTURBATION_COLUMN = "gene"
 LINE_COLUMN = "cell_line"
+BATCH_COLUMN = "batch"
 
 CONTROL_SHARE = 0.1
 LEAST_CONTROLS = 20
@@ -77,6 +87,14 @@ LINE_DEPTH_LOG_SD = 0.25
 KNOCK_DOWN = (3.0, 22.0)
 """Beta distribution of what is left of the target's expression; 0.12 on average, 0.2 at most."""
 MOST_LEFT = 0.2
+BATCH_SHIFT = 0.25
+"""sd over genes of the log fold change that a batch makes."""
+BATCH_EVENNESS = 1.0
+"""Of the Dirichlet distribution of a perturbation's cells over batches; controls are even."""
+STRONG = 0.2
+"""Share of perturbations that act at full strength where there are pathways."""
+WEAK = 0.3
+"""Strength of the others, as a share of it."""
 
 ENTRIES_PER_DRAW = 2**21
 """Rows x genes drawn at a time; it is part of what a seed means, so leave it as it is."""
@@ -128,6 +146,12 @@ class Spec:
     lines: tuple[str, ...] = LINES
     seed: int = 0
     controls_only: tuple[str, ...] = ()
+    escape: int = 0
+    """Percent of the perturbed cells whose knock-down failed."""
+    batches: int = 0
+    """Of each line; 0 = they are not told apart, and are one."""
+    pathways: int = 0
+    """Dense directions that perturbations share; 0 = modules."""
 
     @classmethod
     def from_uri(cls, uri: str, *, seed: int = 0) -> "Spec":
@@ -147,10 +171,10 @@ class Spec:
                 raise InputError(f"{uri}: expected key=value pairs joined with '&'") from None
         given = dict(pairs)
         for key, _ in pairs:
-            if key not in (*KEYS, CONTROLS_ONLY):
+            if key not in (*KEYS, *OPTIONAL):
                 raise InputError(
-                    f"{uri}: unknown key '{key}'{nearest(key, KEYS)}; allowed: "
-                    f"{', '.join((*KEYS, CONTROLS_ONLY))}"
+                    f"{uri}: unknown key '{key}'{nearest(key, (*KEYS, *OPTIONAL))}; allowed: "
+                    f"{', '.join((*KEYS, *OPTIONAL))}"
                 )
         if len(given) != len(pairs):
             raise InputError(f"{uri}: a key is given twice; give each once")
@@ -165,6 +189,9 @@ class Spec:
             lines=lines,
             seed=_number("seed", given.get("seed", str(seed)), 0, 2**63 - 1),
             controls_only=tuple(given[CONTROLS_ONLY].split(",")) if CONTROLS_ONLY in given else (),
+            escape=_number(ESCAPE, given.get(ESCAPE, "0"), 0, 100),
+            batches=_number(BATCHES, given.get(BATCHES, "0"), 0, 100),
+            pathways=_number(PATHWAYS, given.get(PATHWAYS, "0"), 0, 1000),
         )
         for line in spec.controls_only:
             if line not in lines:
@@ -183,10 +210,16 @@ class Spec:
     @property
     def uri(self) -> str:
         """The URI with every key."""
+        asked = {
+            CONTROLS_ONLY: ",".join(self.controls_only),
+            ESCAPE: self.escape,
+            BATCHES: self.batches,
+            PATHWAYS: self.pathways,
+        }
         return (
             f"sim://{HOST}?cells={self.cells}&genes={self.genes}"
             f"&perturbations={self.perturbations}&lines={','.join(self.lines)}&seed={self.seed}"
-            + (f"&{CONTROLS_ONLY}={','.join(self.controls_only)}" if self.controls_only else "")
+            + "".join(f"&{key}={value}" for key, value in asked.items() if value)
         )
 
 
@@ -216,6 +249,8 @@ class Design:
     """Pairs without cells [L, P]."""
     depth: NDArray[np.float64]
     """Median molecules per cell over all genes, measured or not [L]."""
+    batch_shift: NDArray[np.float64]
+    """Log fold change of each batch [L, B, G]."""
 
 
 def _at_rank(key: str, ranks: NDArray) -> NDArray[np.float64]:
@@ -235,10 +270,13 @@ def _sizes(rng: np.random.Generator, log_share: NDArray) -> NDArray[np.float64]:
 
 
 def _programmes(
-    rng: np.random.Generator, n_lines: int, n_modules: int, n_genes: int
+    rng: np.random.Generator, n_lines: int, n_modules: int, n_genes: int, share: float
 ) -> NDArray[np.float64]:
-    """Draw log fold changes [lines, modules, genes]: shared direction, line's own part, scale."""
-    member = rng.random((n_modules, n_genes)) < MODULE_GENES
+    """Draw log fold changes [lines, modules, genes]: shared direction, line's own part, scale.
+
+    A module has ``share`` of the genes.
+    """
+    member = rng.random((n_modules, n_genes)) < share
     shared = rng.standard_normal((n_modules, n_genes))
     own = rng.standard_normal((n_lines, n_modules, n_genes))
     scale = np.exp(LINE_SCALE_LOG_SD * rng.standard_normal((n_lines, n_modules, 1)))
@@ -272,6 +310,28 @@ def _loadings(rng: np.random.Generator, n: int, n_modules: int) -> tuple[NDArray
     return loadings, np.where(strength > 0, main, -1)
 
 
+def _pathway_loadings(rng: np.random.Generator, n: int, n_pathways: int) -> tuple[NDArray, NDArray]:
+    """Draw strengths [perturbations, pathways + common] and the main pathway, -1 without effect.
+
+    Each perturbation pushes all pathways, one way or the other; a few do so strongly.
+    """
+    strength = STRENGTH * np.exp(STRENGTH_LOG_SD * rng.standard_normal(n))
+    order = rng.permutation(n)
+    without, strong = round(WITHOUT_EFFECT * n), round(STRONG * n)
+    strength[order[:without]] = 0.0
+    strength[order[without + strong :]] *= WEAK
+    weights = rng.standard_normal((n, n_pathways))
+    weights *= strength[:, None] / np.linalg.norm(weights, axis=1, keepdims=True)
+    main = np.where(strength > 0, np.abs(weights).argmax(axis=1), -1)
+    return np.column_stack([weights, COMMON * strength]), main
+
+
+def _batch_shifts(spec: Spec, n_lines: int) -> NDArray[np.float64]:
+    """Draw log fold changes [lines, batches, genes], of draws of their own."""
+    rng = np.random.default_rng([spec.seed, 4])
+    return BATCH_SHIFT * rng.standard_normal((n_lines, spec.batches, spec.genes))
+
+
 def design(spec: Spec) -> Design:
     """Draw the screen's design; the same ``spec`` gives the same design."""
     rng = np.random.default_rng([spec.seed, 0])
@@ -285,9 +345,10 @@ def design(spec: Spec) -> Design:
     ) * rng.standard_normal((n_lines, spec.genes))
     size = _sizes(rng, _at_rank("log_share", ranks))
     targets = _targets(rng, spec, ranks, len(names))
-    n_modules = int(np.clip(round(n / PERTURBATIONS_PER_MODULE), 1, 60))
-    loadings, module = _loadings(rng, n, n_modules)
-    programmes = _programmes(rng, n_lines, n_modules + 1, spec.genes)
+    n_modules = spec.pathways or int(np.clip(round(n / PERTURBATIONS_PER_MODULE), 1, 60))
+    loadings, module = (_pathway_loadings if spec.pathways else _loadings)(rng, n, n_modules)
+    share = 1.0 if spec.pathways else MODULE_GENES
+    programmes = _programmes(rng, n_lines, n_modules + 1, spec.genes, share)
     own = rng.standard_normal((n, spec.genes)) * (rng.random((n, spec.genes)) < OWN_GENES)
     own *= OWN * np.abs(loadings).max(axis=1)[:, None]
     left = np.minimum(rng.beta(*KNOCK_DOWN, size=(n_lines, n)), MOST_LEFT)
@@ -310,6 +371,7 @@ def design(spec: Spec) -> Design:
         left=left[chosen],
         missing=missing[chosen],
         depth=calibration()["library_size"]["median"] * depth[chosen],
+        batch_shift=_batch_shifts(spec, n_lines)[chosen],
     )
 
 
@@ -352,7 +414,7 @@ def _line_labels(rng: np.random.Generator, n_cells: int, present: NDArray) -> ND
 
 @dataclass(frozen=True)
 class Screen:
-    """A generated screen as a source of raw counts; columns gene and cell_line."""
+    """A generated screen as a source of raw counts; columns gene, cell_line and maybe batch."""
 
     spec: Spec
 
@@ -388,7 +450,8 @@ class Screen:
     @property
     def columns(self) -> list[str]:
         """Columns of obs."""
-        return [PERTURBATION_COLUMN, LINE_COLUMN]
+        batch = [BATCH_COLUMN] if self.spec.batches else []
+        return [PERTURBATION_COLUMN, LINE_COLUMN, *batch]
 
     @cached_property
     def _rows(self) -> tuple[NDArray[np.int8], NDArray[np.int32]]:
@@ -406,6 +469,25 @@ class Screen:
         return np.repeat(np.arange(n_lines, dtype=np.int8), sizes), np.concatenate(labels)
 
     @cached_property
+    def _escaped(self) -> NDArray[np.bool_]:
+        """Which perturbed cells look like controls."""
+        _, perturbation = self._rows
+        drawn = np.random.default_rng([self.spec.seed, 5]).random(len(perturbation))
+        return (drawn < self.spec.escape / 100) & (perturbation >= 0)
+
+    @cached_property
+    def _batches(self) -> NDArray[np.int16]:
+        """Number of each cell's batch within its line."""
+        line, perturbation = self._rows
+        rng = np.random.default_rng([self.spec.seed, 6])
+        n, n_batches = len(self.plan.targets), self.spec.batches
+        # The control, number -1, comes last.
+        parts = rng.dirichlet(np.full(n_batches, BATCH_EVENNESS), (len(self.spec.lines), n + 1))
+        parts[:, -1] = 1 / n_batches
+        edges = parts.cumsum(axis=2)[line, perturbation, :-1]
+        return (rng.random(len(line))[:, None] > edges).sum(axis=1).astype(np.int16)
+
+    @cached_property
     def cells(self) -> "pd.Index[str]":
         """Cell names such as ``AAACCCAAGAATAGTC-1-hepg2``."""
         line, _ = self._rows
@@ -416,15 +498,19 @@ class Screen:
         )
 
     def column(self, name: str) -> "pd.Series[Any]":
-        """Return gene (perturbation) or cell_line of each cell."""
+        """Return gene (perturbation), cell_line or batch of each cell."""
         line, perturbation = self._rows
+        if name == BATCH_COLUMN:
+            labels = [f"{x}-{i + 1}" for x in self.spec.lines for i in range(self.spec.batches)]
+            codes = line * np.int64(self.spec.batches) + self._batches
+            return pd.Series(pd.Categorical.from_codes(codes, pd.Index(labels)))
         if name == LINE_COLUMN:
             return pd.Series(pd.Categorical.from_codes(line, pd.Index(self.spec.lines)))
         codes = np.where(perturbation < 0, len(self.plan.targets), perturbation)
         bare = np.isin(line, [self.spec.lines.index(x) for x in self.spec.controls_only])
         codes[bare & (perturbation >= 0)] = -1  # no label: the cell is left out
-        labels = pd.Index([*self.plan.targets.tolist(), CONTROL])
-        return pd.Series(pd.Categorical.from_codes(codes, labels))
+        names = pd.Index([*self.plan.targets.tolist(), CONTROL])
+        return pd.Series(pd.Categorical.from_codes(codes, names))
 
     @cached_property
     def _block_rows(self) -> int:
@@ -438,7 +524,13 @@ class Screen:
         measured = np.exp(plan.log_share[line]).sum() / self._all_molecules
         spread = calibration()["library_size"]["log_sd"]
         depth = plan.depth[line] * measured * np.exp(spread * rng.standard_normal(len(label)))
-        mean = shares[label] * depth[:, None]
+        if self.spec.escape:
+            label = np.where(self._escaped[rows], -1, label)
+        share = shares[label]
+        if self.spec.batches:
+            share = share * np.exp(plan.batch_shift[line])[self._batches[rows]]
+            share /= share.sum(axis=1, keepdims=True)
+        mean = share * depth[:, None]
         # Gamma-Poisson: a negative binomial of this mean and size.
         mean *= rng.standard_gamma(plan.size, size=mean.shape) / plan.size
         return dense_to_csr(rng.poisson(mean))
@@ -496,7 +588,8 @@ class Screen:
         ``lines``, ``perturbations``, ``genes``; ``effective``, ``measured`` bool [P]; ``present``
         bool [L, P]; ``module`` int [P], -1 without effect; ``programmes`` float32 [L, M, G],
         natural log fold changes at strength 1, the last one common to all; ``loadings`` float32
-        [P, M].
+        [P, M]. Where they are asked for: ``escaped`` bool [cells]; ``batch_shift`` float32
+        [L, B, G], natural log fold changes.
         """
         plan = self.plan
         n_lines, n, n_genes = len(self.spec.lines), len(plan.targets), len(plan.genes)
@@ -519,7 +612,16 @@ class Screen:
             module=plan.module,
             programmes=plan.programmes.astype(np.float32),
             loadings=plan.loadings.astype(np.float32),
+            **self._more_truth(),
         )
+
+    def _more_truth(self) -> dict[str, Any]:
+        more: dict[str, Any] = {}
+        if self.spec.escape:
+            more["escaped"] = self._escaped
+        if self.spec.batches:
+            more["batch_shift"] = self.plan.batch_shift.astype(np.float32)
+        return more
 
 
 def write_raw(uri: str, target: Path, *, seed: int = 0) -> None:

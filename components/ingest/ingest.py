@@ -6,13 +6,17 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
 
 from components.ingest.generator import SCHEME, Screen
+from components.ingest.knock_down import FILTER, Least, in_words, without_failed
 from components.ingest.labels import check_names, counts_of, labels_of
 from components.ingest.normalise import AUTO, COUNTS, EXPRESSIONS, LOG1P, ValueCheck
 from components.ingest.opening import is_zarr, opened
@@ -105,7 +109,32 @@ def _part(source: Source, reading: Reading, seed: int) -> Part:
     if found.how:
         what = source.matrix.said if isinstance(source, H5adSource) else "X"
         _say(f"{source.name}: {what} is {found.scale.said} ({found.how}); {found.done}")
-    return Part(source, labels, found, source.genes)
+    part = Part(source, labels, found, source.genes)
+    least = Least(reading.least_knock_down, reading.least_perturbation_knock_down)
+    rest = without_failed(labels, part.genes, lambda: _converted(part), least, source.name)
+    return replace(part, labels=rest)
+
+
+def _checker(part: Part) -> ValueCheck:
+    """Return what checks every value of a source."""
+    return ValueCheck(
+        part.source.name,
+        part.source.cells.to_numpy(),
+        part.genes,
+        LOG1P if part.found.scale.log == LOG1P else COUNTS,
+        whole=part.found.whole,
+        hint=part.source.hint,
+    )
+
+
+def _converted(part: Part) -> Iterator[tuple[NDArray[np.int64], csr_matrix]]:
+    """Yield (row numbers, log1p of counts per 10,000) of a source's cells, checked."""
+    names, check = part.source.cells.to_numpy(), _checker(part)
+    for rows, block in part.source.blocks(part.labels.kept):
+        block.sort_indices()
+        check(rows, block)
+        part.found.convert(block, names[rows])
+        yield rows, block
 
 
 def _write_part(
@@ -114,14 +143,7 @@ def _write_part(
     """Append a source's cells and return what was met on the way."""
     source, found = part.source, part.found
     names = source.cells.to_numpy()
-    check = ValueCheck(
-        source.name,
-        names,
-        part.genes,
-        LOG1P if found.scale.log == LOG1P else COUNTS,
-        whole=found.whole,
-        hint=source.hint,
-    )
+    check = _checker(part)
     empty, totals = 0, []
     for rows, block in source.blocks(part.labels.kept):
         block.sort_indices()
@@ -166,6 +188,8 @@ def write_cells(parts: Sequence[Part], genes: Genes, draft: Draft) -> dict[str, 
         writer.finish(obs, genes.names, uns)
         filled = writer.entries / max(1, writer.rows * writer.n_genes)
     facts |= counts_of(obs, genes.names) | {"genes": len(genes.names)} | labels
+    if said := in_words(labels):
+        facts[FILTER] = said
     return facts | {"nonzero_fraction": round(filled, 4)}
 
 
@@ -205,6 +229,8 @@ def _facts(parts: Sequence[Part], met: Sequence[Mapping[str, Any]]) -> dict[str,
 def _warn(summary: Mapping[str, Any]) -> None:
     if summary["scale_caveat"]:
         _say(f"warning: X is {summary['normalisation']}")
+    if FILTER in summary:
+        _say(f"note: {summary[FILTER]}")
     if "genes_kept" in summary:
         _say(
             f"note: {summary['genes']} genes are kept ({summary['genes_kept']}): "
@@ -238,6 +264,8 @@ def ingest(
     label_separator: str = "",
     missing_is_control: bool = False,
     left_out: Sequence[str] = (),
+    least_knock_down: float = 0.0,
+    least_perturbation_knock_down: float = 0.0,
     seed: int = 0,
 ) -> None:
     """Read a screen and write the cells artifact; memory does not grow with X.
@@ -267,6 +295,9 @@ def ingest(
             Empty: labels that look as if something did are refused; ``+``: they are single genes.
         missing_is_control: cells without a label are controls, rather than left out.
         left_out: labels, or patterns, whose cells are not wanted.
+        least_knock_down: share of its line's control mean by which a cell's own target must be
+            lower for the cell to be kept; 0 keeps all, as where the target is not measured.
+        least_perturbation_knock_down: the same of the mean over a perturbation's cells in a line.
         seed: seed of a generated screen whose URI names none, and of the sample of rows.
 
     Raises:
@@ -285,6 +316,8 @@ def ingest(
         label_separator=label_separator,
         missing_is_control=missing_is_control,
         left_out=left_out,
+        least_knock_down=least_knock_down,
+        least_perturbation_knock_down=least_perturbation_knock_down,
     )
     text = as_text(source)
     files = readings(text, common)
@@ -325,3 +358,4 @@ def _check_options(files: Sequence[tuple[str, Reading]], genes: str) -> None:
             )
     for _, reading in files:
         check_option(reading.scale)
+        Least(reading.least_knock_down, reading.least_perturbation_knock_down)

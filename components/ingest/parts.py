@@ -38,6 +38,8 @@ class Reading:
     label_separator: str
     missing_is_control: bool
     left_out: Sequence[str]
+    least_knock_down: float = 0.0
+    least_perturbation_knock_down: float = 0.0
 
 
 OPTIONS = {"control_label": "control"} | {
@@ -49,6 +51,8 @@ KINDS: dict[str, tuple[tuple[type, ...], str]] = {
     "obs_filter": ((Mapping,), "a dict"),
     "missing_is_control": ((bool,), "true or false"),
     "left_out": ((list, tuple), "a list of labels"),
+    "least_knock_down": ((int, float), "a number"),
+    "least_perturbation_knock_down": ((int, float), "a number"),
 }
 """Types of options that are not text alone."""
 

@@ -243,6 +243,7 @@ def _context(
         "settings": run.stats["settings"],
         "source": {"uri": _source(run), "sha256": run.source["sha256"]},
         "expression": {key: run.splits.get(f"scale_{key}", "") for key in ("found", "done")},
+        "knock_down": run.splits.get("knock_down_filter", ""),
         "chain": chain_rows(artifacts),
         "code": f"{code['version']} ({code['revision']})",
         "metrics": _metric_rows(run),

@@ -13,6 +13,8 @@ INGEST_OPTIONS: dict[str, Any] = {
     "label_separator": "",
     "missing_is_control": False,
     "left_out": (),
+    "least_knock_down": 0.0,
+    "least_perturbation_knock_down": 0.0,
 }
 """What `ingest_options` may have, with the defaults."""
 SPLIT_OPTIONS: dict[str, Any] = {

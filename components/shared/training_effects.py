@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from components.shared.batches import batches_of, matched
 from components.shared.cells import Cells
 from components.shared.errors import InputError, shortlist
 from components.shared.splits import TRAIN, Splits
@@ -38,6 +39,8 @@ class TrainingEffects:
     """Training cells, [lines, perturbations]."""
     control: NDArray[np.floating]
     """Mean of each line's reference controls, [lines, genes]."""
+    matched: bool = False
+    """Whether each cell stands against the controls of its own batch (`batches`)."""
 
     def lines_of(self, perturbation: str) -> list[str]:
         """Return the lines that have cells of ``perturbation``, in the order of `lines`."""
@@ -60,7 +63,13 @@ class TrainingEffects:
 
     def write(self, path: Path) -> None:
         """Write it as three tensors, deltas and controls in 32 bits, the names as metadata."""
-        names = {"lines": self.lines, "perturbations": self.perturbations, "genes": self.genes}
+        names: dict[str, Any] = {
+            "lines": self.lines,
+            "perturbations": self.perturbations,
+            "genes": self.genes,
+        }
+        if self.matched:
+            names["matched"] = True
         tensors: dict[str, NDArray[Any]] = {
             "change": np.ascontiguousarray(self.change, np.float32),
             "cells": np.ascontiguousarray(self.cells, np.int64),
@@ -88,8 +97,26 @@ class TrainingEffects:
         return found
 
 
-def training_effects(cells: Cells, splits: Splits) -> TrainingEffects:
+def is_matched(path: Path) -> bool:
+    """Return whether written changes are against the controls of each cell's own batch.
+
+    Raises:
+        InputError: the file is not what `TrainingEffects.write` wrote.
+    """
+    try:
+        with safe_open(str(path), framework="numpy") as file:
+            return "matched" in (file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: no training effects ({error}); fine-tune again") from None
+
+
+def training_effects(
+    cells: Cells, splits: Splits, *, match_batches: bool = False
+) -> TrainingEffects:
     """Measure the training cells of ``splits``, in one pass over the file; no test cell is read.
+
+    With ``match_batches`` each cell stands against the reference controls of its own batch, where
+    cells have one and it has enough of them.
 
     Raises:
         InputError: no training cells, or a training line without reference controls.
@@ -119,5 +146,46 @@ def training_effects(cells: Cells, splits: Splits) -> TrainingEffects:
         )
     change = means[:n_pairs].reshape(*shape, -1) - control[:, None]
     counts = np.bincount(pairs, minlength=n_pairs).reshape(shape)
+    batches = batches_of(cells) if match_batches else None
+    if batches is not None:
+        _match(change.reshape(n_pairs, -1), cells, splits, control, pairs, batches)
     names = [str(line) for line in lines], [str(label) for label in perturbations]
-    return TrainingEffects(*names, cells.genes, change, counts, control)
+    return TrainingEffects(
+        *names, cells.genes, change, counts, control, matched=batches is not None
+    )
+
+
+def _match(
+    change: NDArray[np.float64],
+    cells: Cells,
+    splits: Splits,
+    control: NDArray[np.float64],
+    pairs: NDArray[np.int64],
+    batches: NDArray[np.str_],
+) -> None:
+    """Take changes against the controls of each cell's batch, in place.
+
+    Args:
+        change: against each line's controls, [pairs of line and perturbation, genes].
+        cells: the cells.
+        splits: splits made from them.
+        control: mean of each training line's controls, lines sorted, [lines, genes].
+        pairs: of each training cell.
+        batches: of every cell.
+    """
+    rows = splits.rows(TRAIN)
+    of_row = splits.table["cell_line"].to_numpy(str)[rows]
+    groups = np.full(len(splits.table), -1)
+    parts: list[tuple[int, NDArray[np.int64]]] = []
+    for number, line in enumerate(np.unique(of_row)):
+        own = np.flatnonzero(of_row == line)
+        for batch, against, places in matched(rows[own], splits.reference(str(line)), batches):
+            if batch:
+                groups[against] = len(parts)
+                parts.append((number, pairs[own[places]]))
+    means = cells.group_means(groups, len(parts)) if parts else control[:0]
+    counts = np.bincount(pairs, minlength=len(change))
+    for (number, found), mean in zip(parts, means, strict=True):
+        there, cells_there = np.unique(found, return_counts=True)
+        share = cells_there / counts[there]
+        change[there] -= share[:, None] * (mean - control[number])

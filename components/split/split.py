@@ -133,7 +133,7 @@ def split(
         draft.summary |= summary
         # Carried along for the model card: publish does not read the cells.
         carried = ("source", "source_sha256", "scale_found", "scale_done", "scale_caveat")
-        source = {key: opened.artifact.summary.get(key) for key in carried}
+        source = {key: opened.artifact.summary.get(key) for key in (*carried, "knock_down_filter")}
         draft.summary |= {key: value for key, value in source.items() if value}
     print(as_table(summary), flush=True)
     print(f"split: wrote {len(table):,} roles to {Path(target) / SPLITS_FILE}", flush=True)

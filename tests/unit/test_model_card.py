@@ -379,3 +379,11 @@ def test_the_factor_is_said_where_the_recipe_scales(tmp_path: Path):
     settings = {"batch_size": 8, "scale_effects": True}
     text = card_of(tmp_path, stats={"settings": settings})
     assert "multiplied by 0.75: it fits left-out lines best." in text
+
+
+def test_cells_that_were_left_out_at_ingest_are_told(tmp_path: Path, text: str):
+    said = "5 cells of others, were left out"
+    assert "Knock-down of the target" not in text
+    assert f"- Knock-down of the target: {said}" in card_of(
+        tmp_path, splits={"knock_down_filter": said}
+    )

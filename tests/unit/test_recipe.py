@@ -114,4 +114,6 @@ def test_the_default_recipe_is_what_its_results_were_reached_with():
         "selection": "reliable",
         "prior_neutral": True,
         "scale_effects": True,
+        "match_batches": False,
+        "centre_lines": False,
     }
