@@ -13,7 +13,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import h5py
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -27,6 +26,7 @@ from components.shared.cells import CELLS_FILE, Cells
 from components.shared.downloads import shown
 from components.shared.errors import InputError, shortlist
 from components.shared.gene_prior import CELL_LINE, CELLS, PERTURBATION, OtherEffects
+from components.shared.hdf5 import opened_hdf5
 from components.shared.perturbation import CONTROL
 from components.shared.perturbation_names import canonical_name
 from components.shared.progress import bar
@@ -166,7 +166,7 @@ def _files_of(provenance: Path, name: str) -> list[str]:
 
 def _check_h5ad(path: Path, name: str) -> None:
     try:
-        with h5py.File(path) as file:
+        with opened_hdf5(path, name) as file:
             missing = [column for column in OBS if f"obs/{column}" not in file]
             kind = file["X"].attrs.get("encoding-type")
     except (OSError, KeyError) as error:
