@@ -15,8 +15,8 @@ from pathlib import Path
 import anndata
 
 from components.evaluate.pair import pair_of
-from components.shared.errors import InputError
-from components.shared.hdf5 import one_line_errors, opened_hdf5
+from components.shared.errors import InputError, one_line_errors
+from components.shared.hdf5 import opened_hdf5
 
 
 def write_cell_eval_files(predictions: Path, predicted: Path, measured: Path) -> str:

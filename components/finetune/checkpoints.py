@@ -135,7 +135,7 @@ class Checkpoints:
             digests = dict(manifest["sha256"])
             if not all(re.fullmatch("[a-z]+", part) for part in digests):
                 raise ValueError
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
+        except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
             raise _DamageError(f"{MANIFEST} is no manifest") from None
         here = {"format": FORMAT} | self._identity
         if there != here:

@@ -74,7 +74,8 @@ def _zarr(path: Path, name: str) -> Any:
 
     try:
         store = zarr.open_group(str(path), mode="r")
-        arrays = [part for _, part in store.members(max_depth=None) if hasattr(part, "nbytes")]
+        members: Any = store.members(max_depth=None)
+        arrays = [part for _, part in members if hasattr(part, "nbytes")]
     except Exception as error:  # of many kinds, by version and store
         raise InputError(f"{name}: the zarr store cannot be opened ({error})") from None
     for array in arrays:

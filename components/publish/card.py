@@ -1,7 +1,6 @@
 """The model card, written from what the run did: front matter for the Hub, then the facts."""
 
 import csv
-import json
 import math
 import re
 import statistics
@@ -28,6 +27,7 @@ from components.publish.facts import (
 )
 from components.publish.files import is_scored
 from components.shared.artifact import Artifact, code_version
+from components.shared.documents import read_json
 from components.shared.downloads import shown
 from components.shared.errors import InputError
 from components.shared.markdown import names_as_code
@@ -134,10 +134,7 @@ class _Run:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON ({error}); run its task again") from None
+    return read_json(path, str(path), "run its task again")
 
 
 def _columns(path: Path) -> dict[str, list[float]]:

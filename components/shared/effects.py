@@ -16,6 +16,16 @@ from components.shared.perturbation import genes_of
 
 EFFECTS_FILE = "effects.safetensors"
 Floats = NDArray[np.floating]
+FAULTS = (
+    SafetensorError,
+    RecursionError,
+    OSError,
+    KeyError,
+    ValueError,
+    TypeError,
+    AttributeError,
+)
+"""What a table of another shape makes the reader raise."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +98,15 @@ class EffectTable:
                 vectors = dict(zip(genes, tensors.pop("vectors"), strict=True))
                 own = table.perturbations, table.genes, table.change, table.origin
                 table = cls(*own, NearBy(**tensors), vectors)
-        except (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError) as error:
+        except (
+            SafetensorError,
+            RecursionError,
+            OSError,
+            KeyError,
+            ValueError,
+            TypeError,
+            AttributeError,
+        ) as error:
             raise InputError(f"{path}: no table of effects ({error}); fine-tune again") from None
         if table.change.shape != (len(table.perturbations), len(table.genes)):
             raise InputError(f"{path}: names do not fit its tensor; fine-tune again")

@@ -9,7 +9,7 @@ import h5py
 
 from components.shared.errors import InputError
 
-MOST_PARTS = 100_000
+MOST_PARTS = 20_000
 """Groups and datasets of a file."""
 DEEPEST = 32
 """Groups within groups."""

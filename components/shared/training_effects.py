@@ -21,6 +21,16 @@ from components.shared.errors import InputError, shortlist
 from components.shared.splits import TRAIN, Splits
 
 TRAINING_EFFECTS_FILE = "training_effects.safetensors"
+FAULTS = (
+    SafetensorError,
+    RecursionError,
+    OSError,
+    KeyError,
+    ValueError,
+    TypeError,
+    AttributeError,
+)
+"""What a table of another shape makes the reader raise."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +89,14 @@ class TrainingEffects:
             with safe_open(str(path), framework="numpy") as file:
                 names = {key: json.loads(value) for key, value in file.metadata().items()}
                 found = cls(**names, **{key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118
-        except (SafetensorError, OSError, ValueError, TypeError, AttributeError) as error:
+        except (
+            SafetensorError,
+            RecursionError,
+            OSError,
+            ValueError,
+            TypeError,
+            AttributeError,
+        ) as error:
             raise InputError(f"{path}: no training effects ({error}); fine-tune again") from None
         shape = len(found.lines), len(found.perturbations), len(found.genes)
         shapes = found.change.shape, found.cells.shape, found.control.shape

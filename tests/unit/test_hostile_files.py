@@ -6,10 +6,16 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from components.ingest.ingest import ingest
+from components.prior.effects import read_deltas
+from components.prior.tables import read_table
+from components.shared.aliases import read_aliases
 from components.shared.cells import Cells
+from components.shared.documents import opened_parquet
 from components.shared.errors import InputError
 from components.shared.hdf5 import opened_hdf5
 from components.shared.predictions import PREDICTIONS_FILE, Predictions
@@ -108,7 +114,7 @@ REFUSED = {
     unwritten_column: "obs/gene has the shape (1099511627776,)",
     one_chunk: "X/data is stored in chunks of 2.0 GiB",
     deep: "more than 32 deep",
-    many: "more than 100,000 parts",
+    many: "more than 20,000 parts",
 }
 
 
@@ -168,3 +174,25 @@ def test_a_store_with_a_link_or_with_an_array_that_it_does_not_hold_is_refused(
     group.create_array("layers/big", shape=(2**40,), chunks=(1024,), dtype="f4")
     zarr.consolidate_metadata(store)
     assert "layers/big has the shape (1099511627776,)" in refused(tmp_path, str(store))
+
+
+def many_rows(path: Path, columns: tuple[str, ...], rows: int = 200_000_000) -> Path:
+    """Write a parquet table of one value, over and over."""
+    one = pa.DictionaryArray.from_arrays(pa.array(np.zeros(10_000_000, np.int8)), pa.array(["MYC"]))
+    table = pa.table(dict.fromkeys(columns, one))
+    with pq.ParquetWriter(path, table.schema) as writer:
+        for _ in range(rows // 10_000_000):
+            writer.write_table(table)
+    return path
+
+
+def test_a_parquet_of_more_rows_than_any_table_has_is_refused_at_once(tmp_path: Path) -> None:
+    path = many_rows(tmp_path / "t.parquet", ("perturbation", "symbol", "alias"))
+    assert path.stat().st_size < 2**20
+    readers: list[Callable[[Path, str], object]] = [read_aliases, read_deltas, opened_parquet]
+    readers.append(lambda path, name: read_table(path, ".parquet", name))
+    for read in readers:
+        start = time.monotonic()
+        with pytest.raises(InputError, match="^the table: says it has 200,000,000 rows"):
+            read(path, "the table")
+        assert time.monotonic() - start < 2
