@@ -21,6 +21,7 @@ from typing import IO, Any
 import torch
 
 from components.finetune.places import MANIFEST, Place
+from components.shared.addresses import without_secrets
 from components.shared.artifact import sha256_of
 from components.shared.errors import InputError
 
@@ -199,4 +200,4 @@ def _difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
 
 
 def _warn(text: str) -> None:
-    print(f"finetune: WARNING: checkpoint: {text}", file=sys.stderr, flush=True)
+    print(f"finetune: WARNING: checkpoint: {without_secrets(text)}", file=sys.stderr, flush=True)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from components import __version__
+from components.shared.addresses import kept
 from components.shared.errors import CLOSED, InputError
 
 CELLS = "cells/v1"
@@ -176,12 +177,12 @@ def writing(
             "made_by": MADE_BY[format],
             "code": code_version(),
             "image": os.environ.get("SCGPT_PERTURB_IMAGE", "none"),
-            "parameters": dict(parameters),
+            "parameters": kept(dict(parameters)),
             "inputs": {
                 name: {"format": artifact.provenance["format"], "sha256": artifact.digest}
                 for name, artifact in (inputs or {}).items()
             },
-            "summary": draft.summary,
+            "summary": kept(draft.summary),
             "files": {
                 str(path.relative_to(folder)): {
                     "sha256": sha256_of(path),

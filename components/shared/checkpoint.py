@@ -20,6 +20,8 @@ WRAPPED = ("state_dict", "model_state_dict", "model")
 """Keys under which training scripts save a state_dict beside other things."""
 PREFIXES = ("module.", "_orig_mod.", "model.")
 
+ANY_SIZE = 50_000_000
+"""Weights of a model that may be built whatever its file holds."""
 SIZE_ARGS = {
     "embsize": 8192,
     "nheads": 256,
@@ -69,7 +71,7 @@ def _check_size(args: dict[str, Any], state: dict[str, Tensor], path: Path) -> N
     width, hidden = args["embsize"], args["d_hid"]
     wanted = args["nlayers"] * (4 * width**2 + 2 * width * hidden)
     found = sum(tensor.numel() for tensor in state.values())
-    if wanted > found:
+    if wanted > max(found, ANY_SIZE):
         raise InputError(
             f"{path}: asks for {wanted:,} weights in the layers alone, but {WEIGHTS_FILE} has "
             f"{found:,}; are the files of one checkpoint?"

@@ -98,15 +98,7 @@ class EffectTable:
                 vectors = dict(zip(genes, tensors.pop("vectors"), strict=True))
                 own = table.perturbations, table.genes, table.change, table.origin
                 table = cls(*own, NearBy(**tensors), vectors)
-        except (
-            SafetensorError,
-            RecursionError,
-            OSError,
-            KeyError,
-            ValueError,
-            TypeError,
-            AttributeError,
-        ) as error:
+        except FAULTS as error:
             raise InputError(f"{path}: no table of effects ({error}); fine-tune again") from None
         if table.change.shape != (len(table.perturbations), len(table.genes)):
             raise InputError(f"{path}: names do not fit its tensor; fine-tune again")

@@ -6,12 +6,14 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+from components.shared.addresses import visible, without_secrets
+
 
 class InputError(Exception):
     """Something a user gave cannot be used; the message is one line that says what to do."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.split()))
+        super().__init__(visible(without_secrets(" ".join(message.split()))))
 
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -48,7 +50,7 @@ def one_line_errors(stage: str) -> Iterator[None]:
     except OSError as error:
         if not (said := said_by_system(error)):
             raise
-        print(f"{stage}: error: {said}", file=sys.stderr, flush=True)
+        print(f"{stage}: error: {visible(without_secrets(said))}", file=sys.stderr, flush=True)
         raise SystemExit(1) from None
 
 
@@ -63,4 +65,4 @@ def shortlist(names: Iterable[str], most: int = 5) -> str:
     """Join the first few names for a message, and count the rest."""
     names = list(names)
     rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(f"'{name}'" for name in names[:most]) + rest
+    return ", ".join(f"'{visible(str(name))}'" for name in names[:most]) + rest

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from components.shared.addresses import visible, without_secrets
 from components.shared.artifact import FAILED, FailedError, writing
 from components.shared.errors import InputError, one_line_errors
 
@@ -44,7 +45,7 @@ def errors_of(stage: str, target: Path | str, *, in_grid: bool) -> Iterator[None
 
 
 def _write(stage: str, reason: str, target: Path | str) -> None:
-    reason = " ".join(reason.split())
+    reason = visible(without_secrets(" ".join(reason.split())))
     print(f"{stage}: error: {reason}; the rest of the grid goes on", file=sys.stderr, flush=True)
     shutil.rmtree(target, ignore_errors=True)
     with writing(target, FAILED, parameters={}) as draft:

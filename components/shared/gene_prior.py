@@ -82,7 +82,10 @@ class OtherEffects:
 
 
 def _table_of(path: Path) -> pa.Table:
-    return opened_parquet(path, str(path)).read()
+    try:
+        return opened_parquet(path, str(path)).read()
+    except InputError as error:
+        raise InputError(f"{error}; run the prior task again") from None
 
 
 def _matrix(table: pa.Table, genes: list[str]) -> NDArray[np.float32]:

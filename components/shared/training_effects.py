@@ -89,14 +89,7 @@ class TrainingEffects:
             with safe_open(str(path), framework="numpy") as file:
                 names = {key: json.loads(value) for key, value in file.metadata().items()}
                 found = cls(**names, **{key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118
-        except (
-            SafetensorError,
-            RecursionError,
-            OSError,
-            ValueError,
-            TypeError,
-            AttributeError,
-        ) as error:
+        except FAULTS as error:
             raise InputError(f"{path}: no training effects ({error}); fine-tune again") from None
         shape = len(found.lines), len(found.perturbations), len(found.genes)
         shapes = found.change.shape, found.cells.shape, found.control.shape

@@ -176,7 +176,7 @@ def test_a_store_with_a_link_or_with_an_array_that_it_does_not_hold_is_refused(
     assert "layers/big has the shape (1099511627776,)" in refused(tmp_path, str(store))
 
 
-def many_rows(path: Path, columns: tuple[str, ...], rows: int = 200_000_000) -> Path:
+def many_rows(path: Path, columns: tuple[str, ...], rows: int = 40_000_000) -> Path:
     """Write a parquet table of one value, over and over."""
     one = pa.DictionaryArray.from_arrays(pa.array(np.zeros(10_000_000, np.int8)), pa.array(["MYC"]))
     table = pa.table(dict.fromkeys(columns, one))
@@ -188,11 +188,11 @@ def many_rows(path: Path, columns: tuple[str, ...], rows: int = 200_000_000) -> 
 
 def test_a_parquet_of_more_rows_than_any_table_has_is_refused_at_once(tmp_path: Path) -> None:
     path = many_rows(tmp_path / "t.parquet", ("perturbation", "symbol", "alias"))
-    assert path.stat().st_size < 2**20
+    assert path.stat().st_size < 2**23
     readers: list[Callable[[Path, str], object]] = [read_aliases, read_deltas, opened_parquet]
     readers.append(lambda path, name: read_table(path, ".parquet", name))
     for read in readers:
         start = time.monotonic()
-        with pytest.raises(InputError, match="^the table: says it has 200,000,000 rows"):
+        with pytest.raises(InputError, match=r"^the table: says it has 40,000,000 rows"):
             read(path, "the table")
         assert time.monotonic() - start < 2
