@@ -47,7 +47,7 @@ def without_secrets(text: str) -> str:
 
 def _shown_within(address: str) -> str:
     """Show an address in a sentence, whose full stop or colon is no part of it."""
-    bare = address.rstrip(".,:;…")
+    bare = address.rstrip(".,:;")
     if "?" not in bare and "@" not in bare:
         return address
     return shown(bare) + address[len(bare) :]
@@ -70,8 +70,8 @@ def is_hidden(character: str) -> bool:
 
 
 def hides(text: str) -> bool:
-    """Return whether a text has such characters, blanks at its ends aside."""
-    return any(map(is_hidden, text.strip()))
+    """Return whether a text has such characters; tabs, and blanks at its ends, are none."""
+    return any(map(is_hidden, text.strip().replace("\t", " ")))
 
 
 def visible(text: str) -> str:

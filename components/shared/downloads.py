@@ -36,7 +36,7 @@ def check_remote_path(path: str, uri: str) -> None:
     """
     if any(part in ("", ".", "..") for part in path.split("/")):
         raise InputError(
-            f"{shown(uri)}: '{path}' has an empty part, '.' or '..'; give a plain path"
+            f"{shown(uri)}: its path has an empty part, '.' or '..'; give a plain path"
         )
 
 
