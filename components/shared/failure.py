@@ -17,7 +17,7 @@ from pathlib import Path
 
 from components.shared.addresses import visible, without_secrets
 from components.shared.artifact import FAILED, FailedError, writing
-from components.shared.errors import InputError, one_line_errors
+from components.shared.errors import InputError, any_text, one_line_errors
 
 
 @contextmanager
@@ -33,6 +33,7 @@ def errors_of(stage: str, target: Path | str, *, in_grid: bool) -> Iterator[None
         with one_line_errors(stage):
             yield
         return
+    any_text()
     try:
         yield
     except FailedError as error:  # told before, by the stage that failed

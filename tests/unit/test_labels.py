@@ -19,7 +19,8 @@ from components.ingest.controls import looks_like_control
 from components.ingest.ingest import ingest
 from components.ingest.labels import with_one_name_a_line
 from components.ingest.names import cut, means_nothing
-from components.shared.errors import InputError
+from components.shared.addresses import is_hidden
+from components.shared.errors import InputError, shortlist
 from components.shared.perturbation import CONTROL, genes_of
 from components.shared.perturbation_names import (
     canonical_name,
