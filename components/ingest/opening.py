@@ -9,7 +9,7 @@ from components.ingest.files import check_filters, check_is_anndata, check_is_hd
 from components.ingest.source_10x import TenXSource
 from components.ingest.source_h5ad import H5adSource
 from components.shared.errors import InputError
-from components.shared.hdf5 import FAULTS, PACKED, UNPACKED, opened_hdf5
+from components.shared.hdf5 import DAMAGE, PACKED, UNPACKED, opened_hdf5
 
 UNREAD = ("uns", "obsm", "obsp", "varm", "varp", "mod")
 """Groups of a file that ingest does not look into."""
@@ -43,7 +43,7 @@ def opened(
                 check_is_anndata(file, name)
             check_filters(source.stored(), name)
             source.check()
-        except FAULTS as error:
+        except DAMAGE as error:
             raise InputError(
                 f"{name}: obs, var or X cannot be read ({error}); the file is damaged, "
                 f"fetch it again"

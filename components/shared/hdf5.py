@@ -21,6 +21,8 @@ LARGEST_CHUNK = 2**30
 """Bytes of a chunk, which is always unpacked as a whole."""
 FAULTS = (OSError, KeyError, ValueError, RuntimeError)
 """What h5py raises for a damaged file."""
+DAMAGE = (*FAULTS, IndexError, TypeError, AttributeError, OverflowError)
+"""What anndata raises where parts of a file do not fit each other."""
 PLAIN = "write it again with anndata, adata.write_h5ad(file), where all of it is at hand"
 
 
@@ -56,6 +58,9 @@ def file_of(path: Path, name: str, unread: Collection[str] = ()) -> h5py.File:
         ) from None
     try:
         check_contained(file, name, unread)
+    except FAULTS as error:
+        file.close()
+        raise InputError(f"{name}: is damaged ({error}); fetch it again") from None
     except BaseException:
         file.close()
         raise

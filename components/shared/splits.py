@@ -74,7 +74,10 @@ class Splits:
     @property
     def train_lines(self) -> list[str]:
         """The cell lines whose perturbed cells are trained on, in the order given."""
-        return [str(line) for line in self.artifact.summary["train_lines"]]
+        lines = self.artifact.summary["train_lines"]
+        if not isinstance(lines, list):
+            raise InputError(f"{self.artifact.path}: 'train_lines' is no list; {AGAIN}")
+        return [str(line) for line in lines]
 
     @property
     def asked(self) -> list[str]:
