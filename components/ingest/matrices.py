@@ -75,7 +75,7 @@ def other_matrices(file: Mapping[str, Any], layer: str) -> str:
 
 def columns_of(var: Any) -> list[str]:
     """Return the names of the columns of a table as anndata writes it."""
-    return [str(column) for column in var.attrs.get("column-order", ())]
+    return [str(column) for column in np.atleast_1d(var.attrs.get("column-order", ()))]
 
 
 def symbol_columns(var: Any) -> list[str]:
