@@ -26,6 +26,7 @@ from components.publish.facts import (
     verdicts,
 )
 from components.publish.files import is_scored
+from components.shared.addresses import visible
 from components.shared.artifact import Artifact, code_version
 from components.shared.documents import read_json
 from components.shared.downloads import shown
@@ -365,4 +366,5 @@ def _safe(value: Any) -> Any:
     """Return a value's text that can neither break a table nor bring HTML along."""
     if not isinstance(value, str):
         return value
-    return " ".join(value.split()).replace("|", "\\|").replace("<", "&lt;")
+    text = visible(" ".join(value.split()))
+    return text.replace("|", "\\|").replace("<", "&lt;")

@@ -89,6 +89,18 @@ def read_parquet(path: Path, columns: tuple[str, ...], name: str, hint: str) -> 
     return table
 
 
+def check_names(names: dict[str, Any], *lists: str) -> None:
+    """Check that some entries of a document are lists of texts.
+
+    Raises:
+        ValueError: one is not.
+    """
+    for key in lists:
+        found = names.get(key)
+        if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+            raise ValueError(f"'{key}' is no list of names")
+
+
 def said(error: BaseException) -> str:
     """Return the first line of what a library says, shortened."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]

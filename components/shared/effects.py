@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from components.shared.confidence import MEAN, MEASURED, NEAR_BY, SUMMED
+from components.shared.documents import check_names
 from components.shared.errors import InputError
 from components.shared.perturbation import genes_of
 
@@ -90,6 +91,7 @@ class EffectTable:
         try:
             with safe_open(str(path), framework="numpy") as file:
                 names = {key: json.loads(value) for key, value in file.metadata().items()}
+                check_names(names, "perturbations", "genes")
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             table = cls(
                 names["perturbations"], names["genes"], tensors.pop("change"), names["origin"]

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from components.shared.cells import Cells
+from components.shared.documents import check_names
 from components.shared.errors import InputError, shortlist
 from components.shared.splits import TRAIN, Splits
 
@@ -88,6 +89,7 @@ class TrainingEffects:
         try:
             with safe_open(str(path), framework="numpy") as file:
                 names = {key: json.loads(value) for key, value in file.metadata().items()}
+                check_names(names, "lines", "perturbations", "genes")
                 found = cls(**names, **{key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118
         except FAULTS as error:
             raise InputError(f"{path}: no training effects ({error}); fine-tune again") from None

@@ -275,3 +275,36 @@ def test_lists_of_perturbations(tmp_path: Path) -> None:
     for raw in (*BROKEN, b"\0\0\0", b"gene\n", b'"' * 200_000, b"A+B+\n+\n", b"x" * 200_000):
         path.write_bytes(raw)
         holds(lambda: read_perturbations(str(path)), str(path))
+
+
+# ---- what a model brings along ----
+
+
+def test_tables_of_a_model(tmp_path: Path) -> None:
+    from safetensors.numpy import save_file
+
+    from components.shared.confidence import Confidence
+    from components.shared.effects import EffectTable
+    from components.shared.gene_prior import EFFECTS_FILE, OtherEffects
+    from components.shared.training_effects import TrainingEffects
+
+    tensors = {"change": np.zeros((1, 1, 2), np.float32), "cells": np.zeros((1, 1), np.int64)}
+    names = {"lines": '["k562"]', "perturbations": '["A"]', "genes": '["A", "B"]', "origin": "[]"}
+    path = tmp_path / "table.safetensors"
+    for reader in (TrainingEffects, EffectTable):
+        for text in BROKEN:
+            path.write_bytes(text)
+            assert holds(lambda: reader.read(path), str(path))  # noqa: B023
+        for key in names:
+            for odd in ("[" * 50_000, "3", "null", "{}", '"x"', "[1]"):
+                save_file(tensors, path, metadata=names | {key: odd})
+                assert holds(lambda: reader.read(path), str(path))  # noqa: B023
+    confidence = tmp_path / "confidence.json"
+    for text in broken_json({"perturbations": {"label": ["A"]}, "held_out": [], "scale": 1.0}):
+        confidence.write_bytes(text)
+        assert holds(lambda: Confidence.read(confidence), str(confidence))
+    effects = tmp_path / EFFECTS_FILE
+    good = pd.DataFrame({"perturbation": ["A"], "cell_line": ["k562"], "A": [0.5]})
+    for odd in (good[["A"]], good.assign(A="x"), good.assign(perturbation=[["A"]]), good[:0]):
+        odd.to_parquet(effects)
+        holds(lambda: OtherEffects.read(tmp_path), str(effects))
