@@ -10,7 +10,7 @@ from kfp import local
 
 from components.shared.buckets import SCHEMES
 from components.shared.errors import InputError
-from components.shared.storage import SHA256, local_path, scheme_of
+from components.shared.storage import SHA256, at_home, local_path, scheme_of
 from pipelines.images import docker as docker_client
 from pipelines.images import engine_address
 from pipelines.inputs import input_uris
@@ -28,7 +28,7 @@ ENDPOINTS = (
 )
 """Addresses of services, which may be of this machine."""
 CREDENTIALS = "GOOGLE_APPLICATION_CREDENTIALS"
-GCLOUD_CREDENTIALS = Path("~/.config/gcloud/application_default_credentials.json").expanduser()
+GCLOUD_CREDENTIALS = at_home(Path("~/.config/gcloud/application_default_credentials.json"))
 """What `gcloud auth application-default login` leaves."""
 ENVIRONMENT = (
     *ENDPOINTS,

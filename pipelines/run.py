@@ -84,7 +84,7 @@ def read_params(path: Path, assignments: Sequence[str]) -> dict[str, Any]:
     except OSError:
         known = ", ".join(sorted(file.stem for file in PARAMS.glob("*.yaml")))
         raise InputError(f"{path}: no such parameter file; there are: {known}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"{path}: not YAML ({error})") from None
     if not isinstance(params, dict):
         raise InputError(f"{path}: expected lines of 'parameter: value'")
@@ -132,7 +132,7 @@ def _assign(
     is_text &= not (name in (ASKED, DATASET) and text.lstrip().startswith("["))
     try:
         value = text if is_text else yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, RecursionError):
         raise InputError(
             f"'{assignment}': the value is not YAML; if it holds blanks, quote the assignment as a "
             "whole, as in ARGS=\"'train_lines=[k562, rpe1]'\""

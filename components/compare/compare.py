@@ -14,6 +14,7 @@ from components.compare.statistics import ALL, HEADLINE, by_prior, differences
 from components.compare.verdicts import conclusion, shown
 from components.shared.artifact import COMPARISON, writing
 from components.shared.results import RESULT, tell_result
+from components.shared.spreadsheet import without_formulas
 
 VALIDATION = "best_val_pearson_delta"
 
@@ -152,7 +153,7 @@ def _write(found: Findings, numbers: Mapping[str, Any], folder: Path) -> None:
         ("runs.csv", found.runs),
     ):
         if len(table):
-            table.to_csv(folder / name, index=False)
+            without_formulas(table).to_csv(folder / name, index=False)
     text = json.dumps(numbers, indent=2, allow_nan=False)
     (folder / "metrics.json").write_text(text + "\n")
     (folder / "summary.md").write_text(markdown(found), encoding="utf-8")

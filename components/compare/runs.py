@@ -1,6 +1,5 @@
 """The runs of a grid as they came: scores, what training took, and what is missing with reason."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from components.shared.artifact import EVALUATION, Artifact, FailedError, opening
+from components.shared.documents import read_json
 from components.shared.errors import InputError
 
 MODEL = "model"
@@ -37,7 +37,8 @@ class Run:
     @cached_property
     def numbers(self) -> dict[str, Any]:
         """The evaluation's `metrics.json`."""
-        return json.loads((self.evaluation.path / "metrics.json").read_text())
+        file = self.evaluation.path / "metrics.json"
+        return read_json(file, str(file), "run the evaluate task again")
 
     @cached_property
     def scores(self) -> pd.DataFrame:
@@ -131,7 +132,7 @@ def read_grid(
         except FailedError as failed:
             missing.append(Missing(prior, seed, failed.stage, failed.reason))
             continue
-        facts = json.loads(Path(file).read_text())
+        facts = read_json(Path(file), str(file), "run the finetune task again")
         if facts.get("seed") != seed:
             raise InputError(f"{file}: is of seed {facts.get('seed')}, its cell of {seed}")
         runs.append(Run(place, prior, seed, evaluation, facts))

@@ -16,6 +16,7 @@ import anndata
 
 from components.evaluate.pair import pair_of
 from components.shared.errors import InputError, one_line_errors
+from components.shared.hdf5 import opened_hdf5
 
 
 def write_cell_eval_files(predictions: Path, predicted: Path, measured: Path) -> str:
@@ -33,7 +34,8 @@ def write_cell_eval_files(predictions: Path, predicted: Path, measured: Path) ->
         if file.exists():
             raise InputError(f"{file}: exists already; give another name or remove it first")
     try:
-        adata = anndata.read_h5ad(predictions)
+        with opened_hdf5(predictions, str(predictions)):
+            adata = anndata.read_h5ad(predictions)
     except OSError as error:
         raise InputError(f"{predictions}: not a readable h5ad ({error})") from None
     pair = pair_of(adata, str(predictions))

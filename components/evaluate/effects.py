@@ -14,6 +14,7 @@ from pyarrow import csv, parquet
 
 from components.evaluate.groups import Groups
 from components.evaluate.pair import Predicted
+from components.shared.documents import read_parquet
 from components.shared.errors import InputError, shortlist
 from components.shared.predictions import PERTURBATION_COLUMNS, PERTURBATIONS_FILE
 from components.shared.spreadsheet import no_formula, without_formulas
@@ -200,12 +201,7 @@ def read_asked(folder: Path) -> pd.DataFrame | None:
     file = folder / PERTURBATIONS_FILE
     if not file.is_file():
         return None
-    try:
-        found = pd.read_parquet(file)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file}: not readable ({error}); run the predict task again") from None
-    if "perturbation" not in found:
-        raise InputError(f"{file}: no column 'perturbation'; run the predict task again")
+    found = read_parquet(file, ("perturbation",), str(file), "run the predict task again")
     return found[[name for name in PERTURBATION_COLUMNS if name in found]]
 
 

@@ -6,6 +6,7 @@ Methods 2025, found such linear models level with deep ones).
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,7 +45,7 @@ def vectors_of(prior: Artifact, perturbations: set[str]) -> dict[str, Floats]:
             raise InputError(
                 f"{file}: no metadata '{GENES}', so its rows have no gene; run the prior task again"
             )
-        row_of = {gene: row for row, gene in enumerate(json.loads(named))}
+        row_of = {gene: row for row, gene in enumerate(_names(named, file))}
         rows = table.get_slice(TENSOR)
         wanted = {gene for label in perturbations for gene in genes_of(label) if gene in row_of}
         vectors = {gene: rows[row_of[gene]].astype(np.float64).ravel() for gene in sorted(wanted)}
@@ -54,6 +55,16 @@ def vectors_of(prior: Artifact, perturbations: set[str]) -> dict[str, Floats]:
         for label in sorted(perturbations)
         if genes_of(label) and all(gene in known for gene in genes_of(label))
     }
+
+
+def _names(text: str, file: Path) -> list[str]:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, list) or not all(isinstance(gene, str) for gene in found):
+        raise InputError(f"{file}: metadata '{GENES}' lists no genes; run the prior task again")
+    return found
 
 
 def ridge_deltas(

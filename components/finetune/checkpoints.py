@@ -21,6 +21,7 @@ from typing import IO, Any
 import torch
 
 from components.finetune.places import MANIFEST, Place
+from components.shared.addresses import without_secrets
 from components.shared.artifact import sha256_of
 from components.shared.errors import InputError
 
@@ -135,7 +136,7 @@ class Checkpoints:
             digests = dict(manifest["sha256"])
             if not all(re.fullmatch("[a-z]+", part) for part in digests):
                 raise ValueError
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
+        except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
             raise _DamageError(f"{MANIFEST} is no manifest") from None
         here = {"format": FORMAT} | self._identity
         if there != here:
@@ -199,4 +200,4 @@ def _difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
 
 
 def _warn(text: str) -> None:
-    print(f"finetune: WARNING: checkpoint: {text}", file=sys.stderr, flush=True)
+    print(f"finetune: WARNING: checkpoint: {without_secrets(text)}", file=sys.stderr, flush=True)

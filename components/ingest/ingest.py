@@ -35,6 +35,7 @@ from components.ingest.parts import (
 from components.ingest.scale import check_option, scale_of
 from components.ingest.source import Source
 from components.ingest.source_h5ad import H5adSource
+from components.shared.addresses import visible
 from components.shared.artifact import CELLS, Draft, writing
 from components.shared.cells import CELLS_FILE
 from components.shared.csr_writer import CsrWriter
@@ -82,7 +83,7 @@ def _here(uri: str) -> Iterator[Path]:
 
 
 def _say(text: str) -> None:
-    print(f"ingest: {text}", file=sys.stderr, flush=True)
+    print(f"ingest: {visible(text)}", file=sys.stderr, flush=True)
 
 
 def _part(source: Source, reading: Reading, seed: int) -> Part:

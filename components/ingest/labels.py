@@ -18,6 +18,7 @@ from components.ingest.doubts import (
 )
 from components.ingest.names import Reader, is_missing, names_of
 from components.ingest.source import Source
+from components.shared.addresses import hides
 from components.shared.errors import InputError, nearest, shortlist
 from components.shared.perturbation import CONTROL, genes_of
 from components.shared.perturbation_names import commonest, is_bare, line_key, text_of
@@ -94,6 +95,19 @@ def _column_or_name(source: Source, name: str, parameter: str, hint: str) -> "pd
         return column_of(source, name, parameter)
     except InputError as error:
         raise InputError(f"{error} ({hint})") from None
+
+
+def _check_seen(texts: Iterable[Any], where: str) -> None:
+    """Check that texts hold nothing that steers a terminal or turns the direction of text.
+
+    Raises:
+        InputError: one does; shows it written out.
+    """
+    if hidden := [text for text in texts if isinstance(text, str) and hides(text)]:
+        raise InputError(
+            f"{where}: {shortlist(hidden)} has control characters, such as a newline or a mark of "
+            "direction; clean the names, as in text.replace('\\n', ' ')"
+        )
 
 
 def _as_text(column: "pd.Series[Any]") -> "pd.Categorical[str]":
@@ -235,6 +249,10 @@ def labels_of(
     if perturbation_column.startswith("="):
         control = _control_of_all(source, perturbation_column, control)
     batch = column_of(source, batch_column, "batch_column") if batch_column else None
+    for column, name in ((raw, perturbation_column), (raw_line, cell_line_column)):
+        _check_seen(pd.Categorical(column).categories, f"{source.name}: column '{name}'")
+    if batch is not None:
+        _check_seen(pd.Categorical(batch).categories, f"{source.name}: column '{batch_column}'")
     passed = passing(source, obs_filter)
     perturbation, line = _as_text(raw), _as_text(raw_line)
     everywhere = _label_counts(perturbation)
@@ -367,6 +385,7 @@ def check_names(
     if len(genes) == 0:
         raise InputError(f"{source.name}: var is empty; expected one row a gene")
     for what, index in (("gene", genes), ("cell", cells)):
+        _check_seen(index, f"{source.name}: {what} names")
         double = index[index.duplicated()].unique()
         if len(double):
             raise InputError(

@@ -7,6 +7,7 @@ from typing import Any
 import anndata
 import numpy as np
 import pandas as pd
+from anndata._io.specs.registry import IORegistryError
 from anndata.utils import make_index_unique
 
 from components.shared.errors import InputError, nearest, shortlist
@@ -74,7 +75,7 @@ def other_matrices(file: Mapping[str, Any], layer: str) -> str:
 
 def columns_of(var: Any) -> list[str]:
     """Return the names of the columns of a table as anndata writes it."""
-    return [str(column) for column in var.attrs.get("column-order", ())]
+    return [str(column) for column in np.atleast_1d(var.attrs.get("column-order", ()))]
 
 
 def symbol_columns(var: Any) -> list[str]:
@@ -91,9 +92,21 @@ def plain(values: Any) -> Any:
     return values.astype(object) if getattr(values.dtype, "kind", "") == "T" else values
 
 
+def read_part(part: Any) -> Any:
+    """Return a column as anndata reads it.
+
+    Raises:
+        ValueError: it is not stored as it says; h5py and anndata raise others of `DAMAGE`.
+    """
+    try:
+        return anndata.io.read_elem(part)
+    except IORegistryError as error:
+        raise ValueError(str(error)) from None
+
+
 def names_in(table: Any) -> "pd.Index[str]":
     """Return the index of a table as anndata writes it, as text."""
-    values = plain(anndata.io.read_elem(table[table.attrs["_index"]]))
+    values = plain(read_part(table[table.attrs["_index"]]))
     return pd.Index(np.asarray(values).astype(str), dtype=object)
 
 
@@ -113,7 +126,7 @@ def symbols_in(var: Any, column: str, name: str) -> tuple["pd.Index[str]", dict[
             f"(columns: {shortlist(columns, 12) or 'none'}); set gene_column"
         )
     index = names_in(var)
-    found = pd.Series(plain(anndata.io.read_elem(var[column])), dtype=object)
+    found = pd.Series(plain(read_part(var[column])), dtype=object)
     missing = (found.isna() | found.astype(str).str.strip().isin(["", "nan", "None"])).to_numpy()
     symbols = pd.Index(np.where(missing, index, found.astype(str).str.strip()), dtype=object)
     facts = {

@@ -5,13 +5,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import h5py
-
 from components.ingest.files import check_filters, check_is_anndata, check_is_hdf5, is_10x
 from components.ingest.source_10x import TenXSource
 from components.ingest.source_h5ad import H5adSource
 from components.shared.errors import InputError
+from components.shared.hdf5 import DAMAGE, PACKED, UNPACKED, opened_hdf5
 
+UNREAD = ("uns", "obsm", "obsp", "varm", "varp", "mod")
+"""Groups of a file that ingest does not look into."""
 ZARR = (".zgroup", ".zattrs", "zarr.json")
 """Files at the top of a zarr store."""
 
@@ -42,7 +43,7 @@ def opened(
                 check_is_anndata(file, name)
             check_filters(source.stored(), name)
             source.check()
-        except (OSError, KeyError) as error:
+        except DAMAGE as error:
             raise InputError(
                 f"{name}: obs, var or X cannot be read ({error}); the file is damaged, "
                 f"fetch it again"
@@ -56,13 +57,7 @@ def _open(path: Path, name: str) -> Iterator[Any]:
         yield _zarr(path, name)
         return
     check_is_hdf5(path, name)
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise InputError(
-            f"{name}: cannot be opened, truncated or damaged ({error}); fetch it again"
-        ) from None
-    with file:
+    with opened_hdf5(path, name, UNREAD) as file:
         yield file
 
 
@@ -74,9 +69,36 @@ def is_zarr(path: Path) -> bool:
 def _zarr(path: Path, name: str) -> Any:
     if not is_zarr(path):
         raise InputError(f"{name}: is a folder; expected an h5ad file or a .zarr folder of anndata")
+    stored = _stored(path, name)
     import zarr  # seconds that an h5ad does not need
 
     try:
-        return zarr.open_group(str(path), mode="r")
+        store = zarr.open_group(str(path), mode="r")
+        members: Any = store.members(max_depth=None)
+        arrays = [part for _, part in members if hasattr(part, "nbytes")]
     except Exception as error:  # of many kinds, by version and store
         raise InputError(f"{name}: the zarr store cannot be opened ({error})") from None
+    for array in arrays:
+        if array.nbytes > max(UNPACKED, PACKED * stored):
+            raise InputError(
+                f"{name}: {array.path} has the shape {array.shape}, {array.nbytes / 2**30:,.1f} "
+                f"GiB, but the store has {stored:,} bytes; it is damaged, write it again"
+            )
+    return store
+
+
+def _stored(path: Path, name: str) -> int:
+    """Return the bytes of a store's files.
+
+    Raises:
+        InputError: one is a link, which may lead out of the store.
+    """
+    found = 0
+    for part in path.rglob("*"):
+        if part.is_symlink():
+            raise InputError(
+                f"{name}: {part.relative_to(path)} is a link; expected a store of files alone, "
+                "copy it with cp -rL"
+            )
+        found += part.stat().st_size if part.is_file() else 0
+    return found

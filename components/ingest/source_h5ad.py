@@ -10,7 +10,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import anndata
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -24,12 +23,15 @@ from components.ingest.matrices import (
     names_in,
     other_matrices,
     plain,
+    read_part,
     symbol_columns,
     symbols_in,
 )
 from components.ingest.source import rows_per_block
 from components.shared.artifact import sha256_of
+from components.shared.documents import said
 from components.shared.errors import InputError, shortlist
+from components.shared.hdf5 import DAMAGE
 
 SAMPLE_RUNS = 32
 SAMPLE_RUN_ROWS = 16
@@ -185,13 +187,32 @@ class H5adSource:
         return columns_of(self._frame("obs"))
 
     def column(self, name: str) -> "pd.Series[Any]":
-        """Return one column of obs; categories stay categories."""
+        """Return one column of obs; categories stay categories.
+
+        Raises:
+            InputError: it cannot be read, or does not have an entry a cell.
+        """
+        try:
+            found = self._column(name)
+        except DAMAGE as error:
+            raise InputError(
+                f"{self.name}: obs/{name} cannot be read ({said(error)}); the file is damaged, "
+                "fetch it again"
+            ) from None
+        if len(found) != len(self.cells):
+            raise InputError(
+                f"{self.name}: obs/{name} has {len(found)} entries for {len(self.cells)} cells; "
+                "the file is damaged, fetch it again"
+            )
+        return found
+
+    def _column(self, name: str) -> "pd.Series[Any]":
         frame = self._frame("obs")
         old_categories = frame.get("__categories")
         if old_categories is not None and name in old_categories:
-            labels = anndata.io.read_elem(old_categories[name])
+            labels = read_part(old_categories[name])
             return pd.Series(pd.Categorical.from_codes(frame[name][:], labels))
-        return pd.Series(plain(anndata.io.read_elem(frame[name])))
+        return pd.Series(plain(read_part(frame[name])))
 
     def sample(self, kept: NDArray[np.bool_], seed: int) -> NDArray[np.float32]:
         """Return non-zero values of X: of runs of rows, of whole columns where X is CSC."""
@@ -287,7 +308,7 @@ class H5adSource:
     def _damage_told(self) -> Iterator[None]:
         try:
             yield
-        except (OSError, IndexError) as error:
+        except DAMAGE as error:
             raise InputError(
                 f"{self.name}: {self.matrix.said} cannot be read ({error}); the file is damaged, "
                 "fetch it again"

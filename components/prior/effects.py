@@ -5,7 +5,6 @@ line's controls, and its sampling variance is that of both means. A gene that ha
 few cells is taken to vary as in controls, at least.
 """
 
-import json
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +12,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import h5py
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,12 +19,14 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from components.prior.licence import Source, licence_of
-from components.prior.tables import PARQUET_FAULTS, parquet_numbers
+from components.prior.tables import parquet_numbers
 from components.shared.artifact import PROVENANCE, Artifact, sha256_of
 from components.shared.cells import CELLS_FILE, Cells
+from components.shared.documents import PARQUET_FAULTS, opened_parquet, read_json
 from components.shared.downloads import shown
 from components.shared.errors import InputError, shortlist
 from components.shared.gene_prior import CELL_LINE, CELLS, PERTURBATION, OtherEffects
+from components.shared.hdf5 import FAULTS, opened_hdf5
 from components.shared.perturbation import CONTROL
 from components.shared.perturbation_names import canonical_name
 from components.shared.progress import bar
@@ -86,7 +86,7 @@ def read_deltas(path: Path, name: str) -> OtherEffects:
             is not finite.
     """
     try:
-        file = pq.ParquetFile(path)
+        file = opened_parquet(path, name, "a table of deltas")
         genes = _gene_columns(file.schema_arrow, name)
         labels = [canonical_name(label) for label in _text(file, PERTURBATION, name)]
         named = file.schema_arrow.names
@@ -155,10 +155,8 @@ def _cells(uri: str, ending: str, name: str) -> Iterator[Cells]:
 
 
 def _files_of(provenance: Path, name: str) -> list[str]:
-    try:
-        files = list(json.loads(provenance.read_bytes())["files"])
-    except (ValueError, KeyError, TypeError):
-        files = []
+    found = read_json(provenance, f"{name}/{PROVENANCE}", "expected a cells artifact").get("files")
+    files = list(found) if isinstance(found, dict) else []
     if CELLS_FILE not in files or not all(Path(file).name == file for file in files):
         raise InputError(f"{name}: no {CELLS_FILE} in its {PROVENANCE}; expected a cells artifact")
     return files
@@ -166,10 +164,10 @@ def _files_of(provenance: Path, name: str) -> list[str]:
 
 def _check_h5ad(path: Path, name: str) -> None:
     try:
-        with h5py.File(path) as file:
+        with opened_hdf5(path, name) as file:
             missing = [column for column in OBS if f"obs/{column}" not in file]
             kind = file["X"].attrs.get("encoding-type")
-    except (OSError, KeyError) as error:
+    except FAULTS as error:
         raise InputError(f"{name}: not readable as h5ad ({error})") from None
     if missing or kind != "csr_matrix":
         what = f"obs has no column '{missing[0]}'" if missing else f"X is {kind or 'dense'}"

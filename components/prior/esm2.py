@@ -107,7 +107,7 @@ def _parts(index: Path) -> list[str]:
     """Return the files that hold the weights."""
     try:
         names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         names = []
     if not names or not all(isinstance(n, str) and Path(n).name == n for n in names):
         raise InputError(f"{index}: is no index of weights; expected plain names in 'weight_map'")

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
+from components.shared.documents import PARQUET_FAULTS, opened_parquet
 from components.shared.errors import InputError
 
 Block = NDArray[np.generic]
@@ -36,7 +37,6 @@ NPZ_FAULTS = (
     zipfile.BadZipFile,
     zlib.error,
 )
-PARQUET_FAULTS = (pa.ArrowException, OSError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def _safetensors(path: Path, name: str) -> Table:
 def _gene_list(text: str, name: str) -> list[str]:
     try:
         genes = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         genes = None
     if not isinstance(genes, list) or not all(isinstance(gene, str) for gene in genes):
         raise InputError(f"{name}: metadata key 'genes' is no JSON list of gene symbols")
@@ -159,10 +159,7 @@ def _array(file: Any, key: str, name: str) -> NDArray[np.generic]:
 
 
 def _parquet(path: Path, name: str) -> Table:
-    try:
-        file = pq.ParquetFile(path)
-    except PARQUET_FAULTS as error:
-        raise InputError(f"{name}: not readable as parquet ({error})") from None
+    file = opened_parquet(path, name)
     schema = file.schema_arrow
     metadata = schema.metadata or {}
     licence = metadata.get(b"license", metadata.get(b"licence", b"")).decode("utf-8", "replace")
@@ -197,9 +194,9 @@ def _index_columns(metadata: dict[bytes, bytes]) -> list[str]:
     """Return the columns that pandas wrote as index; they are never part of a vector."""
     try:
         columns = json.loads(metadata.get(b"pandas", b"{}")).get("index_columns", [])
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         return []
-    return [column for column in columns if isinstance(column, str)]
+    return [c for c in columns if isinstance(c, str)] if isinstance(columns, list) else []
 
 
 def _parquet_genes(file: pq.ParquetFile, symbols: str, name: str) -> list[str]:

@@ -1,7 +1,6 @@
 """The model card, written from what the run did: front matter for the Hub, then the facts."""
 
 import csv
-import json
 import math
 import re
 import statistics
@@ -27,7 +26,9 @@ from components.publish.facts import (
     verdicts,
 )
 from components.publish.files import is_scored
+from components.shared.addresses import visible
 from components.shared.artifact import Artifact, code_version
+from components.shared.documents import read_json
 from components.shared.downloads import shown
 from components.shared.errors import InputError
 from components.shared.markdown import names_as_code
@@ -134,10 +135,7 @@ class _Run:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON ({error}); run its task again") from None
+    return read_json(path, str(path), "run its task again")
 
 
 def _columns(path: Path) -> dict[str, list[float]]:
@@ -369,4 +367,5 @@ def _safe(value: Any) -> Any:
     """Return a value's text that can neither break a table nor bring HTML along."""
     if not isinstance(value, str):
         return value
-    return " ".join(value.split()).replace("|", "\\|").replace("<", "&lt;")
+    text = visible(" ".join(value.split()))
+    return text.replace("|", "\\|").replace("<", "&lt;")

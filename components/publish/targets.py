@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.publish.files import SOMETIMES
+from components.shared.addresses import without_secrets
 from components.shared.artifact import PROVENANCE, beside
 from components.shared.buckets import FORMS, SCHEMES, open_bucket
 from components.shared.downloads import check_remote_path, shown, watching
@@ -64,7 +65,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _say(text: str) -> None:
-    print(f"publish: {text}", file=sys.stderr, flush=True)
+    print(f"publish: {without_secrets(text)}", file=sys.stderr, flush=True)
 
 
 # a folder
@@ -115,7 +116,7 @@ def _to_bucket(folder: Path, uri: str) -> str:
     total = sum(path.stat().st_size for path in files)
     bucket = open_bucket(uri)
     uploaded = []
-    with watching(total, f"uploading to {uri}") as moved:
+    with watching(total, f"uploading to {shown(uri)}") as moved:
         try:
             for path in files:
                 remote = _object(prefix, path.relative_to(folder).as_posix())

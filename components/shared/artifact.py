@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from components import __version__
+from components.shared.addresses import kept
 from components.shared.errors import CLOSED, InputError
 
 CELLS = "cells/v1"
@@ -176,12 +177,12 @@ def writing(
             "made_by": MADE_BY[format],
             "code": code_version(),
             "image": os.environ.get("SCGPT_PERTURB_IMAGE", "none"),
-            "parameters": dict(parameters),
+            "parameters": kept(dict(parameters)),
             "inputs": {
                 name: {"format": artifact.provenance["format"], "sha256": artifact.digest}
                 for name, artifact in (inputs or {}).items()
             },
-            "summary": draft.summary,
+            "summary": kept(draft.summary),
             "files": {
                 str(path.relative_to(folder)): {
                     "sha256": sha256_of(path),
@@ -223,15 +224,16 @@ def opening(path: Path | str, format: str) -> Artifact:
     try:
         text = (path / PROVENANCE).read_bytes()
         provenance = json.loads(text)
-        found = provenance["format"]
-    except (OSError, ValueError, KeyError, TypeError):
+        found = str(provenance["format"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise InputError(f"{path}: no readable {PROVENANCE}; {maker}") from None
+    provenance = _checked(provenance, path)
     if found == FAILED != format:
         raise FailedError(provenance["summary"]["stage"], provenance["summary"]["reason"])
     if found != format:
         raise InputError(
-            f"{path}: is a {found} artifact as made by the {MADE_BY.get(found, 'unknown')} task; "
-            f"{maker}"
+            f"{path}: is a {found[:60]} artifact as made by the "
+            f"{MADE_BY.get(found, 'unknown')} task; {maker}"
         )
     for name, facts in provenance["files"].items():
         file = path / name
@@ -243,6 +245,37 @@ def opening(path: Path | str, format: str) -> Artifact:
                 f"{_anew(path)}"
             )
     return Artifact(path, hashlib.sha256(text).hexdigest(), provenance)
+
+
+class _Facts(dict[str, Any]):
+    """A part of a provenance; one that lacks what a reader needs says so."""
+
+    def __init__(self, facts: Mapping[str, Any], where: str) -> None:
+        super().__init__(facts)
+        self.where = where
+
+    def __missing__(self, name: str) -> Any:
+        raise InputError(f"{self.where} has no '{name}'; it was made by another version or changed")
+
+
+def _checked(provenance: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Return a provenance of the shape that `writing` gives it.
+
+    Raises:
+        InputError: another shape, or a file outside of its folder; names the part.
+    """
+    where = f"{path / PROVENANCE}:"
+    for part in ("parameters", "inputs", "summary", "files"):
+        if not isinstance(provenance.get(part), dict):
+            raise InputError(f"{where} '{part}' is no object; {_anew(path)}")
+        provenance[part] = _Facts(provenance[part], f"{where} '{part}'")
+    for part in ("inputs", "files"):
+        for name, facts in provenance[part].items():
+            if not isinstance(facts, dict) or not isinstance(facts.get("sha256"), str):
+                raise InputError(f"{where} '{name[:80]}' has no sha256; {_anew(path)}")
+            if part == "files" and (Path(name).is_absolute() or ".." in Path(name).parts):
+                raise InputError(f"{where} '{name[:80]}' is outside of its folder; {_anew(path)}")
+    return _Facts(provenance, where)
 
 
 def _anew(path: Path) -> str:

@@ -79,7 +79,10 @@ def _listed(path: Path, name: str) -> list[str]:
     except UnicodeDecodeError:
         raise InputError(f"{name}: is no text; expected one perturbation a line") from None
     rows = csv.reader(text.splitlines(), delimiter="\t" if "\t" in text else ",")
-    first = [row[0].strip() for row in rows if row and row[0].strip()]
+    try:
+        first = [row[0].strip() for row in rows if row and row[0].strip()]
+    except csv.Error as error:
+        raise InputError(f"{name}: is no list ({error}); expected one a line") from None
     labels = [label for label in first if not label.startswith("#")]
     if labels and labels[0].lower() in HEADERS:
         del labels[0]

@@ -11,7 +11,6 @@ from functools import cached_property
 from pathlib import Path
 
 import anndata
-import h5py
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -19,6 +18,7 @@ from scipy.sparse import csr_matrix, vstack
 
 from components.shared.artifact import CELLS, Artifact, opening
 from components.shared.errors import InputError
+from components.shared.hdf5 import opened_hdf5
 
 CELLS_FILE = "cells.h5ad"
 BLOCK_ROWS = 4096
@@ -47,7 +47,7 @@ class Cells:
     @cached_property
     def obs(self) -> pd.DataFrame:
         """One row a cell, index = cell names; perturbation and cell_line as plain strings."""
-        with h5py.File(self.file) as file:
+        with opened_hdf5(self.file, str(self.file)) as file:
             obs = anndata.io.read_elem(file["obs"])
         for column in ("perturbation", "cell_line"):
             obs[column] = obs[column].astype(str)
@@ -56,13 +56,13 @@ class Cells:
     @cached_property
     def genes(self) -> list[str]:
         """Gene symbols, in column order."""
-        with h5py.File(self.file) as file:
+        with opened_hdf5(self.file, str(self.file)) as file:
             return [str(gene) for gene in anndata.io.read_elem(file["var"]).index]
 
     def blocks(self, rows_per_block: int = BLOCK_ROWS) -> Iterator[tuple[int, csr_matrix]]:
         """Yield (first row, block) over all cells; a block is CSR float32 [rows, genes]."""
         n_genes = len(self.genes)
-        with h5py.File(self.file) as file:
+        with opened_hdf5(self.file, str(self.file)) as file:
             group = file["X"]
             indptr = group["indptr"][:]
             for start in range(0, len(indptr) - 1, rows_per_block):

@@ -1,6 +1,5 @@
 """The model artifact's files: `best_model.pt`, `args.json`, `vocab.json` in scGPT's own form."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor
 
 from components.shared.checkpoint_files import ARGS_FILE, CHECKPOINT_FILES, WEIGHTS_FILE
+from components.shared.documents import read_json
 from components.shared.errors import InputError
 from components.shared.vocabulary import VOCAB_FILE, read_vocabulary
 
@@ -20,7 +20,16 @@ WRAPPED = ("state_dict", "model_state_dict", "model")
 """Keys under which training scripts save a state_dict beside other things."""
 PREFIXES = ("module.", "_orig_mod.", "model.")
 
-SIZE_ARGS = ("embsize", "nheads", "d_hid", "nlayers", "n_layers_cls")
+ANY_SIZE = 50_000_000
+"""Weights of a model that may be built whatever its file holds."""
+SIZE_ARGS = {
+    "embsize": 8192,
+    "nheads": 256,
+    "d_hid": 32768,
+    "nlayers": 256,
+    "n_layers_cls": 64,
+}
+"""Arguments that say how large a model is, and the most of each; scGPT has 512, 8, 512, 12, 3."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +55,27 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     for name in CHECKPOINT_FILES:
         if not (folder / name).is_file():
             raise InputError(f"{folder}: no {name}; expected {', '.join(CHECKPOINT_FILES)}")
-    return Checkpoint(
-        read_args(folder / ARGS_FILE),
-        read_vocabulary(folder / VOCAB_FILE),
-        _read_weights(folder / WEIGHTS_FILE) | _read_extra(folder / EXTRA_FILE),
-    )
+    args = read_args(folder / ARGS_FILE)
+    vocabulary = read_vocabulary(folder / VOCAB_FILE)
+    state = _read_weights(folder / WEIGHTS_FILE) | _read_extra(folder / EXTRA_FILE)
+    _check_size(args, state, folder / ARGS_FILE)
+    return Checkpoint(args, vocabulary, state)
+
+
+def _check_size(args: dict[str, Any], state: dict[str, Tensor], path: Path) -> None:
+    """Check that the weights are those of a model as large as ``args`` says, before one is built.
+
+    Raises:
+        InputError: they are far fewer.
+    """
+    width, hidden = args["embsize"], args["d_hid"]
+    wanted = args["nlayers"] * (4 * width**2 + 2 * width * hidden)
+    found = sum(tensor.numel() for tensor in state.values())
+    if wanted > max(found, ANY_SIZE):
+        raise InputError(
+            f"{path}: asks for {wanted:,} weights in the layers alone, but {WEIGHTS_FILE} has "
+            f"{found:,}; are the files of one checkpoint?"
+        )
 
 
 def read_args(path: Path) -> dict[str, Any]:
@@ -59,16 +84,12 @@ def read_args(path: Path) -> dict[str, Any]:
     Raises:
         InputError: not JSON, or a shape is missing.
     """
-    try:
-        args = json.loads(path.read_text())
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON ({error})") from None
-    if not isinstance(args, dict):
-        raise InputError(f"{path}: expected an object with scGPT's arguments")
-    for name in SIZE_ARGS:
-        if type(args.get(name)) is not int or args[name] < 1:
+    args = read_json(path, str(path), "expected an object with scGPT's arguments")
+    for name, most in SIZE_ARGS.items():
+        if type(args.get(name)) is not int or not 1 <= args[name] <= most:
             raise InputError(
-                f"{path}: '{name}' is {args.get(name)!r}; expected a whole number from 1"
+                f"{path}: '{name}' is {args.get(name)!r:.60}; expected a whole number from 1 to "
+                f"{most:,}"
             )
     if not isinstance(args.get("dropout"), int | float) or not 0 <= args["dropout"] < 1:
         raise InputError(
@@ -92,6 +113,17 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     state = _unwrapped(state)
     if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
         raise InputError(f"{path}: expected a state_dict, an object of name to tensor")
+    for name, tensor in state.items():
+        if not isinstance(name, str):
+            raise InputError(f"{path}: tensor {name!r:.60} has no name; expected a state_dict")
+        if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized:
+            what = "meta" if tensor.is_meta else tensor.dtype if tensor.is_quantized else "sparse"
+            raise InputError(
+                f"{path}: tensor {name[:200]} is {what}, without plain numbers; save the weights "
+                "as plain float tensors"
+            )
+        if not tensor.dtype.is_floating_point:
+            raise InputError(f"{path}: tensor {name[:200]} is {tensor.dtype}; expected floats")
     return {name.replace("Wqkv.", "in_proj_"): tensor for name, tensor in state.items()}
 
 

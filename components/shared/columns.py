@@ -7,11 +7,11 @@ import pyarrow as pa
 import pyarrow.csv as pc
 import pyarrow.parquet as pq
 
+from components.shared.documents import MOST_ROWS, opened_parquet
 from components.shared.errors import InputError, nearest, shortlist
 
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
 ENDINGS = ".csv, .tsv, .txt (tabs), each perhaps with .gz, or .parquet"
-MOST_ROWS = 20_000_000
 MOST_BYTES = 4 * 2**30
 """Of the columns that are read, unpacked: a file of a few MB can hold far more."""
 FAULTS = (pa.ArrowException, OSError, ValueError, KeyError)
@@ -35,7 +35,7 @@ def read_columns(
         InputError: another format, a column that is missing or no text, or too large a file.
     """
     try:
-        found = _parquet_names(path) if path.suffix == ".parquet" else _text_names(path, name)
+        found = _parquet_names(path, name) if path.suffix == ".parquet" else _text_names(path, name)
         _check_columns(found, name, wanted)
         columns = [*wanted, *(column for column in optional if column in found)]
         blocks = _parquet if path.suffix == ".parquet" else _text
@@ -86,8 +86,8 @@ def _stream(path: Path, name: str) -> pa.NativeFile:
     return pa.input_stream(str(path), compression="gzip" if path.suffix == ".gz" else None)
 
 
-def _parquet_names(path: Path) -> list[str]:
-    return list(pq.read_schema(path).names)
+def _parquet_names(path: Path, name: str) -> list[str]:
+    return list(opened_parquet(path, name, path.suffix).schema_arrow.names)
 
 
 def _parquet(path: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from components.shared.documents import read_json
 from components.shared.errors import InputError
 from components.shared.training_effects import TrainingEffects
 
@@ -128,7 +129,7 @@ class Confidence:
             InputError: the file is missing or not what was written.
         """
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = read_json(path, str(path), "fine-tune again")
             table = pd.DataFrame(content.pop("perturbations")).set_index("label")
             numbers = table.columns.drop("known")
             held_out = [HeldOut(**row) for row in content.pop("held_out")]

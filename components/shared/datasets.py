@@ -32,7 +32,7 @@ def entries(dataset: str | Sequence[Any]) -> list[dict[str, Any]]:
             return [{FILE: dataset}]
         try:
             dataset = json.loads(dataset)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"dataset: not JSON ({error}); {EXPECTED}") from None
     if not dataset:
         raise InputError(f"dataset: the list is empty; {EXPECTED}")

@@ -1,30 +1,19 @@
 """What the storage backends share: names that are safe, text without secrets, progress."""
 
 import hashlib
-import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
+from components.shared.addresses import shown as shown
+from components.shared.addresses import without_secrets
 from components.shared.errors import InputError
 from components.shared.progress import bar
 
 BIG = 32 * 2**20
 """Bytes from which on a transfer shows its progress."""
-
-
-def shown(uri: str) -> str:
-    """Return ``uri`` as it may be printed: no password, no query (signed URLs), no fragment."""
-    if "://" not in uri:
-        return uri.split("#sha256=")[0]
-    scheme = uri.split("://", 1)[0]
-    if scheme.lower() not in ("http", "https"):
-        return re.sub("(://)[^/]*@", r"\1", uri.split("#sha256=")[0])
-    parts = urlsplit(uri)
-    query = "?…" if parts.query else ""
-    return f"{scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}{query}"
 
 
 def local_name(path: str, uri: str) -> str:
@@ -47,7 +36,7 @@ def check_remote_path(path: str, uri: str) -> None:
     """
     if any(part in ("", ".", "..") for part in path.split("/")):
         raise InputError(
-            f"{shown(uri)}: '{path}' has an empty part, '.' or '..'; give a plain path"
+            f"{shown(uri)}: its path has an empty part, '.' or '..'; give a plain path"
         )
 
 
@@ -95,7 +84,7 @@ def watching(total: int | None, what: str, done: int = 0) -> Iterator[Callable[[
     if total is None or total < BIG:
         yield lambda size: None
         return
-    with bar(total=total, what=what, unit="B") as progress:
+    with bar(total=total, what=without_secrets(what), unit="B") as progress:
         progress.initial = progress.n = done
         yield progress.update
 

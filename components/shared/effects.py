@@ -11,11 +11,22 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from components.shared.confidence import MEAN, MEASURED, NEAR_BY, SUMMED
+from components.shared.documents import check_names
 from components.shared.errors import InputError
 from components.shared.perturbation import genes_of
 
 EFFECTS_FILE = "effects.safetensors"
 Floats = NDArray[np.floating]
+FAULTS = (
+    SafetensorError,
+    RecursionError,
+    OSError,
+    KeyError,
+    ValueError,
+    TypeError,
+    AttributeError,
+)
+"""What a table of another shape makes the reader raise."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +91,7 @@ class EffectTable:
         try:
             with safe_open(str(path), framework="numpy") as file:
                 names = {key: json.loads(value) for key, value in file.metadata().items()}
+                check_names(names, "perturbations", "genes")
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             table = cls(
                 names["perturbations"], names["genes"], tensors.pop("change"), names["origin"]
@@ -88,7 +100,7 @@ class EffectTable:
                 vectors = dict(zip(genes, tensors.pop("vectors"), strict=True))
                 own = table.perturbations, table.genes, table.change, table.origin
                 table = cls(*own, NearBy(**tensors), vectors)
-        except (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError) as error:
+        except FAULTS as error:
             raise InputError(f"{path}: no table of effects ({error}); fine-tune again") from None
         if table.change.shape != (len(table.perturbations), len(table.genes)):
             raise InputError(f"{path}: names do not fit its tensor; fine-tune again")

@@ -2,16 +2,20 @@
 
 import difflib
 import errno
+import io
+import os
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+
+from components.shared.addresses import visible, without_secrets
 
 
 class InputError(Exception):
     """Something a user gave cannot be used; the message is one line that says what to do."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.split()))
+        super().__init__(visible(without_secrets(" ".join(message.split()))))
 
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -19,8 +23,19 @@ CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 UNUSABLE = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EIO, errno.ESTALE)
 
 
+NO_TEMPORARY = "No usable temporary directory"
+"""How Python begins when it finds no folder for temporary files."""
+
+
 def said_by_system(error: OSError) -> str:
     """Return in one line what the operating system refuses; empty if it may be a fault of ours."""
+    if error.errno == errno.EPIPE:
+        return "the program that reads this output has ended; let it read to the end, or use a file"
+    if NO_TEMPORARY in str(error):
+        return (
+            f"no folder for temporary files may be written (TMPDIR is "
+            f"'{os.environ.get('TMPDIR', '')}'); set TMPDIR to one that may"
+        )
     if error.errno in FULL:
         return f"the disk is full ({error}); free some room"
     where, why = str(error.filename or "a file"), str(error.strerror or error).lower()
@@ -40,6 +55,7 @@ def one_line_errors(stage: str) -> Iterator[None]:
 
     Any other exception keeps its traceback, since it is a fault of ours.
     """
+    any_text()
     try:
         yield
     except InputError as error:
@@ -48,8 +64,23 @@ def one_line_errors(stage: str) -> Iterator[None]:
     except OSError as error:
         if not (said := said_by_system(error)):
             raise
-        print(f"{stage}: error: {said}", file=sys.stderr, flush=True)
+        if error.errno == errno.EPIPE:
+            _drop_output()
+        print(f"{stage}: error: {visible(without_secrets(said))}", file=sys.stderr, flush=True)
         raise SystemExit(1) from None
+
+
+def any_text() -> None:
+    """Let output take any text: what its encoding lacks is written out by its number."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _drop_output() -> None:
+    """Let what is left to write go nowhere, so that Python does not fail on it once more."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:
@@ -63,4 +94,4 @@ def shortlist(names: Iterable[str], most: int = 5) -> str:
     """Join the first few names for a message, and count the rest."""
     names = list(names)
     rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(f"'{name}'" for name in names[:most]) + rest
+    return ", ".join(f"'{visible(str(name))}'" for name in names[:most]) + rest

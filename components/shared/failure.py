@@ -15,8 +15,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from components.shared.addresses import visible, without_secrets
 from components.shared.artifact import FAILED, FailedError, writing
-from components.shared.errors import InputError, one_line_errors
+from components.shared.errors import InputError, any_text, one_line_errors
 
 
 @contextmanager
@@ -32,6 +33,7 @@ def errors_of(stage: str, target: Path | str, *, in_grid: bool) -> Iterator[None
         with one_line_errors(stage):
             yield
         return
+    any_text()
     try:
         yield
     except FailedError as error:  # told before, by the stage that failed
@@ -44,7 +46,7 @@ def errors_of(stage: str, target: Path | str, *, in_grid: bool) -> Iterator[None
 
 
 def _write(stage: str, reason: str, target: Path | str) -> None:
-    reason = " ".join(reason.split())
+    reason = visible(without_secrets(" ".join(reason.split())))
     print(f"{stage}: error: {reason}; the rest of the grid goes on", file=sys.stderr, flush=True)
     shutil.rmtree(target, ignore_errors=True)
     with writing(target, FAILED, parameters={}) as draft:

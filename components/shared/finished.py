@@ -4,7 +4,6 @@ Its `provenance.json` says which files it has and what is in them, so that the c
 it here is whole. Nothing of torch is needed to look at it.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from components.shared.artifact import (
     sha256_of,
     writing,
 )
+from components.shared.documents import read_json
 from components.shared.downloads import shown
 from components.shared.errors import InputError
 from components.shared.settings import settings_of
@@ -103,10 +103,4 @@ def _check(file: Path, sha256: str, where: str) -> None:
 
 
 def _json(file: Path, where: str) -> dict[str, Any]:
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{where}/{file.name}: not JSON ({error})") from None
-    if not isinstance(found, dict):
-        raise InputError(f"{where}/{file.name}: is no JSON object")
-    return found
+    return read_json(file, f"{where}/{file.name}", EXPECTED)

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from components.shared.documents import PARQUET_FAULTS, opened_parquet
 from components.shared.errors import InputError
 
 TABLE_FILE = "prior.safetensors"
@@ -57,10 +58,8 @@ class OtherEffects:
             InputError: a file is missing or not what was written.
         """
         try:
-            table = pq.read_table(folder / EFFECTS_FILE)
-            errors = (
-                pq.read_table(folder / ERRORS_FILE) if (folder / ERRORS_FILE).is_file() else None
-            )
+            table = _table_of(folder / EFFECTS_FILE)
+            errors = _table_of(folder / ERRORS_FILE) if (folder / ERRORS_FILE).is_file() else None
             genes = [c for c in table.column_names if c not in (PERTURBATION, CELL_LINE, CELLS)]
             return cls(
                 table.column(PERTURBATION).to_pylist(),
@@ -70,7 +69,7 @@ class OtherEffects:
                 table.column(CELLS).to_numpy() if CELLS in table.column_names else None,
                 _matrix(errors, genes) if errors is not None else None,
             )
-        except (pa.ArrowException, OSError, KeyError) as error:
+        except (*PARQUET_FAULTS, KeyError) as error:
             raise InputError(
                 f"{folder / EFFECTS_FILE}: {error}; run the prior task again"
             ) from None
@@ -80,6 +79,13 @@ class OtherEffects:
         if self.cells is not None:
             columns[CELLS] = self.cells
         return pa.table(columns | {gene: values[:, i] for i, gene in enumerate(self.genes)})
+
+
+def _table_of(path: Path) -> pa.Table:
+    try:
+        return opened_parquet(path, str(path)).read()
+    except InputError as error:
+        raise InputError(f"{error}; run the prior task again") from None
 
 
 def _matrix(table: pa.Table, genes: list[str]) -> NDArray[np.float32]:

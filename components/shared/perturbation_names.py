@@ -9,6 +9,8 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from components.shared.addresses import hides
+
 BYTES_AS_TEXT = re.compile(r"""b(['"])(.*)\1""", re.DOTALL)
 WHOLE = re.compile(r"([-+]?\d+)\.0+")
 BETWEEN_DIGITS = re.compile(r"(?<=\d)[\W_]+(?=\d)")
@@ -50,9 +52,11 @@ def canonical_name(name: str) -> str:
 
 
 def is_bare(name: str) -> bool:
-    """Return whether a name is made of gene symbols alone: no blanks at ends, no ``ctrl``."""
+    """Return whether a name is made of gene symbols alone: nothing hidden, no ``ctrl``."""
     parts = name.split("+")
-    return all(part and part == part.strip() and part != FILLER for part in parts)
+    return all(
+        part and part == part.strip() and part != FILLER and not hides(part) for part in parts
+    )
 
 
 def line_key(name: str) -> str:

@@ -30,6 +30,7 @@ from anndata import AnnData
 from anndata.io import read_elem, sparse_dataset
 
 from components.shared.artifact import PREDICTIONS, Artifact, opening
+from components.shared.hdf5 import file_of, opened_hdf5
 
 PREDICTIONS_FILE = "scgpt_replogle_test.h5ad"
 TRUTH = "truth"
@@ -84,12 +85,13 @@ class Predictions:
     @cached_property
     def anndata(self) -> AnnData:
         """The predictions in memory."""
-        return anndata.read_h5ad(self.file)
+        with opened_hdf5(self.file, str(self.file)):
+            return anndata.read_h5ad(self.file)
 
     @cached_property
     def on_disk(self) -> AnnData:
         """The predictions with X and the truth left in the file, which stays open."""
-        file = h5py.File(self.file)
+        file = file_of(self.file, str(self.file))
         found = {
             name: file[name] if isinstance(file[name], h5py.Dataset) else sparse_dataset(file[name])
             for name in ("X", f"layers/{TRUTH}")

@@ -4,7 +4,6 @@ What is predicted is asked for, not found: `asked.json` lists it. What of it the
 of has role ``test`` there.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from components.shared.artifact import SPLITS, Artifact, opening
 from components.shared.cells import Cells
+from components.shared.documents import read_json, read_parquet
 from components.shared.errors import InputError
 
 SPLITS_FILE = "splits.parquet"
@@ -32,6 +32,8 @@ CONTROL_BOTH = "control_both"
 """Control cells that serve as both, where the pools are not halved (as the reference run does)."""
 UNUSED = "unused"
 
+COLUMNS = ("cell", "cell_line", "perturbation", "role")
+AGAIN = "run the split task again"
 ROLES = (TRAIN, VAL, TEST, CONTROL_BASAL, CONTROL_REFERENCE, CONTROL_BOTH, UNUSED)
 
 
@@ -57,7 +59,12 @@ class Splits:
                 f"{path}: made from other cells (sha256 {made_from[:12]}) than "
                 f"{cells.artifact.path} ({cells.artifact.digest[:12]}); run the split task again"
             )
-        return cls(artifact, pd.read_parquet(artifact.path / SPLITS_FILE))
+        table = read_parquet(artifact.path / SPLITS_FILE, COLUMNS, f"{path}/{SPLITS_FILE}", AGAIN)
+        if len(table) != len(cells.obs):
+            raise InputError(
+                f"{path}/{SPLITS_FILE}: has {len(table)} rows for {len(cells.obs)} cells; {AGAIN}"
+            )
+        return cls(artifact, table)
 
     @property
     def test_line(self) -> str:
@@ -67,7 +74,10 @@ class Splits:
     @property
     def train_lines(self) -> list[str]:
         """The cell lines whose perturbed cells are trained on, in the order given."""
-        return [str(line) for line in self.artifact.summary["train_lines"]]
+        lines = self.artifact.summary["train_lines"]
+        if not isinstance(lines, list):
+            raise InputError(f"{self.artifact.path}: 'train_lines' is no list; {AGAIN}")
+        return [str(line) for line in lines]
 
     @property
     def asked(self) -> list[str]:
@@ -81,7 +91,12 @@ class Splits:
 
     @property
     def _asked_for(self) -> dict[str, Any]:
-        return json.loads((self.artifact.path / ASKED_FILE).read_text())
+        file = self.artifact.path / ASKED_FILE
+        found = read_json(file, str(file), AGAIN)
+        for name, kind in (("perturbations", list), ("other_names", dict)):
+            if not isinstance(found.get(name), kind):
+                raise InputError(f"{file}: '{name}' is no {kind.__name__}; {AGAIN}")
+        return found
 
     def rows(self, *roles: str, line: str | None = None) -> NDArray[np.int64]:
         """Return row numbers of the cells in any of ``roles``, in ``line`` if given, ascending."""

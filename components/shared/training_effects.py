@@ -18,10 +18,21 @@ from safetensors.numpy import save_file
 
 from components.shared.batches import batches_of, matched
 from components.shared.cells import Cells
+from components.shared.documents import check_names
 from components.shared.errors import InputError, shortlist
 from components.shared.splits import TRAIN, Splits
 
 TRAINING_EFFECTS_FILE = "training_effects.safetensors"
+FAULTS = (
+    SafetensorError,
+    RecursionError,
+    OSError,
+    KeyError,
+    ValueError,
+    TypeError,
+    AttributeError,
+)
+"""What a table of another shape makes the reader raise."""
 
 
 @dataclass(frozen=True)
@@ -87,8 +98,9 @@ class TrainingEffects:
         try:
             with safe_open(str(path), framework="numpy") as file:
                 names = {key: json.loads(value) for key, value in file.metadata().items()}
+                check_names(names, "lines", "perturbations", "genes")
                 found = cls(**names, **{key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118
-        except (SafetensorError, OSError, ValueError, TypeError, AttributeError) as error:
+        except FAULTS as error:
             raise InputError(f"{path}: no training effects ({error}); fine-tune again") from None
         shape = len(found.lines), len(found.perturbations), len(found.genes)
         shapes = found.change.shape, found.cells.shape, found.control.shape

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from components.shared.documents import read_json
 from components.shared.errors import InputError
 
 PAD = "<pad>"
@@ -24,13 +25,8 @@ def read_vocabulary(path: Path) -> dict[str, int]:
     Raises:
         InputError: missing, not JSON, or ids that are not 0 to n-1.
     """
-    try:
-        vocabulary = json.loads(path.read_text())
-    except OSError:
-        raise InputError(f"{path}: no such vocabulary; expected scGPT's vocab.json") from None
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON ({error}); expected scGPT's vocab.json") from None
-    ids = list(vocabulary.values()) if isinstance(vocabulary, dict) else [None]
+    vocabulary = read_json(path, str(path), "expected scGPT's vocab.json")
+    ids = list(vocabulary.values())
     if any(type(i) is not int for i in ids) or set(ids) != set(range(len(ids))):
         raise InputError(f"{path}: expected an object of token to id with each id 0 to n-1 once")
     if PAD not in vocabulary:

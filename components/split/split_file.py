@@ -54,7 +54,7 @@ def read_split_file(path: Path, name: str) -> SplitFile:
     """
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"{name}: not TOML ({error}); expected cell-load's split form") from None
     for table, value in document.items():
         # Numbers and strings beside the tables are settings of cell-load's loader.

@@ -19,7 +19,8 @@ from components.ingest.controls import looks_like_control
 from components.ingest.ingest import ingest
 from components.ingest.labels import with_one_name_a_line
 from components.ingest.names import cut, means_nothing
-from components.shared.errors import InputError
+from components.shared.addresses import is_hidden
+from components.shared.errors import InputError, shortlist
 from components.shared.perturbation import CONTROL, genes_of
 from components.shared.perturbation_names import (
     canonical_name,
@@ -414,3 +415,43 @@ def test_cells_in_which_one_thing_has_two_names_are_refused():
         labels = Labels(np.array([]), lines, names, np.array([]), np.array([]))
         with pytest.raises(InputError, match="are names of one"):
             check_one_name_each(labels, "cells.h5ad")
+
+
+# ---- text that travels ----
+
+STEERING = ("KLF1\nMYC", "\x1b[31mKLF1", "KLF1\u202eCYM", "KLF1\x00", "KLF1\u2028MYC", "\u2066KLF1")
+
+
+@pytest.mark.parametrize("name", STEERING)
+@pytest.mark.parametrize("where", ["perturbation", "line", "gene", "cell"])
+def test_names_that_steer_a_terminal_are_refused_written_out(tmp_path, capsys, name, where):
+    if "\0" in name:
+        name = name.replace("\0", "\x07")  # HDF5 ends a text there
+    labels, lines = [CONTROL, "KLF1"] * 6, ["k562"] * 12
+    adata = screen(labels, lines)
+    if where == "perturbation":
+        adata.obs["gene"] = [CONTROL, name] * 6
+    elif where == "line":
+        adata.obs["cell_line"] = [name] * 12
+    elif where == "gene":
+        adata.var_names = [name, *adata.var_names[1:]]
+    else:
+        adata.obs_names = [name, *adata.obs_names[1:]]
+    with pytest.raises(InputError, match="has control characters") as error:
+        taken(tmp_path, adata)
+    told = str(error.value) + capsys.readouterr().err
+    assert not any(is_hidden(character) for character in told.replace("\n", ""))
+    assert "\\x1b" in told or "\\n" in told or "\\u2" in told or "\\x07" in told
+
+
+def test_blanks_at_the_ends_of_a_name_are_still_taken_off(tmp_path):
+    _, _, made = taken(tmp_path, screen([CONTROL, "KLF1\r\n"] * 6, ["k562\n"] * 12))
+    assert set(made.obs["perturbation"]) == {CONTROL, "KLF1"}
+    assert set(made.obs["cell_line"]) == {"k562"}
+
+
+@pytest.mark.parametrize("name", STEERING)
+def test_such_a_name_is_no_bare_one_and_no_message_holds_it(name):
+    assert not is_bare(name)
+    for text in (str(InputError(f"gene {name}")), shortlist([name])):
+        assert not any(map(is_hidden, text))

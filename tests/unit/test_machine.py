@@ -4,7 +4,9 @@ import errno
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +17,7 @@ from components.shared.artifact import CELLS, opening, writing
 from components.shared.checkpoint import WEIGHTS_FILE, _read_weights
 from components.shared.errors import InputError, one_line_errors
 from components.shared.pretrained import parse_pretrained
-from pipelines.run import PARAMS, pinned, read_params
+from pipelines.run import PARAMS, pinned, read_params, run
 
 ROOT = Path(__file__).resolve().parents[2]
 PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
@@ -284,3 +286,90 @@ def test_the_log_keeps_the_line_with_which_a_task_failed(
         print("no error")
     assert told.told_errors == ["split: error: test_line: no such line"]
     assert plain("\x1b[91mFAILURE\x1b[0m") == "FAILURE"
+
+
+# ---- homes, outputs, folders ----
+
+
+def in_python(code: str, *, head: str = "", **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run code in a Python of its own; ``head`` goes before it in a shell."""
+    command = f'{head} "$0" -c "$1"'
+    environment = dict(os.environ) | {"PYTHONPATH": str(ROOT)} | options.pop("env", {})
+    for name in options.pop("without", ()):
+        environment.pop(name, None)
+    return subprocess.run(
+        ["bash", "-c", command, sys.executable, code],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+        **options,
+    )
+
+
+PLOTTED = "import components.shared.svg, pathlib; print(pathlib.Path.home())"
+
+
+@pytest.mark.parametrize("home", [os.devnull, "/proc"])
+def test_plots_need_no_home_that_can_be_written(home: str) -> None:
+    done = in_python(PLOTTED, env={"HOME": home})
+    assert done.returncode == 0, done.stderr
+
+
+def test_plots_need_no_home_and_no_name() -> None:
+    code = f"import pwd; pwd.getpwuid = {{}}.__getitem__; {PLOTTED}"
+    done = in_python(code, without=("HOME",))
+    assert done.returncode == 0 and done.stdout == f"{os.devnull}\n", done.stderr
+
+
+FAILING = """
+from components.shared.errors import InputError, one_line_errors
+with one_line_errors('split'):
+    print('\\u2212 0.5 \\U0001f9ec', flush=True)
+    raise InputError('perturbation \\u2212 is none')
+"""
+
+
+def test_output_takes_any_text_whatever_its_encoding() -> None:
+    done = in_python(FAILING, env={"PYTHONIOENCODING": "ascii"})
+    assert done.stdout == "\\u2212 0.5 \\U0001f9ec\n"
+    assert done.stderr == "split: error: perturbation \\u2212 is none\n"
+
+
+def test_output_that_is_closed_stops_nothing() -> None:
+    done = in_python(FAILING + "\n", head="exec 1>&-;")
+    assert done.stderr.endswith("is none\n") and "Traceback" not in done.stderr
+
+
+def test_output_that_nobody_reads_is_one_line() -> None:
+    code = FAILING.replace(
+        "    raise", "    for _ in range(9): print('x' * 9999, flush=True)\n    raise"
+    )
+    done = subprocess.run(
+        ["bash", "-c", '"$0" -c "$1" | true', sys.executable, code],
+        capture_output=True,
+        text=True,
+        env=dict(os.environ) | {"PYTHONPATH": str(ROOT)},
+        check=False,
+    )
+    assert "Traceback" not in done.stderr and done.stderr.count("\n") <= 1
+
+
+def test_a_folder_for_temporary_files_that_may_not_be_written_is_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", "/nonexistent")
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/nonexistent"])
+    with pytest.raises(SystemExit), one_line_errors("ingest"), tempfile.TemporaryDirectory():
+        pass
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1 and "set TMPDIR to one that may" in told
+
+
+@pytest.mark.parametrize("name", ["runs", "runs/below"])
+def test_a_runs_folder_that_is_a_file_is_one_line(tmp_path: Path, name: str) -> None:
+    (tmp_path / "runs").write_text("a file")
+    params = read_params(PARAMS / "demo.yaml", [])
+    with pytest.raises(InputError, match="may not be written"):
+        run(params, tmp_path / name)

@@ -154,7 +154,7 @@ def test_a_damaged_table_and_another_file_are_told(tmp_path, screen):
     with pytest.raises(InputError, match=r"provenance\.json: no such file"):
         made(tmp_path / "out", f"effects:{tmp_path}")
     (tmp_path / "d.h5ad").write_bytes(b"no h5ad")
-    with pytest.raises(InputError, match="not readable as h5ad"):
+    with pytest.raises(InputError, match="cannot be opened, truncated or damaged"):
         made(tmp_path / "out", f"effects:{tmp_path / 'd.h5ad'}")
 
 
