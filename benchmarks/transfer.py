@@ -4,42 +4,49 @@
 
 Two parts. Of OP3's compounds (`Z` [4 cell types, 135 compounds, 6,349 genes], normal scores of
 signed significance; montilab/sigrecon, MIT) each cell type is told by the other three, in each way
-that known effects can be told and in their stack. On generated screens the stages that users run
-train the demo's model and score it beside copying. Finished runs are kept as JSON and not done
-again; docs/transfer.md is written after each.
+that known effects can be told and in their stack. On generated screens known effects alone are
+scored beside copying. Finished runs are kept as JSON and not done again; docs/transfer.md is
+written last.
 """
 
 import argparse
 import io
-import json
-import shutil
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks.ablation import TEST_LINE, TRAIN_LINES
-from benchmarks.confidence import NETWORK, _mean_sd, _row, cells_of, kept
-from components.evaluate.evaluate import evaluate
+from benchmarks.ablation import TestLine
+from benchmarks.confidence import Case, _mean_sd, _row, cells_of, kept, splits_of
 from components.finetune.data import Floats
-from components.finetune.deltas import LineDeltas
-from components.finetune.effects import line_key
+from components.finetune.deltas import LineDeltas, line_deltas
+from components.finetune.effects import known_effects, line_key, others_of
 from components.finetune.evidence import correlations
-from components.finetune.finetune import finetune
-from components.finetune.parts import PARTS, told_by, weights_of
-from components.predict.predict import predict
-from components.prior.prior import prior
+from components.finetune.loading import load_training_data
+from components.finetune.parts import COPIED, PARTS, told_by, weights_of
+from components.finetune.validation import discrimination, pearson
+from components.shared.cells import Cells
 from components.shared.errors import one_line_errors
-from components.split.split import split
+from components.shared.splits import Splits
+from components.shared.tokens import GeneTokens, Ints
 
-SCREEN = "sim://screen?cells=5000&genes=300&perturbations=40&lines=4&seed={seed}"
-WAYS = ("none", "effects")
-"""Priors."""
-METRICS = ("pearson_delta", "discrimination_score_l1", "mae_delta", "roc_auc")
-COPYING, NOTHING = "same_perturbation_delta", "control_mean"
+SCREENS = {
+    "usual": "cells=12000&genes=600&perturbations=80",
+    "few cells": "cells=5000&genes=1000&perturbations=60",
+    "many cells": "cells=30000&genes=800&perturbations=120",
+    "ten pathways": "cells=12000&genes=600&perturbations=80&pathways=10",
+    "a fifth escape, three batches": "cells=12000&genes=600&perturbations=80&escape=20&batches=3",
+}
+"""What is asked of the generator, beside four lines and a seed."""
+CPU = torch.device("cpu")
+TRAINING = {"three lines": 3, "two lines": 2, "one line": 1}
+METRICS = ("pearson_delta", "discrimination", "mae_delta", "mse_delta")
+WAYS = ("nothing", "copying", "known effects")
 PAGE = Path("docs/transfer.md")
 
 
@@ -71,30 +78,48 @@ def _agreement(told: Floats, measured: Floats) -> float:
     return float(np.nanmean(correlations(*centred)))
 
 
-def screen(way: str, seed: int, folder: Path) -> dict[str, Any]:
-    """Train, predict and evaluate by the stages; return the headline beside its baselines."""
-    torch.set_num_threads(1)
-    place = folder / f"{way}-{seed}"
-    shutil.rmtree(place, ignore_errors=True)
+def screen(asked: str, lines: int, seed: int, folder: Path) -> dict[str, Any]:
+    """Tell the fourth line by known effects and by copying; return the scores of each."""
     with redirect_stderr(io.StringIO()), redirect_stdout(io.StringIO()):
-        cells = cells_of(SCREEN.format(seed=seed), folder)
-        lines = {"train_lines": TRAIN_LINES, "test_line": TEST_LINE}
-        split(cells, place / "splits", **lines, val_fraction=0.15, seed=seed)
-        prior(way, "random://tiny", place / "prior", seed=seed)
-        inputs = cells, place / "splits"
-        start = {"pretrained": "random://tiny", "overrides": NETWORK, "seed": seed}
-        finetune(*inputs, place / "prior", place / "model", **start)
-        predict(place / "model", *inputs, place / "predictions", seed=seed)
-        evaluate(place / "predictions", *inputs, place / "evaluation", prior=place / "prior")
-    scores = json.loads((place / "evaluation" / "metrics.json").read_text())
-    stats = json.loads((place / "model" / "training_stats.json").read_text())
-    shutil.rmtree(place)
-    told = {"model": scores["model"], **scores["baselines"]}
-    facts = ("best_epoch", "network_weight", "scale", "effects_weights")
+        uri = f"sim://screen?{asked}&lines=4&seed={seed}"
+        cells = Cells.open(cells_of(uri, folder))
+        case = Case("", lines=lines)
+        splits = Splits.open(splits_of(case, seed, cells.artifact.path), cells)
+        tokens = GeneTokens.of(cells.genes, {gene: i for i, gene in enumerate(cells.genes)})
+        data = load_training_data(cells, splits, tokens, CPU, token_for_unmeasured=True)
+        deltas = [line_deltas(data)]
+        known = known_effects(data.perturbations, deltas, None)
+        line = TestLine.of(cells, splits)
+    copied = told_by(others_of(None, deltas))
+    place = {label: i for i, label in enumerate(data.perturbations)}
+    told = [i for i, name in enumerate(line.perturbations) if copied.there[place[name]]]
+    rows = [place[line.perturbations[i]] for i in told]
+    row_of = np.cumsum(copied.there) - 1
+    factor = known.sizes.factor or 1.0
+    changes = {
+        "nothing": np.zeros((len(rows), len(cells.genes))),
+        "copying": copied.parts[COPIED][row_of[rows]],
+        "known effects": factor * known.change[-1].numpy().astype(float)[rows],
+    }
+    targets = [line.targets[i] for i in told]
+    scores = {way: _scored(line, told, change, targets) for way, change in changes.items()}
+    return {"scores": scores, "weights": known.weights, "factor": factor}
+
+
+def _scored(
+    line: TestLine, told: list[int], change: Floats, targets: list[Ints]
+) -> dict[str, float]:
+    """Return the mean scores of predicted changes, clipped as predictions are."""
+    predicted = np.maximum(line.control + change, 0.0) - line.control
+    measured = line.measured[told]
+    missed = predicted - measured
+    moves = predicted.any(axis=1)
+    found = [pearson(a, b) for a, b in zip(predicted[moves], measured[moves], strict=True)]
     return {
-        "scores": {name: {m: row[m] for m in METRICS} for name, row in told.items()},
-        "ceiling": scores["ceiling"],
-        **{fact: stats.get(fact) for fact in facts},
+        "pearson_delta": float(np.nanmean(found)) if found else 0.0,
+        "discrimination": float(np.nanmean(discrimination(predicted, measured, targets))),
+        "mae_delta": float(np.abs(missed).mean()),
+        "mse_delta": float(np.square(missed).mean()),
     }
 
 
@@ -109,31 +134,31 @@ def op3_table(found: Mapping[str, Mapping[str, float]]) -> list[str]:
 
 
 def screen_table(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
-    """Return a row for each model and each baseline, means over seeds."""
-    lines = [_row(["prediction", *METRICS, "epoch kept"]), _row(["---"] * (len(METRICS) + 2))]
-    runs = next((each for each in found.values() if each), [])
-    for name in (NOTHING, COPYING):
-        lines.append(_row([f"`{name}`", *_scores(runs, name), ""]))
-    for way, each in found.items():
-        epochs = ", ".join(str(run["best_epoch"]) for run in each)
-        lines.append(_row([way, *_scores(each, "model"), epochs]))
+    """Return rows for each kind of screen, means over seeds."""
+    head = ["screen", "told by", *METRICS, "copied, shrunk, kernel, mean; factor"]
+    lines = [_row(head), _row(["---"] * len(head))]
+    for name, runs in found.items():
+        for way in WAYS:
+            scores = [_mean_sd([run["scores"][way][m] for run in runs], 3) for m in METRICS]
+            parts = ", ".join(
+                f"{np.mean([run['weights'][part] for run in runs]):.2f}" for part in PARTS
+            )
+            factor = np.mean([run["factor"] for run in runs])
+            last = f"{parts}; {factor:.2f}" if way == WAYS[-1] else ""
+            lines.append(_row([name, way, *scores, last]))
     return lines
 
 
-def _scores(runs: Sequence[Mapping[str, Any]], name: str) -> list[str]:
-    return [_mean_sd([run["scores"][name][metric] for run in runs], 3) for metric in METRICS]
-
-
 def ahead(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
-    """Return in how many seeds each model is ahead of copying, a row a model."""
+    """Return in how many seeds known effects are ahead of copying, a row a kind of screen."""
     lines = [_row(["ahead of copying in", *METRICS]), _row(["---"] * (len(METRICS) + 1))]
-    for way, runs in found.items():
+    for name, runs in found.items():
         cells = []
         for metric in METRICS:
-            sign = -1 if metric.startswith("mae") else 1
-            pairs = [[run["scores"][x][metric] for x in ("model", COPYING)] for run in runs]
+            sign = 1 if metric in ("pearson_delta", "discrimination") else -1
+            pairs = [[run["scores"][way][metric] for way in WAYS[:0:-1]] for run in runs]
             cells.append(f"{sum(sign * (a - b) > 0 for a, b in pairs)} of {len(pairs)}")
-        lines.append(_row([way, *cells]))
+        lines.append(_row([name, *cells]))
     return lines
 
 
@@ -151,34 +176,24 @@ the stack's weights are learned from the three alone (`components/finetune/parts
 
 ## Generated screens
 
-{seeds} seeds of `{screen}`, the fourth
-line told by three, the demo's settings for {epochs} epochs from random weights. Mean ± standard
-deviation over seeds; the epoch that is kept, by seed, 0 = known effects alone.
+{seeds} seeds of each (`components/ingest/README.md`), the fourth line told by the others, by
+known effects alone: what the prior `effects` starts from, and stays at where the network adds
+nothing beyond luck. Copying is the mean of the other lines' changes. Controls are not halved, so
+predicting nothing has a pearson_delta of 0. Mean ± standard deviation over seeds.
 
 {screens}
 
 {ahead}
-
-The parts of known effects (copied, shrunk, kernel, mean) and what the network adds, by seed:
-{weights}
 """
 
 
 def page(found: Mapping[str, Sequence[Mapping[str, Any]]], real: list[str]) -> str:
     """Return docs/transfer.md."""
-    weights = [
-        f"{', '.join(f'{value:.2f}' for value in run['effects_weights'].values())}; "
-        f"{run['network_weight']:.2f}; factor {run['scale']:.2f}"
-        for run in found["effects"]
-    ]
     return TEXT.format(
         op3="\n".join(real),
         seeds=max(map(len, found.values())),
-        screen=SCREEN.format(seed="…"),
-        epochs=NETWORK["epochs"],
         screens="\n".join(screen_table(found)),
         ahead="\n".join(ahead(found)),
-        weights="\n".join(f"{i}. {text}" for i, text in enumerate(weights, 1)),
     )
 
 
@@ -194,14 +209,17 @@ def main() -> None:
     asked.folder.mkdir(parents=True, exist_ok=True)
     real = op3_table(op3(asked.op3)) if asked.op3 else ["Not computed: give `--op3`."]
     print("\n".join(real), flush=True)
-    found: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
-    for seed in range(1, asked.seeds + 1):
-        for way in WAYS:
-            file = asked.folder / f"{way}-{seed}.json"
-            found[way].append(kept(file, lambda w=way, s=seed: screen(w, s, asked.folder)))  # type: ignore[misc]
-            print(way, seed, json.dumps(found[way][-1]["scores"]["model"]), flush=True)
-        if all(found.values()):
-            PAGE.write_text(page(found, real))
+    found: dict[str, list[dict[str, Any]]] = {}
+    kinds = [(name, "three lines") for name in SCREENS]
+    kinds += [("usual", lines) for lines in ("two lines", "one line")]
+    for name, lines in kinds:
+        title = f"{name}, {lines}"
+        for seed in range(1, asked.seeds + 1):
+            file = asked.folder / f"{re.sub(r'[^a-z]+', '-', title)}-{seed}.json"
+            make = partial(screen, SCREENS[name], TRAINING[lines], seed, asked.folder)
+            found.setdefault(title, []).append(kept(file, make))
+        print("\n".join(screen_table({title: found[title]})[2:]), flush=True)
+    PAGE.write_text(page(found, real))
     print(f"wrote {PAGE}")
 
 
