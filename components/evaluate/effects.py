@@ -14,8 +14,8 @@ from pyarrow import csv, parquet
 
 from components.evaluate.groups import Groups
 from components.evaluate.pair import Predicted
-from components.shared.documents import read_parquet
 from components.shared.errors import InputError, shortlist
+from components.shared.parquet import read_parquet
 from components.shared.predictions import PERTURBATION_COLUMNS, PERTURBATIONS_FILE
 from components.shared.spreadsheet import no_formula, without_formulas
 from components.shared.training_effects import TrainingEffects

@@ -7,8 +7,8 @@ import pyarrow as pa
 import pyarrow.csv as pc
 import pyarrow.parquet as pq
 
-from components.shared.documents import MOST_ROWS, opened_parquet
 from components.shared.errors import InputError, nearest, shortlist
+from components.shared.parquet import MOST_ROWS, opened_parquet
 
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
 ENDINGS = ".csv, .tsv, .txt (tabs), each perhaps with .gz, or .parquet"

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from components.shared.documents import PARQUET_FAULTS, opened_parquet
 from components.shared.errors import InputError
+from components.shared.parquet import PARQUET_FAULTS, opened_parquet
 
 TABLE_FILE = "prior.safetensors"
 """One tensor, `prior`, float32 [tokens, width], a zero row where a token has none."""

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from components.shared.artifact import SPLITS, Artifact, opening
 from components.shared.cells import Cells
-from components.shared.documents import read_json, read_parquet
+from components.shared.documents import read_json
 from components.shared.errors import InputError
+from components.shared.parquet import read_parquet
 
 SPLITS_FILE = "splits.parquet"
 SUMMARY_FILE = "summary.json"

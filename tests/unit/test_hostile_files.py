@@ -15,9 +15,9 @@ from components.prior.effects import read_deltas
 from components.prior.tables import read_table
 from components.shared.aliases import read_aliases
 from components.shared.cells import Cells
-from components.shared.documents import opened_parquet
 from components.shared.errors import InputError
 from components.shared.hdf5 import opened_hdf5
+from components.shared.parquet import opened_parquet
 from components.shared.predictions import PREDICTIONS_FILE, Predictions
 from tests.unit.test_ingest_files import refused, screen, written
 
