@@ -5,11 +5,13 @@ controls, a part of every effect is the batches'.
 """
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from components.shared.cells import Cells
+if TYPE_CHECKING:  # training reads batches by number, and needs no more than torch and numpy
+    from components.shared.cells import Cells
 
 BATCH = "batch"
 LEAST_CONTROLS = 10
@@ -20,7 +22,7 @@ MISSING = "nan"
 Ints = NDArray[np.int64]
 
 
-def batches_of(cells: Cells) -> NDArray[np.str_] | None:
+def batches_of(cells: "Cells") -> NDArray[np.str_] | None:
     """Return the batch of every cell, None where the cells have no such column."""
     return cells.obs[BATCH].to_numpy(str) if BATCH in cells.obs else None
 

@@ -43,7 +43,7 @@ def test_every_cell_gets_one_role_and_the_counts_are_the_files(datlinger):
     assert np.isin(roles, [TRAIN, VAL]).sum() == (stimulated & ~control).sum()
     assert (roles == TEST).sum() == (~stimulated & ~control).sum()
     assert (roles == CONTROL_BOTH).sum() == control.sum() == 200
-    assert splits.artifact.summary["validation_perturbations"] == 2
+    assert splits.artifact.summary["validation_perturbations"] == 3  # 15 % of twenty
 
 
 def test_counts_became_log1p_of_counts_per_ten_thousand(datlinger):
