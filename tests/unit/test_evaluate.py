@@ -147,7 +147,7 @@ def test_the_command_line_of_cell_eval_gives_the_same_numbers(
 def test_the_helper_refuses_to_overwrite_and_to_read_what_is_no_h5ad(tmp_path: Path) -> None:
     bad = tmp_path / "bad.h5ad"
     bad.write_text("not HDF5")
-    with pytest.raises(InputError, match="bad.h5ad: cannot be opened, truncated or damaged"):
+    with pytest.raises(InputError, match=r"bad\.h5ad: cannot be opened, truncated or damaged"):
         cell_eval_files.write_cell_eval_files(bad, tmp_path / "pred.h5ad", tmp_path / "real.h5ad")
     with pytest.raises(InputError, match="exists already"):
         cell_eval_files.write_cell_eval_files(bad, bad, tmp_path / "real.h5ad")
