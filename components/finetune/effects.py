@@ -138,7 +138,8 @@ def known_effects(
         InputError: no line has perturbations that it can tell of.
     """
     own = deltas[0].lines
-    if not others_of(None, deltas):
+    every = others_of(None, deltas)
+    if not every:
         raise InputError(
             "prior 'effects': no line has a perturbation with training cells; train on more lines, "
             "hold out less of them, or give a screen of another (effects:<uri>)"
@@ -154,7 +155,9 @@ def known_effects(
                 origins.append(origin)
                 progress.update()
                 continue
-            weights = weights_of(others, line_key, told)
+            # One line has none to leave out: it tells another as lines of this screen tell one.
+            alone = len({line_key(part.lines[i]) for part, i in others}) == 1
+            weights = weights_of(every if alone else others, line_key, told)
             change, origin, near = carried(labels, told(others), weights, vectors)
             if line is not None:
                 part = deltas[0].change[number], deltas[0].there[number]
