@@ -81,7 +81,7 @@ def docker_runner(
     published = {path.parent for path in _paths([params.get("publish_to")])}
     write = {root, scratch, *published, *_paths([params.get("checkpoints")])}
     for folder in write:
-        _give(folder)
+        _give(folder, new=folder == root)
     # Cached tasks left their outputs in runs beside this one.
     read = {root.parent, *_paths([*_inputs(params), environment.get(CREDENTIALS)])}
     mounts = [
@@ -120,13 +120,17 @@ def _check_built(images: Mapping[str, str]) -> None:
         raise InputError(f"image {missing[0]} is not built; run make images")
 
 
-def _give(folder: Path) -> None:
+def _give(folder: Path, *, new: bool = False) -> None:
     """Make a folder that tasks write to; root's tasks are another user, who is given what is new.
+
+    Args:
+        folder: to write to.
+        new: made a moment ago, for tasks, with what is kept of the run in it.
 
     Raises:
         InputError: root was told to write to a folder in which that user may not.
     """
-    new = not folder.exists()
+    new = new or not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     if os.getuid():
         return
