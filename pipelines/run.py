@@ -262,6 +262,18 @@ def _indirect_files(params: Mapping[str, Any]) -> Iterator[Path]:
             yield from sorted(path.rglob("*")) if path.is_dir() else (path,)
 
 
+def without_links(value: Any) -> Any:
+    """Return a local path as what it leads to now: `runs/latest` will lead to the run that begins."""
+    if not isinstance(value, str) or not value or "://" in value:
+        return value
+    path = Path(value)
+    try:
+        linked = path.exists() and path.resolve() != path.absolute()
+    except OSError:  # too long for a path: another kind of text
+        return value
+    return str(path.resolve()) if linked else value
+
+
 def run(
     params: Mapping[str, Any], runs: Path, *, name: str = "run", containers: bool = False
 ) -> Path:
@@ -276,6 +288,7 @@ def run(
     Raises:
         InputError: a task failed, its own line says why; or see `pinned`.
     """
+    params = {key: without_links(value) for key, value in params.items()}
     given = pinned(params)
     # A folder of its own, so that runs side by side cannot take each other's output for theirs.
     runs = at_home(runs)

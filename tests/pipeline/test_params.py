@@ -12,7 +12,14 @@ from components.shared.errors import InputError
 from components.shared.options import options_for
 from components.shared.repeat import commands
 from pipelines.inputs import input_uris
-from pipelines.run import PARAMS, check_early, pinned, read_params, state_of_inputs
+from pipelines.run import (
+    PARAMS,
+    check_early,
+    pinned,
+    read_params,
+    state_of_inputs,
+    without_links,
+)
 
 
 @pytest.mark.parametrize("path", sorted(PARAMS.glob("*.yaml")), ids=lambda path: path.stem)
@@ -217,3 +224,12 @@ def test_the_file_for_own_data_runs_once_its_places_are_filled():
         "pretrained=random://tiny",
     ]
     check_early(read_params(PARAMS / "own-data.yaml", filled))
+
+
+def test_a_path_through_a_link_is_what_it_leads_to_before_the_run_moves_the_link(tmp_path):
+    (tmp_path / "first" / "published").mkdir(parents=True)
+    (tmp_path / "latest").symlink_to("first")
+    told = without_links(str(tmp_path / "latest" / "published"))
+    assert told == str((tmp_path / "first" / "published").resolve())
+    for other in ("none", "", 3, ["a"], "gs://b/c", str(tmp_path / "no" / "such"), "x" * 5000):
+        assert without_links(other) == other
