@@ -263,7 +263,7 @@ def _indirect_files(params: Mapping[str, Any]) -> Iterator[Path]:
 
 
 def without_links(value: Any) -> Any:
-    """Return a local path as what it leads to now: `runs/latest` will lead to the run that begins."""
+    """Return a local path as what it leads to now: a run that begins moves `runs/latest`."""
     if not isinstance(value, str) or not value or "://" in value:
         return value
     path = Path(value)
