@@ -192,10 +192,10 @@ def weights_of(
             continue
         found = told(others)
         rows = found.there & part.there[number]
-        measured = _scaled(part.change[number][rows])
-        norm = np.linalg.norm(_centred(part.change[number][rows]), axis=1, keepdims=True)
+        measured, kept = _centred(part.change[number][rows]), rows[found.there]
+        norm = np.linalg.norm(measured, axis=1, keepdims=True)
         scale = np.divide(1.0, norm, out=np.zeros_like(norm), where=norm > 0)
-        kept = rows[found.there]
+        measured *= scale
         ways = [_centred(found.parts[way][kept]) * scale for way in PARTS]
         gram += [[float((a * b).sum()) for b in ways] for a in ways]
         target += [float((a * measured).sum()) for a in ways]
@@ -212,13 +212,6 @@ def _stacked(gram: Floats, target: Floats) -> Weights:
 
 def _centred(effects: Floats) -> Floats:
     return effects - effects.mean(axis=1, keepdims=True)
-
-
-def _scaled(effects: Floats) -> Floats:
-    """Return effects less their mean over genes, with a norm of 1."""
-    centred = _centred(effects)
-    norm = np.linalg.norm(centred, axis=1, keepdims=True)
-    return np.divide(centred, norm, out=np.zeros_like(centred), where=norm > 0)
 
 
 def in_words(weights: Mapping[str, float]) -> str:

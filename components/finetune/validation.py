@@ -146,7 +146,11 @@ def _scored(
     if not parts:
         return Validation()
     ordered = [part for _, part in sorted(parts, key=lambda item: item[0])]
-    found = [_compared(data, recipe, *pair) for pair in zip(data.validation, ordered, strict=True)]
+    pools = {line: _Pool.of(data, line) for line in {one.line for one in data.validation}}
+    found = [
+        _compared(data, recipe, held_out, part, pools[held_out.line])
+        for held_out, part in zip(data.validation, ordered, strict=True)
+    ]
     predicted, measured, reliable = (np.array(each) for each in zip(*found, strict=True))
     weights = reliable if recipe.selection == RELIABLE else np.ones(len(reliable))
     network = 1.0
@@ -172,19 +176,38 @@ def _scored(
     )
 
 
+@dataclass(frozen=True)
+class _Pool:
+    """The control cells of a line."""
+
+    basal: Floats
+    """Mean of those that serve as input, [genes]."""
+    spread: Floats
+    """Variance over all of them, [genes]."""
+    cells: int
+    """How many all are."""
+
+    @classmethod
+    def of(cls, data: TrainingData, line: str) -> "_Pool":
+        controls = data.controls[line]
+        return cls(
+            moments(data.expression, data.basal[line])[0],
+            moments(data.expression, controls)[1],
+            len(controls),
+        )
+
+
 def _compared(
-    data: TrainingData, recipe: Recipe, held_out: ValidationSet, part: "_Prediction"
+    data: TrainingData, recipe: Recipe, held_out: ValidationSet, part: "_Prediction", pool: _Pool
 ) -> tuple[Floats, Floats, float]:
     """Return the predicted and the measured delta of a set [genes], and how reliable that is."""
     reference = data.reference_mean[held_out.line]
-    pool = moments(data.expression, data.basal[held_out.line])[0]
     # A change hardly differs from cell to cell, but the cells do: the inputs' stray from their pool
     # would blur every delta alike.
-    stray = part.inputs - pool if recipe.contrast else 0.0
+    stray = part.inputs - pool.basal if recipe.contrast else 0.0
     mean, variance = moments(data.expression, held_out.rows)
-    _, spread = moments(data.expression, data.controls[held_out.line])
-    noise = np.fmax(variance, spread) / len(held_out.rows)
-    noise += spread / len(data.controls[held_out.line])
+    # A rare gene may not vary among a few cells: it varies as in controls, at least.
+    noise = np.fmax(variance, pool.spread) / len(held_out.rows) + pool.spread / pool.cells
     change = mean - reference
     return part.mean - stray - reference, change, reliability(change, noise)
 
