@@ -21,6 +21,8 @@ HEADLINE = (
     "roc_auc",
 )
 FIRST = HEADLINE[0]
+KNOWN_EFFECTS = "known_effects"
+"""What the prior `effects` gave the model to start from: a part of the model, and no baseline."""
 FILES = {
     "card": "README.md",
     "report": "eval/report.html",
@@ -80,13 +82,25 @@ def verdict(scores: Mapping[str, Any]) -> str:
     return (
         f"Over {count} the model {against['verdict']} its best baseline, {name}: "
         f"{FIRST} {_number(against['model'])} against {_number(value)}."
+    ) + _of_network(scores["comparisons"].get(KNOWN_EFFECTS))
+
+
+def _of_network(against: Mapping[str, Any] | None) -> str:
+    """Return what the network made of the effects that it was given, as a sentence if it was."""
+    if not against:
+        return ""
+    return (
+        f" Of that, {_number(against['baseline'])} are effects known from the training lines; the "
+        f"network adds {against['difference']:+z.3f}."
     )
 
 
 def best_baseline(scores: Mapping[str, Any], metric: str) -> tuple[str, float | None]:
     """Return the name and the value of the baseline that is best in a metric."""
     values = {name: column.get(metric) for name, column in scores["baselines"].items()}
-    known = {name: value for name, value in values.items() if value is not None}
+    known = {
+        name: value for name, value in values.items() if value is not None and name != KNOWN_EFFECTS
+    }
     if not known:
         return "-", None
     pick = min if EVERY[metric].better == LOWER else max

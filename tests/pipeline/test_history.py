@@ -117,3 +117,17 @@ def test_the_verdict_names_the_best_baseline_and_lower_may_be_better():
 def test_after_a_prediction_no_prior_is_proposed(tmp_path):
     root = finished(tmp_path, "predict-line", read_params(PARAMS / "predict-line.yaml", []))
     assert "another prior" not in summary(root, 1) and "make predict" in summary(root, 1)
+
+
+def test_what_the_model_started_from_is_told_apart_and_is_no_baseline():
+    known = {"verdict": "is not clearly different from", "baseline": 0.35, "difference": -0.01}
+    baselines = SCORES["baselines"] | {"known_effects": dict.fromkeys(SCORES["model"], 9.0)}
+    told = {
+        **SCORES,
+        "baselines": baselines,
+        "comparisons": SCORES["comparisons"] | {"known_effects": known},
+    }
+    said = verdict(told)
+    assert said.startswith(verdict(SCORES))
+    assert "0.350 are effects known from the training lines; the network adds -0.010" in said
+    assert best_baseline(told, "pearson_delta") == best_baseline(SCORES, "pearson_delta")
