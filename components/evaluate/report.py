@@ -75,7 +75,7 @@ EXPLAINED = {
     "the training lines that have it",
     RIDGE: "the control mean plus a delta that ridge regression predicts from the perturbed "
     "gene's vector in the prior, fitted on the training lines",
-    KNOWN_EFFECTS: "what the model was given to start from by the prior `effects`: other lines' "
+    KNOWN_EFFECTS: "what the model was given to start from by the prior effects: other lines' "
     "deltas, their noise taken out; the model's lead over it is what its network added",
 }
 DRAWN = (MODEL, SAME_PERTURBATION_DELTA, HALF)
