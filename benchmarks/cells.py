@@ -20,8 +20,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from benchmarks.ablation import TEST_LINE, TRAIN_LINES, TestLine
-from benchmarks.confidence import kept
+from benchmarks.results import kept
+from benchmarks.truth import TEST_LINE, TRAIN_LINES, TestLine
 from components.finetune.deltas import line_deltas
 from components.finetune.effects import known_effects
 from components.finetune.loading import load_training_data

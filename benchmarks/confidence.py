@@ -14,7 +14,7 @@ import io
 import json
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +25,8 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.ablation import TEST_LINE, TRAIN_LINES, TestLine
+from benchmarks.results import header, kept, mean_sd, row
+from benchmarks.truth import TEST_LINE, TRAIN_LINES, TestLine
 from components.evaluate.trust import kept_surest
 from components.finetune.confidence import confidence
 from components.finetune.deltas import line_deltas
@@ -144,9 +145,9 @@ def vectors_of(cells: Cells, labels: Sequence[str], seed: int) -> Floats:
     place = {str(name): i for i, name in enumerate(truth["perturbations"])}
     noise = np.random.default_rng([seed, 9]).normal(0, KNOWN_BUT_FOR, truth["loadings"].shape)
     found = np.zeros((len(labels), noise.shape[1]))
-    for row, label in enumerate(labels):
+    for number, label in enumerate(labels):
         if label in place:
-            found[row] = (truth["loadings"] + noise)[place[label]]
+            found[number] = (truth["loadings"] + noise)[place[label]]
     return found
 
 
@@ -296,41 +297,19 @@ def unscaled(model: Path, target: Path) -> None:
         (draft.path / "args.json").write_text(json.dumps(args))
 
 
-def kept(file: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Return what a run found, from its file where it was done before."""
-    if not file.exists():
-        found = make()
-        file.with_suffix(".partial").write_text(json.dumps(found, indent=1) + "\n")
-        file.with_suffix(".partial").rename(file)
-    return json.loads(file.read_text())
-
-
-def _mean_sd(values: Sequence[float], digits: int = 2) -> str:
-    found = np.array([value for value in values if value is not None], float)
-    found = found[np.isfinite(found)]
-    if not len(found):
-        return "-"
-    spread = f" ± {found.std(ddof=1):.{digits}f}" if len(found) > 1 else ""
-    return f"{found.mean():.{digits}f}{spread}"
-
-
-def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
-
-
 def expectation_table(found: Mapping[str, list[dict[str, Any]]]) -> list[str]:
     """Return what was expected and reached of each case, trained and untrained apart."""
     head = ["screen", "perturbations", "expected", "reached", "rank correlation", "in the interval"]
-    lines = [_row([*head, "interval's width", "surest third"]), _row(["---"] * 8)]
+    lines = header([*head, "interval's width", "surest third"])
     for name, runs in found.items():
         for part in ("trained", "untrained"):
             facts = [run[part] for run in runs if part in run]
             if facts:
                 values = [
-                    _mean_sd([fact[key] for fact in facts])
+                    mean_sd([fact[key] for fact in facts])
                     for key in ("expected", "reached", "rank", "covered", "width", "surest_third")
                 ]
-                lines.append(_row([name, part, *values]))
+                lines.append(row([name, part, *values]))
     return lines
 
 
@@ -338,11 +317,11 @@ def factor_table(found: Mapping[str, list[dict[str, Any]]]) -> list[str]:
     """Return what the factor does to errors, and in how many screens it ends below nothing."""
     head = ["screen", "factor", "best there", "mae: nothing, whole, scaled"]
     head += ["mse: nothing, whole, scaled", "scaled is no worse than nothing", "pearson moved"]
-    lines = [_row(head), _row(["---"] * len(head))]
+    lines = header(head)
     for name, runs in found.items():
         errors = [
             ", ".join(
-                _mean_sd([run[f"{error}/{x}"] for run in runs], 4).split(" ")[0]
+                mean_sd([run[f"{error}/{x}"] for run in runs], 4).split(" ")[0]
                 for x in ("nothing", "whole", "scaled")
             )
             for error in ("mae", "mse")
@@ -353,8 +332,8 @@ def factor_table(found: Mapping[str, list[dict[str, Any]]]) -> list[str]:
             for error in ("mae", "mse")
         ]
         moved = max(abs(run["pearson_moved"]) for run in runs)
-        values = [_mean_sd([run[key] for run in runs]) for key in ("scale", "best")]
-        lines.append(_row([name, *values, *errors, f"{sum(held)} of {len(held)}", f"{moved:.4f}"]))
+        values = [mean_sd([run[key] for run in runs]) for key in ("scale", "best")]
+        lines.append(row([name, *values, *errors, f"{sum(held)} of {len(held)}", f"{moved:.4f}"]))
     return lines
 
 

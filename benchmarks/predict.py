@@ -9,9 +9,7 @@ the result to the CPU:
 - `cells, all at once`: `predict_cells` doing the same; its error is against scgpt's float32 result
   for two cells, computed on the CPU;
 - `cells, windows`: as the default recipe predicts, windows of `--window` tokens, with and without
-  flags;
-- `means, windows`: `predict_means`, the same on average, the output without flags computed once
-  for all perturbations.
+  flags.
 
 The floating point operations are those each side does (see `measure.forward_flops`): attention
 costs windows less, a contrast runs the model twice. scgpt's side is left out where its package does
@@ -30,7 +28,7 @@ from torch import Tensor
 
 from benchmarks import measure
 from benchmarks.measure import Side
-from components.shared.inference import predict_cells, predict_means
+from components.shared.inference import predict_cells
 from components.shared.tokens import Targets, prediction_windows
 
 FULL = {
@@ -55,7 +53,7 @@ SMALL = {
 }
 CELLS_CHECKED = 2
 THEIRS = "pred_perturb"
-WHOLE, WINDOWS, MEANS = OURS = ("cells, all at once", "cells, windows", "means, windows")
+WHOLE, WINDOWS = OURS = ("cells, all at once", "cells, windows")
 
 
 def scgpts_step(
@@ -89,7 +87,7 @@ def scgpts_step(
 def our_step(
     basal: Tensor, targets: list[Targets], options: argparse.Namespace, **how: Any
 ) -> Callable[[], list[Tensor]]:
-    """Return a function that predicts with our model: cells, or means when given a batch size."""
+    """Return a function that predicts with our model: cells of each perturbation."""
     model = measure.our_model(options).eval()
     ids = np.arange(options.genes)
     order = np.random.default_rng(0).permutation(options.genes)
@@ -97,8 +95,6 @@ def our_step(
 
     def step() -> list[Tensor]:
         with measure.attention(options):
-            if "batch_size" in how:
-                return list(predict_means(model, basal, targets, ids, order, **common))
             return [
                 predict_cells(model, basal, [target] * len(basal), ids, order, **common)
                 for target in targets
@@ -143,11 +139,9 @@ def our_sides(
     basal, targets = data(options)
     common = {"precision": precision}
     windows = common | {"window": options.window, "contrast": True}
-    shared = 1 + 1 / min(options.perturbations, max(options.window // 8, 1))
     ways: tuple[tuple[dict[str, Any], float], ...] = (
         (common | {"window": 0, "contrast": False}, 1.0),
         (windows, 2.0),
-        (windows | {"batch_size": options.batch}, shared),
     )
     return [
         _side(

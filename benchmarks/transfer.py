@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.ablation import TestLine
-from benchmarks.confidence import Case, _mean_sd, _row, cells_of, kept, splits_of
+from benchmarks.confidence import Case, cells_of, splits_of
+from benchmarks.results import header, kept, mean_sd, row
+from benchmarks.truth import TestLine
 from components.finetune.data import Floats
 from components.finetune.deltas import LineDeltas, line_deltas
 from components.finetune.effects import known_effects, line_key, others_of
@@ -126,39 +127,39 @@ def _scored(
 def op3_table(found: Mapping[str, Mapping[str, float]]) -> list[str]:
     """Return a row a way."""
     names = list(next(iter(found.values())))
-    lines = [_row(["way to tell", *names, "mean"]), _row(["---"] * (len(names) + 2))]
-    for way, row in found.items():
-        values = [*row.values(), float(np.mean(list(row.values())))]
-        lines.append(_row([way, *(f"{value:.3f}" for value in values)]))
+    lines = header(["way to tell", *names, "mean"])
+    for way, scores in found.items():
+        values = [*scores.values(), float(np.mean(list(scores.values())))]
+        lines.append(row([way, *(f"{value:.3f}" for value in values)]))
     return lines
 
 
 def screen_table(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
     """Return rows for each kind of screen, means over seeds."""
     head = ["screen", "told by", *METRICS, "copied, shrunk, kernel, mean; factor"]
-    lines = [_row(head), _row(["---"] * len(head))]
+    lines = header(head)
     for name, runs in found.items():
         for way in WAYS:
-            scores = [_mean_sd([run["scores"][way][m] for run in runs], 3) for m in METRICS]
+            scores = [mean_sd([run["scores"][way][m] for run in runs], 3) for m in METRICS]
             parts = ", ".join(
                 f"{np.mean([run['weights'][part] for run in runs]):.2f}" for part in PARTS
             )
             factor = np.mean([run["factor"] for run in runs])
             last = f"{parts}; {factor:.2f}" if way == WAYS[-1] else ""
-            lines.append(_row([name, way, *scores, last]))
+            lines.append(row([name, way, *scores, last]))
     return lines
 
 
 def ahead(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
     """Return in how many seeds known effects are ahead of copying, a row a kind of screen."""
-    lines = [_row(["ahead of copying in", *METRICS]), _row(["---"] * (len(METRICS) + 1))]
+    lines = header(["ahead of copying in", *METRICS])
     for name, runs in found.items():
         cells = []
         for metric in METRICS:
             sign = 1 if metric in ("pearson_delta", "discrimination") else -1
             pairs = [[run["scores"][way][metric] for way in WAYS[:0:-1]] for run in runs]
             cells.append(f"{sum(sign * (a - b) > 0 for a, b in pairs)} of {len(pairs)}")
-        lines.append(_row([name, *cells]))
+        lines.append(row([name, *cells]))
     return lines
 
 

@@ -1,6 +1,6 @@
 """Apply a perturbation model to control cells: full transcriptomes, in windows of tokens."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
@@ -76,67 +76,6 @@ def predict_cells(
         places = torch.from_numpy(np.searchsorted(tokens.genes, taken))
         predicted[:, torch.from_numpy(taken)] = output[:, places.to(device)].float().cpu()
     return predicted
-
-
-@torch.no_grad()
-def predict_means(
-    model: Any,
-    basal: Tensor,
-    targets: Sequence[Targets],
-    ids: Ints,
-    order: Ints,
-    *,
-    window: int,
-    contrast: bool,
-    batch_size: int,
-    device: torch.device,
-    precision: str,
-    effects: Tensor | None = None,
-) -> Iterator[Tensor]:
-    """Predict what `predict_cells` would on average, all cells under every perturbation.
-
-    Perturbations are taken in groups that share their windows, as those of a training batch do, so
-    the output without flags, the same for all of a group, is computed once: half the work of a
-    contrast. Sums stay on the device; nothing of [cells, genes] is made.
-
-    Args:
-        model: a `TransformerGenerator` in evaluation mode.
-        basal: control expression, log1p of counts per 10,000, [cells, genes].
-        targets: the perturbations.
-        ids: token ids of the genes, [genes].
-        order: the permutation that windows are cut from, [genes].
-        window: tokens a window; 0 = all genes at once.
-        contrast: see `predict_cells`.
-        batch_size: cells at once.
-        device: where the model is.
-        precision: fp16, bf16 or fp32.
-        effects: what the perturbations are known to change, float32 [targets, genes], for a model
-            that was given effects.
-
-    Yields:
-        Mean predicted expression under one perturbation after the other, float32 [genes], on the
-        CPU, not clipped.
-    """
-    size = max(window // TARGETS_A_WINDOW, 1) if window else len(targets)
-    for first in range(0, len(targets), size):
-        group = targets[first : first + size]
-        means = torch.empty(len(group), len(ids))
-        for tokens, taken in prediction_windows(len(ids), window, group, order):
-            width = len(tokens.genes) + len(tokens.extra)
-            known = None if effects is None else _columns(effects[first : first + size], tokens)
-            sums = torch.zeros(len(group), width, dtype=torch.float64, device=device)
-            for part in basal.split(batch_size):
-                batch = assemble(_columns(part, tokens), group, tokens, ids, device, known)
-                with autocast(device, precision):
-                    if contrast:
-                        sums += _correction(model, batch).sum(0, dtype=torch.float64)
-                    for row, flags in enumerate(batch.flags.split(1)):
-                        own = None if batch.effects is None else batch.effects[row : row + 1]
-                        output = forward(model, replace(batch, flags=flags, effects=own))
-                        sums[row] += output.sum(0, dtype=torch.float64)
-            places = np.searchsorted(tokens.genes, taken)
-            means[:, torch.from_numpy(taken)] = (sums / len(basal)).float().cpu()[:, places]
-        yield from means
 
 
 def _columns(basal: Tensor, window: Window) -> Tensor:

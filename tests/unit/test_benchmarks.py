@@ -64,7 +64,6 @@ def test_prediction_is_compared_with_pred_perturb(monkeypatch, capsys):
         "pred_perturb",
         "cells, all at once",
         "cells, windows",
-        "means, windows",
     ]
     assert float(rows[0]["error"]) < 1e-5 and float(rows[1]["error"]) < 1e-5
 

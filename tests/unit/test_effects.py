@@ -21,7 +21,7 @@ from components.shared.confidence import MEAN, MEASURED, NEAR_BY, SUMMED
 from components.shared.effects import EffectTable
 from components.shared.errors import InputError
 from components.shared.gene_prior import OtherEffects
-from components.shared.inference import predict_cells, predict_means
+from components.shared.inference import predict_cells
 from components.shared.predictions import KNOWN_MEANS, MEANS, PERTURBATIONS, Predictions
 from components.shared.tokens import Targets
 from tests.unit.publish_run import ARGS
@@ -250,8 +250,6 @@ def test_before_training_the_model_is_the_known_effect(window):
     for target, known in zip(targets, effects, strict=True):
         found = predict_cells(model, basal, [target], *place, effects=known[None], **given)
         torch.testing.assert_close(found, basal + known, atol=1e-5, rtol=0)
-    means = predict_means(model, basal, targets, *place, effects=effects, batch_size=2, **given)
-    torch.testing.assert_close(torch.stack(list(means)), basal.mean(0) + effects, atol=1e-5, rtol=0)
 
 
 def test_scgpts_own_class_takes_no_effects(world, tmp_path):  # noqa: F811

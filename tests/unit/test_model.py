@@ -20,7 +20,6 @@ from components.shared.inference import (
     autocast,
     forward,
     predict_cells,
-    predict_means,
 )
 from components.shared.model import (
     IMPLEMENTATIONS,
@@ -323,40 +322,6 @@ def test_contrast_cancels_what_the_model_gets_wrong_with_and_without_flags(model
 
 GENES = torch.arange(20).numpy()
 SETS = [Targets(GENES[i:j], GENES[:0]) for i, j in ((3, 4), (7, 9), (0, 0), (15, 16))]
-
-
-@pytest.mark.parametrize("contrast", [True, False])
-@pytest.mark.parametrize(("window", "sets"), [(0, SETS), (20, SETS[:2]), (8, SETS[:1])])
-def test_means_are_those_of_predicted_cells(model, window, sets, contrast):
-    values = torch.rand(7, 20)
-    common = {"window": window, "contrast": contrast}
-    common |= {"device": torch.device("cpu"), "precision": "fp32"}
-    means = predict_means(model, values, sets, GENES, GENES[::-1], batch_size=3, **common)
-    for target, mean in zip(sets, means, strict=True):
-        cells = predict_cells(model, values, [target] * 7, GENES, GENES[::-1], **common)
-        torch.testing.assert_close(mean, cells.mean(0))
-
-
-def test_means_run_the_model_without_flags_once_for_all_perturbations_of_a_window(model):
-    flagged = []
-    model.register_forward_pre_hook(lambda module, inputs: flagged.append(bool(inputs[2].any())))
-    sets = [Targets(GENES[i : i + 1], GENES[:0]) for i in range(6)]
-    means = predict_means(
-        model,
-        torch.rand(5, 20),
-        sets,
-        GENES,
-        GENES,
-        window=16,
-        contrast=True,
-        batch_size=5,
-        device=torch.device("cpu"),
-        precision="fp32",
-    )
-    assert torch.stack(list(means)).isfinite().all()
-    # three groups of two perturbations, each in two windows
-    assert flagged.count(False) == 3 * 2
-    assert flagged.count(True) == 6 * 2
 
 
 def test_a_folded_prior_predicts_what_the_injected_one_did(model, batch):

@@ -3,6 +3,7 @@ from dataclasses import asdict
 import pytest
 
 from benchmarks.ablation import MENDS, NOT_TRIED, Size, ladder
+from benchmarks.stages import SMALL
 from components.finetune.recipe import Recipe, load_recipe, recipe_names
 from components.shared.errors import InputError
 
@@ -65,21 +66,10 @@ def test_an_unknown_recipe_lists_the_known_ones():
 
 
 def test_the_ablation_goes_from_the_reference_recipe_to_the_default_one():
-    size = Size(
-        cells=800,
-        genes=60,
-        perturbations=8,
-        epochs=2,
-        batch_size=16,
-        max_genes=24,
-        set_size=4,
-        learning_rate=1e-3,
-        learning_rate_decay=0.9,
-        pretrained="random://tiny",
-    )
-    first, *_, last = (asdict(run.recipe) for run in ladder(size, 1))
+    runs = [run for run in ladder(Size(epochs=2), 1) if run.prior == "none"]
+    first, *_, last = (asdict(load_recipe("reference", run.overrides)) for run in runs)
     reference, default = (asdict(load_recipe(name, {})) for name in ("reference", "default"))
-    of_size = {*asdict(size), "early_stop_after", "predict_window", "version"} & set(default)
+    of_size = {*SMALL, "epochs", "early_stop_after", "version"}
     assert {name for name in last if last[name] != default[name]} - of_size <= set(NOT_TRIED)
     assert {name for name in first if first[name] != reference[name]} <= of_size
     taken = [name for mend in MENDS for name in mend.settings]
