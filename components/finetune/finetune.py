@@ -36,6 +36,7 @@ from components.finetune.parts import in_words
 from components.finetune.places import Place, open_place
 from components.finetune.recipe import Recipe, load_recipe
 from components.finetune.state import Epoch, Fit, history_of
+from components.finetune.table_scale import brought_to_scale
 from components.finetune.tracking import Tracker
 from components.finetune.training import fit
 from components.finetune.workers import Workers, joined, launch
@@ -285,7 +286,8 @@ def _made_ready(
         print(f"finetune: {batches_in_words(data)}", flush=True)
     genes = [cells.genes[column] for column in tokens.columns]
     own = line_deltas(data)
-    deltas = [own, *_of_other_screens(prior, data, genes, own, splits.test_line)]
+    others, brought_said = _of_other_screens(prior, data, genes, own, splits.test_line, workers)
+    deltas = [own, *others]
     vectors = None if table is None else vectors_of(data.perturbations, table, vocabulary)
     known, effects = None, None
     if prior.summary.get(EFFECTS) is not None:
@@ -310,6 +312,8 @@ def _made_ready(
     if known is not None:
         facts["effects_weights"] = known.weights
         facts["effects_are"] = in_words(known.weights)
+        if brought_said:
+            facts["effects_scaled"] = brought_said
     if table is not None:
         facts["prior_coverage"] = _coverage(table, vocabulary, cells, splits)
     facts["compiled"] = scgpt_model.compile_on(model.to(device), device)
@@ -343,14 +347,23 @@ def _coverage(
 
 
 def _of_other_screens(
-    prior: Artifact, data: TrainingData, genes: list[str], own: LineDeltas, test_line: str
-) -> list[LineDeltas]:
-    """Return the deltas that the prior brings of other screens, if it does."""
+    prior: Artifact,
+    data: TrainingData,
+    genes: list[str],
+    own: LineDeltas,
+    test_line: str,
+    workers: Workers,
+) -> tuple[list[LineDeltas], str]:
+    """Return the deltas that the prior brings of other screens, and what was done to them."""
     if not (prior.path / OTHER_EFFECTS_FILE).exists():
-        return []
-    other = OtherEffects.read(prior.path)
-    _tell_lines(other.lines, prior.summary[EFFECTS]["uri"], test_line)
-    return [of_other_screens(other, data.perturbations, genes, own, test_line)]
+        return [], ""
+    other, uri = OtherEffects.read(prior.path), prior.summary[EFFECTS]["uri"]
+    _tell_lines(other.lines, uri, test_line)
+    on_scale = brought_to_scale(other, data.perturbations, genes, own, test_line, uri)
+    if on_scale.said and workers.first:
+        print(f"finetune: WARNING: {on_scale.said}", file=sys.stderr, flush=True)
+    given = of_other_screens(on_scale.effects, data.perturbations, genes, own, test_line)
+    return [given], on_scale.said
 
 
 def _known(

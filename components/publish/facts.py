@@ -209,6 +209,7 @@ def _of_prior(stats: Facts) -> list[str]:
             + (f": {stats['effects_are']}. " if stats.get("effects_are") else ". ")
             + _of_network(stats.get("network_weight", 1.0))
         )
+        texts += [stats["effects_scaled"]] if stats.get("effects_scaled") else []
     if prior["kind"] != "none":
         texts.append(_unproven(prior))
     if not open_licence(prior):
