@@ -179,14 +179,16 @@ def check_model(
 
     from components.check.check import check_prediction
     from components.shared.artifact import describe
+    from components.shared.downloads import shown
     from components.shared.errors import one_line_errors
     from components.shared.finished import take_model
+    from components.shared.normalisation import check_asked
 
     for own in ("taken", "gpu_count", "package"):
         del parameters[own]
     with one_line_errors("check"):
         repeat = check_prediction(parameters, package)
-        take_model(model, taken.path)
+        check_asked(ingest_options, take_model(model, taken.path), shown(model))
         taken.metadata.update(describe(taken.path))
         Path(gpu_count).parent.mkdir(parents=True, exist_ok=True)
         Path(gpu_count).write_text(str(gpus))

@@ -64,6 +64,7 @@ from components.shared.gene_prior import (
     genes_with_vector,
 )
 from components.shared.gene_prior import EFFECTS_FILE as OTHER_EFFECTS_FILE
+from components.shared.normalisation import TARGET_SUM, USUAL, total_of_model, unit_of
 from components.shared.perturbation import genes_of
 from components.shared.pretrained import SIZES, parse_pretrained, resolve_vocabulary
 from components.shared.splits import TEST, TRAIN, Splits
@@ -174,6 +175,7 @@ def _finetune(
                 stats = _stats(ready.facts, result, ready.data, parameters, settings)
                 stats["wandb_run"] = tracker.finish(draft.path)
             own = {"recipe": recipe, "seed": seed, "settings": asdict(settings)}
+            own[TARGET_SUM] = ready.facts[TARGET_SUM]
             args = ready.args | {"scgpt_perturb": own}
             _write(draft.path, result, args, ready.vocabulary, stats, prior_artifact)
             if ready.effects:
@@ -267,6 +269,7 @@ def _made_ready(
     saved = _go_on(store) if store else None
     checkpoint = f"checkpoint {saved.uri}" if saved else "no checkpoint"
     _check_same(f"pretrained weights {source[:12]} and {checkpoint}", workers)
+    _check_total_of_effects(prior, cells)
     table = _gene_table(prior, vocabulary)
     if table is not None:
         scgpt_model.add_prior(model, table, neutral=settings.prior_neutral)
@@ -303,6 +306,11 @@ def _made_ready(
             _vectors(table, vocabulary) if table is not None and known.near else None,
         )
     facts = _facts(model, data, cells, tokens, workers, pretrained, prior)
+    if not facts["random_init"] and total_of_model(args) != cells.target_sum:
+        facts["other_scale"] = (
+            f"The pretrained weights are of {unit_of(total_of_model(args))}, the cells are "
+            f"{unit_of(cells.target_sum)}; the weights may help less than on their own scale."
+        )
     brought = None
     if workers.first:
         training = training_effects(cells, splits, match_batches=settings.match_batches)
@@ -344,6 +352,17 @@ def _coverage(
         labels = set(splits.table["perturbation"].iloc[splits.rows(role)])
         asked[what] = {gene for label in labels for gene in genes_of(label)}
     return {what: coverage(with_vector, genes) for what, genes in asked.items()}
+
+
+def _check_total_of_effects(prior: Artifact, cells: Cells) -> None:
+    """Check that what was measured on other cells was measured on the scale of these."""
+    effects = prior.summary.get(EFFECTS) or {}
+    theirs = effects.get(TARGET_SUM, USUAL)
+    if effects.get("with_errors") and theirs != cells.target_sum:
+        raise InputError(
+            f"prior effects:{effects['uri']}: measured on {unit_of(theirs)}, and these cells are "
+            f"{unit_of(cells.target_sum)}; ingest one of them with the other's {TARGET_SUM}"
+        )
 
 
 def _of_other_screens(
@@ -527,6 +546,7 @@ def _facts(
         "training_perturbations": len(trained),
         "validation_perturbations": len(data.validation),
         "validation_perturbations_seen": len(data.seen()),
+        TARGET_SUM: cells.target_sum,
         "genes": len(cells.genes),
         "genes_modelled": len(tokens.ids),
         "unmeasured_targets": sum(not set(genes_of(label)) <= genes for label in trained),
@@ -545,6 +565,8 @@ def _announce(facts: Mapping[str, Any], recipe: Recipe) -> None:
             file=sys.stderr,
             flush=True,
         )
+    if "other_scale" in facts:
+        print(f"finetune: WARNING: {facts['other_scale']}", file=sys.stderr, flush=True)
     print(
         f"finetune: {facts['training_cells']} training cells of "
         f"{facts['training_perturbations']} perturbations "

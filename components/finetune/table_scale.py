@@ -26,7 +26,7 @@ LEAST_SHARED = 10
 SURE = 2.0
 """Standard errors by which the two must agree, over perturbations: about 95 % of a normal."""
 EXPECTED = (
-    "expected deltas, perturbed less control in log1p of counts per 10,000, or scores whose zero "
+    "expected deltas, perturbed less control in log1p of normalised counts, or scores whose zero "
     "means no effect"
 )
 

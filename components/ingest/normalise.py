@@ -58,10 +58,10 @@ def row_sums(data: NDArray[np.floating], indptr: NDArray[np.integer]) -> NDArray
     return sums[indptr[1:]] - sums[indptr[:-1]]
 
 
-def log1p_of_counts(block: csr_matrix) -> None:
-    """Turn counts into log1p(counts / row total * 10,000), in place; rows of zeros stay zeros."""
+def log1p_of_counts(block: csr_matrix, total: float = SCALE) -> None:
+    """Turn counts into log1p(counts / row total * total), in place; rows of zeros stay zeros."""
     totals = row_sums(block.data, block.indptr)
-    factor = np.divide(SCALE, totals, out=np.zeros_like(totals), where=totals > 0)
+    factor = np.divide(total, totals, out=np.zeros_like(totals), where=totals > 0)
     # Single precision from here: 1e-7 relative, a fifth of the time.
     block.data *= np.repeat(factor.astype(np.float32), np.diff(block.indptr))
     np.log1p(block.data, out=block.data)

@@ -27,6 +27,7 @@ from components.shared.downloads import shown
 from components.shared.errors import InputError, shortlist
 from components.shared.gene_prior import CELL_LINE, CELLS, PERTURBATION, OtherEffects
 from components.shared.hdf5 import FAULTS, opened_hdf5
+from components.shared.normalisation import TARGET_SUM
 from components.shared.parquet import PARQUET_FAULTS, opened_parquet
 from components.shared.perturbation import CONTROL
 from components.shared.perturbation_names import canonical_name
@@ -64,10 +65,11 @@ def write_effects(uri: str, folder: Path) -> tuple[dict[str, Any], Source]:
     ending = ending_of(uri)
     if ending == ".parquet":
         with fetched(uri) as path:
-            effects, digest = read_deltas(path, name), sha256_of(path)
+            effects, digest, scale = read_deltas(path, name), sha256_of(path), {}
     elif ending in (".h5ad", ""):
         with _cells(uri, ending, name) as cells:
             effects, digest = measure(cells, name), sha256_of(cells.file)
+            scale = {TARGET_SUM: cells.target_sum}
     else:
         raise InputError(
             f"prior 'effects:{name}': expected the folder of a cells artifact, or a file that ends "
@@ -80,6 +82,7 @@ def write_effects(uri: str, folder: Path) -> tuple[dict[str, Any], Source]:
         "cell_lines": sorted(set(filter(None, effects.lines))),
         "genes": len(effects.genes),
         "with_errors": effects.error is not None,
+        **scale,
     }
     return facts, Source("effects", name, digest, licence_of(name, ""))
 
@@ -128,7 +131,7 @@ def _check_centre(delta: NDArray[np.float32], name: str) -> None:
         raise InputError(
             f"{name}: {max(above, below) / (above + below):.1%} of its values are {side} zero, as "
             "of ranks, p-values or expression levels; expected deltas, perturbed less control in "
-            "log1p of counts per 10,000, or scores whose zero means no effect (z-scores, signed "
+            "log1p of normalised counts, or scores whose zero means no effect (z-scores, signed "
             "log p, log fold changes)"
         )
 
@@ -254,6 +257,6 @@ def _moments(
 def _check_values(block: csr_matrix, name: str) -> None:
     if block.nnz and not (block.data.min() >= 0 and block.data.max() < HIGHEST):
         raise InputError(
-            f"{name}: X has values outside 0 to {HIGHEST:g}; expected log1p of counts per 10,000, "
-            "as ingest writes it"
+            f"{name}: X has values outside 0 to {HIGHEST:g}; expected log1p of normalised "
+            "counts, as ingest writes it"
         )
