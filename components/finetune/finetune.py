@@ -269,7 +269,7 @@ def _made_ready(
     saved = _go_on(store) if store else None
     checkpoint = f"checkpoint {saved.uri}" if saved else "no checkpoint"
     _check_same(f"pretrained weights {source[:12]} and {checkpoint}", workers)
-    _check_total_of_effects(prior, cells)
+    check_total_of_effects(prior, cells)
     table = _gene_table(prior, vocabulary)
     if table is not None:
         scgpt_model.add_prior(model, table, neutral=settings.prior_neutral)
@@ -354,8 +354,12 @@ def _coverage(
     return {what: coverage(with_vector, genes) for what, genes in asked.items()}
 
 
-def _check_total_of_effects(prior: Artifact, cells: Cells) -> None:
-    """Check that what was measured on other cells was measured on the scale of these."""
+def check_total_of_effects(prior: Artifact, cells: Cells) -> None:
+    """Check that what was measured on other cells was measured on the scale of these.
+
+    Raises:
+        InputError: it was not.
+    """
     effects = prior.summary.get(EFFECTS) or {}
     theirs = effects.get(TARGET_SUM, USUAL)
     if effects.get("with_errors") and theirs != cells.target_sum:

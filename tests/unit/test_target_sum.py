@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 
 from components.evaluate.evaluate import evaluate
-from components.finetune.finetune import finetune
+from components.finetune.finetune import check_total_of_effects, finetune
 from components.ingest.ingest import ingest
 from components.predict.predict import predict
 from components.prior.prior import prior
 from components.publish.facts import limitations
+from components.shared.artifact import GENE_PRIOR, opening
 from components.shared.cells import Cells
 from components.shared.errors import InputError
-from components.shared.normalisation import check_asked, read_target_sum, unit_of
+from components.shared.normalisation import check_asked, read_target_sum, total_of_model, unit_of
 from components.shared.perturbation import CONTROL
 from components.split.split import split
 from tests.unit.test_finetune import QUICK
@@ -180,22 +181,23 @@ def test_a_finished_model_refuses_before_cells_are_read(options, found):
     check_asked({}, {}, "a model of before")
 
 
-@pytest.mark.parametrize(("cells", "other"), [("usual", True), ("cells", False)])
-def test_pretrained_weights_of_another_scale_are_warned_of(world, capsys, cells, other):
-    stats = train(world, cells, f"again {cells}", pretrained=world / "model")
-    said = capsys.readouterr().err
-    assert ("other_scale" in stats) == other == ("WARNING: The pretrained weights are of" in said)
-    if other:
-        metrics = {"scored": False, "perturbations": 6}
-        assert stats["other_scale"] in limitations(stats, metrics, metrics, {"test_line": "hepg2"})
+def test_pretrained_weights_of_another_scale_are_warned_of(world, capsys):
+    total = Cells.open(world / "cells").target_sum
+    assert total_of_model(json.loads((world / "model" / "args.json").read_text())) == total
+    assert total_of_model({}) == 10_000
+    stats = train(world, "usual", "again", pretrained=world / "model")
+    assert f"WARNING: The pretrained weights are of {unit_of(total)}" in capsys.readouterr().err
+    metrics = {"scored": False, "perturbations": 6}
+    assert stats["other_scale"] in limitations(stats, metrics, metrics, {"test_line": "hepg2"})
 
 
 def test_effects_that_were_measured_on_another_scale_are_refused(world):
-    prior(f"effects:{world / 'usual'}", "random://tiny", world / "effects")
+    cells = Cells.open(world / "cells")
+    for name, file in (("other", "usual"), ("same", "cells/cells.h5ad")):
+        prior(f"effects:{world / file}", "random://tiny", world / name)
     with pytest.raises(InputError, match="measured on log1p of counts per 10,000, and these cells"):
-        train(world, "cells", "no model", prior_of="effects")
-    prior(f"effects:{world / 'cells' / 'cells.h5ad'}", "random://tiny", world / "effects too")
-    assert train(world, "cells", "model too", prior_of="effects too")["target_sum"]
+        check_total_of_effects(opening(world / "other", GENE_PRIOR), cells)
+    check_total_of_effects(opening(world / "same", GENE_PRIOR), cells)
 
 
 def test_a_median_needs_controls_with_counts(tmp_path):
