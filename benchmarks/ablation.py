@@ -36,7 +36,6 @@ from components.evaluate.metrics import HIGHER, LOWER
 from components.evaluate.training import training_pseudobulks
 from components.finetune.finetune import start_model
 from components.finetune.loading import load_training_data
-from components.finetune.recipe import Recipe, load_recipe
 from components.finetune.state import Epoch
 from components.finetune.training import fit
 from components.finetune.validation import discrimination, pearson
@@ -47,6 +46,7 @@ from components.shared.errors import one_line_errors
 from components.shared.inference import predict_means
 from components.shared.perturbation import genes_of
 from components.shared.progress import bar
+from components.shared.recipe import Recipe, load_recipe
 from components.shared.splits import TEST, Splits
 from components.shared.tokens import GeneTokens
 from components.split.split import split

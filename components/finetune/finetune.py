@@ -34,7 +34,6 @@ from components.finetune.left_out import Screen
 from components.finetune.loading import batches_in_words, load_training_data
 from components.finetune.parts import in_words
 from components.finetune.places import Place, open_place
-from components.finetune.recipe import Recipe, load_recipe
 from components.finetune.state import Epoch, Fit, history_of
 from components.finetune.table_scale import brought_to_scale
 from components.finetune.tracking import Tracker
@@ -67,6 +66,7 @@ from components.shared.gene_prior import EFFECTS_FILE as OTHER_EFFECTS_FILE
 from components.shared.normalisation import TARGET_SUM, USUAL, total_of_model, unit_of
 from components.shared.perturbation import genes_of
 from components.shared.pretrained import SIZES, parse_pretrained, resolve_vocabulary
+from components.shared.recipe import Recipe, load_recipe
 from components.shared.splits import TEST, TRAIN, Splits
 from components.shared.storage import fetched_folder
 from components.shared.tokens import GeneTokens

@@ -3,8 +3,8 @@ from dataclasses import asdict
 import pytest
 
 from benchmarks.ablation import MENDS, NOT_TRIED, Size, ladder
-from components.finetune.recipe import Recipe, load_recipe, recipe_names
 from components.shared.errors import InputError
+from components.shared.recipe import Recipe, load_recipe, recipe_names
 
 
 def test_every_recipe_has_every_setting_and_is_read():
