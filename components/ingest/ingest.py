@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from components.ingest.depth import brought_to
+from components.ingest.files import check_is_no_folder
 from components.ingest.generator import SCHEME, Screen
 from components.ingest.knock_down import FILTER, Least, in_words, without_failed
 from components.ingest.labels import check_names, counts_of, labels_of
@@ -45,7 +46,7 @@ from components.shared.downloads import shown
 from components.shared.errors import InputError, nearest
 from components.shared.normalisation import TARGET_SUM, USUAL, read_target_sum, unit_of
 from components.shared.progress import bar
-from components.shared.storage import fetched, local_path, scheme_of
+from components.shared.storage import LOCAL, fetched, local_path, scheme_of
 
 TRUTH_FILE = "truth.npz"
 JOIN = " + "
@@ -80,6 +81,8 @@ def _here(uri: str) -> Iterator[Path]:
     if scheme_of(uri) in ("", "file") and is_zarr(path := local_path(uri.rstrip("/"))):
         yield path
         return
+    if scheme_of(uri) in LOCAL:
+        check_is_no_folder(local_path(uri), shown(uri))
     with fetched(uri) as path:
         yield path
 

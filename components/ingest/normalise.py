@@ -16,6 +16,9 @@ AUTO = "auto"
 EXPRESSIONS = (AUTO, COUNTS, LOG1P)
 SCALE = 1e4
 """A cell's values add up to this before the logarithm."""
+ALL_ONE = 200
+"""So many values other than zero are not all 1 in counts: 56 % of those of Datlinger 2021 are more,
+where a cell has 18 genes."""
 LOG1P_LIMIT = 15.0
 """log1p of a cell's whole 10,000 is 9.2, of a million 13.8; cell-eval too refuses 15 and more."""
 
@@ -46,6 +49,11 @@ def detect(sample: NDArray[np.float32], given: str, name: str) -> tuple[str, str
         raise InputError(
             f"{name}: no non-zero value in a sample of X, so counts or log1p cannot be told; "
             f"set expression to counts or log1p"
+        )
+    if whole and most == 1 and len(values) >= ALL_ONE:
+        raise InputError(
+            f"{name}: X says only whether a gene was seen: {len(values)} sampled non-zero values "
+            "are all 1; expected raw counts (a layer, or layer: raw); if they are, set scale: counts"
         )
     if whole:
         return COUNTS, f"detected: {seen}, are all whole numbers"

@@ -208,9 +208,7 @@ def test_a_run_is_refused_with_the_nearest_name(wrong, says):
         ({"ingest_options": {"target_sum": "mean"}}, "target_sum='mean': expected 'median'"),
     ],
 )
-def test_recipe_and_target_are_checked_by_the_tasks_and_by_the_commands(
-    wrong, says, tmp_path
-):
+def test_recipe_and_target_are_checked_by_the_tasks_and_by_the_commands(wrong, says, tmp_path):
     given = COMMON | {"recipe": "smoke", "perturbation_column": "gene", "control_label": "x"}
     given |= {"cell_line_column": "line", "ingest_options": {}, "split_options": {}}
     given |= {"perturbations": [], "cells_per_perturbation": 0, "publish_to": ""} | wrong
