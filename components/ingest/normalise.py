@@ -53,7 +53,7 @@ def detect(sample: NDArray[np.float32], given: str, name: str) -> tuple[str, str
     if whole and most == 1 and len(values) >= ALL_ONE:
         raise InputError(
             f"{name}: X says only whether a gene was seen: {len(values)} sampled non-zero values "
-            "are all 1; expected raw counts (a layer, or layer: raw); if they are, set scale: counts"
+            "are all 1; expected raw counts (a layer, or layer: raw); if these are, scale: counts"
         )
     if whole:
         return COUNTS, f"detected: {seen}, are all whole numbers"
