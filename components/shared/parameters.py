@@ -17,10 +17,8 @@ from components.shared.options import checked_options
 from components.shared.perturbation_names import line_key, same_things, text_of
 from components.shared.pretrained import parse_pretrained
 from components.shared.prior_grammar import parse_prior, uris
-from components.shared.recipe import load_recipe
 from components.shared.stage_options import INGEST_OPTIONS, SPLIT_OPTIONS
 from components.shared.storage import LOCAL, SHA256, local_path, scheme_of
-from components.shared.targets import check_target_form
 
 WHOLE = ("seed", "split_seed", "cells_per_perturbation", "gpus")
 """Parameters that are whole numbers from 0."""
@@ -33,14 +31,10 @@ def check_parameters(parameters: Mapping[str, Any]) -> None:
         parameters: by name; those that a pipeline lacks are not asked for.
 
     Raises:
-        InputError: an unknown recipe, setting or option, or a mistyped one, a target that nothing
-            can be published to, lines that cannot be, a number that is too small
+        InputError: an unknown or mistyped option, lines that cannot be, a number that is too small
             or large, or a local path where nothing is.
     """
     check_sendable(parameters)
-    if "recipe" in parameters:
-        load_recipe(parameters["recipe"], parameters.get("overrides") or {})
-    check_target_form(parameters.get("publish_to", ""))
     for name in WHOLE:
         check_whole(name, parameters.get(name, 0))
     ingest = checked_options(
