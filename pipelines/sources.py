@@ -56,7 +56,7 @@ def imports_of(module: Path) -> Iterator[str]:
 
 
 def _named_beside(module: Path) -> Iterator[Path]:
-    """Yield the files, and those of folders, beside a module that its source names, modules apart."""
+    """Yield the files and folders beside a module that its source names, modules apart."""
     nodes = ast.walk(ast.parse(module.read_text()))
     texts = {node.value for node in nodes if isinstance(node, ast.Constant)}
     for path in module.parent.iterdir():
