@@ -35,10 +35,10 @@ from benchmarks.results import (
 from benchmarks.stages import PRETRAINED, SMALL, baselines, cells_of, run, screen, splits_of
 from benchmarks.truth import Scores, TestLine
 from components.evaluate.baselines import SAME_PERTURBATION_DELTA
-from components.finetune.recipe import BEST, RELIABLE, load_recipe
 from components.shared.cells import Cells
 from components.shared.errors import one_line_errors
 from components.shared.progress import bar
+from components.shared.recipe import BEST, RELIABLE, load_recipe
 from components.shared.splits import Splits
 
 SPREAD, NOTHING = "sets of every line", "nothing"

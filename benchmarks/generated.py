@@ -15,11 +15,11 @@ import torch
 from benchmarks import measure
 from components.finetune.checkpoints import Checkpoints, Saved
 from components.finetune.data import TrainingData, ValidationSet
-from components.finetune.recipe import Recipe
 from components.finetune.state import Fit
 from components.finetune.training import fit
 from components.finetune.workers import ALONE, Workers
 from components.shared.model import build
+from components.shared.recipe import Recipe
 from components.shared.tokens import Ints, Targets
 from components.shared.vocabulary import Vocabulary
 

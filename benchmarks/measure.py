@@ -20,9 +20,10 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from components.shared.inference import AUTOCAST, PRECISIONS
+from components.shared.inference import AUTOCAST
 from components.shared.model import SCGPT, build
 from components.shared.scgpt_package import transformer_generator
+from components.shared.settings import PRECISIONS
 
 VOCABULARY = {f"G{i}": i for i in range(60_696)} | {"<pad>": 60_696}
 """As large as scGPT's whole-human vocabulary."""

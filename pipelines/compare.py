@@ -129,6 +129,7 @@ def comparison_on(profile: Profile, images: Mapping[str, str]) -> Any:
                 perturbations=perturbations,
                 cells_per_perturbation=cells_per_perturbation,
                 gpus=gpus,
+                publish_to=publish_to,
             )
             ingested = ingest(
                 dataset=dataset,

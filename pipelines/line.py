@@ -105,6 +105,7 @@ def prediction_on(profile: Profile, images: Mapping[str, str]) -> Any:
                 split_options=split_options,
                 seed=seed,
                 gpus=gpus,
+                publish_to=publish_to,
             )
             ingested = ingest(
                 dataset=dataset,

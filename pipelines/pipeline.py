@@ -120,6 +120,7 @@ def pipeline_on(profile: Profile, images: Mapping[str, str]) -> Any:
                 perturbations=perturbations,
                 cells_per_perturbation=cells_per_perturbation,
                 gpus=gpus,
+                publish_to=publish_to,
             )
             ingested = ingest(
                 dataset=dataset,

@@ -16,6 +16,7 @@ from anndata import AnnData
 from components.ingest.ingest import ingest
 from components.predict.predict import predict
 from components.shared.finished import take_model
+from components.shared.normalisation import check_asked
 from components.shared.options import checked_options
 from components.shared.predictions import PERTURBATIONS_FILE, Predictions
 from components.shared.stage_options import INGEST_OPTIONS
@@ -73,14 +74,16 @@ def predict_line(
         source = folder / "cells.h5ad"
         if isinstance(cells, AnnData):
             cells.write_h5ad(source)
-        take_model(os.fspath(model), folder / "model")
+        options = checked_options(INGEST_OPTIONS, ingest_options or {}, name="ingest_options")
+        where = os.fspath(model)
+        check_asked(options, take_model(where, folder / "model"), where)
         ingest(
             str(source) if isinstance(cells, AnnData) else os.fspath(cells),
             folder / "cells",
             perturbation_column=perturbation_column,
             cell_line_column=cell_line_column,
             control=control_label,
-            **checked_options(INGEST_OPTIONS, ingest_options or {}, name="ingest_options"),
+            **options,
         )
         split(
             folder / "cells",

@@ -23,7 +23,6 @@ from kfp import local
 
 from components.check.check import check, check_prediction, grid
 from components.finetune.places import open_place
-from components.finetune.recipe import load_recipe
 from components.publish.publish import check_target
 from components.shared.artifact import sha256_of
 from components.shared.datasets import as_text, with_files
@@ -147,17 +146,16 @@ def _assign(
 
 
 def check_settings(params: Mapping[str, Any]) -> None:
-    """Check what can be checked of the parameters alone: what the check task asks for, and more.
+    """Check what can be checked of the parameters alone: what the check task asks for.
 
     Raises:
-        InputError: an unknown recipe or override; or see `components.check.check`.
+        InputError: see `components.check.check`.
     """
     known = pipeline_parameters(params)
     params = {name: parameter.default for name, parameter in known.items()} | dict(params)
     if is_prediction(params):
         check_prediction(params, "")
         return
-    load_recipe(params["recipe"], params["overrides"] or {})
     if is_comparison(params):
         grid(params, "", "")
     else:

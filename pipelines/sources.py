@@ -56,12 +56,14 @@ def imports_of(module: Path) -> Iterator[str]:
 
 
 def _named_beside(module: Path) -> Iterator[Path]:
-    """Yield the files in a module's folder that its source names and that are no modules."""
+    """Yield the files and folders beside a module that its source names, modules apart."""
     nodes = ast.walk(ast.parse(module.read_text()))
     texts = {node.value for node in nodes if isinstance(node, ast.Constant)}
     for path in module.parent.iterdir():
-        if path.is_file() and path.suffix != ".py" and path.name in texts:
-            yield path
+        if path.suffix == ".py" or path.name not in texts:
+            continue
+        inside = path.rglob("*") if path.is_dir() else [path]
+        yield from (file for file in inside if file.is_file() and _is_content(file))
 
 
 def _packages(module: Path, root: Path) -> Iterator[Path]:

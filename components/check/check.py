@@ -11,7 +11,9 @@ from components.shared.errors import InputError
 from components.shared.parameters import check_parameters
 from components.shared.pretrained import parse_pretrained
 from components.shared.prior_grammar import parse_prior
+from components.shared.recipe import load_recipe
 from components.shared.repeat import commands
+from components.shared.targets import check_target_form
 
 
 def check(parameters: Mapping[str, Any], package: str) -> str:
@@ -22,11 +24,11 @@ def check(parameters: Mapping[str, Any], package: str) -> str:
         package: the compiled pipeline, as a path in the repository.
 
     Raises:
-        InputError: see `check_parameters`; a prior that is not written as it must be, naming the
+        InputError: see `check_parameters`; an unknown recipe or setting; a target that nothing can
+            be published to; a prior that is not written as it must be, naming the
             nearest that is, or that has nothing to learn from; an unknown `random://` size.
     """
-    check_parameters(parameters)
-    _asked_for(parameters)
+    _check_all(parameters)
     _prior(parameters["prior"])
     parse_pretrained(parameters["pretrained"])
     return commands("run", package, {**parameters, "prior": _shown(parameters["prior"])})
@@ -42,8 +44,7 @@ def check_prediction(parameters: Mapping[str, Any], package: str) -> str:
     Raises:
         InputError: see `check_parameters`; perturbations that cannot be read.
     """
-    check_parameters(parameters)
-    _asked_for(parameters)
+    _check_all(parameters)
     return commands("predict", package, parameters)
 
 
@@ -64,8 +65,7 @@ def grid(parameters: Mapping[str, Any], package: str, checkpoints: str) -> list[
         InputError: as `check`; a seed that is no whole number, one thing given twice, or more runs
             than a cluster can compare.
     """
-    check_parameters(parameters)
-    _asked_for(parameters)
+    _check_all(parameters)
     priors = _distinct("priors", [_prior(text) for text in parameters["priors"]])
     seeds = _distinct("seeds", [_seed(seed) for seed in parameters["seeds"]])
     parse_pretrained(parameters["pretrained"])
@@ -89,6 +89,15 @@ def repeat_comparison(parameters: Mapping[str, Any], package: str) -> str:
     """Return the commands that repeat a whole comparison."""
     priors = [_shown(prior) for prior in parameters["priors"]]
     return commands("compare", package, {**parameters, "priors": priors})
+
+
+def _check_all(parameters: Mapping[str, Any]) -> None:
+    """Check what every pipeline has; what one lacks is not asked for."""
+    check_parameters(parameters)
+    if "recipe" in parameters:
+        load_recipe(parameters["recipe"], parameters.get("overrides") or {})
+    check_target_form(parameters.get("publish_to", ""))
+    _asked_for(parameters)
 
 
 def _asked_for(parameters: Mapping[str, Any]) -> None:

@@ -23,6 +23,7 @@ def check(
     perturbations: list,
     cells_per_perturbation: int,
     gpus: int,
+    publish_to: str,
 ) -> str:
     """Check the prior and the checkpoint's name, and return the commands that repeat the run.
 
@@ -45,16 +46,19 @@ def check(
         perturbations: see dataset.
         cells_per_perturbation: see dataset.
         gpus: see dataset.
+        publish_to: see dataset.
     """
     parameters = dict(locals())
     from pathlib import Path
 
     from components.check.check import check as run
     from components.shared.errors import one_line_errors
+    from components.shared.targets import check_target_form
 
-    for own in ("gpu_count", "package"):
+    for own in ("gpu_count", "package", "publish_to"):
         del parameters[own]
     with one_line_errors("check"):
+        check_target_form(publish_to)
         repeat = run(parameters, package)
         Path(gpu_count).parent.mkdir(parents=True, exist_ok=True)
         Path(gpu_count).write_text(str(gpus))
@@ -85,6 +89,7 @@ def check_grid(
     perturbations: list,
     cells_per_perturbation: int,
     gpus: int,
+    publish_to: str,
 ) -> list:
     """Check priors and seeds, and return the grid, a dict a run.
 
@@ -111,6 +116,7 @@ def check_grid(
         perturbations: see checkpoints.
         cells_per_perturbation: see checkpoints.
         gpus: see checkpoints.
+        publish_to: see checkpoints.
     """
     parameters = dict(locals())
     import json
@@ -119,10 +125,12 @@ def check_grid(
     from components.check.bounds import room_in_workflow
     from components.check.check import grid, repeat_comparison
     from components.shared.errors import one_line_errors
+    from components.shared.targets import check_target_form
 
-    for own in ("repeat", "runs", "gpu_count", "package", "checkpoints"):
+    for own in ("repeat", "runs", "gpu_count", "package", "checkpoints", "publish_to"):
         del parameters[own]
     with one_line_errors("check"):
+        check_target_form(publish_to)
         cells = grid(parameters, package, checkpoints)
         if note := room_in_workflow(cells):
             print(f"check: note: {note}", flush=True)
@@ -154,6 +162,7 @@ def check_model(
     split_options: dict,
     seed: int,
     gpus: int,
+    publish_to: str,
 ) -> str:
     """Check a finished model and what is asked of it, and return the commands that repeat this.
 
@@ -173,20 +182,25 @@ def check_model(
         split_options: see model.
         seed: see model.
         gpus: see model.
+        publish_to: see model.
     """
     parameters = dict(locals())
     from pathlib import Path
 
     from components.check.check import check_prediction
     from components.shared.artifact import describe
+    from components.shared.downloads import shown
     from components.shared.errors import one_line_errors
     from components.shared.finished import take_model
+    from components.shared.normalisation import check_asked
+    from components.shared.targets import check_target_form
 
-    for own in ("taken", "gpu_count", "package"):
+    for own in ("taken", "gpu_count", "package", "publish_to"):
         del parameters[own]
     with one_line_errors("check"):
+        check_target_form(publish_to)
         repeat = check_prediction(parameters, package)
-        take_model(model, taken.path)
+        check_asked(ingest_options, take_model(model, taken.path), shown(model))
         taken.metadata.update(describe(taken.path))
         Path(gpu_count).parent.mkdir(parents=True, exist_ok=True)
         Path(gpu_count).write_text(str(gpus))

@@ -54,6 +54,7 @@ from components.shared.artifact import EVALUATION, GENE_PRIOR, Artifact, opening
 from components.shared.cells import Cells
 from components.shared.confidence import CONFIDENCE_FILE, Confidence
 from components.shared.errors import InputError
+from components.shared.normalisation import unit_of
 from components.shared.predictions import KNOWN_MEANS, MEANS, Predictions
 from components.shared.rank_cells import RANK
 from components.shared.splits import CONTROL_BOTH, Splits
@@ -157,6 +158,7 @@ def evaluate(
             shared_controls=len(split.rows(CONTROL_BOTH, line=split.test_line)),
             inputs=inputs,
             repeat=repeat or repeat_command(inputs),
+            unit=unit_of(opened.target_sum),
         )
         labelled = effects.table(found.model.metrics[HEADLINE_METRIC] if found else None)
         numbers = found.numbers if found else nothing_scored(origin.why_not_scored, kind)

@@ -47,7 +47,7 @@ HEADLINE = (
         "mae_delta",
         LOWER,
         MEANS,
-        "Mean absolute error of the predicted mean change, in log1p of counts per 10,000.",
+        "Mean absolute error of the predicted mean change, in log1p of normalised counts.",
     ),
     Metric(
         "discrimination_score_l1",

@@ -222,7 +222,7 @@ def _check_values(
                 raise InputError(
                     f"{where}, {name}: {block[row, gene]} in cell "
                     f"'{adata.obs_names[start + row]}', gene '{adata.var_names[gene]}'; expected "
-                    "log1p of counts per 10,000, within [0, 15)"
+                    "log1p of normalised counts, within [0, 15)"
                 )
             # cell-eval takes values for whole numbers up to this.
             fractions[name] = fractions[name] or bool((np.modf(values)[0] > 1e-3).any())
@@ -236,7 +236,7 @@ def _check_values(
     for name, found in fractions.items():
         if not found:  # cell-eval would take them for counts and normalise them without a word
             raise InputError(
-                f"{where}, {name}: only whole numbers; expected log1p of counts per 10,000, not "
+                f"{where}, {name}: only whole numbers; expected log1p of normalised counts, not "
                 "counts"
             )
 

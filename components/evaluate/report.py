@@ -44,6 +44,7 @@ from components.evaluate.rows import dense
 from components.evaluate.summary import CEILING, HALF, HEADLINE_METRIC
 from components.evaluate.uncertainty import BEATS, FALLS_SHORT
 from components.shared.artifact import Artifact, code_version
+from components.shared.normalisation import USUAL, unit_of
 from components.shared.page import breakable, number, page_css, share, signed
 
 TITLES = {
@@ -100,6 +101,8 @@ class Origin:
     """Artifacts that were read, by name."""
     repeat: str
     """The command that repeats the run; empty = not known."""
+    unit: str = unit_of(USUAL)
+    """What expression is."""
 
     @property
     def why_not_scored(self) -> str:

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from components.finetune.data import TrainingData
 from components.finetune.objective import Deltas, Sets, sets_of
-from components.finetune.recipe import Recipe
 from components.shared.batches import matched
 from components.shared.devices import moved
+from components.shared.recipe import Recipe
 from components.shared.tokens import Batch, Ints, Window, assemble, gathered, training_window
 
 

@@ -34,8 +34,8 @@ from components.finetune.left_out import Screen
 from components.finetune.loading import batches_in_words, load_training_data
 from components.finetune.parts import in_words
 from components.finetune.places import Place, open_place
-from components.finetune.recipe import Recipe, load_recipe
 from components.finetune.state import Epoch, Fit, history_of
+from components.finetune.table_scale import brought_to_scale
 from components.finetune.tracking import Tracker
 from components.finetune.training import fit
 from components.finetune.workers import Workers, joined, launch
@@ -63,8 +63,10 @@ from components.shared.gene_prior import (
     genes_with_vector,
 )
 from components.shared.gene_prior import EFFECTS_FILE as OTHER_EFFECTS_FILE
+from components.shared.normalisation import TARGET_SUM, USUAL, total_of_model, unit_of
 from components.shared.perturbation import genes_of
 from components.shared.pretrained import SIZES, parse_pretrained, resolve_vocabulary
+from components.shared.recipe import Recipe, load_recipe
 from components.shared.splits import TEST, TRAIN, Splits
 from components.shared.storage import fetched_folder
 from components.shared.tokens import GeneTokens
@@ -173,6 +175,7 @@ def _finetune(
                 stats = _stats(ready.facts, result, ready.data, parameters, settings)
                 stats["wandb_run"] = tracker.finish(draft.path)
             own = {"recipe": recipe, "seed": seed, "settings": asdict(settings)}
+            own[TARGET_SUM] = ready.facts[TARGET_SUM]
             args = ready.args | {"scgpt_perturb": own}
             _write(draft.path, result, args, ready.vocabulary, stats, prior_artifact)
             if ready.effects:
@@ -266,6 +269,7 @@ def _made_ready(
     saved = _go_on(store) if store else None
     checkpoint = f"checkpoint {saved.uri}" if saved else "no checkpoint"
     _check_same(f"pretrained weights {source[:12]} and {checkpoint}", workers)
+    check_total_of_effects(prior, cells)
     table = _gene_table(prior, vocabulary)
     if table is not None:
         scgpt_model.add_prior(model, table, neutral=settings.prior_neutral)
@@ -285,7 +289,8 @@ def _made_ready(
         print(f"finetune: {batches_in_words(data)}", flush=True)
     genes = [cells.genes[column] for column in tokens.columns]
     own = line_deltas(data)
-    deltas = [own, *_of_other_screens(prior, data, genes, own, splits.test_line)]
+    others, brought_said = _of_other_screens(prior, data, genes, own, splits.test_line, workers)
+    deltas = [own, *others]
     vectors = None if table is None else vectors_of(data.perturbations, table, vocabulary)
     known, effects = None, None
     if prior.summary.get(EFFECTS) is not None:
@@ -301,6 +306,11 @@ def _made_ready(
             _vectors(table, vocabulary) if table is not None and known.near else None,
         )
     facts = _facts(model, data, cells, tokens, workers, pretrained, prior)
+    if not facts["random_init"] and total_of_model(args) != cells.target_sum:
+        facts["other_scale"] = (
+            f"The pretrained weights are of {unit_of(total_of_model(args))}, the cells are "
+            f"{unit_of(cells.target_sum)}; the weights may help less than on their own scale."
+        )
     brought = None
     if workers.first:
         training = training_effects(cells, splits, match_batches=settings.match_batches)
@@ -310,6 +320,8 @@ def _made_ready(
     if known is not None:
         facts["effects_weights"] = known.weights
         facts["effects_are"] = in_words(known.weights)
+        if brought_said:
+            facts["effects_scaled"] = brought_said
     if table is not None:
         facts["prior_coverage"] = _coverage(table, vocabulary, cells, splits)
     facts["compiled"] = scgpt_model.compile_on(model.to(device), device)
@@ -342,15 +354,39 @@ def _coverage(
     return {what: coverage(with_vector, genes) for what, genes in asked.items()}
 
 
+def check_total_of_effects(prior: Artifact, cells: Cells) -> None:
+    """Check that what was measured on other cells was measured on the scale of these.
+
+    Raises:
+        InputError: it was not.
+    """
+    effects = prior.summary.get(EFFECTS) or {}
+    theirs = effects.get(TARGET_SUM, USUAL)
+    if effects.get("with_errors") and theirs != cells.target_sum:
+        raise InputError(
+            f"prior effects:{effects['uri']}: measured on {unit_of(theirs)}, and these cells are "
+            f"{unit_of(cells.target_sum)}; ingest one of them with the other's {TARGET_SUM}"
+        )
+
+
 def _of_other_screens(
-    prior: Artifact, data: TrainingData, genes: list[str], own: LineDeltas, test_line: str
-) -> list[LineDeltas]:
-    """Return the deltas that the prior brings of other screens, if it does."""
+    prior: Artifact,
+    data: TrainingData,
+    genes: list[str],
+    own: LineDeltas,
+    test_line: str,
+    workers: Workers,
+) -> tuple[list[LineDeltas], str]:
+    """Return the deltas that the prior brings of other screens, and what was done to them."""
     if not (prior.path / OTHER_EFFECTS_FILE).exists():
-        return []
-    other = OtherEffects.read(prior.path)
-    _tell_lines(other.lines, prior.summary[EFFECTS]["uri"], test_line)
-    return [of_other_screens(other, data.perturbations, genes, own, test_line)]
+        return [], ""
+    other, uri = OtherEffects.read(prior.path), prior.summary[EFFECTS]["uri"]
+    _tell_lines(other.lines, uri, test_line)
+    on_scale = brought_to_scale(other, data.perturbations, genes, own, test_line, uri)
+    if on_scale.said and workers.first:
+        print(f"finetune: WARNING: {on_scale.said}", file=sys.stderr, flush=True)
+    given = of_other_screens(on_scale.effects, data.perturbations, genes, own, test_line)
+    return [given], on_scale.said
 
 
 def _known(
@@ -514,6 +550,7 @@ def _facts(
         "training_perturbations": len(trained),
         "validation_perturbations": len(data.validation),
         "validation_perturbations_seen": len(data.seen()),
+        TARGET_SUM: cells.target_sum,
         "genes": len(cells.genes),
         "genes_modelled": len(tokens.ids),
         "unmeasured_targets": sum(not set(genes_of(label)) <= genes for label in trained),
@@ -532,6 +569,8 @@ def _announce(facts: Mapping[str, Any], recipe: Recipe) -> None:
             file=sys.stderr,
             flush=True,
         )
+    if "other_scale" in facts:
+        print(f"finetune: WARNING: {facts['other_scale']}", file=sys.stderr, flush=True)
     print(
         f"finetune: {facts['training_cells']} training cells of "
         f"{facts['training_perturbations']} perturbations "

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from components.finetune.recipe import Recipe
 from components.finetune.workers import ALONE, Workers
+from components.shared.recipe import Recipe
 
 
 @dataclass(frozen=True)

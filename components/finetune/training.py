@@ -24,7 +24,6 @@ from components.finetune.data import TrainingData
 from components.finetune.deltas import line_deltas
 from components.finetune.keeping import Keeper
 from components.finetune.objective import Deltas, delta_loss, measured_deltas
-from components.finetune.recipe import RELIABLE, Recipe
 from components.finetune.selection import leads
 from components.finetune.state import Epoch, Fit, TrainingState
 from components.finetune.validation import Validation, own_responses, validate
@@ -33,6 +32,7 @@ from components.shared.errors import InputError, shortlist
 from components.shared.inference import autocast, forward
 from components.shared.model import export_state, weigh_network
 from components.shared.progress import bar
+from components.shared.recipe import RELIABLE, Recipe
 from components.shared.tokens import Ints
 
 _Share = list[TrainingBatch]

@@ -12,10 +12,10 @@ from torch import Tensor
 from components.finetune.data import Floats, TrainingData, ValidationSet, moments
 from components.finetune.deltas import LineDeltas
 from components.finetune.keeping import Keeper
-from components.finetune.recipe import RELIABLE, Recipe
 from components.finetune.selection import network_weight, reliability, weighted_mean
 from components.finetune.workers import ALONE, Workers
 from components.shared.inference import predict_cells
+from components.shared.recipe import RELIABLE, Recipe
 from components.shared.tokens import Ints
 
 NAN = float("nan")

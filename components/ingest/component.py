@@ -23,7 +23,7 @@ def ingest(
         cell_line_column: column of obs with the cell line, or '=name' if all cells are of one.
         control_label: label of control cells in the perturbation column; several with commas
             between, or a pattern (NT-*).
-        options: batch_column, scale, layer, gene_column, genes, obs_filter, expression,
+        options: batch_column, scale, layer, gene_column, genes, target_sum, obs_filter, expression,
             label_separator, missing_is_control, left_out, least_knock_down,
             least_perturbation_knock_down.
     """

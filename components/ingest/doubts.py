@@ -39,7 +39,7 @@ def looks_of(part: str, genes: Collection[str]) -> str:
         loose = found[0] not in "-." and not re.fullmatch(ANTISENSE, rest)
         if head in genes and (loose or re.fullmatch(GUIDE, rest, re.IGNORECASE)):
             return f"a guide of {head}"
-    bare = re.sub(r"^(?:sg|g)[-_ ]?|[-_ ](?:sg|ko|kd|oe|KO|KD|OE)$", "", part)
+    bare = re.sub(r"^(?:sg|sh|si|g)[-_ ]?|[-_ ](?:sg|ko|kd|oe|KO|KD|OE)$", "", part)
     if bare != part and bare in genes:
         return f"a guide of {bare}"
     return "" if re.fullmatch(SYMBOL, part) else "no gene symbol"

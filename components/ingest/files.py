@@ -20,6 +20,8 @@ KINDS = {
     "columns, and obs needs perturbation and line",
     ".tar": "an archive; unpack it and give the h5ad in it",
 }
+MATRIX_MARKET = ("matrix.mtx", "matrix.mtx.gz")
+"""Names in a folder that Cell Ranger writes."""
 KINDS |= {".rdata": KINDS[".rds"], ".tsv": KINDS[".csv"], ".txt": KINDS[".csv"]}
 FILTERS = {32001: "blosc", 32004: "lz4", 32008: "bitshuffle", 32015: "zstd", 32026: "blosc2"}
 """Names of filters that anndata's documentation or others' tools use."""
@@ -133,3 +135,19 @@ def _with_plugins(code: int) -> bool:
     except ImportError:
         return False
     return bool(h5py.h5z.filter_avail(code))
+
+
+def check_is_no_folder(path: Path, name: str) -> None:
+    """Check that a path of this machine is no folder, as Cell Ranger's of a matrix is.
+
+    Raises:
+        InputError: it is one; says which files of it may be meant.
+    """
+    if not path.is_dir():
+        return
+    inside = sorted(other.name for other in path.iterdir())
+    if any(file in inside for file in MATRIX_MARKET):
+        raise InputError(f"{name}: is a folder with {KINDS['.mtx']}")
+    files = [file for file in inside if file.endswith((".h5ad", ".zarr", ".h5"))]
+    holds = f"; it holds {shortlist(files)}" if files else ""
+    raise InputError(f"{name}: is a folder; expected a file{holds}")

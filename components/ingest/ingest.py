@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
+from components.ingest.depth import brought_to
+from components.ingest.files import check_is_no_folder
 from components.ingest.generator import SCHEME, Screen
 from components.ingest.knock_down import FILTER, Least, in_words, without_failed
 from components.ingest.labels import check_names, counts_of, labels_of
@@ -42,8 +44,9 @@ from components.shared.csr_writer import CsrWriter
 from components.shared.datasets import as_text, with_files
 from components.shared.downloads import shown
 from components.shared.errors import InputError, nearest
+from components.shared.normalisation import TARGET_SUM, USUAL, read_target_sum, unit_of
 from components.shared.progress import bar
-from components.shared.storage import fetched, local_path, scheme_of
+from components.shared.storage import LOCAL, fetched, local_path, scheme_of
 
 TRUTH_FILE = "truth.npz"
 JOIN = " + "
@@ -78,6 +81,8 @@ def _here(uri: str) -> Iterator[Path]:
     if scheme_of(uri) in ("", "file") and is_zarr(path := local_path(uri.rstrip("/"))):
         yield path
         return
+    if scheme_of(uri) in LOCAL:
+        check_is_no_folder(local_path(uri), shown(uri))
     with fetched(uri) as path:
         yield path
 
@@ -107,13 +112,17 @@ def _part(source: Source, reading: Reading, seed: int) -> Part:
     for line in labels.said:
         _say(line)
     found = scale_of(source, labels.kept, reading.expression, reading.scale, seed)
-    if found.how:
-        what = source.matrix.said if isinstance(source, H5adSource) else "X"
-        _say(f"{source.name}: {what} is {found.scale.said} ({found.how}); {found.done}")
     part = Part(source, labels, found, source.genes)
     least = Least(reading.least_knock_down, reading.least_perturbation_knock_down)
     rest = without_failed(labels, part.genes, lambda: _converted(part), least, source.name)
     return replace(part, labels=rest)
+
+
+def _say_scale(part: Part) -> None:
+    found, source = part.found, part.source
+    if found.how:
+        what = source.matrix.said if isinstance(source, H5adSource) else "X"
+        _say(f"{source.name}: {what} is {found.scale.said} ({found.how}); {found.done}")
 
 
 def _checker(part: Part) -> ValueCheck:
@@ -162,7 +171,7 @@ def _write_part(
     return facts
 
 
-def write_cells(parts: Sequence[Part], genes: Genes, draft: Draft) -> dict[str, Any]:
+def write_cells(parts: Sequence[Part], genes: Genes, total: int, draft: Draft) -> dict[str, Any]:
     """Write `cells.h5ad` into the draft and return facts for its summary.
 
     Raises:
@@ -183,11 +192,13 @@ def write_cells(parts: Sequence[Part], genes: Genes, draft: Draft) -> dict[str, 
         facts = _facts(parts, met)
         told = ("source", "source_sha256", "scale_found", "scale_done", "normalisation")
         uns = {name: facts[name] for name in told}
+        uns[TARGET_SUM] = total
         uns["control_label"] = labels["control_label"]
         # As text, since a name may have a slash, which parts the keys of an h5ad.
         uns["other_spellings"] = json.dumps(spellings)
         writer.finish(obs, genes.names, uns)
         filled = writer.entries / max(1, writer.rows * writer.n_genes)
+    facts |= {TARGET_SUM: total}
     facts |= counts_of(obs, genes.names) | {"genes": len(genes.names)} | labels
     if said := in_words(labels):
         facts[FILTER] = said
@@ -228,6 +239,8 @@ def _facts(parts: Sequence[Part], met: Sequence[Mapping[str, Any]]) -> dict[str,
 
 
 def _warn(summary: Mapping[str, Any]) -> None:
+    if summary[TARGET_SUM] != USUAL:
+        _say(f"note: cells are {unit_of(summary[TARGET_SUM])}, rather than per {USUAL:,}")
     if summary["scale_caveat"]:
         _say(f"warning: X is {summary['normalisation']}")
     if FILTER in summary:
@@ -261,6 +274,7 @@ def ingest(
     layer: str = "",
     gene_column: str = "",
     genes: str = INTERSECTION,
+    target_sum: str | float = str(USUAL),
     obs_filter: dict[str, Any] | None = None,
     label_separator: str = "",
     missing_is_control: bool = False,
@@ -291,6 +305,8 @@ def ingest(
         gene_column: column of var with the gene symbols; empty for its index.
         genes: which genes are kept of several files: the ``intersection``, or the ``union`` with
             zeros where a file lacks a gene.
+        target_sum: what a cell's counts are brought to before log1p: a number, or ``median`` for
+            the median total of control cells, as for panels of hundreds of genes.
         obs_filter: column of obs to the value, or the list of values, that are kept.
         label_separator: what stands between two genes in a label beside ``+``, such as ``_``.
             Empty: labels that look as if something did are refused; ``+``: they are single genes.
@@ -323,8 +339,10 @@ def ingest(
     text = as_text(source)
     files = readings(text, common)
     _check_options(files, genes)
+    read_target_sum(target_sum)
     target = Path(target)
     parameters = {**vars(common), "source": with_files(text, shown), "genes": genes, "seed": seed}
+    parameters[TARGET_SUM] = target_sum
     with (
         writing(target, CELLS, parameters=parameters) as draft,
         tempfile.TemporaryDirectory(prefix=".ingest.", dir=target.parent) as scratch,
@@ -335,7 +353,10 @@ def ingest(
             opening = source_at(uri, Path(scratch), seed, reading)
             parts.append(_part(stack.enter_context(opening), reading, seed))
         kept, gene_facts = genes_of_all(parts, genes)
-        draft.summary |= write_cells(parts, kept, draft) | gene_facts
+        parts, total = brought_to(parts, target_sum, _checker)
+        for part in parts:
+            _say_scale(part)
+        draft.summary |= write_cells(parts, kept, total, draft) | gene_facts
         for part in parts if len(parts) == 1 else ():
             if isinstance(part.source, Screen):
                 part.source.write_truth(draft.path / TRUTH_FILE)

@@ -15,9 +15,9 @@ from scipy.sparse import csr_matrix
 from components.ingest.normalise import COUNTS, LOG1P, SCALE, detect, log1p_of_counts, row_sums
 from components.ingest.source import Source
 from components.shared.errors import InputError, nearest
+from components.shared.normalisation import unit_of
 
 AUTO = "auto"
-TARGET = "log1p of counts per 10,000"
 Values = NDArray[np.float64]
 
 UNDO: dict[str, Callable[[Values], Values]] = {
@@ -79,11 +79,6 @@ class Scale:
         what = "counts over a factor of each cell" if self.factors else _of(self.total)
         return SAID[self.log] + what
 
-    @property
-    def is_target(self) -> bool:
-        """Return whether nothing is to be done."""
-        return self.log == "log1p" and self.total is not None and _same(self.total, SCALE)
-
 
 @dataclass(frozen=True)
 class Found:
@@ -98,6 +93,14 @@ class Found:
     """Whole numbers were seen: a fraction then means that something is wrong."""
     low: float = SCALE
     high: float = SCALE
+    target: float = SCALE
+    """What cells are brought to before log1p."""
+
+    @property
+    def is_target(self) -> bool:
+        """Return whether nothing is to be done."""
+        total = self.scale.total
+        return self.scale.log == "log1p" and total is not None and _same(total, self.target)
 
     @property
     def is_counts(self) -> bool:
@@ -112,14 +115,12 @@ class Found:
     @property
     def done(self) -> str:
         """Say what is done to X."""
-        if self.scale.is_target:
-            return "kept as it is"
-        return f"turned into {TARGET}"
+        return "kept as it is" if self.is_target else f"turned into {unit_of(int(self.target))}"
 
     @property
     def normalisation(self) -> str:
         """Say what X is afterwards."""
-        return f"{TARGET}{f' ({self.caveat})' if self.caveat else ''}"
+        return f"{unit_of(int(self.target))}{f' ({self.caveat})' if self.caveat else ''}"
 
     @property
     def caveat(self) -> str:
@@ -128,10 +129,10 @@ class Found:
             return f"as given; cells add up to {_range(self.low, self.high)} before the logarithm"
         if self.scale.part:
             share = self.scale.total or SCALE
-            low, high = self.low * SCALE / share, self.high * SCALE / share
+            low, high = self.low * self.target / share, self.high * self.target / share
             return (
-                f"cells add up to {_range(low, high)} rather than 10,000, as where genes were left "
-                "out after the scaling"
+                f"cells add up to {_range(low, high)} rather than {self.target:,.0f}, as where "
+                "genes were left out after the scaling"
             )
         return ""
 
@@ -143,19 +144,19 @@ class Found:
         """
         scale = self.scale
         if self.is_counts:
-            log1p_of_counts(block)
+            log1p_of_counts(block, self.target)
             return
-        if scale.is_target and self.lenient:
+        if self.is_target and self.lenient:
             return
         values = UNDO[scale.log](block.data.astype(np.float64))
         totals = row_sums(values, block.indptr)
         self._check(values, totals, block.indptr, cells)
-        if scale.is_target:
+        if self.is_target:
             return
         if scale.part:
-            factor = np.full(len(totals), SCALE / (scale.total or SCALE))
+            factor = np.full(len(totals), self.target / (scale.total or SCALE))
         else:
-            factor = np.divide(SCALE, totals, out=np.zeros_like(totals), where=totals > 0)
+            factor = np.divide(self.target, totals, out=np.zeros_like(totals), where=totals > 0)
         block.data[:] = np.log1p(values * np.repeat(factor, np.diff(block.indptr)))
 
     def _check(

@@ -26,6 +26,7 @@ from components.shared.effects import EFFECTS_FILE, EffectTable
 from components.shared.errors import InputError
 from components.shared.inference import predict_cells
 from components.shared.model import load_finetuned
+from components.shared.normalisation import check_total, total_of_model
 from components.shared.perturbation import CONTROL, genes_of, in_the_words_of
 from components.shared.predictions import (
     CELLS_KIND,
@@ -174,6 +175,7 @@ class _Predictor:
     def __init__(self, folder: Path, cells: Cells, seed: int) -> None:
         checkpoint = read_checkpoint(folder)
         self.settings = settings_of(checkpoint.args, folder)
+        check_total(cells.target_sum, total_of_model(checkpoint.args), folder)
         self.vocabulary = checkpoint.vocabulary
         self.genes = cells.genes
         self.training = _if_there(folder / TRAINING_EFFECTS_FILE, TrainingEffects.read)

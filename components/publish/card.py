@@ -32,6 +32,7 @@ from components.shared.documents import read_json
 from components.shared.downloads import shown
 from components.shared.errors import InputError
 from components.shared.markdown import names_as_code
+from components.shared.normalisation import TARGET_SUM, USUAL, unit_of
 from components.shared.prior_grammar import parse_prior, with_uris
 from components.shared.storage import scheme_of
 
@@ -240,6 +241,7 @@ def _context(
         "extra": " and ".join(str(f["path"]) for f in files if f["path"] in BEYOND_SCGPT),
         "settings": run.stats["settings"],
         "source": {"uri": _source(run), "sha256": run.source["sha256"]},
+        "unit": unit_of(run.splits.get(TARGET_SUM, USUAL)),
         "expression": {key: run.splits.get(f"scale_{key}", "") for key in ("found", "done")},
         "knock_down": run.splits.get("knock_down_filter", ""),
         "chain": chain_rows(artifacts),

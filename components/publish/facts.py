@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from components.shared.normalisation import TARGET_SUM, USUAL, unit_of
+
 HEADLINE = (
     "pearson_delta",
     "mae_delta",
@@ -161,6 +163,8 @@ def _of_training(stats: Facts) -> list[str]:
             "The weights started from random values: nothing was learnt from other data before, so "
             "this is not what a pretrained scGPT can do."
         )
+    if stats.get("other_scale"):
+        texts.append(stats["other_scale"])
     texts.append(
         f"One seed ({stats['seed']}): how much the figures would vary with another one is unknown."
     )
@@ -209,6 +213,7 @@ def _of_prior(stats: Facts) -> list[str]:
             + (f": {stats['effects_are']}. " if stats.get("effects_are") else ". ")
             + _of_network(stats.get("network_weight", 1.0))
         )
+        texts += [stats["effects_scaled"]] if stats.get("effects_scaled") else []
     if prior["kind"] != "none":
         texts.append(_unproven(prior))
     if not open_licence(prior):
@@ -238,9 +243,8 @@ def open_licence(prior: Facts) -> bool:
 
 def _of_scale(splits: Facts) -> list[str]:
     caveat = splits.get("scale_caveat")
-    return (
-        [f"The expression is log1p of counts per 10,000 with a caveat: {caveat}."] if caveat else []
-    )
+    unit = unit_of(splits.get(TARGET_SUM, USUAL))
+    return [f"The expression is {unit} with a caveat: {caveat}."] if caveat else []
 
 
 def _of_splits(splits: Facts) -> list[str]:

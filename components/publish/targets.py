@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 from components.publish.files import SOMETIMES
 from components.shared.addresses import without_secrets
 from components.shared.artifact import PROVENANCE, beside
-from components.shared.buckets import FORMS, SCHEMES, open_bucket
-from components.shared.downloads import check_remote_path, shown, watching
+from components.shared.buckets import SCHEMES, open_bucket
+from components.shared.downloads import shown, watching
 from components.shared.errors import InputError, nearest, shortlist
 from components.shared.objects import Bucket, Stored, split_uri
 from components.shared.storage import local_path, scheme_of
+from components.shared.targets import check_target_form, repository_of
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo, HfApi
 
-ALLOWED = f"a folder, file://, {FORMS}, hf://<owner>/<name>[@branch], or empty"
 TOKEN = "HF_TOKEN"  # noqa: S105  the variable's name
 
 
@@ -32,16 +32,13 @@ def check_target(publish_to: str) -> None:
     scheme = scheme_of(publish_to)
     if not publish_to:
         return
+    check_target_form(publish_to)
     if scheme in ("", "file"):
         _check_folder(local_path(publish_to))
     elif scheme in SCHEMES:
         _check_bucket(publish_to)
-    elif scheme == "hf":
-        _check_hub(publish_to)
     else:
-        raise InputError(
-            f"publish_to '{shown(publish_to)}': scheme '{scheme}://'; allowed: {ALLOWED}"
-        )
+        _check_hub(publish_to)
 
 
 def upload(folder: Path, publish_to: str) -> str:
@@ -97,8 +94,6 @@ def _object(prefix: str, name: str) -> str:
 
 def _check_bucket(uri: str) -> None:
     prefix = split_uri(uri)[1]
-    if prefix:
-        check_remote_path(prefix.rstrip("/"), uri)
     bucket = open_bucket(uri)
     wanted = _object(prefix, PROVENANCE)
     with bucket.errors(uri):
@@ -144,21 +139,6 @@ def _delete(bucket: Bucket, uploaded: list[Stored]) -> None:
 # hf://
 
 
-def _repository(uri: str) -> tuple[str, str]:
-    """Return repository id and branch of ``hf://<owner>/<name>[@branch]``."""
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
-
-    name, _, branch = uri.split("://", 1)[1].partition("@")
-    if name.count("/") != 1 or name.startswith(("models/", "datasets/")):
-        raise InputError(f"publish_to {uri}: expected hf://<owner>/<name>[@branch]")
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        raise InputError(f"publish_to {uri}: '{name}' is no name a repository can have") from None
-    return name, branch or "main"
-
-
 def _token() -> str:
     token = os.environ.get(TOKEN, "").strip()
     if not token:
@@ -171,7 +151,7 @@ def _check_hub(uri: str) -> None:
 
     from components.shared import storage_hf
 
-    repository, _ = _repository(uri)
+    repository, _ = repository_of(uri)
     api = HfApi(token=_token())
     with storage_hf.errors(f"publish_to {uri}", repository):
         user = storage_hf.trying(f"publish_to {uri}", api.whoami)
@@ -205,7 +185,7 @@ def _to_hub(folder: Path, uri: str) -> str:
 
     from components.shared import storage_hf
 
-    repository, branch = _repository(uri)
+    repository, branch = repository_of(uri)
     api = HfApi(token=_token())
     files = {path.relative_to(folder).as_posix(): path for path in _files(folder)}
     total = sum(path.stat().st_size for path in files.values())

@@ -1,8 +1,8 @@
 """The cells artifact: `cells.h5ad`, read in row blocks so that memory does not follow its size.
 
-X is CSR float32, log1p of counts per 10,000; `obs` has `perturbation`, `cell_line`, `is_control`
-and, where the source has one, `batch`; the `var` index holds gene symbols. Controls are labelled
-`non-targeting` whatever the source called them.
+X is CSR float32, log1p of counts per 10,000, or per what `target_sum` in `uns` says; `obs` has
+`perturbation`, `cell_line`, `is_control` and, where the source has one, `batch`; the `var` index
+holds gene symbols. Controls are labelled `non-targeting` whatever the source called them.
 """
 
 from collections.abc import Iterator
@@ -19,6 +19,7 @@ from scipy.sparse import csr_matrix, vstack
 from components.shared.artifact import CELLS, Artifact, opening
 from components.shared.errors import InputError
 from components.shared.hdf5 import opened_hdf5
+from components.shared.normalisation import TARGET_SUM, USUAL
 
 CELLS_FILE = "cells.h5ad"
 BLOCK_ROWS = 4096
@@ -43,6 +44,12 @@ class Cells:
     def file(self) -> Path:
         """The h5ad file."""
         return self.artifact.path / CELLS_FILE
+
+    @property
+    def target_sum(self) -> int:
+        """What a cell's counts were brought to before log1p."""
+        with opened_hdf5(self.file, str(self.file)) as file:
+            return int(file[f"uns/{TARGET_SUM}"][()]) if f"uns/{TARGET_SUM}" in file else USUAL
 
     @cached_property
     def obs(self) -> pd.DataFrame:

@@ -12,7 +12,6 @@ from torch import Tensor
 from components.shared.tokens import Batch, Ints, Targets, Window, assemble, prediction_windows
 
 AUTOCAST = {"fp16": torch.float16, "bf16": torch.bfloat16}
-PRECISIONS = (*AUTOCAST, "fp32")
 TARGETS_A_WINDOW = 8
 """Perturbations that share windows leave seven eighths of each to the genes."""
 

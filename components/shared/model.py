@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from components.shared.checkpoint import Checkpoint, check_shapes
 from components.shared.errors import InputError
 from components.shared.scgpt_package import build_scgpt
+from components.shared.settings import OURS, SCGPT
 from components.shared.transformer import (
     NOT_PERTURBED,
     PERTURBED,
@@ -30,9 +31,6 @@ from components.shared.transformer import (
     TransformerGenerator,
 )
 from components.shared.vocabulary import PAD, Vocabulary
-
-OURS, SCGPT = "ours", "scgpt"
-IMPLEMENTATIONS = (OURS, SCGPT)
 
 PRETRAINED_PREFIXES = ("encoder.", "value_encoder.", "transformer_encoder.")
 """What is taken from a pretrained checkpoint; decoder and flag encoder start fresh."""

@@ -12,6 +12,7 @@ from typing import Any
 from components.shared.checkpoint_files import CHECKPOINT_FILES
 from components.shared.datasets import files
 from components.shared.errors import InputError, nearest, shortlist
+from components.shared.normalisation import TARGET_SUM, USUAL, read_target_sum
 from components.shared.options import checked_options
 from components.shared.perturbation_names import line_key, same_things, text_of
 from components.shared.pretrained import parse_pretrained
@@ -39,6 +40,7 @@ def check_parameters(parameters: Mapping[str, Any]) -> None:
     ingest = checked_options(
         INGEST_OPTIONS, parameters.get("ingest_options") or {}, name="ingest_options"
     )
+    read_target_sum(ingest.get(TARGET_SUM, USUAL))
     if not text_of(parameters.get("control_label", "x")) and not ingest.get("missing_is_control"):
         raise InputError("control_label is empty; expected the label of control cells")
     split = checked_options(

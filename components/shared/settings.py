@@ -6,6 +6,10 @@ from typing import Any
 
 from components.shared.errors import InputError
 
+OURS, SCGPT = "ours", "scgpt"
+IMPLEMENTATIONS = (OURS, SCGPT)
+"""Whose class of the model is trained."""
+PRECISIONS = ("fp16", "bf16", "fp32")
 OWN = "scgpt_perturb"
 """Key of `args.json` under which a fine-tune says how it trained."""
 

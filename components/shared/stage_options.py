@@ -9,6 +9,7 @@ INGEST_OPTIONS: dict[str, Any] = {
     "layer": "",
     "gene_column": "",
     "genes": "intersection",
+    "target_sum": "10000",
     "obs_filter": None,
     "label_separator": "",
     "missing_is_control": False,

@@ -13,6 +13,7 @@ from components.shared.asked import read_perturbations
 from components.shared.cells import Cells
 from components.shared.downloads import shown
 from components.shared.errors import InputError, shortlist
+from components.shared.normalisation import TARGET_SUM
 from components.shared.parameters import check_fraction, check_whole
 from components.shared.perturbation import genes_of, in_the_words_of
 from components.shared.perturbation_names import canonical_name, line_key, same_things, text_of
@@ -132,8 +133,11 @@ def split(
         (draft.path / ASKED_FILE).write_text(json.dumps(wanted, indent=2) + "\n")
         draft.summary |= summary
         # Carried along for the model card: publish does not read the cells.
-        carried = ("source", "source_sha256", "scale_found", "scale_done", "scale_caveat")
-        source = {key: opened.artifact.summary.get(key) for key in (*carried, "knock_down_filter")}
+        carried = (
+            *("source", "source_sha256", "scale_found", "scale_done", "scale_caveat"),
+            *("knock_down_filter", TARGET_SUM),
+        )
+        source = {key: opened.artifact.summary.get(key) for key in carried}
         draft.summary |= {key: value for key, value in source.items() if value}
     print(as_table(summary), flush=True)
     print(f"split: wrote {len(table):,} roles to {Path(target) / SPLITS_FILE}", flush=True)

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from components.finetune.recipe import load_recipe
 from components.ingest.ingest import ingest
 from components.shared.errors import InputError
 from components.shared.options import options_for
+from components.shared.recipe import load_recipe
 from components.shared.repeat import commands
 from pipelines.inputs import input_uris
 from pipelines.run import (

@@ -69,7 +69,7 @@ def test_neither_a_stylesheet_nor_a_card_trains_again():
     trained = {str(path.relative_to(ROOT)) for path in files_of("finetune")}
     assert "components/shared/page.css" not in trained
     assert not any(name.startswith("components/publish/") for name in trained)
-    assert "components/finetune/recipes/default.yaml" in trained
+    assert "components/shared/recipes/default.yaml" in trained
     assert "components/shared/transformer.py" in trained
     assert ROOT / "components/shared/page.css" in files_of("evaluate")
 

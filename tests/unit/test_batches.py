@@ -11,11 +11,11 @@ from components.finetune.batches import draw_pairs
 from components.finetune.deltas import line_deltas
 from components.finetune.finetune import finetune
 from components.finetune.loading import batches_in_words, load_training_data
-from components.finetune.recipe import load_recipe
 from components.ingest.ingest import ingest
 from components.prior.prior import prior
 from components.shared.batches import LEAST_CONTROLS, batches_of, matched
 from components.shared.cells import Cells
+from components.shared.recipe import load_recipe
 from components.shared.splits import TRAIN, Splits
 from components.shared.tokens import GeneTokens
 from components.shared.training_effects import (

@@ -19,7 +19,7 @@ from components.shared.options import checked_options
 from components.shared.repeat import commands
 from components.shared.stage_options import INGEST_OPTIONS, SPLIT_OPTIONS
 from components.split.split import split
-from pipelines.run import PARAMS, assignments_in, read_params
+from pipelines.run import PARAMS, assignments_in, check_settings, read_params
 
 task, grid_task = check_component.python_func, grid_component.python_func
 PACKAGE = "pipelines/compiled/compare-priors.yaml"
@@ -195,11 +195,41 @@ def test_a_run_is_refused_with_the_nearest_name(wrong, says):
         check({**COMMON, "prior": "none", **wrong}, PACKAGE)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"recipe": "defualt"}, "recipe 'defualt' is unknown; allowed: default, reference, smoke"),
+        ({"overrides": {"epoch": 2}}, "override 'epoch' is not a setting .*'epochs'"),
+        ({"overrides": {"epochs": 0.0}}, "override epochs=0.0: expected at least 1"),
+        ({"publish_to": "ftp://host/x"}, "publish_to 'ftp://host/x': scheme 'ftp://'; allowed: a"),
+        ({"publish_to": "hf://datasets/me/it"}, "expected hf://<owner>/<name>"),
+        ({"publish_to": "hf://me/a b"}, "'me/a b' is no name a repository can have"),
+        ({"publish_to": "gs://b/../x"}, "publish_to|gs://b/../x"),
+        ({"ingest_options": {"target_sum": "mean"}}, "target_sum='mean': expected 'median'"),
+    ],
+)
+def test_recipe_and_target_are_checked_by_the_tasks_and_by_the_commands(wrong, says, tmp_path):
+    given = COMMON | {"recipe": "smoke", "perturbation_column": "gene", "control_label": "x"}
+    given |= {"cell_line_column": "line", "ingest_options": {}, "split_options": {}}
+    given |= {"perturbations": [], "cells_per_perturbation": 0, "publish_to": ""} | wrong
+    count = str(tmp_path / "count")
+    runs = (
+        lambda: check({**given, "prior": "none"}, PACKAGE),
+        lambda: grid({**given, "priors": ["none"], "seeds": [0]}, PACKAGE, ""),
+        lambda: check_settings({**given, "prior": "none"}),
+    )
+    for run in runs:
+        with pytest.raises(InputError, match=says):
+            run()
+    with pytest.raises(SystemExit):
+        task(gpu_count=count, package=PACKAGE, prior="none", seed=0, **given)
+
+
 @pytest.mark.parametrize("gpus", [0, 2])
 def test_the_tasks_hand_on_the_count_of_gpus_as_text(tmp_path, gpus):
     given = COMMON | {"recipe": "smoke", "perturbation_column": "gene", "control_label": "x"}
     given |= {"cell_line_column": "line", "ingest_options": {}, "split_options": {}, "gpus": gpus}
-    given |= {"perturbations": ["MYC"], "cells_per_perturbation": 0}
+    given |= {"perturbations": ["MYC"], "cells_per_perturbation": 0, "publish_to": "hf://me/it"}
     count = tmp_path / "deep" / "count"
     task(gpu_count=str(count), package=PACKAGE, prior="none", seed=0, **given)
     assert count.read_text() == str(gpus)

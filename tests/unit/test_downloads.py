@@ -24,7 +24,6 @@ import pytest
 import torch
 
 from components.finetune.finetune import start_model
-from components.finetune.recipe import load_recipe
 from components.ingest.generator import write_raw
 from components.ingest.ingest import ingest
 from components.prior.prior import prior
@@ -32,6 +31,7 @@ from components.shared import chunks, scratch, storage_gs
 from components.shared import model as scgpt_model
 from components.shared.artifact import CELLS, GENE_PRIOR, opening
 from components.shared.errors import InputError
+from components.shared.recipe import load_recipe
 from components.shared.scratch import folder_for, scratch_for
 from components.shared.storage import fetched, fetched_folder
 from tests.unit.bucket_server import Emulator, emulating

@@ -12,7 +12,6 @@ from safetensors.torch import save_file
 
 from components.finetune.curves import PANELS, curves_page
 from components.finetune.finetune import CURVES_FILE, finetune, start_model
-from components.finetune.recipe import load_recipe
 from components.finetune.validation import pearson
 from components.predict.predict import clipped_keeping_mean, draw_partners, predict
 from components.shared.artifact import GENE_PRIOR, MODEL, PREDICTIONS, opening, writing
@@ -21,6 +20,7 @@ from components.shared.checkpoint import read_checkpoint
 from components.shared.errors import InputError
 from components.shared.perturbation import CONTROL
 from components.shared.predictions import Predictions
+from components.shared.recipe import load_recipe
 from components.shared.splits import TEST, Splits
 from components.shared.vocabulary import vocabulary_digest
 from components.split.split import split

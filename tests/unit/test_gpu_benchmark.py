@@ -15,7 +15,7 @@ import torch
 
 from benchmarks import generated, gpu, gpu_speed, measure
 from benchmarks.gpu import Section
-from components.finetune.recipe import load_recipe
+from components.shared.recipe import load_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 BARE = ("anndata", "h5py", "kfp", "matplotlib", "pandas", "safetensors", "scanpy", "scgpt", "scipy")

@@ -444,3 +444,14 @@ def test_a_file_of_another_form_is_called_by_its_name(
 def test_a_folder_that_is_no_store_is_refused(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     assert "is a folder" in refused(tmp_path, str(tmp_path / "folder"))
+
+
+def test_a_folder_is_told_by_what_it_holds(tmp_path):
+    (tmp_path / "ranger").mkdir()
+    (tmp_path / "ranger" / "matrix.mtx.gz").touch()
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "rpe1.h5ad").touch()
+    with pytest.raises(InputError, match=r"folder with a matrix market file; .*read_10x_mtx"):
+        ingest(str(tmp_path / "ranger"), tmp_path / "out")
+    with pytest.raises(InputError, match=r"is a folder; expected a file; it holds 'rpe1.h5ad'"):
+        ingest(f"file://{tmp_path / 'runs'}", tmp_path / "out")

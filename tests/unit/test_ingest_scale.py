@@ -216,3 +216,10 @@ def test_log1p_said_by_hand_is_kept_and_its_totals_told(tmp_path: Path) -> None:
     assert np.array_equal(found.X.toarray(), x)
     assert "as given; cells add up to" in summary["scale_caveat"]
     assert "as given" in found.uns["normalisation"]
+
+
+def test_values_that_only_say_whether_a_gene_was_seen_are_no_counts(tmp_path):
+    seen = (counts() > 0).astype(float)
+    with pytest.raises(InputError, match=r"only whether a gene was seen: .* values are all 1;"):
+        ingested(tmp_path, seen)
+    assert ingested(tmp_path, seen, scale="counts")[1]["scale_found"] == "raw counts"

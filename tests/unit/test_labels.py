@@ -234,6 +234,7 @@ def test_numbers_are_refused_and_the_column_with_genes_is_named(tmp_path):
         ("ENSG00000105610", "an Ensembl id"),
         ("KLF1_sg2", "a guide of KLF1"),
         ("sgKLF1", "a guide of KLF1"),
+        ("shKLF1", "a guide of KLF1"),
         ("heat shock", "no gene symbol"),
     ],
 )

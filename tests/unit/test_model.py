@@ -22,7 +22,6 @@ from components.shared.inference import (
     predict_cells,
 )
 from components.shared.model import (
-    IMPLEMENTATIONS,
     add_prior,
     build,
     export_state,
@@ -30,6 +29,7 @@ from components.shared.model import (
     load_pretrained,
 )
 from components.shared.scgpt_package import transformer_generator
+from components.shared.settings import IMPLEMENTATIONS
 from components.shared.tokens import Batch, Targets
 from components.shared.vocabulary import packaged_vocabulary, read_vocabulary
 

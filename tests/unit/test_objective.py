@@ -18,7 +18,7 @@ from components.finetune.objective import (
     measured_deltas,
     sets_of,
 )
-from components.finetune.recipe import load_recipe
+from components.shared.recipe import load_recipe
 from components.shared.tokens import Targets
 
 CPU = torch.device("cpu")

@@ -15,7 +15,6 @@ import torch
 from scipy.sparse import csr_matrix, issparse
 from scipy.stats import rankdata
 
-from components.finetune.recipe import load_recipe
 from components.predict.predict import _mean, predict
 from components.shared import model as scgpt_model
 from components.shared.artifact import MODEL, PREDICTIONS, opening, writing
@@ -30,6 +29,7 @@ from components.shared.predictions import (
     Predictions,
 )
 from components.shared.rank_cells import DENOISED, PREDICTED_CELLS, RANK
+from components.shared.recipe import load_recipe
 from components.shared.splits import Splits
 from components.shared.training_effects import TRAINING_EFFECTS_FILE, TrainingEffects
 from components.split.split import split

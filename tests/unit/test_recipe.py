@@ -4,8 +4,8 @@ import pytest
 
 from benchmarks.ablation import MENDS, NOT_TRIED, Size, ladder
 from benchmarks.stages import SMALL
-from components.finetune.recipe import Recipe, load_recipe, recipe_names
 from components.shared.errors import InputError
+from components.shared.recipe import Recipe, load_recipe, recipe_names
 
 
 def test_every_recipe_has_every_setting_and_is_read():

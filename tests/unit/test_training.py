@@ -10,12 +10,12 @@ import torch
 from components.finetune import training
 from components.finetune.batches import epoch_pairs, steps
 from components.finetune.keeping import Keeper
-from components.finetune.recipe import load_recipe
 from components.finetune.state import Epoch, TrainingState
 from components.finetune.training import _dropout_seed, _Trainer, fit
 from components.finetune.validation import Validation
 from components.finetune.workers import ALONE, Workers
 from components.shared import model as scgpt_model
+from components.shared.recipe import load_recipe
 from tests.unit.publish_run import ARGS
 from tests.unit.test_finetune import VOCABULARY
 from tests.unit.test_objective import CPU, training_data

@@ -13,8 +13,8 @@ from torch import nn
 
 from components.finetune import validation
 from components.finetune.data import ValidationSet
-from components.finetune.recipe import load_recipe
 from components.finetune.validation import discrimination, pearson, validate
+from components.shared.recipe import load_recipe
 from tests.unit.test_objective import CPU, GENES, training_data
 
 SETTINGS = {"batch_size": 4, "predict_window": 0, "max_genes": 0, "set_size": 1}

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from components.shared.errors import InputError, nearest
-from components.shared.inference import PRECISIONS
-from components.shared.model import IMPLEMENTATIONS
 from components.shared.rank_cells import PREDICTED_CELLS
+from components.shared.settings import IMPLEMENTATIONS, PRECISIONS
 
 FOLDER = Path(__file__).parent / "recipes"
 RELIABLE, BEST = "reliable", "best"
