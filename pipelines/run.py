@@ -41,6 +41,7 @@ from pipelines.outcome import comparison_summary, summary
 from pipelines.pipeline import pipeline_on, scgpt_perturb
 from pipelines.scheduling import LOCAL
 from pipelines.sources import digest_of_code
+from pipelines.task_processes import unseen_parameters
 
 PARAMS = Path(__file__).parent / "params"
 ASKED = "perturbations"
@@ -313,7 +314,7 @@ def run(
     # ten times slower than spinning briefly; where it is not, this costs nothing.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
-        with readable_log(private(root / LOG)) as told:
+        with readable_log(private(root / LOG)) as told, unseen_parameters():
             pipeline(**given)
     except RuntimeError as error:
         if told.told_errors:
