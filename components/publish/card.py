@@ -27,7 +27,7 @@ from components.publish.facts import (
 )
 from components.publish.files import is_scored
 from components.shared import shapes
-from components.shared.addresses import visible
+from components.shared.addresses import unchecked, visible
 from components.shared.artifact import Artifact, code_version
 from components.shared.documents import Shape, read_json
 from components.shared.downloads import shown
@@ -242,6 +242,7 @@ def _context(
         "extra": " and ".join(str(f["path"]) for f in files if f["path"] in BEYOND_SCGPT),
         "settings": run.stats["settings"],
         "source": {"uri": _source(run), "sha256": run.source["sha256"]},
+        "unchecked": unchecked(run.source["uri"] if run.source["uri"] != UNKNOWN else ""),
         "expression": {key: run.splits.get(f"scale_{key}", "") for key in ("found", "done")},
         "knock_down": run.splits.get("knock_down_filter", ""),
         "chain": chain_rows(artifacts),

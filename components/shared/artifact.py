@@ -58,6 +58,8 @@ SUMMARIES = {
 """What readers need of the summary of each."""
 
 PROVENANCE = "provenance.json"
+DRAFT = ".partial"
+"""Ending of the folder beside its target in which an artifact is written."""
 READABLE, ENTERED = 0o644, 0o755
 """Mode of every file and folder: some writers make theirs for their own user alone."""
 
@@ -151,7 +153,7 @@ def _draft(target: Path) -> Path:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         name = f".{target.name}."
-        return Path(tempfile.mkdtemp(prefix=name, suffix=".partial", dir=target.parent))
+        return Path(tempfile.mkdtemp(prefix=name, suffix=DRAFT, dir=target.parent))
     except OSError as error:
         if error.errno not in CLOSED:
             raise
