@@ -78,8 +78,9 @@ def unchecked(source: str) -> str:
         return ""
     others = f" and {len(bare) - 1} more" if len(bare) > 1 else ""
     return (
-        f"No store keeps a digest of {bare[0].rpartition('/')[2]}{others}: unless the address ended "
-        "in #sha256=… as its publisher gives it, a damaged file that still reads cannot be told."
+        f"No store keeps a digest of {bare[0].rpartition('/')[2]}{others}: unless the address "
+        "ended in #sha256=… as its publisher gives it, a damaged file that still reads cannot be "
+        "told."
     )
 
 

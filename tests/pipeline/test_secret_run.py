@@ -44,16 +44,11 @@ screen = "train"
 """
 REFUSED = {
     "dataset": "ftp://me:{s}@127.0.0.1:9/x.h5ad?sig={s}",
-    "pretrained": "hf://{s}@models/owner/name?token={s}",
-    "prior": "concat(graph:sftp://me:{s}@host/x.csv?width=0, none)",
     "checkpoints": "s3://key:{s}@bucket/x?X-Amz-Credential={s}",
     "publish_to": "gs://{s}@bucket/../x?sig={s}",
-    "perturbations": ["nowhere://me:{s}@host/wanted.csv?sig={s}"],
-    "overrides": {"epochs": "https://me:{s}@host/x?sig={s}"},
-    "split_options": {"split_file": "https://me:{s}@127.0.0.1:9/split.toml?sig={s}"},
     "train_lines": ["https://me:{s}@host/x?sig={s}", 3.5, None],
 }
-"""Values that are refused, some by the first look, some by a task."""
+"""Values that are refused, some by the first look, some by a task; `test_secrets` has more."""
 
 
 class _Quiet(SimpleHTTPRequestHandler):

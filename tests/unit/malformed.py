@@ -420,3 +420,28 @@ class Chain:
             file.write_text(json.dumps(provenance))
             digests[name] = sha256_of(file)
             digests |= {"gene_prior": digests[name]} if name == "prior" else {}
+
+
+def npz_damaged(good: bytes) -> Iterator[Damage]:
+    """Yield npz files without an array, or with one of another kind, shape or length."""
+    with np.load(io.BytesIO(good)) as file:
+        arrays = dict(file)
+    for name, array in arrays.items():
+        yield (
+            f"no {name}",
+            lambda p, n=name: np.savez(p, **{k: arrays[k] for k in arrays if k != n}),
+        )
+        odd = {
+            "scalar": np.float64(1),
+            "empty": array[:0],
+            "shorter": array[:-1],
+            "cube": array.reshape(*array.shape, 1, 1),
+            "objects": np.array([object()] * len(array)),
+            "bytes": np.full(array.shape, b"\xff"),
+            "words": np.full(array.shape, "x"),
+            "complex": np.full(array.shape, 1j),
+            "nan": np.full(array.shape, np.nan),
+            "vast": np.full(array.shape, 1e300),
+        }
+        for what, value in odd.items():
+            yield f"{name} {what}", lambda p, n=name, v=value: np.savez(p, **(arrays | {n: v}))
