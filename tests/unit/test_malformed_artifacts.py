@@ -176,7 +176,7 @@ def test_a_damaged_artifact(
             for file in sorted(target.rglob("*"), reverse=True):
                 file.rmdir() if file.is_dir() else file.unlink()
             target.rmdir()
-    held.ends()
+    held.ends(refused=0)  # a few drawn at random may all be taken
 
 
 def test_what_holds_readers_to_their_word_catches_those_that_break_it() -> None:
