@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from components.shared.artifact import DRAFT
 from components.shared.downloads import shown
 from components.shared.errors import InputError
 from components.shared.prior_grammar import parse_prior
@@ -58,6 +59,12 @@ def private(path: Path) -> Path:
     """Make a file that its owner alone may read, since an address may hold a secret."""
     path.touch(mode=0o600)
     return path
+
+
+def remove_drafts(root: Path) -> None:
+    """Remove what tasks of a run that were killed had begun to write."""
+    for draft in root.rglob(f".*{DRAFT}"):
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def link_results(root: Path, made: Path) -> None:
@@ -171,10 +178,9 @@ class Kept:
     def _score(self) -> str:
         try:
             scores = json.loads((self.root / PUBLISHED / "eval" / "metrics.json").read_text())
-            value = scores["model"]["pearson_delta"]
-        except (OSError, ValueError, KeyError, TypeError):
+            return f"{scores['model']['pearson_delta']:.3f}"
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return "-"
-        return "-" if value is None else f"{value:.3f}"
 
 
 def _time(name: str) -> str:

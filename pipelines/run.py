@@ -31,7 +31,15 @@ from components.shared.prior_grammar import parse_prior, with_uris
 from components.shared.storage import SHA256, at_home, fetch
 from pipelines.compare import compare_priors, comparison_on
 from pipelines.containers import docker_runner, here
-from pipelines.history import LOG, described, link_results, name_of, new_folder, private
+from pipelines.history import (
+    LOG,
+    described,
+    link_results,
+    name_of,
+    new_folder,
+    private,
+    remove_drafts,
+)
 from pipelines.images import PACKAGES_LOCK, development_images, stages
 from pipelines.inputs import input_uris, is_comparison, is_prediction, priors_of
 from pipelines.line import predict_line, prediction_on
@@ -40,6 +48,7 @@ from pipelines.outcome import comparison_summary, summary
 from pipelines.pipeline import pipeline_on, scgpt_perturb
 from pipelines.scheduling import LOCAL
 from pipelines.sources import digest_of_code
+from pipelines.task_processes import unseen_parameters
 
 PARAMS = Path(__file__).parent / "params"
 ASKED = "perturbations"
@@ -311,9 +320,10 @@ def run(
     # ten times slower than spinning briefly; where it is not, this costs nothing.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
-        with readable_log(private(root / LOG)) as told:
+        with readable_log(private(root / LOG)) as told, unseen_parameters():
             pipeline(**given)
     except RuntimeError as error:
+        remove_drafts(root)
         if told.told_errors:
             raise TaskError(told.told_errors[-1]) from None
         raise InputError(f"{plain(str(error))}; what the task said is above") from None

@@ -8,8 +8,9 @@ from typing import Any
 
 import pandas as pd
 
+from components.shared import shapes
 from components.shared.artifact import EVALUATION, Artifact, FailedError, opening
-from components.shared.documents import read_json
+from components.shared.documents import read_json, said
 from components.shared.errors import InputError
 
 MODEL = "model"
@@ -20,6 +21,7 @@ MEAN_DELTA = "mean_delta"
 CONTROL_MEAN = "control_mean"
 BASELINES = (CONTROL_MEAN, MEAN_DELTA, SAME_PERTURBATION_DELTA, KNOWN_EFFECTS, "prior_ridge")
 SEEN, UNSEEN = "seen", "unseen"
+EVALUATE = "run the evaluate task again"
 
 
 @dataclass(frozen=True)
@@ -38,12 +40,12 @@ class Run:
     def numbers(self) -> dict[str, Any]:
         """The evaluation's `metrics.json`."""
         file = self.evaluation.path / "metrics.json"
-        return read_json(file, str(file), "run the evaluate task again")
+        return read_json(file, str(file), EVALUATE, shapes.METRICS)
 
     @cached_property
     def scores(self) -> pd.DataFrame:
         """Each metric's value: rows (prediction, perturbation), a column a metric."""
-        table = _labelled(self.evaluation.path / "scores.csv")
+        table = _labelled(self.evaluation.path / "scores.csv", "prediction", "metric", "value")
         return table.pivot(index=["prediction", "perturbation"], columns="metric", values="value")
 
     @property
@@ -58,13 +60,29 @@ class Run:
     @cached_property
     def seen(self) -> pd.Series:
         """Whether training had each perturbation."""
-        table = _labelled(self.evaluation.path / "groups.csv")
+        table = _labelled(self.evaluation.path / "groups.csv", "training")
         return table.set_index("perturbation")["training"] == SEEN
 
 
-def _labelled(file: Path) -> pd.DataFrame:
-    """Read a table whose perturbations are text, be it 007 or NA."""
-    return pd.read_csv(file, converters={"perturbation": str})
+def _labelled(file: Path, *columns: str) -> pd.DataFrame:
+    """Read a table whose perturbations are text, be it 007 or NA.
+
+    Raises:
+        InputError: no table, without one of ``columns``, a value that is no number, or two rows
+            for one perturbation.
+    """
+    kinds = {column: float if column == "value" else str for column in columns}
+    try:
+        table = pd.read_csv(file, converters={"perturbation": str}, dtype=kinds)
+    except (OSError, ValueError, OverflowError) as error:  # of pandas' own, most are ValueErrors
+        raise InputError(f"{file}: not readable as csv ({said(error)}); {EVALUATE}") from None
+    for column in ("perturbation", *columns):
+        if column not in table or (column != "value" and table[column].isna().any()):
+            raise InputError(f"{file}: column '{column}' is missing or has gaps; {EVALUATE}")
+    keys = [column for column in ("prediction", "perturbation", "metric") if column in table]
+    if not len(table) or table.duplicated(keys).any():
+        raise InputError(f"{file}: has no rows, or two of the same {', '.join(keys)}; {EVALUATE}")
+    return table
 
 
 @dataclass(frozen=True)
@@ -132,7 +150,7 @@ def read_grid(
         except FailedError as failed:
             missing.append(Missing(prior, seed, failed.stage, failed.reason))
             continue
-        facts = read_json(Path(file), str(file), "run the finetune task again")
+        facts = read_json(Path(file), str(file), "run the finetune task again", shapes.STATS)
         if facts.get("seed") != seed:
             raise InputError(f"{file}: is of seed {facts.get('seed')}, its cell of {seed}")
         runs.append(Run(place, prior, seed, evaluation, facts))

@@ -43,6 +43,7 @@ from components.evaluate.pair import Matrix, Pair
 from components.evaluate.rows import dense
 from components.evaluate.summary import CEILING, HALF, HEADLINE_METRIC
 from components.evaluate.uncertainty import BEATS, FALLS_SHORT
+from components.shared.addresses import unchecked
 from components.shared.artifact import Artifact, code_version
 from components.shared.normalisation import USUAL, unit_of
 from components.shared.page import breakable, number, page_css, share, signed
@@ -103,6 +104,12 @@ class Origin:
     """The command that repeats the run; empty = not known."""
     unit: str = unit_of(USUAL)
     """What expression is."""
+
+    @property
+    def unchecked(self) -> str:
+        """Which files of the data came without a digest of their store's, as a sentence."""
+        cells = self.inputs.get("cells")
+        return unchecked(str(cells.summary.get("source", ""))) if cells else ""
 
     @property
     def why_not_scored(self) -> str:

@@ -10,6 +10,9 @@ from anndata.abc import CSCDataset, CSRDataset
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, issparse, vstack
 
+from components.shared.hdf5 import check_columns
+from components.shared.predictions import AGAIN
+
 Matrix: TypeAlias = Any
 """CSR or dense floats, shape [cells, genes]: what an array of rows takes from it is in memory."""
 
@@ -30,15 +33,22 @@ class OnDisk:
     def __getitem__(self, rows: "NDArray[np.integer] | slice") -> Matrix:
         """Read rows; neighbours in the file are read together, whatever order they come in."""
         if isinstance(rows, slice):
-            return self.stored[rows]
+            return self._sound(self.stored[rows])
         rows = np.flatnonzero(rows) if rows.dtype == bool else rows
         wanted = np.unique(rows)
         spans = np.split(wanted, np.flatnonzero(np.diff(wanted) > GAP) + 1) if len(wanted) else []
-        parts = [self.stored[span[0] : span[-1] + 1][span - span[0]] for span in spans]
+        parts = [self._sound(self.stored[span[0] : span[-1] + 1])[span - span[0]] for span in spans]
         if not parts:
             return self.stored[:0]
         read = parts[0] if len(parts) == 1 else _stack(parts)
         return read if np.array_equal(rows, wanted) else read[np.searchsorted(wanted, rows)]
+
+    def _sound(self, block: Matrix) -> Matrix:
+        """Return what was read, once it is known to lie within the matrix."""
+        if issparse(block):
+            stored = self.stored.group
+            check_columns(block, f"{stored.file.filename}: {stored.name}", AGAIN)
+        return block
 
     @cached_property
     def digest(self) -> str:

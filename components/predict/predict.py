@@ -173,6 +173,7 @@ class _Predictor:
     """A fine-tuned model with the tokens of this screen's genes."""
 
     def __init__(self, folder: Path, cells: Cells, seed: int) -> None:
+        self.folder = folder
         checkpoint = read_checkpoint(folder)
         self.settings = settings_of(checkpoint.args, folder)
         check_total(cells.target_sum, total_of_model(checkpoint.args), folder)
@@ -262,7 +263,8 @@ class _Predictor:
                 progress.update(count - len(basal))
                 if not np.isfinite(predicted).all():
                     raise InputError(
-                        f"the model predicts NaN or infinity for '{label}'; train again"
+                        f"{self.folder}: the model predicts NaN or infinity for '{label}'; "
+                        "train again"
                     )
                 if self.scale != 1.0:
                     predicted = basal + self.scale * (predicted - basal)

@@ -26,9 +26,10 @@ from components.publish.facts import (
     verdicts,
 )
 from components.publish.files import is_scored
-from components.shared.addresses import visible
+from components.shared import shapes
+from components.shared.addresses import unchecked, visible
 from components.shared.artifact import Artifact, code_version
-from components.shared.documents import read_json
+from components.shared.documents import Shape, read_json
 from components.shared.downloads import shown
 from components.shared.errors import InputError
 from components.shared.markdown import names_as_code
@@ -104,12 +105,13 @@ class _Run:
     """What the artifacts say, read once."""
 
     def __init__(self, artifacts: Mapping[str, Artifact]) -> None:
-        self.stats = _json(artifacts["model"].path / "training_stats.json")
-        self.metrics = _json(artifacts["evaluation"].path / "metrics.json")
+        self.stats = _json(artifacts["model"].path / "training_stats.json", shapes.STATS)
+        self.metrics = _json(artifacts["evaluation"].path / "metrics.json", shapes.METRICS)
         self.scored = is_scored(artifacts["evaluation"])
         results = artifacts["evaluation"].path / "results.csv"
         self.results = _columns(results) if self.scored else {}
-        self.confidence = _json(artifacts["model"].path / "confidence.json")
+        confidence = artifacts["model"].path / "confidence.json"
+        self.confidence = _json(confidence, shapes.CONFIDENCE)
         self.model_at = made_elsewhere(artifacts["model"])
         self.predictions = artifacts["predictions"].summary
         self.splits = artifacts["splits"].summary
@@ -135,8 +137,8 @@ class _Run:
         return [str(line) for line in self.splits.get("train_lines", ())] or held_out
 
 
-def _json(path: Path) -> dict[str, Any]:
-    return read_json(path, str(path), "run its task again")
+def _json(path: Path, shape: Shape) -> dict[str, Any]:
+    return read_json(path, str(path), "run its task again", shape)
 
 
 def _columns(path: Path) -> dict[str, list[float]]:
@@ -242,6 +244,7 @@ def _context(
         "settings": run.stats["settings"],
         "source": {"uri": _source(run), "sha256": run.source["sha256"]},
         "unit": unit_of(run.splits.get(TARGET_SUM, USUAL)),
+        "unchecked": unchecked(run.source["uri"] if run.source["uri"] != UNKNOWN else ""),
         "expression": {key: run.splits.get(f"scale_{key}", "") for key in ("found", "done")},
         "knock_down": run.splits.get("knock_down_filter", ""),
         "chain": chain_rows(artifacts),

@@ -12,6 +12,8 @@ from urllib.parse import unquote
 DIGEST = "#sha256="
 OURS = ("sim", "random")
 """Schemes whose query is ours to read, and holds no secret but in addresses within it."""
+DIGEST_KEPT = ("gs", "s3", "minio", "hf")
+"""Schemes of stores whose own digest every download is compared with."""
 USER = re.compile(r"(://)[^\s/'\"]*@")
 ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>\[\]{}()|`]*")
 WITHIN = re.compile(r"(?<==)[^&\s]*(?:://|%3[Aa]%2[Ff])[^\s]*")
@@ -62,6 +64,24 @@ def kept(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [kept(inner) for inner in value]
     return value
+
+
+def unchecked(source: str) -> str:
+    """Say which files of a source came without a digest of their store's; empty if none did.
+
+    Args:
+        source: where cells come from, as ingest says it: addresses with `` + `` between.
+    """
+    with_digest = tuple(f"{scheme}://" for scheme in (*OURS, *DIGEST_KEPT))
+    bare = [uri for uri in source.split(" + ") if uri and not uri.lower().startswith(with_digest)]
+    if not bare:
+        return ""
+    others = f" and {len(bare) - 1} more" if len(bare) > 1 else ""
+    return (
+        f"No store keeps a digest of {bare[0].rpartition('/')[2]}{others}: unless the address "
+        "ended in #sha256=… as its publisher gives it, a damaged file that still reads cannot be "
+        "told."
+    )
 
 
 def is_hidden(character: str) -> bool:

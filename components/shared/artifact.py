@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from components import __version__
+from components.shared import shapes
 from components.shared.addresses import kept
+from components.shared.documents import check_shape
 from components.shared.errors import CLOSED, InputError
 
 CELLS = "cells/v1"
@@ -45,7 +47,19 @@ MADE_BY = {
     FAILED: "failed",
 }
 
+SUMMARIES = {
+    SPLITS: shapes.SPLITS_SUMMARY,
+    GENE_PRIOR: shapes.GENE_PRIOR,
+    MODEL: shapes.MODEL_SUMMARY,
+    PREDICTIONS: shapes.PREDICTIONS_SUMMARY,
+    EVALUATION: shapes.EVALUATION_SUMMARY,
+    FAILED: shapes.FAILED_SUMMARY,
+}
+"""What readers need of the summary of each."""
+
 PROVENANCE = "provenance.json"
+DRAFT = ".partial"
+"""Ending of the folder beside its target in which an artifact is written."""
 READABLE, ENTERED = 0o644, 0o755
 """Mode of every file and folder: some writers make theirs for their own user alone."""
 
@@ -139,7 +153,7 @@ def _draft(target: Path) -> Path:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         name = f".{target.name}."
-        return Path(tempfile.mkdtemp(prefix=name, suffix=".partial", dir=target.parent))
+        return Path(tempfile.mkdtemp(prefix=name, suffix=DRAFT, dir=target.parent))
     except OSError as error:
         if error.errno not in CLOSED:
             raise
@@ -224,7 +238,7 @@ def opening(path: Path | str, format: str) -> Artifact:
     try:
         text = (path / PROVENANCE).read_bytes()
         provenance = json.loads(text)
-        found = str(provenance["format"])
+        found = provenance["format"] = str(provenance["format"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise InputError(f"{path}: no readable {PROVENANCE}; {maker}") from None
     provenance = _checked(provenance, path)
@@ -265,16 +279,14 @@ def _checked(provenance: dict[str, Any], path: Path) -> dict[str, Any]:
         InputError: another shape, or a file outside of its folder; names the part.
     """
     where = f"{path / PROVENANCE}:"
+    check_shape(provenance, shapes.PROVENANCE, where[:-1], _anew(path))
+    name = f"{where} 'summary'"
+    check_shape(provenance["summary"], SUMMARIES.get(provenance["format"], {}), name, _anew(path))
+    for name in provenance["files"]:
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise InputError(f"{where} '{name[:80]}' is outside of its folder; {_anew(path)}")
     for part in ("parameters", "inputs", "summary", "files"):
-        if not isinstance(provenance.get(part), dict):
-            raise InputError(f"{where} '{part}' is no object; {_anew(path)}")
         provenance[part] = _Facts(provenance[part], f"{where} '{part}'")
-    for part in ("inputs", "files"):
-        for name, facts in provenance[part].items():
-            if not isinstance(facts, dict) or not isinstance(facts.get("sha256"), str):
-                raise InputError(f"{where} '{name[:80]}' has no sha256; {_anew(path)}")
-            if part == "files" and (Path(name).is_absolute() or ".." in Path(name).parts):
-                raise InputError(f"{where} '{name[:80]}' is outside of its folder; {_anew(path)}")
     return _Facts(provenance, where)
 
 

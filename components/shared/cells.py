@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import anndata
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -18,11 +17,14 @@ from scipy.sparse import csr_matrix, vstack
 
 from components.shared.artifact import CELLS, Artifact, opening
 from components.shared.errors import InputError
-from components.shared.hdf5 import opened_hdf5
+from components.shared.hdf5 import check_columns, check_csr, opened_hdf5, read_frame
 from components.shared.normalisation import TARGET_SUM, USUAL
+from components.shared.perturbation import CONTROL
 
 CELLS_FILE = "cells.h5ad"
 BLOCK_ROWS = 4096
+LABELS = ("perturbation", "cell_line")
+AGAIN = "run the ingest task again"
 
 
 @dataclass(frozen=True)
@@ -55,22 +57,46 @@ class Cells:
     def obs(self) -> pd.DataFrame:
         """One row a cell, index = cell names; perturbation and cell_line as plain strings."""
         with opened_hdf5(self.file, str(self.file)) as file:
-            obs = anndata.io.read_elem(file["obs"])
-        for column in ("perturbation", "cell_line"):
+            obs = read_frame(file, "obs", str(self.file), AGAIN, LABELS)
+        for column in LABELS:
             obs[column] = obs[column].astype(str)
+        return self._checked(obs)
+
+    def _checked(self, obs: pd.DataFrame) -> pd.DataFrame:
+        if not len(obs) or not obs.index.is_unique:
+            raise InputError(f"{self.file}: obs has no cells, or two of a name; {AGAIN}")
+        if "is_control" not in obs or obs["is_control"].dtype != bool:
+            raise InputError(f"{self.file}: obs/is_control is not true or false; {AGAIN}")
+        if "batch" in obs and obs["batch"].isna().any():
+            raise InputError(f"{self.file}: obs/batch has an empty entry; {AGAIN}")
+        wrong = np.flatnonzero(obs["is_control"] != (obs["perturbation"] == CONTROL))
+        if len(wrong):
+            raise InputError(
+                f"{self.file}: of cell '{obs.index[wrong[0]]}' obs/is_control and the perturbation "
+                f"disagree; {AGAIN}"
+            )
         return obs
 
     @cached_property
     def genes(self) -> list[str]:
         """Gene symbols, in column order."""
         with opened_hdf5(self.file, str(self.file)) as file:
-            return [str(gene) for gene in anndata.io.read_elem(file["var"]).index]
+            genes = read_frame(file, "var", str(self.file), AGAIN).index
+        if not len(genes) or not genes.is_unique:
+            raise InputError(f"{self.file}: var has no genes, or two of a name; {AGAIN}")
+        return genes.to_list()
 
     def blocks(self, rows_per_block: int = BLOCK_ROWS) -> Iterator[tuple[int, csr_matrix]]:
-        """Yield (first row, block) over all cells; a block is CSR float32 [rows, genes]."""
-        n_genes = len(self.genes)
+        """Yield (first row, block) over all cells; a block is CSR float32 [rows, genes].
+
+        Raises:
+            InputError: X is no CSR matrix of these cells and genes.
+        """
+        n_cells, n_genes = len(self.obs), len(self.genes)
+        name = f"{self.file}: X"
         with opened_hdf5(self.file, str(self.file)) as file:
-            group = file["X"]
+            group = file.get("X")
+            check_csr(group, (n_cells, n_genes), name, AGAIN)
             indptr = group["indptr"][:]
             for start in range(0, len(indptr) - 1, rows_per_block):
                 stop = min(start + rows_per_block, len(indptr) - 1)
@@ -83,7 +109,7 @@ class Cells:
                     ),
                     shape=(stop - start, n_genes),
                 )
-                yield start, block
+                yield start, check_columns(block, name, AGAIN)
 
     def rows(self, rows: NDArray[np.integer]) -> csr_matrix:
         """Return the expression of the cells at ``rows``, in that order, CSR [len(rows), genes]."""

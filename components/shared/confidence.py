@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from components.shared.documents import read_json
 from components.shared.errors import InputError
+from components.shared.shapes import CONFIDENCE
 from components.shared.training_effects import TrainingEffects
 
 CONFIDENCE_FILE = "confidence.json"
@@ -129,7 +130,7 @@ class Confidence:
             InputError: the file is missing or not what was written.
         """
         try:
-            content = read_json(path, str(path), "fine-tune again")
+            content = read_json(path, str(path), "fine-tune again", CONFIDENCE)
             table = pd.DataFrame(content.pop("perturbations")).set_index("label")
             numbers = table.columns.drop("known")
             held_out = [HeldOut(**row) for row in content.pop("held_out")]

@@ -16,6 +16,8 @@ from components.shared.errors import InputError
 from components.shared.perturbation import genes_of
 
 EFFECTS_FILE = "effects.safetensors"
+MOST_CHANGE = 1e6
+"""No effect is as large: expression is at most log1p of 10,000, and a sum has few genes."""
 Floats = NDArray[np.floating]
 FAULTS = (
     SafetensorError,
@@ -104,6 +106,8 @@ class EffectTable:
             raise InputError(f"{path}: no table of effects ({error}); fine-tune again") from None
         if table.change.shape != (len(table.perturbations), len(table.genes)):
             raise InputError(f"{path}: names do not fit its tensor; fine-tune again")
+        if not (np.abs(table.change) < MOST_CHANGE).all():
+            raise InputError(f"{path}: has effects beyond {MOST_CHANGE:g}; fine-tune again")
         return table
 
     def of(self, perturbations: Sequence[str], genes: Sequence[str]) -> NDArray[np.float32]:

@@ -10,12 +10,17 @@ from contextlib import contextmanager, suppress
 
 from components.shared.addresses import visible, without_secrets
 
+LONGEST = 1400
+"""Letters of a message; of one that repeats far longer input the middle is left out."""
+
 
 class InputError(Exception):
     """Something a user gave cannot be used; the message is one line that says what to do."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(visible(without_secrets(" ".join(message.split()))))
+        said = visible(without_secrets(" ".join(message.split())))
+        half = LONGEST // 2
+        super().__init__(said if len(said) <= LONGEST else f"{said[:half]} … {said[-half:]}")
 
 
 FULL = (errno.ENOSPC, errno.EDQUOT)

@@ -6,8 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
+import pandas as pd
+from anndata._io.specs.registry import IORegistryError
+from anndata.io import read_elem
+from scipy.sparse import csr_matrix
 
+from components.shared.documents import said
 from components.shared.errors import InputError
+from components.shared.text_columns import is_text
 
 MOST_PARTS = 20_000
 """Groups and datasets of a file."""
@@ -23,6 +30,8 @@ FAULTS = (OSError, KeyError, ValueError, RuntimeError)
 """What h5py raises for a damaged file."""
 DAMAGE = (*FAULTS, IndexError, TypeError, AttributeError, OverflowError)
 """What anndata raises where parts of a file do not fit each other."""
+ANNDATA_DAMAGE = (*DAMAGE, IORegistryError)
+"""What reading one part with anndata raises."""
 PLAIN = "write it again with anndata, adata.write_h5ad(file), where all of it is at hand"
 
 
@@ -160,3 +169,85 @@ def _check_dataset(data: h5py.Dataset, file_bytes: int, where: str) -> None:
             f"{where} is stored in chunks of {unpacked / 2**30:,.1f} GiB; expected at most "
             f"{LARGEST_CHUNK / 2**30:.0f}, write it again with smaller ones"
         )
+
+
+def read_part(file: h5py.File, key: str, name: str, hint: str) -> Any:
+    """Return what anndata reads of a part of a file; messages call the file ``name``.
+
+    Raises:
+        InputError: it is missing or cannot be read.
+    """
+    if key not in file:
+        raise InputError(f"{name}: has no {key}; {hint}")
+    try:
+        return read_elem(file[key])
+    except ANNDATA_DAMAGE as error:
+        raise InputError(f"{name}: {key} cannot be read ({said(error)}); {hint}") from None
+
+
+def read_frame(
+    file: h5py.File, key: str, name: str, hint: str, columns: Collection[str] = ()
+) -> pd.DataFrame:
+    """Return a table of a file, such as obs, whose index holds names.
+
+    Args:
+        file: an opened file.
+        key: of the table.
+        name: what messages call the file.
+        hint: for messages, what to do.
+        columns: columns of text that must be there, an entry a row.
+
+    Raises:
+        InputError: it is missing, cannot be read, is no table, lacks a column or has an entry that
+            is no text.
+    """
+    found = read_part(file, key, name, hint)
+    if not isinstance(found, pd.DataFrame):
+        raise InputError(f"{name}: {key} is no table; {hint}")
+    if isinstance(found.index, pd.MultiIndex) or not is_text(pd.Series(found.index.to_numpy())):
+        raise InputError(f"{name}: the index of {key} does not hold names; {hint}")
+    for column in columns:
+        if column not in found:
+            raise InputError(f"{name}: {key} has no column '{column}'; {hint}")
+        if not is_text(found[column]):
+            raise InputError(f"{name}: {key}/{column} is not text in every row; {hint}")
+    return found
+
+
+def check_csr(group: Any, shape: tuple[int, int], name: str, hint: str) -> None:
+    """Check that a stored CSR matrix of numbers has this shape and parts that fit each other.
+
+    Its column numbers are not looked at, see `check_columns`.
+
+    Raises:
+        InputError: it does not.
+    """
+    parts = ("data", "indices", "indptr")
+    stored = isinstance(group, h5py.Group) and all(
+        isinstance(group.get(part), h5py.Dataset) and group[part].ndim == 1 for part in parts
+    )
+    if not stored or str(group.attrs.get("encoding-type")) != "csr_matrix":
+        raise InputError(f"{name} is no CSR matrix; {hint}")
+    kinds = [group[part].dtype.kind for part in parts]
+    if kinds[0] != "f" or not set(kinds[1:]) <= {"i", "u"}:
+        raise InputError(f"{name} does not hold numbers; {hint}")
+    indptr = group["indptr"][:]
+    entries = min(len(group["data"]), len(group["indices"]))
+    sound = len(indptr) == shape[0] + 1 and not indptr[0] and indptr[-1] <= entries
+    if not sound or (np.diff(indptr.astype(np.int64)) < 0).any():
+        raise InputError(f"{name}: indptr does not fit its data and {shape[0]} rows; {hint}")
+    if np.array_equal(group.attrs.get("shape"), shape):
+        return
+    raise InputError(f"{name} is not {shape[0]} x {shape[1]}, as obs and var are; {hint}")
+
+
+def check_columns(block: csr_matrix, name: str, hint: str) -> csr_matrix:
+    """Check that rows of a CSR matrix name columns that it has: scipy writes wherever they say.
+
+    Raises:
+        InputError: they do not.
+    """
+    columns = block.indices
+    if len(columns) and (columns.min() < 0 or columns.max() >= block.shape[1]):
+        raise InputError(f"{name} names columns that it does not have; {hint}")
+    return block

@@ -64,11 +64,14 @@ def check_sendable(params: Mapping[str, Any]) -> None:
     """Check that each parameter can be sent as JSON.
 
     Raises:
-        InputError: a value that JSON has no word for, such as a date or nan.
+        InputError: a value that JSON has no word for, such as a date or nan, or text that no file
+            can be called.
     """
     for name, value in params.items():
         try:
-            json.dumps(value, allow_nan=False)
+            said = json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
+            if b"\\u0000" in said:
+                raise ValueError("holds a null character")
         except (TypeError, ValueError) as error:
             raise InputError(f"parameter {name}={value!r}: cannot be sent ({error})") from None
 

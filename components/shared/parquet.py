@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 
 from components.shared.documents import said
 from components.shared.errors import InputError
+from components.shared.text_columns import is_text
 
 MOST_ROWS = 20_000_000
 """Rows of a parquet table of strangers: a column of one value takes next to no room in a file."""
@@ -40,7 +41,7 @@ def read_parquet(path: Path, columns: tuple[str, ...], name: str, hint: str) -> 
     """Return a parquet table of a task's as a data frame; messages call it ``name``.
 
     Raises:
-        InputError: missing, damaged, too large, or without one of ``columns``.
+        InputError: missing, damaged, too large, or without one of ``columns``, which are of text.
     """
     try:
         table = opened_parquet(path, name).read().to_pandas()
@@ -49,4 +50,6 @@ def read_parquet(path: Path, columns: tuple[str, ...], name: str, hint: str) -> 
     for column in columns:
         if column not in table:
             raise InputError(f"{name}: has no column '{column}'; {hint}")
+        if not is_text(table[column]):
+            raise InputError(f"{name}: column '{column}' is not text in every row; {hint}")
     return table

@@ -23,16 +23,20 @@ Beside the h5ad lie `perturbations.parquet`, a row for each perturbation that wa
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import anndata
 import h5py
+import numpy as np
 from anndata import AnnData
-from anndata.io import read_elem, sparse_dataset
+from anndata.io import sparse_dataset
 
 from components.shared.artifact import PREDICTIONS, Artifact, opening
-from components.shared.hdf5 import file_of, opened_hdf5
+from components.shared.errors import InputError
+from components.shared.hdf5 import check_csr, file_of, opened_hdf5, read_frame, read_part
 
 PREDICTIONS_FILE = "scgpt_replogle_test.h5ad"
+AGAIN = "run the predict task again"
 TRUTH = "truth"
 MEANS = "predicted_mean"
 KNOWN_MEANS = "known_mean"
@@ -90,13 +94,40 @@ class Predictions:
 
     @cached_property
     def on_disk(self) -> AnnData:
-        """The predictions with X and the truth left in the file, which stays open."""
-        file = file_of(self.file, str(self.file))
+        """The predictions with X and the truth left in the file, which stays open.
+
+        Raises:
+            InputError: a part that is missing, cannot be read or does not fit the others.
+        """
+        name = str(self.file)
+        file = file_of(self.file, name)
+        kept = {x: read_frame(file, x, name, AGAIN) for x in ("obs", "var")}
+        shape = len(kept["obs"]), len(kept["var"])
+        kept |= {x: _table(file, x, name) for x in ("uns", "varm")}
+        for key, values in kept["varm"].items():
+            if np.ndim(values) != 2 or len(values) != shape[1] or values.dtype.kind != "f":
+                raise InputError(f"{name}: varm/{key} has no number a gene; {AGAIN}")
         found = {
-            name: file[name] if isinstance(file[name], h5py.Dataset) else sparse_dataset(file[name])
-            for name in ("X", f"layers/{TRUTH}")
-            if name in file
+            part: _matrix(file[part], shape, f"{name}: {part}")
+            for part in ("X", f"layers/{TRUTH}")
+            if part in file
         }
-        layers = {name.removeprefix("layers/"): found[name] for name in found if name != "X"}
-        kept = {x: read_elem(file[x]) for x in ("obs", "var", "uns", "varm") if x in file}
+        layers = {part.removeprefix("layers/"): found[part] for part in found if part != "X"}
         return AnnData(found.get("X"), layers=layers, **kept)
+
+
+def _table(file: h5py.File, key: str, name: str) -> dict[str, Any]:
+    found = read_part(file, key, name, AGAIN) if key in file else {}
+    if not isinstance(found, dict):
+        raise InputError(f"{name}: {key} holds no parts by name; {AGAIN}")
+    return found
+
+
+def _matrix(part: Any, shape: tuple[int, int], name: str) -> Any:
+    """Return a matrix that stays in its file: dense, or CSR with parts that fit each other."""
+    if not isinstance(part, h5py.Dataset):
+        check_csr(part, shape, name, AGAIN)
+        return sparse_dataset(part)
+    if part.shape != shape or part.dtype.kind != "f":
+        raise InputError(f"{name} is {part.dtype} {part.shape}, not numbers {shape}; {AGAIN}")
+    return part

@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from components.shared.documents import check_shape
 from components.shared.errors import InputError
+from components.shared.shapes import SETTINGS
 
 OURS, SCGPT = "ours", "scgpt"
 IMPLEMENTATIONS = (OURS, SCGPT)
@@ -12,6 +14,9 @@ IMPLEMENTATIONS = (OURS, SCGPT)
 PRECISIONS = ("fp16", "bf16", "fp32")
 OWN = "scgpt_perturb"
 """Key of `args.json` under which a fine-tune says how it trained."""
+CHOICES = {"predicted_cells": ("rank", "denoised"), "precision": ("fp32", "bf16", "fp16")}
+"""Settings that are one of a few words, those of `rank_cells` and `inference`, which need numpy and
+torch."""
 
 
 def settings_of(args: Mapping[str, Any], folder: Path | str) -> dict[str, Any]:
@@ -20,10 +25,19 @@ def settings_of(args: Mapping[str, Any], folder: Path | str) -> dict[str, Any]:
     Raises:
         InputError: it was not fine-tuned by this pipeline.
     """
+    name = f"{folder}/args.json"
     try:
-        return dict(args[OWN]["settings"])
+        found = dict(args[OWN]["settings"])
     except (KeyError, TypeError, ValueError):
         raise InputError(
             f"{folder}/args.json: has no settings under '{OWN}': an scGPT checkpoint that was "
             f"never fine-tuned here; fine-tune it first, or give what publish wrote"
         ) from None
+    check_shape(found, SETTINGS, f"{name}, settings", "fine-tune again")
+    for key, allowed in CHOICES.items():
+        if found[key] not in allowed:
+            raise InputError(f"{name}: '{key}' is {found[key]!r}; expected {', '.join(allowed)}")
+    for key in ("batch_size", "predict_window"):
+        if found[key] < 1:
+            raise InputError(f"{name}: '{key}' is {found[key]}; expected 1 or more")
+    return found

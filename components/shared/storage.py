@@ -38,11 +38,17 @@ def ending_of(uri: str) -> str:
     """Return the ending of the file that a path or URI names, in lower case: ``.json``, or empty.
 
     A digest, the revision of a Hub URI and the query of a web address are no part of it.
+
+    Raises:
+        InputError: a web address that is none.
     """
     bare = uri.partition(SHA256)[0]
     scheme = scheme_of(bare)
     if scheme in ("http", "https"):
-        bare = urlsplit(bare).path
+        try:
+            bare = urlsplit(bare).path
+        except ValueError as error:
+            raise InputError(f"{shown(bare)}: is no web address ({error})") from None
     elif scheme == "hf":
         bare = bare.partition("@")[0]
     return PurePosixPath(bare).suffix.lower()

@@ -23,6 +23,7 @@ from components.shared.errors import InputError, shortlist
 from components.shared.splits import TRAIN, Splits
 
 TRAINING_EFFECTS_FILE = "training_effects.safetensors"
+AGAIN = "fine-tune again"
 FAULTS = (
     SafetensorError,
     RecursionError,
@@ -106,6 +107,13 @@ class TrainingEffects:
         shapes = found.change.shape, found.cells.shape, found.control.shape
         if shapes != (shape, shape[:2], shape[::2]):
             raise InputError(f"{path}: names do not fit its tensors; fine-tune again")
+        counts = (
+            found.cells.dtype.kind == "i" and ((found.cells >= 0) & (found.cells < 2**40)).all()
+        )
+        if not counts or not np.isfinite(found.control).all() or np.isinf(found.change).any():
+            raise InputError(
+                f"{path}: has cells that are no counts, or no finite expression; {AGAIN}"
+            )
         return found
 
 

@@ -1,6 +1,5 @@
 """Inputs of the stages, damaged in many ways: one line that names the file, or they are taken."""
 
-import copy
 import json
 import time
 import warnings
@@ -13,41 +12,38 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
+from safetensors.numpy import save_file
 
+from components.finetune.checkpoints import Checkpoints
+from components.finetune.places import Folder
 from components.ingest.ingest import ingest
+from components.prior.align import align
+from components.prior.effects import read_deltas
+from components.prior.fasta import read_fasta
+from components.prior.tables import READERS, read_table
+from components.shared.aliases import Aliases, read_aliases
 from components.shared.artifact import CELLS, PROVENANCE, opening
 from components.shared.asked import read_perturbations
 from components.shared.checkpoint import ARGS_FILE, WEIGHTS_FILE, read_checkpoint
-from components.shared.errors import InputError
+from components.shared.errors import InputError, said_by_system
 from components.shared.model import build, load_pretrained
 from components.shared.splits import ASKED_FILE, SPLITS_FILE, Splits
 from components.split.split_file import read_split_file
-from pipelines.run import PARAMS, check_settings, read_params
+from pipelines.run import PARAMS, check_early, check_settings, read_params
 from tests.helpers import cells_artifact, screen
 from tests.unit import test_ingest_files as files
+from tests.unit.malformed import (
+    BROKEN,
+    LONGEST,
+    ODD,
+    Held,
+    broken_json,
+    damaged,
+    documents,
+    npz_damaged,
+)
 from tests.unit.test_model import ARGS, VOCABULARY, write_checkpoint
-
-LONGEST = 20.0
-"""Seconds that a reader may take to say so."""
-ODD: list[Any] = [None, [], {}, "x", -1, 0.5, 10**30, [[1]], {"x": {"y": 1}}, True]
-BROKEN = [b"", b"{", b"[" * 100_000, b'{"a":' * 50_000, b'"x"', b"[1]", b"\xff\xfe\x00", b"NaN"]
-
-
-def documents(good: dict[str, Any], depth: int = 2) -> Iterator[Any]:
-    """Yield documents in which one value is missing or odd."""
-    for key in good:
-        yield {name: value for name, value in good.items() if name != key}
-        for odd in ODD:
-            yield good | {key: copy.deepcopy(odd)}
-        if isinstance(good[key], dict) and depth > 1:
-            for inner in documents(good[key], depth - 1):
-                yield good | {key: inner}
-
-
-def broken_json(good: dict[str, Any]) -> Iterator[bytes]:
-    """Yield texts that are no such document."""
-    yield from BROKEN
-    yield from (json.dumps(document).encode() for document in documents(good))
 
 
 def holds(read: Callable[[], object], *names: str) -> bool:
@@ -160,7 +156,7 @@ def test_splits(tmp_path: Path, cells: Path) -> None:
         assert isinstance(found.test_line, str) and isinstance(found.train_lines, list)
 
     table = pd.read_parquet(target / SPLITS_FILE)
-    for document in documents(provenance, 3):
+    for _, document in documents(provenance, 3):
         (target / PROVENANCE).write_text(json.dumps(document))
         holds(read, str(target))
     (target / PROVENANCE).write_text(json.dumps(provenance))
@@ -261,8 +257,6 @@ def test_split_files(tmp_path: Path) -> None:
 
 
 def test_parameter_files(tmp_path: Path) -> None:
-    import yaml
-
     path = tmp_path / "p.yaml"
     good = yaml.safe_load((PARAMS / "demo.yaml").read_text())
     for text in broken_json(good):
@@ -281,8 +275,6 @@ def test_lists_of_perturbations(tmp_path: Path) -> None:
 
 
 def test_tables_of_a_model(tmp_path: Path) -> None:
-    from safetensors.numpy import save_file
-
     from components.shared.confidence import Confidence
     from components.shared.effects import EffectTable
     from components.shared.gene_prior import EFFECTS_FILE, OtherEffects
@@ -308,3 +300,127 @@ def test_tables_of_a_model(tmp_path: Path) -> None:
     for odd in (good[["A"]], good.assign(A="x"), good.assign(perturbation=[["A"]]), good[:0]):
         odd.to_parquet(effects)
         holds(lambda: OtherEffects.read(tmp_path), str(effects))
+
+
+# ---- priors ----
+
+GENES = [f"G{i}" for i in range(12)]
+VECTORS = np.random.default_rng(0).normal(size=(12, 4)).astype(np.float32)
+
+
+def tables_of_vectors(folder: Path) -> Iterator[Path]:
+    """Write a table of gene vectors in each format."""
+    frame = pd.DataFrame(VECTORS, columns=[f"d{i}" for i in range(4)])
+    frame.insert(0, "gene", GENES)
+    frame.to_parquet(folder / "t.parquet")
+    np.savez(folder / "t.npz", genes=np.array(GENES), embeddings=VECTORS)
+    save_file({"prior": VECTORS}, folder / "t.safetensors", metadata={"genes": json.dumps(GENES)})
+    torch.save(
+        {gene: torch.from_numpy(v) for gene, v in zip(GENES, VECTORS, strict=True)}, folder / "t.pt"
+    )
+    yield from (folder / f"t{ending}" for ending in READERS)
+
+
+def test_tables_of_gene_vectors(tmp_path: Path) -> None:
+    vocabulary = {gene: i for i, gene in enumerate(GENES)}
+    held = Held()
+    for path in tables_of_vectors(tmp_path):
+        good = path.read_bytes()
+        ways = [*damaged(path, tmp_path / "scratch")]
+        ways += npz_damaged(good) if path.suffix == ".npz" else []
+        for what, do in ways:
+            undone(path, good)
+            do(path)
+
+            def read() -> None:
+                table = read_table(path, path.suffix, str(path))  # noqa: B023
+                align(table, vocabulary, str(path), Aliases())  # noqa: B023
+
+            held.read(f"{path.suffix} {what}", read, str(path))
+    held.ends(refused=60)
+
+
+def undone(path: Path, good: bytes) -> None:
+    if path.is_dir():
+        path.rmdir()
+    path.write_bytes(good)
+
+
+def test_tables_of_names(tmp_path: Path) -> None:
+    held = Held()
+    good = b"symbol,alias\nA,B\nC,D\n"
+    for name, read in (
+        ("t.csv", read_aliases),
+        ("t.parquet", read_aliases),
+        ("t.fasta", read_fasta),
+    ):
+        path = tmp_path / name
+        path.write_bytes(good)
+        if path.suffix == ".parquet":
+            pd.DataFrame({"symbol": ["A", "C"], "alias": ["B", "D"]}).to_parquet(path)
+        elif path.suffix == ".fasta":
+            path.write_bytes(b">sp|P1|A_HUMAN x OS=Homo sapiens GN=A PE=1\nMKV\n>B\nMKL\n")
+        whole = path.read_bytes()
+        for what, do in damaged(path, tmp_path / "scratch"):
+            undone(path, whole)
+            do(path)
+            held.read(f"{name} {what}", lambda: read(path, str(path)), str(path))  # noqa: B023
+    held.ends()
+
+
+def test_deltas_of_other_screens(tmp_path: Path) -> None:
+    path, held = tmp_path / "deltas.parquet", Held()
+    frame = pd.DataFrame({"perturbation": ["A", "B"], "cell_line": ["k", "k"], "cells": [3, 4]})
+    frame.assign(A=[0.5, 0.1], B=[0.0, 1.0]).to_parquet(path)
+    good = path.read_bytes()
+    for what, do in damaged(path, tmp_path / "scratch"):
+        undone(path, good)
+        do(path)
+        held.read(what, lambda: read_deltas(path, str(path)), str(path))
+    held.ends()
+
+
+# ---- checkpoints of a training ----
+
+
+def test_checkpoints_of_a_training(tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    place, identity = Folder(tmp_path / "kept"), {"seed": 1}
+    Checkpoints(place, identity).save({"weights": {"a": torch.ones(3)}}, 1, 2)
+    files = [path for path in (tmp_path / "kept").rglob("*") if path.is_file()]
+    held = Held()
+    for path in files:
+        good = path.read_bytes()
+        for what, do in damaged(path, tmp_path / "scratch"):
+            undone(path, good)
+            do(path)
+            held.read(f"{path.name} {what}", lambda: Checkpoints(place, identity).load(), "kept")
+        undone(path, good)
+    held.ends()
+    assert Checkpoints(place, identity).load() is not None
+
+
+# ---- parameters ----
+
+TEXTS = ["", " ", "\0", "a\0b", "http://[::1", "x" * 5000, "../" * 900, "hf://", "s3://", "\ud800"]
+NUMBERS = [-1, 2**70, 1e308, float("nan"), True, None, 0.5]
+
+
+def looked_at(file: Path) -> None:
+    try:
+        check_early(read_params(file, []))
+    except OSError as error:  # which `one_line_errors` tells
+        if said := said_by_system(error):
+            raise InputError(said) from None
+        raise
+
+
+def test_parameters(tmp_path: Path) -> None:
+    good = read_params(PARAMS / "demo.yaml", []) | {"publish_to": "", "checkpoints": ""}
+    held = Held()
+    for name in good:
+        for odd in (*TEXTS, *NUMBERS, [], {}, [""], [None], {"x": 1}, ["k562", 7], [["k562"]]):
+            file = tmp_path / "p.yaml"
+            file.write_text(yaml.safe_dump(good | {name: odd}))
+            held.read(f"{name}={odd!r:.20}", lambda: looked_at(file))  # noqa: B023
+    held.ends(refused=100)

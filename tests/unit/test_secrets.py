@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from components.ingest.ingest import ingest
-from components.shared.addresses import kept, shown, without_secrets
+from components.shared.addresses import kept, shown, unchecked, without_secrets
 from components.shared.artifact import CELLS, PROVENANCE, writing
 from components.shared.errors import InputError
 from components.shared.failure import errors_of
@@ -136,3 +136,19 @@ def test_what_tells_nothing_secret_is_shown(uri: str, said: str | None) -> None:
     wanted = said or "random://tiny?vocabulary=https://h/v.json?…"
     assert shown(uri) == shown(shown(uri)) == wanted
     assert without_secrets(f"x '{uri}': bad") == f"x '{wanted}': bad"
+
+
+@pytest.mark.parametrize(
+    ("source", "named"),
+    [
+        ("hf://datasets/o/n/f.h5ad", ""),
+        ("S3://bucket/x.h5ad + gs://bucket/y.h5ad + sim://screen", ""),
+        ("", ""),
+        ("/data/x.h5ad", "x.h5ad:"),
+        ("gs://bucket/y.h5ad + https://h/z.h5ad", "z.h5ad:"),
+        ("/data/x.h5ad + /data/y.h5ad", "x.h5ad and 1 more:"),
+    ],
+)
+def test_where_no_store_keeps_a_digest_it_is_said(source: str, named: str) -> None:
+    assert bool(unchecked(source)) == bool(named)
+    assert named in unchecked(source)
