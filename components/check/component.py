@@ -50,12 +50,14 @@ def check(
     from pathlib import Path
 
     from components.check.check import check as run
+    from components.check.look import told
     from components.shared.errors import one_line_errors
 
     for own in ("gpu_count", "package"):
         del parameters[own]
     with one_line_errors("check"):
         repeat = run(parameters, package)
+        told(parameters)
         Path(gpu_count).parent.mkdir(parents=True, exist_ok=True)
         Path(gpu_count).write_text(str(gpus))
         return repeat
@@ -118,6 +120,7 @@ def check_grid(
 
     from components.check.bounds import room_in_workflow
     from components.check.check import grid, repeat_comparison
+    from components.check.look import told
     from components.shared.errors import one_line_errors
 
     for own in ("repeat", "runs", "gpu_count", "package", "checkpoints"):
@@ -126,6 +129,7 @@ def check_grid(
         cells = grid(parameters, package, checkpoints)
         if note := room_in_workflow(cells):
             print(f"check: note: {note}", flush=True)
+        told(parameters)
         short = [{"prior": cell["prior"], "seed": cell["seed"]} for cell in cells]
         for target, text in (
             (repeat, repeat_comparison(parameters, package)),
@@ -178,6 +182,7 @@ def check_model(
     from pathlib import Path
 
     from components.check.check import check_prediction
+    from components.check.look import told
     from components.shared.artifact import describe
     from components.shared.errors import one_line_errors
     from components.shared.finished import take_model
@@ -186,6 +191,7 @@ def check_model(
         del parameters[own]
     with one_line_errors("check"):
         repeat = check_prediction(parameters, package)
+        told(parameters)
         take_model(model, taken.path)
         taken.metadata.update(describe(taken.path))
         Path(gpu_count).parent.mkdir(parents=True, exist_ok=True)

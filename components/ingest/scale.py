@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from components.ingest.normalise import COUNTS, LOG1P, SCALE, detect, log1p_of_counts, row_sums
-from components.ingest.source import Source
 from components.shared.errors import InputError, nearest
+from components.shared.reading.source import Source
 
 AUTO = "auto"
 TARGET = "log1p of counts per 10,000"
