@@ -155,6 +155,7 @@ def _seen(parameters: Mapping[str, Any], generate: Generate | None) -> Seen:
         return found[0]
     tables = [one.obs.astype({"perturbation": str, "cell_line": str}) for one in found]
     obs = with_one_name_a_line(pd.concat(tables, ignore_index=True))
+    obs = obs.astype({"perturbation": "category", "cell_line": "category"})
     each = [pd.Index(one.genes) for one in found]
     genes = each[0]
     for other in each[1:]:
