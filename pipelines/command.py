@@ -175,7 +175,8 @@ def check_command(params: str, assignments: tuple[str, ...]) -> None:
     """Check a parameter file, look at its cells, say what it would run."""
     with one_line_errors("check"):
         given = running.read_params(Path(params), assignments)
-        running.check_early(given)
+        with running.telling_instead(Path(params)):
+            running.check_early(given)
         click.echo("\n".join(history.described(given)))
         click.echo("\n".join([*running.looked_at(given), "nothing wrong was found"]))
 

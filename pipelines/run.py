@@ -14,6 +14,7 @@ import shlex
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +191,29 @@ def check_early(params: Mapping[str, Any]) -> None:
     check_target(params.get("publish_to", ""))
 
 
+def instead_of(path: Path) -> str:
+    """Return what the head of one of the project's parameter files says to give instead."""
+    named = PARAMS / f"{path.name.removesuffix('.yaml')}.yaml"
+    head = named.read_text().partition("\ndataset:")[0] if named.exists() else ""
+    found = head.partition("# Instead: ")[2].replace("\n#", " ")
+    return " ".join(found.split()).rstrip(".")
+
+
+@contextmanager
+def telling_instead(path: Path) -> Iterator[None]:
+    """Add to an error of what a parameter file names what its head says to give instead.
+
+    Raises:
+        InputError: see above.
+    """
+    try:
+        yield
+    except InputError as error:
+        said = instead_of(path)
+        lacks = "no such file" in str(error) or "only holds a place" in str(error)
+        raise InputError(f"{error}; {said}") if said and lacks else error from None
+
+
 def assignments_in(text: str) -> list[str]:
     """Return the assignments in a text that is quoted as in a shell.
 
@@ -341,7 +365,8 @@ def main(given: Sequence[str] | None = None) -> None:
     with one_line_errors("run"):
         assignments = [*arguments.assignments, *assignments_in(arguments.assign)]
         params = read_params(arguments.params, assignments)
-        check_early(params)
+        with telling_instead(arguments.params):
+            check_early(params)
         print("\n".join([*described(params), *looked_at(params)]), flush=True)
         try:
             root = run(
