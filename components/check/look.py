@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -58,7 +58,7 @@ class Head(Tables):
     gene_column: str = ""
 
     @cached_property
-    def cells(self) -> "pd.Index[Any]":  # type: ignore[override]
+    def cells(self) -> "pd.Index[Any]":
         """A number a cell."""
         frame = self._frame("obs")
         return pd.RangeIndex(frame[frame.attrs["_index"]].shape[0])
@@ -218,7 +218,8 @@ def _labelled(source: Any, reading: Reading, entries: int, download: int) -> See
         left_out=reading.left_out,
     )
     if isinstance(source, Tables):
-        check_names(source, labels.obs.index, source.genes_said, source.symbols_hint())
+        said = (source.genes_said, source.symbols_hint())
+        check_names(cast(Source, source), labels.obs.index, *said)
     kept = len(labels.obs) / max(1, len(source.cells))
     return Seen(labels.obs, source.genes, source.columns, int(entries * kept), download)
 
