@@ -5,6 +5,8 @@ BIN        := $(VENV)/bin
 LOCK       := images/requirements.lock
 NAMES      := $(sort $(wildcard images/*/requirements.in)) pipelines/requirements.in tests/requirements.in
 PIP        := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(LOCK)
+# where Linux machines without a GPU find PyTorch without CUDA; empty = the usual index has it
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 PARAMS     ?= pipelines/params/demo.yaml
 ARGS       ?=
 REGISTRY   ?=
@@ -41,8 +43,12 @@ env: $(VENV)/.installed ## make the environment (.venv)
 
 $(VENV)/.installed: pyproject.toml $(LOCK) $(NAMES)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; give PYTHON=<path>")'
-	@echo "making $(VENV) (a minute or two, about 2.5 GB)"
+	@echo "making $(VENV) (a minute or two, about 3 GB, 7 GB with CUDA)"
 	@$(PYTHON) -m venv $(VENV)
+	@# PyPI's torch for Linux brings 4 GB of CUDA along, which a machine without a GPU has no use for
+	@[ "$$(uname -s)" != Linux ] || [ -z "$(TORCH_INDEX)" ] || command -v nvidia-smi > /dev/null \
+	  || $(PIP) --no-deps --retries 1 --timeout 15 --index-url $(TORCH_INDEX) torch 2> /dev/null \
+	  || echo "no CPU build of PyTorch at $(TORCH_INDEX): taking the usual one"
 	@$(PIP) $(addprefix -r ,$(NAMES)) -e .
 	@# scgpt asks for torchtext, scvi-tools and more that its model does not import
 	@$(PIP) --no-deps scgpt

@@ -172,11 +172,13 @@ def predict_command(
 @click.argument("params")
 @ASSIGNMENTS
 def check_command(params: str, assignments: tuple[str, ...]) -> None:
-    """Check a parameter file, and say what it would run."""
+    """Check a parameter file, look at its cells, say what it would run."""
     with one_line_errors("check"):
         given = running.read_params(Path(params), assignments)
-        running.check_early(given)
-        click.echo("\n".join([*history.described(given), "nothing wrong was found"]))
+        with running.telling_instead(Path(params)):
+            running.check_early(given)
+        click.echo("\n".join(history.described(given)))
+        click.echo("\n".join([*running.looked_at(given), "nothing wrong was found"]))
 
 
 @main.command(

@@ -17,6 +17,7 @@ from kfp.pipeline_spec import pipeline_spec_pb2
 
 from components.shared.errors import one_line_errors
 from pipelines import compare, line, pipeline
+from pipelines.form import make_form
 from pipelines.images import development_images, released_images
 from pipelines.lean import make_lean
 from pipelines.scheduling import CPU, H100
@@ -56,6 +57,7 @@ def compile_to(folder: Path, images: Mapping[str, str]) -> list[Path]:
             draft = Path(scratch) / name
             made = pipeline_on(profile, images)
             make_lean(made.pipeline_spec)
+            make_form(made.pipeline_spec, profile)
             compiler.Compiler().compile(made, str(draft))
             draft.write_text(in_fixed_order(draft.read_text()))
             check_protos(draft)

@@ -10,11 +10,11 @@ import argparse
 import hashlib
 import inspect
 import os
-import re
 import shlex
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,9 @@ import yaml
 from kfp import local
 
 from components.check.check import check, check_prediction, grid
+from components.check.look import look
 from components.finetune.places import open_place
+from components.ingest.generator import Screen
 from components.publish.publish import check_target
 from components.shared.artifact import sha256_of
 from components.shared.datasets import as_text, with_files
@@ -53,8 +55,6 @@ from pipelines.task_processes import unseen_parameters
 PARAMS = Path(__file__).parent / "params"
 ASKED = "perturbations"
 DATASET = "dataset"
-PLACEHOLDER = re.compile(r"\byour-(bucket|file\.h5ad|line-[ab]|test-line|scgpt-folder)\b")
-"""What stands in a parameter file where a user's own name belongs."""
 PINNED = ("dataset", "prior", "priors")
 """Parameters whose files `pinned` names by content."""
 
@@ -154,14 +154,28 @@ def _assign(
     params[outer] = {**entries, inner: value}
 
 
+def with_defaults(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return parameters with the pipeline's defaults for those that are not given."""
+    known = pipeline_parameters(params)
+    return {name: parameter.default for name, parameter in known.items()} | dict(params)
+
+
+def looked_at(params: Mapping[str, Any]) -> list[str]:
+    """Return what a look at the dataset tells of a run, in lines of 80 columns.
+
+    Raises:
+        InputError: what ingest or split would refuse.
+    """
+    return look(with_defaults(params), generate=Screen.from_uri)
+
+
 def check_settings(params: Mapping[str, Any]) -> None:
     """Check what can be checked of the parameters alone: what the check task asks for.
 
     Raises:
         InputError: see `components.check.check`.
     """
-    known = pipeline_parameters(params)
-    params = {name: parameter.default for name, parameter in known.items()} | dict(params)
+    params = with_defaults(params)
     if is_prediction(params):
         check_prediction(params, "")
         return
@@ -175,28 +189,36 @@ def check_early(params: Mapping[str, Any]) -> None:
     """Check what can be checked now rather than after hours of work.
 
     Raises:
-        InputError: see `check_settings`; a placeholder; a publish target that is taken or not
+        InputError: see `check_settings`; a publish target that is taken or not
             accessible, or a place where no checkpoint can be kept.
     """
-    _check_filled_in(params)
     check_settings(params)
     if place := params.get("checkpoints", ""):
         open_place(place)
     check_target(params.get("publish_to", ""))
 
 
-def _check_filled_in(params: Mapping[str, Any]) -> None:
-    """Check that no value is one that the parameter file only holds a place for.
+def instead_of(path: Path) -> str:
+    """Return what the head of one of the project's parameter files says to give instead."""
+    named = PARAMS / f"{path.name.removesuffix('.yaml')}.yaml"
+    head = named.read_text().partition("\ndataset:")[0] if named.exists() else ""
+    found = head.partition("# Instead: ")[2].replace("\n#", " ")
+    return " ".join(found.split()).rstrip(".")
+
+
+@contextmanager
+def telling_instead(path: Path) -> Iterator[None]:
+    """Add to an error of what a parameter file names what its head says to give instead.
 
     Raises:
-        InputError: one is.
+        InputError: see above.
     """
-    for name, value in params.items():
-        if found := PLACEHOLDER.search(str(value)):
-            raise InputError(
-                f"{name}: '{found[0]}' only holds a place in the parameter file; put your own "
-                f"there, or give {name}=<yours>"
-            )
+    try:
+        yield
+    except InputError as error:
+        said = instead_of(path)
+        lacks = "no such file" in str(error) or "only holds a place" in str(error)
+        raise InputError(f"{error}; {said}") if said and lacks else error from None
 
 
 def assignments_in(text: str) -> list[str]:
@@ -351,8 +373,9 @@ def main(given: Sequence[str] | None = None) -> None:
     with one_line_errors("run"):
         assignments = [*arguments.assignments, *assignments_in(arguments.assign)]
         params = read_params(arguments.params, assignments)
-        check_early(params)
-        print("\n".join(described(params)), flush=True)
+        with telling_instead(arguments.params):
+            check_early(params)
+        print("\n".join([*described(params), *looked_at(params)]), flush=True)
         try:
             root = run(
                 params,

@@ -22,6 +22,7 @@ from components import __version__
 from components.shared.downloads import shown
 from components.shared.errors import InputError, one_line_errors
 from pipelines.cluster import OTHER_PAGE, Client, bare_host, connect, one_line_api_errors
+from pipelines.form import FROM_EXAMPLE
 from pipelines.package import Package, read_package
 from pipelines.run import PARAMS, read_params
 from pipelines.submit import COMPILED, warn_of_tags
@@ -32,10 +33,14 @@ EXAMPLES = {
     "predict-line": "predict-line.yaml",
 }
 """The parameter file that the manual of a pipeline takes its examples from."""
-ALWAYS = ("prior", "priors", "perturbations", "publish_to")
+ALWAYS = (*FROM_EXAMPLE, "prior", "model", "perturbations", "publish_to")
 """Parameters that a manual tells even where their default stands in the example."""
 LITERAL = re.compile(r"[^\s,;()]*[_<>][^\s,;()]*")
 """What Markdown would take for emphasis or a tag of HTML."""
+AS_IT_STANDS = (
+    "**To try it:** press *Create run*, then *Start*: as it stands the form runs on generated "
+    "cells with a tiny model. For cells of your own put in what is below."
+)
 START = (
     "**To start:** press *Create run*, fill in the form and press *Start*. "
     "Lists and dicts are written as JSON; what is not named here may stay as it is."
@@ -70,7 +75,8 @@ def manual(package: Package) -> str:
     again = [text for name, text in AGAIN.items() if name in inputs]
     needs = f"**Nodes:** {_nodes(inputs)}."
     fields = "\n".join(["**Fill in:**", "", *lines])
-    return "\n\n".join([f"{about['description']}.", START, fields, *again, needs, END])
+    ready = [AS_IT_STANDS] if all(map(_optional, inputs.values())) else []
+    return "\n\n".join([f"{about['description']}.", *ready, START, fields, *again, needs, END])
 
 
 def _told(inputs: Mapping[str, Any], example: Mapping[str, Any]) -> Iterator[str]:
@@ -82,7 +88,8 @@ def _told(inputs: Mapping[str, Any], example: Mapping[str, Any]) -> Iterator[str
         if name not in ALWAYS and _optional(about) and not differs:
             continue
         text = " ".join(about.get("description", "").split()).rstrip(".")
-        given = f"; for example `{_as_typed(value)}`" if differs else ""
+        told = differs or name in FROM_EXAMPLE
+        given = f"; for example `{_as_typed(value)}`" if told else ""
         said = LITERAL.sub(r"`\g<0>`", text)
         yield f"`{name}`: {said}{given}"
 

@@ -52,6 +52,7 @@ def check(
     from pathlib import Path
 
     from components.check.check import check as run
+    from components.check.look import told
     from components.shared.errors import one_line_errors
     from components.shared.targets import check_target_form
 
@@ -60,6 +61,7 @@ def check(
     with one_line_errors("check"):
         check_target_form(publish_to)
         repeat = run(parameters, package)
+        told(parameters)
         Path(gpu_count).parent.mkdir(parents=True, exist_ok=True)
         Path(gpu_count).write_text(str(gpus))
         return repeat
@@ -124,6 +126,7 @@ def check_grid(
 
     from components.check.bounds import room_in_workflow
     from components.check.check import grid, repeat_comparison
+    from components.check.look import told
     from components.shared.errors import one_line_errors
     from components.shared.targets import check_target_form
 
@@ -134,6 +137,7 @@ def check_grid(
         cells = grid(parameters, package, checkpoints)
         if note := room_in_workflow(cells):
             print(f"check: note: {note}", flush=True)
+        told(parameters)
         short = [{"prior": cell["prior"], "seed": cell["seed"]} for cell in cells]
         for target, text in (
             (repeat, repeat_comparison(parameters, package)),
@@ -188,6 +192,7 @@ def check_model(
     from pathlib import Path
 
     from components.check.check import check_prediction
+    from components.check.look import told
     from components.shared.artifact import describe
     from components.shared.downloads import shown
     from components.shared.errors import one_line_errors
@@ -201,6 +206,7 @@ def check_model(
         check_target_form(publish_to)
         repeat = check_prediction(parameters, package)
         check_asked(ingest_options, take_model(model, taken.path), shown(model))
+        told(parameters)
         taken.metadata.update(describe(taken.path))
         Path(gpu_count).parent.mkdir(parents=True, exist_ok=True)
         Path(gpu_count).write_text(str(gpus))

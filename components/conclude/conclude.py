@@ -9,6 +9,22 @@ from components.shared.results import KNOWING, kept_results, told_results
 
 DONE = ("SUCCEEDED", "COMPLETE", "CACHED")
 """KFP's driver passes the last two on, its local runner the first."""
+PAGES = {
+    "compare": "`report`, the priors side by side",
+    "evaluate": "`report`, every metric beside its baselines and the ceiling; `explorer`, to look "
+    "up a gene",
+    "publish": "`card`, the model card; `published`, the folder with all files",
+    "publish-best": "`card`, the model card of the best run; `published`, its folder",
+    "finetune": "`curves`, the loss by epoch",
+}
+"""Task to those of its outputs that people open, in the order in which one looks at them."""
+WHERE_TO_LOOK = """
+## Where to look
+
+Click the box `run` of the graph, then a task in it:
+
+{pages}
+"""
 UNREACHED = "could not be reached from here, or did not tell"
 
 HOW_TO_GO_ON = """\
@@ -52,7 +68,7 @@ def conclude(state: str, error: str, run_id: str, checkpoints: str, target: Path
     """
     target, cluster = Path(target), this_cluster()
     if state in DONE:
-        text = _success(run_id, _results(cluster, run_id, target))
+        text = _success(run_id, cluster, target)
     else:
         text = _failure(state, error, run_id, checkpoints, cluster)
     text = names_as_code(text)
@@ -61,24 +77,30 @@ def conclude(state: str, error: str, run_id: str, checkpoints: str, target: Path
     print(text, flush=True)
 
 
-def _success(run_id: str, results: list[str]) -> str:
+def _success(run_id: str, cluster: Cluster | None, target: Path) -> str:
+    kept = kept_results(target.parents[1])
+    run = cluster.run(run_id, until=_knows) if cluster and not kept else None
+    results = _results(run, cluster) if run and cluster else kept
     lines = [f"- {line}" for line in results] or [
         f"What came of it: KFP {UNREACHED}. The card of publish and the report of evaluate say it."
     ]
-    return "\n".join([f"# Run succeeded\n\n`{run_id}`\n", *lines]) + "\n"
+    return "\n".join([f"# Run succeeded\n\n`{run_id}`\n", *lines]) + "\n" + _pages(run)
 
 
-def _results(cluster: Cluster | None, run_id: str, target: Path) -> list[str]:
-    kept = kept_results(target.parents[1])
-    run = cluster.run(run_id, until=_knows) if cluster and not kept else None
-    if not cluster or run is None:
-        return kept
+def _results(run: Run, cluster: Cluster) -> list[str]:
     return [
         line
         for task in run.tasks()
         if task.name in KNOWING
         for line in told_results(run.said(task, cluster.page, cluster.namespace))
     ]
+
+
+def _pages(run: Run | None) -> str:
+    """Return where the pages of a run on a cluster are; a run here ends with their paths."""
+    there = {task.name for task in run.tasks()} if run else set()
+    pages = [f"- `{name}`: {what}" for name, what in PAGES.items() if name in there]
+    return WHERE_TO_LOOK.format(pages="\n".join(pages)) if pages else ""
 
 
 def _knows(run: Run) -> bool:

@@ -19,7 +19,6 @@ from components.ingest.depth import brought_to
 from components.ingest.files import check_is_no_folder
 from components.ingest.generator import SCHEME, Screen
 from components.ingest.knock_down import FILTER, Least, in_words, without_failed
-from components.ingest.labels import check_names, counts_of, labels_of
 from components.ingest.normalise import AUTO, COUNTS, EXPRESSIONS, LOG1P, ValueCheck
 from components.ingest.opening import is_zarr, opened
 from components.ingest.parts import (
@@ -27,15 +26,12 @@ from components.ingest.parts import (
     INTERSECTION,
     Genes,
     Part,
-    Reading,
     facts_of_all,
     genes_of_all,
     obs_of_all,
-    readings,
     spellings_of_all,
 )
 from components.ingest.scale import check_option, scale_of
-from components.ingest.source import Source
 from components.ingest.source_h5ad import H5adSource
 from components.shared.addresses import visible
 from components.shared.artifact import CELLS, Draft, writing
@@ -46,6 +42,9 @@ from components.shared.downloads import shown
 from components.shared.errors import InputError, nearest
 from components.shared.normalisation import TARGET_SUM, USUAL, read_target_sum, unit_of
 from components.shared.progress import bar
+from components.shared.reading.labels import check_names, counts_of, labels_of
+from components.shared.reading.readings import Reading, readings
+from components.shared.reading.source import Source
 from components.shared.storage import LOCAL, fetched, local_path, scheme_of
 
 TRUTH_FILE = "truth.npz"

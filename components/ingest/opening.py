@@ -5,11 +5,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from components.ingest.files import check_filters, check_is_anndata, check_is_hdf5, is_10x
 from components.ingest.source_10x import TenXSource
 from components.ingest.source_h5ad import H5adSource
 from components.shared.errors import InputError
 from components.shared.hdf5 import DAMAGE, PACKED, UNPACKED, opened_hdf5
+from components.shared.reading.files import check_filters, check_is_anndata, check_is_hdf5, is_10x
 
 UNREAD = ("uns", "obsm", "obsp", "varm", "varp", "mod")
 """Groups of a file that ingest does not look into."""

@@ -1,7 +1,7 @@
 """Several files as one data set: which genes are kept, and where each file's genes go."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -10,75 +10,15 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from components.ingest.labels import Labels, with_one_name_a_line
 from components.ingest.scale import Found
-from components.ingest.source import Source
-from components.shared.datasets import FILE, entries
-from components.shared.errors import InputError, nearest, shortlist
+from components.shared.errors import InputError, shortlist
 from components.shared.perturbation_names import line_key
+from components.shared.reading.labels import Labels, with_one_name_a_line
+from components.shared.reading.source import Source
 
 INTERSECTION = "intersection"
 UNION = "union"
 GENES = (INTERSECTION, UNION)
-
-
-@dataclass(frozen=True)
-class Reading:
-    """How one file is read: the options of ingest that are a file's own."""
-
-    perturbation_column: str
-    cell_line_column: str
-    control: str | Sequence[str]
-    batch_column: str
-    expression: str
-    scale: str
-    layer: str
-    gene_column: str
-    obs_filter: Mapping[str, Any]
-    label_separator: str
-    missing_is_control: bool
-    left_out: Sequence[str]
-    least_knock_down: float = 0.0
-    least_perturbation_knock_down: float = 0.0
-
-
-OPTIONS = {"control_label": "control"} | {
-    name: name for name in Reading.__dataclass_fields__ if name != "control"
-}
-"""What an entry of a list may say, and the field it is."""
-KINDS: dict[str, tuple[tuple[type, ...], str]] = {
-    "control_label": ((str, list, tuple), "text in quotes, or a list"),
-    "obs_filter": ((Mapping,), "a dict"),
-    "missing_is_control": ((bool,), "true or false"),
-    "left_out": ((list, tuple), "a list of labels"),
-    "least_knock_down": ((int, float), "a number"),
-    "least_perturbation_knock_down": ((int, float), "a number"),
-}
-"""Types of options that are not text alone."""
-
-
-def readings(dataset: str | Sequence[Any], common: Reading) -> list[tuple[str, Reading]]:
-    """Return each file of a `dataset` and how it is read; what it does not say is ``common``.
-
-    Raises:
-        InputError: not a list of files, or an option that a file cannot have.
-    """
-    found = []
-    for entry in entries(dataset):
-        uri = entry.pop(FILE)
-        own: dict[str, Any] = {}
-        for name, value in entry.items():
-            if name not in OPTIONS:
-                raise InputError(
-                    f"dataset: '{name}' is no option of a file{nearest(name, OPTIONS)}; "
-                    f"options: {', '.join(OPTIONS)}"
-                )
-            kinds, expected = KINDS.get(name, ((str,), "text in quotes"))
-            if not isinstance(value, kinds):
-                raise InputError(f"dataset: {name}={value!r}: expected {expected}")
-            own[OPTIONS[name]] = value
-        found.append((uri, replace(common, **own)))
-    return found
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from anndata.utils import make_index_unique
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from components.ingest.matrices import Matrix
 from components.ingest.source_h5ad import H5adSource
 from components.shared.errors import InputError, shortlist
+from components.shared.reading.matrices import Matrix
 
 EXPRESSION = b"Gene Expression"
 PARTS = {"data", "indices", "indptr", "shape", "barcodes"}

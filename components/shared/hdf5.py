@@ -51,8 +51,10 @@ def opened_hdf5(path: Path, name: str, unread: Collection[str] = ()) -> Iterator
         yield file
 
 
-def file_of(path: Path, name: str, unread: Collection[str] = ()) -> h5py.File:
-    """Return an opened HDF5 file that the caller closes, checked as `opened_hdf5`.
+def file_of(path: Any, name: str, unread: Collection[str] = ()) -> h5py.File:
+    """Return an opened HDF5 file (a path or an open file) that the caller closes, checked.
+
+    See `opened_hdf5`.
 
     Raises:
         InputError: damaged; or see `check_contained`.

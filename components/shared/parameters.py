@@ -5,6 +5,7 @@ parameters alone, and a look at the local paths that these name.
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,10 @@ from components.shared.prior_grammar import parse_prior, uris
 from components.shared.stage_options import INGEST_OPTIONS, SPLIT_OPTIONS
 from components.shared.storage import LOCAL, SHA256, local_path, scheme_of
 
+PLACEHOLDER = re.compile(
+    r"\byour-(bucket|file\.h5ad|line-[ab]|test-line|scgpt-folder)\b|<your[^>]*>"
+)
+"""What stands in a parameter file or an example where a user's own name belongs."""
 WHOLE = ("seed", "split_seed", "cells_per_perturbation", "gpus")
 """Parameters that are whole numbers from 0."""
 
@@ -35,6 +40,7 @@ def check_parameters(parameters: Mapping[str, Any]) -> None:
             or large, or a local path where nothing is.
     """
     check_sendable(parameters)
+    check_filled_in(parameters)
     for name in WHOLE:
         check_whole(name, parameters.get(name, 0))
     ingest = checked_options(
@@ -74,6 +80,20 @@ def check_sendable(params: Mapping[str, Any]) -> None:
                 raise ValueError("holds a null character")
         except (TypeError, ValueError) as error:
             raise InputError(f"parameter {name}={value!r}: cannot be sent ({error})") from None
+
+
+def check_filled_in(parameters: Mapping[str, Any]) -> None:
+    """Check that no value is one that a parameter file or an example only holds a place for.
+
+    Raises:
+        InputError: one is.
+    """
+    for name, value in parameters.items():
+        if found := PLACEHOLDER.search(str(value)):
+            raise InputError(
+                f"{name}: '{found[0]}' only holds a place in the parameter file; put your own "
+                f"there, or give {name}=<yours>"
+            )
 
 
 def check_local(uri: str, name: str) -> Path:

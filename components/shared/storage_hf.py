@@ -22,9 +22,10 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import logging
+from huggingface_hub.utils import build_hf_headers, logging
 from tqdm import tqdm
 
+from components.shared import storage_http
 from components.shared.downloads import check_remote_path, check_space, reason, shown
 from components.shared.errors import InputError
 from components.shared.progress import SECONDS_BETWEEN_LINES, Lines
@@ -97,6 +98,23 @@ def download(uri: str, folder: Path) -> Path:
     _check_digest(Path(path), facts.etag or "", uri)
     print(f"{uri}: is commit {facts.commit_hash}", file=sys.stderr, flush=True)
     return Path(path)
+
+
+def in_part(uri: str) -> tuple[int, Callable[[int, int], bytes]]:
+    """Return the size of a file, and what fetches its bytes from a start up to an end.
+
+    Raises:
+        InputError: see `download`; or the Hub sends no parts.
+    """
+    kind, repository, file, revision = split_uri(uri)
+    with errors(uri, repository):
+        url = hf_hub_url(repository, file, repo_type=kind, revision=revision)
+        facts = get_hf_file_metadata(url)
+        pinned = hf_hub_url(
+            repository, file, repo_type=kind, revision=facts.commit_hash or revision
+        )
+    # Of the Hub's answer, a redirect, requests follows to another host without the token.
+    return storage_http.in_part(pinned, build_hf_headers())
 
 
 def _make_ready(folder: Path, file: str, size: int, uri: str) -> None:

@@ -5,6 +5,7 @@ import json
 import re
 import sys
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import requests
@@ -71,6 +72,41 @@ def download(url: str, target: Path) -> None:
                     flush=True,
                 )
                 time.sleep(wait)
+
+
+def in_part(
+    url: str, headers: Mapping[str, str] | None = None
+) -> tuple[int, Callable[[int, int], bytes]]:
+    """Return the size of a file, and what fetches its bytes from a start up to an end.
+
+    Nothing is tried twice: who reads in part can do without.
+
+    Raises:
+        InputError: the server cannot be reached, refuses, or sends no parts.
+    """
+    check_proxy(url, shown(url), REQUESTS)
+    session = requests.Session()
+    given = {"Accept-Encoding": "identity", **(headers or {})}
+
+    def ask(start: int, end: int) -> requests.Response:
+        asked = given | {"Range": f"bytes={start}-{end - 1}"}
+        try:
+            response = session.get(url, headers=asked, stream=True, timeout=TIMEOUT)
+            if response.status_code == 206:
+                response.content  # noqa: B018  reads the body
+                return response
+            response.close()
+        except requests.RequestException as error:
+            raise InputError(f"{shown(url)}: {reason(error)}") from None
+        if response.status_code == 200:
+            raise InputError(f"{shown(url)}: the server sends no parts of a file")
+        raise InputError(f"{shown(url)}: HTTP {response.status_code} {response.reason}")
+
+    said = ask(0, 1).headers.get("Content-Range", "")
+    size = _number(r"bytes \d+-\d+/(\d+)", said)
+    if size is None:
+        raise InputError(f"{shown(url)}: the server does not say the size")
+    return size, lambda start, end: ask(start, end).content
 
 
 class _Part:

@@ -9,10 +9,13 @@ import yaml
 from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
 
+from components.finetune.recipe import recipe_names
 from components.shared.prior_grammar import FORMS
 from components.shared.results import KNOWING
 from pipelines import compile as compiling
+from pipelines import form
 from pipelines.images import development_images
+from pipelines.run import check_settings
 from pipelines.scheduling import CPU, H100
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -235,13 +238,47 @@ def test_the_pipeline_for_small_clusters_asks_for_no_gpu_and_no_queue():
         assert resources["memoryRequest"] <= 4.3
 
 
+def root_parameters(file):
+    return compiling.documents(compiling.FOLDER / file)[0]["root"]["inputDefinitions"]["parameters"]
+
+
+@pytest.mark.parametrize("file", [file for file in compiling.PROFILES if "predict" not in file])
+def test_the_form_offers_the_recipes_that_there_are_as_a_list(file):
+    parameters = root_parameters(file)
+    assert parameters["recipe"]["literals"] == recipe_names()
+    assert parameters["recipe"]["defaultValue"] in recipe_names()
+    # A list is closed: KFP would refuse table:<uri>.
+    assert not any("literals" in parameters.get(name, {}) for name in ("prior", "priors"))
+
+
+@pytest.mark.parametrize("name", form.EXAMPLE)
+def test_the_form_for_small_clusters_runs_as_it_stands(name):
+    given = {
+        key: about.get("defaultValue")
+        for key, about in root_parameters(Path(CPU.package(name)).name).items()
+    }
+    assert None not in given.values()
+    given["gpus"] = int(given["gpus"])
+    check_settings(given)
+    assert given["dataset"].startswith("sim://")
+    assert given["overrides"] == {}
+
+
+@pytest.mark.parametrize("name", form.EXAMPLE)
+def test_the_form_for_h100s_leaves_open_what_only_the_user_knows(name):
+    parameters = root_parameters(Path(H100.package(name)).name)
+    for key in ("dataset", "train_lines", "test_line", "pretrained"):
+        assert "defaultValue" not in parameters[key] and not parameters[key].get("isOptional")
+
+
 @pytest.mark.parametrize("name", compiling.PIPELINES)
 def test_a_pipeline_has_the_same_tasks_and_parameters_on_every_cluster(name):
     files = [compiling.FOLDER / Path(profile.package(name)).name for profile in (H100, CPU)]
     h100, cpu = (compiling.documents(file)[0] for file in files)
     for spec in (h100, cpu):
         for parameter in spec["root"]["inputDefinitions"]["parameters"].values():
-            parameter.pop("defaultValue", None)
+            for of_the_form in ("defaultValue", "isOptional"):
+                parameter.pop(of_the_form, None)
         for loop in loops_of(spec):
             loop.pop("iteratorPolicy")
         for task in spec["components"]["comp-exit-handler-1"]["dag"]["tasks"].values():

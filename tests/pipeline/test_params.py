@@ -15,9 +15,11 @@ from pipelines.inputs import input_uris
 from pipelines.run import (
     PARAMS,
     check_early,
+    check_settings,
     pinned,
     read_params,
     state_of_inputs,
+    telling_instead,
     without_links,
 )
 
@@ -233,3 +235,17 @@ def test_a_path_through_a_link_is_what_it_leads_to_before_the_run_moves_the_link
     assert told == str((tmp_path / "first" / "published").resolve())
     for other in ("none", "", 3, ["a"], "gs://b/c", str(tmp_path / "no" / "such"), "x" * 5000):
         assert without_links(other) == other
+
+
+@pytest.mark.parametrize("name", ["four-lines", "compare-four-lines", "reference-none"])
+def test_a_file_that_needs_what_only_some_have_says_what_to_give_instead(name, monkeypatch):
+    params = read_params(PARAMS / f"{name}.yaml", ["dataset=nowhere.h5ad"])
+    with pytest.raises(InputError) as error, telling_instead(Path(name)):
+        check_early(params)
+    assert "random://tiny" in str(error.value) or "model zoo" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_an_error_of_another_kind_is_told_as_it_is():
+    with pytest.raises(InputError, match=r"a whole number$"), telling_instead(Path("four-lines")):
+        check_settings(read_params(PARAMS / "demo.yaml", ["seed=-1"]))

@@ -82,6 +82,15 @@ def test_the_manual_says_how_to_change_the_prior_and_what_priors_there_are():
     assert "no GPU is asked for" in manual(read_package(cpu))
 
 
+@pytest.mark.parametrize("name", ["scgpt-perturb-cpu", "compare-priors-cpu"])
+def test_the_manual_of_a_form_that_is_filled_in_says_so_and_what_to_put_in(name):
+    text = manual(read_package(COMPILED / f"{name}.yaml"))
+    assert "as it stands the form runs on generated cells" in text
+    for field in ("dataset", "train_lines", "test_line", "pretrained"):
+        assert f"- `{field}`: " in text
+    assert len(text) < LONGEST
+
+
 def test_no_word_of_a_manual_is_read_as_markup():
     for path in COMPILED.glob("*.yaml"):
         outside = "".join(manual(read_package(path)).split("`")[::2])

@@ -1,6 +1,7 @@
 """How a run ended, what came of it or what failed, and how to go on: here and on a cluster."""
 
 import json
+import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -8,7 +9,7 @@ import pytest
 import yaml
 
 from components.conclude import cluster
-from components.conclude.conclude import conclude
+from components.conclude.conclude import PAGES, conclude
 from components.shared.kfp_run import own_last_line
 from components.shared.results import tell_result
 from pipelines.compile import FOLDER
@@ -93,7 +94,24 @@ def test_on_a_cluster_a_success_tells_verdict_and_numbers(
     assert text == (
         "# Run succeeded\n\n`run-0`\n\n"
         "- In `pearson_delta` the model beats `mean_delta`.\n- Means: `mae_delta` 0.1.\n"
+        "\n## Where to look\n\nClick the box `run` of the graph, then a task in it:\n\n"
+        "- `evaluate`: `report`, every metric beside its baselines and the ceiling; `explorer`, to "
+        "look up a gene\n"
+        "- `publish`: `card`, the model card; `published`, the folder with all files\n"
     )
+
+
+@pytest.mark.parametrize("package", sorted(FOLDER.glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_pages_that_conclude_names_are_outputs_of_their_tasks(package) -> None:
+    spec, _ = yaml.safe_load_all(package.read_text())
+    outputs = {
+        name.removeprefix("comp-"): component["outputDefinitions"]["artifacts"]
+        for name, component in spec["components"].items()
+        if "artifacts" in component.get("outputDefinitions", {})
+    }
+    for task in PAGES.keys() & outputs.keys():
+        assert set(re.findall("`([a-z]+)`", PAGES[task])) <= outputs[task].keys()
+    assert {"compare", "evaluate", "publish"} & outputs.keys()
 
 
 def test_on_a_cluster_a_comparison_tells_what_the_comparison_came_to(tmp_path, in_a_pod) -> None:

@@ -15,10 +15,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from components.finetune.known import check_symbols, check_told
-from components.ingest.controls import looks_like_control
 from components.ingest.ingest import ingest
-from components.ingest.labels import with_one_name_a_line
-from components.ingest.names import cut, means_nothing
 from components.shared.addresses import is_hidden
 from components.shared.errors import InputError, shortlist
 from components.shared.perturbation import CONTROL, genes_of
@@ -30,6 +27,9 @@ from components.shared.perturbation_names import (
     plain,
     text_of,
 )
+from components.shared.reading.controls import looks_like_control
+from components.shared.reading.labels import with_one_name_a_line
+from components.shared.reading.names import cut, means_nothing
 from components.shared.tokens import GeneTokens
 from components.split.labels import Labels
 from components.split.split import check_one_name_each, split

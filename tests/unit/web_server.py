@@ -66,17 +66,21 @@ class _Handler(BaseHTTPRequestHandler):
         asked, same = self.headers.get("Range"), self.headers.get("If-Range")
         if not asked or not web.ranges:
             return None
-        if web.if_range and same not in (web.etag, web.last_modified):
+        if web.if_range and same not in (None, web.etag, web.last_modified):
             return None
-        return int(asked.removeprefix("bytes=").removesuffix("-"))
+        return int(asked.removeprefix("bytes=").partition("-")[0])
+
+    def _end(self) -> int:
+        last = self.headers.get("Range", "").partition("-")[2]
+        return min(int(last) + 1, len(self.web.content)) if last else len(self.web.content)
 
     def _send(self, start: int | None) -> None:
         web = self.web
-        body = web.content[start or 0 :]
+        body = web.content if start is None else web.content[start : self._end()]
         self.send_response(200 if start is None else 206)
         if start is not None:
             total = len(web.content)
-            self.send_header("Content-Range", f"bytes {start}-{total - 1}/{total}")
+            self.send_header("Content-Range", f"bytes {start}-{self._end() - 1}/{total}")
         if web.etag:
             self.send_header("ETag", web.etag)
         if web.last_modified:

@@ -8,20 +8,20 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from components.ingest.controls import controls_among, entries_of, matching
-from components.ingest.doubts import (
+from components.shared.addresses import hides
+from components.shared.errors import InputError, nearest, shortlist
+from components.shared.perturbation import CONTROL, genes_of
+from components.shared.perturbation_names import commonest, is_bare, line_key, text_of
+from components.shared.reading.controls import controls_among, entries_of, matching
+from components.shared.reading.doubts import (
     ENSEMBL,
     NAMED,
     check_doubles,
     check_doubts,
     check_like_controls,
 )
-from components.ingest.names import Reader, is_missing, names_of
-from components.ingest.source import Source
-from components.shared.addresses import hides
-from components.shared.errors import InputError, nearest, shortlist
-from components.shared.perturbation import CONTROL, genes_of
-from components.shared.perturbation_names import commonest, is_bare, line_key, text_of
+from components.shared.reading.names import Reader, is_missing, names_of
+from components.shared.reading.source import Source
 
 MOST_LISTED = 50
 

@@ -5,9 +5,9 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from components.ingest.controls import looks_like_control
 from components.shared.perturbation import CONTROL
 from components.shared.perturbation_names import FILLER, commonest, joined, plain
+from components.shared.reading.controls import looks_like_control
 
 JOINT = "+"
 MISSING = frozenset(

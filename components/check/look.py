@@ -1,0 +1,343 @@
+"""A look at a dataset before it is read: obs and the names of genes alone, in seconds.
+
+A remote file is read in part where its store allows it. Cells are labelled by the code that ingest
+labels them with, so what is refused here is what ingest would refuse after the download; whatever
+else goes wrong is a note, and the run goes on.
+"""
+
+import os
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+
+from components.check.estimate import Size, estimated, training_of
+from components.shared.addresses import visible
+from components.shared.datasets import files
+from components.shared.downloads import shown
+from components.shared.errors import InputError, nearest, shortlist
+from components.shared.hdf5 import file_of
+from components.shared.options import checked_options
+from components.shared.perturbation import CONTROL, genes_of
+from components.shared.perturbation_names import line_named, text_of
+from components.shared.pretrained import resolve_vocabulary
+from components.shared.ranged import Ranged, UnreadError, opened_in_part
+from components.shared.reading.files import check_is_anndata, check_is_hdf5
+from components.shared.reading.labels import check_names, labels_of, with_one_name_a_line
+from components.shared.reading.readings import Reading, readings
+from components.shared.reading.source import Source
+from components.shared.reading.tables import Tables
+from components.shared.stage_options import INGEST_OPTIONS, SPLIT_OPTIONS
+
+GENERATED = "sim://"
+UNREAD = ("X", "layers", "uns", "obsm", "obsp", "varm", "varp", "mod")
+"""Groups that the look does not open; of raw it needs the names of genes."""
+WIDTH = 80
+"""Columns of a terminal."""
+TITLE = 12
+"""Columns of what stands before a fact."""
+LEAST_SETS = 10
+"""Sets that validate where nothing else is said (components/split/rules.py)."""
+
+Generate = Callable[[str], Source]
+
+
+@dataclass(frozen=True)
+class Head(Tables):
+    """The tables of an h5ad file; cells bear numbers, since their names are most of obs."""
+
+    file: Any
+    name: str
+    layer: str = ""
+    gene_column: str = ""
+
+    @cached_property
+    def cells(self) -> "pd.Index[Any]":
+        """A number a cell."""
+        frame = self._frame("obs")
+        return pd.RangeIndex(frame[frame.attrs["_index"]].shape[0])
+
+    @property
+    def entries(self) -> int:
+        """Values that the matrix stores."""
+        x = self.file[self.matrix.x]
+        return int(np.prod(x.shape) if hasattr(x, "shape") else x["data"].shape[0])
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the labels of all files say."""
+
+    obs: pd.DataFrame
+    """Columns perturbation, cell_line and is_control of the cells that are kept."""
+    genes: list[str]
+    columns: list[str]
+    """Of obs, in the first file."""
+    entries: int
+    """Values that the matrices store."""
+    download: int
+    """Bytes of the remote files."""
+
+
+def look(
+    parameters: Mapping[str, Any],
+    *,
+    generate: Generate | None = None,
+) -> list[str]:
+    """Return what there is to know of a run's dataset, in lines of a title and a fact.
+
+    Args:
+        parameters: those of any of the pipelines, defaults included.
+        generate: what makes the labels of a generated screen, where that is at hand.
+
+    Raises:
+        InputError: labels, lines or names of genes that ingest or split would refuse.
+    """
+    try:
+        seen = _seen(parameters, generate)
+        facts = _facts(seen, parameters)
+    except UnreadError as error:
+        facts = {"look": f"the cells were not looked at beforehand: {error}"}
+    except InputError:
+        raise
+    except Exception as error:  # of many libraries; ingest reads by other ways
+        facts = {"look": f"the cells were not looked at beforehand ({type(error).__name__})"}
+    else:
+        if training := training_of(parameters):
+            facts |= estimated(_size(seen, parameters), training)
+    return [line for title, fact in facts.items() for line in _lines(title, fact)]
+
+
+def _lines(title: str, fact: str) -> list[str]:
+    wrapped = textwrap.wrap(" ".join(fact.split()), WIDTH - TITLE, break_long_words=False)
+    return [f"{title if not i else '':<{TITLE}}{line}" for i, line in enumerate(wrapped)]
+
+
+def told(parameters: Mapping[str, Any]) -> None:
+    """Print what a look at the dataset tells, in a pod: a run on this machine began with it.
+
+    Raises:
+        InputError: see `look`.
+    """
+    for line in look(parameters) if "KUBERNETES_SERVICE_HOST" in os.environ else ():
+        print(f"check: {visible(line)}", flush=True)
+
+
+def _common(parameters: Mapping[str, Any]) -> tuple[Reading, str]:
+    """Return how files are read that say nothing else, and which genes of several are kept."""
+    given = checked_options(
+        INGEST_OPTIONS, parameters.get("ingest_options") or {}, name="ingest_options"
+    )
+    options = INGEST_OPTIONS | given
+    genes = options.pop("genes")
+    options["obs_filter"] = options["obs_filter"] or {}
+    common = Reading(
+        perturbation_column=parameters.get("perturbation_column", "gene"),
+        cell_line_column=parameters.get("cell_line_column", "cell_line"),
+        control=parameters.get("control_label", "non-targeting"),
+        **options,
+    )
+    return common, genes
+
+
+def _seen(parameters: Mapping[str, Any], generate: Generate | None) -> Seen:
+    common, how = _common(parameters)
+    found = [
+        _of_file(uri, reading, generate) for uri, reading in readings(parameters["dataset"], common)
+    ]
+    if len(found) == 1:
+        return found[0]
+    tables = [one.obs.astype({"perturbation": str, "cell_line": str}) for one in found]
+    obs = with_one_name_a_line(pd.concat(tables, ignore_index=True))
+    obs = obs.astype({"perturbation": "category", "cell_line": "category"})
+    each = [pd.Index(one.genes) for one in found]
+    genes = each[0]
+    for other in each[1:]:
+        genes = genes.intersection(other) if how == "intersection" else genes.union(other)
+    return Seen(
+        obs,
+        list(genes),
+        found[0].columns,
+        sum(one.entries for one in found),
+        sum(one.download for one in found),
+    )
+
+
+def _of_file(uri: str, reading: Reading, generate: Generate | None) -> Seen:
+    if uri.startswith(GENERATED):
+        if generate is None:
+            raise UnreadError("they are generated")
+        screen = generate(uri)
+        return _labelled(screen, reading, len(screen.cells) * len(screen.genes), 0)
+    with opened_in_part(uri) as file, _head(file, shown(uri), reading) as head:
+        try:
+            return _labelled(head, reading, head.entries, getattr(file, "size", 0))
+        except Exception:
+            if fault := getattr(file, "fault", ""):  # it is no fault of the labels
+                raise UnreadError(fault) from None
+            raise
+
+
+@contextmanager
+def _head(file: Path | Ranged, name: str, reading: Reading) -> Iterator[Head]:
+    if isinstance(file, Path):
+        if file.is_dir():
+            raise UnreadError("they are in a folder, not in an h5ad file")
+        if not file.exists():
+            raise InputError(f"{name}: no such file; expected an h5ad file")
+        check_is_hdf5(file, name)
+    try:
+        opened = file_of(file, name, UNREAD)
+    except InputError as error:
+        if isinstance(file, Path):
+            raise
+        raise UnreadError(file.fault or str(error)) from None
+    with opened:
+        if "obs" not in opened:
+            raise UnreadError("the file is no h5ad")
+        check_is_anndata(opened, name)
+        yield Head(opened, name, reading.layer, reading.gene_column)
+
+
+def _labelled(source: Any, reading: Reading, entries: int, download: int) -> Seen:
+    labels = labels_of(
+        source,
+        perturbation_column=reading.perturbation_column,
+        cell_line_column=reading.cell_line_column,
+        control=reading.control,
+        batch_column=reading.batch_column,
+        obs_filter=reading.obs_filter,
+        label_separator=reading.label_separator,
+        missing_is_control=reading.missing_is_control,
+        left_out=reading.left_out,
+    )
+    if isinstance(source, Tables):
+        said = (source.genes_said, source.symbols_hint())
+        check_names(cast(Source, source), labels.obs.index, *said)
+    kept = len(labels.obs) / max(1, len(source.cells))
+    return Seen(labels.obs, source.genes, source.columns, int(entries * kept), download)
+
+
+def _split(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    return SPLIT_OPTIONS | checked_options(
+        SPLIT_OPTIONS, parameters.get("split_options") or {}, name="split_options"
+    )
+
+
+def _line(name: str, given: Any, known: Sequence[str]) -> str:
+    """Return a line by the name that the cells have for it.
+
+    Raises:
+        InputError: there is none, as split would say.
+    """
+    line = line_named(text_of(given), known)
+    if line not in known:
+        raise InputError(
+            f"{name}: cell line '{line}' is not in the cells{nearest(line, known)}; "
+            f"lines: {shortlist(known, 12)}"
+        )
+    return line
+
+
+def _used(seen: Seen, parameters: Mapping[str, Any]) -> tuple[list[str], str]:
+    """Return the lines that train, none where a split file says it, and the one to predict."""
+    known = [str(line) for line in seen.obs["cell_line"].cat.categories]
+    if _split(parameters)["split_file"]:
+        return [], ""
+    trained = [_line("train_lines", one, known) for one in parameters.get("train_lines", [])]
+    asked = parameters.get("test_line") or parameters.get("cell_line") or ""
+    if not asked:
+        return trained, known[0] if len(known) == 1 else ""
+    return trained, _line("test_line", asked, known)
+
+
+def _perturbed(seen: Seen, lines: Sequence[str]) -> pd.DataFrame:
+    obs = seen.obs
+    return obs[obs["cell_line"].isin(lines) & ~obs["is_control"]]
+
+
+def _facts(seen: Seen, parameters: Mapping[str, Any]) -> dict[str, str]:
+    obs = seen.obs
+    many = len(files(parameters["dataset"]))
+    facts = {
+        "cells": f"{len(obs):,} x {len(seen.genes):,} genes"
+        + (f" of {many} files" if many > 1 else "")
+        + f"; obs has {shortlist(seen.columns, 12)}"
+    }
+    counted = obs.groupby("cell_line", observed=True)["is_control"].agg(["size", "sum"])
+    facts["by line"] = ", ".join(
+        f"{line} {int(row['size']):,} ({int(row['sum']):,} controls)"
+        for line, row in counted.iterrows()
+    )
+    trained, tested = _used(seen, parameters)
+    names = [name for name in obs["perturbation"].cat.categories if name != CONTROL]
+    if trained and tested:
+        ours = set(_perturbed(seen, trained)["perturbation"])
+        theirs = set(_perturbed(seen, [tested])["perturbation"])
+        facts["perturbed"] = (
+            f"{len(ours):,} genes or pairs in the training lines, {len(theirs):,} in {tested}, "
+            f"{len(ours & theirs):,} in both"
+        )
+    else:
+        facts["perturbed"] = f"{len(names):,} genes or pairs"
+    measured = set(seen.genes)
+    known = sum(measured.issuperset(genes_of(str(name))) for name in names)
+    facts["targets"] = f"{known:,} of {len(names):,} are measured genes"
+    if said := _in_vocabulary(seen.genes, parameters):
+        facts["vocabulary"] = said
+    if said := _to_train(seen, trained, parameters):
+        facts["trains on"] = said
+    return facts
+
+
+def _in_vocabulary(genes: Sequence[str], parameters: Mapping[str, Any]) -> str:
+    if not parameters.get("pretrained"):
+        return ""
+    try:
+        vocabulary = resolve_vocabulary(parameters["pretrained"])
+    except (InputError, ImportError, OSError):
+        return ""  # of another image, or not to be had from here; prior and finetune say so
+    known = sum(gene in vocabulary for gene in genes)
+    return f"{known:,} of {len(genes):,} genes are in scGPT's"
+
+
+def _to_train(seen: Seen, trained: Sequence[str], parameters: Mapping[str, Any]) -> str:
+    if not parameters.get("train_lines"):
+        return ""
+    if not trained:
+        return "what the split file says"
+    cells = _perturbed(seen, trained)
+    options = _split(parameters)
+    sets = cells.groupby("cell_line", observed=True)["perturbation"].nunique()
+    total = int(sets.sum())
+    of = int(sets.get(options["val_line"], total))
+    fraction = options["val_fraction"]
+    fewest = 0 if options["val_line"] else min(LEAST_SETS, int(0.15 * total))
+    validate = max(1, fewest, round(fraction * of)) if fraction else 0
+    filters = [name for name in parameters.get("ingest_options") or {} if name.startswith("least_")]
+    filtered = ", less those whose knock-down failed" if filters else ""
+    return (
+        f"{len(cells):,} cells in {total:,} sets (line, perturbation){filtered}, of which about "
+        f"{validate:,} sets validate"
+    )
+
+
+def _size(seen: Seen, parameters: Mapping[str, Any]) -> Size:
+    trained, _ = _used(seen, parameters)
+    lines = trained or list(map(str, seen.obs["cell_line"].cat.categories))
+    obs = seen.obs
+    return Size(
+        cells=len(obs),
+        training_cells=len(_perturbed(seen, lines)),
+        training_controls=int((obs["cell_line"].isin(lines) & obs["is_control"]).sum()),
+        genes=len(seen.genes),
+        entries=seen.entries,
+        download=seen.download,
+        runs=max(1, len(parameters.get("priors", [])) * len(parameters.get("seeds", []))),
+    )
