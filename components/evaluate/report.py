@@ -42,9 +42,16 @@ from components.evaluate.metrics import (
 from components.evaluate.pair import Matrix, Pair
 from components.evaluate.rows import dense
 from components.evaluate.summary import CEILING, HALF, HEADLINE_METRIC
-from components.evaluate.uncertainty import BEATS, FALLS_SHORT
+from components.evaluate.uncertainty import SMALLEST
 from components.shared.artifact import Artifact, code_version
-from components.shared.page import breakable, number, page_css, share, signed
+from components.shared.page import breakable, number, page_css, share, signed, with_contents
+from components.shared.verdict import (
+    BEATS,
+    FALLS_SHORT,
+    standing,
+    strongest_baseline,
+    verdict,
+)
 
 TITLES = {
     MODEL: "model",
@@ -78,6 +85,7 @@ EXPLAINED = {
     KNOWN_EFFECTS: "what the model was given to start from by the prior effects: other lines' "
     "deltas, their noise taken out; the model's lead over it is what its network added",
 }
+MARKS = {BEATS: "better", FALLS_SHORT: "worse"}
 DRAWN = (MODEL, SAME_PERTURBATION_DELTA, HALF)
 """Whose calls are drawn."""
 EXTREMES = 5
@@ -98,8 +106,15 @@ class Origin:
     """Control cells of the test line that are a model's input and the reference as well."""
     inputs: Mapping[str, Artifact]
     """Artifacts that were read, by name."""
+    run: Mapping[str, str]
+    """What the run is known by, from `origins.facts_of`; empty = not known."""
     repeat: str
     """The command that repeats the run; empty = not known."""
+
+    @property
+    def known_by(self) -> str:
+        """What the run is known by, in a line."""
+        return ", ".join(f"{name} {value}" for name, value in self.run.items())
 
     @property
     def why_not_scored(self) -> str:
@@ -117,6 +132,7 @@ def write_report(
     effects: Effects,
     table: pd.DataFrame,
     origin: Origin,
+    numbers: Mapping[str, Any],
     file: Path,
     *,
     trust: str = "",
@@ -128,6 +144,7 @@ def write_report(
         effects: what is predicted.
         table: a row a perturbation, from `Effects.table`.
         origin: where it comes from.
+        numbers: what `metrics.json` holds.
         file: to write.
         trust: a section of HTML about how far predictions can be trusted; empty = none.
     """
@@ -152,13 +169,14 @@ def write_report(
         "css": page_css(),
         "genes": len(effects.genes),
         "trained": _trained(origin),
-        "not_scored": origin.not_scored[0].upper() + origin.not_scored[1:],
+        "verdict": verdict(numbers),
+        "numbers": numbers,
         "predicted": _predicted(effects, table),
         "trust": trust,
     }
-    content |= _scores(found) if found else {}
+    content |= _scores(found, numbers) if found else {}
     page = environment.get_template("report.html.j2").render(content)
-    file.write_text(page, encoding="utf-8")
+    file.write_text(with_contents(page), encoding="utf-8")
 
 
 def _trained(origin: Origin) -> str:
@@ -213,21 +231,23 @@ def _more(row: pd.Series, *, scored: bool) -> dict[str, str]:
     return found
 
 
-def _scores(found: Findings) -> dict[str, Any]:
+def _scores(found: Findings, numbers: Mapping[str, Any]) -> dict[str, Any]:
     labels = found.pair.labels
+    strongest = strongest_baseline(numbers)
     means = found.model.metrics[HEADLINE_METRIC].dropna()
     return {
-        "numbers": found.numbers,
         "cells": int((labels != found.pair.control).sum()),
         "controls": int((labels == found.pair.control).sum()),
         "titles": TITLES,
         "short": SHORT,
         "explained": EXPLAINED,
-        "verdicts": _records(found.comparisons, metric=HEADLINE_METRIC),
-        "columns": [MODEL, MODEL_MEANS, *found.baselines, CEILING],
-        "headline": [_row(found, EVERY[name]) for name in COMPARED],
-        "retrieval": [_row(found, EVERY[name]) for name in RETRIEVAL],
-        "others": [_row(found, metric) for metric in OTHERS],
+        "verdicts": _verdicts(found, numbers),
+        "strongest": strongest,
+        "smallest": SMALLEST,
+        "columns": _columns(found, strongest),
+        "headline": [_row(found, EVERY[name], strongest) for name in COMPARED],
+        "retrieval": [_row(found, EVERY[name], strongest) for name in RETRIEVAL],
+        "others": [_row(found, metric, strongest) for metric in OTHERS],
         "reference": _reference(found),
         "comparisons": {metric: list(rows) for metric, rows in _by_metric(found.comparisons)},
         "metrics": [EVERY[name] for name in COMPARED],
@@ -236,6 +256,8 @@ def _scores(found: Findings) -> dict[str, Any]:
         },
         "calibrated": _calibrated(found),
         "diagnoses": _diagnoses(found),
+        "model_below": found.model.diagnosis is not None,
+        "model_roc_auc": numbers["model"].get("roc_auc"),
         "strata": _strata(found),
         "undefined": _undefined(found),
         "best": list(means.sort_values(ascending=False, kind="stable").head(EXTREMES).items()),
@@ -255,19 +277,40 @@ def _by_metric(table: pd.DataFrame) -> Any:
     return groupby(table.to_dict("records"), key=lambda row: row["metric"])
 
 
-def _row(found: Findings, metric: Metric) -> dict[str, Any]:
-    """Return a metric's line: a cell a prediction, each baseline marked by how the model is."""
+def _columns(found: Findings, strongest: str) -> list[str]:
+    """Return the columns of a table of scores: what a narrow screen shows must be first."""
+    knowing = [name for name in reversed(found.baselines) if name != strongest]
+    return [
+        MODEL,
+        *(name for name in (strongest,) if name in TITLES),
+        CEILING,
+        *knowing,
+        MODEL_MEANS,
+    ]
+
+
+def _verdicts(found: Findings, numbers: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return a row a baseline: its test in the headline metric, and the count over all."""
+    rows = _records(found.comparisons, metric=HEADLINE_METRIC)
+    return [row | {"counted": standing(numbers, row["baseline"]).counted} for row in rows]
+
+
+def _row(found: Findings, metric: Metric, strongest: str) -> dict[str, Any]:
+    """Return a metric's line: a cell a prediction, the model's marked against the strongest."""
     rows = {row["prediction"]: row for row in _records(found.summary, metric=metric.name)}
-    verdicts = {
-        row["baseline"]: row["verdict"] for row in _records(found.comparisons, metric=metric.name)
-    }
-    marks = {BEATS: "better", FALLS_SHORT: "worse"}
+    tests = _records(found.comparisons, metric=metric.name, baseline=strongest)
+    mark = MARKS.get(tests[0]["verdict"], "") if tests else ""
     cells = {
         name: {key: row[key] for key in ("mean", "low", "high")}
-        | {"mark": marks.get(verdicts.get(name, ""), "")}
+        | {"mark": mark if name == MODEL else "", "n": _fewer(row["n"], found)}
         for name, row in rows.items()
     }
     return {"metric": metric, "lower": metric.better == LOWER, "cells": cells}
+
+
+def _fewer(n: float, found: Findings) -> int:
+    """Return over how many perturbations a mean is, 0 where it is over all of them."""
+    return int(n) if n == n and 0 < n < len(found.groups) else 0
 
 
 def _reference(found: Findings) -> list[dict[str, Any]]:

@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 from huggingface_hub import ModelCard
 
-from components.publish.card import _prior_rows, public
-from components.publish.facts import _of_prior, against_baselines, limitations, open_licence
+from components.publish.card import _prior_rows
+from components.publish.facts import against_baselines
 from components.publish.publish import publish
 from components.shared.artifact import PUBLISHED, opening, sha256_of
 from components.shared.errors import InputError
+from components.shared.limitations import _of_prior, limitations, open_licence
+from components.shared.origins import public
 from tests.helpers import bare_names
 from tests.unit.publish_run import METRICS, SPLITS_SUMMARY, STATS, finished_run
 from tests.unit.test_storage import one_line
