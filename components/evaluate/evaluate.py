@@ -167,7 +167,7 @@ def evaluate(
         )
         labelled = effects.table(found.model.metrics[HEADLINE_METRIC] if found else None)
         numbers = found.numbers if found else nothing_scored(origin.why_not_scored, kind)
-        numbers |= {PREDICTED: len(labelled)}
+        numbers |= {PREDICTED: len(labelled), "run": dict(origin.run)}
         if found:
             scored = labelled["perturbation"].isin(found.pair.perturbations)
             numbers["predicted_strength"] = float(labelled["predicted_strength"][scored].mean())

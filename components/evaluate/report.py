@@ -290,8 +290,10 @@ def _columns(found: Findings, strongest: str) -> list[str]:
 
 
 def _verdicts(found: Findings, numbers: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return a row a baseline: its test in the headline metric, and the count over all."""
+    """Return a row a baseline, the strongest first: its test in the headline, and all counted."""
+    strongest = strongest_baseline(numbers)
     rows = _records(found.comparisons, metric=HEADLINE_METRIC)
+    rows.sort(key=lambda row: row["baseline"] != strongest)
     return [row | {"counted": standing(numbers, row["baseline"]).counted} for row in rows]
 
 

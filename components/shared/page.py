@@ -48,4 +48,5 @@ def with_contents(page: str) -> str:
     links = "".join(
         f'<li><a href="#part-{number}">{title}</a></li>' for number, title in enumerate(titles, 1)
     )
-    return page.replace(CONTENTS, f'<nav aria-label="On this page"><ol>{links}</ol></nav>')
+    nav = f"<nav><ol>{links}</ol></nav>"
+    return page.replace(CONTENTS, f"<details><summary>On this page</summary>{nav}</details>")

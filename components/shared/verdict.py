@@ -142,11 +142,13 @@ def verdict(numbers: Numbers) -> str:
 
 def _of_no_effect(said: str, found: Standing) -> str:
     """Return how the model stands to predicting nothing, as the end of a sentence."""
-    joined = ", and " if found.word == "better than" else ", but "
-    return {
-        BEATS: ", and clearly better than no effect",
-        FALLS_SHORT: f"{joined}worse than no effect",
-    }.get(said, f"{joined}not clearly better than no effect")
+    good = found.word == "better than"
+    if said == BEATS:
+        joined = "but" if found.word == "worse than" else "and"
+        return f", {joined} clearly better than no effect"
+    how = "worse" if said == FALLS_SHORT else "not clearly better"
+    joined = "but" if good else "and"
+    return f", {joined} {how} than no effect"
 
 
 def _of_network(numbers: Numbers) -> str:

@@ -16,10 +16,10 @@ from safetensors import safe_open
 from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
 
-from components.prior.licence import SE_600M, UNKNOWN, licence_of
 from components.prior.prior import prior
 from components.shared.artifact import GENE_PRIOR, opening
 from components.shared.errors import InputError
+from components.shared.licences import SE_600M, UNKNOWN, licence_of
 from components.shared.vocabulary import vocabulary_digest
 
 GENES = ["KLF1", "GATA1", "TP53", "NOT-A-TOKEN"]

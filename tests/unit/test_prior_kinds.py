@@ -18,19 +18,19 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from benchmarks.prior import area, read_pairs
-from components.prior.licence import (
-    SE_600M,
-    UNKNOWN,
-    is_non_commercial,
-    licence_of,
-    strictest,
-)
 from components.prior.prior import prior
 from components.prior.spectral import embed_graph
 from components.shared.aliases import Aliases, match, read_aliases
 from components.shared.artifact import GENE_PRIOR, opening
 from components.shared.errors import InputError
 from components.shared.gene_prior import coverage, genes_with_vector
+from components.shared.licences import (
+    SE_600M,
+    UNKNOWN,
+    is_non_commercial,
+    licence_of,
+    strictest,
+)
 
 SPECIAL = ("<pad>", "<cls>", "<eoc>")
 CLIQUES = [[f"{name}{i}" for i in range(6)] for name in "ABC"]
