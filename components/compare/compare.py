@@ -32,8 +32,8 @@ def compare(
     """Compare the priors of a grid of runs.
 
     Writes `comparison.csv`, `by_prior.csv`, `cost.csv`, `runs.csv`, `metrics.json`, `summary.md`,
-    `report.html` and the runs' own reports, to which it links; where nothing was measured in the test line, so that there are no scores, not
-    the first two, and the pages say so.
+    `report.html` and the runs' own reports, to which it links; where nothing was measured in the
+    test line, so that there are no scores, not the first two, and the pages say so.
 
     Args:
         evaluations: evaluation artifacts in the order of the grid; a failed one is told as missing.

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from components.prior.effects import write_effects
 from components.prior.kinds import Context, Vectors, genes_of, make, totals
 from components.shared.artifact import GENE_PRIOR, writing
+from components.shared.errors import InputError
 from components.shared.gene_prior import EFFECTS, FACTS_FILE, GENES, TABLE_FILE, TENSOR
 from components.shared.licences import (
     SE_600M,

@@ -19,17 +19,20 @@ from components.publish.facts import (
     number,
 )
 from components.publish.files import is_scored
+from components.publish.terms import Terms, binding, citations_of, notice_of, terms_of
 from components.shared.addresses import visible
 from components.shared.artifact import Artifact, code_version
 from components.shared.documents import read_json
 from components.shared.errors import InputError
 from components.shared.limitations import count, few_shot, limitations, no_prior, open_licence
 from components.shared.markdown import names_as_code
-from components.shared.origins import prior_asked_for, public
+from components.shared.origins import JOIN, prior_asked_for, public
 from components.shared.verdict import lower_is_better, verdict
 
 TEMPLATE = "card.md.j2"
 TASK = "perturbation-prediction"
+PIPELINE_TAG = "other"
+"""Of the Hub's tasks, none of which is this one."""
 BEYOND_SCGPT = ("beyond_scgpt.safetensors", "effects.safetensors")
 """Files of a model that scgpt's class has no place for."""
 NAMED = 20
@@ -114,6 +117,17 @@ class _Run:
         return prior_asked_for(self.stats)
 
     @property
+    def known_source(self) -> str:
+        """Where the cells are from, empty where no task passed it on."""
+        uri = self.source["uri"]
+        return "" if uri == UNKNOWN else uri
+
+    @property
+    def terms(self) -> list[Terms]:
+        """What data, base weights and prior ask for."""
+        return terms_of(self.known_source, self.stats)
+
+    @property
     def train_lines(self) -> list[str]:
         """The lines the model was trained on, wherever that was."""
         held_out = [str(row["line"]) for row in self.confidence["held_out"]]
@@ -152,18 +166,27 @@ def _hub_id(uri: str, kind: str) -> str | None:
     return found[1] if found else None
 
 
-def _licence(prior: Mapping[str, Any]) -> tuple[str, str | None]:
-    """Return licence and its name for the front matter; a prior can take the open one away."""
-    if open_licence(prior):
-        return "mit", None
-    said = str(prior.get("licence") or "unknown").partition(":")[0]
-    return "other", "prior-" + re.sub(r"[^a-z0-9.]+", "-", said.lower()).strip("-")[:60]
+def _licence(run: _Run) -> tuple[str, str | None]:
+    """Return licence and its name for the front matter; a prior or data can take MIT away."""
+    prior = run.stats["prior"]
+    if not open_licence(prior):
+        return "other", f"prior-{_slug(str(prior.get('licence') or 'unknown'))}"
+    bound = binding(run.terms)
+    return ("other", _slug(bound)) if bound else ("mit", None)
+
+
+def _slug(licence: str) -> str:
+    said = licence.partition(":")[0].lower()
+    return re.sub(r"[^a-z0-9.]+", "-", said).strip("-")[:60]
 
 
 def _front_matter(run: _Run) -> ModelCardData:
-    data_id = _hub_id(run.source["uri"], "datasets")
+    found = (_hub_id(one, "datasets") for one in run.known_source.split(JOIN))
+    data_ids = {one for one in found if one}
+    data_id = min(data_ids, default=None)
     stats = run.stats
-    licence, licence_name = _licence(stats["prior"])
+    licence, licence_name = _licence(run)
+    base = None if stats["random_init"] else _hub_id(stats["pretrained"], "models")
     results = [
         EvalResult(
             task_type=TASK,
@@ -183,8 +206,10 @@ def _front_matter(run: _Run) -> ModelCardData:
         license_name=licence_name,
         library_name="scgpt",
         tags=TAGS,
-        base_model=None if stats["random_init"] else _hub_id(stats["pretrained"], "models"),
-        datasets=[data_id] if data_id else None,
+        pipeline_tag=PIPELINE_TAG,
+        base_model=base,
+        base_model_relation="finetune" if base else None,
+        datasets=sorted(data_ids) or None,
         model_name=f"scgpt-perturb {run.test_line}",
         eval_results=results or None,
     )
@@ -221,6 +246,9 @@ def _context(
         "parts": _seen_rows(run.metrics),
         "n_seen": run.metrics.get("perturbations_seen"),
         "n_unseen": run.metrics.get("perturbations_unseen"),
+        "notice": notice_of(run.terms, [str(file["path"]) for file in files]),
+        "terms": [vars(one) for one in run.terms],
+        "citations": citations_of(run.known_source, run.terms),
         "verdict": verdict(run.metrics),
         "verdicts": against_baselines(run.metrics),
         "limitations": limitations(run.stats, run.predictions, run.metrics, run.splits),

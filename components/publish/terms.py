@@ -21,12 +21,12 @@ REPLOGLE = (
     "genome-scale Perturb-seq. Cell 185, 2559-2575. https://doi.org/10.1016/j.cell.2022.05.013"
 )
 NADIG = (
-    "Nadig, A. et al. (2025) Transcriptome-wide analysis of differential expression in perturbation "
-    "atlases. Nature Genetics 57, 1228-1237. https://doi.org/10.1038/s41588-025-02169-3"
+    "Nadig, A. et al. (2025) Transcriptome-wide analysis of differential expression in "
+    "perturbation atlases. Nature Genetics 57, 1228-1237. https://doi.org/10.1038/s41588-025-02169-3"
 )
 STATE = (
-    "Adduri, A. et al. (2025) Predicting cellular responses to perturbation across diverse contexts "
-    "with State. https://doi.org/10.1101/2025.06.26.661135"
+    "Adduri, A. et al. (2025) Predicting cellular responses to perturbation across diverse "
+    "contexts with State. https://doi.org/10.1101/2025.06.26.661135"
 )
 CELL_EVAL = f"cell-eval, https://github.com/ArcInstitute/cell-eval; its authors ask to cite {STATE}"
 X_ATLAS = (

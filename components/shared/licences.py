@@ -20,7 +20,7 @@ STATE_LICENCE = "MODEL_LICENSE.md"
 STATE_LICENCE_FILE = "STATE_MODEL_LICENSE.md"
 """Its name in artifacts and in a published folder, where it is not the only licence."""
 XAIRA = "CC-BY-NC-SA-4.0: Xaira Therapeutics' licence of X-Atlas and X-Cell"
-NONE_DECLARED = "none declared: its publisher declares none"
+NONE_DECLARED = "its publisher declares none"
 GENERATED = "none needed: generated"
 
 BOUND = {
@@ -29,7 +29,7 @@ BOUND = {
     "x-atlas-orion": XAIRA,
     "x-atlas-pisces": XAIRA,
     "x-cell": XAIRA,
-    # arcinstitute/State-Replogle-Filtered names no licence, neither in its front matter nor in a file
+    # arcinstitute/State-Replogle-Filtered names no licence.
     "state-replogle-filtered": NONE_DECLARED,
     "replogle_concat.h5ad": NONE_DECLARED,
 }
