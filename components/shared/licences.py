@@ -28,7 +28,7 @@ BOUND = {
     "se-600m": SE_600M,
     "x-atlas-orion": XAIRA,
     "x-atlas-pisces": XAIRA,
-    "x-cell": XAIRA,
+    "xaira-therapeutics": XAIRA,
     # arcinstitute/State-Replogle-Filtered names no licence.
     "state-replogle-filtered": NONE_DECLARED,
     "replogle_concat.h5ad": NONE_DECLARED,

@@ -246,6 +246,18 @@ def test_the_file_names_its_licence(tmp_path, vocabulary, rows):
         assert facts["licence"] == licence
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_a_copy_of_the_state_models_licence_goes_along(tmp_path, vocabulary, capsys, there):
+    torch.save({gene: torch.ones(2) for gene in GENES}, tmp_path / "protein_embeddings.pt")
+    if there:
+        (tmp_path / "MODEL_LICENSE.md").write_text("whole and unaltered\n")
+    prior(str(tmp_path / "protein_embeddings.pt"), vocabulary, tmp_path / "prior")
+    copy = tmp_path / "prior" / "STATE_MODEL_LICENSE.md"
+    assert (copy.read_text() == "whole and unaltered\n") if there else not copy.exists()
+    warned = "no MODEL_LICENSE.md beside" in capsys.readouterr().err
+    assert warned != there
+
+
 @pytest.mark.parametrize(
     ("source", "licence"),
     [
