@@ -806,6 +806,10 @@ def test_perturbations_without_de_genes_are_counted_and_left_out_of_the_means(
     assert numbers["nan_counts"]["roc_auc"] == 1
     assert numbers["model"]["roc_auc"] == pytest.approx(results["roc_auc"][["G1", "G2"]].mean())
     assert results.loc["G0", "overlap_at_N"] == 0
+    page = (found / "report.html").read_text()
+    row = page[page.index("roc_<wbr>auc") :]
+    assert "<small>n = 2</small>" in row[: row.index("</tr>")]
+    assert "n = 3" not in page
 
 
 @pytest.mark.parametrize("kind", [csr_matrix, np.asarray])
