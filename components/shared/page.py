@@ -23,7 +23,7 @@ def number(value: float | None, form: str = ".3f") -> str:
 
 def signed(value: float | None) -> str:
     """Format a difference."""
-    return number(value, "+.3f")
+    return number(value, "+z.3f")
 
 
 def share(value: float | None) -> str:

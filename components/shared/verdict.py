@@ -158,9 +158,9 @@ def _of_network(numbers: Numbers) -> str:
         return ""
     difference = f"{against['difference']:+z.3f}"
     does = {
-        BEATS: f"its network adds {difference}",
-        FALLS_SHORT: f"its network takes away from that ({difference})",
-    }.get(against["verdict"], f"its network adds nothing that counts ({difference})")
+        BEATS: f"the network adds {difference}",
+        FALLS_SHORT: f"the network takes away from that ({difference})",
+    }.get(against["verdict"], f"the network adds nothing that counts ({difference})")
     return (
         f" Known effects of the training lines alone reach {HEADLINE} "
         f"{_number(against['baseline'])}; {does}."

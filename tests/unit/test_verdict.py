@@ -88,9 +88,9 @@ def test_what_was_not_measured_is_not_judged() -> None:
 @pytest.mark.parametrize(
     ("word", "said"),
     [
-        (BEATS, "its network adds +0.050."),
-        (UNCLEAR, "its network adds nothing that counts (+0.050)."),
-        (FALLS_SHORT, "its network takes away from that (+0.050)."),
+        (BEATS, "the network adds +0.050."),
+        (UNCLEAR, "the network adds nothing that counts (+0.050)."),
+        (FALLS_SHORT, "the network takes away from that (+0.050)."),
     ],
 )
 def test_known_effects_are_no_baseline_and_the_network_is_told_apart(word: str, said: str) -> None:
