@@ -67,8 +67,9 @@ def _lines(name: str) -> list[str]:
 
 
 def _height(names: Iterable[str]) -> float:
-    """Return the inches that rows of these names take."""
-    return sum(ROW + LINE * max(0, len(_lines(name)) - 2) for name in names)
+    """Return the inches that rows of these names take, each as high as the longest name's."""
+    lines = [len(_lines(name)) for name in names]
+    return len(lines) * (ROW + LINE * max(0, max(lines, default=0) - 2))
 
 
 def _names(axes, names: list[str]) -> None:  # type: ignore[no-untyped-def]
