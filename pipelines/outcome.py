@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from components.evaluate.metrics import EVERY, LOWER
 from components.shared.downloads import shown
+from components.shared.verdict import best_baseline, lower_is_better, verdict
 from pipelines.history import COMPARISON, PUBLISHED, Kept, shown_root
 from pipelines.inputs import is_prediction
 
@@ -20,9 +20,6 @@ HEADLINE = (
     "de_direction_match",
     "roc_auc",
 )
-FIRST = HEADLINE[0]
-KNOWN_EFFECTS = "known_effects"
-"""What the prior `effects` gave the model to start from: a part of the model, and no baseline."""
 FILES = {
     "card": "README.md",
     "report": "eval/report.html",
@@ -35,10 +32,9 @@ def summary(root: Path, seconds: float) -> str:
     """Return the end of a run: verdict, metrics, paths and what to try next."""
     published = root / PUBLISHED
     scores = json.loads((published / "eval" / "metrics.json").read_text())
+    told = _wrapped(verdict(scores))
     if scores.get("scored", True):
-        told = [*_wrapped(verdict(scores)), "", *_table(scores)]
-    else:
-        told = _wrapped(f"not scored: {scores['not_scored']}")
+        told += ["", *_table(scores)]
     paths = {PUBLISHED: ""} | {k: v for k, v in FILES.items() if (published / v).exists()}
     files = {name: str(Path(PUBLISHED, file)) for name, file in paths.items()}
     return _page(root, told, files, _next(root), seconds)
@@ -72,41 +68,6 @@ def comparison_summary(root: Path, seconds: float) -> str:
     return _page(root, told, files, tried, seconds)
 
 
-def verdict(scores: Mapping[str, Any]) -> str:
-    """Return in one sentence how the model stands to its best baseline."""
-    name, value = best_baseline(scores, FIRST)
-    against = scores.get("comparisons", {}).get(name, {})
-    count = f"{scores['perturbations']} perturbation{'' if scores['perturbations'] == 1 else 's'}"
-    if not against:
-        return f"{FIRST} over {count}: model {_number(scores['model'].get(FIRST))}."
-    return (
-        f"Over {count} the model {against['verdict']} its best baseline, {name}: "
-        f"{FIRST} {_number(against['model'])} against {_number(value)}."
-    ) + _of_network(scores["comparisons"].get(KNOWN_EFFECTS))
-
-
-def _of_network(against: Mapping[str, Any] | None) -> str:
-    """Return what the network made of the effects that it was given, as a sentence if it was."""
-    if not against:
-        return ""
-    return (
-        f" Of that, {_number(against['baseline'])} are effects known from the training lines; the "
-        f"network adds {against['difference']:+z.3f}."
-    )
-
-
-def best_baseline(scores: Mapping[str, Any], metric: str) -> tuple[str, float | None]:
-    """Return the name and the value of the baseline that is best in a metric."""
-    values = {name: column.get(metric) for name, column in scores["baselines"].items()}
-    known = {
-        name: value for name, value in values.items() if value is not None and name != KNOWN_EFFECTS
-    }
-    if not known:
-        return "-", None
-    pick = min if EVERY[metric].better == LOWER else max
-    return pick(known.items(), key=lambda item: item[1])
-
-
 def _table(scores: Mapping[str, Any]) -> list[str]:
     """Return the headline metrics: the model, its best baseline and the ceiling."""
     lines = [f"{'metric':<28}{'model':>7}  {'best baseline':<30}{'ceiling':>8}"]
@@ -115,7 +76,7 @@ def _table(scores: Mapping[str, Any]) -> list[str]:
         model, best, ceiling = map(
             _number, (scores["model"].get(metric), value, scores["ceiling"].get(metric))
         )
-        title = f"{metric} (lower is better)" if EVERY[metric].better == LOWER else metric
+        title = f"{metric} (lower is better)" if lower_is_better(metric) else metric
         lines.append(f"{title:<28}{model:>7}  {f'{best} {name}':<30}{ceiling:>8}")
     return lines
 

@@ -12,10 +12,12 @@ from components.compare.report import Findings, markdown, result, write_report
 from components.compare.runs import MODEL, Grid, Run, read_grid
 from components.compare.statistics import ALL, HEADLINE, by_prior, differences
 from components.compare.verdicts import conclusion, shown
-from components.shared.artifact import COMPARISON, writing
+from components.shared.artifact import COMPARISON, link_or_copy, writing
 from components.shared.results import RESULT, tell_result
 from components.shared.spreadsheet import without_formulas
 
+REPORTS = "reports"
+"""Folder of the runs' own reports, which the comparison's links to."""
 VALIDATION = "best_val_pearson_delta"
 
 
@@ -29,9 +31,9 @@ def compare(
 ) -> None:
     """Compare the priors of a grid of runs.
 
-    Writes `comparison.csv`, `by_prior.csv`, `cost.csv`, `runs.csv`, `metrics.json`, `summary.md`
-    and `report.html`; where nothing was measured in the test line, so that there are no scores, not
-    the first two, and the pages say so.
+    Writes `comparison.csv`, `by_prior.csv`, `cost.csv`, `runs.csv`, `metrics.json`, `summary.md`,
+    `report.html` and the runs' own reports, to which it links; where nothing was measured in the
+    test line, so that there are no scores, not the first two, and the pages say so.
 
     Args:
         evaluations: evaluation artifacts in the order of the grid; a failed one is told as missing.
@@ -104,7 +106,7 @@ def cost(grid: Grid) -> pd.DataFrame:
 
 
 def runs_table(grid: Grid) -> pd.DataFrame:
-    """Return a row a run: prior, seed, validation and test score, or where it failed and why."""
+    """Return a row a run: prior, seed, scores and its report, or where it failed and why."""
     rows: list[dict[str, Any]] = [
         {
             "prior": run.prior,
@@ -113,11 +115,18 @@ def runs_table(grid: Grid) -> pd.DataFrame:
             HEADLINE: run.numbers["model"].get(HEADLINE),
             "failed_in": "",
             "reason": "",
+            "report": f"{REPORTS}/run-{run.cell}.html" if run.report else "",
         }
         for run in grid.runs
     ]
     rows += [
-        {"prior": lost.prior, "seed": lost.seed, "failed_in": lost.stage, "reason": lost.reason}
+        {
+            "prior": lost.prior,
+            "seed": lost.seed,
+            "failed_in": lost.stage,
+            "reason": lost.reason,
+            "report": "",
+        }
         for lost in grid.missing
     ]
     return pd.DataFrame(rows)
@@ -158,3 +167,8 @@ def _write(found: Findings, numbers: Mapping[str, Any], folder: Path) -> None:
     (folder / "metrics.json").write_text(text + "\n")
     (folder / "summary.md").write_text(markdown(found), encoding="utf-8")
     write_report(found, folder / "report.html")
+    # Beside it, since a link to another artifact would be to this machine's place of it.
+    (folder / REPORTS).mkdir()
+    for run in found.grid.runs:
+        if run.report:
+            link_or_copy(run.report, folder / REPORTS / f"run-{run.cell}.html")

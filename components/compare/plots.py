@@ -1,17 +1,20 @@
 """Plots of a comparison: scores by prior, and paired differences."""
 
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import pandas as pd
 
 from components.compare.statistics import BETTER, HEADLINE, WORSE
-from components.shared.svg import MODEL, OTHER, QUIET, SOFT, plot
+from components.shared.svg import INK, MODEL, OTHER, QUIET, SOFT, plot
 
-ROW = 0.34
-"""Inches a row."""
-LONGEST = 34
-"""Letters of a name in a plot."""
+ROW, LINE = 0.34, 0.13
+"""Inches of a row, and of each line of its name beyond the second."""
+LONGEST = 30
+"""Letters of a line of a name in a plot."""
+STYLES = ((OTHER, "--"), (QUIET, "-."), (QUIET, ":"), (INK, (0, (1, 3))))
+"""Of the lines of what needs no model, and of the ceiling."""
 
 
 def scores(rows: pd.DataFrame, baselines: Mapping[str, float]) -> str:
@@ -21,7 +24,7 @@ def scores(rows: pd.DataFrame, baselines: Mapping[str, float]) -> str:
         rows: name, mean, low, high and points (the means of single seeds) of each prior.
         baselines: means of what needs no model, drawn as lines, by title.
     """
-    with plot(ROW * len(rows) + 1.3) as drawn:
+    with plot(_height(rows["name"]) + 1.5) as drawn:
         axes = drawn.axes
         for place, row in enumerate(rows.to_dict("records")):
             axes.plot([row["low"], row["high"]], [place] * 2, color=MODEL, linewidth=1.5)
@@ -29,7 +32,7 @@ def scores(rows: pd.DataFrame, baselines: Mapping[str, float]) -> str:
             points = np.array(row["points"], dtype=float)
             heights = np.full(len(points), place + 0.22)
             axes.scatter(points, heights, s=10, color=SOFT, linewidths=0)
-        styles = zip(baselines.items(), ((OTHER, "--"), (QUIET, "-."), (QUIET, ":")), strict=False)
+        styles = zip(baselines.items(), STYLES, strict=False)
         for (title, value), (colour, style) in styles:
             axes.axvline(value, color=colour, linestyle=style, linewidth=1.2, label=title)
         _names(axes, list(rows["name"]))
@@ -46,7 +49,7 @@ def forest(rows: pd.DataFrame) -> str:
         rows: name, difference, low, high and verdict of each.
     """
     colours = {BETTER: MODEL, WORSE: OTHER}
-    with plot(ROW * len(rows) + 0.8) as drawn:
+    with plot(_height(rows["name"]) + 0.8) as drawn:
         axes = drawn.axes
         axes.axvline(0, color=QUIET, linewidth=1)
         for place, row in enumerate(rows.to_dict("records")):
@@ -58,8 +61,18 @@ def forest(rows: pd.DataFrame) -> str:
     return drawn.svg
 
 
+def _lines(name: str) -> list[str]:
+    """Return a name in lines that fit beside a plot, whole: of two priors the ends differ."""
+    return textwrap.wrap(name, LONGEST)
+
+
+def _height(names: Iterable[str]) -> float:
+    """Return the inches that rows of these names take, each as high as the longest name's."""
+    lines = [len(_lines(name)) for name in names]
+    return len(lines) * (ROW + LINE * max(0, max(lines, default=0) - 2))
+
+
 def _names(axes, names: list[str]) -> None:  # type: ignore[no-untyped-def]
-    short = [name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…" for name in names]
-    axes.set_yticks(range(len(names)), short, fontsize=7.5)
+    axes.set_yticks(range(len(names)), ["\n".join(_lines(name)) for name in names], fontsize=7.5)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.grid(visible=False, axis="y")

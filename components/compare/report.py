@@ -10,6 +10,7 @@ import pandas as pd
 
 from components.compare import plots
 from components.compare.runs import (
+    CEILING,
     CONTROL_MEAN,
     MEAN_DELTA,
     MODEL,
@@ -23,7 +24,7 @@ from components.compare.statistics import ALL, HEADLINE, METRICS
 from components.compare.verdicts import conclusion, sentences, shown
 from components.shared.artifact import code_version
 from components.shared.markdown import names_as_code
-from components.shared.page import breakable, number, page_css, signed
+from components.shared.page import breakable, number, page_css, signed, with_contents
 
 BASELINES = {
     SAME_PERTURBATION_DELTA: "same-perturbation training delta",
@@ -70,6 +71,7 @@ def write_report(found: Findings, file: Path) -> None:
     scored = not found.grid.not_scored
     content = {
         "found": found,
+        "run": _known_by(found),
         "css": page_css(),
         "code": code_version(),
         "conclusion": conclusion(found.grid, found.differences),
@@ -84,11 +86,18 @@ def write_report(found: Findings, file: Path) -> None:
         "scores": plots.scores(*_drawn(found)) if scored else "",
         "forest": plots.forest(_forest(found)) if scored else "",
     }
-    file.write_text(environment.from_string(template).render(content), encoding="utf-8")
+    page = environment.from_string(template).render(content)
+    file.write_text(with_contents(page), encoding="utf-8")
+
+
+def _known_by(found: Findings) -> dict[str, str]:
+    """Return what all runs of the comparison have in common."""
+    run = found.grid.runs[0].numbers.get("run", {})
+    return {name: value for name, value in run.items() if name not in ("prior", "seed")}
 
 
 def rows_of(found: Findings, part: str) -> list[dict[str, Any]]:
-    """Return a row a prior, then a row a baseline: name, kind, and by metric its numbers."""
+    """Return a row a prior, a baseline, the ceiling: name, kind, and by metric its numbers."""
     if found.grid.not_scored:
         return []
     means = found.means[found.means["part"] == part]
@@ -99,7 +108,18 @@ def rows_of(found: Findings, part: str) -> list[dict[str, Any]]:
         key: {row["metric"]: row for row in _records(group)}
         for key, group in means.groupby(["prior", "prediction"], sort=False)
     }
-    return [{"kind": kind, "name": name, "by": by[key]} for kind, name, key in rows if key in by]
+    told = [{"kind": kind, "name": name, "by": by[key]} for kind, name, key in rows if key in by]
+    ceiling = {name: {"mean": value, "seed_sd": None} for name, value in _ceiling(found).items()}
+    if ceiling and part == ALL:
+        told.append({"kind": CEILING, "name": "ceiling of the data", "by": ceiling})
+    return told
+
+
+def _ceiling(found: Findings) -> dict[str, float]:
+    """Return what repeating the experiment would reach, by metric; the same in every run."""
+    numbers = found.grid.runs[0].numbers
+    means = {**numbers.get(CEILING, {}), **numbers.get("ours", {}).get(CEILING, {})}
+    return {name: means[name] for name in METRICS if means.get(name) is not None}
 
 
 def _drawn(found: Findings) -> tuple[pd.DataFrame, dict[str, float]]:
@@ -112,6 +132,8 @@ def _drawn(found: Findings) -> tuple[pd.DataFrame, dict[str, float]]:
     }
     first = rows[rows["prior"] == found.grid.priors[0]].set_index("prediction")["mean"]
     lines = {title: float(first[name]) for name, title in BASELINES.items() if name in first}
+    ceiling = _ceiling(found)
+    lines |= {"ceiling of the data": ceiling[HEADLINE]} if HEADLINE in ceiling else {}
     return own.assign(points=own["prior"].map(points)), lines
 
 
@@ -162,8 +184,8 @@ def result(found: Findings) -> str:
     lines = [
         conclusion(found.grid, found.differences),
         *(
-            f"{_plain(row['name'])}: {HEADLINE} {_cell(row['by'].get(HEADLINE))} "
-            "(mean, sd over seeds)."
+            f"{_plain(row['name'])}: {HEADLINE} {_cell(row['by'].get(HEADLINE))}"
+            f"{'' if row['kind'] == CEILING else ' (mean, sd over seeds)'}."
             for row in rows_of(found, ALL)
         ),
     ]
@@ -173,7 +195,8 @@ def result(found: Findings) -> str:
 def _cell(row: dict[str, Any] | None) -> str:
     if row is None:
         return number(None)
-    return f"{number(row['mean'])} ({number(row['seed_sd'])})"
+    spread = "" if row["seed_sd"] is None else f" ({number(row['seed_sd'])})"
+    return f"{number(row['mean'])}{spread}"
 
 
 def _line(cells: list[str]) -> str:

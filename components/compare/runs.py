@@ -49,6 +49,12 @@ class Run:
         return table.pivot(index=["prediction", "perturbation"], columns="metric", values="value")
 
     @property
+    def report(self) -> Path | None:
+        """Its evaluation's report, None where there is none."""
+        file = self.evaluation.path / "report.html"
+        return file if file.is_file() else None
+
+    @property
     def predictions(self) -> set[str]:
         """The model and the baselines it was evaluated beside."""
         return set(self.scores.index.get_level_values(0))

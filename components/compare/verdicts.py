@@ -22,6 +22,14 @@ BASELINES = {
     SAME_PERTURBATION_DELTA: "same-perturbation delta",
     KNOWN_EFFECTS: "its known effects alone",
 }
+NOTHING = "nothing"
+"""No network was kept: no epoch led the known effects on held-out sets beyond luck."""
+GAINS = {
+    NOTHING: "the gain comes from known effects alone; the network added nothing.",
+    NO_EVIDENCE: "the gain is that of known effects; no evidence that the network added to it.",
+    WORSE: "the gain comes from known effects alone; the network made them worse.",
+    BETTER: "the network added to the known effects that it was given.",
+}
 PARTS = {
     SEEN: "Of perturbations seen in training",
     UNSEEN: "Of perturbations not seen in training",
@@ -42,13 +50,29 @@ def conclusion(grid: Grid, table: pd.DataFrame) -> str:
     if NONE not in grid.priors:
         return "There is no run without a prior here, so nothing can be said of what a prior adds."
     better = [
-        shown(prior)
+        prior
         for prior in grid.priors
         if not is_control(prior) and _of(table, prior, NONE).get("verdict") == BETTER
     ]
     if not better:
         return f"There is no evidence that any of these priors helps, by {HEADLINE}."
-    return f"Better than no prior, by {HEADLINE}: {', '.join(better)}."
+    text = f"Better than no prior, by {HEADLINE}: {', '.join(map(shown, better))}."
+    return " ".join([text, *_gains(better, grid, table)])
+
+
+def _gains(better: list[str], grid: Grid, table: pd.DataFrame) -> list[str]:
+    """Say of which priors the gain is that of the known effects, and what their networks did."""
+    found: dict[str, list[str]] = {}
+    for prior in better:
+        if row := _of(table, prior, KNOWN_EFFECTS):
+            found.setdefault(_did(prior, grid, row), []).append(shown(prior))
+    return [f"With {', '.join(priors)} {GAINS[did]}" for did, priors in found.items()]
+
+
+def _did(prior: str, grid: Grid, row: dict[Any, Any]) -> str:
+    """Return what networks made of known effects: a verdict, or `NOTHING` where none was kept."""
+    kept = any(run.stats["best_epoch"] for run in grid.of(prior))
+    return str(row["verdict"]) if kept else NOTHING
 
 
 def sentences(grid: Grid, table: pd.DataFrame) -> list[dict[str, str]]:
@@ -134,7 +158,7 @@ def _network(prior: str, grid: Grid, table: pd.DataFrame) -> str:
     row = _of(table, prior, KNOWN_EFFECTS)
     if not row:
         return ""
-    if not any(run.stats["best_epoch"] for run in grid.of(prior)):
+    if _did(prior, grid, row) == NOTHING:
         return "The network added nothing to the known effects: no epoch led on held-out sets."
     words = {
         BETTER: "made them better",

@@ -52,14 +52,19 @@ from components.evaluate.trust import Trust, reached_of, trust, trust_section
 from components.evaluate.yardstick import Yardstick
 from components.shared.artifact import EVALUATION, GENE_PRIOR, Artifact, opening, writing
 from components.shared.cells import Cells
+from components.shared.checkpoint_files import STATS_FILE
 from components.shared.confidence import CONFIDENCE_FILE, Confidence
+from components.shared.documents import read_json
 from components.shared.errors import InputError
+from components.shared.limitations import limitations
 from components.shared.normalisation import unit_of
+from components.shared.origins import facts_of
 from components.shared.predictions import KNOWN_MEANS, MEANS, Predictions
 from components.shared.rank_cells import RANK
 from components.shared.splits import CONTROL_BOTH, Splits
 from components.shared.spreadsheet import no_formula, without_formulas
 from components.shared.training_effects import TrainingEffects
+from components.shared.verdict import verdict
 
 
 @dataclass(frozen=True)
@@ -152,23 +157,37 @@ def evaluate(
             yardstick = Yardstick.of(pair, threads=threads, cache=Path(cache) if cache else None)
             found = _scores(yardstick, effects.means[rows], kind, knowledge)
             effects = replace(effects, measured=yardstick.groups)
+        stats = _stats(given.artifact)
         origin = Origin(
             split.test_line,
             split.train_lines or effects.lines,
             shared_controls=len(split.rows(CONTROL_BOTH, line=split.test_line)),
             inputs=inputs,
+            run=facts_of(str(opened.artifact.summary.get("source", "")), stats),
             repeat=repeat or repeat_command(inputs),
             unit=unit_of(opened.target_sum),
         )
         labelled = effects.table(found.model.metrics[HEADLINE_METRIC] if found else None)
         numbers = found.numbers if found else nothing_scored(origin.why_not_scored, kind)
-        numbers |= {PREDICTED: len(labelled)}
+        numbers |= {PREDICTED: len(labelled), "run": dict(origin.run)}
+        if found:
+            scored = labelled["perturbation"].isin(found.pair.perturbations)
+            numbers["predicted_strength"] = float(labelled["predicted_strength"][scored].mean())
+        if stats:
+            about = given.artifact.summary, numbers, split.artifact.summary
+            numbers["limitations"] = limitations(stats, *about)
         told = _trust(given.artifact, effects)
         numbers |= {"trust": told.numbers} if told else {}
         _write(found, effects, labelled, numbers, origin, draft.path, told)
         draft.summary |= _summary(numbers, split.test_line)
-    print(headline_text(found, labelled, origin), flush=True)
+    print(f"evaluate: {verdict(numbers)}\n{headline_text(found, labelled, origin)}", flush=True)
     print(f"evaluate: wrote {Path(target)}; open {Path(target) / 'report.html'}", flush=True)
+
+
+def _stats(predictions: Artifact) -> dict[str, Any]:
+    """Return how the model was trained, empty where the predictions do not bring it along."""
+    file = predictions.path / STATS_FILE
+    return read_json(file, str(file), "run the predict task again") if file.is_file() else {}
 
 
 def _means(adata: AnnData, name: str) -> NDArray[np.floating]:
@@ -238,9 +257,10 @@ def _write(
         write_effects(effects, table, folder)
     text = json.dumps(numbers, indent=2, allow_nan=False)
     (folder / "metrics.json").write_text(text + "\n")
-    (folder / "summary.md").write_text(markdown(found, table, origin), encoding="utf-8")
+    page = markdown(found, table, origin, verdict(numbers))
+    (folder / "summary.md").write_text(page, encoding="utf-8")
     section = trust_section(told) if told else ""
-    write_report(found, effects, table, origin, folder / "report.html", trust=section)
+    write_report(found, effects, table, origin, numbers, folder / "report.html", trust=section)
     if effects.training:
         with _timed("wrote the explorer"):
             explored = _explored(effects, effects.training, table, origin)

@@ -40,10 +40,18 @@ def _headline_table(found: Findings) -> str:
     )
 
 
-def markdown(found: Findings | None, table: pd.DataFrame, origin: Origin) -> str:
-    """Return a summary in Markdown; the arguments are those of `headline_text`."""
-    lines = [f"# Evaluation on {_plain(origin.test_line)}", ""]
-    lines += _scores(found, origin) if found else [_plain(_sentence(origin.not_scored)), ""]
+def markdown(found: Findings | None, table: pd.DataFrame, origin: Origin, verdict: str) -> str:
+    """Return a summary in Markdown.
+
+    Args:
+        found: what the scores are; None = nothing was measured.
+        table: a row a perturbation, from `Effects.table`.
+        origin: where it comes from.
+        verdict: what the run came to, from `components.shared.verdict`.
+    """
+    lines = [f"# Evaluation on {_plain(origin.test_line)}", "", f"**{_plain(verdict)}**", ""]
+    lines += [f"{_plain(origin.known_by)}.", ""] if origin.run else []
+    lines += _scores(found, origin) if found else []
     lines += _strongest(table)
     if origin.repeat:
         lines += ["", "Repeat it:", "", "```sh", origin.repeat, "```"]
@@ -91,10 +99,6 @@ def _strongest(table: pd.DataFrame) -> list[str]:
 
 def _count(perturbations: int) -> str:
     return f"{perturbations:,} perturbation{'' if perturbations == 1 else 's'}"
-
-
-def _sentence(text: str) -> str:
-    return f"{text[0].upper()}{text[1:]}."
 
 
 def _columns(found: Findings) -> list[str]:

@@ -7,6 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
+from components.evaluate.metrics import EVERY, LOWER
 from components.shared.svg import INK, MODEL, OTHER, QUIET, SOFT, Plot
 from components.shared.svg import plot as plot_of
 
@@ -63,8 +64,24 @@ def distributions(values: Mapping[str, pd.Series], metric: str) -> str:
         axes.set_yticks(range(len(values)), list(values))
         axes.set_ylim(len(values) - 0.45, -0.55)
         axes.set_xlabel(metric)
+        axes.set_xlim(*_span(values, metric))
         axes.grid(visible=False, axis="y")
     return plot.svg
+
+
+def _span(values: Mapping[str, pd.Series], metric: str) -> tuple[float, float]:
+    """Return the ends of a metric's axis: from nothing to all, however alike the values are.
+
+    An axis of what values there are alone makes a difference of a hundredth look like one of half.
+    """
+    known = pd.concat([found.dropna() for found in values.values()])
+    low, high = float(min(0.0, known.min())), float(known.max())
+    if metric in EVERY and EVERY[metric].better != LOWER:
+        high = max(high, 1.0)
+    if not len(known):
+        return 0.0, 1.0
+    pad = 0.03 * (high - low or 1.0)
+    return low - pad, high + pad
 
 
 def model_against(

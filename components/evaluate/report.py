@@ -42,11 +42,18 @@ from components.evaluate.metrics import (
 from components.evaluate.pair import Matrix, Pair
 from components.evaluate.rows import dense
 from components.evaluate.summary import CEILING, HALF, HEADLINE_METRIC
-from components.evaluate.uncertainty import BEATS, FALLS_SHORT
+from components.evaluate.uncertainty import SMALLEST
 from components.shared.addresses import unchecked
 from components.shared.artifact import Artifact, code_version
 from components.shared.normalisation import USUAL, unit_of
-from components.shared.page import breakable, number, page_css, share, signed
+from components.shared.page import breakable, number, page_css, share, signed, with_contents
+from components.shared.verdict import (
+    BEATS,
+    FALLS_SHORT,
+    standing,
+    strongest_baseline,
+    verdict,
+)
 
 TITLES = {
     MODEL: "model",
@@ -80,6 +87,7 @@ EXPLAINED = {
     KNOWN_EFFECTS: "what the model was given to start from by the prior effects: other lines' "
     "deltas, their noise taken out; the model's lead over it is what its network added",
 }
+MARKS = {BEATS: "better", FALLS_SHORT: "worse"}
 DRAWN = (MODEL, SAME_PERTURBATION_DELTA, HALF)
 """Whose calls are drawn."""
 EXTREMES = 5
@@ -100,6 +108,8 @@ class Origin:
     """Control cells of the test line that are a model's input and the reference as well."""
     inputs: Mapping[str, Artifact]
     """Artifacts that were read, by name."""
+    run: Mapping[str, str]
+    """What the run is known by, from `origins.facts_of`; empty = not known."""
     repeat: str
     """The command that repeats the run; empty = not known."""
     unit: str = unit_of(USUAL)
@@ -110,6 +120,11 @@ class Origin:
         """Which files of the data came without a digest of their store's, as a sentence."""
         cells = self.inputs.get("cells")
         return unchecked(str(cells.summary.get("source", ""))) if cells else ""
+
+    @property
+    def known_by(self) -> str:
+        """What the run is known by, in a line."""
+        return ", ".join(f"{name} {value}" for name, value in self.run.items())
 
     @property
     def why_not_scored(self) -> str:
@@ -127,6 +142,7 @@ def write_report(
     effects: Effects,
     table: pd.DataFrame,
     origin: Origin,
+    numbers: Mapping[str, Any],
     file: Path,
     *,
     trust: str = "",
@@ -138,6 +154,7 @@ def write_report(
         effects: what is predicted.
         table: a row a perturbation, from `Effects.table`.
         origin: where it comes from.
+        numbers: what `metrics.json` holds.
         file: to write.
         trust: a section of HTML about how far predictions can be trusted; empty = none.
     """
@@ -162,13 +179,14 @@ def write_report(
         "css": page_css(),
         "genes": len(effects.genes),
         "trained": _trained(origin),
-        "not_scored": origin.not_scored[0].upper() + origin.not_scored[1:],
+        "verdict": verdict(numbers),
+        "numbers": numbers,
         "predicted": _predicted(effects, table),
         "trust": trust,
     }
-    content |= _scores(found) if found else {}
+    content |= _scores(found, numbers) if found else {}
     page = environment.get_template("report.html.j2").render(content)
-    file.write_text(page, encoding="utf-8")
+    file.write_text(with_contents(page), encoding="utf-8")
 
 
 def _trained(origin: Origin) -> str:
@@ -223,21 +241,23 @@ def _more(row: pd.Series, *, scored: bool) -> dict[str, str]:
     return found
 
 
-def _scores(found: Findings) -> dict[str, Any]:
+def _scores(found: Findings, numbers: Mapping[str, Any]) -> dict[str, Any]:
     labels = found.pair.labels
+    strongest = strongest_baseline(numbers)
     means = found.model.metrics[HEADLINE_METRIC].dropna()
     return {
-        "numbers": found.numbers,
         "cells": int((labels != found.pair.control).sum()),
         "controls": int((labels == found.pair.control).sum()),
         "titles": TITLES,
         "short": SHORT,
         "explained": EXPLAINED,
-        "verdicts": _records(found.comparisons, metric=HEADLINE_METRIC),
-        "columns": [MODEL, MODEL_MEANS, *found.baselines, CEILING],
-        "headline": [_row(found, EVERY[name]) for name in COMPARED],
-        "retrieval": [_row(found, EVERY[name]) for name in RETRIEVAL],
-        "others": [_row(found, metric) for metric in OTHERS],
+        "verdicts": _verdicts(found, numbers),
+        "strongest": strongest,
+        "smallest": SMALLEST,
+        "columns": _columns(found, strongest),
+        "headline": [_row(found, EVERY[name], strongest) for name in COMPARED],
+        "retrieval": [_row(found, EVERY[name], strongest) for name in RETRIEVAL],
+        "others": [_row(found, metric, strongest) for metric in OTHERS],
         "reference": _reference(found),
         "comparisons": {metric: list(rows) for metric, rows in _by_metric(found.comparisons)},
         "metrics": [EVERY[name] for name in COMPARED],
@@ -246,6 +266,8 @@ def _scores(found: Findings) -> dict[str, Any]:
         },
         "calibrated": _calibrated(found),
         "diagnoses": _diagnoses(found),
+        "model_below": found.model.diagnosis is not None,
+        "model_roc_auc": numbers["model"].get("roc_auc"),
         "strata": _strata(found),
         "undefined": _undefined(found),
         "best": list(means.sort_values(ascending=False, kind="stable").head(EXTREMES).items()),
@@ -265,19 +287,42 @@ def _by_metric(table: pd.DataFrame) -> Any:
     return groupby(table.to_dict("records"), key=lambda row: row["metric"])
 
 
-def _row(found: Findings, metric: Metric) -> dict[str, Any]:
-    """Return a metric's line: a cell a prediction, each baseline marked by how the model is."""
+def _columns(found: Findings, strongest: str) -> list[str]:
+    """Return the columns of a table of scores: what a narrow screen shows must be first."""
+    knowing = [name for name in reversed(found.baselines) if name != strongest]
+    return [
+        MODEL,
+        *(name for name in (strongest,) if name in TITLES),
+        CEILING,
+        *knowing,
+        MODEL_MEANS,
+    ]
+
+
+def _verdicts(found: Findings, numbers: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return a row a baseline, the strongest first: its test in the headline, and all counted."""
+    strongest = strongest_baseline(numbers)
+    rows = _records(found.comparisons, metric=HEADLINE_METRIC)
+    rows.sort(key=lambda row: row["baseline"] != strongest)
+    return [row | {"counted": standing(numbers, row["baseline"]).counted} for row in rows]
+
+
+def _row(found: Findings, metric: Metric, strongest: str) -> dict[str, Any]:
+    """Return a metric's line: a cell a prediction, the model's marked against the strongest."""
     rows = {row["prediction"]: row for row in _records(found.summary, metric=metric.name)}
-    verdicts = {
-        row["baseline"]: row["verdict"] for row in _records(found.comparisons, metric=metric.name)
-    }
-    marks = {BEATS: "better", FALLS_SHORT: "worse"}
+    tests = _records(found.comparisons, metric=metric.name, baseline=strongest)
+    mark = MARKS.get(tests[0]["verdict"], "") if tests else ""
     cells = {
         name: {key: row[key] for key in ("mean", "low", "high")}
-        | {"mark": marks.get(verdicts.get(name, ""), "")}
+        | {"mark": mark if name == MODEL else "", "n": _fewer(row["n"], found)}
         for name, row in rows.items()
     }
     return {"metric": metric, "lower": metric.better == LOWER, "cells": cells}
+
+
+def _fewer(n: float, found: Findings) -> int:
+    """Return over how many perturbations a mean is, 0 where it is over all of them."""
+    return int(n) if n == n and 0 < n < len(found.groups) else 0
 
 
 def _reference(found: Findings) -> list[dict[str, Any]]:

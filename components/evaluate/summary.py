@@ -19,7 +19,7 @@ from components.evaluate.calibrated import AVERAGE
 from components.evaluate.metrics import CELLS, EVERY, MEANS, METRICS, REFERENCE
 from components.evaluate.scoring import OF_THE_SET
 from components.evaluate.strata import SEEN, TRAINING, UNSEEN
-from components.evaluate.uncertainty import interval
+from components.evaluate.uncertainty import interval, too_few
 from components.shared.predictions import CELLS_KIND
 
 PREDICTED = "perturbations_predicted"
@@ -145,7 +145,7 @@ def nothing_scored(why: str, kind: str) -> dict[str, Any]:
         kind: what the predicted cells are, one of `rank_cells.PREDICTED_CELLS`.
     """
     empty = ["model", "model_means", SEEN, UNSEEN, "baselines", "ceiling", "ours", "intervals"]
-    empty += ("nan_counts", "comparisons", "not_computed", "fallbacks", "diagnosis")
+    empty += ("nan_counts", "comparisons", "tests", "not_computed", "fallbacks", "diagnosis")
     counts = ("perturbations", "perturbations_seen", "perturbations_unseen")
     return {
         "scored": False,
@@ -175,6 +175,7 @@ def metrics_json(
     ours = [metric for metric in EVERY if metric not in METRICS]
     model = rows.loc[MODEL]
     every = [str(metric) for metric in model.index if metric in METRICS]
+    tests = _tests(comparisons)
     return {
         "scored": True,
         "not_scored": "",
@@ -192,16 +193,28 @@ def metrics_json(
         "perturbations_seen": int((groups[TRAINING] == SEEN).sum()),
         "perturbations_unseen": int((groups[TRAINING] == UNSEEN).sum()),
         "comparisons": {
-            str(row["baseline"]): {
+            name: {
                 "model": means[MODEL][HEADLINE_METRIC],
-                "baseline": means[str(row["baseline"])][HEADLINE_METRIC],
-                **{key: finite(row[key]) for key in ("difference", "low", "high", "p", "p_holm")},
-                **{key: int(row[key]) for key in ("better", "of")},
-                "verdict": row["verdict"],
+                "baseline": means[name][HEADLINE_METRIC],
+                **found,
             }
-            for row in comparisons[comparisons["metric"] == HEADLINE_METRIC].to_dict("records")
+            for name, found in tests.get(HEADLINE_METRIC, {}).items()
         },
+        "tests": tests,
+        "too_few": too_few(len(groups), comparisons["baseline"].nunique()),
     }
+
+
+def _tests(comparisons: pd.DataFrame) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return each comparison by metric and baseline."""
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for row in comparisons.to_dict("records"):
+        found.setdefault(str(row["metric"]), {})[str(row["baseline"])] = {
+            **{key: finite(row[key]) for key in ("difference", "low", "high", "p", "p_holm")},
+            **{key: int(row[key]) for key in ("better", "of")},
+            "verdict": row["verdict"],
+        }
+    return found
 
 
 def compared(numbers: Mapping[str, Any]) -> list[tuple[str, float]]:

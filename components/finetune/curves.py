@@ -1,22 +1,20 @@
 """Loss and validation curves as one HTML page: the KFP v2 UI draws none of its own."""
 
-import html
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
+from markupsafe import escape
+from matplotlib.ticker import MaxNLocator
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+from components.shared.page import page_css
+from components.shared.svg import MODEL, OTHER, QUIET, plot
 
-STYLE = "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}"
 PANELS = (
     ("Single cells", "mean squared error", {"train_loss": "training", "val_loss": "validation"}),
     ("Mean change of sets", "weighted squared error", {"train_delta_loss": "training"}),
     (
         "Validation, pearson_delta",
-        "nan-mean over sets",
+        "mean over sets that have a value",
         {
             "val_pearson_delta": "all",
             "val_pearson_delta_seen": "seen in another line",
@@ -34,47 +32,78 @@ PANELS = (
     ),
 )
 """Title, axis and curves of each panel."""
+LINES = (
+    {"color": MODEL, "linestyle": "-", "marker": "o", "markersize": 6, "linewidth": 3.2},
+    {"color": OTHER, "linestyle": "--", "marker": "D", "markersize": 3.5},
+    {"color": QUIET, "linestyle": ":", "marker": "^", "markersize": 3.5},
+)
+"""Of a panel's curves: where two are the same, the later one lies on the earlier and both show."""
+POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 
-def curves_page(title: str, history: Sequence[Mapping[str, Any]], best_epoch: int) -> str:
-    """Return a self-contained page with the curves of ``history`` (one mapping an epoch)."""
+def curves_page(
+    title: str, history: Sequence[Mapping[str, Any]], best_epoch: int, facts: Mapping[str, str]
+) -> str:
+    """Return a self-contained page with the curves of a fine-tune.
+
+    Args:
+        title: of the page.
+        history: one mapping an epoch.
+        best_epoch: the epoch that was kept; 0 = what was known before training.
+        facts: what the run is known by.
+    """
     last = history[-1]
+    kept = (
+        f"epoch {best_epoch} (dotted) kept, by pearson_delta in validation"
+        if best_epoch
+        else "none kept: known effects alone (dotted, before training) were not led beyond luck"
+    )
     words = (
-        f"{len(history)} epochs; best epoch {best_epoch} (dotted), chosen by pearson_delta; last "
+        f"{last['epoch']} {'epoch' if last['epoch'] == 1 else 'epochs'}; {kept}; last "
         f"training loss {last['train_loss']:.4f}; {last['cells_per_second']:.0f} cells/s."
     )
+    named = "".join(
+        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>"
+        for name, value in facts.items()
+    )
+    tab = " · ".join([title, *(str(value) for value in facts.values())])
     return (
-        f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{html.escape(title)}"
-        f"</title><style>{STYLE}</style></head><body><h1>{html.escape(title)}</h1>"
-        f"<p>{words}</p>{_figure(history, best_epoch)}</body></html>"
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<meta name="color-scheme" content="light dark">'
+        f"<title>{escape(tab)}</title><style>{page_css()}</style></head><body><main>"
+        f'<h1>{escape(title)}</h1><dl class="facts">{named}</dl><p class="lead">{words}</p>'
+        f'<section><div class="grid">{_figures(history, best_epoch)}</div></section>'
+        "</main></body></html>"
     )
 
 
-def _figure(history: Sequence[Mapping[str, Any]], best_epoch: int) -> str:
+def _figures(history: Sequence[Mapping[str, Any]], best_epoch: int) -> str:
+    drawn = []
+    for title, axis, curves in PANELS:
+        shown = {name: what for name, what in curves.items() if _values(history, name)}
+        if shown:
+            svg = _panel(history, best_epoch, axis, shown)
+            drawn.append(
+                f'<figure role="img" aria-label="{title}, by epoch"><h3>{title}</h3>{svg}</figure>'
+            )
+    return "".join(drawn)
+
+
+def _panel(
+    history: Sequence[Mapping[str, Any]], best_epoch: int, axis: str, curves: Mapping[str, str]
+) -> str:
     epochs = [row["epoch"] for row in history]
-    panels = [
-        (title, axis, shown)
-        for title, axis, curves in PANELS
-        if (shown := {name: what for name, what in curves.items() if _values(history, name)})
-    ]
-    columns = 2
-    rows = -(-len(panels) // columns)
-    figure, grid = plt.subplots(
-        rows, columns, figsize=(10, 3.4 * rows), layout="constrained", squeeze=False
-    )
-    for axes in grid.flat[len(panels) :]:
-        axes.set_visible(False)
-    for axes, (title, axis, curves) in zip(grid.flat, panels, strict=False):
-        for name, what in curves.items():
-            axes.plot(epochs, _values(history, name), marker="o", markersize=4, label=what)
-        axes.axvline(best_epoch, color="grey", linestyle=":")
-        axes.set(xlabel="epoch", ylabel=axis, title=title)
-        axes.legend(frameon=False)
-        axes.spines[["top", "right"]].set_visible(False)
-    text = io.StringIO()
-    figure.savefig(text, format="svg")
-    plt.close(figure)
-    return text.getvalue()[text.getvalue().index("<svg") :]
+    with plot(2.7) as panel:
+        for (name, what), line in zip(curves.items(), LINES, strict=False):
+            panel.axes.plot(epochs, _values(history, name), label=what, **line)  # type: ignore[arg-type]
+        panel.axes.axvline(best_epoch, color=QUIET, linestyle=":")
+        panel.axes.set(xlabel="epoch", ylabel=axis)
+        panel.axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if len(curves) > 1:
+            panel.axes.legend()
+    return panel.svg
 
 
 def _values(history: Sequence[Mapping[str, Any]], name: str) -> list[float]:

@@ -46,10 +46,10 @@ from components.shared.checkpoint import (
     ARGS_FILE,
     CHECKPOINT_FILES,
     EXTRA_FILE,
-    STATS_FILE,
     WEIGHTS_FILE,
     read_checkpoint,
 )
+from components.shared.checkpoint_files import STATS_FILE
 from components.shared.confidence import CONFIDENCE_FILE, ORIGINS, Confidence
 from components.shared.effects import EFFECTS_FILE, EffectTable
 from components.shared.errors import InputError
@@ -63,7 +63,9 @@ from components.shared.gene_prior import (
     genes_with_vector,
 )
 from components.shared.gene_prior import EFFECTS_FILE as OTHER_EFFECTS_FILE
+from components.shared.licences import STATE_LICENCE_FILE
 from components.shared.normalisation import TARGET_SUM, USUAL, total_of_model, unit_of
+from components.shared.origins import facts_of
 from components.shared.perturbation import genes_of
 from components.shared.pretrained import SIZES, parse_pretrained, resolve_vocabulary
 from components.shared.recipe import Recipe, load_recipe
@@ -79,6 +81,7 @@ from components.shared.vocabulary import VOCAB_FILE, Vocabulary, vocabulary_dige
 
 FRESH_ARGS = {"n_layers_cls": 3}
 CURVES_FILE = "training_curves.html"
+TITLE = "How the fine-tune went"
 PRIOR_FILE = "gene_prior.json"
 
 
@@ -178,6 +181,9 @@ def _finetune(
             own[TARGET_SUM] = ready.facts[TARGET_SUM]
             args = ready.args | {"scgpt_perturb": own}
             _write(draft.path, result, args, ready.vocabulary, stats, prior_artifact)
+            source = str(opened.artifact.summary.get("source", ""))
+            page = curves_page(TITLE, result.rows(), result.best_epoch, facts_of(source, stats))
+            (draft.path / CURVES_FILE).write_text(page, encoding="utf-8")
             if ready.effects:
                 ready.effects.write(draft.path / EFFECTS_FILE)
             if ready.brought:
@@ -629,5 +635,5 @@ def _write(
         (folder / name).write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
     if prior.summary["kind"] != "none" or EFFECTS in prior.summary:
         shutil.copyfile(prior.path / FACTS_FILE, folder / PRIOR_FILE)
-    page = curves_page("Fine-tune", result.rows(), result.best_epoch)
-    (folder / CURVES_FILE).write_text(page)
+    if (prior.path / STATE_LICENCE_FILE).is_file():
+        shutil.copyfile(prior.path / STATE_LICENCE_FILE, folder / STATE_LICENCE_FILE)

@@ -20,6 +20,7 @@ from components.predict.wanted import Wanted, control_obs, predicted_obs, wanted
 from components.shared.artifact import MODEL, PREDICTIONS, link_or_copy, opening, writing
 from components.shared.cells import Cells
 from components.shared.checkpoint import WEIGHTS_FILE, read_checkpoint
+from components.shared.checkpoint_files import STATS_FILE
 from components.shared.confidence import CONFIDENCE_FILE, MEAN, Confidence
 from components.shared.csr_writer import CsrWriter
 from components.shared.effects import EFFECTS_FILE, EffectTable
@@ -127,7 +128,7 @@ def predict(
             confidence=predictor.confidence,
         )
         table.to_parquet(draft.path / PERTURBATIONS_FILE, index=False)
-        for name in (TRAINING_EFFECTS_FILE, CONFIDENCE_FILE):
+        for name in (TRAINING_EFFECTS_FILE, CONFIDENCE_FILE, STATS_FILE):
             if (trained.path / name).is_file():
                 link_or_copy(trained.path / name, draft.path / name)
         draft.summary |= predictor.facts(labels) | {

@@ -18,7 +18,6 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from components.prior.licence import Source, licence_of
 from components.prior.tables import parquet_numbers
 from components.shared.artifact import PROVENANCE, Artifact, sha256_of
 from components.shared.cells import CELLS_FILE, Cells
@@ -27,6 +26,7 @@ from components.shared.downloads import shown
 from components.shared.errors import InputError, shortlist
 from components.shared.gene_prior import CELL_LINE, CELLS, PERTURBATION, OtherEffects
 from components.shared.hdf5 import FAULTS, opened_hdf5
+from components.shared.licences import Source, licence_of
 from components.shared.normalisation import TARGET_SUM
 from components.shared.parquet import PARQUET_FAULTS, opened_parquet
 from components.shared.perturbation import CONTROL

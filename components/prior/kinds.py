@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from components.prior.align import Aligned, align, genes_of
 from components.prior.fasta import read_fasta
-from components.prior.licence import CC0, CC_BY, Source, licence_of
 from components.prior.tables import Table, read_table
 from components.shared import prior_grammar as grammar
 from components.shared.aliases import Aliases, match, read_aliases
@@ -20,6 +19,7 @@ from components.shared.checkpoint import CHECKPOINT_FILES, WEIGHTS_FILE, read_ch
 from components.shared.columns import read_columns
 from components.shared.downloads import shown
 from components.shared.errors import InputError, shortlist
+from components.shared.licences import CC0, CC_BY, Source, licence_of
 from components.shared.pretrained import parse_pretrained
 from components.shared.prior_grammar import Prior
 from components.shared.scratch import scratch_for

@@ -4,6 +4,7 @@
 """
 
 import json
+import shutil
 import sys
 from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
@@ -14,12 +15,20 @@ from safetensors.torch import save_file
 
 from components.prior.effects import write_effects
 from components.prior.kinds import Context, Vectors, genes_of, make, totals
-from components.prior.licence import Source, is_non_commercial, strictest
 from components.shared.artifact import GENE_PRIOR, writing
+from components.shared.errors import InputError
 from components.shared.gene_prior import EFFECTS, FACTS_FILE, GENES, TABLE_FILE, TENSOR
+from components.shared.licences import (
+    SE_600M,
+    STATE_LICENCE,
+    STATE_LICENCE_FILE,
+    Source,
+    is_non_commercial,
+    strictest,
+)
 from components.shared.pretrained import parse_pretrained, resolve_vocabulary
 from components.shared.prior_grammar import NONE, Prior, effects_of, gene_part, parse_prior
-from components.shared.storage import LOCAL, scheme_of
+from components.shared.storage import LOCAL, fetched, scheme_of
 from components.shared.vocabulary import Vocabulary, vocabulary_digest
 
 
@@ -67,6 +76,9 @@ def prior(uri: str, vocabulary: str, target: Path | str, *, seed: int = 0) -> No
                 facts[EFFECTS], source = write_effects(effects.argument, draft.path)
                 sources = (*sources, source)
         facts |= _origin(sources)
+        for source in sources:
+            if source.licence == SE_600M:
+                _take_licence(source.source, draft.path / STATE_LICENCE_FILE)
         (draft.path / FACTS_FILE).write_text(json.dumps(facts, indent=2) + "\n")
         draft.summary |= facts
     _report(facts, Path(target))
@@ -92,6 +104,24 @@ def _write_table(asked: Prior, made: Vectors, tokens: Vocabulary, folder: Path) 
         "vocabulary_genes": n_genes,
         "covered_fraction": round(facts["covered_genes"] / n_genes, 4),
     }
+
+
+def _take_licence(source: str, target: Path) -> None:
+    """Put a copy of the State Model's licence, which its terms ask for, into the artifact.
+
+    It lies beside the table where that was published; a copy without it is used all the same.
+    """
+    path, at, revision = source.partition("@") if scheme_of(source) == "hf" else (source, "", "")
+    folder = f"{path.rpartition('/')[0]}/" if "/" in path else ""
+    try:
+        with fetched(f"{folder}{STATE_LICENCE}{at}{revision}") as file:
+            shutil.copyfile(file, target)
+    except InputError as error:
+        print(
+            f"prior: WARNING: no {STATE_LICENCE} beside {source} ({error}); its terms ask that a "
+            "complete copy goes along with a model that is passed on",
+            file=sys.stderr,
+        )
 
 
 def _origin(sources: tuple[Source, ...]) -> dict[str, Any]:

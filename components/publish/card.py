@@ -7,7 +7,6 @@ import statistics
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -16,33 +15,28 @@ from components.publish.chain import UNKNOWN, chain_rows, made_elsewhere, source
 from components.publish.facts import (
     HEADLINE,
     against_baselines,
-    count,
-    few_shot,
-    limitations,
     means_and_cells,
-    no_prior,
     number,
-    open_licence,
-    verdicts,
 )
 from components.publish.files import is_scored
+from components.publish.terms import Terms, binding, citations_of, notice_of, terms_of
 from components.shared import shapes
 from components.shared.addresses import unchecked, visible
 from components.shared.artifact import Artifact, code_version
 from components.shared.documents import Shape, read_json
-from components.shared.downloads import shown
 from components.shared.errors import InputError
+from components.shared.limitations import count, few_shot, limitations, no_prior, open_licence
 from components.shared.markdown import names_as_code
 from components.shared.normalisation import TARGET_SUM, USUAL, unit_of
-from components.shared.prior_grammar import parse_prior, with_uris
-from components.shared.storage import scheme_of
+from components.shared.origins import JOIN, prior_asked_for, public
+from components.shared.verdict import lower_is_better, verdict
 
 TEMPLATE = "card.md.j2"
 TASK = "perturbation-prediction"
+PIPELINE_TAG = "other"
+"""Of the Hub's tasks, none of which is this one."""
 BEYOND_SCGPT = ("beyond_scgpt.safetensors", "effects.safetensors")
 """Files of a model that scgpt's class has no place for."""
-JOIN = " + "
-"""What ingest writes between several sources."""
 NAMED = 20
 """Most perturbations that the card names as left out."""
 TAGS = ["biology", "genomics", "single-cell", "scgpt", TASK]
@@ -84,19 +78,18 @@ def write_card(
 
 
 def result(artifacts: Mapping[str, Artifact]) -> str:
-    """Return what a run came to, in a few lines of Markdown: verdicts and headline numbers."""
+    """Return what a run came to, in a few lines of Markdown: verdict and headline numbers."""
     run = _Run(artifacts)
     means = run.metrics["model"]
     numbers = ", ".join(f"{name} {number(means[name])}" for name in HEADLINE if name in means)
     scores = f"Means over {run.metrics['perturbations']:,} perturbations: {numbers}."
-    unscored = f"Not scored: {_safe(run.metrics.get('not_scored', ''))}."
     return "\n".join(
         [
+            f"**{_safe(verdict(run.metrics))}**",
             f"Published: the model with prior {_safe(run.prior)}, "
             f"seed {run.stats['seed']}, {'tested on' if means else 'applied to'} "
             f"{_safe(run.test_line)}.",
-            *verdicts(run.metrics),
-            scores if means else unscored,
+            *([scores] if means else []),
         ]
     )
 
@@ -124,11 +117,18 @@ class _Run:
     @property
     def prior(self) -> str:
         """The prior that was asked for (``effects`` has no table), without local paths."""
-        asked = str(self.stats.get("prior_asked_for", self.stats["prior"]["kind"]))
-        try:
-            return str(with_uris(parse_prior(asked), public))
-        except InputError:  # the kind of a prior is no prior that can be asked for
-            return asked
+        return prior_asked_for(self.stats)
+
+    @property
+    def known_source(self) -> str:
+        """Where the cells are from, empty where no task passed it on."""
+        uri = self.source["uri"]
+        return "" if uri == UNKNOWN else uri
+
+    @property
+    def terms(self) -> list[Terms]:
+        """What data, base weights and prior ask for."""
+        return terms_of(self.known_source, self.stats)
 
     @property
     def train_lines(self) -> list[str]:
@@ -158,24 +158,9 @@ def _float(text: str | None) -> float:
         return math.nan
 
 
-def public(uri: str) -> str:
-    """Return a URI as a public card may show it: no secrets, of a local path only its name."""
-    scheme = scheme_of(uri)
-    if scheme in ("", "file"):
-        return f"local file {Path(uri).name}"
-    if scheme == "random":
-        size, _, vocabulary = uri.partition("?vocabulary=")
-        return (
-            f"{size} with the vocabulary of {public(unquote(vocabulary))}" if vocabulary else size
-        )
-    return shown(uri)
-
-
 def _source(run: _Run) -> str:
     uri = run.source["uri"]
-    if uri == UNKNOWN:
-        return "unknown (the tasks did not pass it on)"
-    return JOIN.join(public(one) for one in uri.split(JOIN))
+    return "unknown (the tasks did not pass it on)" if uri == UNKNOWN else public(uri)
 
 
 def _hub_id(uri: str, kind: str) -> str | None:
@@ -184,18 +169,27 @@ def _hub_id(uri: str, kind: str) -> str | None:
     return found[1] if found else None
 
 
-def _licence(prior: Mapping[str, Any]) -> tuple[str, str | None]:
-    """Return licence and its name for the front matter; a prior can take the open one away."""
-    if open_licence(prior):
-        return "mit", None
-    said = str(prior.get("licence") or "unknown").partition(":")[0]
-    return "other", "prior-" + re.sub(r"[^a-z0-9.]+", "-", said.lower()).strip("-")[:60]
+def _licence(run: _Run) -> tuple[str, str | None]:
+    """Return licence and its name for the front matter; a prior or data can take MIT away."""
+    prior = run.stats["prior"]
+    if not open_licence(prior):
+        return "other", f"prior-{_slug(str(prior.get('licence') or 'unknown'))}"
+    bound = binding(run.terms)
+    return ("other", _slug(bound)) if bound else ("mit", None)
+
+
+def _slug(licence: str) -> str:
+    said = licence.partition(":")[0].lower()
+    return re.sub(r"[^a-z0-9.]+", "-", said).strip("-")[:60]
 
 
 def _front_matter(run: _Run) -> ModelCardData:
-    data_id = _hub_id(run.source["uri"], "datasets")
+    found = (_hub_id(one, "datasets") for one in run.known_source.split(JOIN))
+    data_ids = {one for one in found if one}
+    data_id = min(data_ids, default=None)
     stats = run.stats
-    licence, licence_name = _licence(stats["prior"])
+    licence, licence_name = _licence(run)
+    base = None if stats["random_init"] else _hub_id(stats["pretrained"], "models")
     results = [
         EvalResult(
             task_type=TASK,
@@ -215,8 +209,10 @@ def _front_matter(run: _Run) -> ModelCardData:
         license_name=licence_name,
         library_name="scgpt",
         tags=TAGS,
-        base_model=None if stats["random_init"] else _hub_id(stats["pretrained"], "models"),
-        datasets=[data_id] if data_id else None,
+        pipeline_tag=PIPELINE_TAG,
+        base_model=base,
+        base_model_relation="finetune" if base else None,
+        datasets=sorted(data_ids) or None,
         model_name=f"scgpt-perturb {run.test_line}",
         eval_results=results or None,
     )
@@ -255,6 +251,10 @@ def _context(
         "parts": _seen_rows(run.metrics),
         "n_seen": run.metrics.get("perturbations_seen"),
         "n_unseen": run.metrics.get("perturbations_unseen"),
+        "notice": notice_of(run.terms, [str(file["path"]) for file in files]),
+        "terms": [vars(one) for one in run.terms],
+        "citations": citations_of(run.known_source, run.terms),
+        "verdict": verdict(run.metrics),
         "verdicts": against_baselines(run.metrics),
         "limitations": limitations(run.stats, run.predictions, run.metrics, run.splits),
         "files": files,
@@ -332,7 +332,7 @@ def _metric_rows(run: _Run) -> list[dict[str, Any]]:
         values = run.results.get(name, [])
         rows.append(
             {
-                "name": f"{name} (lower is better)" if name.startswith("mae") else name,
+                "name": f"{name} (lower is better)" if lower_is_better(name) else name,
                 "mean": number(metrics["model"][name]),
                 "median": number(statistics.median(values) if values else None),
                 "max": number(max(values, default=None)),

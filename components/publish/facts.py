@@ -1,9 +1,9 @@
-"""What the card says in sentences: which baselines win, and what this run cannot show."""
+"""What the card says in sentences of the scores: which baselines win, and what metrics look at."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from components.shared.normalisation import TARGET_SUM, USUAL, unit_of
+from components.shared.verdict import INCOMPARABLE, standing
 
 HEADLINE = (
     "pearson_delta",
@@ -16,26 +16,6 @@ HEADLINE = (
     "roc_auc",
 )
 """cell-eval's metrics that the reference run reports, in the order of the report."""
-
-FEW_CELLS_EACH = 30
-"""Test cells a perturbation below which a measured mean change is mostly noise."""
-FEW_TRAINING_CELLS = 10_000
-FEW_PERTURBATIONS = 50
-FEW_CONTROLS = 100
-
-EFFECTS = "effects"
-"""Key of the prior's facts where known effects were given."""
-OPEN_LICENCES = ("mit", "apache-2.0", "bsd-3-clause", "cc-by-4.0", "cc0-1.0", "cc0")
-"""Licences of a prior under which the model can keep this project's own, MIT."""
-
-UNCLEAR = "is not clearly different from"
-"""evaluate's verdict where a corrected test or an interval does not exclude no difference."""
-
-KNOWS_NOTHING_OF = {
-    "same_perturbation_delta": "that training does not have",
-    "prior_ridge": "without a vector in the prior",
-}
-"""Baselines that can fall back to the mean training delta, and for which perturbations."""
 
 WHAT_CELLS_ARE = {
     "rank": "The cells are measured {test_line} controls, mapped gene by gene, by rank, to the "
@@ -50,76 +30,30 @@ WHAT_CELLS_ARE = {
 Facts = Mapping[str, Any]
 
 
-def lower_is_better(metric: str) -> bool:
-    """Return whether a metric is an error."""
-    return metric.startswith(("mae", "mse"))
-
-
 def number(value: float | None) -> str:
     """Return a metric's value as text, a dash where there is none."""
     return "-" if value is None else f"{value:.4f}"
 
 
-def count(n: int, what: str) -> str:
-    """Return ``1 cell``, ``2 cells``."""
-    return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"
-
-
-def verdicts(metrics: Facts) -> list[str]:
-    """Return a sentence a baseline: does the model beat it in the headline, with figures."""
-    comparisons = metrics.get("comparisons", {})
-    return [
-        _headline(name, metrics["model"], means, comparisons.get(name))
-        for name, means in metrics["baselines"].items()
-    ]
-
-
 def against_baselines(metrics: Facts) -> list[str]:
-    """Return each baseline's verdict and, of the other metrics, those where the model is behind."""
-    told = zip(verdicts(metrics), metrics["baselines"].values(), strict=True)
-    return [verdict + _others(metrics, means) for verdict, means in told]
+    """Return a sentence a baseline: the test in the headline, and how many of all it was."""
+    return [_against(name, metrics) for name in metrics["baselines"]]
 
 
-def _headline(name: str, model: Facts, baseline: Facts, comparison: Facts | None) -> str:
-    """Say who wins in pearson_delta; ``comparison`` = evaluate's paired one, if it made one."""
-    ours, theirs = model.get(HEADLINE[0]), baseline.get(HEADLINE[0])
-    difference = comparison["difference"] if comparison else _less(ours, theirs)
-    if difference is None:
-        return f"In {HEADLINE[0]} the model cannot be compared with `{name}`."
-    low, high = (comparison["low"], comparison["high"]) if comparison else (None, None)
-    if comparison and comparison["verdict"] == UNCLEAR:
-        verdict = f"**{UNCLEAR}**"
-    else:
-        verdict = "beats" if difference > 0 else "**does not beat**"
-    text = f"In {HEADLINE[0]} the model {verdict} `{name}`: {number(ours)} against {number(theirs)}"
-    if comparison and low is not None and high is not None:
+def _against(name: str, metrics: Facts) -> str:
+    test = metrics["comparisons"].get(name)
+    if not test or test["difference"] is None:
+        return f"In {HEADLINE[0]} the model {INCOMPARABLE} `{name}`."
+    text = (
+        f"In {HEADLINE[0]} the model **{test['verdict']}** `{name}`: {number(test['model'])} "
+        f"against {number(test['baseline'])}"
+    )
+    if test["low"] is not None and test["high"] is not None:
         text += (
-            f" (paired difference {difference:+.4f}, 95 % interval {low:+.4f} to {high:+.4f}, "
-            f"ahead in {comparison['better']} of {comparison['of']} perturbations)"
+            f" (paired difference {test['difference']:+.4f}, 95 % interval {test['low']:+.4f} to "
+            f"{test['high']:+.4f}, ahead in {test['better']} of {test['of']} perturbations)"
         )
-    return text + "."
-
-
-def _less(ours: float | None, theirs: float | None) -> float | None:
-    return None if ours is None or theirs is None else ours - theirs
-
-
-def _others(metrics: Facts, baseline: Facts) -> str:
-    """Name the headline metrics whose mean is no better than the baseline's."""
-    model = metrics["model"]
-    both = [
-        (name, model[name], baseline[name])
-        for name in HEADLINE
-        if model.get(name) is not None and baseline.get(name) is not None
-    ]
-    lost = [
-        f"{name} ({number(ours)} against {number(theirs)})"
-        for name, ours, theirs in both
-        if (ours >= theirs if lower_is_better(name) else ours <= theirs)
-    ]
-    if not lost:
-        return f" Its means are better in all {len(both)} metrics of the table." if both else ""
-    return f" Its means are no better in {len(lost)} of {len(both)}: {', '.join(lost)}."
+    return f"{text}. In all: {standing(metrics, name).counted}."
 
 
 def means_and_cells(metrics: Facts, test_line: str) -> list[str]:
@@ -133,215 +67,3 @@ def means_and_cells(metrics: Facts, test_line: str) -> list[str]:
         f"Of the predicted cells (`X`): {of['cells']}. "
         + WHAT_CELLS_ARE[metrics["predicted_cells"]].format(test_line=test_line),
     ]
-
-
-def limitations(stats: Facts, predictions: Facts, metrics: Facts, splits: Facts) -> list[str]:
-    """Return what this run cannot show or could not do, each with its figure.
-
-    Args:
-        stats: the model's `training_stats.json`.
-        predictions: summary of the predictions artifact.
-        metrics: the evaluation's `metrics.json`.
-        splits: summary of the splits artifact.
-    """
-    scored = metrics.get("scored", True)
-    found = [
-        *_of_training(stats),
-        *_of_scale(splits),
-        *(_of_splits(splits) if scored else _of_controls(splits)),
-        *_of_predictions(predictions),
-        *(_of_evaluation(metrics) if scored else ()),
-        *stats.get("limitations", []),
-    ]
-    return [str(text) for text in found]
-
-
-def _of_training(stats: Facts) -> list[str]:
-    texts = []
-    if stats["random_init"]:
-        texts.append(
-            "The weights started from random values: nothing was learnt from other data before, so "
-            "this is not what a pretrained scGPT can do."
-        )
-    if stats.get("other_scale"):
-        texts.append(stats["other_scale"])
-    texts.append(
-        f"One seed ({stats['seed']}): how much the figures would vary with another one is unknown."
-    )
-    if stats["training_cells"] < FEW_TRAINING_CELLS:
-        texts.append(f"Few training cells: {stats['training_cells']:,}.")
-    if stats.get("best_val_pearson_delta") is None:
-        texts.append(
-            "No validation epoch had a pearson_delta: the weights kept were not selected by it."
-        )
-    if _without_value(stats["history"]):
-        texts.append(
-            f"{count(_without_value(stats['history']), 'epoch')} of {stats['epochs_run']} had no "
-            "validation pearson_delta."
-        )
-    modelled, genes = stats.get("genes_modelled"), stats.get("genes")
-    if modelled is not None and genes is not None and modelled < genes:
-        texts.append(
-            f"{genes - modelled:,} of {genes:,} genes are not in the vocabulary: their prediction "
-            "is the control cell's own value."
-        )
-    return texts + _of_prior(stats)
-
-
-def _without_value(history: list[Facts]) -> int:
-    return sum(epoch.get("val_pearson_delta") is None for epoch in history)
-
-
-def _of_network(weight: float) -> str:
-    """Return what a network added to known effects, as a sentence."""
-    if not weight:
-        return "The network adds nothing to that: no epoch was better on held-out sets beyond luck."
-    return (
-        f"The network adds {weight:.2f} of what it learned beyond that; what it gains is the "
-        "model's lead over the prediction known_effects in the report."
-    )
-
-
-def _of_prior(stats: Facts) -> list[str]:
-    prior = stats["prior"]
-    if no_prior(prior):
-        return []
-    texts = []
-    if EFFECTS in prior:
-        texts.append(
-            "The model was given what each perturbation did in other lines"
-            + (f": {stats['effects_are']}. " if stats.get("effects_are") else ". ")
-            + _of_network(stats.get("network_weight", 1.0))
-        )
-        texts += [stats["effects_scaled"]] if stats.get("effects_scaled") else []
-    if prior["kind"] != "none":
-        texts.append(_unproven(prior))
-    if not open_licence(prior):
-        texts.append(
-            f"Terms of the gene prior may bind this model too: {prior.get('licence') or 'unknown'}."
-        )
-    return texts
-
-
-def _unproven(prior: Facts) -> str:
-    return (
-        f"The gene prior ({prior['kind']}) was not set against a shuffled or random one in this "
-        "run, so no gain can be credited to what it says about genes."
-    )
-
-
-def no_prior(prior: Facts) -> bool:
-    """Return whether nothing was known beside the training cells and the pretrained weights."""
-    return prior["kind"] == "none" and EFFECTS not in prior
-
-
-def open_licence(prior: Facts) -> bool:
-    """Return whether the prior, if any, leaves this project's own licence to the model."""
-    from_files = prior["kind"] != "none" or prior.get(EFFECTS, {}).get("uri")
-    return not from_files or str(prior.get("licence")).lower() in OPEN_LICENCES
-
-
-def _of_scale(splits: Facts) -> list[str]:
-    caveat = splits.get("scale_caveat")
-    unit = unit_of(splits.get(TARGET_SUM, USUAL))
-    return [f"The expression is {unit} with a caveat: {caveat}."] if caveat else []
-
-
-def _of_splits(splits: Facts) -> list[str]:
-    texts = []
-    if few_shot(splits):
-        texts.append(
-            f"Few-shot: cells of the test line {splits['test_line']} were in training "
-            f"({few_shot(splits)}), so this does not measure transfer to a line never seen."
-        )
-    cells, perturbations = splits.get("test_cells"), splits.get("test_perturbations")
-    if cells and perturbations and cells / perturbations < FEW_CELLS_EACH:
-        texts.append(
-            f"Few test cells: {cells / perturbations:.1f} a perturbation on average "
-            f"({cells:,} cells, {perturbations:,} perturbations), so the measured changes "
-            "themselves are noisy."
-        )
-    controls = splits.get("test_controls_reference")
-    if controls is not None and controls < FEW_CONTROLS:
-        texts.append(
-            f"Few reference controls: {controls}; every measured change is against their mean."
-        )
-    if splits.get("controls_halved"):
-        texts.append(
-            "The test line's controls are halved: predicted and measured changes share the noise "
-            "of the half that both are taken against, which raises every correlation."
-        )
-    if perturbations and perturbations < FEW_PERTURBATIONS:
-        texts.append(f"Few test perturbations: {perturbations}; the means over them are uncertain.")
-    return texts
-
-
-def _of_controls(splits: Facts) -> list[str]:
-    controls = splits.get("test_controls_basal")
-    if controls is None or controls >= FEW_CONTROLS:
-        return []
-    return [f"Few controls of the line: {controls}; every prediction is a change of their mean."]
-
-
-def few_shot(splits: Facts) -> str:
-    """Return how many cells of the test line were trained on as text, empty if none were."""
-    training = splits.get("test_line_training_cells", 0)
-    validation = splits.get("test_line_validation_cells", 0)
-    if not (splits.get("few_shot") or training or validation):
-        return ""
-    return f"{training:,} perturbed cells of it in training, {validation:,} in validation"
-
-
-def _of_predictions(summary: Facts) -> list[str]:
-    texts = []
-    total = summary["perturbations"]
-    if unmeasured := summary.get("unmeasured_targets", 0):
-        texts.append(
-            f"{count(unmeasured, 'predicted perturbation')} of {total:,} "
-            f"{'has' if unmeasured == 1 else 'have'} a target that is not among the measured genes."
-        )
-    if unflagged := summary.get("unflagged_perturbations", 0):
-        texts.append(
-            f"The model could not be told which gene is perturbed for "
-            f"{count(unflagged, 'predicted perturbation')} of {total:,}; "
-            "its prediction there is that of an unknown perturbation."
-        )
-    if doubles := summary.get("doubles", 0):
-        texts.append(
-            f"{count(doubles, 'predicted perturbation')} of {total:,} name two or more genes."
-        )
-    if clipped := summary.get("clipped_fraction", 0):
-        texts.append(
-            f"{clipped:.2%} of the predicted values lay outside what log1p expression can be and "
-            "were clipped."
-        )
-    return texts
-
-
-def _of_evaluation(metrics: Facts) -> list[str]:
-    texts = []
-    total = metrics["perturbations"]
-    nan = {name: n for name, n in metrics["nan_counts"].items() if n}
-    if nan:
-        named = ", ".join(f"{name} {n}" for name, n in nan.items())
-        texts.append(
-            f"Some of the {total:,} perturbations have no value in a metric; means leave them "
-            f"out. How many, by metric: {named}."
-        )
-    if without := metrics.get("perturbations_without_de"):
-        texts.append(
-            f"{count(without, 'perturbation')} of {total:,} without any measured differentially "
-            "expressed gene."
-        )
-    if failed := metrics.get("not_computed"):
-        texts.append(f"cell-eval could not compute: {', '.join(failed)}.")
-    for name, why in KNOWS_NOTHING_OF.items():
-        if fallbacks := metrics.get("fallbacks", {}).get(name):
-            texts.append(
-                f"The baseline `{name}` fell back to the mean delta for "
-                f"{count(fallbacks, 'perturbation')} of {total:,} {why}."
-            )
-    for part, other in (("seen", "unseen"), ("unseen", "seen")):
-        if metrics.get(f"perturbations_{part}") == 0:
-            texts.append(f"All test perturbations were {other} in training; none was {part}.")
-    return texts

@@ -7,6 +7,7 @@ from pathlib import Path
 from components.shared.artifact import Artifact, link_or_copy, sha256_of
 from components.shared.errors import InputError
 from components.shared.finished import BESIDE
+from components.shared.licences import STATE_LICENCE_FILE
 
 CARD_FILE = "README.md"
 
@@ -81,6 +82,7 @@ WHAT = {
     "args.json": "shape of the model, and the settings it was trained with",
     "vocab.json": "token to id",
     "training_stats.json": "how training went, epoch by epoch",
+    STATE_LICENCE_FILE: "the licence of the State Model, which the gene prior is of",
     "gene_prior.json": "where the gene prior comes from",
     "beyond_scgpt.safetensors": "tensors that scGPT's class does not have",
     "effects.safetensors": "the effects in other lines that the model was given",

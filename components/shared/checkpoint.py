@@ -12,7 +12,6 @@ from components.shared.documents import read_json
 from components.shared.errors import InputError
 from components.shared.vocabulary import VOCAB_FILE, read_vocabulary
 
-STATS_FILE = "training_stats.json"
 EXTRA_FILE = "beyond_scgpt.safetensors"
 """Tensors that scGPT's class does not have, where there are any."""
 

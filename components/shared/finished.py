@@ -19,6 +19,7 @@ from components.shared.artifact import (
 from components.shared.documents import read_json
 from components.shared.downloads import shown
 from components.shared.errors import InputError
+from components.shared.licences import STATE_LICENCE_FILE
 from components.shared.settings import settings_of
 from components.shared.storage import fetched_folder, folder_of
 
@@ -30,7 +31,12 @@ NEEDED = (
     "training_effects.safetensors",
     "confidence.json",
 )
-BESIDE = ("gene_prior.json", "beyond_scgpt.safetensors", "effects.safetensors")
+BESIDE = (
+    "gene_prior.json",
+    "beyond_scgpt.safetensors",
+    "effects.safetensors",
+    STATE_LICENCE_FILE,
+)
 """Files that only some models have."""
 EXPECTED = "expected the folder that publish wrote, whole, or its URI"
 PUBLISHED_AT = "published_at"

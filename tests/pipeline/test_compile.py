@@ -9,8 +9,8 @@ import yaml
 from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
 
-from components.finetune.recipe import recipe_names
 from components.shared.prior_grammar import FORMS
+from components.shared.recipe import recipe_names
 from components.shared.results import KNOWING
 from pipelines import compile as compiling
 from pipelines import form

@@ -5,9 +5,10 @@ import json
 import pytest
 
 from components.shared.errors import InputError
+from components.shared.verdict import verdict
 from pipelines import history
 from pipelines.history import LATEST, described, kept, new_folder, newest_report, remove_old, table
-from pipelines.outcome import best_baseline, summary, verdict
+from pipelines.outcome import summary
 from pipelines.run import PARAMS, read_params
 
 DEMO = read_params(PARAMS / "demo.yaml", [])
@@ -20,9 +21,7 @@ SCORES = {
         "same_perturbation_delta": {"pearson_delta": 0.4, "mae_delta": 0.25},
     },
     "ceiling": {"pearson_delta": 0.7, "mae_delta": None},
-    "comparisons": {
-        "same_perturbation_delta": {"model": 0.5, "baseline": 0.4, "verdict": "is better than"}
-    },
+    "tests": {"pearson_delta": {"same_perturbation_delta": {"verdict": "beats"}}},
 }
 
 
@@ -104,30 +103,14 @@ def test_six_lines_say_what_a_run_is_about_without_secrets_and_in_80_columns():
     assert "none, effects" in described(read_params(PARAMS / "compare-demo.yaml", []))[3]
 
 
-def test_the_verdict_names_the_best_baseline_and_lower_may_be_better():
-    said = verdict(SCORES)
-    assert said == (
-        "Over 7 perturbations the model is better than its best baseline, "
-        "same_perturbation_delta: pearson_delta 0.500 against 0.400."
-    )
-    assert best_baseline(SCORES, "mae_delta") == ("control_mean", 0.2)
-    assert best_baseline(SCORES | {"baselines": {}}, "mae_delta") == ("-", None)
+def test_a_run_ends_with_the_verdict_and_each_metric_beside_its_best_baseline(tmp_path):
+    said = summary(finished(tmp_path), 1)
+    assert verdict(SCORES) in " ".join(said.split())
+    (row,) = [line for line in said.splitlines() if line.startswith("mae_delta")]
+    assert row.split()[-3:] == ["0.200", "control_mean", "-"] and "(lower is better)" in row
+    assert max(map(len, said.splitlines()[:12])) <= 80
 
 
 def test_after_a_prediction_no_prior_is_proposed(tmp_path):
     root = finished(tmp_path, "predict-line", read_params(PARAMS / "predict-line.yaml", []))
     assert "another prior" not in summary(root, 1) and "make predict" in summary(root, 1)
-
-
-def test_what_the_model_started_from_is_told_apart_and_is_no_baseline():
-    known = {"verdict": "is not clearly different from", "baseline": 0.35, "difference": -0.01}
-    baselines = SCORES["baselines"] | {"known_effects": dict.fromkeys(SCORES["model"], 9.0)}
-    told = {
-        **SCORES,
-        "baselines": baselines,
-        "comparisons": SCORES["comparisons"] | {"known_effects": known},
-    }
-    said = verdict(told)
-    assert said.startswith(verdict(SCORES))
-    assert "0.350 are effects known from the training lines; the network adds -0.010" in said
-    assert best_baseline(told, "pearson_delta") == best_baseline(SCORES, "pearson_delta")

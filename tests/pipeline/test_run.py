@@ -15,7 +15,9 @@ import torch
 
 from components.ingest.generator import write_raw
 from components.shared.artifact import PUBLISHED, opening
+from components.shared.markdown import names_as_code
 from components.shared.splits import Splits
+from components.shared.verdict import verdict
 from pipelines.history import LATEST, LOG, PARAMETERS
 from pipelines.run import read_params
 from tests.helpers import bare_names
@@ -198,7 +200,8 @@ def test_the_last_page_says_what_came_of_the_run(first):
     page = (root / "conclude" / "outcome").read_text()
     assert page.startswith("# Run succeeded\n")
     assert "Published: the model with prior none, seed 0, tested on rpe1." in page
-    assert "In `pearson_delta` the model" in page and "`discrimination_score_l1` " in page
+    numbers = json.loads((root / "publish/published/eval/metrics.json").read_text())
+    assert names_as_code(verdict(numbers)) in page and "`discrimination_score_l1` " in page
 
 
 def test_every_page_in_markdown_shows_the_underscores_of_names(first):

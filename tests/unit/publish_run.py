@@ -58,6 +58,30 @@ STATS: dict[str, Any] = {
     "settings": {"batch_size": 8, "learning_rate": 1e-4, "max_genes": 20, "epochs": 2},
 }
 
+TESTS: dict[str, Any] = {
+    "pearson_delta": {
+        "control_mean": {
+            "difference": 0.25,
+            "low": 0.1,
+            "high": 0.4,
+            "p": 0.01,
+            "p_holm": 0.02,
+            "better": 2,
+            "of": 2,
+            "verdict": "beats",
+        },
+        "same_perturbation_delta": {
+            "difference": -0.25,
+            "low": -0.4,
+            "high": -0.1,
+            "p": 0.01,
+            "p_holm": 0.02,
+            "better": 0,
+            "of": 2,
+            "verdict": "falls short of",
+        },
+    }
+}
 METRICS: dict[str, Any] = {
     "model": {"pearson_delta": 0.25, "mae_delta": 0.125, "roc_auc": None},
     "seen": {"pearson_delta": 0.3, "mae_delta": 0.1, "roc_auc": None},
@@ -69,6 +93,15 @@ METRICS: dict[str, Any] = {
     "ceiling": {"pearson_delta": 0.9, "mae_delta": None},
     "nan_counts": {"pearson_delta": 0, "mae_delta": 0, "roc_auc": 2},
     "perturbations": 2,
+    "tests": TESTS,
+    "comparisons": {
+        "control_mean": {"model": 0.25, "baseline": 0.0, **TESTS["pearson_delta"]["control_mean"]},
+        "same_perturbation_delta": {
+            "model": 0.25,
+            "baseline": 0.5,
+            **TESTS["pearson_delta"]["same_perturbation_delta"],
+        },
+    },
     "predicted_cells": "rank",
     "metrics_of": {"means": ["pearson_delta", "mae_delta", "mse"], "cells": ["roc_auc"]},
 }

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.compare.compare import compare
+from components.compare.plots import forest
 from components.compare.runs import _labelled
 from components.compare.statistics import (
     BETTER,
@@ -75,7 +76,12 @@ def evaluation(
         pd.DataFrame(
             {"perturbation": PERTURBATIONS, "training": np.where(seen, "seen", "unseen")}
         ).to_csv(draft.path / "groups.csv", index=False)
-        numbers = {"model": {"pearson_delta": float(model.mean())}}
+        (draft.path / "report.html").write_text(f"<html>seed {seed}")
+        numbers = {
+            "model": {"pearson_delta": float(model.mean())},
+            "ceiling": {"pearson_delta": 0.876, "mae_delta": None},
+            "run": {"dataset": "sim://<screen>", "prior": "none", "seed": "0"},
+        }
         (draft.path / "metrics.json").write_text(json.dumps(numbers))
     return folder
 
@@ -184,20 +190,43 @@ def test_seen_and_unseen_perturbations_are_told_apart(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("known", "best_epoch", "said"),
+    ("known", "best_epoch", "said", "headline"),
     [
-        (0.0, 2, "What the network added to the known effects: made them better, +0.1"),
-        (0.2, 2, "What the network added to the known effects: made them worse, "),
-        (0.1, 2, "What the network added to the known effects: no evidence of a difference"),
-        (0.1, 0, "The network added nothing to the known effects"),
+        (
+            0.0,
+            2,
+            "What the network added to the known effects: made them better, +0.1",
+            "With effects the network added to the known effects",
+        ),
+        (
+            0.2,
+            2,
+            "What the network added to the known effects: made them worse, ",
+            "the gain comes from known effects alone; the network made them worse.",
+        ),
+        (
+            0.1,
+            2,
+            "What the network added to the known effects: no evidence of a difference",
+            "the gain is that of known effects; no evidence that the network added to it.",
+        ),
+        (
+            0.1,
+            0,
+            "The network added nothing to the known effects",
+            "the gain comes from known effects alone; the network added nothing.",
+        ),
     ],
 )
-def test_what_the_network_added_to_known_effects_is_said(tmp_path, known, best_epoch, said):
+def test_what_the_network_added_to_known_effects_is_said(
+    tmp_path, known, best_epoch, said, headline
+):
     knows = {"shift": 0.1, "known": known, "best_epoch": best_epoch}
     runs = {(p, s): what for p, what in (("none", 0.0), ("effects", knows)) for s in (0, 1)}
     folder = compared(tmp_path, runs)
     text = (folder / "summary.md").read_text()
-    assert said in text and text.count("known effects") == 1
+    assert said in text and text.count("known effects") == 2
+    assert headline in text.splitlines()[2]
     assert "Better than the perturbation's own training delta carried over" in text
     table = pd.read_csv(folder / "comparison.csv")
     assert set(table["against"][table["prior"] == "none"]) == {"same_perturbation_delta"}
@@ -393,3 +422,23 @@ def test_swapping_two_priors_swaps_the_verdict(shift, seed):
     for row in (one, two):
         row |= {"metric": "pearson_delta", "p_holm": row["p"]}
     assert _verdict(two)[0] == swapped[_verdict(one)[0]]
+
+
+def test_the_ceiling_stands_beside_the_scores_and_each_run_leads_to_its_report(tmp_path):
+    runs = {("none", 0): 0.0, ("effects", 0): 0.1, ("annotation:x.parquet", 0): "no such file"}
+    folder = compared(tmp_path, runs)
+    page = (folder / "report.html").read_text()
+    assert "ceiling of the data" in page and "0.876" in page
+    assert "ceiling of the data | 0.876 |" in (folder / "summary.md").read_text()
+    links = re.findall(r'<a href="(reports/[^"]+)"', page)
+    assert [(folder / link).read_text() for link in links] == ["<html>seed 0", "<html>seed 10"]
+    assert "<title>Comparison of priors · sim://&lt;screen&gt;</title>" in page
+
+
+def test_no_name_in_a_plot_is_cut():
+    name = "annotation:gs://a-bucket/with/a/long/folder/go-biological-process.parquet less none"
+    row = {"name": name, "difference": 0.1, "low": 0.0, "high": 0.2, "verdict": BETTER}
+    svg = forest(pd.DataFrame([row, row]))
+    texts = re.findall(r"<text[^>]*>(.*?)</text>|<tspan[^>]*>(.*?)</tspan>", svg)
+    drawn = "".join(one or other for one, other in texts).replace(" ", "")
+    assert drawn.count(name.replace(" ", "")) == 2

@@ -55,8 +55,10 @@ from components.shared.predictions import (
     TRUTH,
 )
 from components.shared.rank_cells import DENOISED, RANK
+from components.shared.verdict import strongest_baseline
 from tests.evaluate_screen import DOUBLE, LABELS, UNSEEN, Change, Screen
 from tests.helpers import bare_names, cells_artifact
+from tests.unit.publish_run import STATS
 
 FILES = {
     "results.csv",
@@ -491,6 +493,8 @@ def test_the_report_is_one_whole_page_with_every_headline_metric(evaluated: Path
         assert page.text.count(metric.name) >= 5  # tables, plot, strata, explanation
     for sentence in (
         "the model beats the control mean: ahead in 12 of 12 perturbations",
+        "the model is better than predicting the mean training effect",
+        "better than mean delta",  # in words, beside the mark at the model's number
         "mapped gene by gene, by rank, to the predicted mean",
         "1 of 12 perturbations are in no training line",
         "How each metric spreads over perturbations",
@@ -510,6 +514,43 @@ def test_the_summary_in_markdown_is_a_table_of_every_headline_metric(evaluated: 
     assert len({row.count("|") for row in rows}) == 1
     assert [row.split()[1].strip("`") for row in rows[2:]] == [m.name for m in (*HEADLINE, *OURS)]
     assert "the model **beats** the control mean" in text
+
+
+def test_the_page_names_its_run_and_tells_its_limitations(small: Screen) -> None:
+    predictions = small.predictions(kind=RANK, name="of a run")
+    (predictions / "training_stats.json").write_text(json.dumps(STATS | {"recipe": "<b>mine"}))
+    folder = small.evaluate(predictions, name="evaluation of a run")
+    page = (folder / "report.html").read_text()
+    title = re.search("<title>(.*?)</title>", page)
+    assert title and title[1].startswith("rpe1 · prior none · seed 7 · &lt;b&gt;mine · random://")
+    for name, value in (("prior", "none"), ("seed", "7"), ("recipe", "&lt;b&gt;mine")):
+        assert f"<dt>{name}</dt><dd>{value}</dd>" in page
+    found = json.loads((folder / "metrics.json").read_text())["limitations"]
+    assert any("started from random values" in text for text in found)
+    limits = page[page.index("Limitations found in this run</h2>") :]
+    assert limits.index("<li>The weights started from random values") < limits.index("</ul>")
+
+
+def test_every_section_is_listed_and_linked(evaluated: Path) -> None:
+    page = (evaluated / "report.html").read_text()
+    links = re.findall(r'<li><a href="#(part-\d+)">(.*?)</a></li>', page)
+    sections = re.findall(r'<h2 id="(part-\d+)">(.*?)</h2>', page)
+    assert links == sections and len(sections) > 8 and "<h2>" not in page
+
+
+def test_a_mark_stands_at_the_models_number_alone_and_says_what_the_test_says(
+    evaluated: Path, numbers: dict
+) -> None:
+    page = (evaluated / "report.html").read_text()
+    strongest = strongest_baseline(numbers)
+    table = page[page.index("Headline metrics</h2>") :]
+    rows = table[table.index("<tbody>") : table.index("</tbody>")].split("<tr>")[1:]
+    said = {"beats": "better than", "falls short of": "worse than"}
+    for metric, row in zip((*HEADLINE, *OURS), rows, strict=True):
+        first, *others = row.split("<td")[1:]
+        word = said.get(numbers["tests"][metric.name][strongest]["verdict"])
+        assert (f'<span class="said">{word}' in first) if word else ("said" not in first)
+        assert not any("mark" in cell for cell in others)
 
 
 def _relabel(adata: anndata.AnnData, change: Callable[[str], str]) -> None:
@@ -765,6 +806,10 @@ def test_perturbations_without_de_genes_are_counted_and_left_out_of_the_means(
     assert numbers["nan_counts"]["roc_auc"] == 1
     assert numbers["model"]["roc_auc"] == pytest.approx(results["roc_auc"][["G1", "G2"]].mean())
     assert results.loc["G0", "overlap_at_N"] == 0
+    page = (found / "report.html").read_text()
+    row = page[page.index("roc_<wbr>auc") :]
+    assert "<small>n = 2</small>" in row[: row.index("</tr>")]
+    assert "n = 3" not in page
 
 
 @pytest.mark.parametrize("kind", [csr_matrix, np.asarray])

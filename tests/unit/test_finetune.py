@@ -144,11 +144,25 @@ def test_a_whole_line_can_be_held_out(world, tmp_path):
 def test_the_curves_show_seen_and_unseen_apart_and_leave_out_what_there_is_none_of():
     row = {name: 0.5 for _, _, curves in PANELS for name in curves}
     row |= {"epoch": 1, "cells_per_second": 9.0, "train_delta_loss": None}
-    page = curves_page("Fine-tune", [row, row | {"epoch": 2, "val_discrimination_seen": None}], 2)
+    rows = [row, row | {"epoch": 2, "val_discrimination_seen": None}]
+    page = curves_page("Fine-tune", rows, 2, {"prior": "none", "dataset": "<b>"})
     titles = ("Validation, pearson_delta", "Validation, discrimination")
     for words in (*titles, "seen in another line", "unseen"):
-        assert f"<!-- {words}" in page
-    assert "Mean change of sets" not in page
+        assert f">{words}<" in page
+    assert "Mean change of sets" not in page and "nan-mean" not in page
+    assert '<meta name="viewport"' in page and "prefers-color-scheme: dark" in page
+    assert "<title>Fine-tune · none · &lt;b&gt;</title>" in page and "<b>" not in page
+
+
+def test_curves_that_are_the_same_are_all_to_be_seen():
+    row = {name: 0.5 for _, _, curves in PANELS for name in curves}
+    row |= {"epoch": 1, "cells_per_second": 9.0}
+    page = curves_page("Fine-tune", [row, row | {"epoch": 2}], 0, {})
+    panel = page[page.index("<h3>Validation, pearson_delta") :]
+    panel = panel[: panel.index("</figure>")]
+    for colour in ("--model", "--other", "--quiet"):
+        assert f"stroke: var({colour})" in panel
+    assert panel.count("stroke-dasharray") >= 2  # what lies on top lets the one below through
 
 
 def test_an_offline_wandb_run_is_kept_in_the_artifact(model):

@@ -11,12 +11,12 @@ import pytest
 from components.check import look as looking
 from components.check.estimate import RECIPES, Size, Training, disk, memory, seconds
 from components.check.look import look, told
-from components.finetune.recipe import load_recipe, recipe_names
 from components.ingest.generator import Screen, write_raw
 from components.ingest.ingest import ingest
 from components.shared import ranged
 from components.shared.errors import InputError
 from components.shared.ranged import UnreadError, opened_in_part
+from components.shared.recipe import load_recipe, recipe_names
 from components.split.split import split
 from tests.unit.stores import serving as serving_store
 from tests.unit.web_server import Web, serving

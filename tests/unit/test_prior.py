@@ -16,10 +16,10 @@ from safetensors import safe_open
 from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
 
-from components.prior.licence import SE_600M, UNKNOWN, licence_of
 from components.prior.prior import prior
 from components.shared.artifact import GENE_PRIOR, opening
 from components.shared.errors import InputError
+from components.shared.licences import SE_600M, UNKNOWN, licence_of
 from components.shared.vocabulary import vocabulary_digest
 
 GENES = ["KLF1", "GATA1", "TP53", "NOT-A-TOKEN"]
@@ -244,6 +244,18 @@ def test_the_file_names_its_licence(tmp_path, vocabulary, rows):
         prior(str(tmp_path / file), vocabulary, tmp_path / f"prior-{file}")
         facts = json.loads((tmp_path / f"prior-{file}" / "prior.json").read_text())
         assert facts["licence"] == licence
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_copy_of_the_state_models_licence_goes_along(tmp_path, vocabulary, capsys, there):
+    torch.save({gene: torch.ones(2) for gene in GENES}, tmp_path / "protein_embeddings.pt")
+    if there:
+        (tmp_path / "MODEL_LICENSE.md").write_text("whole and unaltered\n")
+    prior(str(tmp_path / "protein_embeddings.pt"), vocabulary, tmp_path / "prior")
+    copy = tmp_path / "prior" / "STATE_MODEL_LICENSE.md"
+    assert (copy.read_text() == "whole and unaltered\n") if there else not copy.exists()
+    warned = "no MODEL_LICENSE.md beside" in capsys.readouterr().err
+    assert warned != there
 
 
 @pytest.mark.parametrize(

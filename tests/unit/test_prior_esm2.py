@@ -25,10 +25,10 @@ from transformers import EsmConfig, EsmForMaskedLM, EsmModel, EsmTokenizer
 from components.prior import esm2
 from components.prior.esm2 import LONGEST, embed, load_esm2, pieces_of
 from components.prior.fasta import read_fasta
-from components.prior.licence import UNKNOWN
 from components.prior.prior import prior
 from components.shared.artifact import GENE_PRIOR, opening
 from components.shared.errors import InputError
+from components.shared.licences import UNKNOWN
 
 SPECIAL = ("<cls>", "<pad>", "<eos>", "<unk>")
 TOKENS = [*SPECIAL, *"LAGVSERTIDPKQNFYMHWCXBUZO.-", "<null_1>", "<mask>"]

@@ -18,19 +18,22 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from benchmarks.prior import area, read_pairs
-from components.prior.licence import (
-    SE_600M,
-    UNKNOWN,
-    is_non_commercial,
-    licence_of,
-    strictest,
-)
 from components.prior.prior import prior
 from components.prior.spectral import embed_graph
 from components.shared.aliases import Aliases, match, read_aliases
 from components.shared.artifact import GENE_PRIOR, opening
 from components.shared.errors import InputError
 from components.shared.gene_prior import coverage, genes_with_vector
+from components.shared.licences import (
+    GENERATED,
+    NONE_DECLARED,
+    SE_600M,
+    UNKNOWN,
+    XAIRA,
+    is_non_commercial,
+    licence_of,
+    strictest,
+)
 
 SPECIAL = ("<pad>", "<cls>", "<eoc>")
 CLIQUES = [[f"{name}{i}" for i in range(6)] for name in "ABC"]
@@ -477,6 +480,11 @@ def test_the_strictest_licence_binds(licences, binds):
         ("hf://datasets/me/humap-benchmark/private.npz", "", UNKNOWN),
         ("/x/SE-600M/emb.safetensors", "MIT", SE_600M),
         ("gs://b/scGPT_human/", "", "MIT"),
+        ("hf://models/Xaira-Therapeutics/X-Cell/genes.safetensors", "", XAIRA),
+        ("gs://b/X-Atlas-Orion/HCT116.h5ad", "MIT", XAIRA),
+        ("/home/me/x-cell/mine.csv", "", UNKNOWN),
+        ("copies/replogle_concat.h5ad", "", NONE_DECLARED),
+        ("sim://screen?cells=20", "", GENERATED),
     ],
 )
 def test_a_licence_is_known_by_the_name_of_a_file(source, said, licence):
@@ -485,7 +493,14 @@ def test_a_licence_is_known_by_the_name_of_a_file(source, said, licence):
 
 @pytest.mark.parametrize(
     ("licence", "is_one"),
-    [(SE_600M, True), ("CC-BY-NC-4.0", True), ("Non Commercial use", True), ("CC-BY-4.0", False)],
+    [
+        (SE_600M, True),
+        (XAIRA, True),
+        (NONE_DECLARED, False),
+        ("CC-BY-NC-4.0", True),
+        ("Non Commercial use", True),
+        ("CC-BY-4.0", False),
+    ],
 )
 def test_terms_without_commerce_are_told(licence, is_one):
     assert is_non_commercial(licence) == is_one

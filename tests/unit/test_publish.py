@@ -71,8 +71,8 @@ def test_what_came_of_the_run_is_told_in_the_log_and_kept(run: Run, tmp_path: Pa
     publish(*run.folders(), "", tmp_path / "publish" / "published")
     told = told_results(capsys.readouterr().out)
     assert told == kept_results(tmp_path)
-    assert told[0] == "Published: the model with prior none, seed 7, tested on rpe1."
-    assert any("pearson_delta the model beats `control_mean`: 0.2500" in line for line in told)
+    assert told[0].startswith("**Over 2 perturbations the model is worse than copying")
+    assert told[1] == "Published: the model with prior none, seed 7, tested on rpe1."
     assert told[-1].endswith("perturbations: pearson_delta 0.2500, mae_delta 0.1250, roc_auc -.")
 
 

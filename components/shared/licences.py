@@ -1,4 +1,7 @@
-"""Where vectors come from and on what terms they may be used, as far as that can be known."""
+"""On what terms cells, weights and vectors may be used, as far as that can be known.
+
+The one table of them: the prior task, the card and the report all ask here.
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,7 +15,24 @@ SE_600M = (
 CC0, MIT, CC_BY = "CC0-1.0", "MIT", "CC-BY-4.0"
 """By what they ask for, least first."""
 
-NON_COMMERCIAL = {"protein_embeddings.pt": SE_600M, "se-600m": SE_600M}
+STATE_LICENCE = "MODEL_LICENSE.md"
+"""Name of the licence beside the table, as its publisher has it."""
+STATE_LICENCE_FILE = "STATE_MODEL_LICENSE.md"
+"""Its name in artifacts and in a published folder, where it is not the only licence."""
+XAIRA = "CC-BY-NC-SA-4.0: Xaira Therapeutics' licence of X-Atlas and X-Cell"
+NONE_DECLARED = "its publisher declares none"
+GENERATED = "none needed: generated"
+
+BOUND = {
+    "protein_embeddings.pt": SE_600M,
+    "se-600m": SE_600M,
+    "x-atlas-orion": XAIRA,
+    "x-atlas-pisces": XAIRA,
+    "xaira-therapeutics": XAIRA,
+    # arcinstitute/State-Replogle-Filtered names no licence.
+    "state-replogle-filtered": NONE_DECLARED,
+    "replogle_concat.h5ad": NONE_DECLARED,
+}
 """Licence by the name of a file or of any folder that it lies in, in lower case."""
 KNOWN = {
     "gene2go*": CC_BY,  # Gene Ontology
@@ -45,19 +65,21 @@ class Source:
 
 
 def licence_of(source: str, said: str) -> str:
-    """Return the licence of the table at ``source``.
+    """Return the licence of the file or folder at ``source``.
 
-    Terms that forbid commercial use hold for every copy; else the file's own word goes first.
+    What `BOUND` knows holds for every copy; else the file's own word goes first.
 
     Args:
         source: its path or URI, without digest or query.
         said: what the file's own metadata says, if anything.
     """
+    if source.startswith(("sim:", "random:")):
+        return GENERATED
     path = source.lower().partition("?")[0].rstrip("/")
     if path.startswith("hf:"):
         path = path.partition("@")[0]  # a revision may have slashes
     parts = path.split("/")
-    bound = [licence for name, licence in NON_COMMERCIAL.items() if name in parts]
+    bound = [licence for name, licence in BOUND.items() if name in parts]
     known = [licence for name, licence in KNOWN.items() if fnmatch(parts[-1], name)]
     return next(iter(bound), said.strip()) or next(iter(known), UNKNOWN)
 
