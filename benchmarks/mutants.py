@@ -66,7 +66,11 @@ def main() -> None:
     parser.add_argument("--modules", default=" ".join(TESTS), help="packages, or modules of them")
     asked = parser.parse_args()
     modules = asked.modules.split()
-    packages = sorted({module.split("/")[0] for module in modules}, key=list(TESTS).index)
+    packages = list(dict.fromkeys(module.split("/")[0] for module in modules))
+    if unknown := set(packages) - TESTS.keys():
+        parser.error(
+            f"no tests are named for {', '.join(sorted(unknown))}; known: {', '.join(TESTS)}"
+        )
     rows = []
     for package in packages:
         folder = _prepared(package)
@@ -77,14 +81,20 @@ def main() -> None:
             if any(f"{name}.".startswith(f"components.{module}.") for module in wanted)
         ]
         if asked.sample != "all":
-            count = min(len(names), round(int(asked.sample) / len(packages)))
-            # shuffled and cut, so that a larger sample holds the smaller
-            random.Random(f"{package} {asked.seed}").shuffle(names)  # noqa: S311
-            names = sorted(names[:count])
+            names = sampled(
+                names, round(int(asked.sample) / len(packages)), f"{package} {asked.seed}"
+            )
         _try(folder, names)
         rows.append((package, len(results_of(folder)), *_told(folder, names)))
         _print(rows[-1:])
     _print(rows)
+
+
+def sampled(names: list[str], count: int, seed: str) -> list[str]:
+    """Draw ``count`` of the names, or all; a larger sample of the same seed holds the smaller."""
+    shuffled = sorted(names)
+    random.Random(seed).shuffle(shuffled)  # noqa: S311
+    return sorted(shuffled[:count])
 
 
 def results_of(folder: Path) -> dict[str, int | None]:
