@@ -30,8 +30,9 @@ TESTS = {
     "split": "labels split split_file",
     "compare": "compare",
     "shared": "artifact cells checkpoints confidence downloads effects finished kfp_run labels "
-    "model predict prior_grammar prior_pretrained progress rank_cells recipe split_file storage "
-    "storage_gs storage_hf storage_http storage_s3 tokens training_effects",
+    "model predict prior_grammar prior_kinds prior_pretrained progress rank_cells "
+    "recipe split_file storage storage_gs storage_hf storage_http storage_s3 tokens "
+    "training_effects",
 }
 WORK = ROOT / "build" / "mutants"
 EQUIVALENT = Path(__file__).with_name("mutants_equivalent.yaml")

@@ -445,7 +445,9 @@ def test_other_names_of_what_is_asked_for_come_from_the_table_of_aliases(tmp_pat
 def test_what_is_printed_of_a_known_screen(tmp_path, obs, capsys):
     asked = ["A", "R", "MYC"]
     run(tmp_path, obs, perturbations=asked, val_fraction=0.2, halve_controls=True)
-    assert capsys.readouterr().out == f"""\
+    assert (
+        capsys.readouterr().out
+        == f"""\
 role        cells  perturbations  doubles  target not measured
 training       49              6        1                    4
 validation      9              2        0                    2
@@ -457,6 +459,7 @@ test line rpe1: 1 perturbations seen in training, 1 unseen; controls 6 basal, 5 
 unused cells: 33; cell line not used: 13; test-line perturbation that is not asked for: 20
 split: wrote 132 roles to {tmp_path}/splits/splits.parquet
 """
+    )
     run(tmp_path, obs, "none validates", val_fraction=0)
     assert capsys.readouterr().out.splitlines()[3:-1] == [
         "test           25              5        1                    3",
