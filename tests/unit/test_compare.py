@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.compare.compare import compare
+from components.compare.compare import compare, cost
 from components.compare.plots import forest
-from components.compare.runs import _labelled
+from components.compare.runs import Grid, Run, _labelled
 from components.compare.statistics import (
     BETTER,
     METRICS,
@@ -346,7 +346,11 @@ def test_runs_of_other_cells_are_refused(tmp_path):
 
 def test_without_a_run_of_no_prior_nothing_is_concluded(tmp_path):
     folder = compared(tmp_path, {(PRIOR, 0): 0.1, (PRIOR, 1): 0.1})
-    assert "no run without a prior" in (folder / "summary.md").read_text()
+    numbers = json.loads((folder / "metrics.json").read_text())
+    assert numbers["conclusion"] == (
+        "There is no run without a prior here, so nothing can be said of what a prior adds."
+    )
+    assert numbers["conclusion"] in (folder / "summary.md").read_text()
 
 
 def test_the_pages_end_with_the_commands_and_stand_alone(tmp_path):
@@ -442,3 +446,60 @@ def test_no_name_in_a_plot_is_cut():
     texts = re.findall(r"<text[^>]*>(.*?)</text>|<tspan[^>]*>(.*?)</tspan>", svg)
     drawn = "".join(one or other for one, other in texts).replace(" ", "")
     assert drawn.count(name.replace(" ", "")) == 2
+
+
+def test_all_that_is_said_of_a_known_grid(tmp_path, capsys):
+    helps = {"shift": 0.1, "unseen_shift": 0.1}
+    runs = {("none", 0): 0.0, ("none", 1): 0.0, (PRIOR, 0): helps, (PRIOR, 1): helps}
+    runs |= {
+        ("effects", 0): {"shift": 0.05, "known": 0.05, "best_epoch": 0},
+        (TWIN, 0): "no | file",
+    }
+    folder = compared(tmp_path, runs, repeat="make compare A")
+    said = (Path(__file__).parent / "expected" / "comparison.md").read_text()
+    assert (folder / "summary.md").read_text() == said
+    mean = "(mean, sd over seeds)."
+    result = [
+        f"compare: result: Better than no prior, by pearson_delta: {PRIOR}.",
+        f"compare: result: none: pearson_delta 0.360 (0.000) {mean}",
+        f"compare: result: {PRIOR}: pearson_delta 0.484 (0.002) {mean}",
+        f"compare: result: effects: pearson_delta 0.409 (\N{EN DASH}) {mean}",
+        f"compare: result: same-perturbation training delta: pearson_delta 0.360 (0.000) {mean}",
+        "compare: result: Missing runs: 1.",
+    ]
+    printed = capsys.readouterr().out
+    assert printed.startswith(said.partition("Repeat it")[0])
+    assert printed.splitlines()[-len(result) - 1 :] == [
+        f"compare: wrote {folder}; open {folder}/report.html",
+        *result,
+    ]
+
+
+def test_runs_before_processes_were_counted_count_as_one_process():
+    facts = {"wall_clock_seconds": 3600.0, "cells_per_second": 1.0, "epochs_run": 1}
+    grid = Grid([Run(0, "none", 0, None, facts)], [])
+    assert cost(grid).to_dict("records") == [
+        {
+            "prior": "none",
+            "runs": 1,
+            "device": "unknown",
+            "cells_per_second": 1.0,
+            "hours": 1.0,
+            "epochs": 1.0,
+        }
+    ]
+
+
+def test_training_stats_of_another_seed_are_refused(tmp_path):
+    folder, file = evaluation(tmp_path / "e", shift=0.0, seed=1), stats(tmp_path / "s", 1)
+    with pytest.raises(InputError, match=r"s: is of seed 1, its cell of 2$"):
+        compare([folder], [file], [{"prior": "none", "seed": 2}], tmp_path / "comparison")
+
+
+def test_training_stats_that_cannot_be_read_name_the_task_to_run_again(tmp_path):
+    folder, file = evaluation(tmp_path / "e", shift=0.0, seed=1), stats(tmp_path / "s", 1)
+    target = tmp_path / "comparison"
+    file.write_text("{")
+    with pytest.raises(InputError, match=f"^{file}: .*run the finetune task again"):
+        compare([folder], [file], [{"prior": "none", "seed": 1}], target)
+    assert not target.exists()

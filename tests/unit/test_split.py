@@ -14,6 +14,7 @@ from components.shared.cells import Cells
 from components.shared.errors import InputError
 from components.shared.perturbation import CONTROL
 from components.shared.splits import (
+    ASKED_FILE,
     CONTROL_BASAL,
     CONTROL_BOTH,
     CONTROL_REFERENCE,
@@ -428,3 +429,44 @@ def test_every_line_has_a_draw_of_its_own(tmp_path):
     ]
     picked = {tuple((half == CONTROL_BASAL).to_list()) for half in halves}
     assert len(picked) == len(LINES)
+
+
+def test_other_names_of_what_is_asked_for_come_from_the_table_of_aliases(tmp_path, obs):
+    table = tmp_path / "names.csv"
+    table.write_text("symbol,alias_symbol\nMARCHF1,MARCH1\nA,OLD\nB,OLD\n")
+    run(tmp_path, obs, perturbations=["MARCH1", "A+OLD", "C"], aliases=str(table))
+    wanted = json.loads((tmp_path / "splits" / ASKED_FILE).read_text())
+    assert wanted["other_names"] == {"MARCH1": ["MARCHF1"], "OLD": ["A", "B"]}
+    table.write_text("symbol\nMARCHF1\n")
+    with pytest.raises(InputError, match=f"{table}: has no column of other names"):
+        run(tmp_path, obs, "again", perturbations=["C"], aliases=str(table))
+
+
+def test_what_is_printed_of_a_known_screen(tmp_path, obs, capsys):
+    asked = ["A", "R", "MYC"]
+    run(tmp_path, obs, perturbations=asked, val_fraction=0.2, halve_controls=True)
+    assert (
+        capsys.readouterr().out
+        == f"""\
+role        cells  perturbations  doubles  target not measured
+training       49              6        1                    4
+validation      9              2        0                    2
+test            8              2        0                    1
+asked for: 3, measured in rpe1: 2
+training cells: k562 24, jurkat 25
+validation sets: k562 1, jurkat 1 (fewer than 10: an epoch is chosen by little)
+test line rpe1: 1 perturbations seen in training, 1 unseen; controls 6 basal, 5 reference
+unused cells: 33; cell line not used: 13; test-line perturbation that is not asked for: 20
+split: wrote 132 roles to {tmp_path}/splits/splits.parquet
+"""
+    )
+    run(tmp_path, obs, "none validates", val_fraction=0)
+    assert capsys.readouterr().out.splitlines()[3:-1] == [
+        "test           25              5        1                    3",
+        "training cells: k562 29, jurkat 29",
+        "validation sets: none",
+        "test line rpe1: 5 perturbations seen in training, 0 unseen; controls 11 basal, "
+        "11 reference (the same cells)",
+        "unused cells: 16; cell line not used: 13; test-line perturbation that no training line "
+        "has: 3",
+    ]

@@ -201,4 +201,6 @@ def test_a_bad_file_gives_one_line_and_no_folder(by_file, tmp_path, text, messag
     with pytest.raises(InputError, match=message) as error:
         by_file(text)
     assert "\n" not in str(error.value)
+    if "left to train on" not in message and "set is empty" not in message:
+        assert str(error.value).startswith(str(tmp_path / "split.toml"))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cells", "split.toml"]

@@ -138,6 +138,12 @@ def test_what_is_not_finite_has_no_discrimination():
     assert np.isnan(two) and one == three == 1
 
 
+def test_two_perturbations_are_told_apart_or_confused():
+    measured, none = np.eye(2), [np.array([], int)] * 2
+    assert discrimination(measured, measured, none) == [1.0, 1.0]
+    assert discrimination(measured[::-1].copy(), measured, none) == [0.5, 0.5]
+
+
 def test_a_line_with_one_set_has_no_discrimination(data):
     found = run(replace(data, validation=data.validation[:1]), {1: torch.zeros(GENES)})
     assert np.isnan(found.discrimination)

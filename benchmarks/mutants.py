@@ -1,0 +1,245 @@
+"""What the tests notice: small faults are planted in the code, one at a time, by mutmut.
+
+A mutant is killed when a test fails on it. Each package is mutated in a copy of the project, in
+build/mutants/<package>, and tried against the test files that `TESTS` names for it. Of its many
+thousands of mutants a sample is tried, the same for the same seed and code. Run again, what was
+killed stays so, and survivors are tried anew. `make mutants` runs it; docs/mutants.md tells more.
+"""
+
+import argparse
+import json
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import yaml
+
+from pipelines.images import ROOT
+
+# The files of tests/unit that are about a package. Tests of other stages run its code too, but a
+# fault that only they notice is found far from where it lies.
+TESTS = {
+    "finetune": "batches centre_lines checkpoints confidence effects finetune objective parts "
+    "recipe resume selection tracking training validation workers",
+    "evaluate": "evaluate evaluate_parts explorer full_profile plots rank_test trust",
+    "split": "labels split split_file",
+    "compare": "compare",
+    "shared": "artifact cells checkpoints confidence downloads effects finished kfp_run labels "
+    "model predict prior_grammar prior_kinds prior_pretrained progress rank_cells "
+    "recipe split_file storage storage_gs storage_hf storage_http storage_s3 tokens "
+    "training_effects",
+}
+WORK = ROOT / "build" / "mutants"
+EQUIVALENT = Path(__file__).with_name("mutants_equivalent.yaml")
+# Interfaces run in a process of KFP's, where no mutant is switched on; plots are judged by eye.
+NOT_MUTATED = ["*/component.py", "*plots.py", "*/svg.py"]
+# Of the tests that call a function, the quickest are run on its mutants, up to this sum. [s]
+LONGEST = 20.0
+SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
+CONFIG = """
+[tool.mutmut]
+source_paths = ["components"]
+only_mutate = ["components/{package}/*"]
+do_not_mutate = {not_mutated}
+also_copy = {others}
+pytest_add_cli_args_test_selection = {tests}
+pytest_add_cli_args = ["--hypothesis-seed=0"]
+# torch has threads of its own, which a forked process lacks
+process_isolation = "forkserver"
+track_dependencies = false
+use_git_change_detection = false
+# A mutant hangs after (the time of its tests + 30 s) * 8: by the clock, which goes on when other
+# work has the machine.
+timeout_constant = 30.0
+timeout_multiplier = 8.0
+"""
+
+
+def main() -> None:
+    """Try a sample of the mutants of the packages; print the score and the survivors."""
+    parser = argparse.ArgumentParser(prog="make mutants", description=__doc__)
+    parser.add_argument("--sample", default="300", help="mutants, over all packages, or all")
+    parser.add_argument("--seed", type=int, default=1, help="draws the sample")
+    parser.add_argument("--modules", default=" ".join(TESTS), help="packages, or modules of them")
+    asked = parser.parse_args()
+    modules = asked.modules.split()
+    packages = list(dict.fromkeys(module.split("/")[0] for module in modules))
+    if unknown := set(packages) - TESTS.keys():
+        parser.error(
+            f"no tests are named for {', '.join(sorted(unknown))}; known: {', '.join(TESTS)}"
+        )
+    rows = []
+    for package in packages:
+        folder = _prepared(package)
+        wanted = [m.replace("/", ".") for m in modules if m.split("/")[0] == package]
+        names = [
+            name
+            for name in sorted(results_of(folder))
+            if any(f"{name}.".startswith(f"components.{module}.") for module in wanted)
+        ]
+        if asked.sample != "all":
+            names = sampled(
+                names, round(int(asked.sample) / len(packages)), f"{package} {asked.seed}"
+            )
+        _try(folder, names)
+        rows.append((package, len(results_of(folder)), *_told(folder, names)))
+        _print(rows[-1:])
+    _print(rows)
+
+
+def sampled(names: list[str], count: int, seed: str) -> list[str]:
+    """Draw ``count`` of the names, or all; a larger sample of the same seed holds the smaller."""
+    shuffled = sorted(names)
+    random.Random(seed).shuffle(shuffled)  # noqa: S311
+    return sorted(shuffled[:count])
+
+
+def results_of(folder: Path) -> dict[str, int | None]:
+    """Return the exit code of each mutant's tests, None where it was not tried."""
+    found: dict[str, int | None] = {}
+    for path in (folder / "mutants").rglob("*.py.meta"):
+        found |= json.loads(path.read_text())["exit_code_by_key"]
+    return found
+
+
+def bounded(tests: dict[str, list[str]], seconds: dict[str, float]) -> dict[str, list[str]]:
+    """Keep of each function's tests the quickest that take `LONGEST` together, one at least."""
+    kept: dict[str, list[str]] = {}
+    for function, names in tests.items():
+        spent = 0.0
+        kept[function] = []
+        for name in sorted(names, key=lambda name: (seconds[name], name)):
+            spent += seconds[name]
+            if spent <= LONGEST or not kept[function]:
+                kept[function].append(name)
+    return kept
+
+
+def _prepared(package: str) -> Path:
+    """Copy the project, have its mutants made, and see which tests call which function."""
+    folder = WORK / package
+    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    files = subprocess.run(listed, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    for name in filter(None, files.split("\0")):
+        source, copy = ROOT / name, folder / name
+        if source.is_file() and not _same(source, copy):
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, copy)
+    others = {name.split("/")[0] for name in files.split("\0")} - {"", "components", ".venv"}
+    config = CONFIG.format(
+        package=package,
+        not_mutated=json.dumps(NOT_MUTATED),
+        others=json.dumps(sorted(others)),
+        tests=json.dumps([f"tests/unit/test_{name}.py" for name in TESTS[package].split()]),
+    )
+    project = folder / "pyproject.toml"
+    project.write_text((ROOT / "pyproject.toml").read_text() + config)
+    # mutmut makes its copy of the tests once, and none of those that are gone
+    shutil.rmtree(folder / "mutants" / "tests", ignore_errors=True)
+    # no mutant is called so: mutmut stops when it has looked at the tests
+    said = _mutmut(folder, "none")
+    stats = folder / "mutants" / "mutmut-stats.json"
+    if "nothing matches" not in said:
+        raise SystemExit(f"mutants: {package}'s tests fail as they are:\n{said}")
+    known = json.loads(stats.read_text())
+    known["tests_by_mangled_function_name"] = bounded(
+        known["tests_by_mangled_function_name"], known["duration_by_test"]
+    )
+    stats.write_text(json.dumps(known, indent=4))
+    return folder
+
+
+def _same(source: Path, copy: Path) -> bool:
+    return copy.is_file() and copy.read_bytes() == source.read_bytes()
+
+
+def _try(folder: Path, names: list[str]) -> None:
+    """Run the tests on those mutants that no test is known to kill."""
+    known = results_of(folder)
+    open_ = [name for name in names if status(known[name]) in ("not checked", "survived")]
+    if open_:
+        said = _mutmut(folder, *open_)
+        if "Mutant results" not in said:
+            raise SystemExit(f"mutants: mutmut failed:\n{said}")
+
+
+def status(exit_code: int | None) -> str:
+    """Return mutmut's word for how a mutant's tests ended."""
+    from mutmut.stats import status_by_exit_code
+
+    return str(status_by_exit_code[exit_code])
+
+
+def _mutmut(folder: Path, *names: str) -> str:
+    """Run mutmut on the mutants named; return the end of what it said, without its spinner."""
+    command = [str(Path(sys.executable).with_name("mutmut")), "run", "--max-children", "1", *names]
+    # tests start processes of their own, which shall import the mutants too
+    environment = os.environ | {"PYTHONPATH": str(folder / "mutants"), "OMP_NUM_THREADS": "1"}
+    log = folder / "mutmut.log"
+    with log.open("w") as file:
+        subprocess.run(command, cwd=folder, env=environment, stdout=file, stderr=subprocess.STDOUT)
+    lines = re.split(r"[\r\n]+", log.read_text())
+    return "\n".join([line for line in lines if line.strip() and line[0] not in SPINNER][-5000:])
+
+
+def _told(folder: Path, names: list[str]) -> tuple[Counter[str], list[tuple[str, str]]]:
+    """Return how often each end came, and the survivors with what they change."""
+    known = results_of(folder)
+    equivalent = {
+        (entry["function"], entry["becomes"]) for entry in yaml.safe_load(EQUIVALENT.read_text())
+    }
+    ends: Counter[str] = Counter()
+    survivors = []
+    for name in names:
+        end = status(known[name])
+        if end in ("survived", "no tests"):
+            change = _change(folder, name)
+            function = re.sub(r"__mutmut_\d+$", "", name)
+            if (function, change.split("\n")[-1].removeprefix("+").strip()) in equivalent:
+                end = "equivalent"
+            else:
+                survivors.append((f"{name} ({end})", change))
+        ends[end] += 1
+    return ends, survivors
+
+
+def _change(folder: Path, name: str) -> str:
+    """Return the lines that a mutant takes away and puts in their place."""
+    command = [str(Path(sys.executable).with_name("mutmut")), "show", name]
+    shown = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout
+    lines = shown.splitlines()
+    return "\n".join(line for line in lines if re.match(r"[-+](?![-+]{2} )", line))
+
+
+def _print(rows: list[tuple[str, int, Counter[str], list[tuple[str, str]]]]) -> None:
+    print("| package | mutants | tried | killed | hung | survived | no test | equivalent | score |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    total: Counter[str] = Counter()
+    for package, count, ends, _ in rows:
+        _print_row(package, count, ends)
+        total += ends
+    _print_row("all", sum(count for _, count, _, _ in rows), total)
+    for _, _, _, survivors in rows:
+        for name, change in survivors:
+            print(f"\n{name}\n{change}")
+
+
+def _print_row(package: str, count: int, ends: Counter[str]) -> None:
+    tried, equivalent = ends.total(), ends["equivalent"]
+    missed = ends["survived"] + ends["no tests"]
+    hung = ends["timeout"]
+    killed = tried - equivalent - missed - hung
+    score = (killed + hung) / max(tried - equivalent, 1)
+    print(
+        f"| {package} | {count} | {tried} | {killed} | {hung} | {ends['survived']} "
+        f"| {ends['no tests']} | {equivalent} | {score:.0%} |"
+    )
+
+
+if __name__ == "__main__":
+    main()
