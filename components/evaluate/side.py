@@ -168,7 +168,7 @@ def side_of(
     def compute(batch: range) -> int:
         cells = matrix[np.concatenate([rows[perturbations[at]] for at in batch])]
         values = dense(cells)
-        points = Points.of(values)
+        points = Points.of(values, controls.points.centre)
         across = distances(points, controls.points)
         stop = 0
         for at in batch:
