@@ -177,7 +177,8 @@ def side_of(
             note(1 + at, found)
             statistic[at], p_value[at] = rank_test(values[part], controls.sorted)
             own = points.rows(part.start, part.stop)
-            energy[at] = 2 * float(across[part].mean()) - float(distances(own, own).mean())
+            within = distances(own, own).mean(dtype=np.float64)
+            energy[at] = 2 * across[part].mean(dtype=np.float64) - within
         return stop
 
     note(0, controls.means)

@@ -32,7 +32,7 @@ def test_cells_that_take_more_than_half_the_memory_are_mapped_from_a_file(
 
 def test_a_disk_without_room_for_the_cells_is_told_of(monkeypatch) -> None:
     monkeypatch.setattr(loading, "host_memory", lambda: 0)
-    with pytest.raises(InputError, match="no room for .* GiB of training cells"):
+    with pytest.raises(InputError, match=r"no room for .* GiB of training cells"):
         room_for(2**40, 2**10, CPU)
 
 
