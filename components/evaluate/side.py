@@ -168,7 +168,7 @@ def side_of(
     def compute(batch: range) -> int:
         cells = matrix[np.concatenate([rows[perturbations[at]] for at in batch])]
         values = dense(cells)
-        points = Points.of(values, controls.points.centre)
+        points = Points.of(values)
         across = distances(points, controls.points)
         stop = 0
         for at in batch:
@@ -177,8 +177,7 @@ def side_of(
             note(1 + at, found)
             statistic[at], p_value[at] = rank_test(values[part], controls.sorted)
             own = points.rows(part.start, part.stop)
-            within = distances(own, own).mean(dtype=np.float64)
-            energy[at] = 2 * across[part].mean(dtype=np.float64) - within
+            energy[at] = 2 * float(across[part].mean()) - float(distances(own, own).mean())
         return stop
 
     note(0, controls.means)
