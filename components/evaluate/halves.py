@@ -23,14 +23,13 @@ def halves(pair: Pair) -> Pair | None:
         None where no halves can be made: fewer than two controls, or no perturbation with two
         cells.
     """
-    labels = pair.labels
-    counts = pd.Series(labels).value_counts()
-    if counts[pair.control] < 2 or counts.drop(pair.control).max() < 2:
+    sizes = {label: len(rows) for label, rows in pair.rows.items()}
+    if sizes.pop(pair.control) < 2 or max(sizes.values()) < 2:
         return None
     rng = np.random.default_rng(SEED)
     measured, predicted = [], []
-    for label in np.unique(labels):
-        drawn = rng.permutation(np.flatnonzero(labels == label))
+    for own in pair.rows.values():
+        drawn = rng.permutation(own)
         half = len(drawn) // 2
         measured.append(drawn[:half])
         predicted.append(drawn[half : 2 * half])

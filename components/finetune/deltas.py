@@ -35,8 +35,11 @@ def line_deltas(data: TrainingData) -> LineDeltas:
     lines = data.line_numbers(data.train_rows)
     for number, controls in enumerate(data.controls.values()):
         known: dict[str, tuple[Floats, Floats]] = {}
-        for code in np.unique(data.train_codes[lines == number]):
-            rows = data.train_rows[(lines == number) & (data.train_codes == code)]
+        own = np.flatnonzero(lines == number)
+        own = own[np.argsort(data.train_codes[own], kind="stable")]
+        codes, starts = np.unique(data.train_codes[own], return_index=True)
+        for code, cells in zip(codes, np.split(own, starts[1:]), strict=True):
+            rows = data.train_rows[cells]
             for batch, against, places in matched(rows, controls, data.batch_of_row):
                 if batch not in known:
                     known[batch] = moments(data.expression, against)
@@ -45,7 +48,7 @@ def line_deltas(data: TrainingData) -> LineDeltas:
                 share = len(places) / len(rows)
                 change[number, code] += share * (own_mean - mean)
                 # A rare gene may not vary among a few cells: it varies as in controls, at least.
-                own = np.fmax(own_spread, spread) / len(places)
-                variance[number, code] += share**2 * (own + spread / len(against))
+                noise = np.fmax(own_spread, spread) / len(places)
+                variance[number, code] += share**2 * (noise + spread / len(against))
             there[number, code] = True
     return LineDeltas(list(data.controls), change, variance, there)

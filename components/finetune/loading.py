@@ -1,5 +1,9 @@
 """From the cells and splits artifacts to training data, in one pass over the file."""
 
+import os
+import tempfile
+from pathlib import Path
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -15,6 +19,10 @@ from components.shared.tokens import GeneTokens, Ints
 
 RESIDENT_SHARE = 0.25
 """Most of a GPU's memory that cells take: a step's activations need more than half of it."""
+HOST_SHARE = 0.5
+"""Most of the host's memory that they take: model, deltas and known effects need their part."""
+LIMIT = Path("/sys/fs/cgroup/memory.max")
+"""Where a container is told how much memory it may take."""
 
 
 def load_training_data(
@@ -100,14 +108,44 @@ def room_for(rows: int, columns: int, device: torch.device) -> Tensor:
     """Return an empty matrix for cells that train on ``device``.
 
     For the CPU it is float32. For a GPU it is float16, exact to 0.05 %, on the GPU if it takes no
-    more than `RESIDENT_SHARE` of what is free there, else in pinned memory of the host.
+    more than `RESIDENT_SHARE` of what is free there, else in pinned memory of the host. What would
+    take more than `HOST_SHARE` of the host's memory is a file in the folder for temporary files,
+    mapped into memory: the numbers are the same, and the file goes with the process.
+
+    Raises:
+        InputError: that folder has no room for it.
     """
     if device.type == "cpu":
-        return torch.empty(rows, columns)
+        return _on_host(rows, columns, torch.float32)
     free, _ = torch.cuda.mem_get_info(device)
     if 2 * rows * columns <= RESIDENT_SHARE * free:
         return torch.empty(rows, columns, dtype=torch.float16, device=device)
-    return torch.empty(rows, columns, dtype=torch.float16, pin_memory=True)
+    return _on_host(rows, columns, torch.float16, pinned=True)
+
+
+def _on_host(rows: int, columns: int, dtype: torch.dtype, *, pinned: bool = False) -> Tensor:
+    size = rows * columns * dtype.itemsize
+    if size <= HOST_SHARE * host_memory():
+        return torch.empty(rows, columns, dtype=dtype, pin_memory=pinned)
+    with tempfile.NamedTemporaryFile() as file:
+        try:
+            # Taken now: a mapped file that finds the disk full later ends its process.
+            os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            raise InputError(
+                f"{tempfile.gettempdir()}: no room for {size / 2**30:.1f} GiB of training cells "
+                f"({error.strerror}), which are more than half of the host's memory; give a larger "
+                "disk (TMPDIR names the folder) or a host with more memory"
+            ) from None
+        mapped = torch.from_file(file.name, shared=True, size=rows * columns, dtype=dtype)
+    return mapped.view(rows, columns)
+
+
+def host_memory() -> int:
+    """Return the bytes of memory that this process may take: its container's, else the host's."""
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = LIMIT.read_text().strip() if LIMIT.exists() else ""
+    return min(whole, int(limit)) if limit.isdecimal() else whole
 
 
 def read_dense(cells: Cells, rows: Ints, columns: Ints, device: torch.device) -> Tensor:

@@ -22,7 +22,7 @@ MOST_SCALED = 3.0
 """Where hardly a gene stands out of the noise, the norm without it is hardly known either."""
 UNKNOWN = 1e6
 """Variance of a delta of which nothing is known."""
-ROWS_AT_ONCE = 64
+ROWS_AT_ONCE = 8
 POOLED_FROM = 128
 """Most perturbations that the weights of all are taken from."""
 
@@ -38,14 +38,14 @@ def shrunk(delta: Floats, variance: Floats) -> Floats:
     least = float(np.sqrt(np.median(known))) if known.size else 1.0
     largest = max(float(np.abs(delta).max()), least)
     scales = np.geomspace(LEAST_SCALE * least, MOST_SCALE * largest, SCALES - 1)
-    slab = torch.from_numpy(np.concatenate([[0.0], scales**2])).float()
+    slab = torch.from_numpy(np.concatenate([[0.0], scales**2])).float()[:, None]
     parts = torch.from_numpy(delta).float(), torch.from_numpy(variance).float()
     some = slice(None, None, -(-len(delta) // POOLED_FROM))
     likelihood = _likelihood(parts[0][some], parts[1][some], slab)
     pooled = torch.full((SCALES,), 1 / SCALES)
-    every = likelihood.flatten(0, 1)
     for _ in range(ROUNDS):
-        pooled = _summed_shares(every[None], pooled[None])[0] / len(every)
+        found = _summed_shares(likelihood, pooled.expand(len(likelihood), -1))
+        pooled = found.sum(0) / delta[some].size
     blocks = zip(*(part.split(ROWS_AT_ONCE) for part in parts), strict=True)
     return np.concatenate([_posterior(block, noise, slab, pooled) for block, noise in blocks])
 
@@ -57,8 +57,9 @@ def _posterior(delta: Tensor, variance: Tensor, slab: Tensor, pooled: Tensor) ->
     for _ in range(ROUNDS):
         found = _summed_shares(likelihood, weights) + POOLED * pooled
         weights = found / found.sum(1, keepdim=True)
-    kept = _shares(likelihood, weights[:, None]) * slab / (slab + variance[..., None])
-    mean = kept.sum(-1) * delta
+    joint = likelihood.mul_(weights[..., None])
+    kept = joint * (slab / (slab + variance[:, None]))
+    mean = kept.sum(1) / joint.sum(1) * delta
     known = (variance < UNKNOWN).float()
     signal = ((delta.square() - variance) * known).sum(1, keepdim=True).clamp(min=0)
     scale = (signal / mean.square().sum(1, keepdim=True).clamp(min=1e-12)).sqrt()
@@ -66,10 +67,21 @@ def _posterior(delta: Tensor, variance: Tensor, slab: Tensor, pooled: Tensor) ->
 
 
 def _likelihood(delta: Tensor, variance: Tensor, slab: Tensor) -> Tensor:
-    """Return how likely each delta is under each normal, up to a factor, [..., normals]."""
-    total = slab + variance[..., None]
-    log = -0.5 * (total.log() + delta.square()[..., None] / total)
-    return (log - log.amax(-1, keepdim=True)).exp()
+    """Return how likely each delta is under each normal, up to a factor.
+
+    Genes lie side by side, so that what is summed over normals is read in long rows.
+
+    Args:
+        delta: [perturbations, genes].
+        variance: of the same shape.
+        slab: variance of each normal, [normals, 1].
+
+    Returns:
+        [perturbations, normals, genes].
+    """
+    total = slab + variance[:, None]
+    log = torch.addcdiv(total.log(), delta.square()[:, None], total).mul_(-0.5)
+    return log.sub_(log.amax(1, keepdim=True)).exp_()
 
 
 def _summed_shares(likelihood: Tensor, weights: Tensor) -> Tensor:
@@ -77,11 +89,5 @@ def _summed_shares(likelihood: Tensor, weights: Tensor) -> Tensor:
 
     As products of matrices: shares gene by gene would be as many numbers as the likelihood has.
     """
-    joint = torch.bmm(likelihood, weights[..., None])
-    return weights * torch.bmm(likelihood.transpose(1, 2), 1 / joint)[..., 0]
-
-
-def _shares(likelihood: Tensor, weights: Tensor) -> Tensor:
-    """Return the posterior share of each normal, [..., normals]."""
-    joint = likelihood * weights
-    return joint / joint.sum(-1, keepdim=True)
+    joint = torch.bmm(weights[:, None], likelihood)
+    return weights * torch.bmm(likelihood, joint.reciprocal_().transpose(1, 2))[..., 0]

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from anndata import AnnData
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix, vstack
+from scipy.sparse import csr_matrix
 from tqdm import tqdm
 
 from components.predict.asked import Asked, asked_for, report_unknown
@@ -110,7 +110,7 @@ def predict(
         obs = pd.concat(
             [predicted_obs(opened, split, wanted, seen), control_obs(opened, reference)]
         )
-        shell = _shell(opened, obs, wanted, controls)
+        shell = _shell(opened, obs, wanted, reference)
         shell.uns |= {
             PERTURBATIONS: labels,
             CELLS_KIND: predictor.kind,
@@ -354,16 +354,18 @@ def _mean(cells: csr_matrix) -> Floats:
     return (total / cells.shape[0]).astype(np.float32)
 
 
-def _shell(cells: Cells, obs: pd.DataFrame, wanted: Wanted, controls: csr_matrix) -> AnnData:
+def _shell(cells: Cells, obs: pd.DataFrame, wanted: Wanted, reference: Ints) -> AnnData:
     """Return all of the h5ad but the predictions; without a truth where nothing was measured."""
     layers = {}
     if wanted.any_measured:
-        rows = wanted.rows
-        measured = cells.rows(rows[rows >= 0])
-        # Each predicted cell's measurement, or nothing.
-        place = np.where(rows >= 0, np.cumsum(rows >= 0) - 1, len(measured.indptr) - 1)
-        padded = vstack([measured, csr_matrix((1, measured.shape[1]), dtype=np.float32)])
-        layers[TRUTH] = vstack([csr_matrix(padded)[place], controls], format="csr")
+        rows = np.concatenate([wanted.rows, reference])
+        there = rows >= 0
+        # A predicted cell without a measurement is a row without a value: nothing is copied.
+        found = cells.rows(rows[there])
+        sizes = np.zeros(1 + len(rows), found.indptr.dtype)
+        sizes[1:][there] = np.diff(found.indptr)
+        parts = found.data, found.indices, np.cumsum(sizes, dtype=sizes.dtype)
+        layers[TRUTH] = csr_matrix(parts, shape=(len(rows), found.shape[1]))
     uns = {"perturbation_column": "perturbation", "control": CONTROL}
     for column in ("perturbation", "cell_line"):
         obs[column] = obs[column].astype("category")
@@ -383,6 +385,7 @@ def _write(
     ``known`` are the means that the effects the model was given come to without it.
     """
     shell.write_h5ad(file)
+    shell.layers.clear()  # as large as what is predicted, and on disk now
     means = []
     with h5py.File(file, "r+") as h5:
         h5.pop("X", None)

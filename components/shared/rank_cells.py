@@ -43,8 +43,10 @@ def draw_partners(labels: NDArray[np.str_], n_controls: int, seed: int) -> NDArr
         Positions in the control pool, [cells].
     """
     partners = np.empty(len(labels), np.int64)
-    for label in np.unique(labels):
-        cells = np.flatnonzero(labels == label)
+    unique, number = np.unique(labels, return_inverse=True)
+    order = np.argsort(number, kind="stable")
+    ends = np.cumsum(np.bincount(number))[:-1]
+    for label, cells in zip(unique, np.split(order, ends), strict=True):
         rng = generator_of(label, seed, 4)
         rounds = -(-len(cells) // n_controls)
         pool = np.concatenate([rng.permutation(n_controls) for _ in range(rounds)])

@@ -1,4 +1,7 @@
+import tracemalloc
+
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -37,6 +40,26 @@ def test_rows_come_in_the_order_asked_with_repeats(small, data):
     cells, _, X, _ = small  # noqa: N806
     rows = np.array(data.draw(st.lists(st.integers(0, len(X) - 1), max_size=40)), dtype=np.int64)
     np.testing.assert_array_equal(cells.rows(rows).toarray(), X[rows])
+
+
+def test_rows_take_hardly_more_memory_than_their_result(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    X = np.where(rng.random((3000, 200)) < 0.5, rng.random((3000, 200)), 0)  # noqa: N806
+    names = [f"c{i}" for i in range(len(X))]
+    obs = pd.DataFrame(
+        {"perturbation": CONTROL, "cell_line": "one", "is_control": True}, index=names
+    )
+    genes = [f"G{i}" for i in range(X.shape[1])]
+    cells = Cells.open(cells_artifact(tmp_path / "cells", obs, X, genes))
+    monkeypatch.setattr("components.shared.cells.BLOCK_ROWS", 100)
+    rows = rng.permutation(len(X))
+    cells.rows(rows[:5])  # what is read once
+    tracemalloc.start()
+    found = cells.rows(rows)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    np.testing.assert_array_equal(found.toarray(), X[rows].astype(np.float32))
+    assert peak < 1.3 * (found.data.nbytes + found.indices.nbytes)
 
 
 def test_group_means_are_numpys_and_nan_where_a_group_is_empty(small):
