@@ -2,6 +2,7 @@
 
 import json
 import re
+import tomllib
 from typing import Any
 
 from components.shared.errors import InputError
@@ -10,6 +11,8 @@ from pipelines.validation.compiled import tasks
 from pipelines.validation.tree import RELEASE, Tree
 
 LOCK = "images/images.lock"
+STAGES = "images/stages.toml"
+DOCKERFILE = "images/Dockerfile"
 BUILT = re.compile(r"scgpt-perturb/([a-z]+):[0-9a-f]{16}")
 """A development image: its tag is made of the content that goes into it."""
 PINNED = re.compile(r"\S+/([a-z]+)@sha256:[0-9a-f]{64}")
@@ -41,8 +44,8 @@ def check_images(tree: Tree) -> list[str]:
                 f"{task}: image {image}; expected scgpt-perturb/{stage}:<16 digits of its "
                 "content>; run make compile"
             )
-        if not tree.text(f"images/{stage}/Dockerfile"):
-            findings.append(f"{task}: image {image}: no images/{stage}/Dockerfile; add it")
+        if stage not in tomllib.loads(tree.text(STAGES)):
+            findings.append(f"{task}: image {image}: no {stage} in {STAGES}; add it")
     return findings
 
 
@@ -70,11 +73,10 @@ def check_users(tree: Tree) -> list[str]:
                 "and runAsNonRoot; kubernetes.set_security_context sets them"
             )
             continue
-        path = f"images/{stage_of(task.executor)}/Dockerfile"
-        users = re.findall(r"^USER\s+(\S+)", tree.text(path), re.MULTILINE) or ["none"]
-        if tree.text(path) and users[-1] != user:
+        users = re.findall(r"^USER\s+(\S+)", tree.text(DOCKERFILE), re.MULTILINE) or ["none"]
+        if users[-1] != user:
             findings.append(
-                f"{path}: USER {users[-1]}; {task} runs as {user}, who is to own its files; make "
-                "them alike"
+                f"{DOCKERFILE}: USER {users[-1]}; {task} runs as {user}, who is to own its files; "
+                "make them alike"
             )
     return findings

@@ -23,7 +23,8 @@ COPIED = (
     "manifests",
     "images/requirements.lock",
     "images/images.lock",
-    "images/*/Dockerfile",
+    "images/Dockerfile",
+    "images/stages.toml",
     "pipelines/compiled",
     "pipelines/params",
     "pipelines/submit.py",
@@ -205,14 +206,6 @@ def policy_without(lines: str) -> Callable[[Path], None]:
     return swap("manifests/base/network-policy.yaml", lines, "")
 
 
-def user_of(stage: str, user: str) -> Callable[[Path], None]:
-    def plant(tree: Path) -> None:
-        path = tree / f"images/{stage}/Dockerfile"
-        path.write_text(re.sub(r"^USER .*$", f"USER {user}", path.read_text(), flags=re.MULTILINE))
-
-    return plant
-
-
 MISTAKES: dict[str, tuple[Callable[[Path], object], str | tuple[str, ...]]] = {
     # the compiled pipelines against the manifests, the images and each other
     "a secret of another name": (
@@ -255,9 +248,9 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], str | tuple[str, ...]]] = {
         package(lambda spec, _: executor(spec, "predict").update(image="scgpt-perturb/split:1")),
         "predict: image scgpt-perturb/split:1; expected scgpt-perturb/predict:<16 digits",
     ),
-    "an image without Dockerfile": (
-        lambda tree: (tree / "images/evaluate/Dockerfile").unlink(),
-        "no images/evaluate/Dockerfile; add it",
+    "an image that nobody builds": (
+        swap("images/stages.toml", "\nevaluate = ", "\nevaluates = "),
+        "no evaluate in images/stages.toml; add it",
     ),
     "a moving tag": (
         package(lambda spec, _: executor(spec, "split").update(image="scgpt-perturb/split:latest")),
@@ -296,12 +289,12 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], str | tuple[str, ...]]] = {
         "images/images.lock: expected image and built_from of each stage",
     ),
     "an image with another user": (
-        user_of("predict", "1000:1000"),
-        "images/predict/Dockerfile: USER 1000:1000;",
+        swap("images/Dockerfile", "USER 10001:10001", "USER 1000:1000"),
+        "images/Dockerfile: USER 1000:1000;",
     ),
     "an image that runs as root": (
-        lambda tree: (tree / "images/split/Dockerfile").write_text("FROM scratch\n"),
-        "images/split/Dockerfile: USER none;",
+        swap("images/Dockerfile", "USER 10001:10001\n", ""),
+        "images/Dockerfile: USER none;",
     ),
     "a pod without security context": (
         package(lambda _, platform: config(platform, "split").pop("securityContext")),
