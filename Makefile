@@ -69,6 +69,7 @@ lint: env ## check style
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/hadolint images/Dockerfile
+	@$(BIN)/yamllint --strict manifests pipelines/params pipelines/validation .github
 
 types: env ## check types
 	@$(BIN)/mypy

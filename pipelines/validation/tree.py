@@ -19,6 +19,9 @@ from components.shared.errors import InputError
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """Compiled pipelines are long; the loader in C reads them ten times faster."""
 NAMESPACE = "kubeflow"
+TERRAFORM = "manifests/gke/main.tf"
+SECRETS = "manifests/secrets.example.yaml"
+POOL = "google_container_node_pool"
 OWN = "scgpt-perturb"
 """Name of our service account, role, quota and priority class."""
 COMPILED = "pipelines/compiled"
@@ -29,7 +32,7 @@ RELEASE = "build/release"
 
 @dataclass(frozen=True)
 class Object:
-    """A Kubernetes object, and the overlays that render it."""
+    """A Kubernetes object, and the overlays that render it; or a resource of Terraform's."""
 
     data: dict[str, Any]
     overlays: tuple[str, ...]
@@ -42,12 +45,7 @@ class Object:
     @property
     def name(self) -> str:
         """Its name."""
-        return str(self.data.get("metadata", {}).get("name"))
-
-    @property
-    def namespace(self) -> str:
-        """Its namespace, empty for none."""
-        return str(self.data.get("metadata", {}).get("namespace", ""))
+        return str(self.data["metadata"]["name"])
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -55,7 +53,10 @@ class Object:
         return self.data.get("spec") or {}
 
     def __str__(self) -> str:
-        return f"manifests ({', '.join(self.overlays)}): {self.kind}/{self.name}"
+        where = (
+            TERRAFORM if TERRAFORM in self.overlays else f"manifests ({', '.join(self.overlays)})"
+        )
+        return f"{where}: {self.kind}/{self.name}"
 
 
 class Tree:
@@ -145,39 +146,81 @@ class Tree:
         return found
 
     @cached_property
-    def secrets(self) -> dict[str, set[str]]:
-        """Keys of each secret that the example names.
+    def params(self) -> dict[str, dict[str, Any]]:
+        """What each parameter file gives.
+
+        Raises:
+            InputError: not YAML, or no mapping.
+        """
+        found = {}
+        for path, text in self.files("pipelines/params/*.yaml"):
+            found[path] = next(iter(_documents(path, text)), {})
+            if not found[path]:
+                raise InputError(f"{path}: expected lines of 'parameter: value'")
+        return found
+
+    @cached_property
+    def secrets(self) -> dict[str, dict[str, str]]:
+        """Keys of each secret that the example names, and what they are, which is nothing.
 
         Raises:
             InputError: not YAML, or not objects.
         """
-        path = "manifests/secrets.example.yaml"
-        documents = _objects(path, self.text(path))
-        return {d["metadata"]["name"]: set(d.get("stringData") or {}) for d in documents}
+        documents = _objects(SECRETS, self.text(SECRETS))
+        return {
+            d["metadata"]["name"]: (d.get("stringData") or {}) | (d.get("data") or {})
+            for d in documents
+        }
 
     @cached_property
-    def terraform(self) -> dict[tuple[str, str], dict[str, Any]]:
-        """Terraform's resources by type and name; ``("locals", "")`` has the local values.
+    def _hcl(self) -> dict[str, list[dict[str, Any]]]:
+        options = hcl2.SerializationOptions(
+            strip_string_quotes=True, with_comments=False, explicit_blocks=False
+        )
+        try:
+            found: dict[str, list[dict[str, Any]]] = hcl2.loads(
+                self.text(TERRAFORM), serialization_options=options
+            )
+        except LarkError as error:
+            raise InputError(f"{TERRAFORM}: not Terraform ({str(error).splitlines()[0]})") from None
+        return found
+
+    @cached_property
+    def terraform(self) -> list[Object]:
+        """Terraform's resources.
 
         Raises:
             InputError: not Terraform.
         """
-        options = hcl2.SerializationOptions(
-            strip_string_quotes=True, with_comments=False, explicit_blocks=False
-        )
-        found: dict[tuple[str, str], dict[str, Any]] = defaultdict(dict)
-        path = "manifests/gke/main.tf"
-        try:
-            parsed = hcl2.loads(self.text(path), serialization_options=options)
-        except LarkError as error:
-            raise InputError(f"{path}: not Terraform ({str(error).splitlines()[0]})") from None
-        for block in parsed.get("locals", []):
-            found[("locals", "")].update(block)
-        for block in parsed.get("resource", []):
-            for kind, named in block.items():
-                for name, body in named.items():
-                    found[(kind, name)] = body
-        return found
+        return [
+            Object(body | {"kind": kind, "metadata": {"name": name}}, (TERRAFORM,))
+            for block in self._hcl.get("resource", [])
+            for kind, named in block.items()
+            for name, body in named.items()
+        ]
+
+    @cached_property
+    def pools(self) -> dict[str, dict[str, Any]]:
+        """Terraform's node pools with H100s by name.
+
+        Raises:
+            InputError: not Terraform.
+        """
+        return {
+            name: pool
+            for block in self._hcl.get("locals", [])
+            for name, pool in block.get("h100_pools", {}).items()
+        }
+
+    @cached_property
+    def cpu_node(self) -> dict[str, Any]:
+        """What Terraform says of a node without GPU.
+
+        Raises:
+            InputError: not Terraform.
+        """
+        pools = [o for o in self.terraform if (o.kind, o.name) == (POOL, "cpu")]
+        return dict(pools[0].data["node_config"][0]) if pools else {}
 
     def files(self, *patterns: str) -> Iterator[tuple[str, str]]:
         """Yield path and text of the files that match, in order."""

@@ -34,7 +34,8 @@ H100 = "pipelines/compiled/scgpt-perturb.yaml"
 RIGHTS = "manifests/base/rbac.yaml"
 QUOTA = "manifests/base/quota.yaml"
 README = "manifests/README.md"
-KUEUE = "manifests/components/kueue/queues.yaml"
+KUEUE = "manifests/components/kueue/cluster-queue.yaml"
+LINE = "manifests/components/kueue/local-queue.yaml"
 CLASS = "manifests/overlays/gke-h100/compute-class.yaml"
 ARGO = "manifests/kfp/workflow-controller-configmap.yaml"
 OFFLOAD = "manifests/kfp/offload-node-status.yaml"
@@ -552,7 +553,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], str | tuple[str, ...]]] = {
         "manifests (gke-h100-kueue): ClusterQueue/h100: ",
     ),
     "a local queue without cluster queue": (
-        swap(KUEUE, "clusterQueue: h100", "clusterQueue: gpus"),
+        swap(LINE, "clusterQueue: h100", "clusterQueue: gpus"),
         "LocalQueue/h100: no ClusterQueue/gpus",
     ),
     "spot before on demand": (
