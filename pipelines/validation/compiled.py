@@ -61,12 +61,9 @@ class Task:
 def tasks(tree: Tree) -> Iterator[Task]:
     """Yield what runs in a pod, of all compiled pipelines."""
     for package, spec, platform in tree.packages:
-        try:
-            configs = at(platform, "platforms.kubernetes.deploymentSpec.executors")
-            executors = at(spec, "deploymentSpec.executors")
-            gpus = int(at(spec, "root.inputDefinitions.parameters.gpus.defaultValue"))
-        except LookupError as error:
-            raise InputError(f"{package}: has no {error}; run make compile") from None
+        configs = at(platform, "platforms.kubernetes.deploymentSpec.executors")
+        executors = at(spec, "deploymentSpec.executors")
+        gpus = int(parameters(spec)["gpus"]["defaultValue"])
         for label, executor in executors.items():
             name = label.removeprefix("exec-")
             yield Task(package, name, executor["container"], configs.get(label, {}), gpus)

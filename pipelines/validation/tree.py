@@ -137,11 +137,13 @@ class Tree:
         Those of a release are there once `make compile RELEASE=1` wrote them.
 
         Raises:
-            InputError: not YAML.
+            InputError: not YAML, or no pipeline.
         """
         found = []
         for name, text in self.files(f"{COMPILED}/*.yaml", f"{RELEASE}/*.yaml"):
             spec, platform = [*_documents(name, text), {}, {}][:2]
+            if not (spec.get("root", {}).get("inputDefinitions") and platform.get("platforms")):
+                raise InputError(f"{name}: is no compiled pipeline; run make compile")
             found.append((name, spec, platform))
         return found
 
