@@ -6,7 +6,7 @@ import yaml
 
 from components.shared.errors import InputError
 from pipelines.validation.rules import at
-from pipelines.validation.tree import SECRETS, Tree
+from pipelines.validation.tree import Tree, documents
 
 SCANNED = [f"manifests/**/*.{end}" for end in ("yaml", "md", "tf", "env")]
 SCANNED += ["pipelines/params/*.yaml", ".github/workflows/*.y*ml"]
@@ -34,14 +34,16 @@ FAILED = (
 def check_no_secrets(tree: Tree) -> list[str]:
     """No file holds secret material, in a Secret or anywhere."""
     findings = [
-        f"{SECRETS}: Secret/{name}: stringData.{key} has a value; expected none in a file; kubectl "
-        "create secret makes it"
-        for name, keys in tree.secrets.items()
-        for key, value in keys.items()
-        if value
+        f"{path}: Secret/{d['metadata']['name']}: {field}.{key} has a value; expected none in a "
+        "file; kubectl create secret makes it"
+        for path, text in tree.files("manifests/**/*.yaml")
+        for d in documents(path, text)
+        for field in ("data", "stringData")
+        for key, value in (d.get(field) or {}).items()
+        if d.get("kind") == "Secret" and value
     ]
     findings += [
-        f"{o}: is a secret; expected none in a file; kubectl create secret makes it"
+        f"{o}: a secret is generated from a file; drop it; kubectl create secret makes it"
         for o in tree.all_of("Secret")
     ]
     return findings + [

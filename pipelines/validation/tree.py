@@ -88,7 +88,7 @@ class Tree:
             results[path.parent.name] = (
                 (done.stderr.strip() or "no output").splitlines()[-1]
                 if done.returncode
-                else _documents(path.parent.name, done.stdout)
+                else documents(path.parent.name, done.stdout)
             )
         return results
 
@@ -111,8 +111,8 @@ class Tree:
     def objects(self) -> list[Object]:
         """All objects and patches; one that several overlays render alike is there once."""
         seen: dict[str, tuple[dict[str, Any], list[str]]] = {}
-        for overlay, documents in (self.overlays | {"kfp": self.patches}).items():
-            for document in documents:
+        for overlay, found in (self.overlays | {"kfp": self.patches}).items():
+            for document in found:
                 seen.setdefault(json.dumps(document, sort_keys=True), (document, []))[1].append(
                     overlay
                 )
@@ -125,8 +125,8 @@ class Tree:
     def in_each_overlay(self, check: Callable[[str, list[dict[str, Any]]], list[str]]) -> list[str]:
         """Return what ``check`` finds in the objects of each overlay, what is alike in one line."""
         overlays = defaultdict(list)
-        for overlay, documents in self.overlays.items():
-            for finding in check(overlay, documents):
+        for overlay, rendered in self.overlays.items():
+            for finding in check(overlay, rendered):
                 overlays[finding].append(overlay)
         return [f"manifests ({', '.join(names)}): {found}" for found, names in overlays.items()]
 
@@ -141,7 +141,7 @@ class Tree:
         """
         found = []
         for name, text in self.files(f"{COMPILED}/*.yaml", f"{RELEASE}/*.yaml"):
-            spec, platform = [*_documents(name, text), {}, {}][:2]
+            spec, platform = [*documents(name, text), {}, {}][:2]
             if not (spec.get("root", {}).get("inputDefinitions") and platform.get("platforms")):
                 raise InputError(f"{name}: is no compiled pipeline; run make compile")
             found.append((name, spec, platform))
@@ -156,23 +156,20 @@ class Tree:
         """
         found = {}
         for path, text in self.files("pipelines/params/*.yaml"):
-            found[path] = next(iter(_documents(path, text)), {})
+            found[path] = next(iter(documents(path, text)), {})
             if not found[path]:
                 raise InputError(f"{path}: expected lines of 'parameter: value'")
         return found
 
     @cached_property
-    def secrets(self) -> dict[str, dict[str, str]]:
-        """Keys of each secret that the example names, and what they are, which is nothing.
+    def secrets(self) -> dict[str, set[str]]:
+        """Keys of each secret that the example names.
 
         Raises:
             InputError: not YAML, or not objects.
         """
-        documents = _objects(SECRETS, self.text(SECRETS))
-        return {
-            d["metadata"]["name"]: (d.get("stringData") or {}) | (d.get("data") or {})
-            for d in documents
-        }
+        found = _objects(SECRETS, self.text(SECRETS))
+        return {d["metadata"]["name"]: set(d.get("stringData") or {}) for d in found}
 
     @cached_property
     def _hcl(self) -> dict[str, list[dict[str, Any]]]:
@@ -236,19 +233,25 @@ class Tree:
         return file.read_text() if file.is_file() else ""
 
 
-def _documents(path: str, text: str) -> list[dict[str, Any]]:
+def documents(path: str, text: str) -> list[dict[str, Any]]:
+    """Return the mappings in a YAML file.
+
+    Raises:
+        InputError: not YAML.
+    """
     try:
         loaded = yaml.load_all(text, Loader=LOADER)
         return [document for document in loaded if isinstance(document, dict)]
     except yaml.YAMLError as error:
-        raise InputError(f"{path}: not YAML ({error}); correct it") from None
+        told = " ".join(str(error).split())
+        raise InputError(f"{path}: not YAML ({told}); correct it") from None
 
 
 def _objects(path: str, text: str) -> list[dict[str, Any]]:
-    documents = _documents(path, text)
-    for document in documents:
+    found = documents(path, text)
+    for document in found:
         if not {"apiVersion", "kind"} <= set(document) or not (document.get("metadata") or {}).get(
             "name"
         ):
             raise InputError(f"{path}: expected objects with apiVersion, kind and metadata.name")
-    return documents
+    return found

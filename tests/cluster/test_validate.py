@@ -844,6 +844,15 @@ def test_a_mistake_is_told_in_its_own_line(mistake, tree, before):
     assert all("\n" not in line for line in new)
 
 
+def test_a_fault_of_style_is_told_by_lint(tree):
+    path = "pipelines/params/demo.yaml"
+    lint = [Path(sys.executable).parent / "yamllint", "--strict", "-c", ROOT / ".yamllint", path]
+    assert subprocess.run(lint, cwd=tree, check=False).returncode == 0
+    add(path, "seed: 1\n")(tree)
+    done = subprocess.run(lint, cwd=tree, capture_output=True, text=True, check=False)
+    assert done.returncode and 'duplication of key "seed" in mapping' in done.stdout
+
+
 UNREADABLE = {
     H100: "a: [b\n",
     "pipelines/compiled/scgpt-perturb-cpu.yaml": "root: {}\n",
