@@ -77,7 +77,8 @@ test: lint types check-compiled ## lint, types, compile check and all tests but 
 lint: env ## check style
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/hadolint images/*/Dockerfile
+	@$(BIN)/hadolint images/Dockerfile
+	@$(BIN)/yamllint --strict manifests pipelines/params pipelines/validation .github
 
 types: env ## check types
 	@$(BIN)/mypy

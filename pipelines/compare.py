@@ -4,19 +4,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from kfp import dsl
-from kfp.dsl.pipeline_channel import PipelineChannel
 
 from components.check.component import check_grid
 from components.compare.component import compare
-from components.conclude.component import conclude
-from components.evaluate.component import evaluate
-from components.finetune.component import finetune
-from components.ingest.component import ingest
-from components.predict.component import predict
-from components.prior.component import prior as gene_prior
 from components.publish.component import publish_best
-from components.split.component import split
-from pipelines.scheduling import LIFETIME, LOCAL, Profile, on_a_pod
+from pipelines.scheduling import LIFETIME, LOCAL, Profile
+from pipelines.stages import Stages
 
 NAME = "compare-priors"
 
@@ -90,122 +83,37 @@ def comparison_on(profile: Profile, images: Mapping[str, str]) -> Any:
             node_selector: labels of the nodes for finetune and predict; {} = any.
             tolerations: tolerations of finetune and predict for the taints of those nodes.
         """
-
-        def place(
-            task: dsl.PipelineTask, stage: str, gpu_count: str | PipelineChannel = "0"
-        ) -> dsl.PipelineTask:
-            if stage in images:
-                task.set_container_image(images[stage])
-            on_a_pod(
-                task,
-                stage,
-                profile,
-                gpu_count=gpu_count,
-                node_selector=node_selector,
-                tolerations=tolerations,
-            )
-            return task
-
-        concluded = conclude(run_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER, checkpoints=checkpoints)
-        place(concluded, "conclude").set_caching_options(enable_caching=False)
-        with dsl.ExitHandler(concluded, name="run"):
-            checked = check_grid(
-                package=profile.package(NAME),
-                checkpoints=checkpoints,
-                dataset=dataset,
-                train_lines=train_lines,
-                test_line=test_line,
-                pretrained=pretrained,
-                priors=priors,
-                recipe=recipe,
-                seeds=seeds,
-                split_seed=split_seed,
-                perturbation_column=perturbation_column,
-                cell_line_column=cell_line_column,
-                control_label=control_label,
-                ingest_options=ingest_options,
-                split_options=split_options,
-                overrides=overrides,
-                perturbations=perturbations,
-                cells_per_perturbation=cells_per_perturbation,
-                gpus=gpus,
-                publish_to=publish_to,
-            )
-            ingested = ingest(
-                dataset=dataset,
-                perturbation_column=perturbation_column,
-                cell_line_column=cell_line_column,
-                control_label=control_label,
-                options=ingest_options,
-            ).after(checked)
-            divided = split(
-                cells=ingested.outputs["cells"],
-                train_lines=train_lines,
-                test_line=test_line,
-                perturbations=perturbations,
-                options=split_options,
-                seed=split_seed,
-            )
-            place(checked, "check")
-            place(ingested, "ingest")
-            place(divided, "split")
+        stages = Stages(profile, images, locals())
+        with stages.until_concluded(checkpoints):
+            checked = stages.add(check_grid, package=profile.package(NAME))
+            data = stages.read(checked, seed=split_seed)
             with dsl.ParallelFor(checked.outputs["Output"], parallelism=profile.runs) as cell:
-                aligned = gene_prior(
-                    uri=cell.prior, pretrained=pretrained, seed=cell.seed, in_grid=True
-                )
-                tuned = finetune(
-                    cells=ingested.outputs["cells"],
-                    splits=divided.outputs["splits"],
-                    gene_prior=aligned.outputs["gene_prior"],
-                    pretrained=pretrained,
-                    recipe=recipe,
-                    overrides=overrides,
+                made, stats = stages.run(
+                    data,
+                    prior=cell.prior,
                     seed=cell.seed,
-                    gpus=gpus,
                     checkpoints=cell.checkpoints,
-                    in_grid=True,
-                )
-                predicted = predict(
-                    model=tuned.outputs["model"],
-                    cells=ingested.outputs["cells"],
-                    splits=divided.outputs["splits"],
-                    cells_per_perturbation=cells_per_perturbation,
-                    seed=cell.seed,
-                    gpus=gpus,
-                    in_grid=True,
-                )
-                evaluated = evaluate(
-                    predictions=predicted.outputs["predictions"],
-                    cells=ingested.outputs["cells"],
-                    splits=divided.outputs["splits"],
-                    gene_prior=aligned.outputs["gene_prior"],
                     repeat=cell.repeat,
+                    gpu_count=checked.outputs["gpu_count"],
                     in_grid=True,
                 )
-                place(aligned, "prior")
-                place(tuned, "finetune", checked.outputs["gpu_count"])
-                place(predicted, "predict", checked.outputs["gpu_count"])
-                place(evaluated, "evaluate")
-            compared = compare(
-                evaluations=dsl.Collected(evaluated.outputs["evaluation"]),
-                stats=dsl.Collected(tuned.outputs["stats"]),
+            # What a task tells in its log is read for the run's last page; the cache has no log.
+            compared = stages.add_uncached(
+                compare,
+                evaluations=dsl.Collected(made["evaluation"]),
+                stats=dsl.Collected(stats),
                 cells=checked.outputs["runs"],
                 repeat=checked.outputs["repeat"],
             )
-            # What a task tells in its log is read for the run's last page; the cache has no log.
-            compared.set_caching_options(enable_caching=False)
-            place(compared, "compare")
-            shared = publish_best(
-                models=dsl.Collected(tuned.outputs["model"]),
-                predictions=dsl.Collected(predicted.outputs["predictions"]),
-                evaluation=compared.outputs["best_evaluation"],
-                splits=divided.outputs["splits"],
-                best=compared.outputs["Output"],
-                publish_to=publish_to,
-            )
             # A cached publish would claim to have written a folder it did not touch.
-            shared.set_caching_options(enable_caching=False)
-            place(shared, "publish")
+            stages.add_uncached(
+                publish_best,
+                models=dsl.Collected(made["model"]),
+                predictions=dsl.Collected(made["predictions"]),
+                evaluation=compared.outputs["best_evaluation"],
+                splits=data["splits"],
+                best=compared.outputs["Output"],
+            )
 
     return compare_priors
 

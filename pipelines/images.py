@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatch
 from pathlib import Path
@@ -26,6 +27,8 @@ from components.shared.errors import InputError, one_line_errors
 
 ROOT = Path(__file__).resolve().parents[1]
 IMAGES = ROOT / "images"
+DOCKERFILE = IMAGES / "Dockerfile"
+STAGES = IMAGES / "stages.toml"
 PACKAGES_LOCK = IMAGES / "requirements.lock"
 IMAGES_LOCK = IMAGES / "images.lock"
 PLATFORM = "linux/amd64"
@@ -35,15 +38,20 @@ NOT_CONTENT = ("README.md", "*.pyc", "*.partial", "*.swp", ".*")
 
 def stages() -> list[str]:
     """Return the stages that have an image."""
-    return sorted(path.parent.name for path in IMAGES.glob("*/Dockerfile"))
+    return sorted(tomllib.loads(STAGES.read_text()))
+
+
+def differences(stage: str) -> dict[str, str]:
+    """Return the arguments of the Dockerfile in which the image of ``stage`` is its own."""
+    said = tomllib.loads(STAGES.read_text())[stage]
+    return {"STAGE": stage, "BASE": said["base"], "ABOUT": said["about"]}
 
 
 def content_of(stage: str) -> Iterator[Path]:
     """Yield every file that goes into the image of ``stage``, in a fixed order."""
-    dockerfile = IMAGES / stage / "Dockerfile"
-    copies = " ".join(re.findall("^COPY .*", dockerfile.read_text(), flags=re.MULTILINE)).split()
-    copied = sorted({name for name in copies if name.startswith("images/")})
-    yield from (dockerfile, *(ROOT / name for name in copied))
+    yield from (DOCKERFILE, PACKAGES_LOCK, *sorted((IMAGES / stage).glob("*.in")))
+    if differences(stage)["BASE"] != "plain":
+        yield from sorted((IMAGES / "torch").glob("*.in"))
     yield ROOT / "components" / "__init__.py"
     for folder in ("shared", stage):
         for path in sorted((ROOT / "components" / folder).rglob("*")):
@@ -53,7 +61,7 @@ def content_of(stage: str) -> Iterator[Path]:
 
 def development_image(stage: str) -> str:
     """Return the name of an image, its tag made of the content that goes into it."""
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(json.dumps(differences(stage)).encode())
     for path in content_of(stage):
         content = hashlib.sha256(path.read_bytes()).hexdigest()
         digest.update(f"{path.relative_to(ROOT)} {content}\n".encode())
@@ -139,7 +147,7 @@ def build(network: str) -> None:
             continue
         _say(f"{where}: building")
         started = time.perf_counter()
-        facts = {
+        arguments = differences(stage) | {
             "IMAGE": image,
             "REVISION": _revision(stage),
             "SOURCE": source or "unknown",
@@ -148,8 +156,8 @@ def build(network: str) -> None:
         done = subprocess.run(
             [
                 *(client, "build", "--platform", PLATFORM, "--network", network),
-                *(f"--build-arg={name}={value}" for name, value in facts.items()),
-                *("--file", f"images/{stage}/Dockerfile", "--tag", image, "."),
+                *(f"--build-arg={name}={value}" for name, value in arguments.items()),
+                *("--file", "images/Dockerfile", "--tag", image, "."),
             ],
             cwd=ROOT,
             env=os.environ | {"DOCKER_BUILDKIT": "1"},
@@ -211,7 +219,7 @@ def _source() -> str:
 
 def _revision(stage: str) -> str:
     """Return the commit, and whether what goes into the image differs from it."""
-    paths = [str(path) for path in content_of(stage)]
+    paths = [str(path) for path in (STAGES, *content_of(stage))]
     changed = _git("status", "--porcelain", "--", *paths)
     return (_git("rev-parse", "HEAD") or "unknown") + ("-dirty" if changed else "")
 

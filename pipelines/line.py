@@ -4,16 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from kfp import dsl
-from kfp.dsl.pipeline_channel import PipelineChannel
 
 from components.check.component import check_model
-from components.conclude.component import conclude
-from components.evaluate.component import evaluate
-from components.ingest.component import ingest
-from components.predict.component import predict
-from components.publish.component import publish
-from components.split.component import split
-from pipelines.scheduling import LIFETIME, LOCAL, Profile, on_a_pod
+from pipelines.scheduling import LIFETIME, LOCAL, Profile
+from pipelines.stages import Stages
 
 NAME = "predict-line"
 
@@ -72,87 +66,19 @@ def prediction_on(profile: Profile, images: Mapping[str, str]) -> Any:
             node_selector: labels of the nodes for predict; {} = any.
             tolerations: tolerations of predict for the taints of those nodes.
         """
-
-        def place(
-            task: dsl.PipelineTask, stage: str, gpu_count: str | PipelineChannel = "0"
-        ) -> dsl.PipelineTask:
-            if stage in images:
-                task.set_container_image(images[stage])
-            on_a_pod(
-                task,
-                stage,
-                profile,
-                gpu_count=gpu_count,
-                node_selector=node_selector,
-                tolerations=tolerations,
-            )
-            return task
-
-        concluded = conclude(run_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER, checkpoints="")
-        place(concluded, "conclude").set_caching_options(enable_caching=False)
-        with dsl.ExitHandler(concluded, name="run"):
-            checked = check_model(
-                package=profile.package(NAME),
-                model=model,
-                dataset=dataset,
-                cell_line=cell_line,
-                perturbations=perturbations,
-                cells_per_perturbation=cells_per_perturbation,
-                perturbation_column=perturbation_column,
-                cell_line_column=cell_line_column,
-                control_label=control_label,
-                ingest_options=ingest_options,
-                split_options=split_options,
+        stages = Stages(profile, images, locals())
+        with stages.until_concluded(checkpoints=""):
+            checked = stages.add(check_model, package=profile.package(NAME))
+            data = stages.read(checked, train_lines=[], test_line=cell_line)
+            scored = stages.score(
+                data,
+                checked.outputs["taken"],
                 seed=seed,
-                gpus=gpus,
-                publish_to=publish_to,
-            )
-            ingested = ingest(
-                dataset=dataset,
-                perturbation_column=perturbation_column,
-                cell_line_column=cell_line_column,
-                control_label=control_label,
-                options=ingest_options,
-            ).after(checked)
-            divided = split(
-                cells=ingested.outputs["cells"],
-                train_lines=[],
-                test_line=cell_line,
-                perturbations=perturbations,
-                options=split_options,
-                seed=seed,
-            )
-            predicted = predict(
-                model=checked.outputs["taken"],
-                cells=ingested.outputs["cells"],
-                splits=divided.outputs["splits"],
-                cells_per_perturbation=cells_per_perturbation,
-                seed=seed,
-                gpus=gpus,
-                in_grid=False,
-            )
-            evaluated = evaluate(
-                predictions=predicted.outputs["predictions"],
-                cells=ingested.outputs["cells"],
-                splits=divided.outputs["splits"],
                 repeat=checked.outputs["Output"],
+                gpu_count=checked.outputs["gpu_count"],
                 in_grid=False,
             )
-            shared = publish(
-                model=checked.outputs["taken"],
-                predictions=predicted.outputs["predictions"],
-                evaluation=evaluated.outputs["evaluation"],
-                splits=divided.outputs["splits"],
-                publish_to=publish_to,
-            )
-            # A cached publish would claim to have written a folder it did not touch.
-            shared.set_caching_options(enable_caching=False)
-            place(checked, "check")
-            place(ingested, "ingest")
-            place(divided, "split")
-            place(predicted, "predict", checked.outputs["gpu_count"])
-            place(evaluated, "evaluate")
-            place(shared, "publish")
+            stages.publish(data, scored)
 
     return predict_line
 

@@ -1,19 +1,37 @@
 """Where each task runs: all accelerator, node-pool and resource settings, in one place.
 
-`on_a_pod` is the one function that turns a `Profile` into KFP's settings. The names of secrets and
-of the queue stand again in `manifests/`; `make validate` holds the two together.
+`on_a_pod` is the one function that turns a `Profile` into KFP's settings. Names, labels and taints
+that a cluster has come from `manifests/`. The names of secrets stand again there; `make validate`
+holds the two together.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import yaml
 from kfp import dsl, kubernetes
 from kfp.dsl.pipeline_channel import PipelineChannel
 
+MANIFESTS = Path(__file__).resolve().parents[1] / "manifests"
+
+
+def _manifest(path: str) -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load((MANIFESTS / path).read_text())
+    return loaded
+
+
+ACCOUNT = _manifest("base/service-account.yaml")["metadata"]
+"""Name and namespace of the service account that pods of runs act as."""
+H100S = _manifest("components/kueue/flavor.yaml")["spec"]
+QUEUE = _manifest("components/kueue/local-queue.yaml")["metadata"]["name"]
 ACCELERATOR = "nvidia.com/gpu"
-H100_NODE_SELECTOR = {"cloud.google.com/gke-accelerator": "nvidia-h100-80gb"}
-GPU_TOLERATIONS = [{"key": ACCELERATOR, "operator": "Exists", "effect": "NoSchedule"}]
+H100_NODE_SELECTOR = H100S["nodeLabels"]
+GPU_TOLERATIONS = [
+    {"key": taint["key"], "operator": "Exists", "effect": taint["effect"]}
+    for taint in H100S["nodeTaints"]
+]
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 SAFE_TO_EVICT = "cluster-autoscaler.kubernetes.io/safe-to-evict"
 """The autoscaler must not move a task to save a node: a fine-tune is one long pod."""
@@ -117,7 +135,7 @@ H100 = Profile(
     runs=4,
     node_selector=H100_NODE_SELECTOR,
     tolerations=tuple(GPU_TOLERATIONS),
-    queue="h100",
+    queue=QUEUE,
 )
 """Full-size data on a GKE pool of H100s (a3-highgpu-1g: 26 vCPU, 234 GB a GPU)."""
 

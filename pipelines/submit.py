@@ -39,6 +39,7 @@ from pipelines.cluster import OTHER_PAGE, Client, bare_host, connect, one_line_a
 from pipelines.inputs import input_uris, is_comparison, is_prediction, priors_of
 from pipelines.package import Package, read_package
 from pipelines.run import assignments_in, check_settings, read_params
+from pipelines.scheduling import ACCOUNT
 from pipelines.watch import Progress, duration, failed_tasks, follow
 
 COMPILED = Path(__file__).parent / "compiled"
@@ -119,8 +120,8 @@ def argument_parser() -> argparse.ArgumentParser:
     add("--experiment", default="scgpt-perturb", help="made if there is none (%(default)s)")
     add("--run", default="", help="name of the run (prior, test line and time)")
     add("--package", type=Path, help="compiled pipeline, of a release or here")
-    add("--namespace", default="kubeflow", help="of the runs' pods (%(default)s)")
-    add("--service-account", default="scgpt-perturb", help="of the runs' pods (%(default)s)")
+    add("--namespace", default=ACCOUNT["namespace"], help="of the runs' pods (%(default)s)")
+    add("--service-account", default=ACCOUNT["name"], help="of the runs' pods (%(default)s)")
     add("--no-cache", action="store_true", help="take no task from the cache")
     add("--cron", default="", help="run at these times: second minute hour day month weekday")
     add("--detach", action="store_true", help="do not watch the run")

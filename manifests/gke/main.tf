@@ -17,6 +17,14 @@ provider "google" {
 }
 
 locals {
+  # What pods and nodes must agree on is said once, in the manifests.
+  h100_nodes = yamldecode(file("${path.module}/../components/kueue/flavor.yaml")).spec
+  pods       = yamldecode(file("${path.module}/../base/service-account.yaml")).metadata
+  project = {
+    for object in split("\n---\n", file("${path.module}/../overlays/gke-h100/project.yaml")) :
+    yamldecode(object).kind => yamldecode(object)
+  }
+
   # The one-GPU machine is sold on spot (and by flex-start, which the ComputeClass covers) only. Each
   # machine comes with its local SSDs.
   h100_pools = {
@@ -115,16 +123,19 @@ resource "google_container_node_pool" "h100" {
     oauth_scopes    = ["https://www.googleapis.com/auth/cloud-platform"]
 
     guest_accelerator {
-      type  = "nvidia-h100-80gb"
+      type  = local.h100_nodes.nodeLabels["cloud.google.com/gke-accelerator"]
       count = each.value.gpus
       gpu_driver_installation_config {
         gpu_driver_version = "LATEST"
       }
     }
-    taint {
-      key    = "nvidia.com/gpu"
-      value  = "present"
-      effect = "NO_SCHEDULE"
+    dynamic "taint" {
+      for_each = local.h100_nodes.nodeTaints
+      content {
+        key    = taint.value.key
+        value  = taint.value.value
+        effect = { NoSchedule = "NO_SCHEDULE", NoExecute = "NO_EXECUTE" }[taint.value.effect]
+      }
     }
     ephemeral_storage_local_ssd_config {
       local_ssd_count = each.value.local_ssds
@@ -145,7 +156,7 @@ resource "google_container_node_pool" "h100" {
 }
 
 resource "google_service_account" "nodes" {
-  account_id   = "scgpt-nodes"
+  account_id   = split("@", local.project.ComputeClass.spec.nodePoolConfig.serviceAccount)[0]
   display_name = "Nodes of the scgpt-perturb cluster"
   depends_on   = [google_project_service.used]
 }
@@ -158,7 +169,7 @@ resource "google_project_iam_member" "nodes" {
 }
 
 resource "google_service_account" "runs" {
-  account_id   = "scgpt-perturb"
+  account_id   = split("@", local.project.ServiceAccount.metadata.annotations["iam.gke.io/gcp-service-account"])[0]
   display_name = "Pods of scgpt-perturb's runs"
   depends_on   = [google_project_service.used]
 }
@@ -167,7 +178,7 @@ resource "google_service_account" "runs" {
 resource "google_service_account_iam_member" "runs" {
   service_account_id = google_service_account.runs.name
   role               = "roles/iam.workloadIdentityUser"
-  member             = "serviceAccount:${var.project}.svc.id.goog[kubeflow/scgpt-perturb]"
+  member             = "serviceAccount:${var.project}.svc.id.goog[${local.pods.namespace}/${local.pods.name}]"
   depends_on         = [google_container_cluster.this]
 }
 
@@ -189,7 +200,7 @@ resource "google_storage_bucket_iam_member" "runs" {
 resource "google_storage_bucket_iam_member" "ui" {
   bucket     = google_storage_bucket.runs.name
   role       = "roles/storage.objectViewer"
-  member     = "principal://iam.googleapis.com/projects/${data.google_project.this.number}/locations/global/workloadIdentityPools/${var.project}.svc.id.goog/subject/ns/kubeflow/sa/ml-pipeline-ui"
+  member     = "principal://iam.googleapis.com/projects/${data.google_project.this.number}/locations/global/workloadIdentityPools/${var.project}.svc.id.goog/subject/ns/${local.pods.namespace}/sa/ml-pipeline-ui"
   depends_on = [google_container_cluster.this]
 }
 

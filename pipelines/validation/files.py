@@ -1,66 +1,51 @@
-"""Files as they stand: YAML style, secrets, and as whom and where `make submit` runs pods."""
+"""What is in files as text: no secret, and a retry that matches what Argo says."""
 
 import re
-from functools import cache
 
 import yaml
-from yamllint import linter
-from yamllint.config import YamlLintConfig, YamlLintConfigError
 
-from pipelines.validation.tree import NAMESPACE, OWN, Tree
+from components.shared.errors import InputError
+from pipelines.validation.rules import at
+from pipelines.validation.tree import Tree, documents
 
-STYLED = ("manifests/**/*.yaml", "pipelines/params/*.yaml", ".github/workflows/*.y*ml")
-SCANNED = (*STYLED, "manifests/**/*.md", "manifests/**/*.tf", "manifests/**/*.env")
+SCANNED = [f"manifests/**/*.{end}" for end in ("yaml", "md", "tf", "env")]
+SCANNED += ["pipelines/params/*.yaml", ".github/workflows/*.y*ml"]
 KEY = re.compile(
     r"hf_[A-Za-z0-9]{30,}|-----BEGIN [A-Z ]*PRIVATE KEY|ya29\.[\w-]{20,}"
     r"|(?i:api.?key|token)\W{1,4}[0-9a-f]{40}\b"
 )
 """Tokens of the Hugging Face Hub and Google, private keys, Weights & Biases' keys."""
+LOST = (
+    "Pod was terminated in response to imminent node shutdown.",
+    "The node was low on resource: memory. Threshold quantity: 100Mi, available: 40Mi.",
+    "Preempted in order to admit critical pod",
+    "pod failed: neither main nor wait container completed successfully",
+    "main: Error (exit code 143)",
+)
+"""What Argo says of a pod that is lost; the default retry must match these."""
+FAILED = (
+    "main: Error (exit code 1)",
+    "main: OOMKilled (exit code 137)",
+    "Pod was active on the node longer than the specified deadline",
+)
+"""What Argo says of a task that failed; the default retry must not match these."""
 
 
-def check_style(tree: Tree) -> list[str]:
-    """YAML files pass yamllint with the settings in .yamllint."""
-    settings = tree.text(".yamllint")
-    if not settings:
-        return [".yamllint: no such file; expected yamllint's settings"]
-    try:
-        return [
-            f"{path}:{problem}; correct it"
-            for path, text in tree.files(*STYLED)
-            for problem in _style(settings, text)
-        ]
-    except YamlLintConfigError as error:
-        return [f".yamllint: {error}; correct it"]
-
-
-@cache
-def _style(settings: str, text: str) -> tuple[str, ...]:
-    return tuple(
-        f"{problem.line}: {problem.desc} ({problem.rule or 'syntax'})"
-        for problem in linter.run(text, YamlLintConfig(settings))
-    )
-
-
-def check_secrets(tree: Tree) -> list[str]:
-    """No manifest holds secret material, in a Secret or anywhere."""
-    findings = []
-    for path, text in tree.files("manifests/**/*.yaml"):
-        try:
-            documents = [d for d in yaml.safe_load_all(text) if isinstance(d, dict)]
-        except yaml.YAMLError:
-            continue  # check_style tells it
-        for document in documents:
-            if document.get("secretGenerator"):
-                findings.append(f"{path}: secretGenerator: reads a secret from a file; drop it")
-            if document.get("kind") != "Secret":
-                continue
-            findings += [
-                f"{path}: Secret/{document['metadata']['name']}: {field}.{key} has a value; "
-                "expected none in a file; kubectl create secret makes it"
-                for field in ("data", "stringData")
-                for key, value in (document.get(field) or {}).items()
-                if value
-            ]
+def check_no_secrets(tree: Tree) -> list[str]:
+    """No file holds secret material, in a Secret or anywhere."""
+    findings = [
+        f"{path}: Secret/{d['metadata']['name']}: {field}.{key} has a value; expected none in a "
+        "file; kubectl create secret makes it"
+        for path, text in tree.files("manifests/**/*.yaml")
+        for d in documents(path, text)
+        for field in ("data", "stringData")
+        for key, value in (d.get(field) or {}).items()
+        if d.get("kind") == "Secret" and value
+    ]
+    findings += [
+        f"{o}: a secret is generated from a file; drop it; kubectl create secret makes it"
+        for o in tree.all_of("Secret")
+    ]
     return findings + [
         f"{path}:{number}: looks like a key; remove it, and revoke it where it was issued"
         for path, text in tree.files(*SCANNED)
@@ -69,14 +54,23 @@ def check_secrets(tree: Tree) -> list[str]:
     ]
 
 
-def check_submit(tree: Tree) -> list[str]:
-    """`make submit` runs pods where, and as whom, the manifests expect."""
-    text, findings = tree.text("pipelines/submit.py"), []
-    for option, wanted in (("--service-account", OWN), ("--namespace", NAMESPACE)):
-        found = re.search(rf'"{option}", default="([^"]*)"', text)
-        if not found or found[1] != wanted:
-            findings.append(
-                f"pipelines/submit.py: {option} is {found[1] if found else 'not there'}; the "
-                f"manifests have {wanted}; make them alike"
-            )
+def check_retry(tree: Tree) -> list[str]:
+    """Argo retries lost pods and only those."""
+    findings = []
+    for o in tree.all_of("ConfigMap"):
+        try:
+            defaults = at(o.data, "data.workflowDefaults")
+            retry = str(at(defaults, "spec.templateDefaults.retryStrategy.expression"))
+            patterns = [re.compile(p) for p in re.findall(r"matches\s+'([^']*)'", retry)]
+        except (LookupError, TypeError, yaml.YAMLError):
+            continue  # where there are defaults, a rule tells it
+        except re.error as error:
+            raise InputError(f"{o}: retryStrategy.expression: bad pattern ({error})") from None
+        for message in (*LOST, *FAILED):
+            retried = any(pattern.search(message) for pattern in patterns)
+            if retried != (message in LOST):
+                findings.append(
+                    f"{o}: retryStrategy.expression: '{message}' is {'' if retried else 'not '}"
+                    "retried; expected the opposite; mend it"
+                )
     return findings

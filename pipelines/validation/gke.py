@@ -1,24 +1,13 @@
-"""What Terraform makes on GKE is what pods and manifests ask for."""
+"""What Terraform makes on GKE has room for the tasks, and is made in an order that works."""
 
 import re
-from typing import Any
 
 from kubernetes.utils.quantity import parse_quantity
 
-from pipelines.validation.compiled import (
-    ACCELERATOR,
-    gpus,
-    node_selector,
-    requests,
-    tasks,
-    with_gpus,
-)
-from pipelines.validation.tree import NAMESPACE, OWN, Tree
+from pipelines.validation.compiled import ACCELERATOR, tasks, with_gpus
+from pipelines.validation.tree import TERRAFORM, Tree
 
-WHERE = "manifests/gke/main.tf"
-POOL = "google_container_node_pool"
 APIS = "google_project_service.used"
-ANNOTATION = "iam.gke.io/gcp-service-account"
 MACHINES = {
     "a3-highgpu-1g": (26, 234),
     "a3-highgpu-8g": (208, 1872),
@@ -29,134 +18,43 @@ LEFT_FOR_PODS = 0.85
 """Share of a node that is left beside the kubelet, the system and daemons."""
 
 
-def _block(body: dict[str, Any], name: str) -> dict[str, Any]:
-    """Return a nested block of Terraform's, of which there is at most one."""
-    return (body.get(name) or [{}])[0]
-
-
-def check_pools(tree: Tree) -> list[str]:
-    """The pools have the label and the taint that tasks expect, and cost nothing when idle."""
-    h100, cpu = tree.terraform[(POOL, "h100")], tree.terraform[(POOL, "cpu")]
-    findings = []
-    for name, pool in (("h100", h100), ("cpu", cpu)):
-        node = _block(pool, "node_config")
-        findings += [
-            f"{WHERE}: {name}: {feature} is not on; expected enabled = true; add it"
-            for feature in ("gvnic", "gcfs_config")
-            if _block(node, feature).get("enabled") is not True
-        ]
-        if _block(node, "workload_metadata_config").get("mode") != "GKE_METADATA":
-            findings.append(
-                f"{WHERE}: {name}: pods would have the node's rights; expected "
-                "workload_metadata_config with mode = GKE_METADATA; add it"
-            )
-    if _block(h100, "autoscaling").get("total_min_node_count") != 0:
-        findings.append(f"{WHERE}: h100: idle nodes cost; expected total_min_node_count = 0")
-    if _block(cpu, "node_config").get("taint"):
-        findings.append(f"{WHERE}: cpu: KFP's driver pods tolerate no taint; drop it")
-    return findings + _accelerator(tree, _block(h100, "node_config"))
-
-
-def _accelerator(tree: Tree, node: dict[str, Any]) -> list[str]:
-    findings = []
-    found = _block(node, "guest_accelerator").get("type")
-    selected = {v for t in tasks(tree) if gpus(tree, t) for v in node_selector(tree, t).values()}
-    if selected - {found}:
-        findings.append(
-            f"{WHERE}: h100: accelerator {found}; tasks select {', '.join(sorted(selected))}; make "
-            "them alike"
-        )
-    if not _block(node, "ephemeral_storage_local_ssd_config").get("local_ssd_count"):
-        findings.append(f"{WHERE}: h100: no local SSD for /tmp; add local_ssd_count")
-    taints = {(t.get("key"), t.get("value"), _effect(t)) for t in node.get("taint", [])}
-    for flavor in tree.all_of("ResourceFlavor"):
-        wanted = {
-            (t.get("key"), t.get("value"), _effect(t)) for t in flavor.spec.get("nodeTaints", [])
-        }
-        if taints != wanted:
-            findings.append(
-                f"{WHERE}: h100: taints {sorted(taints)}; {flavor} has {sorted(wanted)}; make them "
-                "alike"
-            )
-    return findings
-
-
-def _effect(taint: dict[str, Any]) -> str:
-    """Return the effect of a taint as both Terraform (NO_SCHEDULE) and Kubernetes say it."""
-    return str(taint.get("effect")).replace("_", "").lower()
-
-
-def check_identities(tree: Tree) -> list[str]:
-    """Pods of runs act as the Google service account that may use the bucket."""
-    findings = []
-    member = str(tree.terraform[("google_service_account_iam_member", "runs")].get("member"))
-    if not member.endswith(f"[{NAMESPACE}/{OWN}]"):
-        findings.append(
-            f"{WHERE}: runs: member {member}; expected …[{NAMESPACE}/{OWN}], the service account "
-            "of runs; correct it"
-        )
-    account = tree.terraform[("google_service_account", "runs")].get("account_id")
-    for o in tree.all_of("ServiceAccount", OWN):
-        email = str(o.data["metadata"].get("annotations", {}).get(ANNOTATION))
-        if any(name.startswith("gke") for name in o.overlays) and email.split("@")[0] != account:
-            findings.append(
-                f"{o}: annotation {ANNOTATION} {email}; {WHERE} makes {account}@…; make them alike"
-            )
-    return findings + _nodes(tree)
-
-
-def _nodes(tree: Tree) -> list[str]:
-    """Nodes of every pool, and those that the ComputeClass makes, act as the same account."""
-    account = tree.terraform[("google_service_account", "nodes")].get("account_id")
-    findings = []
-    for o in tree.all_of("ComputeClass"):
-        email = str(o.spec.get("nodePoolConfig", {}).get("serviceAccount"))
-        if email.split("@")[0] != account:
-            findings.append(
-                f"{o}: nodePoolConfig.serviceAccount {email}; {WHERE} makes {account}@…; make them "
-                "alike"
-            )
-    for name in ("cpu", "h100"):
-        found = str(_block(tree.terraform[(POOL, name)], "node_config").get("service_account"))
-        if "google_service_account.nodes.email" not in found:
-            findings.append(
-                f"{WHERE}: {name}: service_account {found}; expected "
-                "google_service_account.nodes.email, who may do what nodes need; set it"
-            )
-    return findings
-
-
-def check_apis(tree: Tree) -> list[str]:
-    """Nothing is made before the project's APIs are on."""
-    names = {key: f"{key[0]}.{key[1]}" for key in tree.terraform if key[0].startswith("google_")}
+def check_terraform(tree: Tree) -> list[str]:
+    """What Terraform reads is there, and nothing is made before the project's APIs are on."""
+    folder, text = (tree.root / TERRAFORM).parent, tree.text(TERRAFORM)
+    findings = [
+        f"{TERRAFORM}: reads {path}, which is not there; correct the path"
+        for path in re.findall(r'file\("\$\{path\.module\}/([^"]+)"\)', text)
+        if not (folder / path).is_file()
+    ]
+    bodies = {f"{o.kind}.{o.name}": str(o.data) for o in tree.terraform}
     after = {APIS}
-    for _ in names:  # each round finds what depends on what the round before found
+    for _ in bodies:  # each round finds what depends on what the round before found
         after |= {
             name
-            for key, name in names.items()
-            if any(re.search(rf"\b{re.escape(a)}\b", str(tree.terraform[key])) for a in after)
+            for name, body in bodies.items()
+            if any(re.search(rf"\b{re.escape(a)}\b", body) for a in after)
         }
-    return [
-        f"{WHERE}: {name}: does not depend on {APIS}, so an empty project refuses it; add "
+    return findings + [
+        f"{TERRAFORM}: {name}: does not depend on {APIS}, so an empty project refuses it; add "
         f"depends_on = [{APIS}]"
-        for name in names.values()
+        for name in bodies
         if name not in after
     ]
 
 
 def check_requests(tree: Tree) -> list[str]:
     """Every task fits on each machine that it can be put on."""
-    pools = tree.terraform[("locals", "")].get("h100_pools", {}).values()
-    cpu = _block(tree.terraform[(POOL, "cpu")], "node_config")
-    machines = {True: [p["machine_type"] for p in pools], False: [cpu.get("machine_type")]}
+    machines = {
+        True: [str(pool["machine_type"]) for pool in tree.pools.values()],
+        False: [str(tree.cpu_node.get("machine_type"))],
+    }
     findings = [
-        f"{WHERE}: {machine}: its size is not known; add it to MACHINES in pipelines/validation"
+        f"{TERRAFORM}: {machine}: its size is not known; add it to MACHINES in pipelines/validation"
         for machine in sorted({*machines[True], *machines[False]} - set(MACHINES))
     ]
     for task in tasks(tree):
-        wanted = requests(tree, task)
-        cpus, memory = float(wanted["cpu"]), float(wanted["memory"]) / 10**9
-        for machine in machines[gpus(tree, task) > 0]:
+        cpus, memory = float(task.requests["cpu"]), float(task.requests["memory"]) / 10**9
+        for machine in machines[task.requests[ACCELERATOR] > 0]:
             most_cpus, most_memory = _for_pods(machine)
             if cpus > most_cpus or memory > most_memory:
                 findings.append(
@@ -179,16 +77,15 @@ def check_disk(tree: Tree) -> list[str]:
     A sizeLimit is no request, and KFP knows none of ephemeral storage: the scheduler does not look
     at the disk.
     """
-    node = _block(tree.terraform[(POOL, "cpu")], "node_config")
-    cpus, _ = _for_pods(str(node.get("machine_type")))
-    disk = int(node.get("disk_size_gb", 0))
+    cpus, _ = _for_pods(str(tree.cpu_node.get("machine_type")))
+    disk = int(tree.cpu_node.get("disk_size_gb", 0))
     room = 0.9 * disk - min(disk / 2, 6 + 0.35 * disk, 100)  # GKE keeps the rest
     here, findings = with_gpus(tree), []
     for task in tasks(tree):
-        wanted = requests(tree, task)
-        if task.package not in here or wanted[ACCELERATOR] or not wanted["cpu"]:
+        asked = task.requests
+        if task.package not in here or asked[ACCELERATOR] or not asked["cpu"]:
             continue
-        pods = int(cpus / float(wanted["cpu"]))
+        pods = int(cpus / float(asked["cpu"]))
         scratch = sum(
             float(parse_quantity(mount.get("sizeLimit", 0))) / 2**30
             for mount in task.config.get("emptyDirMounts", [])
@@ -196,8 +93,8 @@ def check_disk(tree: Tree) -> list[str]:
         )
         if pods * scratch > room:
             findings.append(
-                f"{task}: {scratch:.0f} GiB of /tmp, and a node of {WHERE}: cpu takes {pods} such "
-                f"pods; its disk of {disk} has room for {room:.0f}; raise disk_size_gb, or let the "
-                "task request more processors"
+                f"{task}: {scratch:.0f} GiB of /tmp, and a node of {TERRAFORM}: cpu takes {pods} "
+                f"such pods; its disk of {disk} has room for {room:.0f}; raise disk_size_gb, or "
+                "let the task request more processors"
             )
     return findings

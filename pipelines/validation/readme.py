@@ -4,10 +4,9 @@ import json
 import re
 
 from pipelines.validation.compiled import parameters, tasks, with_gpus
-from pipelines.validation.tree import COMPILED, OWN, RELEASE, Tree
+from pipelines.validation.tree import COMPILED, OWN, RELEASE, SECRETS, Tree
 
 README = "manifests/README.md"
-EXAMPLE = "manifests/secrets.example.yaml"
 
 
 def check_commands(tree: Tree) -> list[str]:
@@ -21,7 +20,8 @@ def check_commands(tree: Tree) -> list[str]:
         findings.append(f"{README}: make {target}: not in Makefile; correct it")
     arguments = re.findall(r'ARGS="([^"]*)"', tree.text(README))
     given = re.findall(r"(?:^|[ '])([a-z_]+)(?:\.[a-z_]+)?=", "\n".join(arguments), re.MULTILINE)
-    for name in sorted(set(given) - set(parameters(tree))):
+    known = {name for _, spec, _ in tree.packages for name in parameters(spec)}
+    for name in sorted(set(given) - known):
         findings.append(f"{README}: {name}=: not a parameter of the pipeline; correct it")
     for path in sorted(set(re.findall(r"(?<![\w/])(?:manifests|pipelines)/[\w./-]+", commands))):
         if not (tree.root / path).exists():
@@ -108,19 +108,18 @@ def check_placeholders(tree: Tree) -> list[str]:
 def check_named(tree: Tree) -> list[str]:
     """Secrets, the ComputeClass and node pools that the README names exist."""
     text, findings = tree.text(README), []
-    for path in (README, EXAMPLE):
+    for path in (README, SECRETS):
         for secret, key in re.findall(
             r"create secret generic (\S+).*--from-file=([\w.-]+)=", tree.text(path)
         ):
             if key not in tree.secrets.get(secret, ()):
                 findings.append(
-                    f"{path}: makes secret {secret} with key {key}, which is not in {EXAMPLE}; "
+                    f"{path}: makes secret {secret} with key {key}, which is not in {SECRETS}; "
                     "make them alike"
                 )
-    pools = tree.terraform[("locals", "")].get("h100_pools", {})
     known = {
         "ComputeClass": {o.name for o in tree.all_of("ComputeClass")},
-        "node pool": {*pools, tree.terraform[("google_container_node_pool", "cpu")].get("name")},
+        "node pool": {*tree.pools, "cpu"},
     }
     for kind, pattern in (
         ("ComputeClass", r"\bcompute-?class:? ([a-z][\w-]*)"),

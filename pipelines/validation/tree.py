@@ -19,6 +19,9 @@ from components.shared.errors import InputError
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """Compiled pipelines are long; the loader in C reads them ten times faster."""
 NAMESPACE = "kubeflow"
+TERRAFORM = "manifests/gke/main.tf"
+SECRETS = "manifests/secrets.example.yaml"
+POOL = "google_container_node_pool"
 OWN = "scgpt-perturb"
 """Name of our service account, role, quota and priority class."""
 COMPILED = "pipelines/compiled"
@@ -29,7 +32,7 @@ RELEASE = "build/release"
 
 @dataclass(frozen=True)
 class Object:
-    """A Kubernetes object, and the overlays that render it."""
+    """A Kubernetes object, and the overlays that render it; or a resource of Terraform's."""
 
     data: dict[str, Any]
     overlays: tuple[str, ...]
@@ -42,12 +45,7 @@ class Object:
     @property
     def name(self) -> str:
         """Its name."""
-        return str(self.data.get("metadata", {}).get("name"))
-
-    @property
-    def namespace(self) -> str:
-        """Its namespace, empty for none."""
-        return str(self.data.get("metadata", {}).get("namespace", ""))
+        return str(self.data["metadata"]["name"])
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -55,7 +53,10 @@ class Object:
         return self.data.get("spec") or {}
 
     def __str__(self) -> str:
-        return f"manifests ({', '.join(self.overlays)}): {self.kind}/{self.name}"
+        where = (
+            TERRAFORM if TERRAFORM in self.overlays else f"manifests ({', '.join(self.overlays)})"
+        )
+        return f"{where}: {self.kind}/{self.name}"
 
 
 class Tree:
@@ -87,7 +88,7 @@ class Tree:
             results[path.parent.name] = (
                 (done.stderr.strip() or "no output").splitlines()[-1]
                 if done.returncode
-                else _documents(path.parent.name, done.stdout)
+                else documents(path.parent.name, done.stdout)
             )
         return results
 
@@ -110,8 +111,8 @@ class Tree:
     def objects(self) -> list[Object]:
         """All objects and patches; one that several overlays render alike is there once."""
         seen: dict[str, tuple[dict[str, Any], list[str]]] = {}
-        for overlay, documents in (self.overlays | {"kfp": self.patches}).items():
-            for document in documents:
+        for overlay, found in (self.overlays | {"kfp": self.patches}).items():
+            for document in found:
                 seen.setdefault(json.dumps(document, sort_keys=True), (document, []))[1].append(
                     overlay
                 )
@@ -124,8 +125,8 @@ class Tree:
     def in_each_overlay(self, check: Callable[[str, list[dict[str, Any]]], list[str]]) -> list[str]:
         """Return what ``check`` finds in the objects of each overlay, what is alike in one line."""
         overlays = defaultdict(list)
-        for overlay, documents in self.overlays.items():
-            for finding in check(overlay, documents):
+        for overlay, rendered in self.overlays.items():
+            for finding in check(overlay, rendered):
                 overlays[finding].append(overlay)
         return [f"manifests ({', '.join(names)}): {found}" for found, names in overlays.items()]
 
@@ -136,12 +137,28 @@ class Tree:
         Those of a release are there once `make compile RELEASE=1` wrote them.
 
         Raises:
-            InputError: not YAML.
+            InputError: not YAML, or no pipeline.
         """
         found = []
         for name, text in self.files(f"{COMPILED}/*.yaml", f"{RELEASE}/*.yaml"):
-            spec, platform = [*_documents(name, text), {}, {}][:2]
+            spec, platform = [*documents(name, text), {}, {}][:2]
+            if not (spec.get("root", {}).get("inputDefinitions") and platform.get("platforms")):
+                raise InputError(f"{name}: is no compiled pipeline; run make compile")
             found.append((name, spec, platform))
+        return found
+
+    @cached_property
+    def params(self) -> dict[str, dict[str, Any]]:
+        """What each parameter file gives.
+
+        Raises:
+            InputError: not YAML, or no mapping.
+        """
+        found = {}
+        for path, text in self.files("pipelines/params/*.yaml"):
+            found[path] = next(iter(documents(path, text)), {})
+            if not found[path]:
+                raise InputError(f"{path}: expected lines of 'parameter: value'")
         return found
 
     @cached_property
@@ -151,33 +168,58 @@ class Tree:
         Raises:
             InputError: not YAML, or not objects.
         """
-        path = "manifests/secrets.example.yaml"
-        documents = _objects(path, self.text(path))
-        return {d["metadata"]["name"]: set(d.get("stringData") or {}) for d in documents}
+        found = _objects(SECRETS, self.text(SECRETS))
+        return {d["metadata"]["name"]: set(d.get("stringData") or {}) for d in found}
 
     @cached_property
-    def terraform(self) -> dict[tuple[str, str], dict[str, Any]]:
-        """Terraform's resources by type and name; ``("locals", "")`` has the local values.
+    def _hcl(self) -> dict[str, list[dict[str, Any]]]:
+        options = hcl2.SerializationOptions(
+            strip_string_quotes=True, with_comments=False, explicit_blocks=False
+        )
+        try:
+            found: dict[str, list[dict[str, Any]]] = hcl2.loads(
+                self.text(TERRAFORM), serialization_options=options
+            )
+        except LarkError as error:
+            raise InputError(f"{TERRAFORM}: not Terraform ({str(error).splitlines()[0]})") from None
+        return found
+
+    @cached_property
+    def terraform(self) -> list[Object]:
+        """Terraform's resources.
 
         Raises:
             InputError: not Terraform.
         """
-        options = hcl2.SerializationOptions(
-            strip_string_quotes=True, with_comments=False, explicit_blocks=False
-        )
-        found: dict[tuple[str, str], dict[str, Any]] = defaultdict(dict)
-        path = "manifests/gke/main.tf"
-        try:
-            parsed = hcl2.loads(self.text(path), serialization_options=options)
-        except LarkError as error:
-            raise InputError(f"{path}: not Terraform ({str(error).splitlines()[0]})") from None
-        for block in parsed.get("locals", []):
-            found[("locals", "")].update(block)
-        for block in parsed.get("resource", []):
-            for kind, named in block.items():
-                for name, body in named.items():
-                    found[(kind, name)] = body
-        return found
+        return [
+            Object(body | {"kind": kind, "metadata": {"name": name}}, (TERRAFORM,))
+            for block in self._hcl.get("resource", [])
+            for kind, named in block.items()
+            for name, body in named.items()
+        ]
+
+    @cached_property
+    def pools(self) -> dict[str, dict[str, Any]]:
+        """Terraform's node pools with H100s by name.
+
+        Raises:
+            InputError: not Terraform.
+        """
+        return {
+            name: pool
+            for block in self._hcl.get("locals", [])
+            for name, pool in block.get("h100_pools", {}).items()
+        }
+
+    @cached_property
+    def cpu_node(self) -> dict[str, Any]:
+        """What Terraform says of a node without GPU.
+
+        Raises:
+            InputError: not Terraform.
+        """
+        pools = [o for o in self.terraform if (o.kind, o.name) == (POOL, "cpu")]
+        return dict(pools[0].data["node_config"][0]) if pools else {}
 
     def files(self, *patterns: str) -> Iterator[tuple[str, str]]:
         """Yield path and text of the files that match, in order."""
@@ -191,19 +233,25 @@ class Tree:
         return file.read_text() if file.is_file() else ""
 
 
-def _documents(path: str, text: str) -> list[dict[str, Any]]:
+def documents(path: str, text: str) -> list[dict[str, Any]]:
+    """Return the mappings in a YAML file.
+
+    Raises:
+        InputError: not YAML.
+    """
     try:
         loaded = yaml.load_all(text, Loader=LOADER)
         return [document for document in loaded if isinstance(document, dict)]
     except yaml.YAMLError as error:
-        raise InputError(f"{path}: not YAML ({error}); correct it") from None
+        told = " ".join(str(error).split())
+        raise InputError(f"{path}: not YAML ({told}); correct it") from None
 
 
 def _objects(path: str, text: str) -> list[dict[str, Any]]:
-    documents = _documents(path, text)
-    for document in documents:
+    found = documents(path, text)
+    for document in found:
         if not {"apiVersion", "kind"} <= set(document) or not (document.get("metadata") or {}).get(
             "name"
         ):
             raise InputError(f"{path}: expected objects with apiVersion, kind and metadata.name")
-    return documents
+    return found

@@ -401,6 +401,24 @@ def test_a_run_ends_leaves_and_stays_where_it_is_by_its_own_settings(compiled):
         assert annotations == {"cluster-autoscaler.kubernetes.io/safe-to-evict": "false"}
 
 
+def test_a_run_goes_on_without_a_secret(compiled):
+    for executor in compiled[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"].values():
+        assert all(secret["optional"] for secret in executor.get("secretAsEnv", []))
+
+
+def test_what_a_task_and_its_pod_take_reaches_the_tasks_around_it(compiled):
+    """Else KFP's driver cannot resolve it: inside a loop the compiler hands on what it knows of."""
+    spec, checked = compiled[0], 0
+    for label in spec["deploymentSpec"]["executors"]:
+        settings = settings_of(compiled, label.removeprefix("exec-"))
+        for task, around, _ in tasks_of(spec, label):
+            taken = re.findall(r"'componentInputParameter': '([^']+)'", f"{task} {settings}")
+            there = around.get("inputDefinitions", {}).get("parameters", {})
+            assert set(taken) <= set(there)
+            checked += len(taken)
+    assert checked > 10
+
+
 def test_no_task_installs_anything_when_its_pod_starts(compiled):
     for executor in compiled[0]["deploymentSpec"]["executors"].values():
         assert "pip install" not in " ".join(executor["container"]["command"])

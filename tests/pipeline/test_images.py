@@ -10,7 +10,7 @@ import pytest
 from components.shared.errors import InputError
 from pipelines import compile as compiling
 from pipelines import images
-from pipelines.scheduling import CPU, H100
+from pipelines.scheduling import CPU, H100, USER
 from tests.imports import packages_of
 
 NOT_IMPORTED_BY_NAME = {
@@ -60,15 +60,23 @@ def test_every_stage_has_an_image_and_a_pod() -> None:
     assert set(images.stages()) == stages == set(H100.pods) == set(CPU.pods)
 
 
+def test_an_image_runs_as_the_user_of_its_pod() -> None:
+    [user] = re.findall("^USER (.*)$", images.DOCKERFILE.read_text(), re.MULTILINE)
+    assert user == f"{USER}:{USER}"
+
+
 @pytest.fixture
 def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project of one stage."""
+    for name in ("IMAGES", "DOCKERFILE", "STAGES", "PACKAGES_LOCK"):
+        place = tmp_path / getattr(images, name).relative_to(images.ROOT)
+        monkeypatch.setattr(images, name, place)
     monkeypatch.setattr(images, "ROOT", tmp_path)
-    monkeypatch.setattr(images, "IMAGES", tmp_path / "images")
     for name in (
         "images/requirements.lock",
-        "images/split/Dockerfile",
+        "images/Dockerfile",
         "images/split/requirements.in",
+        "images/split/no-deps.in",
         "images/torch/requirements.in",
         "images/ingest/requirements.in",
         "components/__init__.py",
@@ -80,19 +88,44 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(name)
-    (tmp_path / "images/split/Dockerfile").write_text(
-        "COPY images/requirements.lock images/torch/requirements.in /build/\n"
-        "COPY images/requirements.lock images/split/requirements.in /build/\n"
-    )
+    (tmp_path / "images/stages.toml").write_text(SPLIT)
     return tmp_path
+
+
+SPLIT = "[split]\nbase = 'torch'\nabout = 'A role for every cell'\n"
+
+
+@pytest.mark.parametrize(
+    ("said", "renamed"),
+    [
+        (SPLIT, False),
+        (f"{SPLIT}[ingest]\nbase = 'plain'\nabout = ''\n", False),
+        (SPLIT.replace("torch", "compiler"), True),
+        (SPLIT.replace("every", "each"), True),
+    ],
+)
+def test_an_image_is_named_by_what_is_said_of_its_stage(
+    tree: Path, said: str, renamed: bool
+) -> None:
+    before = images.development_image("split")
+    images.STAGES.write_text(said)
+    assert (images.development_image("split") != before) == renamed
+
+
+def test_what_the_layer_with_torch_is_made_of_is_no_content_of_an_image_without(tree: Path) -> None:
+    torch = images.IMAGES / "torch/requirements.in"
+    assert torch in images.content_of("split")
+    images.STAGES.write_text(SPLIT.replace("torch", "plain"))
+    assert torch not in images.content_of("split")
 
 
 @pytest.mark.parametrize(
     ("changed", "renamed"),
     [
         ("images/requirements.lock", True),
-        ("images/split/Dockerfile", True),
+        ("images/Dockerfile", True),
         ("images/split/requirements.in", True),
+        ("images/split/no-deps.in", True),
         ("images/torch/requirements.in", True),
         ("images/ingest/requirements.in", False),
         ("components/shared/cells.py", True),
@@ -111,29 +144,26 @@ def test_an_image_is_named_by_what_goes_into_it(tree: Path, changed: str, rename
     assert (images.development_image("split") != before) == renamed
 
 
-@pytest.mark.parametrize("stage", images.stages())
-def test_all_that_a_dockerfile_copies_from_the_project_is_content(stage: str) -> None:
-    content = {str(path.relative_to(images.ROOT)) for path in images.content_of(stage)}
-    text = (images.IMAGES / stage / "Dockerfile").read_text().replace("\\\n", " ")
-    copies = [line.split()[1:-1] for line in text.splitlines() if line.startswith("COPY ")]
-    sources = [source for copy in copies if not copy[0].startswith("--from") for source in copy]
-    assert f"images/{stage}/requirements.in" in sources
-    for source in sources:
-        assert source in content or any(path.startswith(f"{source}/") for path in content), source
-
-
 TORCH = ["prior", "finetune", "predict"]
 
 
-def instructions(stage: str, *, last: str) -> list[str]:
-    """Return the lines of a Dockerfile up to one."""
-    lines = (images.IMAGES / stage / "Dockerfile").read_text().splitlines()
-    return lines[: lines.index(last) + 1]
+@pytest.mark.parametrize("stage", images.stages())
+def test_all_that_the_dockerfile_copies_from_the_project_is_content(stage: str) -> None:
+    text = images.DOCKERFILE.read_text().replace("\\\n", " ").replace("$STAGE", stage)
+    copies = [line.split()[1:-1] for line in text.splitlines() if line.startswith("COPY ")]
+    sources = {source for copy in copies if not copy[0].startswith("--from") for source in copy}
+    assert {f"images/{stage}/*.in", f"components/{stage}", "images/torch/requirements.in"} < sources
+    if stage not in TORCH:
+        sources.remove("images/torch/requirements.in")
+    copied = {path for source in sources for path in images.ROOT.glob(source)}
+    content = set(images.content_of(stage))
+    for path in copied:
+        assert path in content or any(path in other.parents for other in content), path
+    for path in content - {images.DOCKERFILE}:
+        assert path in copied or any(other in path.parents for other in copied), path
 
 
-def test_the_layer_with_torch_is_made_by_the_same_instructions_of_what_all_three_need() -> None:
-    made = [instructions(stage, last="COPY --from=install /layer/ /") for stage in TORCH]
-    assert made[0] == made[1] == made[2]
+def test_the_layer_with_torch_holds_what_all_three_need() -> None:
     # kfp runs in every image, and one of its packages is built as it is installed.
     common = set.intersection(*map(declared, TORCH)) - {"kfp"}
     assert common == {
@@ -141,11 +171,17 @@ def test_the_layer_with_torch_is_made_by_the_same_instructions_of_what_all_three
     }
 
 
-def test_the_layer_with_the_compiler_is_made_by_the_same_instructions() -> None:
-    made = [instructions(stage, last="RUN groupadd --gid 10001 stage \\") for stage in TORCH[1:]]
-    one, other = (lines[lines.index("FROM torch") :] for lines in made)
-    assert one == other
-    assert any("gcc" in line for line in one)
+def test_layers_that_images_share_are_made_by_instructions_that_know_no_stage() -> None:
+    text = images.DOCKERFILE.read_text()
+    shared, packages, image = re.split(r"^FROM \$BASE.*$", text, flags=re.MULTILINE)
+    bases = {stage: images.differences(stage)["BASE"] for stage in images.stages()}
+    assert {stage for stage, base in bases.items() if base != "plain"} == set(TORCH)
+    assert {stage for stage, base in bases.items() if base == "compiler"} == set(TORCH[1:])
+    assert set(bases.values()) == set(re.findall(r" AS (plain|torch|compiler)$", shared, re.M))
+    assert re.findall("^ARG .*", shared, re.MULTILINE) == ["ARG BASE"]
+    # An argument reaches every RUN below it, and makes another layer of it.
+    assert "ARG STAGE" in packages
+    assert "RUN" in image and "RUN" not in image.partition("\nARG")[2]
 
 
 def lock_of(**images_of: str) -> str:
