@@ -101,7 +101,7 @@ class Predictions:
         """
         name = str(self.file)
         file = file_of(self.file, name)
-        kept = {x: read_frame(file, x, name, AGAIN) for x in ("obs", "var")}
+        kept: dict[str, Any] = {x: read_frame(file, x, name, AGAIN) for x in ("obs", "var")}
         shape = len(kept["obs"]), len(kept["var"])
         kept |= {x: _table(file, x, name) for x in ("uns", "varm")}
         for key, values in kept["varm"].items():
