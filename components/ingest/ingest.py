@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from components.ingest.depth import brought_to
-from components.ingest.files import check_is_no_folder
 from components.ingest.generator import SCHEME, Screen
 from components.ingest.knock_down import FILTER, Least, in_words, without_failed
 from components.ingest.normalise import AUTO, COUNTS, EXPRESSIONS, LOG1P, ValueCheck
@@ -42,6 +41,7 @@ from components.shared.downloads import shown
 from components.shared.errors import InputError, nearest
 from components.shared.normalisation import TARGET_SUM, USUAL, read_target_sum, unit_of
 from components.shared.progress import bar
+from components.shared.reading.files import check_is_no_folder
 from components.shared.reading.labels import check_names, counts_of, labels_of
 from components.shared.reading.readings import Reading, readings
 from components.shared.reading.source import Source
