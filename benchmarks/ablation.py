@@ -34,12 +34,12 @@ from benchmarks.results import (
 )
 from benchmarks.stages import PRETRAINED, SMALL, baselines, cells_of, run, screen, splits_of
 from benchmarks.truth import Scores, TestLine
-from components.evaluate.baselines import SAME_PERTURBATION_DELTA
-from components.shared.cells import Cells
-from components.shared.errors import one_line_errors
-from components.shared.progress import bar
-from components.shared.recipe import BEST, RELIABLE, load_recipe
-from components.shared.splits import Splits
+from components.evaluate.contenders.baselines import SAME_PERTURBATION_DELTA
+from components.shared.artifacts.cells import Cells
+from components.shared.artifacts.splits import Splits
+from components.shared.parameters.recipe import BEST, RELIABLE, load_recipe
+from components.shared.telling.errors import one_line_errors
+from components.shared.telling.progress import bar
 
 SPREAD, NOTHING = "sets of every line", "nothing"
 HELD_OUT: dict[str, dict[str, Any]] = {

@@ -27,10 +27,10 @@ from components.finetune.effects import known_effects
 from components.finetune.loading import load_training_data
 from components.finetune.validation import discrimination, pearson
 from components.ingest.ingest import ingest
-from components.shared.cells import Cells
-from components.shared.confidence import MEASURED
-from components.shared.splits import Splits
-from components.shared.tokens import GeneTokens
+from components.shared.artifacts.cells import Cells
+from components.shared.artifacts.confidence import MEASURED
+from components.shared.artifacts.splits import Splits
+from components.shared.model.tokens import GeneTokens
 from components.split.split import split
 
 CPU = torch.device("cpu")

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from benchmarks.results import header, kept, mean_sd, row
 from benchmarks.truth import TEST_LINE, TRAIN_LINES, TestLine
-from components.evaluate.trust import kept_surest
+from components.evaluate.pages.trust import kept_surest
 from components.finetune.confidence import confidence
 from components.finetune.deltas import line_deltas
 from components.finetune.effects import known_effects
@@ -38,19 +38,19 @@ from components.finetune.validation import pearson
 from components.ingest.ingest import ingest
 from components.predict.predict import predict
 from components.prior.prior import prior
-from components.shared.artifact import MODEL, opening, writing
-from components.shared.cells import Cells
-from components.shared.confidence import (
+from components.shared.artifacts.artifact import MODEL, opening, writing
+from components.shared.artifacts.cells import Cells
+from components.shared.artifacts.confidence import (
     CONFIDENCE_FILE,
     MEASURED,
     Confidence,
     control_similarity,
 )
-from components.shared.perturbation import CONTROL
-from components.shared.predictions import MEANS, Predictions
-from components.shared.splits import TRAIN, UNUSED, Splits
-from components.shared.tokens import GeneTokens
-from components.shared.training_effects import training_effects
+from components.shared.artifacts.perturbation import CONTROL
+from components.shared.artifacts.predictions import MEANS, Predictions
+from components.shared.artifacts.splits import TRAIN, UNUSED, Splits
+from components.shared.artifacts.training_effects import training_effects
+from components.shared.model.tokens import GeneTokens
 from components.split.split import split
 
 Floats = NDArray[np.float64]

@@ -56,11 +56,11 @@ def generate(
     from anndata.io import read_elem, write_elem
     from scipy.sparse import csr_matrix
 
-    from components.shared.artifact import PREDICTIONS, writing
-    from components.shared.csr_writer import CsrWriter
-    from components.shared.perturbation import CONTROL
-    from components.shared.predictions import PREDICTIONS_FILE, TRUTH
-    from components.shared.progress import bar
+    from components.shared.artifacts.artifact import PREDICTIONS, writing
+    from components.shared.artifacts.perturbation import CONTROL
+    from components.shared.artifacts.predictions import PREDICTIONS_FILE, TRUTH
+    from components.shared.storage.csr_writer import CsrWriter
+    from components.shared.telling.progress import bar
 
     rng = np.random.default_rng(0)
     perturbed = cells - controls
@@ -123,8 +123,8 @@ def cell_eval2(folder: Path, threads: int) -> tuple[pl.DataFrame, Seconds]:
 def _evaluator(evaluator: Callable, folder: Path, threads: int) -> tuple[pl.DataFrame, Seconds]:
     import anndata
 
-    from components.shared.perturbation import CONTROL
-    from components.shared.predictions import PREDICTIONS_FILE, TRUTH
+    from components.shared.artifacts.perturbation import CONTROL
+    from components.shared.artifacts.predictions import PREDICTIONS_FILE, TRUTH
 
     seconds: Seconds = {}
     with clock(seconds, "reading"):
@@ -159,8 +159,8 @@ def ours(folder: Path, threads: int) -> tuple[pl.DataFrame, Seconds]:
 
 def ours_full(folder: Path, threads: int) -> tuple[pl.DataFrame, Seconds]:
     """Run it with the ceiling of the data."""
-    from components.evaluate.halves import halves
-    from components.evaluate.scoring import score
+    from components.evaluate.contenders.halves import halves
+    from components.evaluate.measures.scoring import score
 
     table, seconds, pair = _ours(folder, threads)
     with clock(seconds, "ceiling"):
@@ -171,10 +171,10 @@ def ours_full(folder: Path, threads: int) -> tuple[pl.DataFrame, Seconds]:
 
 
 def _ours(folder: Path, threads: int) -> tuple[pl.DataFrame, Seconds, Any]:
-    from components.evaluate.measured import Measured
-    from components.evaluate.pair import pair_of
-    from components.evaluate.scoring import score
-    from components.shared.predictions import Predictions
+    from components.evaluate.inputs.pair import pair_of
+    from components.evaluate.measures.measured import Measured
+    from components.evaluate.measures.scoring import score
+    from components.shared.artifacts.predictions import Predictions
 
     seconds: Seconds = {}
     with clock(seconds, "opening and checks"):
@@ -191,7 +191,7 @@ def _test_alone(pair: Any, matrix: Any, threads: int) -> None:
     """Read the cells, rank them against the controls and make pdex's table."""
     from concurrent.futures import ThreadPoolExecutor
 
-    from components.evaluate.rank_test import SortedControls, de_table, rank_test
+    from components.evaluate.measures.rank_test import SortedControls, de_table, rank_test
 
     def tested(label: str) -> tuple[Any, Any, Any]:
         cells = matrix[pair.rows[label]]
@@ -218,8 +218,8 @@ def energy_in_float64(folder: Path, threads: int) -> tuple[pl.DataFrame, Seconds
     from scipy.stats import pearsonr
     from sklearn.metrics import pairwise_distances
 
-    from components.evaluate.pair import pair_of
-    from components.shared.predictions import Predictions
+    from components.evaluate.inputs.pair import pair_of
+    from components.shared.artifacts.predictions import Predictions
 
     given = Predictions.open(folder)
     pair = pair_of(given.on_disk, str(given.file))

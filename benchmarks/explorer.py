@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from components.evaluate.explorer import Explored, write_explorer
-from components.evaluate.report import Origin
-from components.shared.training_effects import TrainingEffects
+from components.evaluate.pages.explorer import Explored, write_explorer
+from components.evaluate.pages.report import Origin
+from components.shared.artifacts.training_effects import TrainingEffects
 
 NOISE = 0.05
 """Of a measured change: log1p values that vary by 0.5 from cell to cell, in a hundred cells."""

@@ -27,9 +27,9 @@ from torch import Tensor
 
 from benchmarks import measure
 from benchmarks.measure import Side
-from components.shared.inference import forward
-from components.shared.model import SCGPT
-from components.shared.tokens import Batch
+from components.shared.model.inference import forward
+from components.shared.model.model import SCGPT
+from components.shared.model.tokens import Batch
 
 FULL = {"batch": 192, "genes": 1536, "layers": 12, "width": 512, "heads": 8, "dropout": 0.2}
 SMALL = {"batch": 32, "genes": 512, "layers": 4, "width": 128, "heads": 4, "dropout": 0.0}

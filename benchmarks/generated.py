@@ -18,10 +18,10 @@ from components.finetune.data import TrainingData, ValidationSet
 from components.finetune.state import Fit
 from components.finetune.training import fit
 from components.finetune.workers import ALONE, Workers
-from components.shared.model import build
-from components.shared.recipe import Recipe
-from components.shared.tokens import Ints, Targets
-from components.shared.vocabulary import Vocabulary
+from components.shared.model.model import build
+from components.shared.model.tokens import Ints, Targets
+from components.shared.model.vocabulary import Vocabulary
+from components.shared.parameters.recipe import Recipe
 
 LINES = ("one", "other")
 PERTURBATIONS = 6

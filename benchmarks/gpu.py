@@ -28,8 +28,8 @@ import torch
 
 from benchmarks import finetune, gpu_checks, gpu_speed, measure, predict
 from benchmarks.gpu_speed import Piece
-from components.shared.markdown import names_as_code
-from components.shared.model import has_compiler
+from components.shared.model.model import has_compiler
+from components.shared.telling.markdown import names_as_code
 
 TOTAL = 450.0
 """Seconds for all sections; beyond it none begins, and one under way is stopped."""

@@ -27,9 +27,9 @@ from components.finetune.checkpoints import Checkpoints
 from components.finetune.places import Folder
 from components.finetune.state import Fit
 from components.finetune.workers import joined, launch
-from components.shared.inference import forward
-from components.shared.model import compile_on
-from components.shared.tokens import Batch
+from components.shared.model.inference import forward
+from components.shared.model.model import compile_on
+from components.shared.model.tokens import Batch
 
 CPU = torch.device("cpu")
 CELLS = 2

@@ -15,8 +15,8 @@ from torch.nn.attention import sdpa_kernel
 
 from benchmarks import finetune, measure, predict
 from benchmarks.measure import Side
-from components.shared.model import SCGPT
-from components.shared.tokens import Batch
+from components.shared.model.model import SCGPT
+from components.shared.model.tokens import Batch
 
 Piece = dict[str, Any]
 Check = tuple[Batch, Tensor]

@@ -13,8 +13,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from components.shared import chunks, storage_gs
-from tests.unit.bucket_server import emulating
+from components.shared.storage import chunks
+from components.shared.storage import gs as storage_gs
+from tests.servers.bucket_server import emulating
 
 NOW = chunks.WORKERS, chunks.CHUNK
 ONE_BY_ONE = 1, 32 * 2**20

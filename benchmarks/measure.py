@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from components.shared.inference import AUTOCAST
-from components.shared.model import SCGPT, build
-from components.shared.scgpt_package import transformer_generator
-from components.shared.settings import PRECISIONS
+from components.shared.artifacts.settings import PRECISIONS
+from components.shared.model.inference import AUTOCAST
+from components.shared.model.model import SCGPT, build
+from components.shared.model.scgpt_package import transformer_generator
 
 VOCABULARY = {f"G{i}": i for i in range(60_696)} | {"<pad>": 60_696}
 """As large as scGPT's whole-human vocabulary."""

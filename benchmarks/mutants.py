@@ -1,7 +1,7 @@
 """What the tests notice: small faults are planted in the code, one at a time, by mutmut.
 
 A mutant is killed when a test fails on it. Each package is mutated in a copy of the project, in
-build/mutants/<package>, and tried against the test files that `TESTS` names for it. Of its many
+build/mutants/<package>, and tried against the tests of its own folder. Of its many
 thousands of mutants a sample is tried, the same for the same seed and code. Run again, what was
 killed stays so, and survivors are tried anew. `make mutants` runs it; docs/mutants.md tells more.
 """
@@ -21,19 +21,9 @@ import yaml
 
 from pipelines.images import ROOT
 
-# The files of tests/unit that are about a package. Tests of other stages run its code too, but a
-# fault that only they notice is found far from where it lies.
-TESTS = {
-    "finetune": "batches centre_lines checkpoints confidence effects finetune objective parts "
-    "recipe resume selection tracking training validation workers",
-    "evaluate": "evaluate evaluate_parts explorer full_profile plots rank_test trust",
-    "split": "labels split split_file",
-    "compare": "compare",
-    "shared": "artifact cells checkpoints confidence downloads effects finished kfp_run labels "
-    "model predict prior_grammar prior_kinds prior_pretrained progress rank_cells "
-    "recipe split_file storage storage_gs storage_hf storage_http storage_s3 tokens "
-    "training_effects",
-}
+# Each is tried against its own folder of tests: a fault that only tests of other stages notice is
+# found far from where it lies.
+PACKAGES = ("finetune", "evaluate", "split", "compare", "shared")
 WORK = ROOT / "build" / "mutants"
 EQUIVALENT = Path(__file__).with_name("mutants_equivalent.yaml")
 # Interfaces run in a process of KFP's, where no mutant is switched on; plots are judged by eye.
@@ -65,13 +55,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="make mutants", description=__doc__)
     parser.add_argument("--sample", default="300", help="mutants, over all packages, or all")
     parser.add_argument("--seed", type=int, default=1, help="draws the sample")
-    parser.add_argument("--modules", default=" ".join(TESTS), help="packages, or modules of them")
+    parser.add_argument(
+        "--modules", default=" ".join(PACKAGES), help="packages, or modules of them"
+    )
     asked = parser.parse_args()
     modules = asked.modules.split()
     packages = list(dict.fromkeys(module.split("/")[0] for module in modules))
-    if unknown := set(packages) - TESTS.keys():
+    if unknown := set(packages) - set(PACKAGES):
         parser.error(
-            f"no tests are named for {', '.join(sorted(unknown))}; known: {', '.join(TESTS)}"
+            f"no package is called {', '.join(sorted(unknown))}; known: {', '.join(PACKAGES)}"
         )
     rows = []
     for package in packages:
@@ -135,7 +127,7 @@ def _prepared(package: str) -> Path:
         package=package,
         not_mutated=json.dumps(NOT_MUTATED),
         others=json.dumps(sorted(others)),
-        tests=json.dumps([f"tests/unit/test_{name}.py" for name in TESTS[package].split()]),
+        tests=json.dumps([f"tests/{package}"]),
     )
     project = folder / "pyproject.toml"
     project.write_text((ROOT / "pyproject.toml").read_text() + config)

@@ -28,8 +28,8 @@ from torch import Tensor
 
 from benchmarks import measure
 from benchmarks.measure import Side
-from components.shared.inference import predict_cells
-from components.shared.tokens import Targets, prediction_windows
+from components.shared.model.inference import predict_cells
+from components.shared.model.tokens import Targets, prediction_windows
 
 FULL = {
     "batch": 128,

@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.ingest_memory import measured, python
-from components.shared.pretrained import SIZES
+from components.shared.parameters.pretrained import SIZES
 
 FULL = 1_400, 6_546
 """Perturbations and genes of the published genome-scale screens of essential genes."""
@@ -26,7 +26,7 @@ import sys
 from components.finetune.finetune import finetune
 from components.ingest.ingest import ingest
 from components.prior.prior import prior
-from components.shared.finished import take_model
+from components.shared.artifacts.finished import take_model
 from components.split.split import split
 folder, uri, model = sys.argv[1:]
 pretrained = f"random://{model}"

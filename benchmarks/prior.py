@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 
 from components.prior.prior import prior
-from components.shared.artifact import GENE_PRIOR, opening
-from components.shared.columns import read_columns
-from components.shared.gene_prior import GENES, TABLE_FILE, TENSOR
+from components.shared.artifacts.artifact import GENE_PRIOR, opening
+from components.shared.artifacts.gene_prior import GENES, TABLE_FILE, TENSOR
+from components.shared.storage.columns import read_columns
 
 PAIRS = {name: f"{name}_pairs.csv.gz" for name in ("stringdb", "humap", "reactome")}
 PRIORS = (

@@ -8,8 +8,12 @@ from typing import Any
 import numpy as np
 
 from benchmarks.truth import Scores
-from components.evaluate.baselines import CONTROL_MEAN, MEAN_DELTA, SAME_PERTURBATION_DELTA
-from components.evaluate.metrics import HIGHER, LOWER
+from components.evaluate.contenders.baselines import (
+    CONTROL_MEAN,
+    MEAN_DELTA,
+    SAME_PERTURBATION_DELTA,
+)
+from components.evaluate.measures.metrics import HIGHER, LOWER
 
 COLUMNS = {
     "pearson_delta": HIGHER,

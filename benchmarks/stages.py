@@ -14,17 +14,17 @@ import numpy as np
 
 from benchmarks.results import BASELINES
 from benchmarks.truth import TEST_LINE, TRAIN_LINES, Floats
-from components.evaluate.baselines import baseline_means
-from components.evaluate.training import training_pseudobulks
+from components.evaluate.contenders.baselines import baseline_means
+from components.evaluate.inputs.training import training_pseudobulks
 from components.finetune.finetune import finetune
 from components.ingest.generator import BATCH_COLUMN
 from components.ingest.ingest import ingest
 from components.predict.predict import predict
 from components.prior.prior import prior
-from components.shared.artifact import code_version
-from components.shared.cells import Cells
-from components.shared.predictions import KNOWN_MEANS, MEANS, PERTURBATIONS, Predictions
-from components.shared.splits import Splits
+from components.shared.artifacts.artifact import code_version
+from components.shared.artifacts.cells import Cells
+from components.shared.artifacts.predictions import KNOWN_MEANS, MEANS, PERTURBATIONS, Predictions
+from components.shared.artifacts.splits import Splits
 from components.split.split import split
 
 BIOLOGY = "escape=15&batches=3&pathways=10"

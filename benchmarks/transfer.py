@@ -31,10 +31,10 @@ from components.finetune.evidence import correlations
 from components.finetune.loading import load_training_data
 from components.finetune.parts import COPIED, PARTS, told_by, weights_of
 from components.finetune.validation import discrimination, pearson
-from components.shared.cells import Cells
-from components.shared.errors import one_line_errors
-from components.shared.splits import Splits
-from components.shared.tokens import GeneTokens, Ints
+from components.shared.artifacts.cells import Cells
+from components.shared.artifacts.splits import Splits
+from components.shared.model.tokens import GeneTokens, Ints
+from components.shared.telling.errors import one_line_errors
 
 SCREENS = {
     "usual": "cells=12000&genes=600&perturbations=80",

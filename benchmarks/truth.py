@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.finetune.validation import discrimination, pearson
-from components.shared.cells import Cells
-from components.shared.perturbation import genes_of
-from components.shared.splits import TEST, Splits
+from components.shared.artifacts.cells import Cells
+from components.shared.artifacts.perturbation import genes_of
+from components.shared.artifacts.splits import TEST, Splits
 
 TRAIN_LINES, TEST_LINE = ["k562", "jurkat", "hepg2"], "rpe1"
 

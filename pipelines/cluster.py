@@ -11,9 +11,9 @@ import kfp
 from kfp_server_api import ApiException, V2beta1GetHealthzResponse, V2beta1Pipeline, V2beta1Run
 from urllib3.exceptions import HTTPError
 
-from components.shared.downloads import shown
-from components.shared.errors import InputError
-from components.shared.kfp_run import Run
+from components.shared.storage.downloads import shown
+from components.shared.telling.errors import InputError
+from components.shared.telling.kfp_run import Run
 
 API_ERRORS = (ApiException, HTTPError)
 """What a call can raise: an answer that is an error, or no answer at all."""

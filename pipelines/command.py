@@ -17,7 +17,7 @@ import click
 import docstring_parser
 
 from components import __version__
-from components.shared.errors import InputError, one_line_errors
+from components.shared.telling.errors import InputError, one_line_errors
 from pipelines import compile as compiling
 from pipelines import history, submit, upload
 from pipelines import run as running

@@ -8,9 +8,9 @@ from typing import Any
 
 from kfp import local
 
-from components.shared.buckets import SCHEMES
-from components.shared.errors import InputError
-from components.shared.storage import SHA256, at_home, local_path, scheme_of
+from components.shared.storage.buckets import SCHEMES
+from components.shared.storage.files import SHA256, at_home, local_path, scheme_of
+from components.shared.telling.errors import InputError
 from pipelines.images import docker as docker_client
 from pipelines.images import engine_address
 from pipelines.inputs import input_uris

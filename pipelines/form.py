@@ -8,7 +8,7 @@ import yaml
 from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
 
-from components.shared.recipe import recipe_names
+from components.shared.parameters.recipe import recipe_names
 from pipelines.scheduling import Profile
 
 PARAMS = Path(__file__).parent / "params"

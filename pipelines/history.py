@@ -14,10 +14,10 @@ from typing import Any
 
 import yaml
 
-from components.shared.artifact import DRAFT
-from components.shared.downloads import shown
-from components.shared.errors import InputError
-from components.shared.prior_grammar import parse_prior
+from components.shared.artifacts.artifact import DRAFT
+from components.shared.parameters.prior_grammar import parse_prior
+from components.shared.storage.downloads import shown
+from components.shared.telling.errors import InputError
 from pipelines.inputs import is_comparison, is_prediction, priors_of
 
 LATEST = "latest"

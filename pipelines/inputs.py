@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from components.shared.asked import names_a_file
-from components.shared.datasets import files
-from components.shared.pretrained import parse_pretrained
-from components.shared.prior_grammar import parse_prior, uris
+from components.shared.parameters.asked import names_a_file
+from components.shared.parameters.datasets import files
+from components.shared.parameters.pretrained import parse_pretrained
+from components.shared.parameters.prior_grammar import parse_prior, uris
 
 
 def is_comparison(params: Mapping[str, Any]) -> bool:

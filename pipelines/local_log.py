@@ -19,7 +19,7 @@ from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Any, TextIO
 
-from components.shared.prior_grammar import parse_prior
+from components.shared.parameters.prior_grammar import parse_prior
 
 EXECUTOR = "[KFP Executor"
 INPUT = "Got executor_input:"

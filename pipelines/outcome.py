@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from components.shared.downloads import shown
-from components.shared.verdict import best_baseline, lower_is_better, verdict
+from components.shared.findings.verdict import best_baseline, lower_is_better, verdict
+from components.shared.storage.downloads import shown
 from pipelines.history import COMPARISON, PUBLISHED, Kept, shown_root
 from pipelines.inputs import is_prediction
 

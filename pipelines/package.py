@@ -9,7 +9,7 @@ import yaml
 from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
 
-from components.shared.errors import InputError
+from components.shared.telling.errors import InputError
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,11 @@ from anndata import AnnData
 
 from components.ingest.ingest import ingest
 from components.predict.predict import predict
-from components.shared.finished import take_model
-from components.shared.normalisation import check_asked
-from components.shared.options import checked_options
-from components.shared.predictions import PERTURBATIONS_FILE, Predictions
-from components.shared.stage_options import INGEST_OPTIONS
+from components.shared.artifacts.finished import take_model
+from components.shared.artifacts.normalisation import check_asked
+from components.shared.artifacts.predictions import PERTURBATIONS_FILE, Predictions
+from components.shared.parameters.options import checked_options
+from components.shared.parameters.stage_options import INGEST_OPTIONS
 from components.split.split import split
 
 TABLE = "perturbation_table"
@@ -63,8 +63,8 @@ def predict_line(
         seed: reaches every random draw.
 
     Returns:
-        The predictions, in the layout of `components.shared.predictions`; besides, the table
-        `uns["perturbation_table"]` says of each perturbation what stands behind its prediction.
+        The predictions, in the layout of `components.shared.artifacts.predictions`; besides, the
+        table `uns["perturbation_table"]` says of each perturbation what is behind its prediction.
 
     Raises:
         InputError: a model, cells or names that cannot be used, in one line.

@@ -26,11 +26,11 @@ from components.check.look import look
 from components.finetune.places import open_place
 from components.ingest.generator import Screen
 from components.publish.publish import check_target
-from components.shared.artifact import sha256_of
-from components.shared.datasets import as_text, with_files
-from components.shared.errors import InputError, nearest, one_line_errors, said_by_system
-from components.shared.prior_grammar import parse_prior, with_uris
-from components.shared.storage import SHA256, at_home, fetch
+from components.shared.parameters.datasets import as_text, with_files
+from components.shared.parameters.prior_grammar import parse_prior, with_uris
+from components.shared.storage.digests import sha256_of
+from components.shared.storage.files import SHA256, at_home, fetch
+from components.shared.telling.errors import InputError, nearest, one_line_errors, said_by_system
 from pipelines.compare import compare_priors, comparison_on
 from pipelines.containers import docker_runner, here
 from pipelines.history import (

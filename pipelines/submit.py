@@ -27,14 +27,14 @@ from kfp_server_api import V2beta1Run
 
 from components.check.bounds import room_in_workflow
 from components.check.check import grid
-from components.shared.buckets import FORMS, SCHEMES
-from components.shared.downloads import shown
-from components.shared.errors import InputError, one_line_errors, shortlist
-from components.shared.kfp_run import Run, Task, own_last_line
-from components.shared.parameters import check_sendable
-from components.shared.prior_grammar import parse_prior
-from components.shared.results import KNOWING, told_results
-from components.shared.storage import scheme_of
+from components.shared.findings.results import KNOWING, told_results
+from components.shared.parameters.conditions import check_sendable
+from components.shared.parameters.prior_grammar import parse_prior
+from components.shared.storage.buckets import FORMS, SCHEMES
+from components.shared.storage.downloads import shown
+from components.shared.storage.files import scheme_of
+from components.shared.telling.errors import InputError, one_line_errors, shortlist
+from components.shared.telling.kfp_run import Run, Task, own_last_line
 from pipelines.cluster import OTHER_PAGE, Client, bare_host, connect, one_line_api_errors
 from pipelines.inputs import input_uris, is_comparison, is_prediction, priors_of
 from pipelines.package import Package, read_package

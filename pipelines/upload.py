@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from components import __version__
-from components.shared.downloads import shown
-from components.shared.errors import InputError, one_line_errors
+from components.shared.storage.downloads import shown
+from components.shared.telling.errors import InputError, one_line_errors
 from pipelines.cluster import OTHER_PAGE, Client, bare_host, connect, one_line_api_errors
 from pipelines.form import FROM_EXAMPLE
 from pipelines.package import Package, read_package

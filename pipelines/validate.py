@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from components.shared.errors import InputError
+from components.shared.telling.errors import InputError
 from pipelines.validation import compiled, files, gke, objects, readme, rules, sizes
 from pipelines.validation.tree import Tree
 

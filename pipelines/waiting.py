@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from components.shared.kfp_run import Fetch, Run, Task
+from components.shared.telling.kfp_run import Fetch, Run, Task
 
 PATIENCE = 120.0
 """Seconds that a pod may wait before it is told; a node with a GPU is there in a few minutes."""

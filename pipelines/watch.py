@@ -9,9 +9,9 @@ from typing import Any
 from kfp_server_api import ApiException, V2beta1Run
 from urllib3.exceptions import HTTPError
 
-from components.shared.downloads import shown
-from components.shared.errors import InputError
-from components.shared.kfp_run import Fetch, Run, Task
+from components.shared.storage.downloads import shown
+from components.shared.telling.errors import InputError
+from components.shared.telling.kfp_run import Fetch, Run, Task
 from pipelines.cluster import API_ERRORS, OTHER_PAGE, TIMEOUT, Client, cause, connect, reason
 from pipelines.package import Package
 from pipelines.waiting import Waiting

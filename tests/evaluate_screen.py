@@ -11,18 +11,18 @@ from safetensors.numpy import save_file
 from scipy.sparse import csr_matrix
 
 from components.evaluate.evaluate import evaluate
-from components.shared.artifact import GENE_PRIOR, PREDICTIONS, SPLITS, writing
-from components.shared.cells import Cells
-from components.shared.perturbation import CONTROL
-from components.shared.predictions import (
+from components.shared.artifacts.artifact import GENE_PRIOR, PREDICTIONS, SPLITS, writing
+from components.shared.artifacts.cells import Cells
+from components.shared.artifacts.perturbation import CONTROL
+from components.shared.artifacts.predictions import (
     CELLS_KIND,
     MEANS,
     PERTURBATIONS,
     PREDICTIONS_FILE,
     TRUTH,
 )
-from components.shared.rank_cells import DENOISED, RANK, rank_cells
-from components.shared.splits import SPLITS_FILE, Splits
+from components.shared.artifacts.splits import SPLITS_FILE, Splits
+from components.shared.model.rank_cells import DENOISED, RANK, rank_cells
 from tests.helpers import cells_artifact, screen
 
 UNSEEN = "X0"

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
 
-from components.shared.artifact import CELLS, writing
-from components.shared.cells import CELLS_FILE
-from components.shared.perturbation import CONTROL
+from components.shared.artifacts.artifact import CELLS, writing
+from components.shared.artifacts.cells import CELLS_FILE
+from components.shared.artifacts.perturbation import CONTROL
 
 
 def cells_artifact(folder: Path, obs: pd.DataFrame, X: np.ndarray, genes: list[str]) -> Path:  # noqa: N803

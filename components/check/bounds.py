@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from components.shared.errors import InputError
+from components.shared.telling.errors import InputError
 
 ARGUMENT = 128 * 1024
 """Bytes that Linux takes of one argument of a command (MAX_ARG_STRLEN)."""

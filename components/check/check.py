@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from components.check.bounds import check_argument
-from components.shared.asked import read_perturbations
-from components.shared.errors import InputError
-from components.shared.parameters import check_parameters
-from components.shared.pretrained import parse_pretrained
-from components.shared.prior_grammar import parse_prior
-from components.shared.recipe import load_recipe
-from components.shared.repeat import commands
-from components.shared.targets import check_target_form
+from components.shared.parameters.asked import read_perturbations
+from components.shared.parameters.conditions import check_parameters
+from components.shared.parameters.pretrained import parse_pretrained
+from components.shared.parameters.prior_grammar import parse_prior
+from components.shared.parameters.recipe import load_recipe
+from components.shared.parameters.repeat import commands
+from components.shared.parameters.targets import check_target_form
+from components.shared.telling.errors import InputError
 
 
 def check(parameters: Mapping[str, Any], package: str) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.shared.pretrained import SIZES, parse_pretrained
+from components.shared.parameters.pretrained import SIZES, parse_pretrained
 
 GPU_RATE = 82e12
 """Operations a second of the published reference run on one H100: 229 cells/s of 1,536 tokens,

@@ -18,22 +18,22 @@ import numpy as np
 import pandas as pd
 
 from components.check.estimate import Size, estimated, training_of
-from components.shared.addresses import visible
-from components.shared.datasets import files
-from components.shared.downloads import shown
-from components.shared.errors import InputError, nearest, shortlist
-from components.shared.hdf5 import file_of
-from components.shared.options import checked_options
-from components.shared.perturbation import CONTROL, genes_of
-from components.shared.perturbation_names import line_named, text_of
-from components.shared.pretrained import resolve_vocabulary
-from components.shared.ranged import Ranged, UnreadError, opened_in_part
+from components.shared.artifacts.perturbation import CONTROL, genes_of
+from components.shared.artifacts.perturbation_names import line_named, text_of
+from components.shared.parameters.datasets import files
+from components.shared.parameters.options import checked_options
+from components.shared.parameters.pretrained import resolve_vocabulary
+from components.shared.parameters.stage_options import INGEST_OPTIONS, SPLIT_OPTIONS
 from components.shared.reading.files import check_is_anndata, check_is_hdf5
 from components.shared.reading.labels import check_names, labels_of, with_one_name_a_line
 from components.shared.reading.readings import Reading, readings
 from components.shared.reading.source import Source
 from components.shared.reading.tables import Tables
-from components.shared.stage_options import INGEST_OPTIONS, SPLIT_OPTIONS
+from components.shared.storage.downloads import shown
+from components.shared.storage.hdf5 import file_of
+from components.shared.storage.ranged import Ranged, UnreadError, opened_in_part
+from components.shared.telling.addresses import visible
+from components.shared.telling.errors import InputError, nearest, shortlist
 
 GENERATED = "sim://"
 UNREAD = ("X", "layers", "uns", "obsm", "obsp", "varm", "varp", "mod")

@@ -12,9 +12,9 @@ from components.compare.report import Findings, markdown, result, write_report
 from components.compare.runs import MODEL, Grid, Run, read_grid
 from components.compare.statistics import ALL, HEADLINE, by_prior, differences
 from components.compare.verdicts import conclusion, shown
-from components.shared.artifact import COMPARISON, link_or_copy, writing
-from components.shared.results import RESULT, tell_result
-from components.shared.spreadsheet import without_formulas
+from components.shared.artifacts.artifact import COMPARISON, link_or_copy, writing
+from components.shared.findings.results import RESULT, tell_result
+from components.shared.telling.spreadsheet import without_formulas
 
 REPORTS = "reports"
 """Folder of the runs' own reports, which the comparison's links to."""

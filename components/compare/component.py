@@ -36,8 +36,8 @@ def compare(
     from pathlib import Path
 
     from components.compare.compare import compare as run
-    from components.shared.artifact import describe
-    from components.shared.errors import one_line_errors
+    from components.shared.artifacts.artifact import describe
+    from components.shared.telling.errors import one_line_errors
 
     with one_line_errors("compare"):
         run(

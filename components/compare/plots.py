@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from components.compare.statistics import BETTER, HEADLINE, WORSE
-from components.shared.svg import INK, MODEL, OTHER, QUIET, SOFT, plot
+from components.shared.telling.svg import INK, MODEL, OTHER, QUIET, SOFT, plot
 
 ROW, LINE = 0.34, 0.13
 """Inches of a row, and of each line of its name beyond the second."""

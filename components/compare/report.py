@@ -22,9 +22,9 @@ from components.compare.runs import (
 )
 from components.compare.statistics import ALL, HEADLINE, METRICS
 from components.compare.verdicts import conclusion, sentences, shown
-from components.shared.artifact import code_version
-from components.shared.markdown import names_as_code
-from components.shared.page import breakable, number, page_css, signed, with_contents
+from components.shared.artifacts.artifact import code_version
+from components.shared.telling.markdown import names_as_code
+from components.shared.telling.page import breakable, number, page_css, signed, with_contents
 
 BASELINES = {
     SAME_PERTURBATION_DELTA: "same-perturbation training delta",

@@ -8,10 +8,10 @@ from typing import Any
 
 import pandas as pd
 
-from components.shared import shapes
-from components.shared.artifact import EVALUATION, Artifact, FailedError, opening
-from components.shared.documents import read_json, said
-from components.shared.errors import InputError
+from components.shared.artifacts import shapes
+from components.shared.artifacts.artifact import EVALUATION, Artifact, FailedError, opening
+from components.shared.storage.documents import read_json, said
+from components.shared.telling.errors import InputError
 
 MODEL = "model"
 CEILING = "ceiling"

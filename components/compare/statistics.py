@@ -20,8 +20,8 @@ from components.compare.runs import (
     UNSEEN,
     Grid,
 )
-from components.shared.paired import ALPHA, holm, interval, signed_rank_p
-from components.shared.prior_grammar import (
+from components.shared.findings.paired import ALPHA, holm, interval, signed_rank_p
+from components.shared.parameters.prior_grammar import (
     CONCAT,
     NONE,
     RANDOM,

@@ -15,8 +15,8 @@ from components.compare.statistics import (
     references_of,
     twin_of,
 )
-from components.shared.page import number, signed
-from components.shared.prior_grammar import NONE, parse_prior
+from components.shared.parameters.prior_grammar import NONE, parse_prior
+from components.shared.telling.page import number, signed
 
 BASELINES = {
     SAME_PERTURBATION_DELTA: "same-perturbation delta",

@@ -11,7 +11,7 @@ from urllib.error import URLError
 from urllib.parse import urlencode
 from urllib.request import ProxyHandler, build_opener
 
-from components.shared.kfp_run import Run
+from components.shared.telling.kfp_run import Run
 
 SECONDS_TO_ANSWER = 20.0
 SECONDS_TO_REPORT = 30.0

@@ -19,7 +19,7 @@ def conclude(
         checkpoints: the pipeline parameter of this name.
     """
     from components.conclude.conclude import conclude as run
-    from components.shared.errors import one_line_errors
+    from components.shared.telling.errors import one_line_errors
 
     with one_line_errors("conclude"):
         run(status.state, status.error_message or "", run_id, checkpoints, outcome.path)

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from components.conclude.cluster import Cluster, this_cluster
-from components.shared.kfp_run import Run, own_last_line
-from components.shared.markdown import names_as_code
-from components.shared.results import KNOWING, kept_results, told_results
+from components.shared.findings.results import KNOWING, kept_results, told_results
+from components.shared.telling.kfp_run import Run, own_last_line
+from components.shared.telling.markdown import names_as_code
 
 DONE = ("SUCCEEDED", "COMPLETE", "CACHED")
 """KFP's driver passes the last two on, its local runner the first."""

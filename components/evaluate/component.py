@@ -39,9 +39,9 @@ def evaluate(
     from pathlib import Path
 
     from components.evaluate.evaluate import evaluate as run
-    from components.evaluate.summary import compared
-    from components.shared.artifact import describe
-    from components.shared.failure import errors_of
+    from components.evaluate.pages.summary import compared
+    from components.shared.artifacts.artifact import describe
+    from components.shared.artifacts.failure import errors_of
 
     with errors_of("evaluate", evaluation.path, in_grid=in_grid):
         run(

@@ -15,29 +15,31 @@ import polars as pl
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from components.evaluate.baselines import (
+from components.evaluate.contenders.baselines import (
     KNOWN_EFFECTS,
     MEAN_DELTA,
     MODEL,
     baseline_means,
     contenders,
 )
-from components.evaluate.calibrated import calibrate
-from components.evaluate.checks import (
+from components.evaluate.contenders.ridge import vectors_of
+from components.evaluate.contenders.yardstick import Yardstick
+from components.evaluate.inputs.checks import (
     check_cells,
     check_genes,
     check_means,
     check_same_splits,
 )
-from components.evaluate.effects import Effects, asked_of, read_asked, write_effects
-from components.evaluate.explorer import EXPLORER_FILE, Explored, write_explorer
-from components.evaluate.findings import Findings
-from components.evaluate.markdown import headline_text, markdown
-from components.evaluate.pair import Pair, predicted_of
-from components.evaluate.repeat import repeat_command
-from components.evaluate.report import Origin, write_report
-from components.evaluate.ridge import vectors_of
-from components.evaluate.summary import (
+from components.evaluate.inputs.pair import Pair, predicted_of
+from components.evaluate.inputs.training import Training, basal_mean, known_of_training, no_training
+from components.evaluate.measures.calibrated import calibrate
+from components.evaluate.pages.effects import Effects, asked_of, read_asked, write_effects
+from components.evaluate.pages.explorer import EXPLORER_FILE, Explored, write_explorer
+from components.evaluate.pages.findings import Findings
+from components.evaluate.pages.markdown import headline_text, markdown
+from components.evaluate.pages.repeat import repeat_command
+from components.evaluate.pages.report import Origin, write_report
+from components.evaluate.pages.summary import (
     GROUPS_FILE,
     HEADLINE_METRIC,
     PREDICTED,
@@ -47,24 +49,22 @@ from components.evaluate.summary import (
     long_table,
     nothing_scored,
 )
-from components.evaluate.training import Training, basal_mean, known_of_training, no_training
-from components.evaluate.trust import Trust, reached_of, trust, trust_section
-from components.evaluate.yardstick import Yardstick
-from components.shared.artifact import EVALUATION, GENE_PRIOR, Artifact, opening, writing
-from components.shared.cells import Cells
-from components.shared.checkpoint_files import STATS_FILE
-from components.shared.confidence import CONFIDENCE_FILE, Confidence
-from components.shared.documents import read_json
-from components.shared.errors import InputError
-from components.shared.limitations import limitations
-from components.shared.normalisation import unit_of
-from components.shared.origins import facts_of
-from components.shared.predictions import KNOWN_MEANS, MEANS, Predictions
-from components.shared.rank_cells import RANK
-from components.shared.splits import CONTROL_BOTH, Splits
-from components.shared.spreadsheet import no_formula, without_formulas
-from components.shared.training_effects import TrainingEffects
-from components.shared.verdict import verdict
+from components.evaluate.pages.trust import Trust, reached_of, trust, trust_section
+from components.shared.artifacts.artifact import EVALUATION, GENE_PRIOR, Artifact, opening, writing
+from components.shared.artifacts.cells import Cells
+from components.shared.artifacts.confidence import CONFIDENCE_FILE, Confidence
+from components.shared.artifacts.normalisation import unit_of
+from components.shared.artifacts.predictions import KNOWN_MEANS, MEANS, Predictions
+from components.shared.artifacts.splits import CONTROL_BOTH, Splits
+from components.shared.artifacts.training_effects import TrainingEffects
+from components.shared.findings.limitations import limitations
+from components.shared.findings.origins import facts_of
+from components.shared.findings.verdict import verdict
+from components.shared.model.checkpoint_files import STATS_FILE
+from components.shared.model.rank_cells import RANK
+from components.shared.storage.documents import read_json
+from components.shared.telling.errors import InputError
+from components.shared.telling.spreadsheet import no_formula, without_formulas
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from components.finetune.data import TrainingData
 from components.finetune.objective import Deltas, Sets, sets_of
-from components.shared.batches import matched
-from components.shared.devices import moved
-from components.shared.recipe import Recipe
-from components.shared.tokens import Batch, Ints, Window, assemble, gathered, training_window
+from components.shared.artifacts.batches import matched
+from components.shared.model.devices import moved
+from components.shared.model.tokens import Batch, Ints, Window, assemble, gathered, training_window
+from components.shared.parameters.recipe import Recipe
 
 
 @dataclass(frozen=True)

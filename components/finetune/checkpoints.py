@@ -21,9 +21,9 @@ from typing import IO, Any
 import torch
 
 from components.finetune.places import MANIFEST, Place
-from components.shared.addresses import without_secrets
-from components.shared.artifact import sha256_of
-from components.shared.errors import InputError
+from components.shared.storage.digests import sha256_of
+from components.shared.telling.addresses import without_secrets
+from components.shared.telling.errors import InputError
 
 FORMAT = "finetune-checkpoint/v1"
 KEPT = 2

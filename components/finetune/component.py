@@ -43,9 +43,9 @@ def finetune(
     from components.finetune.finetune import CURVES_FILE, STATS_FILE
     from components.finetune.finetune import finetune as run
     from components.finetune.places import own_place
-    from components.shared.artifact import describe
-    from components.shared.devices import check_gpus
-    from components.shared.failure import errors_of
+    from components.shared.artifacts.artifact import describe
+    from components.shared.artifacts.failure import errors_of
+    from components.shared.model.devices import check_gpus
 
     Path(stats.path).write_text("{}\n")  # whoever collects a grid reads a failed fine-tune's too
     with errors_of("finetune", model.path, in_grid=in_grid):

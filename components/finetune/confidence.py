@@ -23,7 +23,7 @@ from components.finetune.effects import (
 from components.finetune.evidence import Evidence
 from components.finetune.left_out import LeftOut, Screen, left_out, strength_of
 from components.finetune.parts import told_by, weights_of
-from components.shared.confidence import (
+from components.shared.artifacts.confidence import (
     CARRIED,
     CONTROL_SIMILARITY,
     COVERED,
@@ -33,7 +33,7 @@ from components.shared.confidence import (
     Confidence,
     Expectation,
 )
-from components.shared.perturbation import CONTROL
+from components.shared.artifacts.perturbation import CONTROL
 
 LEAST_ROWS = 9
 """From fewer residuals no interval of 80 % can be told: its ends are quantiles of 10 %."""

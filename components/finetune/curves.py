@@ -6,8 +6,8 @@ from typing import Any
 from markupsafe import escape
 from matplotlib.ticker import MaxNLocator
 
-from components.shared.page import page_css
-from components.shared.svg import MODEL, OTHER, QUIET, plot
+from components.shared.telling.page import page_css
+from components.shared.telling.svg import MODEL, OTHER, QUIET, plot
 
 PANELS = (
     ("Single cells", "mean squared error", {"train_loss": "training", "val_loss": "validation"}),

@@ -7,8 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from components.shared.devices import moved
-from components.shared.tokens import Ints, Targets
+from components.shared.model.devices import moved
+from components.shared.model.tokens import Ints, Targets
 
 Floats = NDArray[np.float64]
 

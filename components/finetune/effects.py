@@ -20,13 +20,13 @@ from components.finetune.data import Floats
 from components.finetune.deltas import LineDeltas
 from components.finetune.near_by import near_by
 from components.finetune.parts import COPIED, Mask, Teller, Told, Weights, told_by, weights_of
-from components.shared.confidence import MEAN, MEASURED, MOST_SCALE, NEAR_BY, SUMMED
-from components.shared.effects import NearBy
-from components.shared.errors import InputError
-from components.shared.gene_prior import OtherEffects
-from components.shared.perturbation import CONTROL, genes_of
-from components.shared.progress import bar
-from components.shared.vocabulary import Vocabulary
+from components.shared.artifacts.confidence import MEAN, MEASURED, MOST_SCALE, NEAR_BY, SUMMED
+from components.shared.artifacts.effects import NearBy
+from components.shared.artifacts.gene_prior import OtherEffects
+from components.shared.artifacts.perturbation import CONTROL, genes_of
+from components.shared.model.vocabulary import Vocabulary
+from components.shared.telling.errors import InputError
+from components.shared.telling.progress import bar
 
 FACTORS = np.linspace(0.0, MOST_SCALE, 61)
 """That the one for the size of known effects is chosen from."""

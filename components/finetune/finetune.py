@@ -39,21 +39,11 @@ from components.finetune.table_scale import brought_to_scale
 from components.finetune.tracking import Tracker
 from components.finetune.training import fit
 from components.finetune.workers import Workers, joined, launch
-from components.shared import model as scgpt_model
-from components.shared.artifact import GENE_PRIOR, MODEL, Artifact, opening, sha256_of, writing
-from components.shared.cells import Cells
-from components.shared.checkpoint import (
-    ARGS_FILE,
-    CHECKPOINT_FILES,
-    EXTRA_FILE,
-    WEIGHTS_FILE,
-    read_checkpoint,
-)
-from components.shared.checkpoint_files import STATS_FILE
-from components.shared.confidence import CONFIDENCE_FILE, ORIGINS, Confidence
-from components.shared.effects import EFFECTS_FILE, EffectTable
-from components.shared.errors import InputError
-from components.shared.gene_prior import (
+from components.shared.artifacts.artifact import GENE_PRIOR, MODEL, Artifact, opening, writing
+from components.shared.artifacts.cells import Cells
+from components.shared.artifacts.confidence import CONFIDENCE_FILE, ORIGINS, Confidence
+from components.shared.artifacts.effects import EFFECTS_FILE, EffectTable
+from components.shared.artifacts.gene_prior import (
     EFFECTS,
     FACTS_FILE,
     TABLE_FILE,
@@ -62,22 +52,33 @@ from components.shared.gene_prior import (
     coverage,
     genes_with_vector,
 )
-from components.shared.gene_prior import EFFECTS_FILE as OTHER_EFFECTS_FILE
-from components.shared.licences import STATE_LICENCE_FILE
-from components.shared.normalisation import TARGET_SUM, USUAL, total_of_model, unit_of
-from components.shared.origins import facts_of
-from components.shared.perturbation import genes_of
-from components.shared.pretrained import SIZES, parse_pretrained, resolve_vocabulary
-from components.shared.recipe import Recipe, load_recipe
-from components.shared.splits import TEST, TRAIN, Splits
-from components.shared.storage import fetched_folder
-from components.shared.tokens import GeneTokens
-from components.shared.training_effects import (
+from components.shared.artifacts.gene_prior import EFFECTS_FILE as OTHER_EFFECTS_FILE
+from components.shared.artifacts.licences import STATE_LICENCE_FILE
+from components.shared.artifacts.normalisation import TARGET_SUM, USUAL, total_of_model, unit_of
+from components.shared.artifacts.perturbation import genes_of
+from components.shared.artifacts.splits import TEST, TRAIN, Splits
+from components.shared.artifacts.training_effects import (
     TRAINING_EFFECTS_FILE,
     TrainingEffects,
     training_effects,
 )
-from components.shared.vocabulary import VOCAB_FILE, Vocabulary, vocabulary_digest
+from components.shared.findings.origins import facts_of
+from components.shared.model import model as scgpt_model
+from components.shared.model.checkpoint import (
+    ARGS_FILE,
+    CHECKPOINT_FILES,
+    EXTRA_FILE,
+    WEIGHTS_FILE,
+    read_checkpoint,
+)
+from components.shared.model.checkpoint_files import STATS_FILE
+from components.shared.model.tokens import GeneTokens
+from components.shared.model.vocabulary import VOCAB_FILE, Vocabulary, vocabulary_digest
+from components.shared.parameters.pretrained import SIZES, parse_pretrained, resolve_vocabulary
+from components.shared.parameters.recipe import Recipe, load_recipe
+from components.shared.storage.digests import sha256_of
+from components.shared.storage.files import fetched_folder
+from components.shared.telling.errors import InputError
 
 FRESH_ARGS = {"n_layers_cls": 3}
 CURVES_FILE = "training_curves.html"

@@ -8,7 +8,7 @@ from types import FrameType, TracebackType
 
 from components.finetune.checkpoints import Checkpoints, Saved
 from components.finetune.state import TrainingState
-from components.shared.errors import InputError
+from components.shared.telling.errors import InputError
 
 CHECKPOINT_MINUTES = 10.0
 TERMINATED = 128 + signal.SIGTERM

@@ -3,9 +3,9 @@
 from collections.abc import Collection, Sequence
 from itertools import islice
 
-from components.shared.errors import InputError, shortlist
-from components.shared.tokens import GeneTokens
-from components.shared.vocabulary import Vocabulary
+from components.shared.model.tokens import GeneTokens
+from components.shared.model.vocabulary import Vocabulary
+from components.shared.telling.errors import InputError, shortlist
 
 LEAST = 0.5
 """Share of the genes, and of the training perturbations, that a model must know."""

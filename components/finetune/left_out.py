@@ -12,7 +12,7 @@ from components.finetune.deltas import LineDeltas
 from components.finetune.effects import Effects
 from components.finetune.evidence import Evidence, blocks, correlations
 from components.finetune.near_by import left_out_near_by
-from components.shared.confidence import (
+from components.shared.artifacts.confidence import (
     CONTROL_SIMILARITY,
     MEAN,
     MEASURED,
@@ -22,8 +22,8 @@ from components.shared.confidence import (
     HeldOut,
     nearest_of,
 )
-from components.shared.perturbation import genes_of
-from components.shared.training_effects import TrainingEffects
+from components.shared.artifacts.perturbation import genes_of
+from components.shared.artifacts.training_effects import TrainingEffects
 
 Told = tuple[str, NDArray[np.int64], Floats]
 """How effects are known, of which perturbations [n], and what they are [n, genes]."""

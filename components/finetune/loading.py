@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from components.finetune.data import TrainingData, ValidationSet, moments
-from components.shared.batches import LEAST_CONTROLS, batches_of, matched
-from components.shared.cells import Cells
-from components.shared.errors import InputError
-from components.shared.perturbation import CONTROL
-from components.shared.progress import bar
-from components.shared.splits import TRAIN, VAL, Splits
-from components.shared.tokens import GeneTokens, Ints
+from components.shared.artifacts.batches import LEAST_CONTROLS, batches_of, matched
+from components.shared.artifacts.cells import Cells
+from components.shared.artifacts.perturbation import CONTROL
+from components.shared.artifacts.splits import TRAIN, VAL, Splits
+from components.shared.model.tokens import GeneTokens, Ints
+from components.shared.telling.errors import InputError
+from components.shared.telling.progress import bar
 
 RESIDENT_SHARE = 0.25
 """Most of a GPU's memory that cells take: a step's activations need more than half of it."""

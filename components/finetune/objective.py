@@ -15,8 +15,8 @@ from torch import Tensor
 
 from components.finetune.data import TrainingData
 from components.finetune.deltas import LineDeltas
-from components.shared.devices import moved
-from components.shared.tokens import Ints
+from components.shared.model.devices import moved
+from components.shared.model.tokens import Ints
 
 LEAST_SCORE, MOST_SCORE = 1.0, 5.0
 """A gene's weight follows the size of its t-score between these: what may be noise counts as much

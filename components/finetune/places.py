@@ -9,11 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
-from components.shared.buckets import FORMS, SCHEMES, may_write, open_bucket
-from components.shared.downloads import check_remote_path, shown
-from components.shared.errors import InputError
-from components.shared.objects import Stored, split_uri
-from components.shared.storage import local_path, scheme_of
+from components.shared.storage.buckets import FORMS, SCHEMES, may_write, open_bucket
+from components.shared.storage.downloads import check_remote_path, shown
+from components.shared.storage.files import local_path, scheme_of
+from components.shared.storage.objects import Stored, split_uri
+from components.shared.telling.errors import InputError
 
 MANIFEST = "manifest.json"
 NAME = re.compile(r"epoch-(\d+)-step-(\d+)-[0-9a-f]{8}")

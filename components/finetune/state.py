@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from components.finetune.workers import ALONE, Workers
-from components.shared.recipe import Recipe
+from components.shared.parameters.recipe import Recipe
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from components.finetune.data import Floats
 from components.finetune.deltas import LineDeltas
 from components.finetune.effects import line_key
-from components.shared.errors import InputError
-from components.shared.gene_prior import OtherEffects
+from components.shared.artifacts.gene_prior import OtherEffects
+from components.shared.telling.errors import InputError
 
 OFF = 5.0
 """A table's values are on another scale where they are so many times larger, or smaller, than the

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, cast
 
-from components.shared.errors import nearest
+from components.shared.telling.errors import nearest
 
 OFFLINE = "offline"
 MODES = ("online", OFFLINE, "disabled", "dryrun", "run", "shared")

@@ -28,12 +28,12 @@ from components.finetune.selection import leads
 from components.finetune.state import Epoch, Fit, TrainingState
 from components.finetune.validation import Validation, own_responses, validate
 from components.finetune.workers import ALONE, Workers
-from components.shared.errors import InputError, shortlist
-from components.shared.inference import autocast, forward
-from components.shared.model import export_state, weigh_network
-from components.shared.progress import bar
-from components.shared.recipe import RELIABLE, Recipe
-from components.shared.tokens import Ints
+from components.shared.model.inference import autocast, forward
+from components.shared.model.model import export_state, weigh_network
+from components.shared.model.tokens import Ints
+from components.shared.parameters.recipe import RELIABLE, Recipe
+from components.shared.telling.errors import InputError, shortlist
+from components.shared.telling.progress import bar
 
 _Share = list[TrainingBatch]
 

@@ -14,9 +14,9 @@ from components.finetune.deltas import LineDeltas
 from components.finetune.keeping import Keeper
 from components.finetune.selection import network_weight, reliability, weighted_mean
 from components.finetune.workers import ALONE, Workers
-from components.shared.inference import predict_cells
-from components.shared.recipe import RELIABLE, Recipe
-from components.shared.tokens import Ints
+from components.shared.model.inference import predict_cells
+from components.shared.model.tokens import Ints
+from components.shared.parameters.recipe import RELIABLE, Recipe
 
 NAN = float("nan")
 

@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from components.shared.errors import InputError, one_line_errors
+from components.shared.telling.errors import InputError, one_line_errors
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from components.shared.vocabulary import packaged_vocabulary
+from components.shared.model.vocabulary import packaged_vocabulary
 
 HERE = Path(__file__).parent
 GENES = 9000

@@ -28,10 +28,10 @@ def ingest(
             least_perturbation_knock_down.
     """
     from components.ingest.ingest import ingest as run
-    from components.shared.artifact import describe
-    from components.shared.errors import one_line_errors
-    from components.shared.options import options_for
-    from components.shared.stage_options import INGEST_OPTIONS
+    from components.shared.artifacts.artifact import describe
+    from components.shared.parameters.options import options_for
+    from components.shared.parameters.stage_options import INGEST_OPTIONS
+    from components.shared.telling.errors import one_line_errors
 
     with one_line_errors("ingest"):
         keywords = options_for(

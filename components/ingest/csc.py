@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import coo_matrix, csr_matrix
 
-from components.shared.progress import bar
+from components.shared.telling.progress import bar
 
 ENTRY = np.dtype([("row", "<i4"), ("column", "<i4"), ("value", "<f4")])
 ENTRIES_PER_CHUNK = 2**20

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from components.ingest.normalise import ValueCheck
 from components.ingest.parts import Part
-from components.shared.errors import InputError
-from components.shared.normalisation import TARGET_SUM, USUAL, read_target_sum
+from components.shared.artifacts.normalisation import TARGET_SUM, USUAL, read_target_sum
+from components.shared.telling.errors import InputError
 
 
 def brought_to(

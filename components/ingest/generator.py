@@ -37,10 +37,10 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from components.ingest.source_h5ad import dense_to_csr
-from components.shared.csr_writer import CsrWriter
-from components.shared.errors import InputError, nearest, one_line_errors
-from components.shared.perturbation import CONTROL
-from components.shared.progress import bar
+from components.shared.artifacts.perturbation import CONTROL
+from components.shared.storage.csr_writer import CsrWriter
+from components.shared.telling.errors import InputError, nearest, one_line_errors
+from components.shared.telling.progress import bar
 
 SCHEME = "sim://"
 HOST = "screen"

@@ -32,20 +32,20 @@ from components.ingest.parts import (
 )
 from components.ingest.scale import check_option, scale_of
 from components.ingest.source_h5ad import H5adSource
-from components.shared.addresses import visible
-from components.shared.artifact import CELLS, Draft, writing
-from components.shared.cells import CELLS_FILE
-from components.shared.csr_writer import CsrWriter
-from components.shared.datasets import as_text, with_files
-from components.shared.downloads import shown
-from components.shared.errors import InputError, nearest
-from components.shared.normalisation import TARGET_SUM, USUAL, read_target_sum, unit_of
-from components.shared.progress import bar
+from components.shared.artifacts.artifact import CELLS, Draft, writing
+from components.shared.artifacts.cells import CELLS_FILE
+from components.shared.artifacts.normalisation import TARGET_SUM, USUAL, read_target_sum, unit_of
+from components.shared.parameters.datasets import as_text, with_files
 from components.shared.reading.files import check_is_no_folder
 from components.shared.reading.labels import check_names, counts_of, labels_of
 from components.shared.reading.readings import Reading, readings
 from components.shared.reading.source import Source
-from components.shared.storage import LOCAL, fetched, local_path, scheme_of
+from components.shared.storage.csr_writer import CsrWriter
+from components.shared.storage.downloads import shown
+from components.shared.storage.files import LOCAL, fetched, local_path, scheme_of
+from components.shared.telling.addresses import visible
+from components.shared.telling.errors import InputError, nearest
+from components.shared.telling.progress import bar
 
 TRUTH_FILE = "truth.npz"
 JOIN = " + "

@@ -15,10 +15,10 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from components.shared.errors import InputError
-from components.shared.perturbation import CONTROL, genes_of
-from components.shared.progress import bar
+from components.shared.artifacts.perturbation import CONTROL, genes_of
 from components.shared.reading.labels import Labels
+from components.shared.telling.errors import InputError
+from components.shared.telling.progress import bar
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]

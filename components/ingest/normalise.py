@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from components.shared.errors import InputError
+from components.shared.telling.errors import InputError
 
 COUNTS = "counts"
 LOG1P = "log1p"

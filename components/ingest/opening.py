@@ -7,9 +7,9 @@ from typing import Any
 
 from components.ingest.source_10x import TenXSource
 from components.ingest.source_h5ad import H5adSource
-from components.shared.errors import InputError
-from components.shared.hdf5 import DAMAGE, PACKED, UNPACKED, opened_hdf5
 from components.shared.reading.files import check_filters, check_is_anndata, check_is_hdf5, is_10x
+from components.shared.storage.hdf5 import DAMAGE, PACKED, UNPACKED, opened_hdf5
+from components.shared.telling.errors import InputError
 
 UNREAD = ("uns", "obsm", "obsp", "varm", "varp", "mod")
 """Groups of a file that ingest does not look into."""

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from components.ingest.scale import Found
-from components.shared.errors import InputError, shortlist
-from components.shared.perturbation_names import line_key
+from components.shared.artifacts.perturbation_names import line_key
 from components.shared.reading.labels import Labels, with_one_name_a_line
 from components.shared.reading.source import Source
+from components.shared.telling.errors import InputError, shortlist
 
 INTERSECTION = "intersection"
 UNION = "union"

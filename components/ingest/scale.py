@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from components.ingest.normalise import COUNTS, LOG1P, SCALE, detect, log1p_of_counts, row_sums
-from components.shared.errors import InputError, nearest
-from components.shared.normalisation import unit_of
+from components.shared.artifacts.normalisation import unit_of
 from components.shared.reading.source import Source
+from components.shared.telling.errors import InputError, nearest
 
 AUTO = "auto"
 Values = NDArray[np.float64]

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, vstack
 
 from components.ingest.csc import fill_buckets, read_buckets
-from components.shared.artifact import sha256_of
-from components.shared.errors import InputError
-from components.shared.hdf5 import DAMAGE
 from components.shared.reading.source import rows_per_block
 from components.shared.reading.tables import Tables
+from components.shared.storage.digests import sha256_of
+from components.shared.storage.hdf5 import DAMAGE
+from components.shared.telling.errors import InputError
 
 SAMPLE_RUNS = 32
 SAMPLE_RUN_ROWS = 16

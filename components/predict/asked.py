@@ -4,8 +4,8 @@ import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from components.shared.errors import InputError, nearest
-from components.shared.perturbation import genes_of
+from components.shared.artifacts.perturbation import genes_of
+from components.shared.telling.errors import InputError, nearest
 
 MOST_NAMED = 20
 """Perturbations that a warning names one by one; finding the nearest symbol takes a while."""

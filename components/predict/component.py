@@ -28,9 +28,9 @@ def predict(
         in_grid: whether a failure is a result, so that the other runs of a grid go on.
     """
     from components.predict.predict import predict as run
-    from components.shared.artifact import describe
-    from components.shared.devices import check_gpus
-    from components.shared.failure import errors_of
+    from components.shared.artifacts.artifact import describe
+    from components.shared.artifacts.failure import errors_of
+    from components.shared.model.devices import check_gpus
 
     with errors_of("predict", predictions.path, in_grid=in_grid):
         check_gpus(gpus)

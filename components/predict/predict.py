@@ -17,19 +17,13 @@ from tqdm import tqdm
 from components.predict.asked import Asked, asked_for, report_unknown
 from components.predict.table import perturbation_table
 from components.predict.wanted import Wanted, control_obs, predicted_obs, wanted_cells
-from components.shared.artifact import MODEL, PREDICTIONS, link_or_copy, opening, writing
-from components.shared.cells import Cells
-from components.shared.checkpoint import WEIGHTS_FILE, read_checkpoint
-from components.shared.checkpoint_files import STATS_FILE
-from components.shared.confidence import CONFIDENCE_FILE, MEAN, Confidence
-from components.shared.csr_writer import CsrWriter
-from components.shared.effects import EFFECTS_FILE, EffectTable
-from components.shared.errors import InputError
-from components.shared.inference import predict_cells
-from components.shared.model import load_finetuned
-from components.shared.normalisation import check_total, total_of_model
-from components.shared.perturbation import CONTROL, genes_of, in_the_words_of
-from components.shared.predictions import (
+from components.shared.artifacts.artifact import MODEL, PREDICTIONS, link_or_copy, opening, writing
+from components.shared.artifacts.cells import Cells
+from components.shared.artifacts.confidence import CONFIDENCE_FILE, MEAN, Confidence
+from components.shared.artifacts.effects import EFFECTS_FILE, EffectTable
+from components.shared.artifacts.normalisation import check_total, total_of_model
+from components.shared.artifacts.perturbation import CONTROL, genes_of, in_the_words_of
+from components.shared.artifacts.predictions import (
     CELLS_KIND,
     KNOWN_MEANS,
     MEANS,
@@ -39,12 +33,24 @@ from components.shared.predictions import (
     PREDICTIONS_FILE,
     TRUTH,
 )
-from components.shared.progress import bar
-from components.shared.rank_cells import HIGHEST, RANK, draw_partners, generator_of, rank_cells
-from components.shared.settings import settings_of
-from components.shared.splits import TEST, Splits
-from components.shared.tokens import GeneTokens, Ints, Targets
-from components.shared.training_effects import TRAINING_EFFECTS_FILE, TrainingEffects
+from components.shared.artifacts.settings import settings_of
+from components.shared.artifacts.splits import TEST, Splits
+from components.shared.artifacts.training_effects import TRAINING_EFFECTS_FILE, TrainingEffects
+from components.shared.model.checkpoint import WEIGHTS_FILE, read_checkpoint
+from components.shared.model.checkpoint_files import STATS_FILE
+from components.shared.model.inference import predict_cells
+from components.shared.model.model import load_finetuned
+from components.shared.model.rank_cells import (
+    HIGHEST,
+    RANK,
+    draw_partners,
+    generator_of,
+    rank_cells,
+)
+from components.shared.model.tokens import GeneTokens, Ints, Targets
+from components.shared.storage.csr_writer import CsrWriter
+from components.shared.telling.errors import InputError
+from components.shared.telling.progress import bar
 
 Floats = NDArray[np.float32]
 ROWS_AT_ONCE = 1024

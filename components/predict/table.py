@@ -7,10 +7,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from components.predict.wanted import Wanted
-from components.shared.confidence import Confidence, control_similarity
-from components.shared.perturbation import genes_of
-from components.shared.predictions import PERTURBATION_COLUMNS
-from components.shared.training_effects import TrainingEffects
+from components.shared.artifacts.confidence import Confidence, control_similarity
+from components.shared.artifacts.perturbation import genes_of
+from components.shared.artifacts.predictions import PERTURBATION_COLUMNS
+from components.shared.artifacts.training_effects import TrainingEffects
 
 
 def perturbation_table(

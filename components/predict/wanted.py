@@ -8,12 +8,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from components.predict.asked import Asked
-from components.shared.cells import Cells
-from components.shared.errors import InputError
-from components.shared.perturbation import CONTROL
-from components.shared.predictions import MEASURED
-from components.shared.splits import TEST, Splits
-from components.shared.tokens import Ints
+from components.shared.artifacts.cells import Cells
+from components.shared.artifacts.perturbation import CONTROL
+from components.shared.artifacts.predictions import MEASURED
+from components.shared.artifacts.splits import TEST, Splits
+from components.shared.model.tokens import Ints
+from components.shared.telling.errors import InputError
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.prior.tables import Table
-from components.shared.aliases import Aliases, match
-from components.shared.errors import InputError, shortlist
-from components.shared.progress import bar
-from components.shared.vocabulary import SPECIAL_TOKENS, Vocabulary
+from components.shared.model.vocabulary import SPECIAL_TOKENS, Vocabulary
+from components.shared.parameters.aliases import Aliases, match
+from components.shared.telling.errors import InputError, shortlist
+from components.shared.telling.progress import bar
 
 
 @dataclass(frozen=True)

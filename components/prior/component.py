@@ -19,8 +19,8 @@ def prior(
         in_grid: whether a failure is a result, so that the other runs of a grid go on.
     """
     from components.prior.prior import prior as run
-    from components.shared.artifact import describe
-    from components.shared.failure import errors_of
+    from components.shared.artifacts.artifact import describe
+    from components.shared.artifacts.failure import errors_of
 
     with errors_of("prior", gene_prior.path, in_grid=in_grid):
         run(uri, pretrained, gene_prior.path, seed=seed)

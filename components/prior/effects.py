@@ -19,20 +19,21 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from components.prior.tables import parquet_numbers
-from components.shared.artifact import PROVENANCE, Artifact, sha256_of
-from components.shared.cells import CELLS_FILE, Cells
-from components.shared.documents import read_json
-from components.shared.downloads import shown
-from components.shared.errors import InputError, shortlist
-from components.shared.gene_prior import CELL_LINE, CELLS, PERTURBATION, OtherEffects
-from components.shared.hdf5 import FAULTS, opened_hdf5
-from components.shared.licences import Source, licence_of
-from components.shared.normalisation import TARGET_SUM
-from components.shared.parquet import PARQUET_FAULTS, opened_parquet
-from components.shared.perturbation import CONTROL
-from components.shared.perturbation_names import canonical_name
-from components.shared.progress import bar
-from components.shared.storage import SHA256, ending_of, fetched, fetched_folder
+from components.shared.artifacts.artifact import PROVENANCE, Artifact
+from components.shared.artifacts.cells import CELLS_FILE, Cells
+from components.shared.artifacts.gene_prior import CELL_LINE, CELLS, PERTURBATION, OtherEffects
+from components.shared.artifacts.licences import Source, licence_of
+from components.shared.artifacts.normalisation import TARGET_SUM
+from components.shared.artifacts.perturbation import CONTROL
+from components.shared.artifacts.perturbation_names import canonical_name
+from components.shared.storage.digests import sha256_of
+from components.shared.storage.documents import read_json
+from components.shared.storage.downloads import shown
+from components.shared.storage.files import SHA256, ending_of, fetched, fetched_folder
+from components.shared.storage.hdf5 import FAULTS, opened_hdf5
+from components.shared.storage.parquet import PARQUET_FAULTS, opened_parquet
+from components.shared.telling.errors import InputError, shortlist
+from components.shared.telling.progress import bar
 
 ROWS_AT_ONCE = 1024
 HIGHEST = 15.0

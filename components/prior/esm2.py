@@ -25,12 +25,12 @@ from safetensors.numpy import load_file, save_file
 from transformers import EsmConfig, EsmModel, EsmTokenizer
 from transformers.utils import logging
 
-from components.shared.artifact import sha256_of
-from components.shared.downloads import shown
-from components.shared.errors import InputError
-from components.shared.progress import bar
-from components.shared.scratch import scratch_for
-from components.shared.storage import LOCAL, fetch_folder, scheme_of
+from components.shared.storage.digests import sha256_of
+from components.shared.storage.downloads import shown
+from components.shared.storage.files import LOCAL, fetch_folder, scheme_of
+from components.shared.storage.scratch import scratch_for
+from components.shared.telling.errors import InputError
+from components.shared.telling.progress import bar
 
 CONFIG_FILE, VOCAB_FILE = "config.json", "vocab.txt"
 WEIGHTS_FILES = (

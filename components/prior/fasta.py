@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from components.shared.errors import InputError
+from components.shared.telling.errors import InputError
 
 HUMAN = "9606"
 MOST_RESIDUES = 500_000_000

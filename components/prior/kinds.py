@@ -12,19 +12,19 @@ from numpy.typing import NDArray
 from components.prior.align import Aligned, align, genes_of
 from components.prior.fasta import read_fasta
 from components.prior.tables import Table, read_table
-from components.shared import prior_grammar as grammar
-from components.shared.aliases import Aliases, match, read_aliases
-from components.shared.artifact import sha256_of
-from components.shared.checkpoint import CHECKPOINT_FILES, WEIGHTS_FILE, read_checkpoint
-from components.shared.columns import read_columns
-from components.shared.downloads import shown
-from components.shared.errors import InputError, shortlist
-from components.shared.licences import CC0, CC_BY, Source, licence_of
-from components.shared.pretrained import parse_pretrained
-from components.shared.prior_grammar import Prior
-from components.shared.scratch import scratch_for
-from components.shared.storage import SHA256, ending_of, fetched, fetched_folder
-from components.shared.vocabulary import Vocabulary
+from components.shared.artifacts.licences import CC0, CC_BY, Source, licence_of
+from components.shared.model.checkpoint import CHECKPOINT_FILES, WEIGHTS_FILE, read_checkpoint
+from components.shared.model.vocabulary import Vocabulary
+from components.shared.parameters import prior_grammar as grammar
+from components.shared.parameters.aliases import Aliases, match, read_aliases
+from components.shared.parameters.pretrained import parse_pretrained
+from components.shared.parameters.prior_grammar import Prior
+from components.shared.storage.columns import read_columns
+from components.shared.storage.digests import sha256_of
+from components.shared.storage.downloads import shown
+from components.shared.storage.files import SHA256, ending_of, fetched, fetched_folder
+from components.shared.storage.scratch import scratch_for
+from components.shared.telling.errors import InputError, shortlist
 
 if TYPE_CHECKING:
     from components.prior.spectral import Embedding

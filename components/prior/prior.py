@@ -15,10 +15,9 @@ from safetensors.torch import save_file
 
 from components.prior.effects import write_effects
 from components.prior.kinds import Context, Vectors, genes_of, make, totals
-from components.shared.artifact import GENE_PRIOR, writing
-from components.shared.errors import InputError
-from components.shared.gene_prior import EFFECTS, FACTS_FILE, GENES, TABLE_FILE, TENSOR
-from components.shared.licences import (
+from components.shared.artifacts.artifact import GENE_PRIOR, writing
+from components.shared.artifacts.gene_prior import EFFECTS, FACTS_FILE, GENES, TABLE_FILE, TENSOR
+from components.shared.artifacts.licences import (
     SE_600M,
     STATE_LICENCE,
     STATE_LICENCE_FILE,
@@ -26,10 +25,17 @@ from components.shared.licences import (
     is_non_commercial,
     strictest,
 )
-from components.shared.pretrained import parse_pretrained, resolve_vocabulary
-from components.shared.prior_grammar import NONE, Prior, effects_of, gene_part, parse_prior
-from components.shared.storage import LOCAL, fetched, scheme_of
-from components.shared.vocabulary import Vocabulary, vocabulary_digest
+from components.shared.model.vocabulary import Vocabulary, vocabulary_digest
+from components.shared.parameters.pretrained import parse_pretrained, resolve_vocabulary
+from components.shared.parameters.prior_grammar import (
+    NONE,
+    Prior,
+    effects_of,
+    gene_part,
+    parse_prior,
+)
+from components.shared.storage.files import LOCAL, fetched, scheme_of
+from components.shared.telling.errors import InputError
 
 
 def prior(uri: str, vocabulary: str, target: Path | str, *, seed: int = 0) -> None:
@@ -38,13 +44,13 @@ def prior(uri: str, vocabulary: str, target: Path | str, *, seed: int = 0) -> No
     The artifact holds `prior.json` and, unless no gene has a vector by the kind asked for,
     `prior.safetensors` with the tensor `prior`, float32 [tokens, width], in which a row of zeros
     means no prior; and the deltas of another screen where `effects:<uri>` names one (see
-    `components.shared.gene_prior`).
+    `components.shared.artifacts.gene_prior`).
 
     Args:
         uri: what prior, see `grammar`.
         vocabulary: the pipeline's `pretrained`, whose tokens the rows are: a vocab.json, a
             checkpoint folder with one, as a path or URI, or ``random://<size>`` (see
-            `components.shared.pretrained`).
+            `components.shared.parameters.pretrained`).
         target: folder to write; must not exist.
         seed: for kinds that draw: random and shuffled.
 

@@ -12,7 +12,7 @@ from scipy.sparse import csr_matrix, diags, identity
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfTransformer
 
-from components.shared.errors import InputError
+from components.shared.telling.errors import InputError
 
 PASSES = 10
 """Power iterations of the randomised SVD (Halko 2011): the spectra here fall slowly."""

@@ -18,8 +18,8 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from components.shared.errors import InputError
-from components.shared.parquet import PARQUET_FAULTS, opened_parquet
+from components.shared.storage.parquet import PARQUET_FAULTS, opened_parquet
+from components.shared.telling.errors import InputError
 
 Block = NDArray[np.generic]
 """Vectors of the next genes, [genes, width]."""

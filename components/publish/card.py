@@ -20,16 +20,22 @@ from components.publish.facts import (
 )
 from components.publish.files import is_scored
 from components.publish.terms import Terms, binding, citations_of, notice_of, terms_of
-from components.shared import shapes
-from components.shared.addresses import unchecked, visible
-from components.shared.artifact import Artifact, code_version
-from components.shared.documents import Shape, read_json
-from components.shared.errors import InputError
-from components.shared.limitations import count, few_shot, limitations, no_prior, open_licence
-from components.shared.markdown import names_as_code
-from components.shared.normalisation import TARGET_SUM, USUAL, unit_of
-from components.shared.origins import JOIN, prior_asked_for, public
-from components.shared.verdict import lower_is_better, verdict
+from components.shared.artifacts import shapes
+from components.shared.artifacts.artifact import Artifact, code_version
+from components.shared.artifacts.normalisation import TARGET_SUM, USUAL, unit_of
+from components.shared.findings.limitations import (
+    count,
+    few_shot,
+    limitations,
+    no_prior,
+    open_licence,
+)
+from components.shared.findings.origins import JOIN, prior_asked_for, public
+from components.shared.findings.verdict import lower_is_better, verdict
+from components.shared.storage.documents import Shape, read_json
+from components.shared.telling.addresses import unchecked, visible
+from components.shared.telling.errors import InputError
+from components.shared.telling.markdown import names_as_code
 
 TEMPLATE = "card.md.j2"
 TASK = "perturbation-prediction"

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from components.shared.artifact import Artifact
-from components.shared.errors import InputError
-from components.shared.finished import PUBLISHED_AT
+from components.shared.artifacts.artifact import Artifact
+from components.shared.artifacts.finished import PUBLISHED_AT
+from components.shared.telling.errors import InputError
 
 MADE_FROM = (
     ("model", "splits"),

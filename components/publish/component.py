@@ -29,8 +29,8 @@ def publish(
     import shutil
 
     from components.publish.publish import publish as run
-    from components.shared.artifact import describe
-    from components.shared.errors import one_line_errors
+    from components.shared.artifacts.artifact import describe
+    from components.shared.telling.errors import one_line_errors
 
     with one_line_errors("publish"):
         run(model.path, predictions.path, evaluation.path, splits.path, publish_to, published.path)
@@ -64,8 +64,8 @@ def publish_best(
     import shutil
 
     from components.publish.publish import publish as run
-    from components.shared.artifact import describe
-    from components.shared.errors import one_line_errors
+    from components.shared.artifacts.artifact import describe
+    from components.shared.telling.errors import one_line_errors
 
     with one_line_errors("publish"):
         run(

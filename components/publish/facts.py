@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from components.shared.verdict import INCOMPARABLE, standing
+from components.shared.findings.verdict import INCOMPARABLE, standing
 
 HEADLINE = (
     "pearson_delta",

@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from components.shared.artifact import Artifact, link_or_copy, sha256_of
-from components.shared.errors import InputError
-from components.shared.finished import BESIDE
-from components.shared.licences import STATE_LICENCE_FILE
+from components.shared.artifacts.artifact import Artifact, link_or_copy
+from components.shared.artifacts.finished import BESIDE
+from components.shared.artifacts.licences import STATE_LICENCE_FILE
+from components.shared.storage.digests import sha256_of
+from components.shared.telling.errors import InputError
 
 CARD_FILE = "README.md"
 

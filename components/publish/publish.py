@@ -7,7 +7,7 @@ from components.publish.card import result, write_card
 from components.publish.chain import check_chain
 from components.publish.files import CARD_FILE, check_files, collect
 from components.publish.targets import check_target, upload
-from components.shared.artifact import (
+from components.shared.artifacts.artifact import (
     EVALUATION,
     MODEL,
     PREDICTIONS,
@@ -16,9 +16,9 @@ from components.shared.artifact import (
     opening,
     writing,
 )
-from components.shared.errors import InputError
-from components.shared.results import RESULT, tell_result
-from components.shared.storage import local_path, scheme_of
+from components.shared.findings.results import RESULT, tell_result
+from components.shared.storage.files import local_path, scheme_of
+from components.shared.telling.errors import InputError
 
 __all__ = ["check_target", "publish"]
 

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.publish.files import SOMETIMES
-from components.shared.addresses import without_secrets
-from components.shared.artifact import PROVENANCE, beside
-from components.shared.buckets import SCHEMES, open_bucket
-from components.shared.downloads import shown, watching
-from components.shared.errors import InputError, nearest, shortlist
-from components.shared.objects import Bucket, Stored, split_uri
-from components.shared.storage import local_path, scheme_of
-from components.shared.targets import check_target_form, repository_of
+from components.shared.artifacts.artifact import PROVENANCE, beside
+from components.shared.parameters.targets import check_target_form, repository_of
+from components.shared.storage.buckets import SCHEMES, open_bucket
+from components.shared.storage.downloads import shown, watching
+from components.shared.storage.files import local_path, scheme_of
+from components.shared.storage.objects import Bucket, Stored, split_uri
+from components.shared.telling.addresses import without_secrets
+from components.shared.telling.errors import InputError, nearest, shortlist
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo, HfApi
@@ -149,7 +149,7 @@ def _token() -> str:
 def _check_hub(uri: str) -> None:
     from huggingface_hub import HfApi
 
-    from components.shared import storage_hf
+    from components.shared.storage import hf as storage_hf
 
     repository, _ = repository_of(uri)
     api = HfApi(token=_token())
@@ -183,7 +183,7 @@ def _to_hub(folder: Path, uri: str) -> str:
     from huggingface_hub import HfApi
     from huggingface_hub.utils import disable_progress_bars
 
-    from components.shared import storage_hf
+    from components.shared.storage import hf as storage_hf
 
     repository, branch = repository_of(uri)
     api = HfApi(token=_token())

@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from components.shared.licences import (
+from components.shared.artifacts.licences import (
     SE_600M,
     STATE_LICENCE_FILE,
     is_non_commercial,
     licence_of,
 )
-from components.shared.origins import JOIN, public
+from components.shared.findings.origins import JOIN, public
 
 SCGPT = (
     "Cui, H. et al. (2024) scGPT: toward building a foundation model for single-cell multi-omics "

@@ -25,10 +25,10 @@ def split(
             aliases.
         seed: draws validation perturbations and control halves.
     """
-    from components.shared.artifact import describe
-    from components.shared.errors import one_line_errors
-    from components.shared.options import options_for
-    from components.shared.stage_options import SPLIT_OPTIONS
+    from components.shared.artifacts.artifact import describe
+    from components.shared.parameters.options import options_for
+    from components.shared.parameters.stage_options import SPLIT_OPTIONS
+    from components.shared.telling.errors import one_line_errors
     from components.split.split import split as run
 
     with one_line_errors("split"):

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from components.shared.perturbation import CONTROL
+from components.shared.artifacts.perturbation import CONTROL
 
 Ints = NDArray[np.int64]
 

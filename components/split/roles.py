@@ -6,9 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from components.shared.errors import InputError
-from components.shared.perturbation import CONTROL
-from components.shared.splits import (
+from components.shared.artifacts.perturbation import CONTROL
+from components.shared.artifacts.splits import (
     CONTROL_BASAL,
     CONTROL_BOTH,
     CONTROL_REFERENCE,
@@ -18,6 +17,7 @@ from components.shared.splits import (
     UNUSED,
     VAL,
 )
+from components.shared.telling.errors import InputError
 from components.split.labels import Ints, Labels, generator
 from components.split.rules import Rules
 

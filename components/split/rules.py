@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import cycle
 
-from components.shared.errors import InputError, nearest, shortlist
-from components.shared.parameters import test_line_trains
-from components.shared.perturbation_names import line_named
-from components.shared.splits import TEST, TRAIN, VAL
+from components.shared.artifacts.perturbation_names import line_named
+from components.shared.artifacts.splits import TEST, TRAIN, VAL
+from components.shared.parameters.conditions import test_line_trains
+from components.shared.telling.errors import InputError, nearest, shortlist
 from components.split.labels import Labels, generator
 
 LEAST_SETS = 10

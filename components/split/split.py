@@ -7,18 +7,30 @@ from typing import Any
 
 import pandas as pd
 
-from components.shared.aliases import meanings_of, read_aliases
-from components.shared.artifact import SPLITS, writing
-from components.shared.asked import read_perturbations
-from components.shared.cells import Cells
-from components.shared.downloads import shown
-from components.shared.errors import InputError, shortlist
-from components.shared.normalisation import TARGET_SUM
-from components.shared.parameters import check_fraction, check_whole
-from components.shared.perturbation import genes_of, in_the_words_of
-from components.shared.perturbation_names import canonical_name, line_key, same_things, text_of
-from components.shared.splits import ASKED_FILE, SPLITS_FILE, SUMMARY_FILE, TEST, TRAIN, VAL
-from components.shared.storage import fetched
+from components.shared.artifacts.artifact import SPLITS, writing
+from components.shared.artifacts.cells import Cells
+from components.shared.artifacts.normalisation import TARGET_SUM
+from components.shared.artifacts.perturbation import genes_of, in_the_words_of
+from components.shared.artifacts.perturbation_names import (
+    canonical_name,
+    line_key,
+    same_things,
+    text_of,
+)
+from components.shared.artifacts.splits import (
+    ASKED_FILE,
+    SPLITS_FILE,
+    SUMMARY_FILE,
+    TEST,
+    TRAIN,
+    VAL,
+)
+from components.shared.parameters.aliases import meanings_of, read_aliases
+from components.shared.parameters.asked import read_perturbations
+from components.shared.parameters.conditions import check_fraction, check_whole
+from components.shared.storage.downloads import shown
+from components.shared.storage.files import fetched
+from components.shared.telling.errors import InputError, shortlist
 from components.split.labels import Labels
 from components.split.roles import NOT_IN_TRAINING, assign
 from components.split.rules import Rules, from_lines, with_validation

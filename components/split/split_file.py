@@ -12,11 +12,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from components.shared.artifact import sha256_of
-from components.shared.errors import InputError, nearest, shortlist
-from components.shared.perturbation import CONTROL, in_the_words_of
-from components.shared.perturbation_names import canonical_name, line_named
-from components.shared.splits import TEST, TRAIN, UNUSED, VAL
+from components.shared.artifacts.perturbation import CONTROL, in_the_words_of
+from components.shared.artifacts.perturbation_names import canonical_name, line_named
+from components.shared.artifacts.splits import TEST, TRAIN, UNUSED, VAL
+from components.shared.storage.digests import sha256_of
+from components.shared.telling.errors import InputError, nearest, shortlist
 from components.split.labels import Labels
 from components.split.rules import Rules, check_line
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pandas as pd
 
-from components.shared.perturbation import genes_of
-from components.shared.splits import (
+from components.shared.artifacts.perturbation import genes_of
+from components.shared.artifacts.splits import (
     CONTROL_BASAL,
     CONTROL_BOTH,
     CONTROL_REFERENCE,

@@ -12,7 +12,7 @@ from typing import Any
 
 from kubernetes.utils.quantity import parse_quantity
 
-from components.shared.errors import InputError
+from components.shared.telling.errors import InputError
 from pipelines.inputs import is_comparison, is_prediction
 from pipelines.lean import stage_of
 from pipelines.validation.rules import at

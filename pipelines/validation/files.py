@@ -4,7 +4,7 @@ import re
 
 import yaml
 
-from components.shared.errors import InputError
+from components.shared.telling.errors import InputError
 from pipelines.validation.rules import at
 from pipelines.validation.tree import Tree, documents
 

@@ -27,7 +27,7 @@ import yaml
 
 from components.check import bounds
 from components.check.check import grid, repeat_comparison
-from components.shared import artifact as folders
+from components.shared.artifacts import artifact as folders
 from pipelines.inputs import is_comparison
 from pipelines.validation.tree import Tree
 

@@ -14,7 +14,7 @@ import hcl2
 import yaml
 from lark.exceptions import LarkError
 
-from components.shared.errors import InputError
+from components.shared.telling.errors import InputError
 
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """Compiled pipelines are long; the loader in C reads them ten times faster."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from components.shared.errors import InputError
+from components.shared.telling.errors import InputError
 from pipelines import images
 
 ROOT = Path(__file__).resolve().parents[2]

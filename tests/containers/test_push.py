@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from components.shared.errors import InputError
+from components.shared.telling.errors import InputError
 from pipelines import images
 
 SMALL = ["conclude", "publish"]

@@ -10,12 +10,12 @@ import anndata
 import pandas as pd
 import pytest
 
-from components.shared.artifact import MODEL, PUBLISHED, opening
-from components.shared.buckets import open_bucket
+from components.shared.artifacts.artifact import MODEL, PUBLISHED, opening
+from components.shared.storage.buckets import open_bucket
 from pipelines.containers import ENVIRONMENT
 from pipelines.scheduling import USER
-from tests.pipeline.test_run import PUBLISHED_FILES, path_after
-from tests.unit.stores import serving
+from tests.pipelines.test_run import PUBLISHED_FILES, path_after
+from tests.servers.stores import serving
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["recipe=smoke", "overrides={epochs: 2}", "prior=none"]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from components.shared.kfp_run import Run
+from components.shared.telling.kfp_run import Run
 from pipelines.cluster import API_ERRORS, TIMEOUT, Client, cause, connect
 from pipelines.package import Package
 from pipelines.watch import FINAL

@@ -4,8 +4,8 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 
-from components.shared.errors import InputError, nearest, shortlist
-from components.shared.perturbation_names import text_of
+from components.shared.artifacts.perturbation_names import text_of
+from components.shared.telling.errors import InputError, nearest, shortlist
 
 _WORDS = (
     r"non[-_ .]?target(?:ing|ed)?|no[-_ .]?target|safe[-_ .]?(?:harbou?r|target(?:ing|ed)?)|"

@@ -4,10 +4,10 @@ import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-from components.shared.errors import InputError, shortlist
-from components.shared.perturbation import CONTROL, genes_of
+from components.shared.artifacts.perturbation import CONTROL, genes_of
 from components.shared.reading.controls import pattern_of
 from components.shared.reading.names import JOINT, Names, Reader, cut
+from components.shared.telling.errors import InputError, shortlist
 
 NAMED = 5
 SEPARATORS = ("_", ",", "|", ";", "/", "&", ":", "~", " and ", "-", " ", ".")

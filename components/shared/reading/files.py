@@ -8,7 +8,7 @@ from typing import Any
 
 import h5py
 
-from components.shared.errors import InputError, shortlist
+from components.shared.telling.errors import InputError, shortlist
 
 POINTER = b"version https://git-lfs.github.com/spec/"
 GZIP, ZIP = b"\x1f\x8b", b"PK\x03\x04"

@@ -8,10 +8,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from components.shared.addresses import hides
-from components.shared.errors import InputError, nearest, shortlist
-from components.shared.perturbation import CONTROL, genes_of
-from components.shared.perturbation_names import commonest, is_bare, line_key, text_of
+from components.shared.artifacts.perturbation import CONTROL, genes_of
+from components.shared.artifacts.perturbation_names import commonest, is_bare, line_key, text_of
 from components.shared.reading.controls import controls_among, entries_of, matching
 from components.shared.reading.doubts import (
     ENSEMBL,
@@ -22,6 +20,8 @@ from components.shared.reading.doubts import (
 )
 from components.shared.reading.names import Reader, is_missing, names_of
 from components.shared.reading.source import Source
+from components.shared.telling.addresses import hides
+from components.shared.telling.errors import InputError, nearest, shortlist
 
 MOST_LISTED = 50
 

@@ -10,7 +10,7 @@ import pandas as pd
 from anndata._io.specs.registry import IORegistryError
 from anndata.utils import make_index_unique
 
-from components.shared.errors import InputError, nearest, shortlist
+from components.shared.telling.errors import InputError, nearest, shortlist
 
 RAW = "raw"
 """What `layer` says for adata.raw, unless a layer is called so."""

@@ -5,8 +5,8 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from components.shared.perturbation import CONTROL
-from components.shared.perturbation_names import FILLER, commonest, joined, plain
+from components.shared.artifacts.perturbation import CONTROL
+from components.shared.artifacts.perturbation_names import FILLER, commonest, joined, plain
 from components.shared.reading.controls import looks_like_control
 
 JOINT = "+"

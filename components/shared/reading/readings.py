@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from components.shared.datasets import FILE, entries
-from components.shared.errors import InputError, nearest
+from components.shared.parameters.datasets import FILE, entries
+from components.shared.telling.errors import InputError, nearest
 
 
 @dataclass(frozen=True)

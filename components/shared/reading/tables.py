@@ -5,9 +5,6 @@ from typing import Any
 
 import pandas as pd
 
-from components.shared.documents import said
-from components.shared.errors import InputError, shortlist
-from components.shared.hdf5 import DAMAGE
 from components.shared.reading.matrices import (
     Matrix,
     columns_of,
@@ -19,6 +16,9 @@ from components.shared.reading.matrices import (
     symbol_columns,
     symbols_in,
 )
+from components.shared.storage.documents import said
+from components.shared.storage.hdf5 import DAMAGE
+from components.shared.telling.errors import InputError, shortlist
 
 
 class Tables:

@@ -1,0 +1,1 @@
+"""What a model is held against: baselines, the measurement's own halves."""

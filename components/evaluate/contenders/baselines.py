@@ -1,0 +1,187 @@
+"""What a model has to beat: predictions that need no model, from training cells alone.
+
+Ahlmann-Eltze (Nature Methods 2025) and Systema (Nature Biotechnology 2025) found such baselines
+level with, or ahead of, deep models.
+"""
+
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix, vstack
+
+from components.evaluate.contenders.ridge import ridge_deltas
+from components.evaluate.inputs.pair import Pair
+from components.evaluate.inputs.rows import Matrix, dense
+from components.evaluate.inputs.training import Training
+from components.shared.model.rank_cells import draw_partners, rank_cells
+
+MODEL = "model"
+MODEL_MEANS = "model_means"
+"""The model's predicted mean in every cell: it tells what the cells add."""
+CONTROL_CELLS = "control_cells"
+CONTROL_MEAN = "control_mean"
+MEAN_DELTA = "mean_delta"
+SAME_PERTURBATION_DELTA = "same_perturbation_delta"
+RIDGE = "prior_ridge"
+KNOWN_EFFECTS = "known_effects"
+"""What a model with the prior `effects` started from: the difference is what its network added."""
+BASELINES = (
+    CONTROL_CELLS,
+    CONTROL_MEAN,
+    MEAN_DELTA,
+    SAME_PERTURBATION_DELTA,
+    RIDGE,
+    KNOWN_EFFECTS,
+)
+"""In the order of what they know."""
+
+SEED = 0
+"""Draws the control cells that baselines are made of."""
+
+Floats = NDArray[np.float64]
+
+
+def baseline_means(
+    training: Training,
+    perturbations: list[str],
+    vectors: Mapping[str, Floats] | None = None,
+) -> tuple[dict[str, Floats], dict[str, list[str]]]:
+    """Return each baseline's mean for each perturbation, and which perturbations fell back.
+
+    Args:
+        training: from `training_pseudobulks`.
+        perturbations: what to predict.
+        vectors: the gene prior's, from `ridge.vectors_of`; None or empty = no ridge baseline.
+
+    Returns:
+        Means by baseline, each of shape [perturbations, genes], clipped to >= 0; and by baseline
+        the perturbations it knows nothing of, which get the mean delta: those no training line
+        has, or those without a vector.
+    """
+    mean = training.mean_delta()
+    known = {
+        SAME_PERTURBATION_DELTA: {
+            label: delta
+            for label in perturbations
+            if (delta := training.delta_of(label)) is not None
+        }
+    }
+    if ridge := ridge_deltas(training, vectors or {}, perturbations):
+        known[RIDGE] = ridge
+    deltas = {
+        CONTROL_MEAN: np.zeros((len(perturbations), len(mean))),
+        MEAN_DELTA: np.tile(mean, (len(perturbations), 1)),
+    } | {name: np.array([own.get(x, mean) for x in perturbations]) for name, own in known.items()}
+    fallbacks = {name: [x for x in perturbations if x not in own] for name, own in known.items()}
+    return {k: np.maximum(training.control + delta, 0.0) for k, delta in deltas.items()}, fallbacks
+
+
+def contenders(
+    pair: Pair,
+    own: NDArray[np.floating],
+    means: Mapping[str, Floats],
+    genes: list[str],
+    controls: csr_matrix,
+    *,
+    ranked: bool,
+) -> Iterator[tuple[str, Pair]]:
+    """Yield (name, pair) of every prediction to be scored, one at a time, the model's first.
+
+    Args:
+        pair: the model's cells, their labels and the measured expression.
+        own: the model's predicted means, [perturbations, genes of the pair].
+        means: from `baseline_means` for ``pair.perturbations``.
+        genes: genes of the columns of ``means`` and ``controls``, those of the pair among them.
+        controls: basal controls of the test line, [controls, genes].
+        ranked: whether a baseline's mean becomes cells as a model's does that predicts by rank:
+            control cells mapped to it; else it is put into every cell of a perturbation.
+    """
+    columns = pd.Index(genes).get_indexer(pd.Index(pair.genes))
+    number = pd.Index(pair.perturbations).get_indexer(pd.Index(pair.labels))
+    pool, measured = controls[:, columns], pair.measured
+    yield MODEL, pair
+    yield MODEL_MEANS, pair.with_prediction(Broadcast(own, number, measured))
+    yield CONTROL_CELLS, pair.with_prediction(_drawn(pair, number, pool))
+    for name, mean in means.items():
+        chosen = mean[:, columns]
+        cells = (
+            _drawn(pair, number, pool, chosen) if ranked else Broadcast(chosen, number, measured)
+        )
+        yield name, pair.with_prediction(cells)
+
+
+class Broadcast:
+    """Cells that all hold the mean of their perturbation, beside the measured controls.
+
+    Rows are made when they are asked for, so that no matrix of all cells is dense.
+    """
+
+    def __init__(
+        self, means: NDArray[np.floating], number: NDArray[np.int64], measured: Matrix
+    ) -> None:
+        self.means = means.astype(np.float32)
+        self.number = number
+        self.measured = measured
+        self.shape: tuple[int, int] = measured.shape
+        self.dtype = self.means.dtype
+
+    def __getitem__(self, rows: "NDArray[np.integer] | slice") -> NDArray[np.float32]:
+        """Return the mean of perturbation ``number`` [cells]; of controls (-1) the measured."""
+        rows = np.arange(self.shape[0])[rows]
+        number = self.number[rows]
+        found = self.means[number]
+        if (control := number < 0).any():
+            found[control] = dense(self.measured[rows[control]])
+        return found
+
+
+class Drawn:
+    """Cells drawn for each perturbation, sparse, beside the measured controls."""
+
+    def __init__(
+        self, cells: list[csr_matrix], number: NDArray[np.int64], measured: Matrix
+    ) -> None:
+        self.cells = cells
+        """Of each perturbation, in the order of its cells."""
+        self.number = number
+        self.measured = measured
+        self.place = pd.Series(number).groupby(number).cumcount().to_numpy()
+        """Of each cell among those of its perturbation."""
+        self.shape: tuple[int, int] = measured.shape
+        self.dtype = np.dtype(np.float32)
+
+    def __getitem__(self, rows: "NDArray[np.integer] | slice") -> csr_matrix:
+        """Return the cells drawn for perturbation ``number`` [cells]; of -1 the controls."""
+        rows = np.arange(self.shape[0])[rows]
+        number = self.number[rows]
+        there = np.unique(number)
+        parts = [
+            self.cells[one][self.place[rows[number == one]]]
+            if one >= 0
+            else csr_matrix(self.measured[rows[number == one]])
+            for one in there
+        ]
+        if len(parts) == 1:
+            return parts[0]
+        stacked = vstack([csr_matrix((0, self.shape[1]), dtype=self.dtype), *parts], format="csr")
+        return stacked[np.argsort(np.argsort(number, kind="stable"))]
+
+
+def _drawn(
+    pair: Pair, number: NDArray[np.int64], pool: csr_matrix, means: Floats | None = None
+) -> Drawn:
+    """Draw cells of the pool for each perturbation; with means, map them to those by rank."""
+    order = np.argsort(number, kind="stable")
+    first = np.searchsorted(number[order], np.arange(len(pair.perturbations) + 1))
+    partners = draw_partners(pair.labels[order[first[0] :]], pool.shape[0], SEED)
+    rng = np.random.default_rng(SEED)
+    drawn = []
+    for row, (start, stop) in enumerate(pairwise(first - first[0])):
+        cells = pool[partners[start:stop]]
+        if means is not None:
+            cells = csr_matrix(rank_cells(cells.toarray(), means[row], rng))
+        drawn.append(cells)
+    return Drawn(drawn, number, pair.measured)

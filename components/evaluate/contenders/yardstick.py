@@ -1,0 +1,118 @@
+"""What each prediction is held against, and all that is found out about it: one way for all."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import polars as pl
+
+from components.evaluate.contenders.halves import at_full_depth, halves
+from components.evaluate.inputs.pair import Pair
+from components.evaluate.inputs.rows import dense
+from components.evaluate.measures.calibrated import Raw, raw_scores, replicate_scores
+from components.evaluate.measures.calls import Calls, calls
+from components.evaluate.measures.centred import PEARSON_DELTA_CENTRED, pearson_delta_centred
+from components.evaluate.measures.diagnosis import CHANCE, Diagnosis, control_skew, diagnose
+from components.evaluate.measures.groups import Groups
+from components.evaluate.measures.measured import Measured
+from components.evaluate.measures.metrics import EVERY
+from components.evaluate.measures.scoring import Score, score
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What is known of one prediction."""
+
+    table: pl.DataFrame
+    """cell-eval's metrics, a row a perturbation, in its own form."""
+    metrics: pd.DataFrame
+    """The same as floats and ours beside them, all of `EVERY`, index = perturbation."""
+    not_computed: dict[str, str]
+    """Metrics that failed on this input, with the reason."""
+    calls: Calls
+    diagnosis: Diagnosis | None
+    """Why roc_auc is below chance, where it is."""
+    calibrated: Raw
+    """cell-eval2's metrics before rescaling."""
+
+
+@dataclass(frozen=True)
+class Ceiling:
+    """How well the measured cells predict themselves."""
+
+    outcome: Outcome
+    """What one half scores as a prediction of the other, at half the depth."""
+    table: pd.DataFrame
+    """Mapped to full depth, see `halves.at_full_depth`."""
+    replicate: Raw
+    """cell-eval2's metrics of a replicate, before rescaling."""
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    """The measured side, made ready once for every prediction of the same cells."""
+
+    pair: Pair
+    measured: Measured
+    groups: Groups
+    threads: int
+    cache: Path | None
+
+    @classmethod
+    def of(
+        cls, pair: Pair, *, threads: int, what: str = "measured cells", cache: Path | None = None
+    ) -> "Yardstick":
+        """Make the measured cells of ``pair`` ready; its prediction is not looked at."""
+        measured = Measured.of(pair, threads=threads, what=what, cache=cache)
+        groups = Groups.of(measured.side)
+        return cls(pair, measured, groups, threads, cache)
+
+    def examine(self, prediction: Pair, *, what: str) -> Outcome:
+        """Score a prediction of the same cells; ``what`` names it in the progress bar."""
+        # Of the predictions only the model's is kept, for a run that is cut off after it.
+        cache = self.cache if prediction is self.pair else None
+        found = score(
+            prediction, threads=self.threads, measured=self.measured, what=what, cache=cache
+        )
+        groups = Groups.of(found.predicted)
+        return self._outcome(found, groups, own_controls=False)
+
+    def ceiling(self) -> Ceiling | None:
+        """Score one half of the measured cells as a prediction of the other, if it can be done."""
+        split = halves(self.pair)
+        if split is None:
+            return None
+        what, threads, cache = "half of the measured cells", self.threads, self.cache
+        half = Yardstick.of(split, threads=threads, what=what, cache=cache)
+        found = score(
+            split, threads=threads, measured=half.measured, what="the other half", cache=cache
+        )
+        groups = Groups.of(found.predicted)
+        outcome = half._outcome(found, groups, own_controls=True)
+        replicate = replicate_scores(groups, half.groups, self.groups, split.genes)
+        return Ceiling(outcome, at_full_depth(outcome.metrics), replicate)
+
+    def _outcome(self, found: Score, groups: Groups, *, own_controls: bool) -> Outcome:
+        ours = {PEARSON_DELTA_CENTRED: pearson_delta_centred(groups.deltas, self.groups.deltas)}
+        # cell-eval leaves out a metric that no perturbation has.
+        metrics = found.metrics.assign(**ours).reindex(columns=list(EVERY))
+        really, failed = self.groups.called, dict(found.not_computed)
+        raw = raw_scores(
+            groups, self.groups, self.pair.genes, own_controls=own_controls, failed=failed
+        )
+        return Outcome(
+            found.table,
+            metrics,
+            failed,
+            calls(groups.fdr, really, self.groups.means[0]),
+            self._diagnosis(metrics, groups),
+            raw,
+        )
+
+    def _diagnosis(self, metrics: pd.DataFrame, groups: Groups) -> Diagnosis | None:
+        """Say why roc_auc is below chance, where it is."""
+        if not metrics["roc_auc"].mean() < CHANCE:
+            return None
+        controls = dense(self.pair.measured[self.pair.rows[self.pair.control]])
+        skew = control_skew(groups.means[1:], controls)
+        return diagnose(groups.fdr, self.groups.called, skew)

@@ -1,0 +1,135 @@
+"""What training measured of perturbations, and the test line's controls: no test cell is used."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from components.shared.artifacts.cells import Cells
+from components.shared.artifacts.splits import TRAIN, Splits
+from components.shared.artifacts.training_effects import (
+    TRAINING_EFFECTS_FILE,
+    TrainingEffects,
+    is_matched,
+    training_effects,
+)
+from components.shared.telling.errors import InputError
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Training:
+    """Pseudobulk deltas of the training lines and the test line's basal controls."""
+
+    control: Floats
+    """Mean of the test line's basal controls, shape [genes], log1p of counts per 10,000."""
+    pairs: list[tuple[str, str]]
+    """(line, perturbation) of each delta."""
+    deltas: Floats
+    """Mean of the training cells less that line's reference controls, shape [pairs, genes]."""
+
+    @classmethod
+    def of(cls, effects: TrainingEffects, control: Floats, genes: Sequence[str]) -> "Training":
+        """Take the deltas on ``genes``, those of ``control``; 0 for one that training lacks."""
+        lines, labels = np.nonzero(effects.cells)
+        pairs = [
+            (effects.lines[line], effects.perturbations[label])
+            for line, label in zip(lines, labels, strict=True)
+        ]
+        found = effects.change[lines, labels]
+        if list(genes) != effects.genes:
+            columns = pd.Index(effects.genes).get_indexer(pd.Index(genes))
+            found = np.where(columns >= 0, found[:, columns], 0.0)
+        return cls(control, pairs, np.asarray(found, np.float64))
+
+    @cached_property
+    def perturbations(self) -> list[str]:
+        """Perturbations that some training line has, sorted."""
+        return sorted({label for _, label in self.pairs})
+
+    def mean_delta(self) -> Floats:
+        """Return the mean over all (line, perturbation) pairs, shape [genes]."""
+        return self.deltas.mean(axis=0)
+
+    def delta_of(self, perturbation: str) -> Floats | None:
+        """Return the mean over lines of a perturbation's deltas, None if no line has it."""
+        rows = [row for row, (_, label) in enumerate(self.pairs) if label == perturbation]
+        return self.deltas[rows].mean(axis=0) if rows else None
+
+
+def training_pseudobulks(cells: Cells, splits: Splits, predictions: Path | None = None) -> Training:
+    """Return training deltas and the test line's control mean.
+
+    The deltas are measured on the training cells of ``splits``, against controls of their own batch
+    where the model's were; where a finished model was applied to cells of another line alone, they
+    come with its predictions.
+
+    The control mean is of the basal half: the reference half is what deltas are measured against,
+    and a mean of the same cells would share its noise.
+
+    Args:
+        cells: the cells.
+        splits: splits made from them.
+        predictions: folder of the predictions artifact.
+
+    Raises:
+        InputError: no training cells and none that the predictions tell of, or a line without
+            controls.
+    """
+    effects = known_of_training(cells, splits, predictions)
+    if effects is None:
+        raise no_training(splits)
+    return Training.of(effects, basal_mean(cells, splits), cells.genes)
+
+
+def no_training(splits: Splits) -> InputError:
+    """Return what to raise where baselines are needed and nothing is known of training."""
+    return InputError(
+        f"{splits.artifact.path}: no training cells, and the model brought no "
+        f"{TRAINING_EFFECTS_FILE}, so there are no baselines; fine-tune it with this version"
+    )
+
+
+def known_of_training(
+    cells: Cells, splits: Splits, predictions: Path | None = None
+) -> TrainingEffects | None:
+    """Return what the training lines showed, None where neither cells nor predictions tell of it.
+
+    Args:
+        cells: the cells.
+        splits: splits made from them.
+        predictions: folder of the predictions artifact.
+
+    Raises:
+        InputError: a training line without reference controls, or a file that cannot be read.
+    """
+    carried = predictions / TRAINING_EFFECTS_FILE if predictions else None
+    there = carried if carried and carried.is_file() else None
+    if len(splits.rows(TRAIN)):
+        return training_effects(
+            cells, splits, match_batches=there is not None and is_matched(there)
+        )
+    return TrainingEffects.read(there) if there else None
+
+
+def basal_mean(cells: Cells, splits: Splits) -> Floats:
+    """Return the mean of the test line's basal controls, [genes].
+
+    Raises:
+        InputError: there are none.
+    """
+    # A pass of its own: where pools are not halved, a control can be basal and reference too.
+    basal = np.full(len(splits.table), -1)
+    basal[splits.basal(splits.test_line)] = 0
+    control = cells.group_means(basal, 1)[0]
+    if np.isnan(control).any():
+        raise InputError(
+            f"{splits.artifact.path}: no control cells of line '{splits.test_line}'; baselines "
+            "need basal controls of the test line"
+        )
+    return control

@@ -1,0 +1,159 @@
+"""The measured side of an evaluation: what every prediction of the same cells is held against."""
+
+import hashlib
+import sys
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import polars as pl
+
+from components.evaluate.inputs.pair import Pair
+from components.evaluate.inputs.rows import Matrix, digest_of
+from components.evaluate.measures.energy import mean_distance_within
+from components.evaluate.measures.side import Controls, Side, side_of, thread_pool
+from components.shared.artifacts.artifact import code_version
+from components.shared.storage.digests import sha256_of
+from components.shared.telling.errors import InputError
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The measured side, computed once for the model, the baselines and the next model."""
+
+    side: Side
+    controls: Controls
+    """The measured controls, which are those of a prediction too."""
+
+    @classmethod
+    def of(
+        cls,
+        pair: Pair,
+        *,
+        threads: int = 0,
+        what: str = "measured cells",
+        cache: Path | None = None,
+    ) -> "Measured":
+        """Compute the measured side of ``pair``, or read it from the cache.
+
+        Args:
+            pair: predicted and measured cells; the prediction is not looked at.
+            threads: CPU threads; 0 = all available.
+            what: names the side in the progress bar.
+            cache: folder kept between evaluations, None = keep nothing.
+        """
+        controls = Controls.of(pair.measured[pair.rows[pair.control]])
+        side = cached_side(
+            pair, pair.measured, lambda: controls, threads=threads, what=what, cache=cache
+        )
+        return cls(side, controls)
+
+    @property
+    def de(self) -> pl.DataFrame:
+        """Differential expression of the measured cells, see `Side.de`."""
+        return self.side.de
+
+    def energy(self, *, threads: int = 0) -> pd.Series:
+        """Return the energy distance of each perturbation to the controls, index = perturbation."""
+        with thread_pool(threads) as pool:
+            within = mean_distance_within(self.controls.points, pool.map)
+        return pd.Series(self.side.energy - within, index=self.side.perturbations)
+
+
+def cached_side(
+    pair: Pair,
+    matrix: Matrix,
+    controls: Callable[[], Controls],
+    *,
+    threads: int,
+    what: str,
+    cache: Path | None = None,
+) -> Side:
+    """Compute what the metrics need of the cells in ``matrix``, or read it from the cache.
+
+    A file in the cache is named by a digest of all it depends on: values, labels, genes and this
+    project's version and revision.
+
+    Args:
+        pair: gives the cells' labels and the genes.
+        matrix: one of its two sides, [cells, genes].
+        controls: makes the side's controls ready, if they are needed.
+        threads: CPU threads; 0 = all available.
+        what: names the side in the progress bar.
+        cache: folder kept between evaluations, None = keep nothing.
+
+    Raises:
+        InputError: the cache cannot be written to.
+    """
+
+    def compute() -> Side:
+        return side_of(
+            matrix,
+            pair.rows,
+            pair.control,
+            pair.genes,
+            controls=controls(),
+            threads=threads,
+            what=what,
+        )
+
+    if cache is None:
+        return compute()
+    _check_folder(cache)
+    code = [*code_version().values(), *_sources()]
+    facts = [*code, pair.control, *pair.genes, digest_of(matrix), *pair.labels]
+    name = hashlib.sha256("\n".join(facts).encode()).hexdigest()
+    return _kept(cache / f"{name[:32]}.npz", compute)
+
+
+def _sources() -> list[str]:
+    """Return digests of this stage's code, since edits that are not committed share a revision."""
+    return [sha256_of(path) for path in sorted(Path(__file__).parents[1].rglob("*.py"))]
+
+
+def _check_folder(cache: Path) -> None:
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=cache):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"cache: {cache} cannot be written to ({error.strerror}); give another folder or none"
+        ) from None
+
+
+def _kept(file: Path, compute: Callable[[], Side]) -> Side:
+    """Return the side in ``file``; where there is none, or a damaged one, compute and keep it."""
+    if file.exists():
+        try:
+            with np.load(file, allow_pickle=False) as stored:  # a zip: checks each part's CRC
+                return _side({field.name: stored[field.name] for field in fields(Side)})
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            print(f"evaluate: {file}: damaged ({error}), so computed again", file=sys.stderr)
+    side = compute()
+    try:
+        _keep(side, file)
+    except OSError as error:  # the disk is full: what was computed is there all the same
+        print(f"evaluate: WARNING: {file} is not kept ({error.strerror or error})", file=sys.stderr)
+    return side
+
+
+def _keep(side: Side, file: Path) -> None:
+    with tempfile.NamedTemporaryFile(dir=file.parent, prefix=".", delete=False) as partial:
+        try:
+            np.savez(partial, **{field.name: getattr(side, field.name) for field in fields(Side)})
+            partial.flush()
+            Path(partial.name).rename(file)
+        except BaseException:
+            Path(partial.name).unlink(missing_ok=True)
+            raise
+
+
+def _side(stored: dict[str, np.ndarray]) -> Side:
+    lists = {name: stored[name].tolist() for name in ("perturbations", "genes")}
+    return Side(**(stored | lists | {"control": str(stored["control"])}))

@@ -1,0 +1,230 @@
+"""What the metrics need of one side's cells, from one pass over them, perturbation by perturbation.
+
+For each perturbation that is its mean, the rank test against the controls and the energy distance
+to them. Dense at a time are the controls and, for each thread, a few hundred cells.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from components.evaluate.inputs.rows import Matrix, dense
+from components.evaluate.measures.energy import ROWS, Points, distances
+from components.evaluate.measures.rank_test import SortedControls, de_table, rank_test
+from components.shared.telling.progress import bar
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Controls:
+    """Control cells, made ready to compare perturbations with."""
+
+    digest: str
+    """sha256 of their values."""
+    cells: int
+    means: "Means"
+    sorted: SortedControls
+    points: Points
+
+    @classmethod
+    def of(cls, cells: Matrix) -> "Controls":
+        """Sort and square control cells [cells, genes], in memory."""
+        values = dense(cells)
+        ready = Means.of(cells), SortedControls.of(values), Points.of(values)
+        return cls(_digest(values), len(values), *ready)
+
+    def as_in(self, cells: Matrix) -> "Controls":
+        """Return the controls of another side, most often the same cells: then little is done."""
+        if self.digest == _digest(dense(cells)):
+            return replace(self, means=Means.of(cells))
+        return Controls.of(cells)
+
+
+@dataclass(frozen=True)
+class Means:
+    """Mean log1p expression of some cells, [genes]."""
+
+    exact: Floats
+    """Summed in float64."""
+    own: NDArray[Any]
+    """In the precision of the cells, as their matrix itself sums them, and so pdex."""
+    linear: Floats
+    """Of counts per 10,000 instead, not of their log1p."""
+    squares: float
+    """Sum of the squared log1p values of all cells and genes."""
+
+    @classmethod
+    def of(cls, cells: Matrix) -> "Means":
+        """Average cells [cells, genes], in memory."""
+        values = dense(cells)
+        return cls(
+            values.mean(axis=0, dtype=np.float64),
+            np.asarray(cells.mean(axis=0)).ravel(),
+            np.expm1(values).mean(axis=0, dtype=np.float64),
+            float(np.einsum("ij,ij->", values, values, dtype=np.float64)),
+        )
+
+
+@dataclass(frozen=True)
+class Side:
+    """What the metrics need of one side's cells, predicted or measured.
+
+    Rows are the controls, then the perturbations, sorted; or the perturbations alone.
+    """
+
+    control: str
+    perturbations: list[str]
+    genes: list[str]
+    sizes: Ints
+    """Cells, [1 + perturbations]."""
+    centroids: Floats
+    """Mean log1p expression, summed in float64, [1 + perturbations, genes]."""
+    means: NDArray[Any]
+    """The same in the precision of the cells, as their matrix itself sums them (and so pdex),
+    [1 + perturbations, genes]."""
+    linear_means: Floats
+    """Mean counts per 10,000, [1 + perturbations, genes]."""
+    squares: Floats
+    """Sum of the squared log1p values of all cells and genes, [1 + perturbations]."""
+    statistic: Floats
+    """Mann-Whitney's U of the cells against the controls, [perturbations, genes]."""
+    p_value: Floats
+    """[perturbations, genes]"""
+    energy: Floats
+    """Energy distance of the cells to the controls plus the mean distance of the controls from
+    one another, which is the same for all and changes no metric, [perturbations]."""
+
+    @property
+    def de(self) -> pl.DataFrame:
+        """Differential expression against the controls, a row a perturbation and gene, as pdex.
+
+        Columns: target, feature, target_mean, ref_mean, target_membership, ref_membership,
+        log2_fold_change, percent_change, p_value, statistic, fdr.
+        """
+        return self.de_of(0, len(self.perturbations))
+
+    def de_of(self, start: int, stop: int) -> pl.DataFrame:
+        """Return the differential expression of some of the perturbations, see `de`."""
+        rows = np.r_[0, start + 1 : min(stop, len(self.perturbations)) + 1]
+        return de_table(
+            self.perturbations[start:stop],
+            self.genes,
+            sizes=self.sizes[rows],
+            means=self.means[rows],
+            statistic=self.statistic[start:stop],
+            p_value=self.p_value[start:stop],
+        )
+
+    @property
+    def pseudobulks(self) -> NDArray[Any]:
+        """`centroids` in the precision of the cells, as cell-eval has them."""
+        return self.centroids.astype(self.means.dtype)
+
+
+def side_of(
+    matrix: Matrix,
+    rows: Mapping[str, Ints],
+    control: str,
+    genes: list[str],
+    *,
+    controls: Controls,
+    threads: int,
+    what: str,
+) -> Side:
+    """Compute a side.
+
+    Args:
+        matrix: log1p of counts per 10,000, [cells, genes].
+        rows: rows of the matrix that belong to each label.
+        control: label of the controls.
+        genes: names of the columns.
+        controls: the control cells of this side.
+        threads: CPU threads, 0 = all available; they do not change a bit of the result.
+        what: names the side in the progress bar.
+    """
+    perturbations = sorted(set(rows) - {control})
+    sizes = np.array([controls.cells, *(len(rows[label]) for label in perturbations)])
+    shape = (len(perturbations), len(genes))
+    centroids = np.empty((1 + shape[0], shape[1]))
+    means = np.empty(centroids.shape, controls.means.own.dtype)
+    linear_means, squares = np.empty(centroids.shape), np.empty(len(sizes))
+    statistic, p_value, energy = np.empty(shape), np.empty(shape), np.empty(shape[0])
+
+    def note(row: int, found: Means) -> None:
+        centroids[row], means[row] = found.exact, found.own
+        linear_means[row], squares[row] = found.linear, found.squares
+
+    def compute(batch: range) -> int:
+        cells = matrix[np.concatenate([rows[perturbations[at]] for at in batch])]
+        values = dense(cells)
+        points = Points.of(values)
+        across = distances(points, controls.points)
+        stop = 0
+        for at in batch:
+            part = slice(stop, stop := stop + int(sizes[1 + at]))
+            found = Means.of(cells[part])
+            note(1 + at, found)
+            statistic[at], p_value[at] = rank_test(values[part], controls.sorted)
+            own = points.rows(part.start, part.stop)
+            energy[at] = 2 * float(across[part].mean()) - float(distances(own, own).mean())
+        return stop
+
+    note(0, controls.means)
+    with (
+        thread_pool(threads) as pool,
+        bar(total=int(sizes[1:].sum()), what=what, unit=" cells") as progress,
+    ):
+        for done in pool.map(compute, _batches(sizes[1:])):
+            progress.update(done)
+    return Side(
+        control,
+        perturbations,
+        list(genes),
+        sizes,
+        centroids,
+        means,
+        linear_means,
+        squares,
+        statistic,
+        p_value,
+        energy,
+    )
+
+
+def _digest(values: NDArray[Any]) -> str:
+    return hashlib.sha256(np.ascontiguousarray(values).data).hexdigest()
+
+
+def _batches(sizes: Ints) -> Iterator[range]:
+    """Yield runs of perturbations of about `ROWS` cells, enough for a fast matrix product."""
+    start = 0
+    for stop in range(1, len(sizes) + 1):
+        if sizes[start:stop].sum() >= ROWS or stop == len(sizes):
+            yield range(start, stop)
+            start = stop
+
+
+@contextmanager
+def thread_pool(count: int) -> Iterator[ThreadPoolExecutor]:
+    """Yield a pool whose threads each take one CPU; what is not begun when it fails is left."""
+    available = len(os.sched_getaffinity(0))
+    with (
+        threadpool_limits(1, user_api="blas"),
+        ThreadPoolExecutor(min(count or available, available)) as pool,
+    ):
+        try:
+            yield pool
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise

@@ -1,0 +1,146 @@
+"""What an evaluation found, in a page of Markdown and in a table for the terminal."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from components.evaluate.contenders.baselines import MODEL
+from components.evaluate.measures.calibrated import AVERAGE
+from components.evaluate.measures.metrics import COMPARED, EVERY, LOWER
+from components.evaluate.pages.findings import Findings
+from components.evaluate.pages.report import NAMED, STRONGEST, TITLES, Origin, number, signed
+from components.evaluate.pages.summary import CEILING, HEADLINE_METRIC
+from components.shared.telling.markdown import names_as_code
+
+
+def headline_text(found: Findings | None, table: pd.DataFrame, origin: Origin) -> str:
+    """Return the headline metrics as a plain table, and how many perturbations have none.
+
+    Args:
+        found: what the scores are; None = nothing was measured.
+        table: a row a perturbation, from `Effects.table`.
+        origin: where it comes from.
+    """
+    left = int((table["measured_cells"] == 0).sum())
+    if found is None:
+        return f"{origin.not_scored}; predicted: {_count(left)}"
+    more = f"\nnot scored, since not measured in {origin.test_line}: {_count(left)}"
+    return _headline_table(found) + (more if left else "")
+
+
+def _headline_table(found: Findings) -> str:
+    rows = [["mean over perturbations", *_columns(found)], *_rows(found)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if not i else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    )
+
+
+def markdown(found: Findings | None, table: pd.DataFrame, origin: Origin, verdict: str) -> str:
+    """Return a summary in Markdown.
+
+    Args:
+        found: what the scores are; None = nothing was measured.
+        table: a row a perturbation, from `Effects.table`.
+        origin: where it comes from.
+        verdict: what the run came to, from `components.shared.findings.verdict`.
+    """
+    lines = [f"# Evaluation on {_plain(origin.test_line)}", "", f"**{_plain(verdict)}**", ""]
+    lines += [f"{_plain(origin.known_by)}.", ""] if origin.run else []
+    lines += _scores(found, origin) if found else []
+    lines += _strongest(table)
+    if origin.repeat:
+        lines += ["", "Repeat it:", "", "```sh", origin.repeat, "```"]
+    return names_as_code("\n".join(lines) + "\n")
+
+
+def _scores(found: Findings, origin: Origin) -> list[str]:
+    numbers = found.numbers
+    trained = f"Trained on {_plain(', '.join(origin.train_lines))}; " if origin.train_lines else ""
+    lines = [
+        f"{trained}{numbers['perturbations']:,} "
+        f"perturbations, {numbers['perturbations_seen']:,} of them seen in training; "
+        f"cell-eval {numbers['cell_eval']}.",
+        "",
+        *(f"- {verdict}" for verdict in _verdicts(found)),
+        "",
+        *_table(["mean over perturbations", *(TITLES[name] for name in _columns(found))]),
+        *map(_line, _rows(found)),
+        "",
+        "Means leave out perturbations without a value. 95 % interval of the model's "
+        f"{HEADLINE_METRIC}: {_interval(found)}.",
+    ]
+    if found.calibrated and not found.calibrated.without_scale:
+        scores = found.calibrated.scores
+        text = ", ".join(f"{TITLES[k]} {number(v[AVERAGE])}" for k, v in scores.items())
+        lines += ["", f"cell-eval2, average of six (0 = mean response, 1 = replicate): {text}."]
+    return [*lines, ""]
+
+
+def _strongest(table: pd.DataFrame) -> list[str]:
+    """Name the strongest predictions and the genes that they move most."""
+    strongest = table.sort_values("predicted_strength", ascending=False, kind="stable")
+    rows = strongest.head(STRONGEST).to_dict("records")
+    named = {key: [row[key].split(" ")[:NAMED] for row in rows] for key in ("top_up", "top_down")}
+    return [
+        f"{_count(len(table))} predicted. The strongest, with the genes that they move most:",
+        "",
+        *(
+            f"- {_plain(row['perturbation'])}: up {_plain(' '.join(up)) or 'none'}; down "
+            f"{_plain(' '.join(down)) or 'none'}"
+            for row, up, down in zip(rows, named["top_up"], named["top_down"], strict=True)
+        ),
+    ]
+
+
+def _count(perturbations: int) -> str:
+    return f"{perturbations:,} perturbation{'' if perturbations == 1 else 's'}"
+
+
+def _columns(found: Findings) -> list[str]:
+    return [MODEL, *found.baselines, CEILING]
+
+
+def _rows(found: Findings) -> list[list[str]]:
+    means = found.summary.pivot(index="metric", columns="prediction", values="mean")
+    means = means.reindex(index=list(COMPARED), columns=_columns(found))
+    return [
+        [
+            f"{name} (lower is better)" if EVERY[name].better == LOWER else name,
+            *map(number, means.loc[name]),
+        ]
+        for name in COMPARED
+    ]
+
+
+def _verdicts(found: Findings) -> list[str]:
+    rows = found.comparisons[found.comparisons["metric"] == HEADLINE_METRIC]
+    return [
+        f"On {HEADLINE_METRIC} the model **{row['verdict']}** the {TITLES[row['baseline']]}: "
+        f"difference {signed(row['difference'])} (95 % interval {signed(row['low'])} to "
+        f"{signed(row['high'])}, corrected p {number(row['p_holm'], '.2g')}), ahead in "
+        f"{row['better']} of {row['of']} perturbations."
+        for row in rows.to_dict("records")
+    ]
+
+
+def _interval(found: Findings) -> str:
+    low, high = found.numbers["intervals"][HEADLINE_METRIC]
+    return f"{number(low)} to {number(high)}"
+
+
+def _table(names: Sequence[str]) -> list[str]:
+    return [_line(names), _line(["---"] * len(names))]
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _plain(text: str) -> str:
+    """Return a label that cannot bring markup along."""
+    return text.replace("|", "\\|").replace("<", "&lt;")

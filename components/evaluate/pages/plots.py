@@ -1,0 +1,242 @@
+"""The report's plots: inline SVG whose colours are the page's own, so that dark is dark."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from numpy.typing import NDArray
+
+from components.evaluate.measures.metrics import EVERY, LOWER
+from components.shared.telling.svg import INK, MODEL, OTHER, QUIET, SOFT, Plot
+from components.shared.telling.svg import plot as plot_of
+
+Floats = NDArray[np.float64]
+
+PIXELS = "#3f87c7"
+"""Of points that are drawn as pixels: legible on white and on black."""
+MANY_POINTS = 1500
+"""From here on points are pixels inside the SVG, or the page grows heavy."""
+NAMED = 40
+"""So many points farthest out keep their names where the others are pixels."""
+FEW_POINTS = 60
+"""Up to here a distribution shows each perturbation."""
+
+
+def distributions(values: Mapping[str, pd.Series], metric: str) -> str:
+    """Draw a metric's distribution over perturbations, a row each: quartiles, mean, 5 to 95 %.
+
+    Args:
+        values: metric by perturbation (NaN is left out), by the row's title; the model's first.
+        metric: its name, for the axis.
+    """
+    with plot_of(0.27 * len(values) + 0.75) as plot:
+        axes, rng = plot.axes, np.random.default_rng(0)
+        for row, found in enumerate(values.values()):
+            known = found.dropna()
+            colour = QUIET if row else MODEL
+            if not len(known):
+                beside = axes.get_yaxis_transform()
+                axes.text(0, row, "  no value", va="center", color=SOFT, transform=beside)
+                continue
+            if len(known) <= FEW_POINTS:
+                jitter = row + rng.uniform(-0.25, 0.25, len(known))
+                points = axes.scatter(known, jitter, s=7, color=colour, alpha=0.45, linewidths=0)
+                plot.name(points, known.index)
+            line = {"color": colour, "linewidth": 1.3}
+            axes.boxplot(
+                known.to_numpy(),
+                positions=[row],
+                orientation="horizontal",
+                widths=0.6,
+                whis=(5, 95),
+                showfliers=False,
+                showmeans=True,
+                manage_ticks=False,
+                boxprops=line,
+                whiskerprops=line,
+                capprops=line,
+                medianprops=line | {"linewidth": 2.4},
+                meanprops={"marker": "D", "markersize": 4.5, "markeredgecolor": "none"}
+                | {"markerfacecolor": OTHER},
+                zorder=3,
+            )
+        axes.set_yticks(range(len(values)), list(values))
+        axes.set_ylim(len(values) - 0.45, -0.55)
+        axes.set_xlabel(metric)
+        axes.set_xlim(*_span(values, metric))
+        axes.grid(visible=False, axis="y")
+    return plot.svg
+
+
+def _span(values: Mapping[str, pd.Series], metric: str) -> tuple[float, float]:
+    """Return the ends of a metric's axis: from nothing to all, however alike the values are.
+
+    An axis of what values there are alone makes a difference of a hundredth look like one of half.
+    """
+    known = pd.concat([found.dropna() for found in values.values()])
+    low, high = float(min(0.0, known.min())), float(known.max())
+    if metric in EVERY and EVERY[metric].better != LOWER:
+        high = max(high, 1.0)
+    if not len(known):
+        return 0.0, 1.0
+    pad = 0.03 * (high - low or 1.0)
+    return low - pad, high + pad
+
+
+def model_against(
+    model: pd.Series, baseline: pd.Series, seen: pd.Series, names: tuple[str, str]
+) -> str:
+    """Draw the model's metric against a baseline's, a point a perturbation.
+
+    Args:
+        model: metric by perturbation.
+        baseline: the same of the baseline.
+        seen: whether training had each perturbation.
+        names: labels of the axes, the baseline's first.
+    """
+    both = pd.DataFrame({"x": baseline, "y": model, "seen": seen}).dropna()
+    with plot_of(3.9) as plot:
+        _by_seen(plot, both)
+        _diagonal(plot.axes, both[["x", "y"]].to_numpy(float))
+        plot.axes.set_xlabel(names[0])
+        plot.axes.set_ylabel(names[1])
+    return plot.svg
+
+
+def by_size(size: pd.Series, model: pd.Series, seen: pd.Series, names: tuple[str, str]) -> str:
+    """Draw the model's metric against a count, a point a perturbation."""
+    both = pd.DataFrame({"x": size, "y": model, "seen": seen}).dropna()
+    with plot_of(3.9) as plot:
+        plot.axes.axhline(0, color=QUIET, linewidth=1)
+        plot.axes.set_xscale("symlog", linthresh=1)
+        _by_seen(plot, both)
+        ticks = [0, *(10**power for power in range(6))]
+        plot.axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+        plot.axes.set_xlim(-0.2, max(both["x"].max() * 1.5, 10) if len(both) else 10)
+        plot.axes.set_xlabel(names[0])
+        plot.axes.set_ylabel(names[1])
+    return plot.svg
+
+
+def effect(
+    predicted: Floats, measured: Floats, own: list[int], title: str, genes: Sequence[str] = ()
+) -> str:
+    """Draw predicted against measured deltas of one perturbation, a point a gene.
+
+    Args:
+        predicted: deltas, shape [genes], log1p of counts per 10,000.
+        measured: the same of the measured cells.
+        own: which genes are the perturbed ones.
+        title: of the plot.
+        genes: names of the points; where they are too many to be vector, those farthest out are
+            named. Empty = no names.
+    """
+    with plot_of(3.6) as plot:
+        axes = plot.axes
+        _diagonal(axes, np.stack([measured, predicted]))
+        axes.axhline(0, color=QUIET, linewidth=0.8)
+        axes.axvline(0, color=QUIET, linewidth=0.8)
+        many = len(measured) > MANY_POINTS
+        colour = PIXELS if many else MODEL
+        points = axes.scatter(
+            measured, predicted, s=8, color=colour, alpha=0.4, linewidths=0, rasterized=many
+        )
+        if genes and many:
+            far = _farthest(measured, predicted)
+            points = axes.scatter(measured[far], predicted[far], s=8, color=colour, linewidths=0)
+            plot.name(points, [genes[n] for n in far])
+        elif genes:
+            plot.name(points, genes)
+        if own:
+            points = axes.scatter(measured[own], predicted[own], s=34, color=OTHER, zorder=3)
+            if genes:
+                plot.name(points, [genes[n] for n in own])
+        axes.set_title(title)
+        axes.set_xlabel("measured change")
+        axes.set_ylabel("predicted change")
+    return plot.svg
+
+
+def calibration(tables: Mapping[str, pd.DataFrame]) -> str:
+    """Draw how many genes of each bin of predicted FDR are really called.
+
+    Args:
+        tables: `calls.Calls.calibration` by title; the model's first.
+    """
+    with plot_of(3.2) as plot:
+        axes = plot.axes
+        for number, (title, table) in enumerate(tables.items()):
+            colour, style = _line(number)
+            known = table["really_de"].notna()
+            axes.plot(
+                np.flatnonzero(known), table["really_de"][known], style, color=colour, label=title
+            )
+        edges = next(iter(tables.values()))
+        axes.set_xticks(range(len(edges)), [f"{high:g}" for high in edges["high"]])
+        axes.set_ylim(-0.03, 1.03)
+        axes.set_xlabel("bin of predicted FDR, up to")
+        axes.set_ylabel("share really called")
+        axes.legend()
+    return plot.svg
+
+
+def called_by_expression(lines: Mapping[str, Floats]) -> str:
+    """Draw the share of genes that is called, by quintile of expression.
+
+    Args:
+        lines: share by quintile, lowest expression first, by title; the measured cells' first.
+    """
+    with plot_of(3.2) as plot:
+        axes = plot.axes
+        for number, (title, share) in enumerate(lines.items()):
+            colour, style = (INK, "s-") if not number else _line(number - 1)
+            axes.plot(range(1, len(share) + 1), share, style, color=colour, label=title)
+        axes.set_xticks(range(1, 1 + max(map(len, lines.values()))))
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("quintile of genes by expression, lowest first")
+        axes.set_ylabel("share of genes called")
+        axes.legend()
+    return plot.svg
+
+
+def _line(number: int) -> tuple[str, str]:
+    lines = ((MODEL, "o-"), (OTHER, "D--"), (QUIET, "^:"), (QUIET, "v-."))
+    return lines[number % len(lines)]
+
+
+def _by_seen(plot: Plot, both: pd.DataFrame) -> None:
+    """Draw points (x, y) named as the rows, coloured by whether training had the perturbation."""
+    groups = (("seen in training", MODEL, True), ("not seen", OTHER, False))
+    for label, colour, flag in groups:
+        part = both[both["seen"].astype(bool) == flag]
+        if len(part):
+            title = f"{label} ({len(part)})"
+            points = plot.axes.scatter(
+                part["x"], part["y"], s=14, color=colour, alpha=0.65, linewidths=0, label=title
+            )
+            plot.name(points, part.index)
+    if len(both):
+        plot.axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=2, handletextpad=0.1)
+
+
+def _farthest(x: Floats, y: Floats) -> list[int]:
+    """Return which points stand out: the largest, as seen from 0, along either axis."""
+    reach = np.maximum(np.abs(x), np.abs(y))
+    return np.argsort(-reach, kind="stable")[:NAMED].tolist()
+
+
+def _diagonal(axes: Axes, values: Floats) -> None:
+    if values.size:
+        low, high = float(values.min()), float(values.max())
+        pad = 0.06 * (high - low or 1.0)
+        ends = (low - pad, high + pad)
+        axes.plot(ends, ends, color=QUIET, linewidth=1, zorder=0)
+        axes.set_xlim(ends)
+        axes.set_ylim(ends)
+    axes.set_aspect("equal")
+
+
+def short(label: str, most: int = 22) -> str:
+    """Return a label that fits a title."""
+    return label if len(label) <= most else label[: most - 1] + "\N{HORIZONTAL ELLIPSIS}"

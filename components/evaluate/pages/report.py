@@ -1,0 +1,471 @@
+"""The HTML report: one file, no network, what a reader needs to believe or doubt the numbers."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from components.evaluate.contenders.baselines import (
+    CONTROL_CELLS,
+    CONTROL_MEAN,
+    KNOWN_EFFECTS,
+    MEAN_DELTA,
+    MODEL,
+    MODEL_MEANS,
+    RIDGE,
+    SAME_PERTURBATION_DELTA,
+)
+from components.evaluate.inputs.pair import Matrix, Pair
+from components.evaluate.inputs.rows import dense
+from components.evaluate.measures.calibrated import AVERAGE, SCORED
+from components.evaluate.measures.diagnosis import CHANCE
+from components.evaluate.measures.metrics import (
+    CELLS,
+    COMPARED,
+    EVERY,
+    HEADLINE,
+    LOWER,
+    MEANS,
+    OTHERS,
+    REFERENCE,
+    RETRIEVAL,
+    Metric,
+)
+from components.evaluate.measures.uncertainty import SMALLEST
+from components.evaluate.pages import plots
+from components.evaluate.pages.effects import Effects
+from components.evaluate.pages.findings import Findings
+from components.evaluate.pages.summary import CEILING, HALF, HEADLINE_METRIC
+from components.shared.artifacts.artifact import Artifact, code_version
+from components.shared.artifacts.normalisation import USUAL, unit_of
+from components.shared.findings.verdict import (
+    BEATS,
+    FALLS_SHORT,
+    standing,
+    strongest_baseline,
+    verdict,
+)
+from components.shared.telling.addresses import unchecked
+from components.shared.telling.page import breakable, number, page_css, share, signed, with_contents
+
+TITLES = {
+    MODEL: "model",
+    MODEL_MEANS: "model's means",
+    CONTROL_CELLS: "control cells",
+    CONTROL_MEAN: "control mean",
+    MEAN_DELTA: "mean training delta",
+    SAME_PERTURBATION_DELTA: "same-perturbation training delta",
+    RIDGE: "ridge on the prior",
+    KNOWN_EFFECTS: "known effects alone",
+    HALF: "half of the measured cells",
+    CEILING: "ceiling",
+}
+SHORT = TITLES | {
+    MEAN_DELTA: "mean delta",
+    SAME_PERTURBATION_DELTA: "same perturbation",
+    HALF: "measured half",
+}
+EXPLAINED = {
+    MODEL_MEANS: "the model's predicted mean in every cell: what changes against the model is what "
+    "its cells add",
+    CONTROL_CELLS: "measured basal control cells of the test line, drawn at random: no effect, "
+    "but real cells",
+    CONTROL_MEAN: "the mean of the test line's basal controls: no effect at all",
+    MEAN_DELTA: "the control mean plus the mean delta over all training lines and perturbations: "
+    "the same effect for every perturbation",
+    SAME_PERTURBATION_DELTA: "the control mean plus the perturbation's own delta, averaged over "
+    "the training lines that have it",
+    RIDGE: "the control mean plus a delta that ridge regression predicts from the perturbed "
+    "gene's vector in the prior, fitted on the training lines",
+    KNOWN_EFFECTS: "what the model was given to start from by the prior effects: other lines' "
+    "deltas, their noise taken out; the model's lead over it is what its network added",
+}
+MARKS = {BEATS: "better", FALLS_SHORT: "worse"}
+DRAWN = (MODEL, SAME_PERTURBATION_DELTA, HALF)
+"""Whose calls are drawn."""
+EXTREMES = 5
+STRONGEST = 10
+"""Predictions that the report shows of all."""
+NAMED = 5
+"""Genes that it names of each, up and down."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where an evaluation comes from."""
+
+    test_line: str
+    train_lines: list[str]
+    """Lines that the model was trained on; empty = not known here."""
+    shared_controls: int
+    """Control cells of the test line that are a model's input and the reference as well."""
+    inputs: Mapping[str, Artifact]
+    """Artifacts that were read, by name."""
+    run: Mapping[str, str]
+    """What the run is known by, from `origins.facts_of`; empty = not known."""
+    repeat: str
+    """The command that repeats the run; empty = not known."""
+    unit: str = unit_of(USUAL)
+    """What expression is."""
+
+    @property
+    def unchecked(self) -> str:
+        """Which files of the data came without a digest of their store's, as a sentence."""
+        cells = self.inputs.get("cells")
+        return unchecked(str(cells.summary.get("source", ""))) if cells else ""
+
+    @property
+    def known_by(self) -> str:
+        """What the run is known by, in a line."""
+        return ", ".join(f"{name} {value}" for name, value in self.run.items())
+
+    @property
+    def why_not_scored(self) -> str:
+        """Why there are no metrics, where there are none."""
+        return f"no perturbed cell of {self.test_line} was measured"
+
+    @property
+    def not_scored(self) -> str:
+        """That there are none, and why."""
+        return f"not scored: {self.why_not_scored}"
+
+
+def write_report(
+    found: Findings | None,
+    effects: Effects,
+    table: pd.DataFrame,
+    origin: Origin,
+    numbers: Mapping[str, Any],
+    file: Path,
+    *,
+    trust: str = "",
+) -> None:
+    """Write the report.
+
+    Args:
+        found: what the scores are; None = nothing was measured.
+        effects: what is predicted.
+        table: a row a perturbation, from `Effects.table`.
+        origin: where it comes from.
+        numbers: what `metrics.json` holds.
+        file: to write.
+        trust: a section of HTML about how far predictions can be trusted; empty = none.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(str(files("components.evaluate.pages"))),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "number": number,
+        "signed": signed,
+        "share": share,
+        "breakable": breakable,
+        "thousands": "{:,}".format,
+    }
+    content = {
+        "found": found,
+        "origin": origin,
+        "code": code_version(),
+        "css": page_css(),
+        "genes": len(effects.genes),
+        "trained": _trained(origin),
+        "verdict": verdict(numbers),
+        "numbers": numbers,
+        "predicted": _predicted(effects, table),
+        "trust": trust,
+    }
+    content |= _scores(found, numbers) if found else {}
+    page = environment.get_template("report.html.j2").render(content)
+    file.write_text(with_contents(page), encoding="utf-8")
+
+
+def _trained(origin: Origin) -> str:
+    return f"Trained on {', '.join(origin.train_lines)}. " if origin.train_lines else ""
+
+
+def _predicted(effects: Effects, table: pd.DataFrame) -> dict[str, Any]:
+    """Return what is predicted: the strongest, and how their effects were known before."""
+    strongest = table.sort_values("predicted_strength", ascending=False, kind="stable")
+    scored = bool((table["measured_cells"] > 0).any())
+    places = strongest.index.to_numpy(int)[:STRONGEST].tolist()
+    rows = [
+        {
+            "perturbation": row["perturbation"],
+            "strength": row["predicted_strength"],
+            "up": ", ".join(effects.top(place, NAMED)[0]),
+            "down": ", ".join(effects.top(place, NAMED)[1]),
+            "more": _more(row, scored=scored),
+        }
+        for place, (_, row) in zip(places, strongest.head(STRONGEST).iterrows(), strict=True)
+    ]
+    likeness = effects.likeness_to_known()
+    finite: Any = [] if likeness is None else likeness[np.isfinite(likeness)]
+    return {
+        "count": len(table),
+        "unmeasured": int((table["measured_cells"] == 0).sum()),
+        "rows": rows,
+        "columns": list(rows[0]["more"]),
+        "words": WORDS,
+        "known": dict(table["known"].value_counts()) if "known" in table else {},
+        "likeness": float(np.mean(finite)) if len(finite) else None,
+    }
+
+
+WORDS = ("trained in", "known")
+"""Columns of the strongest predictions that hold words."""
+
+
+def _more(row: pd.Series, *, scored: bool) -> dict[str, str]:
+    """Return what else is known of a perturbation, by the title of its column."""
+    found = {}
+    if "training_lines" in row:
+        found["trained in"] = str(row["training_lines"] or "").replace(",", ", ") or "no line"
+    if "known" in row:
+        found["known"] = str(row["known"])
+    if "expected_pearson_delta" in row:
+        low, high = (number(row[name], ".2f") for name in ("expected_low", "expected_high"))
+        expected = number(row["expected_pearson_delta"], ".2f")
+        found[f"expected {HEADLINE_METRIC}"] = f"{expected} ({low} to {high})"
+    if scored:
+        found[f"reached {HEADLINE_METRIC}"] = number(row["pearson_delta"], ".2f")
+    return found
+
+
+def _scores(found: Findings, numbers: Mapping[str, Any]) -> dict[str, Any]:
+    labels = found.pair.labels
+    strongest = strongest_baseline(numbers)
+    means = found.model.metrics[HEADLINE_METRIC].dropna()
+    return {
+        "cells": int((labels != found.pair.control).sum()),
+        "controls": int((labels == found.pair.control).sum()),
+        "titles": TITLES,
+        "short": SHORT,
+        "explained": EXPLAINED,
+        "verdicts": _verdicts(found, numbers),
+        "strongest": strongest,
+        "smallest": SMALLEST,
+        "columns": _columns(found, strongest),
+        "headline": [_row(found, EVERY[name], strongest) for name in COMPARED],
+        "retrieval": [_row(found, EVERY[name], strongest) for name in RETRIEVAL],
+        "others": [_row(found, metric, strongest) for metric in OTHERS],
+        "reference": _reference(found),
+        "comparisons": {metric: list(rows) for metric, rows in _by_metric(found.comparisons)},
+        "metrics": [EVERY[name] for name in COMPARED],
+        "of": {
+            what: ", ".join(m.name for m in HEADLINE if m.of == what) for what in (MEANS, CELLS)
+        },
+        "calibrated": _calibrated(found),
+        "diagnoses": _diagnoses(found),
+        "model_below": found.model.diagnosis is not None,
+        "model_roc_auc": numbers["model"].get("roc_auc"),
+        "strata": _strata(found),
+        "undefined": _undefined(found),
+        "best": list(means.sort_values(ascending=False, kind="stable").head(EXTREMES).items()),
+        "worst": list(means.sort_values(kind="stable").head(EXTREMES).items()),
+        "plots": _plots(found),
+    }
+
+
+def _records(table: pd.DataFrame, **wanted: str) -> list[dict[str, Any]]:
+    """Return the rows of a table that hold these values, as dicts."""
+    for column, value in wanted.items():
+        table = table[table[column] == value]
+    return table.to_dict("records")  # type: ignore[return-value]
+
+
+def _by_metric(table: pd.DataFrame) -> Any:
+    return groupby(table.to_dict("records"), key=lambda row: row["metric"])
+
+
+def _columns(found: Findings, strongest: str) -> list[str]:
+    """Return the columns of a table of scores: what a narrow screen shows must be first."""
+    knowing = [name for name in reversed(found.baselines) if name != strongest]
+    return [
+        MODEL,
+        *(name for name in (strongest,) if name in TITLES),
+        CEILING,
+        *knowing,
+        MODEL_MEANS,
+    ]
+
+
+def _verdicts(found: Findings, numbers: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return a row a baseline, the strongest first: its test in the headline, and all counted."""
+    strongest = strongest_baseline(numbers)
+    rows = _records(found.comparisons, metric=HEADLINE_METRIC)
+    rows.sort(key=lambda row: row["baseline"] != strongest)
+    return [row | {"counted": standing(numbers, row["baseline"]).counted} for row in rows]
+
+
+def _row(found: Findings, metric: Metric, strongest: str) -> dict[str, Any]:
+    """Return a metric's line: a cell a prediction, the model's marked against the strongest."""
+    rows = {row["prediction"]: row for row in _records(found.summary, metric=metric.name)}
+    tests = _records(found.comparisons, metric=metric.name, baseline=strongest)
+    mark = MARKS.get(tests[0]["verdict"], "") if tests else ""
+    cells = {
+        name: {key: row[key] for key in ("mean", "low", "high")}
+        | {"mark": mark if name == MODEL else "", "n": _fewer(row["n"], found)}
+        for name, row in rows.items()
+    }
+    return {"metric": metric, "lower": metric.better == LOWER, "cells": cells}
+
+
+def _fewer(n: float, found: Findings) -> int:
+    """Return over how many perturbations a mean is, 0 where it is over all of them."""
+    return int(n) if n == n and 0 < n < len(found.groups) else 0
+
+
+def _reference(found: Findings) -> list[dict[str, Any]]:
+    rows = {row["metric"]: row for row in _records(found.summary, prediction=MODEL)}
+    return [rows[name] for name in REFERENCE if name in rows]
+
+
+def _calibrated(found: Findings) -> dict[str, Any] | None:
+    if found.calibrated is None:
+        return None
+    scores = found.calibrated.scores
+    return {
+        "columns": list(scores),
+        "rows": [
+            {"name": name, "cells": [scores[prediction][name] for prediction in scores]}
+            for name in (*SCORED, AVERAGE)
+        ],
+        "raw": [
+            {"name": name, "cells": [values[name] for values in found.calibrated.raw.values()]}
+            for name in SCORED
+        ],
+        "raw_columns": list(found.calibrated.raw),
+        "without_scale": found.calibrated.without_scale,
+    }
+
+
+def _diagnoses(found: Findings) -> list[dict[str, Any]]:
+    """Return, for each prediction below chance, the numbers that say why."""
+    intervals = {
+        row["prediction"]: (row["low"], row["high"])
+        for row in _records(found.summary, metric="roc_auc")
+    }
+    rows = []
+    for name, outcome in found.outcomes.items():
+        if outcome.diagnosis:
+            low, high = intervals[name]
+            called = outcome.calls.by_expression
+            lines = {"measured cells": called["measured"], TITLES[name]: called["predicted"]}
+            plot = plots.called_by_expression({k: v.to_numpy() for k, v in lines.items()})
+            rows.append(
+                {
+                    "title": TITLES[name],
+                    "low": low,
+                    "high": high,
+                    "surely": high < CHANCE,
+                    "found": outcome.diagnosis,
+                    "lowest": called.iloc[0],
+                    "highest": called.iloc[-1],
+                    "plot": plot,
+                }
+            )
+    return rows
+
+
+def _strata(found: Findings) -> list[dict[str, Any]]:
+    """Return a table a stratum: a column a group of perturbations, a row a metric."""
+    tables = []
+    for stratum in found.groups:
+        rows = _records(found.strata, stratum=str(stratum))
+        means = {(r["group"], r["prediction"], r["metric"]): r["mean"] for r in rows}
+        sizes = {row["group"]: row["perturbations"] for row in rows}
+        lines = [(metric, MODEL, metric) for metric in COMPARED]
+        same = f"{HEADLINE_METRIC}, {SHORT[SAME_PERTURBATION_DELTA]}"
+        lines.insert(1, (same, SAME_PERTURBATION_DELTA, HEADLINE_METRIC))
+        tables.append(
+            {
+                "name": stratum,
+                "sizes": sizes,
+                "rows": [
+                    {"name": title, "cells": [means.get((group, who, metric)) for group in sizes]}
+                    for title, who, metric in lines
+                ],
+            }
+        )
+    return tables
+
+
+def _undefined(found: Findings) -> list[dict[str, Any]]:
+    """Return a row a metric without a value for some perturbation: how many, and why."""
+    rows = []
+    for metric, group in found.undefined.groupby("metric", sort=False):
+        counts = dict(zip(group["prediction"], group["undefined"], strict=True))
+        without = int(group["without_de"].max())
+        rows.append(
+            {"metric": metric, "counts": counts, "without_de": without, "why": group["why"].iloc[0]}
+        )
+    return rows
+
+
+def _plots(found: Findings) -> dict[str, Any]:
+    model, scores = found.model.metrics, found.scores
+    own, seen = model[HEADLINE_METRIC], found.seen.loc[model.index]
+    same = scores[SAME_PERTURBATION_DELTA][HEADLINE_METRIC]
+    drawn: dict[str, Any] = {
+        "distributions": {
+            metric: plots.distributions(
+                {SHORT[k]: values[metric] for k, values in scores.items()}, metric
+            )
+            for metric in COMPARED
+        },
+        "against": plots.model_against(
+            own, same, seen, (f"{HEADLINE_METRIC}, {SHORT[SAME_PERTURBATION_DELTA]}", "model")
+        ),
+        "by_size": plots.by_size(
+            found.de_genes, own, seen, ("measured DE genes", f"{HEADLINE_METRIC}, model")
+        ),
+        "calibration": plots.calibration(_calls(found, "calibration")),
+        "called": plots.called_by_expression(
+            {"measured cells": found.model.calls.by_expression["measured"].to_numpy()}
+            | {
+                name: table["predicted"].to_numpy()
+                for name, table in _calls(found, "by_expression").items()
+            }
+        ),
+        "effects": _effects(found, own),
+    }
+    return drawn
+
+
+def _calls(found: Findings, what: str) -> dict[str, pd.DataFrame]:
+    outcomes = found.outcomes | ({HALF: found.ceiling.outcome} if found.ceiling else {})
+    return {SHORT[name]: getattr(outcomes[name].calls, what) for name in DRAWN if name in outcomes}
+
+
+def _delta(pair: Pair, matrix: Matrix, label: str) -> NDArray[np.float64]:
+    """Return a perturbation's mean change against the controls, [genes]."""
+    cells, controls = (dense(matrix[pair.rows[name]]) for name in (label, pair.control))
+    return cells.mean(axis=0, dtype=np.float64) - controls.mean(axis=0, dtype=np.float64)
+
+
+def _effects(found: Findings, own: pd.Series) -> list[str]:
+    """Draw the changes of the best, the median and the worst predicted perturbation."""
+    ordered = own.dropna().sort_values(ascending=False, kind="stable")
+    if not len(ordered):
+        return []
+    last, middle = len(ordered) - 1, (len(ordered) - 1) // 2
+    chosen = dict(sorted({last: "worst", middle: "median", 0: "best"}.items()))
+    sides = (found.pair.predicted, found.pair.measured)
+    drawn = []
+    for place, what in chosen.items():
+        label = str(ordered.index[place])
+        predicted, measured = (_delta(found.pair, side, label) for side in sides)
+        genes = [n for n, gene in enumerate(found.pair.genes) if gene in label.split("+")]
+        title = f"{what}: {plots.short(label)} ({ordered.iloc[place]:.2f})"
+        drawn.append(plots.effect(predicted, measured, genes, title, found.pair.genes))
+    return drawn

@@ -1,0 +1,237 @@
+"""How far each prediction can be trusted: what was expected beforehand, and whether it held."""
+
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+import jinja2
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+
+from components.evaluate.pages.effects import Effects
+from components.evaluate.pages.summary import finite
+from components.evaluate.pages.trust_plots import expected_against_reached, surest_curve
+from components.shared.artifacts.confidence import COVERED, MEASURED, Confidence
+from components.shared.telling.page import number, share
+
+BLOCK = 64
+"""Perturbations whose changes are in memory at a time."""
+BIN = 20
+"""Least perturbations whose expectations and outcomes are averaged."""
+BINS = 6
+LEAST_KEPT = 5
+"""The curve of the surest starts with so many: a mean of fewer says little."""
+LEAST_RANKED = 5
+"""A rank correlation of fewer perturbations is not told."""
+NAMED = 8
+"""Perturbations that are named as those that can be trusted most, and least."""
+
+
+@dataclass(frozen=True)
+class Trust:
+    """What was expected of predictions, and what was reached where that was measured."""
+
+    table: pd.DataFrame
+    """`expected`, `low`, `high`, `known`, `trained`, `agreement`, `reached` (NaN = not measured),
+    index = perturbation; those with an expectation."""
+    confidence: Confidence
+    scale: float
+    """The factor that predictions were multiplied by."""
+
+    @property
+    def measured(self) -> pd.DataFrame:
+        """The rows with an outcome."""
+        return self.table.dropna(subset=["expected", "reached"])
+
+    @property
+    def rank(self) -> float | None:
+        """Rank correlation of expected and reached."""
+        return rank_correlation(self.measured["expected"], self.measured["reached"])
+
+    @property
+    def covered(self) -> float | None:
+        """Share of outcomes within their interval."""
+        found = self.measured
+        inside = (found["reached"] >= found["low"]) & (found["reached"] <= found["high"])
+        return float(inside.mean()) if len(found) else None
+
+    @property
+    def bins(self) -> pd.DataFrame:
+        """Means of perturbations with like expectations: `expected`, `reached`, `count`."""
+        found = self.measured.sort_values("expected", kind="stable")
+        count = min(BINS, len(found) // BIN)
+        parts = np.array_split(np.arange(len(found)), count) if count else []
+        rows = [found.iloc[part][["expected", "reached"]].mean() for part in parts]
+        table = pd.DataFrame(rows, columns=["expected", "reached"]).reset_index(drop=True)
+        return table.assign(count=[len(part) for part in parts])
+
+    def curve(self) -> pd.DataFrame:
+        """Return the mean of what was reached when only the surest share is kept."""
+        found = self.measured.sort_values("expected", ascending=False, kind="stable")
+        kept = np.arange(1, len(found) + 1)
+        mean = found["reached"].cumsum().to_numpy() / kept
+        enough = kept >= min(LEAST_KEPT, len(found))
+        return pd.DataFrame({"kept": kept / max(len(found), 1), "reached": mean})[enough]
+
+    @property
+    def numbers(self) -> dict[str, Any]:
+        """What `metrics.json` holds of it; every number is finite or None."""
+        found = self.measured
+        third = kept_surest(found["expected"], found["reached"], 1 / 3) if len(found) else None
+        return {
+            "scale": self.scale,
+            "held_out_pearson_delta": self.confidence.reached(),
+            "held_out_pearson_delta_untrained": self.confidence.reached(trained=False),
+            "expected": finite(self.table["expected"].mean()),
+            "expected_where_measured": finite(found["expected"].mean()),
+            "reached": finite(found["reached"].mean()),
+            "rank_correlation": self.rank,
+            "covered": self.covered,
+            "surest_third": None if third is None else finite(third),
+        }
+
+    @property
+    def sentences(self) -> list[str]:
+        """What a reader should know, shortest first what matters most."""
+        said = [self._of_scale()]
+        if self.confidence.why:
+            return [*said, self.confidence.why]
+        expected = self.table["expected"].dropna()
+        if not len(expected):
+            return [*said, "Of none of these perturbations it can be said what to expect."]
+        said.append(
+            f"Expected of {len(expected):,} predictions, without any perturbed cell of this line: "
+            f"a pearson_delta of {expected.mean():.2f} on average, from {expected.min():.2f} to "
+            f"{expected.max():.2f}."
+        )
+        if (missing := len(self.table) - len(expected)) > 0:
+            said.append(f"Of {missing:,} it cannot be said.")
+        return said + self._of_outcomes() if len(self.measured) else said
+
+    def _of_scale(self) -> str:
+        if self.scale == 1.0 and self.confidence.scale == 1.0:
+            return f"Predicted changes keep their size. {self.confidence.scale_from}"
+        if self.scale == 1.0:
+            return (
+                "Predicted changes keep their size, as the recipe asks; known effects alone would "
+                f"be nearest in size times {self.confidence.scale:.2f}."
+            )
+        return f"Predicted changes are multiplied by {self.scale:.2f}. {self.confidence.scale_from}"
+
+    def _of_outcomes(self) -> list[str]:
+        found, numbers = self.measured, self.numbers
+        said = [
+            f"Reached was {found['reached'].mean():.2f} on average over the {len(found):,} that "
+            f"were measured, where {found['expected'].mean():.2f} was expected; "
+            f"{self.covered:.0%} lie within their {COVERED:.0%} interval."
+        ]
+        if self.rank is not None:
+            said.append(f"Expected and reached have a rank correlation of {self.rank:.2f}.")
+        if self.rank is not None and len(found) >= 3 * LEAST_KEPT:
+            said.append(
+                f"The surest third reaches {numbers['surest_third']:.2f}, all together "
+                f"{found['reached'].mean():.2f}."
+            )
+        return said
+
+
+def trust(asked: pd.DataFrame, reached: pd.Series, confidence: Confidence, scale: float) -> Trust:
+    """Put what was expected beside what was reached.
+
+    Args:
+        asked: `predictions.PERTURBATION_COLUMNS`, a row a perturbation.
+        reached: from `reached_of`, index = perturbation; those that were measured.
+        confidence: what the model brought along.
+        scale: the factor that predictions were multiplied by.
+    """
+    table = pd.DataFrame(
+        {
+            "expected": asked["expected_pearson_delta"].to_numpy(float),
+            "low": asked["expected_low"].to_numpy(float),
+            "high": asked["expected_high"].to_numpy(float),
+            "agreement": asked["agreement"].to_numpy(float),
+            "known": asked["known"].to_numpy(object),
+            "trained": (asked["known"] == MEASURED).to_numpy(),
+        },
+        index=pd.Index(asked["perturbation"], dtype=object),
+    )
+    return Trust(table.assign(reached=reached.reindex(table.index)), confidence, scale)
+
+
+def reached_of(effects: Effects) -> pd.Series:
+    """Return the correlation over genes of predicted and measured changes, NaN where not measured.
+
+    Each change is against controls of its own: the predicted one against the model's input, the
+    measured one against the reference controls. cell-eval's pearson_delta takes both against the
+    reference controls, whose noise the two then share.
+    """
+    labels, parts = effects.perturbations, []
+    for start in range(0, len(labels), BLOCK):
+        stop = min(start + BLOCK, len(labels))
+        changes = effects.change(start, stop), effects.measured_of(start, stop)["measured_change"]
+        predicted, measured = (each - each.mean(axis=1, keepdims=True) for each in changes)
+        norm = np.sqrt(np.square(predicted).sum(axis=1) * np.square(measured).sum(axis=1))
+        nothing = np.full(len(norm), np.nan)
+        parts.append(
+            np.divide((predicted * measured).sum(axis=1), norm, out=nothing, where=norm > 0)
+        )
+    return pd.Series(np.concatenate(parts), pd.Index(labels, dtype=object))
+
+
+def rank_correlation(a: pd.Series, b: pd.Series) -> float | None:
+    """Return Spearman's correlation, None where a side does not vary or there are too few."""
+    if len(a) < LEAST_RANKED or a.nunique() < 2 or b.nunique() < 2:
+        return None
+    return float(a.reset_index(drop=True).corr(b.reset_index(drop=True), method="spearman"))
+
+
+def kept_surest(expected: ArrayLike, reached: ArrayLike, kept: float) -> float:
+    """Return the mean of what was reached by the ``kept`` share with the highest expectations.
+
+    Where an expectation at the edge is shared by several, each of them counts for its part.
+    """
+    table = pd.DataFrame({"expected": np.asarray(expected), "reached": np.asarray(reached)})
+    groups = table.dropna().groupby("expected")["reached"].agg(["sum", "size"])[::-1]
+    wanted = kept * groups["size"].sum()
+    before = groups["size"].cumsum() - groups["size"]
+    part = (np.clip(wanted - before, 0, groups["size"]) / groups["size"]).to_numpy()
+    weight = float((part * groups["size"]).sum())
+    return float((part * groups["sum"]).sum() / weight) if weight > 0 else float("nan")
+
+
+def trust_section(found: Trust) -> str:
+    """Return the report's section as HTML."""
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"number": number, "share": share}
+    template = (
+        files("components.evaluate.pages").joinpath("trust.html.j2").read_text(encoding="utf-8")
+    )
+    content = {
+        "found": found,
+        "surest": _named(found.table, ascending=False),
+        "least": _named(found.table, ascending=True),
+        "plots": _plots(found),
+    }
+    return environment.from_string(template).render(content)
+
+
+def _named(table: pd.DataFrame, *, ascending: bool) -> list[dict[str, Any]]:
+    ordered = table.dropna(subset="expected").sort_values(
+        "expected", ascending=ascending, kind="stable"
+    )
+    if len(ordered) < 2 * NAMED:
+        ordered = ordered.head(0 if ascending else len(ordered))
+    return ordered.head(NAMED).rename_axis("label").reset_index().to_dict("records")  # type: ignore[return-value]
+
+
+def _plots(found: Trust) -> dict[str, str]:
+    measured = found.measured
+    if len(measured) < 2:
+        return {}
+    drawn = {"calibration": expected_against_reached(measured, found.bins)}
+    if found.rank is not None and len(measured) > LEAST_KEPT:
+        drawn["curve"] = surest_curve({"by expectation": found.curve()})
+    return drawn

@@ -1,0 +1,54 @@
+"""Which controls a perturbed cell stands against: those of its own batch, where there are enough.
+
+Batches of one line differ, and perturbations are spread unevenly over them: against all the line's
+controls, a part of every effect is the batches'.
+"""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:  # training reads batches by number, and needs no more than torch and numpy
+    from components.shared.artifacts.cells import Cells
+
+BATCH = "batch"
+LEAST_CONTROLS = 10
+"""Of a batch of a line: the mean of fewer is less sure than the difference between batches."""
+MISSING = "nan"
+"""What ingest writes for a cell without a batch."""
+
+Ints = NDArray[np.int64]
+
+
+def batches_of(cells: "Cells") -> NDArray[np.str_] | None:
+    """Return the batch of every cell, None where the cells have no such column."""
+    return cells.obs[BATCH].to_numpy(str) if BATCH in cells.obs else None
+
+
+def matched(
+    rows: Ints, controls: Ints, batches: NDArray[np.str_] | None
+) -> Iterator[tuple[str, Ints, Ints]]:
+    """Yield which cells of one line stand against which of its controls.
+
+    Args:
+        rows: numbers of the cells.
+        controls: numbers of the line's controls.
+        batches: of every cell by its number; None = all stand against all controls.
+
+    Yields:
+        The batch (empty = those whose batch has too few controls, which stand against all), numbers
+        of the controls, and places in ``rows``; each place comes once.
+    """
+    rest = np.ones(len(rows), bool)
+    if batches is not None:
+        of_rows, of_controls = batches[rows], batches[controls]
+        for batch in np.unique(of_rows):
+            own = controls[of_controls == batch]
+            if len(own) >= LEAST_CONTROLS and batch not in ("", MISSING):
+                mine = of_rows == batch
+                rest &= ~mine
+                yield str(batch), own, np.flatnonzero(mine)
+    if rest.any() or batches is None:
+        yield "", controls, np.flatnonzero(rest)

@@ -1,0 +1,106 @@
+"""A finished model: a folder that publish wrote, or a model artifact, wherever it lies.
+
+Its `provenance.json` says which files it has and what is in them, so that the copy that is made of
+it here is whole. Nothing of torch is needed to look at it.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from components.shared.artifacts.artifact import MODEL, PROVENANCE, PUBLISHED, link_or_copy, writing
+from components.shared.artifacts.licences import STATE_LICENCE_FILE
+from components.shared.artifacts.settings import settings_of
+from components.shared.storage.digests import sha256_of
+from components.shared.storage.documents import read_json
+from components.shared.storage.downloads import shown
+from components.shared.storage.files import fetched_folder, folder_of
+from components.shared.telling.errors import InputError
+
+NEEDED = (
+    "best_model.pt",
+    "args.json",
+    "vocab.json",
+    "training_stats.json",
+    "training_effects.safetensors",
+    "confidence.json",
+)
+BESIDE = (
+    "gene_prior.json",
+    "beyond_scgpt.safetensors",
+    "effects.safetensors",
+    STATE_LICENCE_FILE,
+)
+"""Files that only some models have."""
+EXPECTED = "expected the folder that publish wrote, whole, or its URI"
+PUBLISHED_AT = "published_at"
+"""Key of the summary of a model artifact that was made elsewhere: where from."""
+
+
+def take_model(uri: str, target: Path | str) -> dict[str, Any]:
+    """Make a model artifact of a finished model, and return its summary.
+
+    Args:
+        uri: a folder or its URI; that of a file in it stands for the folder.
+        target: folder of the model artifact.
+
+    Raises:
+        InputError: a file is missing, damaged or of another kind of model.
+    """
+    where = shown(uri)
+    folder_uri = folder_of(uri, (*NEEDED, *BESIDE, PROVENANCE))
+    try:
+        with fetched_folder(folder_uri, (PROVENANCE,)) as folder:
+            provenance = _provenance(folder / PROVENANCE, where)
+            digest = sha256_of(folder / PROVENANCE)
+    except InputError as error:
+        raise InputError(
+            f"model: {error}; {EXPECTED} (an scGPT checkpoint has to be fine-tuned first)"
+        ) from None
+    names = _names(provenance, where)
+    with fetched_folder(folder_uri, (PROVENANCE, *names)) as folder:
+        if sha256_of(folder / PROVENANCE) != digest:
+            raise InputError(f"{where}: changed while it was read; try again")
+        for name in names:
+            _check(folder / name, provenance["files"][name]["sha256"], where)
+        args, stats = (_json(folder / name, where) for name in ("args.json", "training_stats.json"))
+        settings_of(args, where)
+        with writing(target, MODEL, parameters={"model": where}) as draft:
+            for name in names:
+                link_or_copy(folder / name, draft.path / name)
+            draft.summary |= {key: value for key, value in stats.items() if key != "history"}
+            draft.summary |= {PUBLISHED_AT: where, "published_sha256": digest}
+            return draft.summary
+
+
+def _provenance(file: Path, where: str) -> dict[str, Any]:
+    found = _json(file, where)
+    if found.get("format") not in (PUBLISHED, MODEL) or not isinstance(found.get("files"), dict):
+        raise InputError(f"{where}: is {str(found.get('format'))[:60]!r}, not a model")
+    return found
+
+
+def _names(provenance: Mapping[str, Any], where: str) -> list[str]:
+    files = provenance["files"]
+    for name in NEEDED:
+        if name not in files:
+            raise InputError(
+                f"{where}: has no {name}, which a prediction needs; it was made by another "
+                "version, fine-tune and publish again"
+            )
+    names = [*NEEDED, *(name for name in BESIDE if name in files)]
+    if not all(isinstance(files[name], dict) and "sha256" in files[name] for name in names):
+        raise InputError(f"{where}/{PROVENANCE}: names no sha256 of its files; {EXPECTED}")
+    return names
+
+
+def _check(file: Path, sha256: str, where: str) -> None:
+    if sha256_of(file) != sha256:
+        raise InputError(
+            f"{where}/{file.name}: sha256 is not the one in {PROVENANCE}; the file changed or is "
+            "damaged, fetch or publish it again"
+        )
+
+
+def _json(file: Path, where: str) -> dict[str, Any]:
+    return read_json(file, f"{where}/{file.name}", EXPECTED)

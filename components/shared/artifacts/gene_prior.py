@@ -1,0 +1,125 @@
+"""The gene prior artifact's files, as prior writes them and others read them."""
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from components.shared.storage.parquet import PARQUET_FAULTS, opened_parquet
+from components.shared.telling.errors import InputError
+
+TABLE_FILE = "prior.safetensors"
+"""One tensor, `prior`, float32 [tokens, width], a zero row where a token has none."""
+TENSOR = "prior"
+GENES = "genes"
+"""Metadata key of the table: the vocabulary's tokens as a JSON list, one a row."""
+FACTS_FILE = "prior.json"
+EFFECTS = "effects"
+"""Key of the facts: what is said of known effects, where the prior has them."""
+EFFECTS_FILE = "effects.parquet"
+"""Deltas of other screens, where the prior names some; see `OtherEffects`."""
+ERRORS_FILE = "effects_se.parquet"
+"""Their standard errors, where they were measured on cells."""
+PERTURBATION, CELL_LINE, CELLS = "perturbation", "cell_line", "cells"
+"""Columns of these files; every other column is a gene."""
+
+
+@dataclass(frozen=True)
+class OtherEffects:
+    """What perturbations did in other screens, one row a (perturbation, cell line)."""
+
+    perturbations: list[str]
+    lines: list[str]
+    """Cell line of each row, empty where the table names none."""
+    genes: list[str]
+    delta: NDArray[np.float32]
+    """Mean of the perturbation's cells less that of its line's controls, log1p of counts per
+    10,000, [rows, genes]."""
+    cells: NDArray[np.int64] | None = None
+    """Perturbed cells of each row, None where that is not known."""
+    error: NDArray[np.float32] | None = None
+    """Standard error of the delta, [rows, genes], None where it is not known."""
+
+    def write(self, folder: Path) -> None:
+        """Write `effects.parquet`, and `effects_se.parquet` where there are errors."""
+        pq.write_table(self._table(self.delta), folder / EFFECTS_FILE)
+        if self.error is not None:
+            pq.write_table(self._table(self.error), folder / ERRORS_FILE)
+
+    @classmethod
+    def read(cls, folder: Path) -> "OtherEffects":
+        """Read what `write` wrote into the folder of a gene prior artifact.
+
+        Raises:
+            InputError: a file is missing or not what was written.
+        """
+        try:
+            table = _table_of(folder / EFFECTS_FILE)
+            errors = _table_of(folder / ERRORS_FILE) if (folder / ERRORS_FILE).is_file() else None
+            genes = [c for c in table.column_names if c not in (PERTURBATION, CELL_LINE, CELLS)]
+            return cls(
+                table.column(PERTURBATION).to_pylist(),
+                table.column(CELL_LINE).to_pylist(),
+                genes,
+                _matrix(table, genes),
+                table.column(CELLS).to_numpy() if CELLS in table.column_names else None,
+                _matrix(errors, genes) if errors is not None else None,
+            )
+        except (*PARQUET_FAULTS, KeyError) as error:
+            raise InputError(
+                f"{folder / EFFECTS_FILE}: {error}; run the prior task again"
+            ) from None
+
+    def _table(self, values: NDArray[np.float32]) -> pa.Table:
+        columns: dict[str, object] = {PERTURBATION: self.perturbations, CELL_LINE: self.lines}
+        if self.cells is not None:
+            columns[CELLS] = self.cells
+        return pa.table(columns | {gene: values[:, i] for i, gene in enumerate(self.genes)})
+
+
+def _table_of(path: Path) -> pa.Table:
+    try:
+        return opened_parquet(path, str(path)).read()
+    except InputError as error:
+        raise InputError(f"{error}; run the prior task again") from None
+
+
+def _matrix(table: pa.Table, genes: list[str]) -> NDArray[np.float32]:
+    values = np.empty((table.num_rows, len(genes)), np.float32)
+    for i, gene in enumerate(genes):
+        values[:, i] = table.column(gene).to_numpy()
+    return values
+
+
+def genes_with_vector(table: NDArray[np.float32], tokens: Iterable[str]) -> set[str]:
+    """Return the genes that have a prior.
+
+    Args:
+        table: the prior, [tokens, width]; a row of zeros = none.
+        tokens: the token of each row.
+    """
+    filled = np.any(table, axis=1).tolist()
+    return {token for token, there in zip(tokens, filled, strict=True) if there}
+
+
+def coverage(with_vector: Collection[str], genes: Iterable[str]) -> dict[str, int | float]:
+    """Return how many of some genes have a prior.
+
+    Args:
+        with_vector: the genes that have one, see `genes_with_vector`.
+        genes: those asked about, such as the perturbed genes of the test set; each counts once.
+
+    Returns:
+        ``genes``, ``covered`` and ``fraction`` (0 if there are no genes).
+    """
+    asked = set(genes)
+    covered = len(asked & set(with_vector))
+    return {
+        "genes": len(asked),
+        "covered": covered,
+        "fraction": round(covered / len(asked), 4) if asked else 0.0,
+    }

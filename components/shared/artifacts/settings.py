@@ -1,0 +1,43 @@
+"""The settings that a model was fine-tuned with, as its `args.json` keeps them."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from components.shared.artifacts.shapes import SETTINGS
+from components.shared.storage.documents import check_shape
+from components.shared.telling.errors import InputError
+
+OURS, SCGPT = "ours", "scgpt"
+IMPLEMENTATIONS = (OURS, SCGPT)
+"""Whose class of the model is trained."""
+PRECISIONS = ("fp16", "bf16", "fp32")
+OWN = "scgpt_perturb"
+"""Key of `args.json` under which a fine-tune says how it trained."""
+CHOICES = {"predicted_cells": ("rank", "denoised"), "precision": ("fp32", "bf16", "fp16")}
+"""Settings that are one of a few words, those of `rank_cells` and `inference`, which need numpy and
+torch."""
+
+
+def settings_of(args: Mapping[str, Any], folder: Path | str) -> dict[str, Any]:
+    """Return the settings a model was fine-tuned with, from its `args.json`.
+
+    Raises:
+        InputError: it was not fine-tuned by this pipeline.
+    """
+    name = f"{folder}/args.json"
+    try:
+        found = dict(args[OWN]["settings"])
+    except (KeyError, TypeError, ValueError):
+        raise InputError(
+            f"{folder}/args.json: has no settings under '{OWN}': an scGPT checkpoint that was "
+            f"never fine-tuned here; fine-tune it first, or give what publish wrote"
+        ) from None
+    check_shape(found, SETTINGS, f"{name}, settings", "fine-tune again")
+    for key, allowed in CHOICES.items():
+        if found[key] not in allowed:
+            raise InputError(f"{name}: '{key}' is {found[key]!r}; expected {', '.join(allowed)}")
+    for key in ("batch_size", "predict_window"):
+        if found[key] < 1:
+            raise InputError(f"{name}: '{key}' is {found[key]}; expected 1 or more")
+    return found

@@ -1,0 +1,242 @@
+"""What a run cannot show or could not do, each with its figure: the report and the card say it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from components.shared.artifacts.normalisation import TARGET_SUM, USUAL, unit_of
+
+FEW_CELLS_EACH = 30
+"""Test cells a perturbation below which a measured mean change is mostly noise."""
+FEW_TRAINING_CELLS = 10_000
+FEW_PERTURBATIONS = 50
+FEW_CONTROLS = 100
+
+EFFECTS = "effects"
+"""Key of the prior's facts where known effects were given."""
+OPEN_LICENCES = ("mit", "apache-2.0", "bsd-3-clause", "cc-by-4.0", "cc0-1.0", "cc0")
+"""Licences of a prior under which the model can keep this project's own, MIT."""
+
+KNOWS_NOTHING_OF = {
+    "same_perturbation_delta": "that training does not have",
+    "prior_ridge": "without a vector in the prior",
+}
+"""Baselines that can fall back to the mean training delta, and for which perturbations."""
+
+Facts = Mapping[str, Any]
+
+
+def count(n: int, what: str) -> str:
+    """Return ``1 cell``, ``2 cells``."""
+    return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"
+
+
+def limitations(stats: Facts, predictions: Facts, metrics: Facts, splits: Facts) -> list[str]:
+    """Return what this run cannot show or could not do, each with its figure.
+
+    Args:
+        stats: the model's `training_stats.json`.
+        predictions: summary of the predictions artifact.
+        metrics: the evaluation's `metrics.json`.
+        splits: summary of the splits artifact.
+    """
+    scored = metrics.get("scored", True)
+    found = [
+        *_of_training(stats),
+        *_of_scale(splits),
+        *(_of_splits(splits) if scored else _of_controls(splits)),
+        *_of_predictions(predictions),
+        *(_of_evaluation(metrics) if scored else ()),
+        *stats.get("limitations", []),
+    ]
+    return [str(text) for text in found]
+
+
+def _of_training(stats: Facts) -> list[str]:
+    texts = []
+    if stats["random_init"]:
+        texts.append(
+            "The weights started from random values: nothing was learnt from other data before, so "
+            "this is not what a pretrained scGPT can do."
+        )
+    if stats.get("other_scale"):
+        texts.append(stats["other_scale"])
+    texts.append(
+        f"One seed ({stats['seed']}): how much the figures would vary with another one is unknown."
+    )
+    if stats["training_cells"] < FEW_TRAINING_CELLS:
+        texts.append(f"Few training cells: {stats['training_cells']:,}.")
+    if stats.get("best_val_pearson_delta") is None:
+        texts.append(
+            "No validation epoch had a pearson_delta: the weights kept were not selected by it."
+        )
+    if _without_value(stats.get("history", [])):
+        texts.append(
+            f"{count(_without_value(stats['history']), 'epoch')} of {stats['epochs_run']} had no "
+            "validation pearson_delta."
+        )
+    modelled, genes = stats.get("genes_modelled"), stats.get("genes")
+    if modelled is not None and genes is not None and modelled < genes:
+        texts.append(
+            f"{genes - modelled:,} of {genes:,} genes are not in the vocabulary: their prediction "
+            "is the control cell's own value."
+        )
+    return texts + _of_prior(stats)
+
+
+def _without_value(history: list[Facts]) -> int:
+    return sum(epoch.get("val_pearson_delta") is None for epoch in history)
+
+
+def _of_network(weight: float) -> str:
+    """Return what a network added to known effects, as a sentence."""
+    if not weight:
+        return "The network adds nothing to that: no epoch was better on held-out sets beyond luck."
+    return (
+        f"The network adds {weight:.2f} of what it learned beyond that; what it gains is the "
+        "model's lead over the prediction known_effects in the report."
+    )
+
+
+def _of_prior(stats: Facts) -> list[str]:
+    prior = stats["prior"]
+    if no_prior(prior):
+        return []
+    texts = []
+    if EFFECTS in prior:
+        texts.append(
+            "The model was given what each perturbation did in other lines"
+            + (f": {stats['effects_are']}. " if stats.get("effects_are") else ". ")
+            + _of_network(stats.get("network_weight", 1.0))
+        )
+        texts += [stats["effects_scaled"]] if stats.get("effects_scaled") else []
+    if prior["kind"] != "none":
+        texts.append(_unproven(prior))
+    if not open_licence(prior):
+        texts.append(
+            f"Terms of the gene prior may bind this model too: {prior.get('licence') or 'unknown'}."
+        )
+    return texts
+
+
+def _unproven(prior: Facts) -> str:
+    return (
+        f"The gene prior ({prior['kind']}) was not set against a shuffled or random one in this "
+        "run, so no gain can be credited to what it says about genes."
+    )
+
+
+def no_prior(prior: Facts) -> bool:
+    """Return whether nothing was known beside the training cells and the pretrained weights."""
+    return prior["kind"] == "none" and EFFECTS not in prior
+
+
+def open_licence(prior: Facts) -> bool:
+    """Return whether the prior, if any, leaves this project's own licence to the model."""
+    from_files = prior["kind"] != "none" or prior.get(EFFECTS, {}).get("uri")
+    return not from_files or str(prior.get("licence")).lower() in OPEN_LICENCES
+
+
+def _of_scale(splits: Facts) -> list[str]:
+    caveat = splits.get("scale_caveat")
+    unit = unit_of(splits.get(TARGET_SUM, USUAL))
+    return [f"The expression is {unit} with a caveat: {caveat}."] if caveat else []
+
+
+def _of_splits(splits: Facts) -> list[str]:
+    texts = []
+    if few_shot(splits):
+        texts.append(
+            f"Few-shot: cells of the test line {splits['test_line']} were in training "
+            f"({few_shot(splits)}), so this does not measure transfer to a line never seen."
+        )
+    cells, perturbations = splits.get("test_cells"), splits.get("test_perturbations")
+    if cells and perturbations and cells / perturbations < FEW_CELLS_EACH:
+        texts.append(
+            f"Few test cells: {cells / perturbations:.1f} a perturbation on average "
+            f"({cells:,} cells, {perturbations:,} perturbations), so the measured changes "
+            "themselves are noisy."
+        )
+    controls = splits.get("test_controls_reference")
+    if controls is not None and controls < FEW_CONTROLS:
+        texts.append(
+            f"Few reference controls: {controls}; every measured change is against their mean."
+        )
+    if splits.get("controls_halved"):
+        texts.append(
+            "The test line's controls are halved: predicted and measured changes share the noise "
+            "of the half that both are taken against, which raises every correlation."
+        )
+    if perturbations and perturbations < FEW_PERTURBATIONS:
+        texts.append(f"Few test perturbations: {perturbations}; the means over them are uncertain.")
+    return texts
+
+
+def _of_controls(splits: Facts) -> list[str]:
+    controls = splits.get("test_controls_basal")
+    if controls is None or controls >= FEW_CONTROLS:
+        return []
+    return [f"Few controls of the line: {controls}; every prediction is a change of their mean."]
+
+
+def few_shot(splits: Facts) -> str:
+    """Return how many cells of the test line were trained on as text, empty if none were."""
+    training = splits.get("test_line_training_cells", 0)
+    validation = splits.get("test_line_validation_cells", 0)
+    if not (splits.get("few_shot") or training or validation):
+        return ""
+    return f"{training:,} perturbed cells of it in training, {validation:,} in validation"
+
+
+def _of_predictions(summary: Facts) -> list[str]:
+    texts = []
+    total = summary["perturbations"]
+    if unmeasured := summary.get("unmeasured_targets", 0):
+        texts.append(
+            f"{count(unmeasured, 'predicted perturbation')} of {total:,} "
+            f"{'has' if unmeasured == 1 else 'have'} a target that is not among the measured genes."
+        )
+    if unflagged := summary.get("unflagged_perturbations", 0):
+        texts.append(
+            f"The model could not be told which gene is perturbed for "
+            f"{count(unflagged, 'predicted perturbation')} of {total:,}; "
+            "its prediction there is that of an unknown perturbation."
+        )
+    if doubles := summary.get("doubles", 0):
+        texts.append(
+            f"{count(doubles, 'predicted perturbation')} of {total:,} name two or more genes."
+        )
+    if clipped := summary.get("clipped_fraction", 0):
+        texts.append(
+            f"{clipped:.2%} of the predicted values lay outside what log1p expression can be and "
+            "were clipped."
+        )
+    return texts
+
+
+def _of_evaluation(metrics: Facts) -> list[str]:
+    texts = []
+    total = metrics["perturbations"]
+    nan = {name: n for name, n in metrics["nan_counts"].items() if n}
+    if nan:
+        named = ", ".join(f"{name} {n}" for name, n in nan.items())
+        texts.append(
+            f"Some of the {total:,} perturbations have no value in a metric; means leave them "
+            f"out. How many, by metric: {named}."
+        )
+    if without := metrics.get("perturbations_without_de"):
+        texts.append(
+            f"{count(without, 'perturbation')} of {total:,} without any measured differentially "
+            "expressed gene."
+        )
+    if failed := metrics.get("not_computed"):
+        texts.append(f"cell-eval could not compute: {', '.join(failed)}.")
+    for name, why in KNOWS_NOTHING_OF.items():
+        if fallbacks := metrics.get("fallbacks", {}).get(name):
+            texts.append(
+                f"The baseline `{name}` fell back to the mean delta for "
+                f"{count(fallbacks, 'perturbation')} of {total:,} {why}."
+            )
+    for part, other in (("seen", "unseen"), ("unseen", "seen")):
+        if metrics.get(f"perturbations_{part}") == 0:
+            texts.append(f"All test perturbations were {other} in training; none was {part}.")
+    return texts

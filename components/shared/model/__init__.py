@@ -1,0 +1,1 @@
+"""scGPT's perturbation model: its form, its tokens, its files."""

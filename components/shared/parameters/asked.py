@@ -1,0 +1,91 @@
+"""Which perturbations are asked for: named one by one, or listed in a file."""
+
+import csv
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+from components.shared.artifacts.perturbation import CONTROL, genes_of
+from components.shared.artifacts.perturbation_names import canonical_name
+from components.shared.storage.downloads import shown
+from components.shared.storage.files import SHA256, fetched, scheme_of
+from components.shared.telling.errors import InputError
+
+ENDINGS = (".txt", ".csv", ".tsv")
+HEADERS = ("perturbation", "perturbations", "gene", "genes", "target_gene", "symbol")
+"""What the first line of a list may be called; no gene bears one of these names."""
+LONGEST = 200
+"""Characters of a label; a double of two long symbols has 30."""
+MOST = 100_000
+"""Perturbations in one run: more than all pairs that screens have tried."""
+
+
+def read_perturbations(given: str | Sequence[str]) -> list[str]:
+    """Return the perturbations that a parameter names, each once, in the order given.
+
+    Args:
+        given: labels such as ``MYC`` or ``KLF1+MAP2K6``; or paths or URIs of text or csv files with
+            one a line (of a table the first column; a title such as ``gene`` and lines that begin
+            with # are left out). A single string is one of either.
+
+    Raises:
+        InputError: a file that cannot be read, or a label that cannot be one.
+    """
+    entries = [given] if isinstance(given, str) else given
+    labels: list[str] = []
+    for entry in entries:
+        if not isinstance(entry, str):
+            raise InputError(
+                f"perturbations: {entry!r} is no text; expected gene symbols such as MYC, A+B for "
+                "two at once, or a file that lists them"
+            )
+        if names_a_file(entry):
+            with fetched(entry) as path:
+                labels += _listed(path, shown(entry))
+        elif entry.strip():
+            labels.append(canonical(entry, "perturbations"))
+    found = list(dict.fromkeys(labels))
+    if len(found) > MOST:
+        raise InputError(f"perturbations: {len(found):,} are asked for; expected {MOST:,} at most")
+    return found
+
+
+def names_a_file(entry: str) -> bool:
+    """Tell the path or URI of a list from a label: by a scheme, a slash or its ending."""
+    bare = entry.partition(SHA256)[0].partition("?")[0].partition("@")[0]
+    return bool(scheme_of(entry)) or "/" in bare or PurePosixPath(bare).suffix.lower() in ENDINGS
+
+
+def canonical(label: str, where: str) -> str:
+    """Return a label without blanks around its genes, which are sorted, each once.
+
+    Raises:
+        InputError: it names no gene, is the control's, is too long, or holds characters that are
+            not to be seen.
+    """
+    text = canonical_name(label)
+    hidden = any(unicodedata.category(character).startswith("C") for character in label)
+    if not genes_of(text) or text == CONTROL or len(text) > LONGEST or hidden:
+        raise InputError(
+            f"{where}: {label[:60]!r} is no perturbation; expected a gene symbol such as MYC, or "
+            "A+B for two at once"
+        )
+    return text
+
+
+def _listed(path: Path, name: str) -> list[str]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise InputError(f"{name}: is no text; expected one perturbation a line") from None
+    rows = csv.reader(text.splitlines(), delimiter="\t" if "\t" in text else ",")
+    try:
+        first = [row[0].strip() for row in rows if row and row[0].strip()]
+    except csv.Error as error:
+        raise InputError(f"{name}: is no list ({error}); expected one a line") from None
+    labels = [label for label in first if not label.startswith("#")]
+    if labels and labels[0].lower() in HEADERS:
+        del labels[0]
+    if not labels:
+        raise InputError(f"{name}: lists no perturbation; expected one a line")
+    return [canonical(label, name) for label in labels]

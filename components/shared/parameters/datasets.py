@@ -1,0 +1,79 @@
+"""The parameter `dataset`: one file of cells, or a list of them, each with options of its own.
+
+A list is JSON, since the parameter is text: ``["a.h5ad", {"file": "b.h5ad", "layer": "counts"}]``.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from components.shared.telling.errors import InputError
+
+FILE = "file"
+EXPECTED = (
+    'expected one path or URI, or a list, as in ["a.h5ad", {"file": "b.h5ad", '
+    '"cell_line_column": "=rpe1"}]'
+)
+
+
+def is_list(dataset: str) -> bool:
+    """Return whether a `dataset` is a list of files."""
+    return dataset.lstrip().startswith("[")
+
+
+def entries(dataset: str | Sequence[Any]) -> list[dict[str, Any]]:
+    """Return a dict a file: its path or URI under ``file``, and its own options.
+
+    Raises:
+        InputError: not a list of files.
+    """
+    if isinstance(dataset, str):
+        if not is_list(dataset):
+            return [{FILE: dataset}]
+        try:
+            dataset = json.loads(dataset)
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"dataset: not JSON ({error}); {EXPECTED}") from None
+    if not dataset:
+        raise InputError(f"dataset: the list is empty; {EXPECTED}")
+    return [_entry(entry) for entry in dataset]
+
+
+def _entry(entry: Any) -> dict[str, Any]:
+    if isinstance(entry, str):
+        return {FILE: entry}
+    if not isinstance(entry, Mapping) or not isinstance(entry.get(FILE), str):
+        raise InputError(f"dataset: {str(entry)[:60]!r} in the list names no file; {EXPECTED}")
+    return dict(entry)
+
+
+def files(dataset: str | Sequence[Any]) -> list[str]:
+    """Return the paths and URIs of a `dataset`.
+
+    Raises:
+        InputError: not a list of files.
+    """
+    return [entry[FILE] for entry in entries(dataset)]
+
+
+def with_files(dataset: str, change: Callable[[str], str]) -> str:
+    """Return a `dataset` whose paths and URIs are ``change``d.
+
+    Raises:
+        InputError: not a list of files.
+    """
+    if not is_list(dataset):
+        return change(dataset)
+    return as_text([{**entry, FILE: change(entry[FILE])} for entry in entries(dataset)])
+
+
+def as_text(dataset: str | Sequence[Any]) -> str:
+    """Return a `dataset` as the text of the parameter.
+
+    Raises:
+        InputError: not a list of files.
+    """
+    if isinstance(dataset, str):
+        return dataset
+    short = [entry[FILE] if len(entry) == 1 else entry for entry in entries(dataset)]
+    return json.dumps(short)

@@ -1,0 +1,121 @@
+"""Columns of text from csv, tsv and parquet files, which may be gzipped where they are text."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.csv as pc
+import pyarrow.parquet as pq
+
+from components.shared.storage.parquet import MOST_ROWS, opened_parquet
+from components.shared.telling.errors import InputError, nearest, shortlist
+
+DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
+ENDINGS = ".csv, .tsv, .txt (tabs), each perhaps with .gz, or .parquet"
+MOST_BYTES = 4 * 2**30
+"""Of the columns that are read, unpacked: a file of a few MB can hold far more."""
+FAULTS = (pa.ArrowException, OSError, ValueError, KeyError)
+
+
+def read_columns(
+    path: Path, name: str, wanted: tuple[str, ...], optional: tuple[str, ...] = ()
+) -> dict[str, list[str]]:
+    """Read columns of text; messages call the file ``name``.
+
+    Args:
+        path: a file that ends in one of the ENDINGS and names its columns, text in the first line.
+        name: for messages.
+        wanted: columns that must be there.
+        optional: columns that are read where they are there.
+
+    Returns:
+        Column to its fields, row by row; empty where a field is missing.
+
+    Raises:
+        InputError: another format, a column that is missing or no text, or too large a file.
+    """
+    try:
+        found = _parquet_names(path, name) if path.suffix == ".parquet" else _text_names(path, name)
+        _check_columns(found, name, wanted)
+        columns = [*wanted, *(column for column in optional if column in found)]
+        blocks = _parquet if path.suffix == ".parquet" else _text
+        table = _bounded(blocks(path, columns), name)
+    except FAULTS as error:
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{name}: not readable as {path.suffix} ({said[:160]})") from None
+    return {column: table.column(column).fill_null("").to_pylist() for column in columns}
+
+
+def _check_columns(found: list[str], name: str, wanted: tuple[str, ...]) -> None:
+    if len(set(wanted)) < len(wanted):
+        raise InputError(f"{name}: column '{wanted[0]}' is asked for twice; name two columns")
+    for column in wanted:
+        if found.count(column) != 1:
+            twice = "comes more than once" if column in found else "is missing"
+            raise InputError(
+                f"{name}: column '{column}' {twice}{nearest(column, found)}; the file has "
+                f"{shortlist(found)}; name others by ?columns=a+b where the kind of prior takes it"
+            )
+
+
+def _text_names(path: Path, name: str) -> list[str]:
+    with pc.open_csv(_stream(path, name), parse_options=_delimiter(path)) as reader:
+        return list(reader.schema.names)
+
+
+def _text(path: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    convert = pc.ConvertOptions(
+        include_columns=columns,
+        column_types={column: pa.string() for column in columns},
+        strings_can_be_null=False,
+    )
+    yield from pc.open_csv(
+        _stream(path, ""), parse_options=_delimiter(path), convert_options=convert
+    )
+
+
+def _delimiter(path: Path) -> pc.ParseOptions:
+    return pc.ParseOptions(delimiter=DELIMITERS[Path(path.name.removesuffix(".gz")).suffix])
+
+
+def _stream(path: Path, name: str) -> pa.NativeFile:
+    if Path(path.name.removesuffix(".gz")).suffix not in DELIMITERS:
+        raise InputError(
+            f"{name}: format '{''.join(path.suffixes)}' is unknown; expected {ENDINGS}"
+        )
+    return pa.input_stream(str(path), compression="gzip" if path.suffix == ".gz" else None)
+
+
+def _parquet_names(path: Path, name: str) -> list[str]:
+    return list(opened_parquet(path, name, path.suffix).schema_arrow.names)
+
+
+def _parquet(path: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    schema = pa.schema([(column, pa.string()) for column in columns])
+    for batch in pq.ParquetFile(path).iter_batches(columns=columns):
+        # By name, since a file's columns come in the file's order; a cast refuses what is no text.
+        for column in columns:
+            kind = batch.schema.field(column).type
+            kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+            if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+                raise ValueError(f"column '{column}' is {kind}, expected text")
+        yield pa.RecordBatch.from_arrays(
+            [batch.column(column).cast(pa.string()) for column in columns], schema=schema
+        )
+
+
+def _bounded(batches: Iterator[pa.RecordBatch], name: str) -> pa.Table:
+    kept: list[pa.RecordBatch] = []
+    rows = size = 0
+    for batch in batches:
+        rows += batch.num_rows
+        size += batch.nbytes
+        if rows > MOST_ROWS or size > MOST_BYTES:
+            raise InputError(
+                f"{name}: holds more than {MOST_ROWS:,} rows or {MOST_BYTES / 2**30:.0f} GiB; "
+                "give a smaller table"
+            )
+        kept.append(batch)
+    if not rows:
+        raise InputError(f"{name}: has no rows")
+    return pa.Table.from_batches(kept)

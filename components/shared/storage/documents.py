@@ -1,0 +1,136 @@
+"""JSON files that may be damaged, of another shape, or far larger than usual."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from components.shared.telling.errors import InputError
+
+LARGEST_JSON = 2**28
+"""Bytes of a JSON file; a vocabulary has one or two million."""
+
+Shape = Any
+"""What a part of a document has to be: a type; several, of which None is null; ``[shape]``, a list
+of such; ``{str: shape}``, an object of such; or an object of names and shapes, of which one may be
+missing whose name ends in ``?``. What an object has beside those is not looked at."""
+WORDS = {
+    str: "text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    None: "null",
+    object: "anything",
+}
+
+
+def read_json(path: Path, name: str, hint: str, shape: Shape = None) -> dict[str, Any]:
+    """Return the object in a JSON file; messages call it ``name``.
+
+    Args:
+        path: the file.
+        name: for messages.
+        hint: for messages, what was expected, or what to do.
+        shape: what it has to be, None = any object.
+
+    Raises:
+        InputError: missing, too large, not JSON, nested without end, no object, or of another
+            shape.
+    """
+    try:
+        if path.stat().st_size > LARGEST_JSON:
+            raise InputError(f"{name}: is larger than {LARGEST_JSON / 2**20:.0f} MiB; {hint}")
+        text = path.read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"{name}: no such file; {hint}") from None
+    found = json_object(text, name, hint)
+    if shape is not None:
+        check_shape(found, shape, name, hint)
+    return found
+
+
+def json_object(text: bytes | str, name: str, hint: str) -> dict[str, Any]:
+    """Return the object that a JSON text holds; messages call the text ``name``.
+
+    Raises:
+        InputError: not JSON, nested without end, or no object.
+    """
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{name}: not JSON ({error}); {hint}") from None
+    if not isinstance(found, dict):
+        raise InputError(f"{name}: is no JSON object; {hint}")
+    return found
+
+
+def check_shape(found: Any, shape: Shape, name: str, hint: str) -> None:
+    """Check that a document is of the shape that its reader needs.
+
+    Args:
+        found: what JSON held.
+        shape: what it has to be.
+        name: for messages.
+        hint: for messages, what to do.
+
+    Raises:
+        InputError: it is of another shape; names the part.
+    """
+    if odd := _odd(found, shape, ""):
+        at, wanted, part = odd
+        said = "is missing" if part is _MISSING else f"is {json.dumps(part):.60}"
+        raise InputError(f"{name}: {at[:120] or 'it'} {said}; expected {wanted}, {hint}")
+
+
+_MISSING = object()
+
+
+def _odd(found: Any, shape: Shape, at: str) -> tuple[str, str, Any] | None:
+    """Return the first part that is not of its shape: where it is, what was expected, the part."""
+    if isinstance(shape, list):
+        if not isinstance(found, list):
+            return at, "a list", found
+        parts = ((each, shape[0], f"{at}[{number}]") for number, each in enumerate(found))
+        return next(filter(None, (_odd(*part) for part in parts)), None)
+    if isinstance(shape, dict):
+        if not isinstance(found, dict):
+            return at, "an object", found
+        parts = (
+            (each, inner, f"{at}.{key}".lstrip(".")) for key, each, inner in _entries(found, shape)
+        )
+        return next(filter(None, (_odd(*part) for part in parts)), None)
+    kinds = shape if isinstance(shape, tuple) else (shape,)
+    if object in kinds and found is not _MISSING:
+        return None
+    # To Python true is a whole number; a whole number is a number.
+    kind = None if found is None else type(found)
+    if kind in kinds or (kind is int and float in kinds):
+        return None
+    return at, " or ".join(WORDS[kind] for kind in kinds), found
+
+
+def _entries(found: dict[str, Any], shape: dict[Any, Shape]) -> Iterator[tuple[str, Any, Shape]]:
+    for key, inner in shape.items():
+        if key is str:
+            yield from ((name, each, inner) for name, each in found.items())
+        elif not key.endswith("?"):
+            yield key, found.get(key, _MISSING), inner
+        elif key[:-1] in found:
+            yield key[:-1], found[key[:-1]], inner
+
+
+def check_names(names: dict[str, Any], *lists: str) -> None:
+    """Check that some entries of a document are lists of texts.
+
+    Raises:
+        ValueError: one is not.
+    """
+    for key in lists:
+        found = names.get(key)
+        if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+            raise ValueError(f"'{key}' is no list of names")
+
+
+def said(error: BaseException) -> str:
+    """Return the first line of what a library says, shortened."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]

@@ -1,0 +1,251 @@
+"""Files wherever they are: a path, a bucket, the Hugging Face Hub or a web server.
+
+Every download is checked (the bucket's or the Hub's own digests, sizes) and appears under its name
+only when it is whole. ``#sha256=<hex>`` at the end of any URI of a file asks for that digest. A
+download is kept until it has been used, so that what was cut, or failed afterwards, is not begun
+again.
+"""
+
+import os
+import re
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+from components.shared.storage import buckets
+from components.shared.storage.downloads import check_sha256, discard, local_name, shown
+from components.shared.storage.scratch import scratch_for
+from components.shared.telling.errors import InputError, nearest
+
+ALLOWED = (
+    "a path, file://, gs://bucket/object, s3://bucket/object, minio://bucket/object, "
+    "hf://datasets/<owner>/<name>/<file>[@revision], "
+    "hf://models/<owner>/<name>/<file>[@revision], https://, http://"
+)
+LOCAL = ("", "file")
+SHA256 = "#sha256="
+
+
+def scheme_of(uri: str) -> str:
+    """Return the scheme of a URI in lower case, an empty string for a plain path."""
+    found = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", uri)
+    return found[1].lower() if found else ""
+
+
+def ending_of(uri: str) -> str:
+    """Return the ending of the file that a path or URI names, in lower case: ``.json``, or empty.
+
+    A digest, the revision of a Hub URI and the query of a web address are no part of it.
+
+    Raises:
+        InputError: a web address that is none.
+    """
+    bare = uri.partition(SHA256)[0]
+    scheme = scheme_of(bare)
+    if scheme in ("http", "https"):
+        try:
+            bare = urlsplit(bare).path
+        except ValueError as error:
+            raise InputError(f"{shown(bare)}: is no web address ({error})") from None
+    elif scheme == "hf":
+        bare = bare.partition("@")[0]
+    return PurePosixPath(bare).suffix.lower()
+
+
+@contextmanager
+def fetched(uri: str) -> Iterator[Path]:
+    """Yield a local path of the file that ``uri`` names, for use inside the block.
+
+    A download is removed when the block ends well and kept for a later run when it does not, see
+    `scratch_for`.
+
+    Raises:
+        InputError: see `fetch`.
+    """
+    if scheme_of(uri) in LOCAL:
+        yield fetch(uri, Path())
+        return
+    with scratch_for(uri) as folder:
+        yield fetch(uri, folder)
+
+
+@contextmanager
+def fetched_folder(uri: str, names: tuple[str, ...]) -> Iterator[Path]:
+    """Yield a local folder that holds ``names`` of the folder that ``uri`` names, as `fetched`.
+
+    Raises:
+        InputError: see `fetch_folder`.
+    """
+    if scheme_of(uri) in LOCAL:
+        yield fetch_folder(uri, Path(), names)
+        return
+    with scratch_for(uri, names) as folder:
+        yield fetch_folder(uri, folder, names)
+
+
+def fetch(uri: str, folder: Path) -> Path:
+    """Return a local path of the file that ``uri`` names.
+
+    Args:
+        uri: a path or a URI of one of the ALLOWED forms, perhaps ending in ``#sha256=<hex>``.
+        folder: where downloads go, under their own name (of the Hub: their path in the
+            repository); a file of the same name there is replaced, unless it is known to be the
+            same. A local file stays where it is.
+
+    Raises:
+        InputError: no such file, no access, a digest or size that does not match, or a scheme that
+            is not allowed.
+    """
+    bare, sha256 = _split_sha256(uri)
+    scheme = scheme_of(bare)
+    if scheme in LOCAL:
+        path = local_path(bare)
+        _check_local_file(path)
+        if sha256:
+            check_sha256(path, sha256, uri)
+        return path
+    path = _download(scheme, bare, Path(folder), sha256)
+    if sha256:
+        try:
+            check_sha256(path, sha256, uri)
+        except InputError:
+            discard(path)
+            raise
+    size = path.stat().st_size
+    print(f"{shown(bare)}: is at {path} ({size} bytes)", file=sys.stderr, flush=True)
+    return path
+
+
+def fetch_folder(uri: str, folder: Path, names: Sequence[str]) -> Path:
+    """Return a local folder that holds the files ``names`` of the folder that ``uri`` names.
+
+    Args:
+        uri: as for `fetch`, of a folder: ``s3://bucket/prefix``, ``hf://models/<owner>/<name>``.
+        folder: where downloads go; a local folder stays where it is.
+        names: plain file names.
+
+    Raises:
+        InputError: see `fetch`.
+    """
+    if SHA256 in uri:
+        raise InputError(f"{shown(uri)}: {SHA256}… is for single files, and this is a folder")
+    if scheme_of(uri) in LOCAL:
+        path = local_path(uri)
+        if path.is_file():
+            raise InputError(f"{path}: is a file; give the folder that holds {', '.join(names)}")
+        if not path.is_dir():
+            raise InputError(f"{path}: no such folder{_nearest_in_parent(path)}; check the path")
+        for name in names:
+            _check_local_file(path / name)
+        return path
+    paths = [fetch(_child(uri, name), folder) for name in names]
+    return paths[0].parent
+
+
+def local_path(uri: str) -> Path:
+    """Return the path that a plain path or a ``file://`` URI names.
+
+    Raises:
+        InputError: empty, or the URI of another machine.
+    """
+    if not uri.strip():
+        raise InputError(f"an empty path was given; expected {ALLOWED}")
+    if scheme_of(uri) != "file":
+        return at_home(Path(uri))
+    host, _, path = uri.split("://", 1)[1].partition("/")
+    if host not in ("", "localhost"):
+        raise InputError(f"{uri}: names the machine '{host}'; expected file:///<path>")
+    return Path("/" + unquote(path))
+
+
+def at_home(path: Path) -> Path:
+    """Return a path whose leading ``~`` is the home folder, as a shell would have it."""
+    if not path.parts or not path.parts[0].startswith("~"):
+        return path
+    try:
+        return path.expanduser()
+    except RuntimeError:  # ~name of nobody here
+        return path
+
+
+def folder_of(uri: str, names: Iterable[str]) -> str:
+    """Return the folder's path or URI if ``uri`` is that of one of its files ``names``."""
+    bare, at, revision = uri.partition("@") if scheme_of(uri) == "hf" else (uri, "", "")
+    folder, slash, name = bare.rpartition("/")
+    if name not in names or (not slash and Path(uri).is_dir()):
+        return uri
+    return f"{folder or ('/' if slash else '.')}{at}{revision}"
+
+
+def _split_sha256(uri: str) -> tuple[str, str]:
+    bare, found, digest = uri.partition(SHA256)
+    if found and not re.fullmatch(r"[0-9a-fA-F]{64}", digest):
+        raise InputError(f"{shown(bare)}: {SHA256} needs 64 hexadecimal digits, got '{digest}'")
+    return bare, digest.lower()
+
+
+def _check_local_file(path: Path) -> None:
+    try:
+        if path.is_dir():
+            raise InputError(f"{path}: is a folder; expected a file")
+        if not path.is_file():
+            raise InputError(f"{path}: no such file{_nearest_in_parent(path)}; check the path")
+        may_read = os.access(path, os.R_OK)
+    except PermissionError:
+        may_read = False
+    if not may_read:
+        raise InputError(
+            f"{path}: may not be read (permission denied); ask its owner, or give another file"
+        )
+
+
+def _nearest_in_parent(path: Path) -> str:
+    parent = path.parent
+    if not parent.is_dir():
+        return f" (nor its folder {parent})"
+    return nearest(path.name, (other.name for other in parent.iterdir()))
+
+
+def _child(uri: str, name: str) -> str:
+    """Return the URI of a file in the folder ``uri``; revision and query stay at the end."""
+    scheme = scheme_of(uri)
+    if scheme in ("http", "https"):
+        parts = urlsplit(uri)
+        return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{name}"))
+    if scheme == "hf":
+        path, at, revision = uri.partition("@")
+        return f"{path.rstrip('/')}/{name}{at}{revision}"
+    return f"{uri.rstrip('/')}/{name}"
+
+
+def _download(scheme: str, uri: str, folder: Path, sha256: str) -> Path:
+    """Download ``uri`` into ``folder`` by the backend of its scheme."""
+    if scheme not in (*buckets.SCHEMES, "hf", "http", "https"):
+        raise InputError(f"{shown(uri)}: scheme '{scheme}://' is not allowed; allowed: {ALLOWED}")
+    folder.mkdir(parents=True, exist_ok=True)
+    # The client libraries take seconds to import; only the one that is needed is.
+    if scheme in buckets.SCHEMES:
+        from components.shared.storage import chunks
+
+        return chunks.download(uri, folder)
+    if scheme == "hf":
+        from components.shared.storage import hf as storage_hf
+
+        return storage_hf.download(uri, folder)
+    from components.shared.storage import http as storage_http
+
+    target = folder / local_name(urlsplit(uri).path, uri)
+    if not (sha256 and _is(target, sha256)):
+        storage_http.download(uri, target)
+    return target
+
+
+def _is(path: Path, sha256: str) -> bool:
+    """Return whether the file was downloaded before."""
+    try:
+        check_sha256(path, sha256, "")
+    except (InputError, OSError):
+        return False
+    return True

@@ -1,0 +1,55 @@
+"""Parquet tables that may be damaged, of another shape, or far larger than usual."""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from components.shared.storage.documents import said
+from components.shared.storage.text_columns import is_text
+from components.shared.telling.errors import InputError
+
+MOST_ROWS = 20_000_000
+"""Rows of a parquet table of strangers: a column of one value takes next to no room in a file."""
+MOST_FIELDS = 2**31
+"""Fields of one."""
+PARQUET_FAULTS = (pa.ArrowException, OSError, ValueError)
+"""What a damaged parquet file makes pyarrow raise."""
+
+
+def opened_parquet(path: Path, name: str, kind: str = "parquet") -> pq.ParquetFile:
+    """Return an opened parquet table; messages call it ``name`` and its form ``kind``.
+
+    Raises:
+        InputError: damaged, or larger than any table that is of use here.
+    """
+    try:
+        file = pq.ParquetFile(path)
+    except PARQUET_FAULTS as error:
+        raise InputError(f"{name}: not readable as {kind} ({said(error)})") from None
+    rows, columns = file.metadata.num_rows, file.metadata.num_columns
+    if rows > MOST_ROWS or rows * columns > MOST_FIELDS:
+        raise InputError(
+            f"{name}: says it has {rows:,} rows of {columns:,} columns; expected at most "
+            f"{MOST_ROWS:,} rows and {MOST_FIELDS:,} fields, give a smaller table"
+        )
+    return file
+
+
+def read_parquet(path: Path, columns: tuple[str, ...], name: str, hint: str) -> Any:
+    """Return a parquet table of a task's as a data frame; messages call it ``name``.
+
+    Raises:
+        InputError: missing, damaged, too large, or without one of ``columns``, which are of text.
+    """
+    try:
+        table = opened_parquet(path, name).read().to_pandas()
+    except PARQUET_FAULTS as error:
+        raise InputError(f"{name}: not readable as parquet ({said(error)}); {hint}") from None
+    for column in columns:
+        if column not in table:
+            raise InputError(f"{name}: has no column '{column}'; {hint}")
+        if not is_text(table[column]):
+            raise InputError(f"{name}: column '{column}' is not text in every row; {hint}")
+    return table

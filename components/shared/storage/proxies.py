@@ -1,0 +1,71 @@
+"""The proxy that the environment names: which it is, and whether what is installed can use it."""
+
+from importlib.util import find_spec
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+from components.shared.storage.downloads import shown
+from components.shared.telling.errors import InputError
+
+REQUESTS = ("socks", "PySocks")
+HTTPX = ("socksio", "socksio")
+"""Module and package that each HTTP library needs for SOCKS."""
+
+
+def proxy_of(url: str) -> str:
+    """Return the proxy that requests for ``url`` go through; empty for none."""
+    parts = urlsplit(url)
+    proxies = getproxies()
+    proxy = proxies.get(parts.scheme.lower()) or proxies.get("all") or ""
+    return "" if not proxy or proxy_bypass(parts.netloc.rpartition("@")[2]) else proxy
+
+
+def through(url: str) -> str:
+    """Say which proxy requests go through; empty for none."""
+    proxy = proxy_of(url)
+    return f" through the proxy {_bare(proxy)}" if proxy else ""
+
+
+def check_proxy(url: str, where: str, needs: tuple[str, str]) -> None:
+    """Check that the proxy for ``url`` is one that can be used.
+
+    Args:
+        url: an address that is to be reached.
+        where: what messages call it.
+        needs: module and package for SOCKS.
+
+    Raises:
+        InputError: it is a SOCKS proxy, and its package is not installed.
+    """
+    proxy = proxy_of(url)
+    if not proxy.lower().startswith("socks") or find_spec(needs[0]) is not None:
+        return
+    raise InputError(
+        f"{where}: the proxy {_bare(proxy)} of the environment ({_variable(url, proxy)}) is SOCKS, "
+        f"which needs the package {needs[1]}; install it (pip install {needs[1]}), or name an HTTP "
+        "proxy"
+    )
+
+
+def check_no_socks(url: str, where: str) -> None:
+    """Check that the proxy for ``url`` is none of SOCKS, for a client that cannot use one.
+
+    Raises:
+        InputError: it is.
+    """
+    proxy = proxy_of(url)
+    if proxy.lower().startswith("socks"):
+        raise InputError(
+            f"{where}: the proxy {_bare(proxy)} of the environment ({_variable(url, proxy)}) is "
+            "SOCKS, which the client of S3 cannot use; name an HTTP proxy, or the store's host in "
+            "no_proxy"
+        )
+
+
+def _variable(url: str, proxy: str) -> str:
+    scheme = urlsplit(url).scheme.lower()
+    return f"{scheme}_proxy" if getproxies().get(scheme) == proxy else "all_proxy"
+
+
+def _bare(proxy: str) -> str:
+    return shown(proxy).rstrip("/")

@@ -1,0 +1,131 @@
+"""Files of a store read in part: what h5py asks for of a remote file, and no more.
+
+HDF5 reads a few bytes here and there; they are fetched in blocks, the last ones kept.
+"""
+
+import io
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from fsspec.caching import BlockCache
+
+from components.shared.storage import buckets
+from components.shared.storage.downloads import shown
+from components.shared.storage.files import LOCAL, SHA256, local_path, scheme_of
+from components.shared.storage.objects import split_uri
+from components.shared.telling.errors import InputError
+
+BLOCK = 2**20
+"""Bytes of one request: tables lie scattered over a file."""
+BLOCKS = 64
+"""Blocks that are kept, 64 MiB."""
+SECONDS = 60.0
+"""How long a file is read in part; what takes longer is not worth it beside a download."""
+
+Fetch = Callable[[int, int], bytes]
+"""Bytes of a file from a start up to an end."""
+
+
+class UnreadError(Exception):
+    """A file cannot be read in part; its text says why."""
+
+
+class Ranged(io.RawIOBase):
+    """A remote file opened for reading, as h5py takes it."""
+
+    def __init__(self, size: int, fetch: Fetch, seconds: float = SECONDS) -> None:
+        self.size, self._fetch, self._at = size, fetch, 0
+        self._ends = time.monotonic() + seconds
+        self._cache = BlockCache(BLOCK, self._timed, size, maxblocks=BLOCKS)
+        self.fault = ""
+        """Why a piece did not come, which HDF5 only calls a damaged file; empty = all came."""
+        self.fetched = 0
+
+    def _timed(self, start: int, end: int) -> bytes:
+        try:
+            if time.monotonic() > self._ends:
+                raise UnreadError(f"it takes longer than {SECONDS:g} s")
+            piece = self._fetch(start, end)
+            if len(piece) != end - start:
+                raise UnreadError("a piece of it was cut short")
+        except (UnreadError, InputError, OSError) as error:
+            self.fault = self.fault or str(error)
+            raise OSError(self.fault) from None
+        self.fetched += len(piece)
+        return piece
+
+    def readable(self) -> bool:
+        """Return that it can be read."""
+        return True
+
+    def seekable(self) -> bool:
+        """Return that reading can begin anywhere."""
+        return True
+
+    def tell(self) -> int:
+        """Return where the next read begins."""
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Move to where the next read begins."""
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self.size}[whence]
+        return self._at
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        """Fill a buffer from here on, as far as the file goes."""
+        piece = self._cache._fetch(self._at, min(self._at + len(buffer), self.size))
+        buffer[: len(piece)] = piece
+        self._at += len(piece)
+        return len(piece)
+
+
+@contextmanager
+def opened_in_part(uri: str) -> Iterator[Path | Ranged]:
+    """Yield the path of a local file, or a remote one that is fetched where it is read.
+
+    Raises:
+        UnreadError: its store does not give parts of it, or cannot be reached.
+        InputError: a path that is none.
+    """
+    bare, scheme = uri.partition(SHA256)[0], scheme_of(uri)
+    if scheme in LOCAL:
+        yield local_path(bare)
+        return
+    try:
+        size, fetch = _remote(scheme, bare)
+    except (InputError, OSError) as error:
+        raise UnreadError(str(error)) from None
+    with Ranged(size, fetch) as file:
+        yield file
+
+
+def _remote(scheme: str, uri: str) -> tuple[int, Fetch]:
+    if scheme in buckets.SCHEMES:
+        return _of_bucket(uri)
+    # The client libraries take seconds to import; only the one that is needed is.
+    if scheme == "hf":
+        from components.shared.storage import hf as storage_hf
+
+        return storage_hf.in_part(uri)
+    if scheme in ("http", "https"):
+        from components.shared.storage import http as storage_http
+
+        return storage_http.in_part(uri)
+    raise UnreadError(f"{shown(uri)}: a file of this kind is not read in part")
+
+
+def _of_bucket(uri: str) -> tuple[int, Fetch]:
+    bucket = buckets.open_bucket(uri)
+    with bucket.errors(uri):
+        source = bucket.source(split_uri(uri)[1])
+
+    def fetch(start: int, end: int) -> bytes:
+        piece = io.BytesIO()
+        with bucket.errors(uri):
+            source.fetch(cast(BinaryIO, piece), start, end - start)
+        return piece.getvalue()
+
+    return source.size, fetch

@@ -1,0 +1,1 @@
+"""What people are told: errors, progress, pages."""

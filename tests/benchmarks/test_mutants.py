@@ -1,0 +1,26 @@
+"""What `make mutants` tries, and with which tests."""
+
+from benchmarks.mutants import LONGEST, PACKAGES, bounded, sampled
+from pipelines.images import ROOT
+
+NAMES = [f"m{i:03d}" for i in range(200)]
+
+
+def test_a_seed_draws_the_same_sample_and_a_larger_one_holds_it():
+    few = sampled(NAMES, 20, "1")
+    assert few == sampled(NAMES[::-1], 20, "1") and len(set(few)) == 20
+    assert set(few) < set(sampled(NAMES, 60, "1"))
+    assert few != sampled(NAMES, 20, "2")
+    assert sampled(NAMES, 1000, "1") == NAMES
+
+
+def test_of_a_functions_tests_the_quickest_run_and_one_at_least():
+    seconds = {"slow": 2 * LONGEST, "quick": 1.0, "middling": LONGEST - 1}
+    found = bounded({"f": ["slow", "middling", "quick"], "g": ["slow"], "h": []}, seconds)
+    assert found == {"f": ["quick", "middling"], "g": ["slow"], "h": []}
+
+
+def test_each_package_has_tests_of_its_own():
+    for package in PACKAGES:
+        assert (ROOT / "components" / package).is_dir()
+        assert list((ROOT / "tests" / package).rglob("test_*.py")), package

@@ -1,0 +1,207 @@
+"""A look at a dataset before it is read: what it tells and refuses, and how little it reads."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+
+from components.check import look as looking
+from components.check.estimate import RECIPES, Size, Training, disk, memory, seconds
+from components.check.look import look, told
+from components.ingest.generator import Screen, write_raw
+from components.ingest.ingest import ingest
+from components.shared.parameters.recipe import load_recipe, recipe_names
+from components.shared.storage import ranged
+from components.shared.storage.ranged import UnreadError, opened_in_part
+from components.shared.telling.errors import InputError
+from components.split.split import split
+from tests.servers.stores import serving as serving_store
+from tests.servers.web_server import Web, serving
+
+SCREEN = "sim://screen?cells=1200&genes=120&perturbations=24&lines=4&seed=1"
+PADDING = 40 * 2**20
+"""Bytes in uns, before the matrix: what a look must not fetch."""
+
+
+def asked(dataset: object, **more: object) -> dict[str, object]:
+    return {
+        "dataset": str(dataset),
+        "train_lines": ["k562", "jurkat"],
+        "test_line": "rpe1",
+        "pretrained": "random://tiny",
+        "recipe": "default",
+        "overrides": {},
+    } | more
+
+
+def facts(lines: list[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for line in lines:
+        title = line[: looking.TITLE].strip() or list(found)[-1]
+        found[title] = f"{found.get(title, '')} {line[looking.TITLE :]}".strip()
+    return found
+
+
+@pytest.fixture(scope="module")
+def h5ad(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A screen as a file that is large but for its labels."""
+    path = tmp_path_factory.mktemp("look") / "cells.h5ad"
+    write_raw(SCREEN, path)
+    adata = anndata.read_h5ad(path)
+    adata.uns["padding"] = np.random.default_rng(0).integers(256, size=PADDING, dtype=np.uint8)
+    adata.write_h5ad(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def web(h5ad: Path) -> Iterator[Web]:
+    with serving(Web(h5ad.read_bytes())) as web:
+        yield web
+
+
+def test_what_it_tells_is_what_ingest_and_split_then_find(h5ad: Path, tmp_path: Path) -> None:
+    said = facts(look(asked(h5ad)))
+    ingest(str(h5ad), tmp_path / "cells")
+    split(tmp_path / "cells", tmp_path / "splits", train_lines=["k562", "jurkat"], test_line="rpe1")
+    obs = anndata.read_h5ad(tmp_path / "cells" / "cells.h5ad").obs
+    roles = pd.read_parquet(tmp_path / "splits" / "splits.parquet")["role"].value_counts()
+    assert said["cells"].startswith(f"{len(obs):,} x 120 genes")
+    for line, part in obs.groupby("cell_line", observed=True):
+        assert f"{line} {len(part):,} ({part['is_control'].sum():,} controls)" in said["by line"]
+    assert said["trains on"].startswith(f"{roles['train'] + roles['val']:,} cells in ")
+    assert "120 of 120 genes are in scGPT's" in said["vocabulary"]
+    assert "epochs)" in said["estimate"] and "rates measured elsewhere" in said["estimate"]
+
+
+def test_every_line_fits_a_terminal(h5ad: Path) -> None:
+    assert all(len(line) <= 80 for line in look(asked(h5ad)))
+
+
+def test_a_generated_screen_is_looked_at_where_it_can_be_made() -> None:
+    assert (
+        "k562 300 (30 controls)" in facts(look(asked(SCREEN), generate=Screen.from_uri))["by line"]
+    )
+    assert "not looked at beforehand: they are generated" in look(asked(SCREEN))[0]
+
+
+def test_of_a_file_on_the_web_little_is_fetched(web: Web, h5ad: Path) -> None:
+    web.requests.clear()
+    assert facts(look(asked(web.url)))["cells"] == facts(look(asked(h5ad)))["cells"]
+    asked_for = sum(
+        1 - int(start) + int(end)
+        for request in web.requests
+        for start, _, end in [request["range"].removeprefix("bytes=").partition("-")]
+    )
+    assert asked_for < PADDING / 5
+
+
+@pytest.mark.parametrize("scheme", ["gs", "s3"])
+def test_of_an_object_in_a_bucket_little_is_fetched(
+    scheme: str, h5ad: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving_store(scheme, monkeypatch, "screens") as store:
+        store.put("screens", "cells.h5ad", h5ad.read_bytes())
+        with opened_in_part(f"{scheme}://screens/cells.h5ad") as file:
+            assert isinstance(file, ranged.Ranged)
+            assert file.read(8) == b"\x89HDF\r\n\x1a\n"
+            assert file.fetched == ranged.BLOCK
+        found = look(asked(f"{scheme}://screens/cells.h5ad"))
+    assert facts(found)["by line"] == facts(look(asked(h5ad)))["by line"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        ({"ranges": False}, "sends no parts"),
+        ({"statuses": [403]}, "HTTP 403"),
+        ({"cuts": [1, 5]}, "http://"),
+    ],
+)
+def test_a_store_that_gives_no_parts_is_one_line_and_no_end(
+    h5ad: Path, fault: dict[str, object], says: str
+) -> None:
+    with serving(Web(h5ad.read_bytes(), **fault)) as web:  # type: ignore[arg-type]
+        said = facts(look(asked(web.url)))
+    assert list(said) == ["look"]
+    assert says in said["look"]
+
+
+def test_a_store_that_is_slow_is_left_after_its_time(web: Web, monkeypatch) -> None:
+    monkeypatch.setattr(ranged.Ranged.__init__, "__defaults__", (-1.0,))
+    assert "takes longer" in facts(look(asked(web.url)))["look"]
+
+
+def test_any_other_fault_is_a_note(h5ad: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(looking, "labels_of", fails)
+    assert "(MemoryError)" in look(asked(h5ad))[0]
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({"perturbation_column": "genes"}, "nearest: 'gene'"),
+        ({"control_label": "ctrl"}, "ctrl"),
+        ({"train_lines": ["k563"]}, "nearest: 'k562'"),
+        ({"test_line": "rpe"}, "nearest: 'rpe1'"),
+    ],
+)
+def test_what_ingest_or_split_would_refuse_is_refused_first(
+    h5ad: Path, more: dict[str, object], says: str
+) -> None:
+    with pytest.raises(InputError, match=says):
+        look(asked(h5ad, **more))
+
+
+def test_a_file_that_is_no_h5ad_is_named_as_ingest_names_it(tmp_path: Path) -> None:
+    (tmp_path / "cells.h5ad").write_bytes(b"\x1f\x8bcompressed")
+    with pytest.raises(InputError, match="gunzip"):
+        look(asked(tmp_path / "cells.h5ad"))
+
+
+def test_a_split_file_says_itself_what_trains(h5ad: Path) -> None:
+    given = asked(h5ad, split_options={"split_file": "s.toml"}, train_lines=["x"])
+    assert facts(look(given))["trains on"] == "what the split file says"
+
+
+def test_several_files_are_counted_together(h5ad: Path, tmp_path: Path) -> None:
+    for line in ("k562", "rpe1"):
+        adata = anndata.read_h5ad(h5ad)
+        adata[adata.obs["cell_line"] == line].write_h5ad(tmp_path / f"{line}.h5ad")
+    several = f'["{tmp_path}/k562.h5ad", "{tmp_path}/rpe1.h5ad"]'
+    said = facts(look(asked(several, train_lines=["k562"])))
+    assert said["cells"].startswith("600 x 120 genes of 2 files")
+
+
+def test_only_a_pod_tells_it_since_a_run_here_began_with_it(h5ad, capsys, monkeypatch) -> None:
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    told(asked(h5ad))
+    assert not capsys.readouterr().out
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    told(asked(h5ad))
+    assert "check: by line     " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_the_estimate_knows_the_recipes(name: str) -> None:
+    recipe = load_recipe(name, {})
+    assert RECIPES[name] == (recipe.epochs, recipe.max_genes)
+
+
+def test_the_estimate_is_the_reference_runs_own_time_and_the_cells_in_memory() -> None:
+    cells = 5_400_630 // 30
+    size = Size(cells, cells, 10_000, 6_546, 10**9, 3 * 10**10)
+    spent = seconds(size, Training("gs://bucket/scgpt_human", 30, 1536, gpus=1), cpus=8)
+    assert spent == pytest.approx(393.6 * 60, rel=0.05)
+    assert memory(size) == pytest.approx(2 * 4 * 190_020 * 6_546 + 2e9, rel=0.01)
+    assert disk(size) == pytest.approx(3.8e10)
+
+
+def test_a_file_of_another_scheme_is_not_read_in_part() -> None:
+    with pytest.raises(UnreadError, match="not read in part"), opened_in_part("ftp://host/file"):
+        pass

@@ -1,0 +1,89 @@
+import tracemalloc
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from components.shared.artifacts.cells import Cells
+from components.shared.artifacts.perturbation import CONTROL, genes_of
+from components.shared.telling.errors import InputError
+from tests.helpers import cells_artifact, screen
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    obs, X, genes = screen()  # noqa: N806
+    folder = cells_artifact(tmp_path_factory.mktemp("cells") / "cells", obs, X, genes)
+    return Cells.open(folder), obs, X.astype(np.float32), genes
+
+
+def test_obs_and_genes_come_back_as_written(small):
+    cells, obs, _, genes = small
+    assert cells.genes == genes
+    assert list(cells.obs.index) == list(obs.index)
+    assert list(cells.obs["perturbation"]) == list(obs["perturbation"])
+
+
+@pytest.mark.parametrize("size", [1, 7, 4096])
+def test_blocks_cover_every_row_once_whatever_their_size(small, size):
+    cells, _, X, _ = small  # noqa: N806
+    blocks = list(cells.blocks(size))
+    assert [start for start, _ in blocks] == list(range(0, len(X), size))
+    np.testing.assert_array_equal(np.vstack([block.toarray() for _, block in blocks]), X)
+
+
+@settings(deadline=None, max_examples=25)
+@given(data=st.data())
+def test_rows_come_in_the_order_asked_with_repeats(small, data):
+    cells, _, X, _ = small  # noqa: N806
+    rows = np.array(data.draw(st.lists(st.integers(0, len(X) - 1), max_size=40)), dtype=np.int64)
+    np.testing.assert_array_equal(cells.rows(rows).toarray(), X[rows])
+
+
+def test_rows_take_hardly_more_memory_than_their_result(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    X = np.where(rng.random((3000, 200)) < 0.5, rng.random((3000, 200)), 0)  # noqa: N806
+    names = [f"c{i}" for i in range(len(X))]
+    obs = pd.DataFrame(
+        {"perturbation": CONTROL, "cell_line": "one", "is_control": True}, index=names
+    )
+    genes = [f"G{i}" for i in range(X.shape[1])]
+    cells = Cells.open(cells_artifact(tmp_path / "cells", obs, X, genes))
+    monkeypatch.setattr("components.shared.artifacts.cells.BLOCK_ROWS", 100)
+    rows = rng.permutation(len(X))
+    cells.rows(rows[:5])  # what is read once
+    tracemalloc.start()
+    found = cells.rows(rows)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    np.testing.assert_array_equal(found.toarray(), X[rows].astype(np.float32))
+    assert peak < 1.3 * (found.data.nbytes + found.indices.nbytes)
+
+
+def test_group_means_are_numpys_and_nan_where_a_group_is_empty(small):
+    cells, obs, X, _ = small  # noqa: N806
+    groups = np.where(obs["perturbation"] == CONTROL, -1, np.arange(len(obs)) % 3)
+    means = cells.group_means(groups, 4)
+    for group in range(3):
+        np.testing.assert_allclose(means[group], X[groups == group].mean(0), rtol=1e-5)
+    assert np.isnan(means[3]).all()
+
+
+def test_group_means_want_one_group_a_cell(small):
+    with pytest.raises(InputError, match="group numbers"):
+        small[0].group_means(np.zeros(3, int), 1)
+
+
+@pytest.mark.parametrize(
+    ("label", "genes"),
+    [
+        (CONTROL, ()),
+        ("KLF1", ("KLF1",)),
+        ("KLF1+MAP2K6", ("KLF1", "MAP2K6")),
+        ("KLF1+ctrl", ("KLF1",)),
+    ],
+)
+def test_a_label_names_its_genes(label, genes):
+    assert genes_of(label) == genes
