@@ -143,7 +143,7 @@ def sweep(
     parameters = {name: one.get("defaultValue", "") for name, one in inputs.items()}
     parameters |= dict(given)
     parameters["priors"] = [
-        f"graph:gs://your-bucket/priors/interactions-{number}.tsv" for number in range(priors)
+        f"graph:gs://some-bucket/priors/interactions-{number}.tsv" for number in range(priors)
     ]
     parameters["seeds"] = list(range(seeds))
     return Workflow(spec, platform, parameters, grid(parameters, "", ""), cached)
