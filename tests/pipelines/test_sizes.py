@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DEMO = yaml.safe_load((ROOT / PARAMS).read_text())
 LARGE = DEMO | {
     "dataset": "hf://datasets/arcinstitute/State-Replogle-Filtered/replogle_concat.h5ad",
-    "pretrained": "gs://your-bucket/models/scgpt_human",
+    "pretrained": "gs://some-bucket/models/scgpt_human",
     "recipe": "reference",
     "ingest_options": {"expression": "log1p", "batch_column": "gem_group"},
     "split_options": {"val_line": "k562", "val_fraction": 0.05, "halve_controls": False},
