@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,6 +32,7 @@ from components.evaluate.inputs.checks import (
 )
 from components.evaluate.inputs.pair import Pair, predicted_of
 from components.evaluate.inputs.training import Training, basal_mean, known_of_training, no_training
+from components.evaluate.measures.batch_matched import matched_change
 from components.evaluate.measures.calibrated import calibrate
 from components.evaluate.pages.effects import Effects, asked_of, read_asked, write_effects
 from components.evaluate.pages.explorer import EXPLORER_FILE, Explored, write_explorer
@@ -146,7 +147,7 @@ def evaluate(
             training,
             asked,
         )
-        found = None
+        found = by_batch = None
         if pair and training:
             baselines = Training.of(training, control, opened.genes)
             knowledge = _knowledge(pair, opened, split, baselines, table)
@@ -156,6 +157,8 @@ def evaluate(
                 knowledge.means[KNOWN_EFFECTS] = in_order(known, pair.genes, opened.genes)
             yardstick = Yardstick.of(pair, threads=threads, cache=Path(cache) if cache else None)
             found = _scores(yardstick, effects.means[rows], kind, knowledge)
+            own = in_order(effects.means[rows].astype(float), whole.genes, opened.genes)
+            by_batch = _by_batch(opened, split, pair, control, {MODEL: own} | knowledge.means)
             effects = replace(effects, measured=yardstick.groups)
         stats = _stats(given.artifact)
         origin = Origin(
@@ -173,6 +176,7 @@ def evaluate(
         if found:
             scored = labelled["perturbation"].isin(found.pair.perturbations)
             numbers["predicted_strength"] = float(labelled["predicted_strength"][scored].mean())
+        numbers |= {"batch_matched": by_batch} if by_batch else {}
         if stats:
             about = given.artifact.summary, numbers, split.artifact.summary
             numbers["limitations"] = limitations(stats, *about)
@@ -182,6 +186,19 @@ def evaluate(
         draft.summary |= _summary(numbers, split.test_line)
     print(f"evaluate: {verdict(numbers)}\n{headline_text(found, labelled, origin)}", flush=True)
     print(f"evaluate: wrote {Path(target)}; open {Path(target) / 'report.html'}", flush=True)
+
+
+def _by_batch(
+    cells: Cells,
+    splits: Splits,
+    pair: Pair,
+    control: NDArray[np.float64],
+    means: Mapping[str, NDArray[np.float64]],
+) -> dict[str, Any] | None:
+    """Score means [perturbations, genes] against controls of each cell's own batch."""
+    measured = matched_change(cells, splits, pair.perturbations)
+    changes = {name: mean - control for name, mean in means.items()}
+    return measured.scores(changes) if measured else None
 
 
 def _stats(predictions: Artifact) -> dict[str, Any]:

@@ -30,7 +30,11 @@ def pearson_delta_centred(predicted: Floats, measured: Floats) -> Floats:
     if len(measured) < 2:
         return np.full(len(measured), np.nan)
     common = measured.mean(axis=0)
-    x, y = predicted - common, measured - common
+    return row_correlations(predicted - common, measured - common)
+
+
+def row_correlations(x: Floats, y: Floats) -> Floats:
+    """Return the Pearson correlation of each row of two matrices, NaN where one does not vary."""
     x, y = (values - values.mean(axis=1, keepdims=True) for values in (x, y))
     norms = np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)
     dots = np.einsum("ij,ij->i", x, y)

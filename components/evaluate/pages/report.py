@@ -181,12 +181,30 @@ def write_report(
         "trained": _trained(origin),
         "verdict": verdict(numbers),
         "numbers": numbers,
+        "batches_text": batches_text(numbers),
         "predicted": _predicted(effects, table),
         "trust": trust,
     }
     content |= _scores(found, numbers) if found else {}
     page = environment.get_template("report.html.j2").render(content)
     file.write_text(with_contents(page), encoding="utf-8")
+
+
+def batches_text(numbers: Mapping[str, Any]) -> str:
+    """Say what scores are against controls of the own batch; empty where that is unknown."""
+    found = numbers.get("batch_matched")
+    if not found:
+        return ""
+    scores = (
+        f"{TITLES.get(name, name)} {number(value)}"
+        for name, value in found["pearson_delta"].items()
+        if value is not None
+    )
+    return (
+        f"The test line's cells are in {found['batches']} batches. Compared with the controls of "
+        f"their own batch, as {found['matched_cells']:.0%} of them can be, pearson_delta is: "
+        f"{', '.join(scores)}. The tables pool the controls, as cell-eval does."
+    )
 
 
 def _trained(origin: Origin) -> str:
