@@ -17,6 +17,8 @@ OWN = "scgpt_perturb"
 CHOICES = {"predicted_cells": ("rank", "denoised"), "precision": ("fp32", "bf16", "fp16")}
 """Settings that are one of a few words, those of `rank_cells` and `inference`, which need numpy and
 torch."""
+LEAST = {"batch_size": 1, "predict_window": 0}
+"""A window of 0 takes all genes at once."""
 
 
 def settings_of(args: Mapping[str, Any], folder: Path | str) -> dict[str, Any]:
@@ -37,7 +39,7 @@ def settings_of(args: Mapping[str, Any], folder: Path | str) -> dict[str, Any]:
     for key, allowed in CHOICES.items():
         if found[key] not in allowed:
             raise InputError(f"{name}: '{key}' is {found[key]!r}; expected {', '.join(allowed)}")
-    for key in ("batch_size", "predict_window"):
-        if found[key] < 1:
-            raise InputError(f"{name}: '{key}' is {found[key]}; expected 1 or more")
+    for key, least in LEAST.items():
+        if found[key] < least:
+            raise InputError(f"{name}: '{key}' is {found[key]}; expected {least} or more")
     return found
