@@ -5,7 +5,8 @@
 A third of the perturbations train in no line, and are predicted beside the others. The oracle is
 what the generator knows: how much each perturbation moves each of its pathways. Its shuffled twin
 tells nothing. Finished runs are kept as JSON and not done again;
-docs/priors.md is written after each.
+docs/priors.md is written at the end,
+and what there is of it in --folder after each.
 """
 
 import argparse
@@ -182,7 +183,7 @@ def verdicts(rows: Rows) -> list[str]:
 
 
 def main() -> None:
-    """Do the runs that are missing and write the page after each."""
+    """Do the runs that are missing and write the page."""
     made = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     made.add_argument("--seeds", type=int, default=3)
     made.add_argument("--epochs", type=int, default=16)
@@ -195,7 +196,10 @@ def main() -> None:
             asked = given.folder, name, seed, given.epochs
             found = kept(file_of(*asked), lambda asked=asked: do(*asked))
             print(f"seed {seed}, {name}: {json.dumps(found['scores'])}", flush=True)
-            given.page.write_text(page(given.folder, range(1, given.seeds + 1), given.epochs))
+            # The page is part of the tree, whose state each run notes: it is written last.
+            text = page(given.folder, range(1, given.seeds + 1), given.epochs)
+            (given.folder / "page.md").write_text(text)
+    given.page.write_text(text)
     print(f"wrote {given.page}")
 
 
