@@ -9,7 +9,8 @@ from typing import Any
 from kfp import local
 
 from components.shared.storage.buckets import SCHEMES
-from components.shared.storage.files import SHA256, at_home, local_path, scheme_of
+from components.shared.storage.files import SHA256, at_home, local_path
+from components.shared.telling.addresses import scheme_of
 from components.shared.telling.errors import InputError
 from pipelines.images import docker as docker_client
 from pipelines.images import engine_address

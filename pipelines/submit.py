@@ -32,7 +32,7 @@ from components.shared.parameters.conditions import check_sendable
 from components.shared.parameters.prior_grammar import parse_prior
 from components.shared.storage.buckets import FORMS, SCHEMES
 from components.shared.storage.downloads import shown
-from components.shared.storage.files import scheme_of
+from components.shared.telling.addresses import scheme_of
 from components.shared.telling.errors import InputError, one_line_errors, shortlist
 from components.shared.telling.kfp_run import Run, Task, own_last_line
 from pipelines.cluster import OTHER_PAGE, Client, bare_host, connect, one_line_api_errors

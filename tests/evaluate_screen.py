@@ -110,6 +110,7 @@ class Screen:
         target = self.folder / name
         with writing(target, PREDICTIONS, parameters={}, inputs=inputs) as draft:
             adata.write_h5ad(draft.path / PREDICTIONS_FILE)
+            draft.summary["perturbations"] = len(perturbations)
         return target
 
     def basal(self) -> np.ndarray:

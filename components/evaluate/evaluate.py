@@ -59,11 +59,11 @@ from components.shared.artifacts.predictions import KNOWN_MEANS, MEANS, Predicti
 from components.shared.artifacts.splits import CONTROL_BOTH, Splits
 from components.shared.artifacts.training_effects import TrainingEffects
 from components.shared.findings.limitations import limitations
-from components.shared.findings.origins import facts_of
 from components.shared.findings.verdict import verdict
 from components.shared.model.checkpoint_files import STATS_FILE
 from components.shared.model.rank_cells import RANK
 from components.shared.storage.documents import read_json
+from components.shared.telling.addresses import dataset_of
 from components.shared.telling.errors import InputError
 from components.shared.telling.spreadsheet import no_formula, without_formulas
 
@@ -166,7 +166,7 @@ def evaluate(
             split.train_lines or effects.lines,
             shared_controls=len(split.rows(CONTROL_BOTH, line=split.test_line)),
             inputs=inputs,
-            run=facts_of(str(opened.artifact.summary.get("source", "")), stats),
+            run=dataset_of(opened.artifact.summary) | stats.get("known_by", {}),
             repeat=repeat or repeat_command(inputs),
             unit=unit_of(opened.target_sum),
         )

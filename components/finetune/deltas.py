@@ -38,7 +38,7 @@ def line_deltas(data: TrainingData) -> LineDeltas:
         own = np.flatnonzero(lines == number)
         own = own[np.argsort(data.train_codes[own], kind="stable")]
         codes, starts = np.unique(data.train_codes[own], return_index=True)
-        for code, cells in zip(codes, np.split(own, starts[1:]), strict=True):
+        for code, cells in zip(codes, np.split(own, starts)[1:], strict=True):
             rows = data.train_rows[cells]
             for batch, against, places in matched(rows, controls, data.batch_of_row):
                 if batch not in known:

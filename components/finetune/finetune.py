@@ -78,6 +78,7 @@ from components.shared.parameters.pretrained import SIZES, parse_pretrained, res
 from components.shared.parameters.recipe import Recipe, load_recipe
 from components.shared.storage.digests import sha256_of
 from components.shared.storage.files import fetched_folder
+from components.shared.telling.addresses import dataset_of
 from components.shared.telling.errors import InputError
 
 FRESH_ARGS = {"n_layers_cls": 3}
@@ -181,9 +182,10 @@ def _finetune(
             own = {"recipe": recipe, "seed": seed, "settings": asdict(settings)}
             own[TARGET_SUM] = ready.facts[TARGET_SUM]
             args = ready.args | {"scgpt_perturb": own}
+            stats["known_by"] = facts_of(stats)
             _write(draft.path, result, args, ready.vocabulary, stats, prior_artifact)
-            source = str(opened.artifact.summary.get("source", ""))
-            page = curves_page(TITLE, result.rows(), result.best_epoch, facts_of(source, stats))
+            about = dataset_of(opened.artifact.summary) | stats["known_by"]
+            page = curves_page(TITLE, result.rows(), result.best_epoch, about)
             (draft.path / CURVES_FILE).write_text(page, encoding="utf-8")
             if ready.effects:
                 ready.effects.write(draft.path / EFFECTS_FILE)

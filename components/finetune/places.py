@@ -11,8 +11,9 @@ from typing import Protocol
 
 from components.shared.storage.buckets import FORMS, SCHEMES, may_write, open_bucket
 from components.shared.storage.downloads import check_remote_path, shown
-from components.shared.storage.files import local_path, scheme_of
+from components.shared.storage.files import local_path
 from components.shared.storage.objects import Stored, split_uri
+from components.shared.telling.addresses import scheme_of
 from components.shared.telling.errors import InputError
 
 MANIFEST = "manifest.json"

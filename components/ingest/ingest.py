@@ -42,8 +42,8 @@ from components.shared.reading.readings import Reading, readings
 from components.shared.reading.source import Source
 from components.shared.storage.csr_writer import CsrWriter
 from components.shared.storage.downloads import shown
-from components.shared.storage.files import LOCAL, fetched, local_path, scheme_of
-from components.shared.telling.addresses import visible
+from components.shared.storage.files import fetched, local_path
+from components.shared.telling.addresses import LOCAL, scheme_of, visible
 from components.shared.telling.errors import InputError, nearest
 from components.shared.telling.progress import bar
 

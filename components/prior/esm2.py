@@ -27,8 +27,9 @@ from transformers.utils import logging
 
 from components.shared.storage.digests import sha256_of
 from components.shared.storage.downloads import shown
-from components.shared.storage.files import LOCAL, fetch_folder, scheme_of
+from components.shared.storage.files import fetch_folder
 from components.shared.storage.scratch import scratch_for
+from components.shared.telling.addresses import LOCAL, scheme_of
 from components.shared.telling.errors import InputError
 from components.shared.telling.progress import bar
 

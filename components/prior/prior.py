@@ -34,7 +34,8 @@ from components.shared.parameters.prior_grammar import (
     gene_part,
     parse_prior,
 )
-from components.shared.storage.files import LOCAL, fetched, scheme_of
+from components.shared.storage.files import fetched
+from components.shared.telling.addresses import LOCAL, scheme_of
 from components.shared.telling.errors import InputError
 
 

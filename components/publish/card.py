@@ -30,10 +30,10 @@ from components.shared.findings.limitations import (
     no_prior,
     open_licence,
 )
-from components.shared.findings.origins import JOIN, prior_asked_for, public
+from components.shared.findings.origins import prior_asked_for
 from components.shared.findings.verdict import lower_is_better, verdict
 from components.shared.storage.documents import Shape, read_json
-from components.shared.telling.addresses import unchecked, visible
+from components.shared.telling.addresses import JOIN, public, unchecked, visible
 from components.shared.telling.errors import InputError
 from components.shared.telling.markdown import names_as_code
 

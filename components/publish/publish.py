@@ -17,7 +17,8 @@ from components.shared.artifacts.artifact import (
     writing,
 )
 from components.shared.findings.results import RESULT, tell_result
-from components.shared.storage.files import local_path, scheme_of
+from components.shared.storage.files import local_path
+from components.shared.telling.addresses import scheme_of
 from components.shared.telling.errors import InputError
 
 __all__ = ["check_target", "publish"]

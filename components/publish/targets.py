@@ -12,9 +12,9 @@ from components.shared.artifacts.artifact import PROVENANCE, beside
 from components.shared.parameters.targets import check_target_form, repository_of
 from components.shared.storage.buckets import SCHEMES, open_bucket
 from components.shared.storage.downloads import shown, watching
-from components.shared.storage.files import local_path, scheme_of
+from components.shared.storage.files import local_path
 from components.shared.storage.objects import Bucket, Stored, split_uri
-from components.shared.telling.addresses import without_secrets
+from components.shared.telling.addresses import scheme_of, without_secrets
 from components.shared.telling.errors import InputError, nearest, shortlist
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from components.shared.artifacts.licences import (
     is_non_commercial,
     licence_of,
 )
-from components.shared.findings.origins import JOIN, public
+from components.shared.telling.addresses import JOIN, public
 
 SCGPT = (
     "Cui, H. et al. (2024) scGPT: toward building a foundation model for single-cell multi-omics "

@@ -53,6 +53,7 @@ from components.shared.artifacts.predictions import (
     PREDICTIONS_FILE,
     TRUTH,
 )
+from components.shared.findings.origins import facts_of
 from components.shared.findings.verdict import strongest_baseline
 from components.shared.model.rank_cells import DENOISED, RANK
 from components.shared.telling.errors import InputError
@@ -518,7 +519,9 @@ def test_the_summary_in_markdown_is_a_table_of_every_headline_metric(evaluated: 
 
 def test_the_page_names_its_run_and_tells_its_limitations(small: Screen) -> None:
     predictions = small.predictions(kind=RANK, name="of a run")
-    (predictions / "training_stats.json").write_text(json.dumps(STATS | {"recipe": "<b>mine"}))
+    stats = STATS | {"recipe": "<b>mine"}
+    stats["known_by"] = facts_of(stats)
+    (predictions / "training_stats.json").write_text(json.dumps(stats))
     folder = small.evaluate(predictions, name="evaluation of a run")
     page = (folder / "report.html").read_text()
     title = re.search("<title>(.*?)</title>", page)

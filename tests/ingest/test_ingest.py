@@ -23,10 +23,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from components.ingest import csc, source
+from components.ingest import csc
 from components.ingest.ingest import ingest
 from components.shared.artifacts.cells import Cells
 from components.shared.artifacts.perturbation import CONTROL
+from components.shared.reading import source
 from components.shared.telling.errors import InputError
 
 GENES = ["AARS1", "KLF1", "MAP2K6", "MYC", "RPL3", "SAMD1"]

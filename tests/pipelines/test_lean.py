@@ -38,6 +38,7 @@ GRID = {
     "perturbations": [],
     "cells_per_perturbation": 0,
     "gpus": 0,
+    "publish_to": "",
 }
 
 
@@ -69,7 +70,9 @@ def test_a_component_runs_as_it_is_compiled(tmp_path):
     assert done.returncode == 0, done.stderr
     made = json.loads((tmp_path / "made.json").read_text())
     parameters = {
-        name: value for name, value in GRID.items() if name not in ("package", "checkpoints")
+        name: value
+        for name, value in GRID.items()
+        if name not in ("package", "checkpoints", "publish_to")
     }
     expected = grid(parameters, GRID["package"], "")
     assert made["parameterValues"]["Output"] == expected

@@ -32,7 +32,16 @@ RUNNING = Look("RUNNING", {"ingest": "RUNNING"})
 SUCCEEDED = Look("SUCCEEDED", {"ingest": "SUCCEEDED", "publish": "SUCCEEDED"})
 FAILED = Look("FAILED", {"ingest": "SUCCEEDED", "finetune": "FAILED"})
 IN_A_BUCKET = {
-    "own-data": ["dataset=gs://bucket/screens.h5ad", "pretrained=gs://bucket/scgpt_human"],
+    **dict.fromkeys(
+        ("reference-none", "reference-none-k562", "reference-esm2"),
+        ["pretrained=gs://bucket/scgpt_human"],
+    ),
+    "predict-line": ["model=gs://bucket/model", "dataset=gs://bucket/controls.h5ad"],
+    "own-data": [
+        "dataset=gs://bucket/screens.h5ad",
+        "pretrained=gs://bucket/scgpt_human",
+        "train_lines=[k562, jurkat]",
+    ],
     "four-lines": [
         "dataset=gs://bucket/screens.h5ad",
         "pretrained=random://tiny?vocabulary=gs://bucket/vocab.json",
@@ -43,7 +52,7 @@ IN_A_BUCKET = {
         "priors=[none, 'annotation:gs://bucket/gene2go.parquet']",
     ],
 }
-"""What is given in place of a parameter file's own local files."""
+"""What is given in place of a parameter file's own local files, and of what it leaves open."""
 
 
 def submit(kfp: Kfp, *more: str, of: str = "demo") -> int | str | None:

@@ -16,8 +16,8 @@ from components.publish.terms import notice_of, terms_of
 from components.shared.artifacts.artifact import PUBLISHED, opening
 from components.shared.artifacts.licences import SE_600M, STATE_LICENCE_FILE
 from components.shared.findings.limitations import _of_prior, limitations, open_licence
-from components.shared.findings.origins import public
 from components.shared.storage.digests import sha256_of
+from components.shared.telling.addresses import public
 from components.shared.telling.errors import InputError
 from tests.helpers import bare_names
 from tests.publish.publish_run import METRICS, SPLITS_SUMMARY, STATS, finished_run

@@ -8,7 +8,8 @@ from pathlib import Path, PurePosixPath
 from components.shared.artifacts.perturbation import CONTROL, genes_of
 from components.shared.artifacts.perturbation_names import canonical_name
 from components.shared.storage.downloads import shown
-from components.shared.storage.files import SHA256, fetched, scheme_of
+from components.shared.storage.files import SHA256, fetched
+from components.shared.telling.addresses import scheme_of
 from components.shared.telling.errors import InputError
 
 ENDINGS = (".txt", ".csv", ".tsv")

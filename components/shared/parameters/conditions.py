@@ -18,7 +18,8 @@ from components.shared.parameters.options import checked_options
 from components.shared.parameters.pretrained import parse_pretrained
 from components.shared.parameters.prior_grammar import parse_prior, uris
 from components.shared.parameters.stage_options import INGEST_OPTIONS, SPLIT_OPTIONS
-from components.shared.storage.files import LOCAL, SHA256, local_path, scheme_of
+from components.shared.storage.files import SHA256, local_path
+from components.shared.telling.addresses import LOCAL, scheme_of
 from components.shared.telling.errors import InputError, nearest, shortlist
 
 PLACEHOLDER = re.compile(

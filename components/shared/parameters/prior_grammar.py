@@ -24,7 +24,8 @@ from dataclasses import dataclass, field, replace
 from urllib.parse import parse_qsl, quote
 
 from components.shared.storage.downloads import shown
-from components.shared.storage.files import ALLOWED, ending_of, scheme_of
+from components.shared.storage.files import ALLOWED, ending_of
+from components.shared.telling.addresses import scheme_of
 from components.shared.telling.errors import InputError, nearest
 
 NONE, TABLE, GRAPH, ANNOTATION, ESM2 = "none", "table", "graph", "annotation", "esm2"

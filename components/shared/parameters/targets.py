@@ -2,8 +2,8 @@
 
 from components.shared.storage.buckets import FORMS, SCHEMES
 from components.shared.storage.downloads import check_remote_path, shown
-from components.shared.storage.files import scheme_of
 from components.shared.storage.objects import split_uri
+from components.shared.telling.addresses import scheme_of
 from components.shared.telling.errors import InputError
 
 ALLOWED = f"a folder, file://, {FORMS}, hf://<owner>/<name>[@branch], or empty"

@@ -17,6 +17,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 from components.shared.storage import buckets
 from components.shared.storage.downloads import check_sha256, discard, local_name, shown
 from components.shared.storage.scratch import scratch_for
+from components.shared.telling.addresses import LOCAL, scheme_of
 from components.shared.telling.errors import InputError, nearest
 
 ALLOWED = (
@@ -24,14 +25,7 @@ ALLOWED = (
     "hf://datasets/<owner>/<name>/<file>[@revision], "
     "hf://models/<owner>/<name>/<file>[@revision], https://, http://"
 )
-LOCAL = ("", "file")
 SHA256 = "#sha256="
-
-
-def scheme_of(uri: str) -> str:
-    """Return the scheme of a URI in lower case, an empty string for a plain path."""
-    found = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", uri)
-    return found[1].lower() if found else ""
 
 
 def ending_of(uri: str) -> str:

@@ -14,8 +14,9 @@ from fsspec.caching import BlockCache
 
 from components.shared.storage import buckets
 from components.shared.storage.downloads import shown
-from components.shared.storage.files import LOCAL, SHA256, local_path, scheme_of
+from components.shared.storage.files import SHA256, local_path
 from components.shared.storage.objects import split_uri
+from components.shared.telling.addresses import LOCAL, scheme_of
 from components.shared.telling.errors import InputError
 
 BLOCK = 2**20

@@ -6,6 +6,8 @@ is ever needed to tell what was read.
 
 import re
 import unicodedata
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
@@ -21,6 +23,10 @@ TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{16,}")
 """A token of the Hugging Face Hub, wherever it stands."""
 DIRECTIONS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 """Marks that turn the direction of text, so that it reads as what it is not."""
+LOCAL = ("", "file")
+"""Schemes of this machine's own files."""
+JOIN = " + "
+"""What ingest writes between several sources."""
 
 
 def shown(uri: str) -> str:
@@ -99,3 +105,36 @@ def visible(text: str) -> str:
     if not any(map(is_hidden, text)):
         return text
     return "".join(ascii(c)[1:-1] if is_hidden(c) else c for c in text)
+
+
+def scheme_of(uri: str) -> str:
+    """Return the scheme of a URI in lower case, an empty string for a plain path."""
+    found = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", uri)
+    return found[1].lower() if found else ""
+
+
+def public(uri: str) -> str:
+    """Return a URI, or several joined by `JOIN`, as a page that is passed on may show it."""
+    return JOIN.join(_public(one) for one in uri.split(JOIN))
+
+
+def _public(uri: str) -> str:
+    scheme = scheme_of(uri)
+    if scheme in ("", "file"):
+        return f"local file {Path(uri).name}"
+    if scheme == "random":
+        size, _, vocabulary = uri.partition("?vocabulary=")
+        return (
+            f"{size} with the vocabulary of {_public(unquote(vocabulary))}" if vocabulary else size
+        )
+    return shown(uri)
+
+
+def dataset_of(summary: Mapping[str, Any]) -> dict[str, str]:
+    """Return where cells are from, as a page may show it; empty where that is not known.
+
+    Args:
+        summary: of the cells artifact.
+    """
+    source = str(summary.get("source", ""))
+    return {"dataset": public(source)} if source else {}

@@ -10,7 +10,14 @@ from components.shared.artifacts.finished import BESIDE, NEEDED, take_model
 from components.shared.artifacts.settings import settings_of
 from components.shared.telling.errors import InputError
 
-SETTINGS = {"contrast": True}
+SETTINGS = {
+    "predicted_cells": "rank",
+    "precision": "fp32",
+    "batch_size": 8,
+    "predict_window": 0,
+    "contrast": True,
+    "token_for_unmeasured": True,
+}
 
 
 def published(folder: Path, *, format: str = PUBLISHED, without: str = "", **files: str) -> Path:
