@@ -32,10 +32,9 @@ RUNNING = Look("RUNNING", {"ingest": "RUNNING"})
 SUCCEEDED = Look("SUCCEEDED", {"ingest": "SUCCEEDED", "publish": "SUCCEEDED"})
 FAILED = Look("FAILED", {"ingest": "SUCCEEDED", "finetune": "FAILED"})
 IN_A_BUCKET = {
-    **dict.fromkeys(
-        ("reference-none", "reference-none-k562", "reference-esm2"),
-        ["pretrained=gs://bucket/scgpt_human"],
-    ),
+    "reference-none": ["pretrained=gs://bucket/scgpt_human"],
+    "reference-none-k562": ["pretrained=gs://bucket/scgpt_human"],
+    "reference-esm2": ["pretrained=gs://bucket/scgpt_human"],
     "predict-line": ["model=gs://bucket/model", "dataset=gs://bucket/controls.h5ad"],
     "own-data": [
         "dataset=gs://bucket/screens.h5ad",
