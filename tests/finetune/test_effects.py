@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from components.finetune.deltas import LineDeltas, line_deltas
 from components.finetune.effects import known_effects, of_other_screens, vectors_of
-from components.finetune.finetune import _tell_lines
+from components.finetune.given import tell_lines
 from components.finetune.near_by import near_by
 from components.finetune.shrinkage import shrunk
 from components.predict.predict import predict
@@ -224,7 +224,7 @@ def test_other_screens_count_as_lines_but_never_the_test_line_nor_a_line_of_the_
 
 
 def test_what_may_give_the_test_line_away_is_told(capsys):
-    _tell_lines(["RPE-1", "k562", ""], "gs://b/screen.parquet", "rpe1")
+    tell_lines(["RPE-1", "k562", ""], "gs://b/screen.parquet", "rpe1")
     said = capsys.readouterr()
     assert said.out == (
         "finetune: gs://b/screen.parquet tells of k562; none may be the test line 'rpe1' by "

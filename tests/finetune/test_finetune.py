@@ -11,7 +11,9 @@ import torch
 from safetensors.torch import save_file
 
 from components.finetune.curves import PANELS, curves_page
-from components.finetune.finetune import CURVES_FILE, finetune, start_model
+from components.finetune.finetune import finetune
+from components.finetune.model_files import CURVES_FILE
+from components.finetune.start import start_model
 from components.finetune.validation import pearson
 from components.predict.predict import clipped_keeping_mean, draw_partners, predict
 from components.shared.artifacts.artifact import GENE_PRIOR, MODEL, PREDICTIONS, opening, writing

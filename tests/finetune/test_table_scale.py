@@ -12,7 +12,7 @@ from components.finetune.finetune import finetune
 from components.finetune.table_scale import LEAST_SHARED, OFF, brought_to_scale
 from components.prior.effects import read_deltas
 from components.prior.prior import prior
-from components.publish.facts import _of_prior
+from components.shared.findings.limitations import limitations
 from components.shared.artifacts.gene_prior import OtherEffects
 from components.shared.telling.errors import InputError
 from components.split.split import split

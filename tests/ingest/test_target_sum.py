@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from components.evaluate.evaluate import evaluate
-from components.finetune.finetune import check_total_of_effects, finetune
+from components.finetune.finetune import finetune
+from components.finetune.given import check_total_of_effects
 from components.ingest.ingest import ingest
 from components.predict.predict import predict
 from components.prior.prior import prior

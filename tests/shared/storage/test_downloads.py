@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from components.finetune.finetune import start_model
+from components.finetune.start import start_model
 from components.ingest.generator import write_raw
 from components.ingest.ingest import ingest
 from components.prior.prior import prior
