@@ -11,14 +11,19 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t as student
 
-from components.compare.runs import (
+from components.compare.runs import Grid
+from components.shared.artifacts.evaluation import (
     BASELINES,
+    CENTRED,
+    CONTROL_CELLS,
+    HEADLINE,
+    HEADLINE_METRIC,
     KNOWN_EFFECTS,
     MODEL,
     SAME_PERTURBATION_DELTA,
     SEEN,
     UNSEEN,
-    Grid,
+    lower_is_better,
 )
 from components.shared.findings.paired import ALPHA, holm, interval, signed_rank_p
 from components.shared.parameters.prior_grammar import (
@@ -32,20 +37,10 @@ from components.shared.parameters.prior_grammar import (
     parse_prior,
 )
 
-HEADLINE = "pearson_delta"
-"""The metric of the verdict, named beforehand: of many, one would always look good."""
-METRICS = {
-    HEADLINE: False,
-    "pearson_delta_centred": False,
-    "discrimination_score_l1": False,
-    "mae_delta": True,
-    "overlap_at_N": False,
-    "de_direction_match": False,
-    "de_sig_genes_recall": False,
-    "pr_auc": False,
-    "roc_auc": False,
-}
+METRICS = {name: lower_is_better(name) for name in (HEADLINE_METRIC, CENTRED, *HEADLINE[1:])}
 """What is compared, and whether lower is better."""
+TOLD = tuple(name for name in BASELINES if name != CONTROL_CELLS)
+"""Baselines whose means are told; cells drawn at random say what their mean says."""
 ALL = "all"
 
 BETTER, WORSE, NO_EVIDENCE = "better", "worse", "no evidence"
@@ -98,7 +93,7 @@ def by_prior(grid: Grid) -> pd.DataFrame:
     for prior in grid.priors:
         runs = grid.of(prior)
         there = runs[0].predictions
-        for prediction in (MODEL, *(name for name in BASELINES if name in there)):
+        for prediction in (MODEL, *(name for name in TOLD if name in there)):
             tables = [run.of(prediction) for run in runs]
             for part, metric, values in _parts(grid.seen, tables):
                 own = {"prior": prior, "prediction": prediction, "part": part, "metric": metric}

@@ -21,6 +21,7 @@ from components.evaluate.contenders.ridge import PENALTIES, ridge_deltas
 from components.evaluate.contenders.yardstick import Yardstick
 from components.evaluate.inputs.pair import Pair
 from components.evaluate.inputs.training import Training
+from components.evaluate.measures import metrics
 from components.evaluate.measures.calibrated import (
     AVERAGE,
     LFC_NMAE,
@@ -36,12 +37,13 @@ from components.evaluate.measures.diagnosis import control_skew, diagnose
 from components.evaluate.measures.groups import Groups
 from components.evaluate.measures.measured import Measured
 from components.evaluate.measures.scoring import score
-from components.evaluate.measures.strata import SEEN, UNSEEN, by_stratum, strata
+from components.evaluate.measures.strata import by_stratum, strata
 from components.evaluate.measures.uncertainty import BEATS, FALLS_SHORT, UNCLEAR, compare, interval
 from components.evaluate.pages.repeat import repeat_command
 from components.evaluate.pages.seeds import spread_over_seeds
 from components.evaluate.pages.summary import described, summary_table, undefined_table
 from components.shared.artifacts.artifact import CELLS, EVALUATION, Artifact, opening, writing
+from components.shared.artifacts.evaluation import HEADLINE, SEEN, UNSEEN
 from components.shared.findings.paired import holm
 from components.shared.model.rank_cells import rank_cells
 from components.shared.telling.errors import InputError
@@ -62,6 +64,10 @@ def frame(*columns: list[float], metric: str = METRIC) -> list[pd.DataFrame]:
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.tuples(values, values), min_size=1, max_size=30))
+def test_the_headline_metrics_are_described_in_the_order_that_an_evaluation_promises() -> None:
+    assert tuple(metric.name for metric in metrics.HEADLINE) == HEADLINE
+
+
 def test_a_comparison_is_paired_bounded_and_turns_with_its_sides(pairs) -> None:
     model, baseline = frame(*map(list, zip(*pairs, strict=True)))
     (found,) = compare(model, {"b": baseline}, [METRIC]).to_dict("records")

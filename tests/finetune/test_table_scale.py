@@ -12,8 +12,8 @@ from components.finetune.finetune import finetune
 from components.finetune.table_scale import LEAST_SHARED, OFF, brought_to_scale
 from components.prior.effects import read_deltas
 from components.prior.prior import prior
-from components.shared.findings.limitations import limitations
 from components.shared.artifacts.gene_prior import OtherEffects
+from components.shared.findings.limitations import limitations
 from components.shared.telling.errors import InputError
 from components.split.split import split
 from tests.finetune.test_finetune import QUICK, VOCABULARY
@@ -188,4 +188,5 @@ def test_a_fine_tune_says_in_statistics_and_log_what_it_did(tmp_path, shared, ca
     stats = json.loads((tmp_path / "model" / "training_stats.json").read_text())
     assert "by least squares over 12 shared effects" in stats["effects_scaled"]
     assert f"finetune: WARNING: {stats['effects_scaled']}" in capsys.readouterr().err
-    assert stats["effects_scaled"] in _of_prior(stats)
+    nothing = {"scored": False, "perturbations": 0}
+    assert stats["effects_scaled"] in limitations(stats, nothing, nothing, {})

@@ -12,7 +12,6 @@ from components.finetune.given import check_total_of_effects
 from components.ingest.ingest import ingest
 from components.predict.predict import predict
 from components.prior.prior import prior
-from components.publish.facts import limitations
 from components.shared.artifacts.artifact import GENE_PRIOR, opening
 from components.shared.artifacts.cells import Cells
 from components.shared.artifacts.normalisation import (
@@ -22,6 +21,7 @@ from components.shared.artifacts.normalisation import (
     unit_of,
 )
 from components.shared.artifacts.perturbation import CONTROL
+from components.shared.findings.limitations import limitations
 from components.shared.telling.errors import InputError
 from components.split.split import split
 from tests.finetune.test_finetune import QUICK
