@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -233,7 +234,7 @@ def write_truth(
         level = np.log1p(SCALE * expected_shares(plan, line))
         baseline[line] = level[-1]
         effects[line] = level[:-1] - level[-1]
-    more: dict[str, NDArray] = {}
+    more: dict[str, Any] = {}
     if escaped is not None:
         more["escaped"] = escaped
     if spec.batches:
