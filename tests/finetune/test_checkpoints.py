@@ -20,9 +20,9 @@ from components.finetune.checkpoints import Checkpoints, Saved
 from components.finetune.places import MANIFEST, open_place
 from components.shared.storage.digests import sha256_of
 from components.shared.telling.errors import InputError
+from tests.helpers import one_line
 from tests.servers.faults import Cut, Lost, closed_port
 from tests.servers.stores import AnyStore, serving, try_for
-from tests.shared.storage.test_storage import one_line
 
 IDENTITY = {"cells": "a" * 64, "seed": 1, "learning_rate": 0.1, "contrast": True}
 

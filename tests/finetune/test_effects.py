@@ -24,12 +24,17 @@ from components.shared.model import model as scgpt_model
 from components.shared.model.inference import predict_cells
 from components.shared.model.tokens import Targets
 from components.shared.telling.errors import InputError
-from tests.finetune.test_finetune import VOCABULARY, train, world, write_prior  # noqa: F401
-from tests.finetune.test_objective import CPU, training_data
+from tests.finetune.arrays import CPU, training_data
+from tests.finetune.screens import VOCABULARY, small_world, train, write_prior
 from tests.publish.publish_run import ARGS
 
 LABELS = ["non-targeting", "A", "B", "C", "D", "E", "A+B", "Z"]
 GENES = 30
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return small_world(tmp_path_factory.mktemp("world"))
 
 
 def screens(seed=0, lines=("one", "two", "three"), noise=0.1, missing=("A+B", "Z")):
@@ -252,18 +257,18 @@ def test_before_training_the_model_is_the_known_effect(window):
         torch.testing.assert_close(found, basal + known, atol=1e-5, rtol=0)
 
 
-def test_scgpts_own_class_takes_no_effects(world, tmp_path):  # noqa: F811
+def test_scgpts_own_class_takes_no_effects(world, tmp_path):
     with pytest.raises(InputError, match="prior=effects needs implementation=ours"):
         train(world, tmp_path / "model", prior="effects", implementation="scgpt")
 
 
 @pytest.fixture(scope="module")
-def trained(world):  # noqa: F811
+def trained(world):
     return train(world, world / "model with effects", prior="effects", epochs=3, early_stop_after=9)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _priors(world):  # noqa: F811
+def _priors(world):
     write_prior(world / "effects", None, effects={"uri": ""})
     table = torch.from_numpy(np.random.default_rng(0).normal(size=(len(VOCABULARY), 8)))
     write_prior(world / "both", table.float(), effects={"uri": ""})
@@ -291,7 +296,7 @@ def test_training_begins_with_the_known_effects_and_keeps_what_is_no_worse(train
     assert stats["epochs_run"] == 3 and stats["cells_per_epoch"] > 0
 
 
-def test_what_is_published_is_scgpts_checkpoint_and_what_goes_beyond_it(trained, world):  # noqa: F811
+def test_what_is_published_is_scgpts_checkpoint_and_what_goes_beyond_it(trained, world):
     state = torch.load(trained / "best_model.pt", weights_only=True)
     args = json.loads((trained / "args.json").read_text())
     plain = scgpt_model.build(args, VOCABULARY, "scgpt")
@@ -302,7 +307,7 @@ def test_what_is_published_is_scgpts_checkpoint_and_what_goes_beyond_it(trained,
     )
 
 
-def test_predictions_say_what_the_known_effects_come_to_without_the_model(trained, world):  # noqa: F811
+def test_predictions_say_what_the_known_effects_come_to_without_the_model(trained, world):
     predict(trained, world / "cells", world / "splits", world / "with effects")
     found = Predictions.open(world / "with effects").anndata
     assert found.varm[KNOWN_MEANS].shape == found.varm[MEANS].shape
@@ -311,7 +316,7 @@ def test_predictions_say_what_the_known_effects_come_to_without_the_model(traine
     assert label in table.perturbations and table.genes == list(found.var_names)
 
 
-def test_a_prior_at_the_perturbed_gene_is_folded_and_predicts_as_trained(world):  # noqa: F811
+def test_a_prior_at_the_perturbed_gene_is_folded_and_predicts_as_trained(world):
     model = train(world, world / "model with both", prior="both", epochs=2)
     extra = load_file(model / "beyond_scgpt.safetensors")
     assert extra["flag_prior.weight"].shape == (len(VOCABULARY), 64)

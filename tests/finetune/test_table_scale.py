@@ -16,7 +16,7 @@ from components.shared.artifacts.gene_prior import OtherEffects
 from components.shared.findings.limitations import limitations
 from components.shared.telling.errors import InputError
 from components.split.split import split
-from tests.finetune.test_finetune import QUICK, VOCABULARY
+from tests.finetune.screens import QUICK, VOCABULARY
 from tests.helpers import cells_artifact, screen
 
 GENES = [f"g{i}" for i in range(80)]

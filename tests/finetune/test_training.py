@@ -16,8 +16,8 @@ from components.finetune.validation import Validation
 from components.finetune.workers import ALONE, Workers
 from components.shared.model import model as scgpt_model
 from components.shared.parameters.recipe import load_recipe
-from tests.finetune.test_finetune import VOCABULARY
-from tests.finetune.test_objective import CPU, training_data
+from tests.finetune.arrays import CPU, training_data
+from tests.finetune.screens import VOCABULARY
 from tests.publish.publish_run import ARGS
 
 SMALL = {"epochs": 6, "batch_size": 16, "max_genes": 8, "set_size": 4, "learning_rate": 1e-3}

@@ -19,9 +19,8 @@ from components.shared.findings.limitations import _of_prior, limitations, open_
 from components.shared.findings.origins import public
 from components.shared.storage.digests import sha256_of
 from components.shared.telling.errors import InputError
-from tests.helpers import bare_names
+from tests.helpers import bare_names, one_line
 from tests.publish.publish_run import METRICS, SPLITS_SUMMARY, STATS, finished_run
-from tests.shared.storage.test_storage import one_line
 
 PREDICTIONS = {"perturbations": 2, "cells": 12}
 
