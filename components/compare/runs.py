@@ -43,7 +43,7 @@ class Run:
     @cached_property
     def scores(self) -> pd.DataFrame:
         """Each metric's value: rows (prediction, perturbation), a column a metric."""
-        table = _labelled(self.evaluation.path / SCORES_FILE, "prediction", "metric", "value")
+        table = read_labelled(self.evaluation.path / SCORES_FILE, "prediction", "metric", "value")
         return table.pivot(index=["prediction", "perturbation"], columns="metric", values="value")
 
     @property
@@ -64,11 +64,11 @@ class Run:
     @cached_property
     def seen(self) -> pd.Series:
         """Whether training had each perturbation."""
-        table = _labelled(self.evaluation.path / GROUPS_FILE, "training")
+        table = read_labelled(self.evaluation.path / GROUPS_FILE, "training")
         return table.set_index("perturbation")["training"] == SEEN
 
 
-def _labelled(file: Path, *columns: str) -> pd.DataFrame:
+def read_labelled(file: Path, *columns: str) -> pd.DataFrame:
     """Read a table whose perturbations are text, be it 007 or NA.
 
     Raises:

@@ -97,11 +97,11 @@ def by_prior(grid: Grid) -> pd.DataFrame:
             tables = [run.of(prediction) for run in runs]
             for part, metric, values in _parts(grid.seen, tables):
                 own = {"prior": prior, "prediction": prediction, "part": part, "metric": metric}
-                rows.append(own | _summarised(values))
+                rows.append(own | summarised(values))
     return pd.DataFrame(rows)
 
 
-def _summarised(values: pd.DataFrame) -> dict[str, float]:
+def summarised(values: pd.DataFrame) -> dict[str, float]:
     """Return mean, interval and spread; ``values`` has shape [perturbations, seeds]."""
     seeds = values.mean()
     over_seeds = values.mean(axis=1).to_numpy(float)
@@ -162,16 +162,16 @@ def differences(grid: Grid) -> pd.DataFrame:
             tables = [runs[seed].of(MODEL) - scores[seed] for seed in seeds]
             for part, metric, values in _parts(grid.seen, tables) if tables else ():
                 own = {"prior": prior, "against": other, "part": part, "metric": metric}
-                rows.append(own | _compared(metric, values))
+                rows.append(own | paired_difference(metric, values))
     table = pd.DataFrame(rows)
     table["p_holm"] = table.groupby("metric")["p"].transform(lambda p: holm(p.to_numpy(float)))
-    verdicts = [_verdict(row) for row in table.to_dict("records")]
+    verdicts = [verdict_of(row) for row in table.to_dict("records")]
     return table.assign(
         verdict=[verdict for verdict, _ in verdicts], why=[why for _, why in verdicts]
     )
 
 
-def _compared(metric: str, values: pd.DataFrame) -> dict[str, float]:
+def paired_difference(metric: str, values: pd.DataFrame) -> dict[str, float]:
     """Return what a paired difference comes to; ``values`` has shape [perturbations, seeds]."""
     seeds = values.mean()
     over_seeds = values.mean(axis=1).dropna().to_numpy(float)
@@ -190,7 +190,7 @@ def _compared(metric: str, values: pd.DataFrame) -> dict[str, float]:
     }
 
 
-def _verdict(row: dict[Any, Any]) -> tuple[str, str]:
+def verdict_of(row: dict[Any, Any]) -> tuple[str, str]:
     """Return the verdict on a difference and, where there is no evidence, what is missing."""
     lower = METRICS[row["metric"]]
     ahead = row["difference"] < 0 if lower else row["difference"] > 0

@@ -240,7 +240,7 @@ def _context(
         "few_shot": few_shot(run.splits),
         "predictions": run.predictions,
         "pretrained": public(run.stats["pretrained"]),
-        "prior": {"asked for": run.prior} | _prior_rows(run.stats["prior"]),
+        "prior": {"asked for": run.prior} | prior_rows(run.stats["prior"]),
         "not_scored": run.metrics.get("not_scored", ""),
         "held_out": _held_out_rows(run.confidence),
         "scale": run.confidence["scale"],
@@ -308,7 +308,7 @@ def _counts(splits: Mapping[str, Any]) -> dict[str, int]:
     }
 
 
-def _prior_rows(prior: Mapping[str, Any]) -> dict[str, str]:
+def prior_rows(prior: Mapping[str, Any]) -> dict[str, str]:
     """Return what the prior task said of the table; of nested facts, the inner names too."""
     if no_prior(prior):
         return {"kind": "none"}

@@ -26,10 +26,10 @@ from components.evaluate.measures.calibrated import (
     AVERAGE,
     LFC_NMAE,
     SCORED,
-    _settings,
     calibrate,
     raw_scores,
     replicate_scores,
+    settings_of,
 )
 from components.evaluate.measures.calls import EDGES, calls
 from components.evaluate.measures.centred import pearson_delta_centred
@@ -305,7 +305,7 @@ def _groups(pair: Pair) -> tuple[Groups, Groups]:
 
 
 def _theirs(pair: Pair, whole: Groups, **changes: str) -> dict[str, float]:
-    config = replace(_settings(whole, pair.genes), cache_strict=False, num_threads=1, **changes)
+    config = replace(settings_of(whole, pair.genes), cache_strict=False, num_threads=1, **changes)
     config = replace(config, pert_col=pair.perturbation_column)
     table = aggregate_metrics(compute_metrics(*pair.anndata(), config=config))
     return dict(zip(table["metric"], table["mean"], strict=True))
@@ -359,7 +359,9 @@ def test_the_replicate_is_cell_eval2s_own(pair: Pair) -> None:
     theirs = _theirs(split, whole, control_source="pred")
     for name in set(SCORED) - {LFC_NMAE}:
         assert found[name] == pytest.approx(theirs[name], rel=1e-6, abs=1e-9), name
-    config = replace(_settings(whole, pair.genes), num_threads=1, pert_col=pair.perturbation_column)
+    config = replace(
+        settings_of(whole, pair.genes), num_threads=1, pert_col=pair.perturbation_column
+    )
     _, reference = compute_lfc_nmae_reference(pair.anndata()[1], config=config, seed=0)
     assert found[LFC_NMAE] == pytest.approx(reference["nmae_ref_raw"][0], rel=1e-6)
 

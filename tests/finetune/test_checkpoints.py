@@ -101,7 +101,7 @@ def test_one_that_was_not_completed_does_not_exist_and_goes_with_the_older_ones(
     draft = place.draft("epoch-0001-step-000002-0123abcd")
     torch.save({}, draft / "weights.pt")
     if "://" in uri:
-        place._upload(draft / "weights.pt", "epoch-0001-step-000002-0123abcd")  # type: ignore[attr-defined]
+        place.upload(draft / "weights.pt", "epoch-0001-step-000002-0123abcd")  # type: ignore[attr-defined]
     assert len(kept(uri)) == 2
     two = store(uri)
     assert number_of(two.load()) == 1

@@ -25,27 +25,14 @@ from components.shared.model.inference import predict_cells
 from components.shared.model.tokens import Targets
 from components.shared.telling.errors import InputError
 from tests.finetune.arrays import CPU, training_data
+from tests.finetune.lines import GENES, LABELS, screens
 from tests.finetune.screens import VOCABULARY, small_world, train, write_prior
 from tests.publish.publish_run import ARGS
-
-LABELS = ["non-targeting", "A", "B", "C", "D", "E", "A+B", "Z"]
-GENES = 30
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     return small_world(tmp_path_factory.mktemp("world"))
-
-
-def screens(seed=0, lines=("one", "two", "three"), noise=0.1, missing=("A+B", "Z")):
-    """Lines with the same true effects, each with noise of its own."""
-    rng = np.random.default_rng(seed)
-    true = rng.normal(0, 1, (len(LABELS), GENES)) * (rng.random((len(LABELS), GENES)) < 0.2)
-    true[0] = 0
-    change = true + rng.normal(0, noise, (len(lines), *true.shape))
-    there = np.array([[label not in ("non-targeting", *missing) for label in LABELS]] * len(lines))
-    change[~there] = 0
-    return true, LineDeltas(list(lines), change, np.full_like(change, noise**2), there)
 
 
 @settings(max_examples=25, deadline=None)

@@ -16,7 +16,7 @@ import torch
 
 from components.finetune import training
 from components.finetune.finetune import finetune
-from components.finetune.training import _one_ahead
+from components.finetune.training import one_ahead
 from components.shared.telling.errors import InputError
 from tests.finetune.interrupted import arguments, interrupted_world
 from tests.helpers import one_line
@@ -274,7 +274,7 @@ def test_the_next_item_is_made_while_one_is_used_and_all_come_in_order() -> None
             made.append(number)
             yield number
 
-    items = _one_ahead(making())
+    items = one_ahead(making())
     assert next(items) == 0
     deadline = time.monotonic() + 5
     while made != [0, 1] and time.monotonic() < deadline:
@@ -288,7 +288,7 @@ def test_an_error_in_making_an_item_reaches_the_one_who_asks() -> None:
         yield 1
         raise InputError("no more")
 
-    items = _one_ahead(making())
+    items = one_ahead(making())
     assert next(items) == 1
     with pytest.raises(InputError, match="no more"):
         next(items)

@@ -81,7 +81,7 @@ def _of_training(stats: Facts) -> list[str]:
             f"{genes - modelled:,} of {genes:,} genes are not in the vocabulary: their prediction "
             "is the control cell's own value."
         )
-    return texts + _of_prior(stats)
+    return texts + of_prior(stats)
 
 
 def _without_value(history: list[Facts]) -> int:
@@ -98,7 +98,8 @@ def _of_network(weight: float) -> str:
     )
 
 
-def _of_prior(stats: Facts) -> list[str]:
+def of_prior(stats: Facts) -> list[str]:
+    """Return what a model owes to its prior, and what is not shown of it."""
     prior = stats["prior"]
     if no_prior(prior):
         return []
