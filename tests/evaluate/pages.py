@@ -18,7 +18,7 @@ HOSTILE = (
     "<img src=x onerror=alert(1)>",
     "A&B=C#D%41\"'",
 )
-NOWHERE = Origin("rpe1", [], 0, {}, "")
+NOWHERE = Origin("rpe1", [], 0, {}, {}, "")
 
 
 def labelled(explored: Explored, labels: tuple[str, ...]) -> Explored:
