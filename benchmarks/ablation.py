@@ -35,8 +35,8 @@ from benchmarks.results import (
 )
 from benchmarks.stages import PRETRAINED, SMALL, baselines, cells_of, run, screen, splits_of
 from benchmarks.truth import Scores, TestLine
-from components.evaluate.contenders.baselines import SAME_PERTURBATION_DELTA
 from components.shared.artifacts.cells import Cells
+from components.shared.artifacts.evaluation import SAME_PERTURBATION_DELTA
 from components.shared.artifacts.splits import Splits
 from components.shared.parameters.recipe import BEST, RELIABLE, load_recipe
 from components.shared.telling.errors import one_line_errors

@@ -21,8 +21,8 @@ import torch
 from benchmarks.results import BASELINES, gains, kept, score_table, verdict
 from benchmarks.stages import PRETRAINED, SMALL, baselines, cells_of, run, screen, splits_of
 from benchmarks.truth import TEST_LINE, TRAIN_LINES, Floats, Scores, TestLine
-from components.evaluate.contenders.baselines import SAME_PERTURBATION_DELTA
 from components.shared.artifacts.cells import Cells
+from components.shared.artifacts.evaluation import SAME_PERTURBATION_DELTA
 from components.shared.artifacts.splits import Splits
 from components.shared.telling.errors import one_line_errors
 

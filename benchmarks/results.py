@@ -8,12 +8,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.truth import Scores
-from components.evaluate.contenders.baselines import (
-    CONTROL_MEAN,
-    MEAN_DELTA,
-    SAME_PERTURBATION_DELTA,
-)
 from components.evaluate.measures.metrics import HIGHER, LOWER
+from components.shared.artifacts.evaluation import CONTROL_MEAN, MEAN_DELTA, SAME_PERTURBATION_DELTA
 
 COLUMNS = {
     "pearson_delta": HIGHER,

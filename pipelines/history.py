@@ -1,6 +1,5 @@
 """The folders of runs on this machine: `runs/<time>-<params>-<prior>`, and which is the newest."""
 
-import json
 import os
 import re
 import shlex
@@ -15,6 +14,7 @@ from typing import Any
 import yaml
 
 from components.shared.artifacts.artifact import DRAFT
+from components.shared.artifacts.evaluation import HEADLINE_METRIC, MODEL, REPORT_FILE, read_numbers
 from components.shared.parameters.prior_grammar import parse_prior
 from components.shared.storage.downloads import shown
 from components.shared.telling.errors import InputError
@@ -28,7 +28,7 @@ COMPARISON = "comparison"
 LONGEST = 30
 """Characters of a parameter file's name, or a prior, in the name of a folder."""
 NAME = re.compile(r"(\d{8})-(\d{6})-[\w.+-]+")
-COLUMNS = ("time", "params", "lines", "prior", "seed", "pearson_delta", "size")
+COLUMNS = ("time", "params", "lines", "prior", "seed", HEADLINE_METRIC, "size")
 
 
 def new_folder(runs: Path, name: str, params: Mapping[str, Any]) -> Path:
@@ -157,7 +157,10 @@ class Kept:
     @property
     def report(self) -> Path | None:
         """The page that it ended with, if it came so far."""
-        pages = (self.root / COMPARISON / "report.html", self.root / PUBLISHED / "eval/report.html")
+        pages = (
+            self.root / COMPARISON / "report.html",
+            self.root / PUBLISHED / "eval" / REPORT_FILE,
+        )
         return next((page for page in pages if page.exists()), None)
 
     def row(self) -> tuple[str, ...]:
@@ -177,9 +180,9 @@ class Kept:
 
     def _score(self) -> str:
         try:
-            scores = json.loads((self.root / PUBLISHED / "eval" / "metrics.json").read_text())
-            return f"{scores['model']['pearson_delta']:.3f}"
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            scores = read_numbers(self.root / PUBLISHED / "eval")
+            return f"{scores[MODEL][HEADLINE_METRIC]:.3f}"
+        except (OSError, InputError, KeyError, TypeError):
             return "-"
 
 

@@ -6,24 +6,25 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from components.shared.findings.verdict import best_baseline, lower_is_better, verdict
+from components.shared.artifacts.evaluation import (
+    CEILING,
+    EXPLORER_FILE,
+    HEADLINE,
+    MODEL,
+    REPORT_FILE,
+    lower_is_better,
+    read_numbers,
+)
+from components.shared.findings.verdict import best_baseline, verdict
 from components.shared.storage.downloads import shown
 from pipelines.history import COMPARISON, PUBLISHED, Kept, shown_root
 from pipelines.inputs import is_prediction
 
 WIDTH = 80
-HEADLINE = (
-    "pearson_delta",
-    "mae_delta",
-    "discrimination_score_l1",
-    "overlap_at_N",
-    "de_direction_match",
-    "roc_auc",
-)
 FILES = {
     "card": "README.md",
-    "report": "eval/report.html",
-    "explorer": "eval/explorer.html",
+    "report": f"eval/{REPORT_FILE}",
+    "explorer": f"eval/{EXPLORER_FILE}",
     "effects": "predictions/effects.csv.gz",
 }
 
@@ -31,7 +32,7 @@ FILES = {
 def summary(root: Path, seconds: float) -> str:
     """Return the end of a run: verdict, metrics, paths and what to try next."""
     published = root / PUBLISHED
-    scores = json.loads((published / "eval" / "metrics.json").read_text())
+    scores = read_numbers(published / "eval")
     told = _wrapped(verdict(scores))
     if scores.get("scored", True):
         told += ["", *_table(scores)]
@@ -74,7 +75,7 @@ def _table(scores: Mapping[str, Any]) -> list[str]:
     for metric in HEADLINE:
         name, value = best_baseline(scores, metric)
         model, best, ceiling = map(
-            _number, (scores["model"].get(metric), value, scores["ceiling"].get(metric))
+            _number, (scores[MODEL].get(metric), value, scores[CEILING].get(metric))
         )
         title = f"{metric} (lower is better)" if lower_is_better(metric) else metric
         lines.append(f"{title:<28}{model:>7}  {f'{best} {name}':<30}{ceiling:>8}")

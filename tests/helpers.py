@@ -6,11 +6,13 @@ from pathlib import Path
 import anndata
 import numpy as np
 import pandas as pd
+import pytest
 from scipy.sparse import csr_matrix
 
 from components.shared.artifacts.artifact import CELLS, writing
 from components.shared.artifacts.cells import CELLS_FILE
 from components.shared.artifacts.perturbation import CONTROL
+from components.shared.telling.errors import InputError
 
 
 def cells_artifact(folder: Path, obs: pd.DataFrame, X: np.ndarray, genes: list[str]) -> Path:  # noqa: N803
@@ -61,3 +63,9 @@ def bare_names(page: str) -> list[str]:
     """Return the words with an underscore inside that stand outside of code in a Markdown page."""
     outside = re.sub(r"^\s*```.*?^\s*```", "", page, flags=re.MULTILINE | re.DOTALL)
     return re.findall(r"\w*[^\W_]_+[^\W_]\w*", re.sub(r"`[^`\n]+`", "", outside))
+
+
+def one_line(error: pytest.ExceptionInfo[InputError]) -> str:
+    text = str(error.value)
+    assert "\n" not in text
+    return text

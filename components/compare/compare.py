@@ -9,10 +9,11 @@ from typing import Any
 import pandas as pd
 
 from components.compare.report import Findings, markdown, result, write_report
-from components.compare.runs import MODEL, Grid, Run, read_grid
-from components.compare.statistics import ALL, HEADLINE, by_prior, differences
+from components.compare.runs import Grid, Run, read_grid
+from components.compare.statistics import ALL, by_prior, differences
 from components.compare.verdicts import conclusion, shown
 from components.shared.artifacts.artifact import COMPARISON, link_or_copy, writing
+from components.shared.artifacts.evaluation import HEADLINE_METRIC, MODEL
 from components.shared.findings.results import RESULT, tell_result
 from components.shared.telling.spreadsheet import without_formulas
 
@@ -112,7 +113,7 @@ def runs_table(grid: Grid) -> pd.DataFrame:
             "prior": run.prior,
             "seed": run.seed,
             "validation": run.stats.get(VALIDATION),
-            HEADLINE: run.numbers["model"].get(HEADLINE),
+            HEADLINE_METRIC: run.numbers["model"].get(HEADLINE_METRIC),
             "failed_in": "",
             "reason": "",
             "report": f"{REPORTS}/run-{run.cell}.html" if run.report else "",

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import pandas as pd
 
-from components.compare.statistics import BETTER, HEADLINE, WORSE
+from components.compare.statistics import BETTER, WORSE
+from components.shared.artifacts.evaluation import HEADLINE_METRIC
 from components.shared.telling.svg import INK, MODEL, OTHER, QUIET, SOFT, plot
 
 ROW, LINE = 0.34, 0.13
@@ -36,7 +37,7 @@ def scores(rows: pd.DataFrame, baselines: Mapping[str, float]) -> str:
         for (title, value), (colour, style) in styles:
             axes.axvline(value, color=colour, linestyle=style, linewidth=1.2, label=title)
         _names(axes, list(rows["name"]))
-        axes.set_xlabel(HEADLINE)
+        axes.set_xlabel(HEADLINE_METRIC)
         if baselines:
             axes.legend(loc="lower left", bbox_to_anchor=(-0.35, 1.0), fontsize=7.5)
     return drawn.svg
@@ -57,7 +58,7 @@ def forest(rows: pd.DataFrame) -> str:
             axes.plot([row["low"], row["high"]], [place] * 2, color=colour, linewidth=1.5)
             axes.scatter([row["difference"]], [place], color=colour, s=30, zorder=3)
         _names(axes, list(rows["name"]))
-        axes.set_xlabel(f"difference in {HEADLINE}")
+        axes.set_xlabel(f"difference in {HEADLINE_METRIC}")
     return drawn.svg
 
 

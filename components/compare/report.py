@@ -9,28 +9,28 @@ import jinja2
 import pandas as pd
 
 from components.compare import plots
-from components.compare.runs import (
+from components.compare.runs import Grid, Run
+from components.compare.statistics import ALL, METRICS
+from components.compare.verdicts import conclusion, sentences, shown
+from components.shared.artifacts.artifact import code_version
+from components.shared.artifacts.evaluation import (
     CEILING,
+    CENTRED,
     CONTROL_MEAN,
+    HEADLINE_METRIC,
+    MAE_DELTA,
     MEAN_DELTA,
     MODEL,
     SAME_PERTURBATION_DELTA,
     SEEN,
+    TITLES,
     UNSEEN,
-    Grid,
-    Run,
 )
-from components.compare.statistics import ALL, HEADLINE, METRICS
-from components.compare.verdicts import conclusion, sentences, shown
-from components.shared.artifacts.artifact import code_version
 from components.shared.telling.markdown import names_as_code
 from components.shared.telling.page import breakable, number, page_css, signed, with_contents
 
-BASELINES = {
-    SAME_PERTURBATION_DELTA: "same-perturbation training delta",
-    MEAN_DELTA: "mean training delta",
-    CONTROL_MEAN: "control mean",
-}
+SHOWN = (SAME_PERTURBATION_DELTA, MEAN_DELTA, CONTROL_MEAN)
+"""Baselines, the strongest first."""
 PARTS = {
     ALL: "All test perturbations",
     SEEN: "Perturbations seen in training",
@@ -80,7 +80,7 @@ def write_report(found: Findings, file: Path) -> None:
         "metrics": METRICS,
         "tables": [(title, rows_of(found, part)) for part, title in PARTS.items()],
         "differences": _records(found.differences),
-        "headline": HEADLINE,
+        "headline": HEADLINE_METRIC,
         "cost": _records(found.cost),
         "runs": _records(found.runs),
         "scores": plots.scores(*_drawn(found)) if scored else "",
@@ -103,7 +103,7 @@ def rows_of(found: Findings, part: str) -> list[dict[str, Any]]:
     means = found.means[found.means["part"] == part]
     rows = [("model", shown(prior), (prior, MODEL)) for prior in found.grid.priors]
     first = found.grid.priors[0]
-    rows += [("baseline", title, (first, name)) for name, title in BASELINES.items()]
+    rows += [("baseline", TITLES[name], (first, name)) for name in SHOWN]
     by = {
         key: {row["metric"]: row for row in _records(group)}
         for key, group in means.groupby(["prior", "prediction"], sort=False)
@@ -124,22 +124,22 @@ def _ceiling(found: Findings) -> dict[str, float]:
 
 def _drawn(found: Findings) -> tuple[pd.DataFrame, dict[str, float]]:
     """Return the headline mean of each prior and seed, and of the baselines."""
-    rows = found.means[(found.means["part"] == ALL) & (found.means["metric"] == HEADLINE)]
+    rows = found.means[(found.means["part"] == ALL) & (found.means["metric"] == HEADLINE_METRIC)]
     own = rows[rows["prediction"] == MODEL].assign(name=rows["prior"].map(shown))
     points = {
-        prior: [run.numbers["model"][HEADLINE] for run in found.grid.of(prior)]
+        prior: [run.numbers["model"][HEADLINE_METRIC] for run in found.grid.of(prior)]
         for prior in found.grid.priors
     }
     first = rows[rows["prior"] == found.grid.priors[0]].set_index("prediction")["mean"]
-    lines = {title: float(first[name]) for name, title in BASELINES.items() if name in first}
+    lines = {TITLES[name]: float(first[name]) for name in SHOWN if name in first}
     ceiling = _ceiling(found)
-    lines |= {"ceiling of the data": ceiling[HEADLINE]} if HEADLINE in ceiling else {}
+    lines |= {"ceiling of the data": ceiling[HEADLINE_METRIC]} if HEADLINE_METRIC in ceiling else {}
     return own.assign(points=own["prior"].map(points)), lines
 
 
 def _forest(found: Findings) -> pd.DataFrame:
     table = found.differences
-    rows = table[(table["metric"] == HEADLINE) & (table["part"] == ALL)]
+    rows = table[(table["metric"] == HEADLINE_METRIC) & (table["part"] == ALL)]
     pairs = zip(rows["prior"], rows["against"], strict=True)
     names = [f"{shown(prior)} less {shown(other)}" for prior, other in pairs]
     return rows.assign(name=names)
@@ -151,7 +151,7 @@ def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 def markdown(found: Findings) -> str:
     """Return the summary in Markdown."""
-    metrics = (HEADLINE, "pearson_delta_centred", "discrimination_score_l1", "mae_delta", "pr_auc")
+    metrics = (HEADLINE_METRIC, CENTRED, "discrimination_score_l1", MAE_DELTA, "pr_auc")
     lines = ["# Comparison of priors", "", f"**{conclusion(found.grid, found.differences)}**", ""]
     scored = not found.grid.not_scored
     lines += [
@@ -184,7 +184,7 @@ def result(found: Findings) -> str:
     lines = [
         conclusion(found.grid, found.differences),
         *(
-            f"{_plain(row['name'])}: {HEADLINE} {_cell(row['by'].get(HEADLINE))}"
+            f"{_plain(row['name'])}: {HEADLINE_METRIC} {_cell(row['by'].get(HEADLINE_METRIC))}"
             f"{'' if row['kind'] == CEILING else ' (mean, sd over seeds)'}."
             for row in rows_of(found, ALL)
         ),

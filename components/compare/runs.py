@@ -10,17 +10,16 @@ import pandas as pd
 
 from components.shared.artifacts import shapes
 from components.shared.artifacts.artifact import EVALUATION, Artifact, FailedError, opening
+from components.shared.artifacts.evaluation import (
+    GROUPS_FILE,
+    REPORT_FILE,
+    SCORES_FILE,
+    SEEN,
+    read_numbers,
+)
 from components.shared.storage.documents import read_json, said
 from components.shared.telling.errors import InputError
 
-MODEL = "model"
-CEILING = "ceiling"
-SAME_PERTURBATION_DELTA = "same_perturbation_delta"
-KNOWN_EFFECTS = "known_effects"
-MEAN_DELTA = "mean_delta"
-CONTROL_MEAN = "control_mean"
-BASELINES = (CONTROL_MEAN, MEAN_DELTA, SAME_PERTURBATION_DELTA, KNOWN_EFFECTS, "prior_ridge")
-SEEN, UNSEEN = "seen", "unseen"
 EVALUATE = "run the evaluate task again"
 
 
@@ -39,19 +38,18 @@ class Run:
     @cached_property
     def numbers(self) -> dict[str, Any]:
         """The evaluation's `metrics.json`."""
-        file = self.evaluation.path / "metrics.json"
-        return read_json(file, str(file), EVALUATE, shapes.METRICS)
+        return read_numbers(self.evaluation.path)
 
     @cached_property
     def scores(self) -> pd.DataFrame:
         """Each metric's value: rows (prediction, perturbation), a column a metric."""
-        table = _labelled(self.evaluation.path / "scores.csv", "prediction", "metric", "value")
+        table = read_labelled(self.evaluation.path / SCORES_FILE, "prediction", "metric", "value")
         return table.pivot(index=["prediction", "perturbation"], columns="metric", values="value")
 
     @property
     def report(self) -> Path | None:
         """Its evaluation's report, None where there is none."""
-        file = self.evaluation.path / "report.html"
+        file = self.evaluation.path / REPORT_FILE
         return file if file.is_file() else None
 
     @property
@@ -66,11 +64,11 @@ class Run:
     @cached_property
     def seen(self) -> pd.Series:
         """Whether training had each perturbation."""
-        table = _labelled(self.evaluation.path / "groups.csv", "training")
+        table = read_labelled(self.evaluation.path / GROUPS_FILE, "training")
         return table.set_index("perturbation")["training"] == SEEN
 
 
-def _labelled(file: Path, *columns: str) -> pd.DataFrame:
+def read_labelled(file: Path, *columns: str) -> pd.DataFrame:
     """Read a table whose perturbations are text, be it 007 or NA.
 
     Raises:

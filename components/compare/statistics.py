@@ -11,14 +11,19 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t as student
 
-from components.compare.runs import (
+from components.compare.runs import Grid
+from components.shared.artifacts.evaluation import (
     BASELINES,
+    CENTRED,
+    CONTROL_CELLS,
+    HEADLINE,
+    HEADLINE_METRIC,
     KNOWN_EFFECTS,
     MODEL,
     SAME_PERTURBATION_DELTA,
     SEEN,
     UNSEEN,
-    Grid,
+    lower_is_better,
 )
 from components.shared.findings.paired import ALPHA, holm, interval, signed_rank_p
 from components.shared.parameters.prior_grammar import (
@@ -32,20 +37,10 @@ from components.shared.parameters.prior_grammar import (
     parse_prior,
 )
 
-HEADLINE = "pearson_delta"
-"""The metric of the verdict, named beforehand: of many, one would always look good."""
-METRICS = {
-    HEADLINE: False,
-    "pearson_delta_centred": False,
-    "discrimination_score_l1": False,
-    "mae_delta": True,
-    "overlap_at_N": False,
-    "de_direction_match": False,
-    "de_sig_genes_recall": False,
-    "pr_auc": False,
-    "roc_auc": False,
-}
+METRICS = {name: lower_is_better(name) for name in (HEADLINE_METRIC, CENTRED, *HEADLINE[1:])}
 """What is compared, and whether lower is better."""
+TOLD = tuple(name for name in BASELINES if name != CONTROL_CELLS)
+"""Baselines whose means are told; cells drawn at random say what their mean says."""
 ALL = "all"
 
 BETTER, WORSE, NO_EVIDENCE = "better", "worse", "no evidence"
@@ -98,15 +93,15 @@ def by_prior(grid: Grid) -> pd.DataFrame:
     for prior in grid.priors:
         runs = grid.of(prior)
         there = runs[0].predictions
-        for prediction in (MODEL, *(name for name in BASELINES if name in there)):
+        for prediction in (MODEL, *(name for name in TOLD if name in there)):
             tables = [run.of(prediction) for run in runs]
             for part, metric, values in _parts(grid.seen, tables):
                 own = {"prior": prior, "prediction": prediction, "part": part, "metric": metric}
-                rows.append(own | _summarised(values))
+                rows.append(own | summarised(values))
     return pd.DataFrame(rows)
 
 
-def _summarised(values: pd.DataFrame) -> dict[str, float]:
+def summarised(values: pd.DataFrame) -> dict[str, float]:
     """Return mean, interval and spread; ``values`` has shape [perturbations, seeds]."""
     seeds = values.mean()
     over_seeds = values.mean(axis=1).to_numpy(float)
@@ -167,16 +162,16 @@ def differences(grid: Grid) -> pd.DataFrame:
             tables = [runs[seed].of(MODEL) - scores[seed] for seed in seeds]
             for part, metric, values in _parts(grid.seen, tables) if tables else ():
                 own = {"prior": prior, "against": other, "part": part, "metric": metric}
-                rows.append(own | _compared(metric, values))
+                rows.append(own | paired_difference(metric, values))
     table = pd.DataFrame(rows)
     table["p_holm"] = table.groupby("metric")["p"].transform(lambda p: holm(p.to_numpy(float)))
-    verdicts = [_verdict(row) for row in table.to_dict("records")]
+    verdicts = [verdict_of(row) for row in table.to_dict("records")]
     return table.assign(
         verdict=[verdict for verdict, _ in verdicts], why=[why for _, why in verdicts]
     )
 
 
-def _compared(metric: str, values: pd.DataFrame) -> dict[str, float]:
+def paired_difference(metric: str, values: pd.DataFrame) -> dict[str, float]:
     """Return what a paired difference comes to; ``values`` has shape [perturbations, seeds]."""
     seeds = values.mean()
     over_seeds = values.mean(axis=1).dropna().to_numpy(float)
@@ -195,7 +190,7 @@ def _compared(metric: str, values: pd.DataFrame) -> dict[str, float]:
     }
 
 
-def _verdict(row: dict[Any, Any]) -> tuple[str, str]:
+def verdict_of(row: dict[Any, Any]) -> tuple[str, str]:
     """Return the verdict on a difference and, where there is no evidence, what is missing."""
     lower = METRICS[row["metric"]]
     ahead = row["difference"] < 0 if lower else row["difference"] > 0

@@ -4,16 +4,22 @@ from typing import Any
 
 import pandas as pd
 
-from components.compare.runs import KNOWN_EFFECTS, SAME_PERTURBATION_DELTA, SEEN, UNSEEN, Grid
+from components.compare.runs import Grid
 from components.compare.statistics import (
     ALL,
     BETTER,
-    HEADLINE,
     NO_EVIDENCE,
     WORSE,
     is_control,
     references_of,
     twin_of,
+)
+from components.shared.artifacts.evaluation import (
+    HEADLINE_METRIC,
+    KNOWN_EFFECTS,
+    SAME_PERTURBATION_DELTA,
+    SEEN,
+    UNSEEN,
 )
 from components.shared.parameters.prior_grammar import NONE, parse_prior
 from components.shared.telling.page import number, signed
@@ -55,8 +61,8 @@ def conclusion(grid: Grid, table: pd.DataFrame) -> str:
         if not is_control(prior) and _of(table, prior, NONE).get("verdict") == BETTER
     ]
     if not better:
-        return f"There is no evidence that any of these priors helps, by {HEADLINE}."
-    text = f"Better than no prior, by {HEADLINE}: {', '.join(map(shown, better))}."
+        return f"There is no evidence that any of these priors helps, by {HEADLINE_METRIC}."
+    text = f"Better than no prior, by {HEADLINE_METRIC}: {', '.join(map(shown, better))}."
     return " ".join([text, *_gains(better, grid, table)])
 
 
@@ -103,7 +109,7 @@ def _found(prior: str, grid: Grid, table: pd.DataFrame) -> list[str]:
 
 def _of(table: pd.DataFrame, prior: str, against: str, part: str = ALL) -> dict[Any, Any]:
     chosen = (table["prior"] == prior) & (table["against"] == against)
-    rows = table[chosen & (table["part"] == part) & (table["metric"] == HEADLINE)]
+    rows = table[chosen & (table["part"] == part) & (table["metric"] == HEADLINE_METRIC)]
     return rows.to_dict("records")[0] if len(rows) else {}
 
 

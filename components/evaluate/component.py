@@ -33,7 +33,6 @@ def evaluate(
         gene_prior: the gene prior artifact of the prior task, for the baseline that knows only it;
             none where a finished model is applied.
     """
-    import json
     import os
     import shutil
     from pathlib import Path
@@ -41,6 +40,13 @@ def evaluate(
     from components.evaluate.evaluate import evaluate as run
     from components.evaluate.pages.summary import compared
     from components.shared.artifacts.artifact import describe
+    from components.shared.artifacts.evaluation import (
+        EXPLORER_FILE,
+        METRICS_FILE,
+        REPORT_FILE,
+        SUMMARY_PAGE,
+        read_numbers,
+    )
     from components.shared.artifacts.failure import errors_of
 
     with errors_of("evaluate", evaluation.path, in_grid=in_grid):
@@ -55,10 +61,10 @@ def evaluate(
             repeat=repeat,
         )
         evaluation.metadata.update(describe(evaluation.path))
-        shutil.copyfile(f"{evaluation.path}/report.html", report.path)
-        shutil.copyfile(f"{evaluation.path}/explorer.html", explorer.path)
-        shutil.copyfile(f"{evaluation.path}/summary.md", summary.path)
-        for name, value in compared(json.loads(Path(evaluation.path, "metrics.json").read_text())):
+        shutil.copyfile(f"{evaluation.path}/{REPORT_FILE}", report.path)
+        shutil.copyfile(f"{evaluation.path}/{EXPLORER_FILE}", explorer.path)
+        shutil.copyfile(f"{evaluation.path}/{SUMMARY_PAGE}", summary.path)
+        for name, value in compared(read_numbers(Path(evaluation.path))):
             metrics.log_metric(name, value)
         # KFP's local cache takes an output without a file for one that was lost.
-        shutil.copyfile(f"{evaluation.path}/metrics.json", metrics.path)
+        shutil.copyfile(f"{evaluation.path}/{METRICS_FILE}", metrics.path)

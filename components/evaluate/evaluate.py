@@ -15,13 +15,7 @@ import polars as pl
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from components.evaluate.contenders.baselines import (
-    KNOWN_EFFECTS,
-    MEAN_DELTA,
-    MODEL,
-    baseline_means,
-    contenders,
-)
+from components.evaluate.contenders.baselines import baseline_means, contenders
 from components.evaluate.contenders.ridge import vectors_of
 from components.evaluate.contenders.yardstick import Yardstick
 from components.evaluate.inputs.checks import (
@@ -35,17 +29,13 @@ from components.evaluate.inputs.training import Training, basal_mean, known_of_t
 from components.evaluate.measures.batch_matched import matched_change
 from components.evaluate.measures.calibrated import calibrate
 from components.evaluate.pages.effects import Effects, asked_of, read_asked, write_effects
-from components.evaluate.pages.explorer import EXPLORER_FILE, Explored, write_explorer
+from components.evaluate.pages.explorer import Explored, write_explorer
 from components.evaluate.pages.findings import Findings
 from components.evaluate.pages.markdown import headline_text, markdown
 from components.evaluate.pages.repeat import repeat_command
 from components.evaluate.pages.report import Origin, write_report
 from components.evaluate.pages.summary import (
-    GROUPS_FILE,
-    HEADLINE_METRIC,
     PREDICTED,
-    SCORES_FILE,
-    SUMMARY_FILE,
     described,
     long_table,
     nothing_scored,
@@ -54,6 +44,26 @@ from components.evaluate.pages.trust import Trust, reached_of, trust, trust_sect
 from components.shared.artifacts.artifact import EVALUATION, GENE_PRIOR, Artifact, opening, writing
 from components.shared.artifacts.cells import Cells
 from components.shared.artifacts.confidence import CONFIDENCE_FILE, Confidence
+from components.shared.artifacts.evaluation import (
+    AGGREGATED_FILE,
+    CALIBRATION_FILE,
+    CALLED_FILE,
+    COMPARISONS_FILE,
+    EXPLORER_FILE,
+    GROUPS_FILE,
+    HEADLINE_METRIC,
+    KNOWN_EFFECTS,
+    MEAN_DELTA,
+    METRICS_FILE,
+    MODEL,
+    REPORT_FILE,
+    RESULTS_FILE,
+    SCORES_FILE,
+    STRATA_FILE,
+    SUMMARY_FILE,
+    SUMMARY_PAGE,
+    UNDEFINED_FILE,
+)
 from components.shared.artifacts.normalisation import unit_of
 from components.shared.artifacts.predictions import KNOWN_MEANS, MEANS, Predictions
 from components.shared.artifacts.splits import CONTROL_BOTH, Splits
@@ -185,7 +195,7 @@ def evaluate(
         _write(found, effects, labelled, numbers, origin, draft.path, told)
         draft.summary |= _summary(numbers, split.test_line)
     print(f"evaluate: {verdict(numbers)}\n{headline_text(found, labelled, origin)}", flush=True)
-    print(f"evaluate: wrote {Path(target)}; open {Path(target) / 'report.html'}", flush=True)
+    print(f"evaluate: wrote {Path(target)}; open {Path(target) / REPORT_FILE}", flush=True)
 
 
 def _by_batch(
@@ -273,11 +283,11 @@ def _write(
     with _timed("wrote effects"):
         write_effects(effects, table, folder)
     text = json.dumps(numbers, indent=2, allow_nan=False)
-    (folder / "metrics.json").write_text(text + "\n")
+    (folder / METRICS_FILE).write_text(text + "\n")
     page = markdown(found, table, origin, verdict(numbers))
-    (folder / "summary.md").write_text(page, encoding="utf-8")
+    (folder / SUMMARY_PAGE).write_text(page, encoding="utf-8")
     section = trust_section(told) if told else ""
-    write_report(found, effects, table, origin, numbers, folder / "report.html", trust=section)
+    write_report(found, effects, table, origin, numbers, folder / REPORT_FILE, trust=section)
     if effects.training:
         with _timed("wrote the explorer"):
             explored = _explored(effects, effects.training, table, origin)
@@ -314,17 +324,17 @@ def _write_scores(found: Findings, folder: Path) -> None:
     results = found.model.table.with_columns(
         pl.col("perturbation").map_elements(no_formula, return_dtype=pl.String)
     )
-    results.write_csv(folder / "results.csv")
-    described(results).write_csv(folder / "agg_results.csv")
+    results.write_csv(folder / RESULTS_FILE)
+    described(results).write_csv(folder / AGGREGATED_FILE)
     tables = {
         SCORES_FILE: long_table(found.scores),
         SUMMARY_FILE: found.summary,
-        "comparisons.csv": found.comparisons,
-        "strata.csv": found.strata,
+        COMPARISONS_FILE: found.comparisons,
+        STRATA_FILE: found.strata,
         GROUPS_FILE: found.groups.rename_axis("perturbation").reset_index(),
-        "undefined.csv": found.undefined,
-        "calibration.csv": found.calibration,
-        "called_by_expression.csv": found.by_expression,
+        UNDEFINED_FILE: found.undefined,
+        CALIBRATION_FILE: found.calibration,
+        CALLED_FILE: found.by_expression,
     }
     for name, table in tables.items():
         without_formulas(table).to_csv(folder / name, index=False)

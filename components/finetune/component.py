@@ -40,11 +40,12 @@ def finetune(
     import shutil
     from pathlib import Path
 
-    from components.finetune.finetune import CURVES_FILE, STATS_FILE
     from components.finetune.finetune import finetune as run
+    from components.finetune.model_files import CURVES_FILE
     from components.finetune.places import own_place
     from components.shared.artifacts.artifact import describe
     from components.shared.artifacts.failure import errors_of
+    from components.shared.model.checkpoint_files import STATS_FILE
     from components.shared.model.devices import check_gpus
 
     Path(stats.path).write_text("{}\n")  # whoever collects a grid reads a failed fine-tune's too

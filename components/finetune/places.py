@@ -179,10 +179,11 @@ class Objects:
         """See `Place`; the parts go at the same time, since a node may be ending."""
         files = sorted(path for path in draft.iterdir() if path.name != MANIFEST)
         with ThreadPoolExecutor(len(files)) as pool, self._bucket.errors(self._shown):
-            list(pool.map(lambda path: self._upload(path, name), files))
-            self._upload(draft / MANIFEST, name)
+            list(pool.map(lambda path: self.upload(path, name), files))
+            self.upload(draft / MANIFEST, name)
 
-    def _upload(self, path: Path, name: str) -> None:
+    def upload(self, path: Path, name: str) -> None:
+        """Upload one file of the checkpoint ``name``."""
         self._bucket.upload(path, f"{self._prefix}{name}/{path.name}")
 
     def fetch(self, name: str, file: str, scratch: Path) -> Path:

@@ -35,7 +35,7 @@ from components.shared.parameters.recipe import RELIABLE, Recipe
 from components.shared.telling.errors import InputError, shortlist
 from components.shared.telling.progress import bar
 
-_Share = list[TrainingBatch]
+Share = list[TrainingBatch]
 
 STEPS_UNSEEN = 50
 """Steps of a GPU whose losses are looked at together; the CPU's are at once."""
@@ -93,7 +93,7 @@ def fit(
             alone = validated()
             state.fit.known = list(alone.correlations)
             on_epoch(_note(state, recipe, 0, alone))
-        trainer = _Trainer(state, data, deltas, recipe, seed, keeper)
+        trainer = Trainer(state, data, deltas, recipe, seed, keeper)
         while not state.fit.stop_reason:
             trainer.train_epoch()
             on_epoch(_close_epoch(state, recipe, validated()))
@@ -115,7 +115,7 @@ def _memory_told(recipe: Recipe) -> Iterator[None]:
 
 
 @dataclass
-class _Trainer:
+class Trainer:
     """Takes the steps of an epoch."""
 
     state: TrainingState
@@ -142,7 +142,7 @@ class _Trainer:
         with bar(total=total, what=what, unit=" cells") as progress:
             progress.initial = progress.n = state.cells
             for step, parts, share in self._with_shares(drawn):
-                self._take(step, share if parts == self.parts else self._share(step))
+                self.take(step, share if parts == self.parts else self.share_of(step))
                 state.step += 1
                 state.cells += len(step.codes)
                 progress.update(len(step.codes))
@@ -154,19 +154,20 @@ class _Trainer:
             where = f"after epoch {epoch}, step {state.step}"
             raise self._diverged(f"weights are not finite {where}")
 
-    def _with_shares(self, drawn: Iterator[Step]) -> Iterator[tuple[Step, int, _Share]]:
+    def _with_shares(self, drawn: Iterator[Step]) -> Iterator[tuple[Step, int, Share]]:
         """Yield each step, and the parts of this process's share of it."""
-        made = ((step, self.parts, self._share(step)) for step in drawn)
+        made = ((step, self.parts, self.share_of(step)) for step in drawn)
         # From the host's memory the next is gathered while the device works on the one before.
-        return made if self.data.expression.device == self.state.device else _one_ahead(made)
+        return made if self.data.expression.device == self.state.device else one_ahead(made)
 
-    def _share(self, step: Step) -> _Share:
+    def share_of(self, step: Step) -> Share:
+        """Return this process's part of a step, which may be empty, in as many parts as fit."""
         workers = self.state.workers
         own = divided(step.sets, workers.count)[workers.rank]
         parts = [part for part in divided(own, self.parts) if part] if own else []
         return [step.part(part, self.state.device) for part in parts]
 
-    def _take(self, step: Step, share: _Share) -> None:
+    def take(self, step: Step, share: Share) -> None:
         """Make one update of the weights."""
         state, model = self.state, self.state.model
         while True:
@@ -178,7 +179,7 @@ class _Trainer:
             state.optimiser.zero_grad(set_to_none=True)
             torch.cuda.empty_cache()
             self._halve(step, failed)
-            share = self._share(step)
+            share = self.share_of(step)
         trained = [p for p in model.parameters() if p.requires_grad]
         if state.workers.count > 1:
             self._sum(trained, losses)
@@ -191,11 +192,11 @@ class _Trainer:
         state.scaler.step(state.optimiser)
         state.scaler.update()
 
-    def _gradients(self, share: _Share) -> Tensor:
+    def _gradients(self, share: Share) -> Tensor:
         """Add up the gradients of this process's share; return its losses [total, cells, sets]."""
         state, recipe = self.state, self.recipe
         state.optimiser.zero_grad(set_to_none=True)
-        torch.manual_seed(_dropout_seed(self.seed, state))
+        torch.manual_seed(dropout_seed(self.seed, state))
         losses = torch.zeros(3, device=state.device)
         state.scaler.scale(losses)  # it begins with what it first scales, and a share may be empty
         for item in share:
@@ -263,7 +264,7 @@ class _Trainer:
         return InputError(f"{what}; {advice}{self.keeper.last_good()}")
 
 
-def _one_ahead(items: Iterator[Any]) -> Iterator[Any]:
+def one_ahead(items: Iterator[Any]) -> Iterator[Any]:
     """Yield ``items``, the next made by another thread while one is used."""
     with ThreadPoolExecutor(1) as pool:
         coming = pool.submit(next, items, None)
@@ -272,7 +273,7 @@ def _one_ahead(items: Iterator[Any]) -> Iterator[Any]:
             yield item
 
 
-def _dropout_seed(seed: int, state: TrainingState) -> int:
+def dropout_seed(seed: int, state: TrainingState) -> int:
     """Return a seed that no other step or process has: nothing random needs to be kept."""
     place = [seed, 7, state.workers.rank, *state.position]
     return int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0] >> np.uint64(1))

@@ -13,7 +13,6 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from components.publish.chain import UNKNOWN, chain_rows, made_elsewhere, source_of
 from components.publish.facts import (
-    HEADLINE,
     against_baselines,
     means_and_cells,
     number,
@@ -22,6 +21,12 @@ from components.publish.files import is_scored
 from components.publish.terms import Terms, binding, citations_of, notice_of, terms_of
 from components.shared.artifacts import shapes
 from components.shared.artifacts.artifact import Artifact, code_version
+from components.shared.artifacts.evaluation import (
+    HEADLINE,
+    RESULTS_FILE,
+    lower_is_better,
+    read_numbers,
+)
 from components.shared.artifacts.normalisation import TARGET_SUM, USUAL, unit_of
 from components.shared.findings.limitations import (
     count,
@@ -31,7 +36,7 @@ from components.shared.findings.limitations import (
     open_licence,
 )
 from components.shared.findings.origins import prior_asked_for
-from components.shared.findings.verdict import lower_is_better, verdict
+from components.shared.findings.verdict import verdict
 from components.shared.storage.documents import Shape, read_json
 from components.shared.telling.addresses import JOIN, public, unchecked, visible
 from components.shared.telling.errors import InputError
@@ -105,9 +110,9 @@ class _Run:
 
     def __init__(self, artifacts: Mapping[str, Artifact]) -> None:
         self.stats = _json(artifacts["model"].path / "training_stats.json", shapes.STATS)
-        self.metrics = _json(artifacts["evaluation"].path / "metrics.json", shapes.METRICS)
+        self.metrics = read_numbers(artifacts["evaluation"].path)
         self.scored = is_scored(artifacts["evaluation"])
-        results = artifacts["evaluation"].path / "results.csv"
+        results = artifacts["evaluation"].path / RESULTS_FILE
         self.results = _columns(results) if self.scored else {}
         confidence = artifacts["model"].path / "confidence.json"
         self.confidence = _json(confidence, shapes.CONFIDENCE)
@@ -235,7 +240,7 @@ def _context(
         "few_shot": few_shot(run.splits),
         "predictions": run.predictions,
         "pretrained": public(run.stats["pretrained"]),
-        "prior": {"asked for": run.prior} | _prior_rows(run.stats["prior"]),
+        "prior": {"asked for": run.prior} | prior_rows(run.stats["prior"]),
         "not_scored": run.metrics.get("not_scored", ""),
         "held_out": _held_out_rows(run.confidence),
         "scale": run.confidence["scale"],
@@ -303,7 +308,7 @@ def _counts(splits: Mapping[str, Any]) -> dict[str, int]:
     }
 
 
-def _prior_rows(prior: Mapping[str, Any]) -> dict[str, str]:
+def prior_rows(prior: Mapping[str, Any]) -> dict[str, str]:
     """Return what the prior task said of the table; of nested facts, the inner names too."""
     if no_prior(prior):
         return {"kind": "none"}

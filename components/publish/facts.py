@@ -3,19 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from components.shared.artifacts.evaluation import HEADLINE, HEADLINE_METRIC
 from components.shared.findings.verdict import INCOMPARABLE, standing
-
-HEADLINE = (
-    "pearson_delta",
-    "mae_delta",
-    "discrimination_score_l1",
-    "overlap_at_N",
-    "de_direction_match",
-    "de_sig_genes_recall",
-    "pr_auc",
-    "roc_auc",
-)
-"""cell-eval's metrics that the reference run reports, in the order of the report."""
 
 WHAT_CELLS_ARE = {
     "rank": "The cells are measured {test_line} controls, mapped gene by gene, by rank, to the "
@@ -43,9 +32,9 @@ def against_baselines(metrics: Facts) -> list[str]:
 def _against(name: str, metrics: Facts) -> str:
     test = metrics["comparisons"].get(name)
     if not test or test["difference"] is None:
-        return f"In {HEADLINE[0]} the model {INCOMPARABLE} `{name}`."
+        return f"In {HEADLINE_METRIC} the model {INCOMPARABLE} `{name}`."
     text = (
-        f"In {HEADLINE[0]} the model **{test['verdict']}** `{name}`: {number(test['model'])} "
+        f"In {HEADLINE_METRIC} the model **{test['verdict']}** `{name}`: {number(test['model'])} "
         f"against {number(test['baseline'])}"
     )
     if test["low"] is not None and test["high"] is not None:

@@ -5,6 +5,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from components.shared.artifacts.artifact import Artifact, link_or_copy
+from components.shared.artifacts.evaluation import (
+    AGGREGATED_FILE,
+    CALIBRATION_FILE,
+    CALLED_FILE,
+    COMPARISONS_FILE,
+    EXPLORER_FILE,
+    METRICS_FILE,
+    REPORT_FILE,
+    RESULTS_FILE,
+    SCORES_FILE,
+    STRATA_FILE,
+    SUMMARY_FILE,
+    UNDEFINED_FILE,
+)
 from components.shared.artifacts.finished import BESIDE
 from components.shared.artifacts.licences import STATE_LICENCE_FILE
 from components.shared.storage.digests import sha256_of
@@ -21,15 +35,15 @@ MODEL_FILES = (
     "confidence.json",
 )
 SCORES = (
-    "agg_results.csv",
-    "results.csv",
-    "summary.csv",
-    "scores.csv",
-    "comparisons.csv",
-    "strata.csv",
-    "undefined.csv",
-    "calibration.csv",
-    "called_by_expression.csv",
+    AGGREGATED_FILE,
+    RESULTS_FILE,
+    SUMMARY_FILE,
+    SCORES_FILE,
+    COMPARISONS_FILE,
+    STRATA_FILE,
+    UNDEFINED_FILE,
+    CALIBRATION_FILE,
+    CALLED_FILE,
 )
 """Tables that there are only where something was measured."""
 EFFECTS = ("effects.parquet", "effects.csv.gz", "perturbations.csv")
@@ -59,8 +73,8 @@ def groups(*, scored: bool) -> list[Group]:
         Group("predictions", "predictions", ("scgpt_replogle_test.h5ad",)),
         Group("evaluation", "predictions", EFFECTS),
         Group("evaluation", "eval", SCORES if scored else ()),
-        Group("evaluation", "eval", ("metrics.json", "report.html")),
-        Group("evaluation", "eval", ("explorer.html",), optional=True),
+        Group("evaluation", "eval", (METRICS_FILE, REPORT_FILE)),
+        Group("evaluation", "eval", (EXPLORER_FILE,), optional=True),
     ]
 
 
@@ -92,19 +106,19 @@ WHAT = {
     "effects.parquet": "each perturbation and gene: predicted, measured, and in each training line",
     "effects.csv.gz": "the same as text",
     "perturbations.csv": "a row a perturbation: cells, lines, strength, top genes, what to expect",
-    "explorer.html": "look up a knock-down, or what moves a gene",
+    EXPLORER_FILE: "look up a knock-down, or what moves a gene",
     "scgpt_replogle_test.h5ad": "predicted cells, and the measured ones where there are any",
-    "agg_results.csv": "cell-eval's describe table, over what has a value",
-    "results.csv": "cell-eval's metrics, a row a perturbation",
-    "summary.csv": "means with intervals of the model, the baselines and the ceiling",
-    "scores.csv": "every metric of every prediction and perturbation",
-    "comparisons.csv": "the model against each baseline, with tests",
-    "strata.csv": "means by kind of perturbation",
-    "undefined.csv": "what has no value, and why",
-    "calibration.csv": "how often a called gene really is, by predicted FDR",
-    "called_by_expression.csv": "share of genes called by quintile of expression",
-    "metrics.json": "means of everything, for machines",
-    "report.html": "the report, with plots",
+    AGGREGATED_FILE: "cell-eval's describe table, over what has a value",
+    RESULTS_FILE: "cell-eval's metrics, a row a perturbation",
+    SUMMARY_FILE: "means with intervals of the model, the baselines and the ceiling",
+    SCORES_FILE: "every metric of every prediction and perturbation",
+    COMPARISONS_FILE: "the model against each baseline, with tests",
+    STRATA_FILE: "means by kind of perturbation",
+    UNDEFINED_FILE: "what has no value, and why",
+    CALIBRATION_FILE: "how often a called gene really is, by predicted FDR",
+    CALLED_FILE: "share of genes called by quintile of expression",
+    METRICS_FILE: "means of everything, for machines",
+    REPORT_FILE: "the report, with plots",
 }
 
 

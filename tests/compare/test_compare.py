@@ -12,18 +12,18 @@ from hypothesis import strategies as st
 
 from components.compare.compare import compare, cost
 from components.compare.plots import forest
-from components.compare.runs import Grid, Run, _labelled
+from components.compare.runs import Grid, Run, read_labelled
 from components.compare.statistics import (
     BETTER,
     METRICS,
     NO_EVIDENCE,
     WORSE,
-    _compared,
-    _summarised,
-    _verdict,
     is_control,
+    paired_difference,
     references_of,
+    summarised,
     twin_of,
+    verdict_of,
 )
 from components.shared.artifacts.artifact import (
     COMPARISON,
@@ -96,7 +96,7 @@ def evaluation(
 def test_labels_that_look_like_something_else_are_labels(tmp_path: Path) -> None:
     file = tmp_path / "scores.csv"
     file.write_text("prediction,perturbation,metric,value\nmodel,007,m,1\nmodel,NA,m,\n")
-    table = _labelled(file)
+    table = read_labelled(file)
     assert table["perturbation"].tolist() == ["007", "NA"]
     assert table["value"].isna().tolist() == [False, True]
 
@@ -284,8 +284,8 @@ def test_how_far_seeds_differ_is_judged_by_how_many_there_are(tmp_path, shifts, 
 def test_the_spread_over_seeds_is_that_of_a_sample(means):
     values = pd.DataFrame([means, means])
     wanted = pytest.approx(np.std(means, ddof=1), abs=1e-9)
-    assert _summarised(values)["seed_sd"] == wanted
-    assert _compared("pearson_delta", values)["seed_sd"] == wanted
+    assert summarised(values)["seed_sd"] == wanted
+    assert paired_difference("pearson_delta", values)["seed_sd"] == wanted
 
 
 def test_p_values_are_corrected_over_the_comparisons_of_their_own_metric(tmp_path):
@@ -429,10 +429,10 @@ def test_swapping_two_priors_swaps_the_verdict(shift, seed):
     rng = np.random.default_rng(seed)
     values = pd.DataFrame(rng.normal(shift, 0.03, (20, 2)))
     swapped = {BETTER: WORSE, WORSE: BETTER, NO_EVIDENCE: NO_EVIDENCE}
-    one, two = (_compared("pearson_delta", sign * values) for sign in (1, -1))
+    one, two = (paired_difference("pearson_delta", sign * values) for sign in (1, -1))
     for row in (one, two):
         row |= {"metric": "pearson_delta", "p_holm": row["p"]}
-    assert _verdict(two)[0] == swapped[_verdict(one)[0]]
+    assert verdict_of(two)[0] == swapped[verdict_of(one)[0]]
 
 
 def test_the_ceiling_stands_beside_the_scores_and_each_run_leads_to_its_report(tmp_path):

@@ -18,19 +18,7 @@ from cell_eval import MetricsEvaluator
 from safetensors.numpy import save_file
 from scipy.sparse import csr_matrix, issparse
 
-from components.evaluate.contenders.baselines import (
-    BASELINES,
-    CONTROL_CELLS,
-    CONTROL_MEAN,
-    KNOWN_EFFECTS,
-    MEAN_DELTA,
-    MODEL,
-    MODEL_MEANS,
-    RIDGE,
-    SAME_PERTURBATION_DELTA,
-    baseline_means,
-    contenders,
-)
+from components.evaluate.contenders.baselines import baseline_means, contenders
 from components.evaluate.contenders.halves import halves
 from components.evaluate.contenders.ridge import vectors_of
 from components.evaluate.contenders.yardstick import Yardstick
@@ -41,9 +29,22 @@ from components.evaluate.inputs.rows import dense
 from components.evaluate.inputs.training import training_pseudobulks
 from components.evaluate.measures.metrics import CELLS, EVERY, HEADLINE, METRICS, OURS, REFERENCE
 from components.evaluate.measures.scoring import as_floats, score
-from components.evaluate.pages.summary import CEILING, HALF, compared
+from components.evaluate.pages.summary import compared
 from components.shared.artifacts.artifact import EVALUATION, GENE_PRIOR, opening
 from components.shared.artifacts.cells import Cells
+from components.shared.artifacts.evaluation import (
+    BASELINES,
+    CEILING,
+    CONTROL_CELLS,
+    CONTROL_MEAN,
+    HALF,
+    KNOWN_EFFECTS,
+    MEAN_DELTA,
+    MODEL,
+    MODEL_MEANS,
+    RIDGE,
+    SAME_PERTURBATION_DELTA,
+)
 from components.shared.artifacts.perturbation import CONTROL
 from components.shared.artifacts.predictions import (
     CELLS_KIND,

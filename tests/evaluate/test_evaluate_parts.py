@@ -21,14 +21,15 @@ from components.evaluate.contenders.ridge import PENALTIES, ridge_deltas
 from components.evaluate.contenders.yardstick import Yardstick
 from components.evaluate.inputs.pair import Pair
 from components.evaluate.inputs.training import Training
+from components.evaluate.measures import metrics
 from components.evaluate.measures.calibrated import (
     AVERAGE,
     LFC_NMAE,
     SCORED,
-    _settings,
     calibrate,
     raw_scores,
     replicate_scores,
+    settings_of,
 )
 from components.evaluate.measures.calls import EDGES, calls
 from components.evaluate.measures.centred import pearson_delta_centred
@@ -36,12 +37,13 @@ from components.evaluate.measures.diagnosis import control_skew, diagnose
 from components.evaluate.measures.groups import Groups
 from components.evaluate.measures.measured import Measured
 from components.evaluate.measures.scoring import score
-from components.evaluate.measures.strata import SEEN, UNSEEN, by_stratum, strata
+from components.evaluate.measures.strata import by_stratum, strata
 from components.evaluate.measures.uncertainty import BEATS, FALLS_SHORT, UNCLEAR, compare, interval
 from components.evaluate.pages.repeat import repeat_command
 from components.evaluate.pages.seeds import spread_over_seeds
 from components.evaluate.pages.summary import described, summary_table, undefined_table
 from components.shared.artifacts.artifact import CELLS, EVALUATION, Artifact, opening, writing
+from components.shared.artifacts.evaluation import HEADLINE, SEEN, UNSEEN
 from components.shared.findings.paired import holm
 from components.shared.model.rank_cells import rank_cells
 from components.shared.telling.errors import InputError
@@ -303,7 +305,7 @@ def _groups(pair: Pair) -> tuple[Groups, Groups]:
 
 
 def _theirs(pair: Pair, whole: Groups, **changes: str) -> dict[str, float]:
-    config = replace(_settings(whole, pair.genes), cache_strict=False, num_threads=1, **changes)
+    config = replace(settings_of(whole, pair.genes), cache_strict=False, num_threads=1, **changes)
     config = replace(config, pert_col=pair.perturbation_column)
     table = aggregate_metrics(compute_metrics(*pair.anndata(), config=config))
     return dict(zip(table["metric"], table["mean"], strict=True))
@@ -357,7 +359,9 @@ def test_the_replicate_is_cell_eval2s_own(pair: Pair) -> None:
     theirs = _theirs(split, whole, control_source="pred")
     for name in set(SCORED) - {LFC_NMAE}:
         assert found[name] == pytest.approx(theirs[name], rel=1e-6, abs=1e-9), name
-    config = replace(_settings(whole, pair.genes), num_threads=1, pert_col=pair.perturbation_column)
+    config = replace(
+        settings_of(whole, pair.genes), num_threads=1, pert_col=pair.perturbation_column
+    )
     _, reference = compute_lfc_nmae_reference(pair.anndata()[1], config=config, seed=0)
     assert found[LFC_NMAE] == pytest.approx(reference["nmae_ref_raw"][0], rel=1e-6)
 
@@ -495,3 +499,7 @@ def test_the_same_values_have_the_same_interval() -> None:
 def test_holm_corrects_each_p_by_those_that_are_no_smaller() -> None:
     found = holm([0.03, 0.01, np.nan, 0.02])
     np.testing.assert_allclose(found, [0.04, 0.03, np.nan, 0.04])
+
+
+def test_the_headline_metrics_are_described_in_the_order_that_an_evaluation_promises() -> None:
+    assert tuple(metric.name for metric in metrics.HEADLINE) == HEADLINE

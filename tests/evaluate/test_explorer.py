@@ -16,17 +16,8 @@ import pytest
 from benchmarks.explorer import generated
 from components.evaluate.pages import compact
 from components.evaluate.pages.explorer import Explored, alike, fragment, visible, write_explorer
-from components.evaluate.pages.report import Origin
 from components.shared.artifacts.training_effects import TrainingEffects
-
-HOSTILE = (
-    "</script><script>alert(1)</script>",
-    '=HYPERLINK("http://example.org","x")',
-    "\u202eCYM",
-    "<img src=x onerror=alert(1)>",
-    "A&B=C#D%41\"'",
-)
-NOWHERE = Origin("rpe1", [], 0, {}, {}, "")
+from tests.evaluate.pages import HOSTILE, NOWHERE, labelled
 
 
 class Reader(HTMLParser):
@@ -73,28 +64,6 @@ class Reader(HTMLParser):
 def written(explored: Explored, folder: Path) -> tuple[Reader, dict]:
     kept = write_explorer(explored, NOWHERE, folder / "explorer.html")
     return Reader((folder / "explorer.html").read_text(encoding="utf-8")), kept
-
-
-def labelled(explored: Explored, labels: tuple[str, ...]) -> Explored:
-    """Rename the first perturbations, genes and lines, and how effects are known."""
-    table = explored.perturbations.copy()
-    table["perturbation"] = [*labels, *table["perturbation"][len(labels) :]]
-    table["known"] = labels[0]
-    table["training_lines"] = labels[1]
-    old = explored.training
-    training = TrainingEffects(
-        list(labels[: len(old.lines)]),
-        table["perturbation"].tolist(),
-        [*labels, *old.genes[len(labels) :]],
-        *(old.change, old.cells, old.control),
-    )
-    return replace(
-        explored,
-        test_line=labels[0],
-        genes=training.genes,
-        perturbations=table,
-        training=training,
-    )
 
 
 def test_the_strongest_changes_are_as_predicted_and_the_others_within_the_stated_error(

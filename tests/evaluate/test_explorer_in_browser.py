@@ -13,8 +13,7 @@ import pytest
 from benchmarks.explorer import generated
 from components.evaluate.pages.explorer import Explored, fragment, visible, write_explorer
 from tests.browser import CHROMIUM, MISSING, Browser, Page
-from tests.evaluate.test_explorer import HOSTILE, NOWHERE, labelled
-from tests.evaluate.test_report_in_browser import READABLE, contrast
+from tests.evaluate.pages import HOSTILE, NOWHERE, READABLE, contrast, labelled
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason=MISSING)
 EXPLORED = generated(150, 320, 3)

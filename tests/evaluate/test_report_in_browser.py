@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.evaluate.pages import READABLE, contrast
 from tests.evaluate_screen import Screen
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
@@ -27,8 +28,6 @@ FLAGS = (
 )
 LIGHT, DARK = ((f"--blink-settings=preferredColorScheme={scheme}",) for scheme in (1, 0))
 PHONE, DESK = 390, 1100
-READABLE = 4.5
-"""Contrast of text that WCAG asks for."""
 
 MEASURE = """
 const view = document.querySelector("iframe").contentDocument;
@@ -89,18 +88,6 @@ def measured(report: Path, folder: Path, width: int, *flags: str) -> dict:
     title = re.search(r"<title>(.*?)</title>", dom, re.DOTALL)
     assert title
     return json.loads(html.unescape(title[1]))
-
-
-def contrast(one: str, other: str) -> float:
-    """Return WCAG's contrast of two colours, `rgb(r, g, b)`."""
-
-    def luminance(colour: str) -> float:
-        channels = [int(value) / 255 for value in re.findall(r"\d+", colour)[:3]]
-        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
-        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-    low, high = sorted(map(luminance, (one, other)))
-    return (high + 0.05) / (low + 0.05)
 
 
 def test_the_browser_has_nothing_to_complain_of(report: Path, tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ import torch
 from components.finetune.deltas import LineDeltas
 from components.finetune.effects import known_effects
 from components.finetune.parts import COPIED, PARTS, told_by, without_own_response
-from tests.finetune.test_effects import LABELS, screens
-from tests.finetune.test_parts import screen, tellers
+from tests.finetune.lines import LABELS, screens
+from tests.finetune.shared_effects import screen, tellers
 
 
 def test_it_is_the_line_s_mean_that_is_taken_away_and_the_mean_over_lines_that_is_given_back():

@@ -20,9 +20,9 @@ from components.finetune.checkpoints import Checkpoints, Saved
 from components.finetune.places import MANIFEST, open_place
 from components.shared.storage.digests import sha256_of
 from components.shared.telling.errors import InputError
+from tests.helpers import one_line
 from tests.servers.faults import Cut, Lost, closed_port
 from tests.servers.stores import AnyStore, serving, try_for
-from tests.shared.storage.test_storage import one_line
 
 IDENTITY = {"cells": "a" * 64, "seed": 1, "learning_rate": 0.1, "contrast": True}
 
@@ -101,7 +101,7 @@ def test_one_that_was_not_completed_does_not_exist_and_goes_with_the_older_ones(
     draft = place.draft("epoch-0001-step-000002-0123abcd")
     torch.save({}, draft / "weights.pt")
     if "://" in uri:
-        place._upload(draft / "weights.pt", "epoch-0001-step-000002-0123abcd")  # type: ignore[attr-defined]
+        place.upload(draft / "weights.pt", "epoch-0001-step-000002-0123abcd")  # type: ignore[attr-defined]
     assert len(kept(uri)) == 2
     two = store(uri)
     assert number_of(two.load()) == 1

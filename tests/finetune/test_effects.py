@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from components.finetune.deltas import LineDeltas, line_deltas
 from components.finetune.effects import known_effects, of_other_screens, vectors_of
-from components.finetune.finetune import _tell_lines
+from components.finetune.given import tell_lines
 from components.finetune.near_by import near_by
 from components.finetune.shrinkage import shrunk
 from components.predict.predict import predict
@@ -24,23 +24,15 @@ from components.shared.model import model as scgpt_model
 from components.shared.model.inference import predict_cells
 from components.shared.model.tokens import Targets
 from components.shared.telling.errors import InputError
-from tests.finetune.test_finetune import VOCABULARY, train, world, write_prior  # noqa: F401
-from tests.finetune.test_objective import CPU, training_data
+from tests.finetune.arrays import CPU, training_data
+from tests.finetune.lines import GENES, LABELS, screens
+from tests.finetune.screens import VOCABULARY, small_world, train, write_prior
 from tests.publish.publish_run import ARGS
 
-LABELS = ["non-targeting", "A", "B", "C", "D", "E", "A+B", "Z"]
-GENES = 30
 
-
-def screens(seed=0, lines=("one", "two", "three"), noise=0.1, missing=("A+B", "Z")):
-    """Lines with the same true effects, each with noise of its own."""
-    rng = np.random.default_rng(seed)
-    true = rng.normal(0, 1, (len(LABELS), GENES)) * (rng.random((len(LABELS), GENES)) < 0.2)
-    true[0] = 0
-    change = true + rng.normal(0, noise, (len(lines), *true.shape))
-    there = np.array([[label not in ("non-targeting", *missing) for label in LABELS]] * len(lines))
-    change[~there] = 0
-    return true, LineDeltas(list(lines), change, np.full_like(change, noise**2), there)
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return small_world(tmp_path_factory.mktemp("world"))
 
 
 @settings(max_examples=25, deadline=None)
@@ -224,7 +216,7 @@ def test_other_screens_count_as_lines_but_never_the_test_line_nor_a_line_of_the_
 
 
 def test_what_may_give_the_test_line_away_is_told(capsys):
-    _tell_lines(["RPE-1", "k562", ""], "gs://b/screen.parquet", "rpe1")
+    tell_lines(["RPE-1", "k562", ""], "gs://b/screen.parquet", "rpe1")
     said = capsys.readouterr()
     assert said.out == (
         "finetune: gs://b/screen.parquet tells of k562; none may be the test line 'rpe1' by "
@@ -252,18 +244,18 @@ def test_before_training_the_model_is_the_known_effect(window):
         torch.testing.assert_close(found, basal + known, atol=1e-5, rtol=0)
 
 
-def test_scgpts_own_class_takes_no_effects(world, tmp_path):  # noqa: F811
+def test_scgpts_own_class_takes_no_effects(world, tmp_path):
     with pytest.raises(InputError, match="prior=effects needs implementation=ours"):
         train(world, tmp_path / "model", prior="effects", implementation="scgpt")
 
 
 @pytest.fixture(scope="module")
-def trained(world):  # noqa: F811
+def trained(world):
     return train(world, world / "model with effects", prior="effects", epochs=3, early_stop_after=9)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _priors(world):  # noqa: F811
+def _priors(world):
     write_prior(world / "effects", None, effects={"uri": ""})
     table = torch.from_numpy(np.random.default_rng(0).normal(size=(len(VOCABULARY), 8)))
     write_prior(world / "both", table.float(), effects={"uri": ""})
@@ -291,7 +283,7 @@ def test_training_begins_with_the_known_effects_and_keeps_what_is_no_worse(train
     assert stats["epochs_run"] == 3 and stats["cells_per_epoch"] > 0
 
 
-def test_what_is_published_is_scgpts_checkpoint_and_what_goes_beyond_it(trained, world):  # noqa: F811
+def test_what_is_published_is_scgpts_checkpoint_and_what_goes_beyond_it(trained, world):
     state = torch.load(trained / "best_model.pt", weights_only=True)
     args = json.loads((trained / "args.json").read_text())
     plain = scgpt_model.build(args, VOCABULARY, "scgpt")
@@ -302,7 +294,7 @@ def test_what_is_published_is_scgpts_checkpoint_and_what_goes_beyond_it(trained,
     )
 
 
-def test_predictions_say_what_the_known_effects_come_to_without_the_model(trained, world):  # noqa: F811
+def test_predictions_say_what_the_known_effects_come_to_without_the_model(trained, world):
     predict(trained, world / "cells", world / "splits", world / "with effects")
     found = Predictions.open(world / "with effects").anndata
     assert found.varm[KNOWN_MEANS].shape == found.varm[MEANS].shape
@@ -311,7 +303,7 @@ def test_predictions_say_what_the_known_effects_come_to_without_the_model(traine
     assert label in table.perturbations and table.genes == list(found.var_names)
 
 
-def test_a_prior_at_the_perturbed_gene_is_folded_and_predicts_as_trained(world):  # noqa: F811
+def test_a_prior_at_the_perturbed_gene_is_folded_and_predicts_as_trained(world):
     model = train(world, world / "model with both", prior="both", epochs=2)
     extra = load_file(model / "beyond_scgpt.safetensors")
     assert extra["flag_prior.weight"].shape == (len(VOCABULARY), 64)

@@ -8,76 +8,29 @@ import anndata
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from components.finetune.curves import PANELS, curves_page
-from components.finetune.finetune import CURVES_FILE, finetune, start_model
+from components.finetune.finetune import finetune
+from components.finetune.model_files import CURVES_FILE
+from components.finetune.start import start_model
 from components.finetune.validation import pearson
 from components.predict.predict import clipped_keeping_mean, draw_partners, predict
-from components.shared.artifacts.artifact import GENE_PRIOR, MODEL, PREDICTIONS, opening, writing
+from components.shared.artifacts.artifact import MODEL, PREDICTIONS, opening
 from components.shared.artifacts.cells import Cells
 from components.shared.artifacts.perturbation import CONTROL
 from components.shared.artifacts.predictions import Predictions
 from components.shared.artifacts.splits import TEST, Splits
 from components.shared.model.checkpoint import read_checkpoint
-from components.shared.model.vocabulary import vocabulary_digest
 from components.shared.parameters.recipe import load_recipe
 from components.shared.telling.errors import InputError
 from components.split.split import split
+from tests.finetune.screens import QUICK, VOCABULARY, small_world, train, write_prior
 from tests.helpers import cells_artifact, screen
-
-VOCABULARY = {f"G{i}": i for i in range(40)} | {"X0": 40, "<pad>": 41}
-QUICK = {"epochs": 2, "batch_size": 32, "max_genes": 16, "predict_window": 0}
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """A folder with cells, splits, a vocabulary, an empty prior and a table prior."""
-    folder = tmp_path_factory.mktemp("world")
-    obs, X, genes = screen(  # noqa: N806
-        perturbations=("G0", "G1", "G2", "G3", "X0", "Y0", "G1+G2"),
-        genes=30,
-        cells_each=12,
-        controls_each=40,
-    )
-    cells_artifact(folder / "cells", obs, X, genes)
-    split(
-        folder / "cells",
-        folder / "splits",
-        train_lines=["k562", "jurkat", "hepg2"],
-        test_line="rpe1",
-        val_fraction=0.2,
-    )
-    (folder / "vocab.json").write_text(json.dumps(VOCABULARY))
-    write_prior(folder / "none", None)
-    rng = np.random.default_rng(0)
-    table = rng.normal(size=(len(VOCABULARY), 8)).astype(np.float32)
-    write_prior(folder / "table", torch.from_numpy(table))
-    return folder
-
-
-def write_prior(folder, table, vocabulary=VOCABULARY, **more):
-    with writing(folder, GENE_PRIOR, parameters={}) as draft:
-        facts = {"kind": "none" if table is None else "table"}
-        facts |= {"vocabulary_sha256": vocabulary_digest(vocabulary)} | more
-        (draft.path / "prior.json").write_text(json.dumps(facts))
-        if table is not None:
-            save_file({"prior": table}, draft.path / "prior.safetensors")
-        draft.summary |= facts
-
-
-def train(world, target, *, prior="none", recipe="smoke", seed=0, pretrained=None, **overrides):
-    finetune(
-        world / "cells",
-        world / "splits",
-        world / prior,
-        target,
-        pretrained=pretrained or f"random://tiny?vocabulary={world / 'vocab.json'}",
-        recipe=recipe,
-        overrides=QUICK | overrides,
-        seed=seed,
-    )
-    return target
+    return small_world(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,6 @@ from itertools import repeat
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from kfp import dsl
@@ -23,19 +22,21 @@ from components.finetune.component import finetune as task
 from components.finetune.finetune import finetune
 from components.finetune.workers import Workers
 from components.shared.telling.errors import InputError
-from components.split.split import split
 from tests.finetune.finetune_process import FineTune, Position, without_wandb
-from tests.finetune.test_finetune import VOCABULARY, write_prior
-from tests.helpers import cells_artifact, screen
+from tests.finetune.interrupted import EPOCHS, SETTINGS, arguments, divide, interrupted_world
+from tests.finetune.screens import VOCABULARY, write_prior
+from tests.helpers import cells_artifact, one_line, screen
 from tests.servers.faults import Cut
 from tests.servers.stores import AnyStore, serving, try_for
-from tests.shared.storage.test_storage import one_line
 
 STEPS = 8
 """Of an epoch."""
-EPOCHS = 3
-SETTINGS = {"epochs": EPOCHS, "early_stop_after": 9, "batch_size": 20, "max_genes": 16}
 WALL_CLOCK = ("seconds", "cells_per_second")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return interrupted_world(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -47,39 +48,6 @@ def _as_in_the_processes() -> Iterator[None]:
     yield
     torch.set_num_threads(threads)
     tracking.PROCESS = process
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("world")
-    obs, X, genes = screen(cells_each=8, controls_each=16)  # noqa: N806
-    cells_artifact(folder / "cells", obs, X, genes)
-    divide(folder, "splits", val_fraction=0.3)
-    (folder / "vocab.json").write_text(json.dumps(VOCABULARY))
-    table = np.random.default_rng(0).normal(size=(len(VOCABULARY), 8)).astype(np.float32)
-    write_prior(folder / "table", torch.from_numpy(table))
-    write_prior(folder / "effects", None, effects={"uri": ""})
-    return folder
-
-
-def divide(world: Path, name: str, **options: Any) -> None:
-    lines = ["k562", "jurkat", "hepg2"]
-    split(world / "cells", world / name, train_lines=lines, test_line="rpe1", **options)
-
-
-def arguments(world: Path, target: Path, checkpoints: Path | str, **changes: Any) -> dict[str, Any]:
-    """Return keywords of `finetune`: a model with dropout and a trained projection of a prior."""
-    return {
-        "cells": world / "cells",
-        "splits": world / "splits",
-        "prior": world / "table",
-        "target": target,
-        "pretrained": f"random://small?vocabulary={world / 'vocab.json'}",
-        "recipe": "smoke",
-        "overrides": SETTINGS | changes.pop("overrides", {}),
-        "seed": 5,
-        "checkpoints": str(checkpoints),
-    } | changes
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from components.finetune.selection import (
 from components.shared.model import model as scgpt_model
 from components.shared.model.inference import predict_cells
 from components.shared.model.tokens import Targets
-from tests.finetune.test_finetune import VOCABULARY
+from tests.finetune.screens import VOCABULARY
 from tests.publish.publish_run import ARGS
 
 GENES = 200

@@ -11,13 +11,13 @@ from components.finetune import training
 from components.finetune.batches import epoch_pairs, steps
 from components.finetune.keeping import Keeper
 from components.finetune.state import Epoch, TrainingState
-from components.finetune.training import _dropout_seed, _Trainer, fit
+from components.finetune.training import Trainer, dropout_seed, fit
 from components.finetune.validation import Validation
 from components.finetune.workers import ALONE, Workers
 from components.shared.model import model as scgpt_model
 from components.shared.parameters.recipe import load_recipe
-from tests.finetune.test_finetune import VOCABULARY
-from tests.finetune.test_objective import CPU, training_data
+from tests.finetune.arrays import CPU, training_data
+from tests.finetune.screens import VOCABULARY
 from tests.publish.publish_run import ARGS
 
 SMALL = {"epochs": 6, "batch_size": 16, "max_genes": 8, "set_size": 4, "learning_rate": 1e-3}
@@ -101,8 +101,8 @@ def test_every_seed_process_epoch_and_step_has_dropout_of_its_own():
     found = []
     for seed, epoch, step, rank in places:
         at = replace(state, epoch=epoch, step=step, workers=Workers(rank, 2))
-        found.append(_dropout_seed(seed, at))
-        assert _dropout_seed(seed, at) == found[-1]
+        found.append(dropout_seed(seed, at))
+        assert dropout_seed(seed, at) == found[-1]
     assert len(set(found)) == len(places)
 
 
@@ -118,12 +118,12 @@ def test_a_process_whose_first_step_has_no_share_takes_part_in_mixed_precision()
     data, recipe = training_data(), recipe_of()
     state = state_of(_LastOfMany(99, 100))
     state.scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
-    trainer = _Trainer(state, data, None, recipe, 0, Keeper(None, state, None))
+    trainer = Trainer(state, data, None, recipe, 0, Keeper(None, state, None))
     step = next(steps(data, epoch_pairs(data, recipe, 0, 1), recipe, 0, 1))
-    share = trainer._share(step)
+    share = trainer.share_of(step)
     assert not share
     before = [parameter.detach().clone() for parameter in state.model.parameters()]
-    trainer._take(step, share)
+    trainer.take(step, share)
     assert all(map(torch.equal, before, state.model.parameters()))
     assert state.scaler.get_scale() == 4.0
     assert np.isfinite(state.losses.numpy()).all()

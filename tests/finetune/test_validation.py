@@ -15,7 +15,7 @@ from components.finetune import validation
 from components.finetune.data import ValidationSet
 from components.finetune.validation import discrimination, pearson, validate
 from components.shared.parameters.recipe import load_recipe
-from tests.finetune.test_objective import CPU, GENES, training_data
+from tests.finetune.arrays import CPU, GENES, training_data
 
 SETTINGS = {"batch_size": 4, "predict_window": 0, "max_genes": 0, "set_size": 1}
 

@@ -16,10 +16,10 @@ import torch
 
 from components.finetune import training
 from components.finetune.finetune import finetune
-from components.finetune.training import _one_ahead
+from components.finetune.training import one_ahead
 from components.shared.telling.errors import InputError
-from tests.finetune.test_resume import arguments, divide, world  # noqa: F401
-from tests.shared.storage.test_storage import one_line
+from tests.finetune.interrupted import arguments, interrupted_world
+from tests.helpers import one_line
 
 TINY = {"epochs": 2, "batch_size": 24, "learning_rate": 1e-3}
 SCORES = (
@@ -32,11 +32,16 @@ SCORES = (
 )
 
 
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return interrupted_world(tmp_path_factory.mktemp("world"))
+
+
 def history(model: Path) -> list[dict[str, Any]]:
     return json.loads((model / "training_stats.json").read_text())["history"]
 
 
-def train(world: Path, target: Path, **changes: Any) -> Path:  # noqa: F811
+def train(world: Path, target: Path, **changes: Any) -> Path:
     """Train a model without dropout, whose masks do depend on how a batch is divided."""
     overrides = TINY | changes.pop("overrides", {})
     pretrained = f"random://tiny?vocabulary={world / 'vocab.json'}"
@@ -46,7 +51,7 @@ def train(world: Path, target: Path, **changes: Any) -> Path:  # noqa: F811
 
 
 @pytest.fixture(scope="module")
-def alone(world: Path) -> Path:  # noqa: F811
+def alone(world: Path) -> Path:
     return train(world, world / "alone")
 
 
@@ -62,7 +67,7 @@ def assert_close(model: Path, other: Path) -> None:
 
 
 def test_two_processes_give_the_scores_of_one_at_the_same_batch(
-    world: Path,  # noqa: F811
+    world: Path,
     alone: Path,
     tmp_path: Path,
 ) -> None:
@@ -96,7 +101,7 @@ validation.predict_cells = interrupted
 """
 
 
-def by_two(world: Path, target: Path, checkpoints: Path) -> dict[str, Any]:  # noqa: F811
+def by_two(world: Path, target: Path, checkpoints: Path) -> dict[str, Any]:
     pretrained = f"random://tiny?vocabulary={world / 'vocab.json'}"
     given = {"pretrained": pretrained, "overrides": TINY, "processes": 2}
     return arguments(world, target, checkpoints, **given)
@@ -127,7 +132,7 @@ def ended(process: subprocess.Popen[str]) -> str:
 
 
 def test_what_two_processes_left_one_goes_on_with(
-    world: Path,  # noqa: F811
+    world: Path,
     tmp_path: Path,
 ) -> None:
     """SIGTERM to the process that started them stops both after the same step, its state kept."""
@@ -158,7 +163,7 @@ def test_what_two_processes_left_one_goes_on_with(
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_sigterm_to_one_process_lets_both_leave_a_validation(
-    world: Path,  # noqa: F811
+    world: Path,
     tmp_path: Path,
     rank: int,
 ) -> None:
@@ -174,7 +179,7 @@ def test_sigterm_to_one_process_lets_both_leave_a_validation(
 
 
 def test_a_process_that_is_killed_fails_the_task_of_a_grid_so_that_it_is_tried_again(
-    world: Path,  # noqa: F811
+    world: Path,
     tmp_path: Path,
 ) -> None:
     given = by_two(world, tmp_path / "model", tmp_path / "kept")
@@ -187,7 +192,7 @@ def test_a_process_that_is_killed_fails_the_task_of_a_grid_so_that_it_is_tried_a
 
 
 def test_processes_that_would_go_on_from_different_checkpoints_do_not_start(
-    world: Path,  # noqa: F811
+    world: Path,
     tmp_path: Path,
 ) -> None:
     place = tmp_path / "kept"
@@ -210,7 +215,7 @@ Checkpoints.load = lambda self: None if os.environ.get("RANK") == "1" else load(
 
 
 def test_an_error_of_one_process_is_told_once_and_nothing_is_written(
-    world: Path,  # noqa: F811
+    world: Path,
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
@@ -235,7 +240,7 @@ class Memory:
 
 
 def test_out_of_memory_a_step_is_computed_in_parts_with_the_same_result(
-    world: Path,  # noqa: F811
+    world: Path,
     alone: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -250,7 +255,7 @@ def test_out_of_memory_a_step_is_computed_in_parts_with_the_same_result(
 
 
 def test_a_single_set_that_does_not_fit_is_refused_by_the_settings_to_lower(
-    world: Path,  # noqa: F811
+    world: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -269,7 +274,7 @@ def test_the_next_item_is_made_while_one_is_used_and_all_come_in_order() -> None
             made.append(number)
             yield number
 
-    items = _one_ahead(making())
+    items = one_ahead(making())
     assert next(items) == 0
     deadline = time.monotonic() + 5
     while made != [0, 1] and time.monotonic() < deadline:
@@ -283,7 +288,7 @@ def test_an_error_in_making_an_item_reaches_the_one_who_asks() -> None:
         yield 1
         raise InputError("no more")
 
-    items = _one_ahead(making())
+    items = one_ahead(making())
     assert next(items) == 1
     with pytest.raises(InputError, match="no more"):
         next(items)

@@ -13,18 +13,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from components.ingest import generator
-from components.ingest.generator import (
-    KEYS,
-    LINES,
-    Screen,
-    Spec,
-    calibration,
-    design,
-    expected_shares,
-    symbols,
-    write_raw,
-)
+from components.ingest.generator import screen as drawing
+from components.ingest.generator.real import calibration, symbols
+from components.ingest.generator.screen import Screen, write_raw
+from components.ingest.generator.spec import KEYS, LINES, Spec
+from components.ingest.generator.truth import design, expected_shares
 from components.ingest.ingest import ingest
 from components.shared.artifacts.cells import Cells
 from components.shared.artifacts.perturbation import CONTROL
@@ -289,7 +282,7 @@ def test_any_allowed_query_gives_a_whole_screen(
 def test_memory_of_the_generator_is_one_block_at_a_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(generator, "ENTRIES_PER_DRAW", 50 * 100)
+    monkeypatch.setattr(drawing, "ENTRIES_PER_DRAW", 50 * 100)
     screen = Screen.from_uri("sim://screen?cells=2000&genes=100&perturbations=5")
     sizes = [block.shape[0] for _, block in screen.blocks(np.ones(2000, dtype=bool))]
     assert max(sizes) == 50

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from components.evaluate.evaluate import evaluate
-from components.finetune.finetune import check_total_of_effects, finetune
+from components.finetune.finetune import finetune
+from components.finetune.given import check_total_of_effects
 from components.ingest.ingest import ingest
 from components.predict.predict import predict
 from components.prior.prior import prior
@@ -23,7 +24,7 @@ from components.shared.artifacts.perturbation import CONTROL
 from components.shared.findings.limitations import limitations
 from components.shared.telling.errors import InputError
 from components.split.split import split
-from tests.finetune.test_finetune import QUICK
+from tests.finetune.screens import QUICK
 from tests.ingest.test_ingest_scale import counts, file_of, ingested, per
 
 SCREEN = "sim://screen?cells=300&genes=40&perturbations=4&lines=3&seed=1"

@@ -14,7 +14,7 @@ TREE = {
     "components/shared/cells.py": "def read():\n    from components.shared import deep\n",
     "components/shared/deep.py": "import numpy",
     "components/shared/page.py": "STYLE = 'page.css'",
-    "components/shared/page.css": "body {}",
+    "components/shared/telling/page.css": "body {}",
     "components/shared/README.md": "",
     "components/train/__init__.py": "",
     "components/train/train.py": "from components.shared.cells import read",
@@ -42,7 +42,7 @@ def tree(tmp_path: Path) -> Path:
         ("components/shared/cells.py", {"train"}),
         ("components/shared/deep.py", {"train"}),
         ("components/shared/page.py", {"report"}),
-        ("components/shared/page.css", {"report"}),
+        ("components/shared/telling/page.css", {"report"}),
         ("components/shared/new.py", set()),
         ("components/shared/README.md", set()),
         ("components/train/train.py", {"train"}),
@@ -67,11 +67,11 @@ def test_a_change_makes_stale_the_stages_that_reach_it(tree, changed, stale):
 
 def test_neither_a_stylesheet_nor_a_card_trains_again():
     trained = {str(path.relative_to(ROOT)) for path in files_of("finetune")}
-    assert "components/shared/page.css" not in trained
+    assert "components/shared/telling/page.css" not in trained
     assert not any(name.startswith("components/publish/") for name in trained)
-    assert "components/shared/recipes/default.yaml" in trained
+    assert "components/shared/parameters/recipes/default.yaml" in trained
     assert "components/shared/model/transformer.py" in trained
-    assert ROOT / "components/shared/page.css" in files_of("evaluate")
+    assert ROOT / "components/shared/telling/page.css" in files_of("evaluate")
 
 
 def test_every_file_of_components_belongs_to_a_stage():

@@ -162,7 +162,7 @@ def test_a_damaged_artifact(
     monkeypatch.setenv("WANDB_MODE", "disabled")
     good: Chain = request.getfixturevalue(run)
     monkeypatch.setattr(evaluation.Yardstick, "of", _taken)
-    monkeypatch.setattr(tuning, "_announce", _taken)
+    monkeypatch.setattr(tuning, "announce", _taken)
     held = Held()
     damages = damaged(good.folder / artifact / name, tmp_path / "scratch")
     for what, do in some(damages, f"{stage.__name__} {artifact} {name}"):

@@ -9,19 +9,18 @@ from typing import Any
 import pytest
 from huggingface_hub import ModelCard
 
-from components.publish.card import _prior_rows
+from components.publish.card import prior_rows
 from components.publish.facts import against_baselines
 from components.publish.publish import publish
 from components.publish.terms import notice_of, terms_of
 from components.shared.artifacts.artifact import PUBLISHED, opening
 from components.shared.artifacts.licences import SE_600M, STATE_LICENCE_FILE
-from components.shared.findings.limitations import _of_prior, limitations, open_licence
+from components.shared.findings.limitations import limitations, of_prior, open_licence
 from components.shared.storage.digests import sha256_of
 from components.shared.telling.addresses import public
 from components.shared.telling.errors import InputError
-from tests.helpers import bare_names
+from tests.helpers import bare_names, one_line
 from tests.publish.publish_run import METRICS, SPLITS_SUMMARY, STATS, finished_run
-from tests.shared.storage.test_storage import one_line
 
 PREDICTIONS = {"perturbations": 2, "cells": 12}
 
@@ -124,9 +123,9 @@ def test_known_effects_are_told_and_those_of_another_screen_bring_its_terms(
     prior: dict[str, Any] = {"kind": "none", "effects": effects, "licence": "unknown"}
     prior["sources"] = [{"kind": "effects", "source": effects["uri"], "licence": "unknown"}]
     assert open_licence(prior) == (licence == "mit")
-    rows = _prior_rows(prior)
+    rows = prior_rows(prior)
     assert ("source 1" in rows) == bool(effects["uri"])
-    assert "known_effects" in _of_prior({"prior": prior})[0]
+    assert "known_effects" in of_prior({"prior": prior})[0]
 
 
 def test_the_chain_names_every_digest_and_the_source(folder: Path, text: str) -> None:

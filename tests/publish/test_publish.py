@@ -14,8 +14,8 @@ from components.publish.publish import check_target, publish
 from components.shared.artifacts.artifact import PUBLISHED, opening
 from components.shared.findings.results import kept_results, told_results
 from components.shared.telling.errors import InputError
+from tests.helpers import one_line
 from tests.publish.publish_run import Run, finished_run
-from tests.shared.storage.test_storage import one_line
 
 FILES = {
     "best_model.pt",

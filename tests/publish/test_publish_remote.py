@@ -9,6 +9,7 @@ import pytest
 
 from components.publish.publish import check_target, publish
 from components.shared.telling.errors import InputError
+from tests.helpers import one_line
 from tests.publish.publish_run import Run, finished_run
 from tests.publish.test_publish import FILES, tree
 from tests.servers.faults import Cut, Fault, Lost
@@ -23,7 +24,6 @@ from tests.servers.hub_server import (
     serving_hub,
 )
 from tests.servers.stores import AnyStore, serving, try_for
-from tests.shared.storage.test_storage import one_line
 
 
 @pytest.fixture(scope="module")

@@ -16,27 +16,16 @@ from components.evaluate.contenders.ridge import ridge_deltas
 from components.evaluate.inputs.pair import Pair
 from components.evaluate.inputs.rows import Matrix, dense
 from components.evaluate.inputs.training import Training
-from components.shared.model.rank_cells import draw_partners, rank_cells
-
-MODEL = "model"
-MODEL_MEANS = "model_means"
-"""The model's predicted mean in every cell: it tells what the cells add."""
-CONTROL_CELLS = "control_cells"
-CONTROL_MEAN = "control_mean"
-MEAN_DELTA = "mean_delta"
-SAME_PERTURBATION_DELTA = "same_perturbation_delta"
-RIDGE = "prior_ridge"
-KNOWN_EFFECTS = "known_effects"
-"""What a model with the prior `effects` started from: the difference is what its network added."""
-BASELINES = (
+from components.shared.artifacts.evaluation import (
     CONTROL_CELLS,
     CONTROL_MEAN,
     MEAN_DELTA,
-    SAME_PERTURBATION_DELTA,
+    MODEL,
+    MODEL_MEANS,
     RIDGE,
-    KNOWN_EFFECTS,
+    SAME_PERTURBATION_DELTA,
 )
-"""In the order of what they know."""
+from components.shared.model.rank_cells import draw_partners, rank_cells
 
 SEED = 0
 """Draws the control cells that baselines are made of."""

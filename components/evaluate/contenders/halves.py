@@ -6,7 +6,7 @@ from cell_eval._evaluator import SB_METRICS
 
 from components.evaluate.inputs.pair import Pair
 from components.evaluate.inputs.rows import Chosen
-from components.evaluate.measures.centred import PEARSON_DELTA_CENTRED
+from components.shared.artifacts.evaluation import CENTRED
 
 SEED = 0
 """cell-eval's own seed for its ceiling."""
@@ -59,7 +59,7 @@ def at_full_depth(metrics: pd.DataFrame) -> pd.DataFrame:
         Index = metric; columns half_depth (the halves' mean), ceiling and n_nan.
     """
     mean = metrics.mean()
-    fit = mean.index.isin([*SB_METRICS, PEARSON_DELTA_CENTRED])
+    fit = mean.index.isin([*SB_METRICS, CENTRED])
     corrected = (2 * mean / (1 + mean)).where((mean > 0) & fit)
     parts = {"half_depth": mean, "ceiling": corrected, "n_nan": metrics.isna().sum()}
     return pd.DataFrame(parts).rename_axis("metric")

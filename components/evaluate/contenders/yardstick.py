@@ -11,12 +11,13 @@ from components.evaluate.inputs.pair import Pair
 from components.evaluate.inputs.rows import dense
 from components.evaluate.measures.calibrated import Raw, raw_scores, replicate_scores
 from components.evaluate.measures.calls import Calls, calls
-from components.evaluate.measures.centred import PEARSON_DELTA_CENTRED, pearson_delta_centred
+from components.evaluate.measures.centred import pearson_delta_centred
 from components.evaluate.measures.diagnosis import CHANCE, Diagnosis, control_skew, diagnose
 from components.evaluate.measures.groups import Groups
 from components.evaluate.measures.measured import Measured
 from components.evaluate.measures.metrics import EVERY
 from components.evaluate.measures.scoring import Score, score
+from components.shared.artifacts.evaluation import CENTRED
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class Yardstick:
         return Ceiling(outcome, at_full_depth(outcome.metrics), replicate)
 
     def _outcome(self, found: Score, groups: Groups, *, own_controls: bool) -> Outcome:
-        ours = {PEARSON_DELTA_CENTRED: pearson_delta_centred(groups.deltas, self.groups.deltas)}
+        ours = {CENTRED: pearson_delta_centred(groups.deltas, self.groups.deltas)}
         # cell-eval leaves out a metric that no perturbation has.
         metrics = found.metrics.assign(**ours).reindex(columns=list(EVERY))
         really, failed = self.groups.called, dict(found.not_computed)

@@ -80,7 +80,7 @@ def raw_scores(
         failed: filled with the metrics that cannot be computed, and cell-eval2's reason.
     """
     failed = {} if failed is None else failed
-    settings = _settings(measured, genes)
+    settings = settings_of(measured, genes)
     if own_controls:
         settings = replace(settings, control_source="pred")
     names = [name for name, spec in CATALOG.items() if PROFILE in spec.profiles]
@@ -170,7 +170,7 @@ def replicate_scores(half: Groups, other: Groups, whole: Groups, genes: list[str
 
 
 def _fold_change_error(half: Groups, other: Groups, whole: Groups, genes: list[str]) -> float:
-    epsilon = _settings(whole, genes).de.epsilon
+    epsilon = settings_of(whole, genes).de.epsilon
     # Perturbations of a single cell have no halves.
     rows = [whole.perturbations.index(label) for label in half.perturbations]
     size = np.abs(_fold_changes(whole, epsilon)[rows])
@@ -252,7 +252,7 @@ def _no_scale(zero: float, replicate: float, policy: Scoring) -> str:
     return ""
 
 
-def _settings(measured: Groups, genes: list[str]) -> EvalConfig:
+def settings_of(measured: Groups, genes: list[str]) -> EvalConfig:
     """Return the profile's settings for log1p values."""
     known = set(genes)
     return replace(

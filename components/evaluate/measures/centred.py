@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-PEARSON_DELTA_CENTRED = "pearson_delta_centred"
-
 
 def pearson_delta_centred(predicted: Floats, measured: Floats) -> Floats:
     """Correlate deltas after the measured mean effect is taken from both sides.

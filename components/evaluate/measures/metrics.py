@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from components.evaluate.measures.centred import PEARSON_DELTA_CENTRED
+from components.shared.artifacts.evaluation import CENTRED
 
 HIGHER, LOWER, NEITHER = "higher", "lower", "neither"
 
@@ -160,7 +160,7 @@ METRICS = {metric.name: metric for metric in (*HEADLINE, *OTHERS)}
 
 OURS = (
     Metric(
-        PEARSON_DELTA_CENTRED,
+        CENTRED,
         HIGHER,
         MEANS,
         "Ours, not cell-eval's: pearson_delta after the measured mean effect of all perturbations "

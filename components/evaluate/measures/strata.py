@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from components.shared.artifacts.evaluation import SEEN, UNSEEN
+
 TRAINING, CELLS, EFFECT = "training", "cells", "measured DE genes"
-SEEN, UNSEEN = "seen", "unseen"
 GROUPS = 4
 """As many groups of about the same size a number is divided into, where it can be."""
 

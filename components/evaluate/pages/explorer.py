@@ -39,7 +39,6 @@ from components.shared.artifacts.predictions import PERTURBATION_COLUMNS
 from components.shared.artifacts.training_effects import TrainingEffects
 from components.shared.telling.page import number, page_css
 
-EXPLORER_FILE = "explorer.html"
 REACHED = "pearson_delta"
 ALIKE = 10
 """Knock-downs named as like another."""

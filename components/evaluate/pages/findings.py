@@ -8,7 +8,6 @@ from typing import Any
 
 import pandas as pd
 
-from components.evaluate.contenders.baselines import BASELINES, MODEL
 from components.evaluate.contenders.yardstick import Ceiling, Outcome
 from components.evaluate.inputs.pair import Pair
 from components.evaluate.measures.calibrated import Calibrated
@@ -16,12 +15,12 @@ from components.evaluate.measures.metrics import CELLS, COMPARED, EVERY, MEANS, 
 from components.evaluate.measures.strata import by_stratum, strata
 from components.evaluate.measures.uncertainty import compare
 from components.evaluate.pages.summary import (
-    HALF,
     finite,
     metrics_json,
     summary_table,
     undefined_table,
 )
+from components.shared.artifacts.evaluation import BASELINES, HALF, MODEL
 from components.shared.artifacts.predictions import CELLS_KIND
 
 

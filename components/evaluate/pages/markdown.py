@@ -4,12 +4,11 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from components.evaluate.contenders.baselines import MODEL
 from components.evaluate.measures.calibrated import AVERAGE
 from components.evaluate.measures.metrics import COMPARED, EVERY, LOWER
 from components.evaluate.pages.findings import Findings
-from components.evaluate.pages.report import NAMED, STRONGEST, TITLES, Origin, number, signed
-from components.evaluate.pages.summary import CEILING, HEADLINE_METRIC
+from components.evaluate.pages.report import NAMED, STRONGEST, Origin, number, signed
+from components.shared.artifacts.evaluation import CEILING, HEADLINE_METRIC, MODEL, TITLES
 from components.shared.telling.markdown import names_as_code
 
 

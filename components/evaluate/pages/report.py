@@ -12,16 +12,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from components.evaluate.contenders.baselines import (
-    CONTROL_CELLS,
-    CONTROL_MEAN,
-    KNOWN_EFFECTS,
-    MEAN_DELTA,
-    MODEL,
-    MODEL_MEANS,
-    RIDGE,
-    SAME_PERTURBATION_DELTA,
-)
 from components.evaluate.inputs.pair import Matrix, Pair
 from components.evaluate.inputs.rows import dense
 from components.evaluate.measures.calibrated import AVERAGE, SCORED
@@ -42,8 +32,21 @@ from components.evaluate.measures.uncertainty import SMALLEST
 from components.evaluate.pages import plots
 from components.evaluate.pages.effects import Effects
 from components.evaluate.pages.findings import Findings
-from components.evaluate.pages.summary import CEILING, HALF, HEADLINE_METRIC
 from components.shared.artifacts.artifact import Artifact, code_version
+from components.shared.artifacts.evaluation import (
+    CEILING,
+    CONTROL_CELLS,
+    CONTROL_MEAN,
+    HALF,
+    HEADLINE_METRIC,
+    KNOWN_EFFECTS,
+    MEAN_DELTA,
+    MODEL,
+    MODEL_MEANS,
+    RIDGE,
+    SAME_PERTURBATION_DELTA,
+    TITLES,
+)
 from components.shared.artifacts.normalisation import USUAL, unit_of
 from components.shared.findings.verdict import (
     BEATS,
@@ -55,18 +58,6 @@ from components.shared.findings.verdict import (
 from components.shared.telling.addresses import unchecked
 from components.shared.telling.page import breakable, number, page_css, share, signed, with_contents
 
-TITLES = {
-    MODEL: "model",
-    MODEL_MEANS: "model's means",
-    CONTROL_CELLS: "control cells",
-    CONTROL_MEAN: "control mean",
-    MEAN_DELTA: "mean training delta",
-    SAME_PERTURBATION_DELTA: "same-perturbation training delta",
-    RIDGE: "ridge on the prior",
-    KNOWN_EFFECTS: "known effects alone",
-    HALF: "half of the measured cells",
-    CEILING: "ceiling",
-}
 SHORT = TITLES | {
     MEAN_DELTA: "mean delta",
     SAME_PERTURBATION_DELTA: "same perturbation",
@@ -255,7 +246,7 @@ def _more(row: pd.Series, *, scored: bool) -> dict[str, str]:
         expected = number(row["expected_pearson_delta"], ".2f")
         found[f"expected {HEADLINE_METRIC}"] = f"{expected} ({low} to {high})"
     if scored:
-        found[f"reached {HEADLINE_METRIC}"] = number(row["pearson_delta"], ".2f")
+        found[f"reached {HEADLINE_METRIC}"] = number(row[HEADLINE_METRIC], ".2f")
     return found
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from components.evaluate.pages.summary import SUMMARY_FILE
 from components.shared.artifacts.artifact import EVALUATION, opening
+from components.shared.artifacts.evaluation import SUMMARY_FILE
 from components.shared.telling.errors import InputError
 
 

@@ -8,33 +8,27 @@ import numpy as np
 import pandas as pd
 import polars as pl
 
-from components.evaluate.contenders.baselines import (
+from components.evaluate.measures.calibrated import AVERAGE
+from components.evaluate.measures.metrics import CELLS, EVERY, MEANS, METRICS, REFERENCE
+from components.evaluate.measures.scoring import OF_THE_SET
+from components.evaluate.measures.strata import TRAINING
+from components.evaluate.measures.uncertainty import interval, too_few
+from components.shared.artifacts.evaluation import (
     BASELINES,
+    CEILING,
+    HALF,
+    HEADLINE_METRIC,
     MEAN_DELTA,
     MODEL,
     MODEL_MEANS,
     SAME_PERTURBATION_DELTA,
+    SEEN,
+    UNSEEN,
 )
-from components.evaluate.measures.calibrated import AVERAGE
-from components.evaluate.measures.metrics import CELLS, EVERY, MEANS, METRICS, REFERENCE
-from components.evaluate.measures.scoring import OF_THE_SET
-from components.evaluate.measures.strata import SEEN, TRAINING, UNSEEN
-from components.evaluate.measures.uncertainty import interval, too_few
 from components.shared.artifacts.predictions import CELLS_KIND
 
 PREDICTED = "perturbations_predicted"
 """Those that were asked for, measured or not."""
-
-SCORES_FILE = "scores.csv"
-SUMMARY_FILE = "summary.csv"
-GROUPS_FILE = "groups.csv"
-"""What kind each scored perturbation is of; compare reads it."""
-
-HEADLINE_METRIC = "pearson_delta"
-HALF = "measured_half"
-"""One half of the measured cells as a prediction of the other, at half the depth."""
-CEILING = "ceiling"
-"""The same, mapped to full depth."""
 
 Scores = Mapping[str, pd.DataFrame]
 """Metrics of each prediction, index = perturbation; NaN where there is no value."""

@@ -11,38 +11,6 @@ VALUE = (int, float, None)
 NAME = (str, None)
 MEANS: Shape = {str: VALUE}
 
-METRICS: Shape = {
-    "model": MEANS,
-    "seen?": MEANS,
-    "unseen?": MEANS,
-    "baselines?": {str: MEANS},
-    "ceiling?": MEANS,
-    "nan_counts?": {str: int},
-    "comparisons?": {
-        str: {
-            "model?": VALUE,
-            "baseline?": VALUE,
-            "difference": VALUE,
-            "low": VALUE,
-            "high": VALUE,
-            "better": int,
-            "of": int,
-            "verdict": str,
-        }
-    },
-    "not_computed?": {str: str},
-    "fallbacks?": {str: int},
-    "metrics_of?": {"means": [str], "cells": [str]},
-    "predicted_cells?": str,
-    "scored?": bool,
-    "not_scored?": str,
-    "perturbations?": int,
-    "perturbations_seen?": int,
-    "perturbations_unseen?": int,
-    "perturbations_without_de?": int,
-}
-"""`metrics.json` of an evaluation."""
-
 SETTINGS: Shape = {
     "predicted_cells": str,
     "precision": str,

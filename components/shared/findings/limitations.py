@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from components.shared.artifacts.evaluation import RIDGE, SAME_PERTURBATION_DELTA, SEEN, UNSEEN
 from components.shared.artifacts.normalisation import TARGET_SUM, USUAL, unit_of
 
 FEW_CELLS_EACH = 30
@@ -17,8 +18,8 @@ OPEN_LICENCES = ("mit", "apache-2.0", "bsd-3-clause", "cc-by-4.0", "cc0-1.0", "c
 """Licences of a prior under which the model can keep this project's own, MIT."""
 
 KNOWS_NOTHING_OF = {
-    "same_perturbation_delta": "that training does not have",
-    "prior_ridge": "without a vector in the prior",
+    SAME_PERTURBATION_DELTA: "that training does not have",
+    RIDGE: "without a vector in the prior",
 }
 """Baselines that can fall back to the mean training delta, and for which perturbations."""
 
@@ -80,7 +81,7 @@ def _of_training(stats: Facts) -> list[str]:
             f"{genes - modelled:,} of {genes:,} genes are not in the vocabulary: their prediction "
             "is the control cell's own value."
         )
-    return texts + _of_prior(stats)
+    return texts + of_prior(stats)
 
 
 def _without_value(history: list[Facts]) -> int:
@@ -97,7 +98,8 @@ def _of_network(weight: float) -> str:
     )
 
 
-def _of_prior(stats: Facts) -> list[str]:
+def of_prior(stats: Facts) -> list[str]:
+    """Return what a model owes to its prior, and what is not shown of it."""
     prior = stats["prior"]
     if no_prior(prior):
         return []
@@ -236,7 +238,7 @@ def _of_evaluation(metrics: Facts) -> list[str]:
                 f"The baseline `{name}` fell back to the mean delta for "
                 f"{count(fallbacks, 'perturbation')} of {total:,} {why}."
             )
-    for part, other in (("seen", "unseen"), ("unseen", "seen")):
+    for part, other in ((SEEN, UNSEEN), (UNSEEN, SEEN)):
         if metrics.get(f"perturbations_{part}") == 0:
             texts.append(f"All test perturbations were {other} in training; none was {part}.")
     return texts

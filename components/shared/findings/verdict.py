@@ -10,8 +10,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-HEADLINE = "pearson_delta"
-"""The metric that a tie between baselines, and the ceiling, are told by."""
+from components.shared.artifacts.evaluation import (
+    CONTROL_CELLS,
+    CONTROL_MEAN,
+    HEADLINE_METRIC,
+    KNOWN_EFFECTS,
+    MAE_DELTA,
+    MEAN_DELTA,
+    MODEL,
+    RIDGE,
+    SAME_PERTURBATION_DELTA,
+    lower_is_better,
+)
 
 BEATS = "beats"
 FALLS_SHORT = "falls short of"
@@ -19,16 +29,14 @@ UNCLEAR = "is not clearly different from"
 INCOMPARABLE = "cannot be compared with"
 """What a test of the model against a baseline says."""
 
-NO_EFFECT = "control_mean"
-KNOWN_EFFECTS = "known_effects"
-"""What the prior `effects` gave the model to start from: a part of the model, and no baseline."""
-BASELINES = {
-    "control_cells": "control cells drawn at random",
-    NO_EFFECT: "predicting no effect",
-    "mean_delta": "predicting the mean training effect for every gene",
-    "same_perturbation_delta": "copying each gene's effect from the training lines",
-    "prior_ridge": "ridge regression on the prior",
+SAID = {
+    CONTROL_CELLS: "control cells drawn at random",
+    CONTROL_MEAN: "predicting no effect",
+    MEAN_DELTA: "predicting the mean training effect for every gene",
+    SAME_PERTURBATION_DELTA: "copying each gene's effect from the training lines",
+    RIDGE: "ridge regression on the prior",
 }
+"""Baselines that count, as part of a sentence."""
 
 MOST = 2 / 3
 """Share of the metrics that must point one way, and none the other, for "better" or "worse": all
@@ -75,17 +83,10 @@ class Standing:
         return "about as good as"
 
 
-def lower_is_better(metric: str) -> bool:
-    """Return whether a metric is an error."""
-    return metric.startswith(("mae", "mse"))
-
-
 def best_baseline(numbers: Numbers, metric: str) -> tuple[str, float | None]:
     """Return the name and the value of the baseline that is best in a metric; "-" = none."""
     values = {name: _mean(numbers, name, metric) for name in numbers["baselines"]}
-    known = {
-        name: value for name, value in values.items() if value is not None and name in BASELINES
-    }
+    known = {name: value for name, value in values.items() if value is not None and name in SAID}
     if not known:
         return "-", None
     pick = min if lower_is_better(metric) else max
@@ -101,7 +102,7 @@ def strongest_baseline(numbers: Numbers) -> str:
     ahead.pop("-", None)
 
     def rank(name: str) -> tuple[int, float]:
-        value = _mean(numbers, name, HEADLINE)
+        value = _mean(numbers, name, HEADLINE_METRIC)
         return ahead[name], -1.0 if value is None else value
 
     return max(ahead, key=rank, default="-")
@@ -129,15 +130,15 @@ def verdict(numbers: Numbers) -> str:
     strongest = strongest_baseline(numbers)
     over = _count(numbers["perturbations"])
     if strongest == "-":
-        value = _number(_mean(numbers, "model", HEADLINE))
-        return f"Over {over} there is nothing to hold the model against: {HEADLINE} {value}."
+        value = _number(_mean(numbers, MODEL, HEADLINE_METRIC))
+        return f"Over {over} there is nothing to hold the model against: {HEADLINE_METRIC} {value}."
     found = standing(numbers, strongest)
     weak = _weak(numbers)
     if weak and found.word == "about as good as":
-        return f"These data cannot tell: {weak} (against {BASELINES[strongest]}: {found.counted})."
-    text = f"Over {over} the model is {found.word} {BASELINES[strongest]} ({found.counted})"
-    if strongest != NO_EFFECT and NO_EFFECT in numbers["tests"].get(HEADLINE, {}):
-        text += _of_no_effect(numbers["tests"][HEADLINE][NO_EFFECT]["verdict"], found)
+        return f"These data cannot tell: {weak} (against {SAID[strongest]}: {found.counted})."
+    text = f"Over {over} the model is {found.word} {SAID[strongest]} ({found.counted})"
+    if strongest != CONTROL_MEAN and CONTROL_MEAN in numbers["tests"].get(HEADLINE_METRIC, {}):
+        text += _of_no_effect(numbers["tests"][HEADLINE_METRIC][CONTROL_MEAN]["verdict"], found)
     return f"{text}.{_of_network(numbers)}"
 
 
@@ -163,7 +164,7 @@ def _of_network(numbers: Numbers) -> str:
         FALLS_SHORT: f"the network takes away from that ({difference})",
     }.get(against["verdict"], f"the network adds nothing that counts ({difference})")
     return (
-        f" Known effects of the training lines alone reach {HEADLINE} "
+        f" Known effects of the training lines alone reach {HEADLINE_METRIC} "
         f"{_number(against['baseline'])}; {does}."
     )
 
@@ -174,14 +175,14 @@ def _predicts_nothing(numbers: Numbers) -> bool:
     What predicting no effect gets in mae_delta is the mean absolute measured change.
     """
     predicted = numbers.get("predicted_strength")
-    measured = numbers["baselines"].get(NO_EFFECT, {}).get("mae_delta")
+    measured = numbers["baselines"].get(CONTROL_MEAN, {}).get(MAE_DELTA)
     return predicted is not None and bool(measured) and predicted < NOTHING * measured
 
 
 def _weak(numbers: Numbers) -> str:
     """Return why the data can hardly tell predictions apart, empty where they can."""
     total, without = numbers["perturbations"], numbers.get("perturbations_without_de") or 0
-    ceiling = numbers["ceiling"].get(HEADLINE)
+    ceiling = numbers["ceiling"].get(HEADLINE_METRIC)
     if numbers.get("too_few"):
         return f"{_count(total)} {'is' if total == 1 else 'are'} too few for any test to be sure"
     reasons = []
@@ -189,13 +190,13 @@ def _weak(numbers: Numbers) -> str:
         verb = "has" if without == 1 else "have"
         reasons.append(f"{without} of {_count(total)} {verb} no significant gene")
     if ceiling is not None and ceiling < LOW_CEILING:
-        reasons.append(f"the ceiling of {HEADLINE} is {_number(ceiling)}")
+        reasons.append(f"the ceiling of {HEADLINE_METRIC} is {_number(ceiling)}")
     return ", and ".join(reasons)
 
 
 def _mean(numbers: Numbers, prediction: str, metric: str) -> float | None:
     """Return a mean of the model or of a baseline: cell-eval's metrics and ours lie apart."""
-    means = numbers["model"] if prediction == "model" else numbers["baselines"][prediction]
+    means = numbers["model"] if prediction == MODEL else numbers["baselines"][prediction]
     value = means.get(metric)
     return numbers.get("ours", {}).get(prediction, {}).get(metric) if value is None else value
 

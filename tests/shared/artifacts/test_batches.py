@@ -25,7 +25,7 @@ from components.shared.artifacts.training_effects import (
 from components.shared.model.tokens import GeneTokens
 from components.shared.parameters.recipe import load_recipe
 from components.split.split import split
-from tests.finetune.test_objective import CPU, training_data
+from tests.finetune.arrays import CPU, training_data
 
 URI = "sim://screen?cells=4000&genes=120&perturbations=10&lines=3&seed=2&batches=2"
 

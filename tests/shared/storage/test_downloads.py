@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from components.finetune.finetune import start_model
+from components.finetune.start import start_model
 from components.ingest.generator import write_raw
 from components.ingest.ingest import ingest
 from components.prior.prior import prior
@@ -35,11 +35,11 @@ from components.shared.storage import gs as storage_gs
 from components.shared.storage.files import fetched, fetched_folder
 from components.shared.storage.scratch import folder_for, scratch_for
 from components.shared.telling.errors import InputError
+from tests.helpers import one_line
 from tests.publish.publish_run import ARGS, VOCAB
 from tests.servers.bucket_server import Emulator, emulating
 from tests.servers.hub_server import COMMIT, run_with_hub, serving_hub
 from tests.servers.web_server import Web, serving
-from tests.shared.storage.test_storage import one_line
 
 URI = "gs://screens/cells.h5ad"
 CHUNK = 2**16

@@ -10,12 +10,7 @@ from hypothesis import strategies as st
 from components.shared.storage.downloads import check_space, local_name, shown
 from components.shared.storage.files import fetch, fetch_folder
 from components.shared.telling.errors import InputError
-
-
-def one_line(error: pytest.ExceptionInfo[InputError]) -> str:
-    text = str(error.value)
-    assert "\n" not in text
-    return text
+from tests.helpers import one_line
 
 
 @pytest.fixture

@@ -24,9 +24,9 @@ from components.shared.storage import gs as storage_gs
 from components.shared.storage.files import fetch, fetch_folder
 from components.shared.storage.objects import Stored
 from components.shared.telling.errors import InputError
+from tests.helpers import one_line
 from tests.servers.bucket_server import Emulator, emulating
 from tests.servers.faults import Cut, Damaged, Fault, Lost, closed_port
-from tests.shared.storage.test_storage import one_line
 
 URI = "gs://screens/cells.h5ad"
 CHUNK = 2**16

@@ -9,9 +9,9 @@ import pytest
 from components.shared.storage.files import fetch
 from components.shared.storage.hf import split_uri
 from components.shared.telling.errors import InputError
+from tests.helpers import one_line
 from tests.servers.faults import closed_port
 from tests.servers.hub_server import COMMIT, TOKEN, Hub, run_with_hub, serving_hub
-from tests.shared.storage.test_storage import one_line
 
 FETCH_ALL = """
 import json, sys

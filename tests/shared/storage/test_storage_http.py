@@ -15,8 +15,8 @@ import pytest
 from components.shared.storage import http as storage_http
 from components.shared.storage.files import fetch, fetch_folder
 from components.shared.telling.errors import InputError
+from tests.helpers import one_line
 from tests.servers.web_server import Web, serving
-from tests.shared.storage.test_storage import one_line
 
 CONTENT = bytes(range(256)) * 4096
 OTHER = CONTENT[::-1]

@@ -29,9 +29,9 @@ from components.shared.storage.files import fetch, fetch_folder
 from components.shared.storage.objects import Stored
 from components.shared.storage.s3_digests import CHECKSUMS
 from components.shared.telling.errors import InputError
+from tests.helpers import one_line
 from tests.servers.faults import Cut, Damaged, Fault, Lost, closed_port
 from tests.servers.s3_server import BUNDLED_KEYS, KEYS, Store, serving_s3
-from tests.shared.storage.test_storage import one_line
 
 URI = "s3://screens/cells.h5ad"
 CHUNK = 2**16

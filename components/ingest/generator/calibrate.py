@@ -2,7 +2,7 @@
 
 Run once, by hand; what it writes is checked in beside it:
 
-    python -m components.ingest.calibrate EXPRESSION_FOLDER GENE2GO.parquet CELLS.h5ad
+    python -m components.ingest.generator.calibrate EXPRESSION_FOLDER GENE2GO.parquet CELLS.h5ad
 
 `EXPRESSION_FOLDER` holds one parquet a cell type with columns `response_id` (Ensembl gene),
 `relative_expression` (share of a cell's molecules) and `expression_size` (negative-binomial size),

@@ -1,0 +1,115 @@
+"""What is known of a fine-tune before training starts."""
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from components.finetune.data import TrainingData
+from components.finetune.effects import Effects
+from components.finetune.parts import in_words
+from components.finetune.workers import Workers
+from components.shared.artifacts.artifact import Artifact
+from components.shared.artifacts.cells import Cells
+from components.shared.artifacts.gene_prior import coverage, genes_with_vector
+from components.shared.artifacts.normalisation import TARGET_SUM, total_of_model, unit_of
+from components.shared.artifacts.perturbation import genes_of
+from components.shared.artifacts.splits import TEST, TRAIN, Splits
+from components.shared.model.tokens import GeneTokens
+from components.shared.model.vocabulary import Vocabulary
+from components.shared.parameters.pretrained import parse_pretrained
+from components.shared.parameters.recipe import Recipe
+
+
+def facts_of_start(
+    model: Any,
+    data: TrainingData,
+    cells: Cells,
+    tokens: GeneTokens,
+    workers: Workers,
+    pretrained: str,
+    prior: Artifact,
+) -> dict[str, Any]:
+    """Return what is known before training starts."""
+    device = workers.device
+    trained = [data.perturbations[code] for code in set(data.train_codes.tolist())]
+    genes = set(cells.genes)
+    return {
+        "pretrained": parse_pretrained(pretrained).shown,
+        "random_init": bool(parse_pretrained(pretrained).random_size),
+        "prior": prior.summary,
+        "prior_asked_for": prior.provenance["parameters"].get("uri", prior.summary["kind"]),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "processes": workers.count,
+        "training_data_on": f"{data.expression.device.type}, {data.expression.dtype}",
+        "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "training_cells": len(data.train_rows),
+        "training_controls": sum(len(rows) for rows in data.basal.values()),
+        "training_perturbations": len(trained),
+        "validation_perturbations": len(data.validation),
+        "validation_perturbations_seen": len(data.seen()),
+        TARGET_SUM: cells.target_sum,
+        "genes": len(cells.genes),
+        "genes_modelled": len(tokens.ids),
+        "unmeasured_targets": sum(not set(genes_of(label)) <= genes for label in trained),
+        "unflagged_perturbations": len(data.unflagged()),
+    }
+
+
+def other_scale(args: Mapping[str, Any], cells: Cells) -> dict[str, str]:
+    """Return a warning where pretrained weights are of another scale than the cells."""
+    total = total_of_model(args)
+    if total == cells.target_sum:
+        return {}
+    return {
+        "other_scale": f"The pretrained weights are of {unit_of(total)}, the cells are "
+        f"{unit_of(cells.target_sum)}; the weights may help less than on their own scale."
+    }
+
+
+def facts_of_effects(known: Effects, scaled: str) -> dict[str, Any]:
+    """Return how the effects that were given are put together, and what was done to a table."""
+    found = {"effects_weights": known.weights, "effects_are": in_words(known.weights)}
+    return found | ({"effects_scaled": scaled} if scaled else {})
+
+
+def coverage_of(
+    table: Tensor, vocabulary: Vocabulary, cells: Cells, splits: Splits
+) -> dict[str, dict[str, int | float]]:
+    """Return how many of the measured and of the perturbed genes the prior has a vector for."""
+    tokens = sorted(vocabulary, key=lambda token: vocabulary[token])
+    with_vector = genes_with_vector(table.numpy(), tokens)
+    asked = {"measured genes": set(cells.genes)}
+    for what, role in (("perturbed in training", TRAIN), ("perturbed in the test line", TEST)):
+        labels = set(splits.table["perturbation"].iloc[splits.rows(role)])
+        asked[what] = {gene for label in labels for gene in genes_of(label)}
+    return {what: coverage(with_vector, genes) for what, genes in asked.items()}
+
+
+def announce(facts: Mapping[str, Any], recipe: Recipe) -> None:
+    """Print what training starts with."""
+    for what, found in facts.get("prior_coverage", {}).items():
+        print(f"finetune: {found['covered']} of {found['genes']} {what} have a prior", flush=True)
+    if facts["random_init"]:
+        print(
+            f"finetune: WARNING: {facts['pretrained']} starts from random weights; nothing was "
+            "learnt from other data, so this model shows that the pipeline runs, not what scGPT "
+            "can do",
+            file=sys.stderr,
+            flush=True,
+        )
+    if "other_scale" in facts:
+        print(f"finetune: WARNING: {facts['other_scale']}", file=sys.stderr, flush=True)
+    print(
+        f"finetune: {facts['training_cells']} training cells of "
+        f"{facts['training_perturbations']} perturbations "
+        f"({facts['unmeasured_targets']} with a target that is not measured, "
+        f"{facts['unflagged_perturbations']} the model cannot be told of), "
+        f"{facts['genes_modelled']} of {facts['genes']} genes in the vocabulary, prior "
+        f"{facts['prior']['kind']}, {facts['parameters'] / 1e6:.1f} M parameters on "
+        f"{facts['processes']} x {facts['device']}{', compiled' if facts['compiled'] else ''}, "
+        f"batch {recipe.batch_size}",
+        flush=True,
+    )

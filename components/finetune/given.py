@@ -1,0 +1,118 @@
+"""Effects that a model is given to start from: those of its lines, and of other screens."""
+
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from components.finetune.data import Floats, TrainingData
+from components.finetune.deltas import LineDeltas, line_deltas
+from components.finetune.effects import Effects, known_effects, line_key, of_other_screens
+from components.finetune.parts import in_words
+from components.finetune.table_scale import brought_to_scale
+from components.shared.artifacts.artifact import Artifact
+from components.shared.artifacts.cells import Cells
+from components.shared.artifacts.confidence import ORIGINS
+from components.shared.artifacts.effects import EffectTable
+from components.shared.artifacts.gene_prior import EFFECTS, EFFECTS_FILE, OtherEffects
+from components.shared.artifacts.normalisation import TARGET_SUM, USUAL, unit_of
+from components.shared.model.vocabulary import Vocabulary
+from components.shared.telling.errors import InputError
+
+
+def check_total_of_effects(prior: Artifact, cells: Cells) -> None:
+    """Check that what was measured on other cells was measured on the scale of these.
+
+    Raises:
+        InputError: it was not.
+    """
+    effects = prior.summary.get(EFFECTS) or {}
+    theirs = effects.get(TARGET_SUM, USUAL)
+    if effects.get("with_errors") and theirs != cells.target_sum:
+        raise InputError(
+            f"prior effects:{effects['uri']}: measured on {unit_of(theirs)}, and these cells are "
+            f"{unit_of(cells.target_sum)}; ingest one of them with the other's {TARGET_SUM}"
+        )
+
+
+def deltas_told(
+    prior: Artifact, data: TrainingData, genes: list[str], test_line: str, *, tell: bool
+) -> tuple[list[LineDeltas], str]:
+    """Return the deltas of the training lines and of the prior's other screens.
+
+    Args:
+        prior: gene prior artifact.
+        data: the training cells.
+        genes: modelled genes.
+        test_line: what other screens have of it is left out.
+        tell: whether this process warns of what was done to them.
+
+    Returns:
+        The lines' own, then those of other screens, if any; and in words what was done to these.
+
+    Raises:
+        InputError: a table on another scale, and which cannot be told.
+    """
+    own = line_deltas(data)
+    if not (prior.path / EFFECTS_FILE).exists():
+        return [own], ""
+    other, uri = OtherEffects.read(prior.path), prior.summary[EFFECTS]["uri"]
+    tell_lines(other.lines, uri, test_line)
+    on_scale = brought_to_scale(other, data.perturbations, genes, own, test_line, uri)
+    if on_scale.said and tell:
+        print(f"finetune: WARNING: {on_scale.said}", file=sys.stderr, flush=True)
+    given = of_other_screens(on_scale.effects, data.perturbations, genes, own, test_line)
+    return [own, given], on_scale.said
+
+
+def effects_known(
+    labels: list[str], deltas: list[LineDeltas], vectors: Floats | None, *, centre: bool
+) -> Effects:
+    """Return what each line may know of each perturbation's effect, and say where it is from."""
+    known = known_effects(labels, deltas, vectors, centre=centre)
+    counts = Counter(known.origin[1:])
+    said = ", ".join(f"{counts[origin]} {origin}" for origin in ORIGINS if counts[origin])
+    print(f"finetune: effects that a new line is given: {said}", flush=True)
+    print(f"finetune: they are {in_words(known.weights)}", flush=True)
+    return known
+
+
+def table_for_new_lines(
+    known: Effects, labels: list[str], genes: list[str], vectors: dict[str, Any] | None
+) -> EffectTable:
+    """Return what the model brings along for a new line, and ``vectors`` where they tell of it."""
+    new = known.change[-1].numpy()
+    near = vectors if known.near else None
+    return EffectTable(labels, genes, new, known.origin, known.near, near)
+
+
+def vectors_by_gene(table: Tensor, vocabulary: Vocabulary) -> dict[str, Any]:
+    """Return the prior's vector of each gene that has one, for perturbations named later."""
+    tokens = sorted(vocabulary, key=lambda token: vocabulary[token])
+    rows = table.numpy()
+    filled = np.flatnonzero(rows.any(axis=1))
+    return {tokens[row]: rows[row] for row in filled}
+
+
+def tell_lines(lines: Sequence[str], uri: str, test_line: str) -> None:
+    """Say which lines another screen has, and what of it could give the test line away."""
+    warnings = []
+    key = line_key(test_line)
+    if others := sorted({name for name in lines if name and line_key(name) != key}):
+        told = f"finetune: {uri} tells of {', '.join(others)}"
+        print(f"{told}; none may be the test line '{test_line}' by another name", flush=True)
+    if same := sorted({name for name in lines if line_key(name) == key}):
+        warnings.append(
+            f"has cells of the test line '{same[0]}'; those are left out, since they are what is "
+            "to be predicted"
+        )
+    if not all(lines):
+        warnings.append(
+            f"has rows that name no cell line; give them a cell_line: were they of '{test_line}', "
+            "the prediction would be made from what it is compared with"
+        )
+    for warning in warnings:
+        print(f"finetune: WARNING: {uri} {warning}", file=sys.stderr, flush=True)

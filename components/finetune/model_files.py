@@ -1,0 +1,66 @@
+"""The files of a model artifact."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from components.finetune.curves import curves_page
+from components.finetune.ready import Ready
+from components.finetune.state import Fit
+from components.shared.artifacts.artifact import Artifact
+from components.shared.artifacts.effects import EFFECTS_FILE
+from components.shared.artifacts.gene_prior import EFFECTS, FACTS_FILE
+from components.shared.artifacts.licences import STATE_LICENCE_FILE
+from components.shared.artifacts.normalisation import TARGET_SUM
+from components.shared.model import model as scgpt_model
+from components.shared.model.checkpoint import ARGS_FILE, EXTRA_FILE, WEIGHTS_FILE
+from components.shared.model.checkpoint_files import STATS_FILE
+from components.shared.model.vocabulary import VOCAB_FILE
+from components.shared.telling.addresses import dataset_of
+
+CURVES_FILE = "training_curves.html"
+TITLE = "How the fine-tune went"
+PRIOR_FILE = "gene_prior.json"
+
+
+def write_model(folder: Path, ready: Ready, result: Fit, stats: Mapping[str, Any]) -> None:
+    """Write all files of a model.
+
+    Args:
+        folder: of the artifact.
+        ready: what it was trained from.
+        result: what training came to.
+        stats: from `statistics.statistics`.
+    """
+    asked = ready.asked
+    own = {"recipe": asked.recipe, "seed": asked.seed, "settings": asdict(asked.settings)}
+    own[TARGET_SUM] = ready.facts[TARGET_SUM]
+    args = ready.args | {"scgpt_perturb": own}
+    state, extra = scgpt_model.parted(result.state)
+    torch.save(state, folder / WEIGHTS_FILE)
+    if extra:
+        save_file(extra, folder / EXTRA_FILE)
+    for name, content in ((ARGS_FILE, args), (VOCAB_FILE, ready.vocabulary), (STATS_FILE, stats)):
+        (folder / name).write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+    _write_prior(folder, asked.prior)
+    about = dataset_of(asked.cells.artifact.summary) | stats["known_by"]
+    page = curves_page(TITLE, result.rows(), result.best_epoch, about)
+    (folder / CURVES_FILE).write_text(page, encoding="utf-8")
+    if ready.effects:
+        ready.effects.write(folder / EFFECTS_FILE)
+    if ready.brought:
+        ready.brought.write(folder)
+
+
+def _write_prior(folder: Path, prior: Artifact) -> None:
+    """Write what the prior says of itself, and a licence that came with it."""
+    if prior.summary["kind"] != "none" or EFFECTS in prior.summary:
+        shutil.copyfile(prior.path / FACTS_FILE, folder / PRIOR_FILE)
+    if (prior.path / STATE_LICENCE_FILE).is_file():
+        shutil.copyfile(prior.path / STATE_LICENCE_FILE, folder / STATE_LICENCE_FILE)

@@ -1,0 +1,174 @@
+"""All that training needs, read and checked."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from components.finetune.brought import Brought
+from components.finetune.checkpoints import Checkpoints, Saved
+from components.finetune.confidence import confidence
+from components.finetune.data import TrainingData
+from components.finetune.effects import vectors_of
+from components.finetune.facts import (
+    coverage_of,
+    facts_of_effects,
+    facts_of_start,
+    other_scale,
+)
+from components.finetune.given import (
+    check_total_of_effects,
+    deltas_told,
+    effects_known,
+    table_for_new_lines,
+    vectors_by_gene,
+)
+from components.finetune.known import check_symbols, check_told
+from components.finetune.left_out import Screen
+from components.finetune.loading import batches_in_words, load_training_data
+from components.finetune.places import Place
+from components.finetune.start import (
+    check_same_start,
+    found_checkpoint,
+    gene_table,
+    identity_of,
+    start_model,
+)
+from components.finetune.state import Epoch, Fit
+from components.finetune.training import fit
+from components.finetune.workers import Workers
+from components.shared.artifacts.artifact import Artifact
+from components.shared.artifacts.cells import Cells
+from components.shared.artifacts.effects import EffectTable
+from components.shared.artifacts.gene_prior import EFFECTS
+from components.shared.artifacts.splits import Splits
+from components.shared.artifacts.training_effects import training_effects
+from components.shared.model import model as scgpt_model
+from components.shared.model.tokens import GeneTokens
+from components.shared.model.vocabulary import Vocabulary
+from components.shared.parameters.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What one fine-tune was asked for, with its inputs open."""
+
+    cells: Cells
+    splits: Splits
+    prior: Artifact
+    pretrained: str
+    recipe: str
+    settings: Recipe
+    seed: int
+    place: Place | None
+    """Of checkpoints; None: none are kept."""
+
+    @property
+    def inputs(self) -> dict[str, Artifact]:
+        """Its input artifacts by name."""
+        return {"cells": self.cells.artifact, "splits": self.splits.artifact, "prior": self.prior}
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A model at its start, its data, and what is known of both."""
+
+    model: Any
+    args: dict[str, Any]
+    vocabulary: Vocabulary
+    data: TrainingData
+    effects: EffectTable | None
+    brought: Brought | None
+    """Of the first process alone."""
+    asked: Asked
+    workers: Workers
+    store: Checkpoints | None
+    saved: Saved | None
+    facts: dict[str, Any]
+
+    def fit(self, on_epoch: Callable[[Epoch], None]) -> Fit:
+        """Train; see `training.fit`."""
+        return fit(
+            self.model,
+            self.data,
+            self.asked.settings,
+            seed=self.asked.seed,
+            device=self.workers.device,
+            on_epoch=on_epoch,
+            checkpoints=self.store,
+            saved=self.saved,
+            workers=self.workers,
+        )
+
+
+def made_ready(asked: Asked, workers: Workers) -> Ready:
+    """Build the model, find the checkpoint to go on from, and read the cells.
+
+    Raises:
+        InputError: an input that cannot be used; see the message.
+    """
+    cells, splits, prior, settings = asked.cells, asked.splits, asked.prior, asked.settings
+    device = workers.device
+    torch.manual_seed(asked.seed)
+    model, args, vocabulary, source = start_model(asked.pretrained, settings)
+    identity = identity_of(asked.inputs, source, settings, asked.seed, device)
+    store = Checkpoints(asked.place, identity) if asked.place else None
+    saved = found_checkpoint(store) if store else None
+    checkpoint = f"checkpoint {saved.uri}" if saved else "no checkpoint"
+    check_same_start(f"pretrained weights {source[:12]} and {checkpoint}", workers)
+
+    check_total_of_effects(prior, cells)
+    table = gene_table(prior, vocabulary)
+    if table is not None:
+        scgpt_model.add_prior(model, table, neutral=settings.prior_neutral)
+    tokens = GeneTokens.of(cells.genes, vocabulary)
+    data = _data(asked, tokens, workers)
+    genes = [cells.genes[column] for column in tokens.columns]
+
+    deltas, scaled = deltas_told(prior, data, genes, splits.test_line, tell=workers.first)
+    vectors = None if table is None else vectors_of(data.perturbations, table, vocabulary)
+    known, effects = None, None
+    if prior.summary.get(EFFECTS) is not None:
+        scgpt_model.give_effects(model)
+        known = effects_known(data.perturbations, deltas, vectors, centre=settings.centre_lines)
+        data = replace(data, effects=known.change[:-1].to(data.expression.device))
+        by_gene = None if table is None else vectors_by_gene(table, vocabulary)
+        effects = table_for_new_lines(known, data.perturbations, genes, by_gene)
+
+    facts = facts_of_start(model, data, cells, tokens, workers, asked.pretrained, prior)
+    if not facts["random_init"]:
+        facts |= other_scale(args, cells)
+    brought = None
+    if workers.first:
+        training = training_effects(cells, splits, match_batches=settings.match_batches)
+        screen = Screen(data.perturbations, genes, deltas, vectors, training)
+        brought = Brought(training, confidence(screen, known))
+        facts |= brought.facts
+    if known is not None:
+        facts |= facts_of_effects(known, scaled)
+    if table is not None:
+        facts["prior_coverage"] = coverage_of(table, vocabulary, cells, splits)
+    facts["compiled"] = scgpt_model.compile_on(model.to(device), device)
+    return Ready(
+        model, args, vocabulary, data, effects, brought, asked, workers, store, saved, facts
+    )
+
+
+def _data(asked: Asked, tokens: GeneTokens, workers: Workers) -> TrainingData:
+    """Read the training cells, which the vocabulary must know."""
+    settings, splits = asked.settings, asked.splits
+    check_symbols(asked.cells.genes, tokens.vocabulary)
+    if asked.prior.summary.get(EFFECTS) is None:
+        check_told(splits.training_perturbations(), tokens, settings.token_for_unmeasured)
+    data = load_training_data(
+        asked.cells,
+        splits,
+        tokens,
+        workers.device,
+        token_for_unmeasured=settings.token_for_unmeasured,
+        match_batches=settings.match_batches,
+    )
+    if settings.match_batches and workers.first:
+        print(f"finetune: {batches_in_words(data)}", flush=True)
+    return data
