@@ -472,6 +472,7 @@ def test_all_that_is_said_of_a_known_grid(tmp_path, capsys):
         f"compare: result: {PRIOR}: pearson_delta 0.484 (0.002) {mean}",
         f"compare: result: effects: pearson_delta 0.409 (\N{EN DASH}) {mean}",
         f"compare: result: same-perturbation training delta: pearson_delta 0.360 (0.000) {mean}",
+        "compare: result: ceiling of the data: pearson_delta 0.876.",
         "compare: result: Missing runs: 1.",
     ]
     printed = capsys.readouterr().out

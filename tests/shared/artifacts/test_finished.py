@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from components.shared.artifacts.artifact import MODEL, PREDICTIONS, PUBLISHED, opening, writing
-from components.shared.artifacts.finished import BESIDE, NEEDED, take_model
+from components.shared.artifacts.finished import NEEDED, take_model
 from components.shared.artifacts.settings import settings_of
 from components.shared.telling.errors import InputError
 
@@ -59,7 +59,7 @@ def test_a_model_without_what_a_prediction_needs_is_refused(tmp_path, name):
     assert not (tmp_path / "model").exists()
 
 
-@pytest.mark.parametrize("name", [*NEEDED, BESIDE[-1]])
+@pytest.mark.parametrize("name", [*NEEDED, "effects.safetensors"])
 def test_a_file_that_was_lost_or_changed_is_refused(tmp_path, name):
     folder = published(tmp_path / "published")
     (folder / name).write_text("changed")
