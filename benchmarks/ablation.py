@@ -21,7 +21,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.results import (
+from benchmarks.staged_run import PRETRAINED, SMALL, baselines, cells_of, run, screen, splits_of
+from benchmarks.stored_results import (
     BASELINES,
     COLUMNS,
     gains,
@@ -32,7 +33,6 @@ from benchmarks.results import (
     score_table,
     verdict,
 )
-from benchmarks.stages import PRETRAINED, SMALL, baselines, cells_of, run, screen, splits_of
 from benchmarks.truth import Scores, TestLine
 from components.evaluate.contenders.baselines import SAME_PERTURBATION_DELTA
 from components.shared.artifacts.cells import Cells

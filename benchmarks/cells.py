@@ -20,10 +20,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from benchmarks.results import kept
+from benchmarks.stored_results import kept
 from benchmarks.truth import TEST_LINE, TRAIN_LINES, TestLine
+from components.finetune.cross_line_effects import known_effects
 from components.finetune.deltas import line_deltas
-from components.finetune.effects import known_effects
 from components.finetune.loading import load_training_data
 from components.finetune.validation import discrimination, pearson
 from components.ingest.ingest import ingest

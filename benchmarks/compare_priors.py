@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.results import BASELINES, gains, kept, score_table, verdict
-from benchmarks.stages import PRETRAINED, SMALL, baselines, cells_of, run, screen, splits_of
+from benchmarks.staged_run import PRETRAINED, SMALL, baselines, cells_of, run, screen, splits_of
+from benchmarks.stored_results import BASELINES, gains, kept, score_table, verdict
 from benchmarks.truth import TEST_LINE, TRAIN_LINES, Floats, Scores, TestLine
 from components.evaluate.contenders.baselines import SAME_PERTURBATION_DELTA
 from components.shared.artifacts.cells import Cells

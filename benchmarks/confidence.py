@@ -25,12 +25,12 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.results import header, kept, mean_sd, row
+from benchmarks.stored_results import header, kept, mean_sd, row
 from benchmarks.truth import TEST_LINE, TRAIN_LINES, TestLine
 from components.evaluate.pages.trust import kept_surest
-from components.finetune.confidence import confidence
+from components.finetune.confidence_fit import confidence
+from components.finetune.cross_line_effects import known_effects
 from components.finetune.deltas import line_deltas
-from components.finetune.effects import known_effects
 from components.finetune.finetune import finetune
 from components.finetune.left_out import Screen
 from components.finetune.loading import load_training_data
@@ -339,9 +339,9 @@ def factor_table(found: Mapping[str, list[dict[str, Any]]]) -> list[str]:
 
 PAGE = """# How far each prediction can be trusted
 
-Beside each prediction stands what pearson_delta to expect of it, with an interval of 80 %, before
-anything of the line is measured (`components/finetune/confidence.py`). It is learned by leaving out
-each training line in turn, predicted by what the other lines tell, without a network. This page is
+Each prediction comes with the pearson_delta to expect, with an interval of 80 %, before anything of
+the line is measured (`components/finetune/confidence_fit.py`). The expectation is learned by leaving
+out each training line in turn and predicting it from the other lines, without a network. This page is
 written by `python -m benchmarks.confidence`: generated screens (`components/ingest/README.md`),
 {seeds} seeds of each, the fourth line predicted by known effects of the others and then measured.
 Means over seeds ± standard deviation.

@@ -22,14 +22,14 @@ import numpy as np
 import torch
 
 from benchmarks.confidence import Case, cells_of, splits_of
-from benchmarks.results import header, kept, mean_sd, row
+from benchmarks.stored_results import header, kept, mean_sd, row
 from benchmarks.truth import TestLine
+from components.finetune.cross_line_effects import known_effects, line_key, others_of
 from components.finetune.data import Floats
 from components.finetune.deltas import LineDeltas, line_deltas
-from components.finetune.effects import known_effects, line_key, others_of
+from components.finetune.effect_parts import COPIED, PARTS, told_by, weights_of
 from components.finetune.evidence import correlations
 from components.finetune.loading import load_training_data
-from components.finetune.parts import COPIED, PARTS, told_by, weights_of
 from components.finetune.validation import discrimination, pearson
 from components.shared.artifacts.cells import Cells
 from components.shared.artifacts.splits import Splits
@@ -169,9 +169,9 @@ Written by `python -m benchmarks.transfer`.
 
 ## Real effects: OP3's compounds in four cell types
 
-135 compounds in NK, B, T and myeloid cells of blood (GSE279945), each cell type told by the other
-three: mean over compounds of the correlation over 6,349 genes. `copied` is the mean of the three;
-the stack's weights are learned from the three alone (`components/finetune/parts.py`).
+135 compounds in NK, B, T and myeloid cells of blood (GSE279945), each cell type predicted from the
+other three: mean over compounds of the correlation over 6,349 genes. `copied` is the mean of the three;
+the stack's weights are learned from the three alone (`components/finetune/effect_parts.py`).
 
 {op3}
 

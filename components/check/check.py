@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from components.check.bounds import check_argument
-from components.shared.parameters.asked import read_perturbations
 from components.shared.parameters.conditions import check_parameters
+from components.shared.parameters.perturbation_list import read_perturbations
 from components.shared.parameters.pretrained import parse_pretrained
 from components.shared.parameters.prior_grammar import parse_prior
+from components.shared.parameters.publish_to import check_target_form
 from components.shared.parameters.recipe import load_recipe
 from components.shared.parameters.repeat import commands
-from components.shared.parameters.targets import check_target_form
 from components.shared.telling.errors import InputError
 
 

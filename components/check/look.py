@@ -24,7 +24,7 @@ from components.shared.parameters.datasets import files
 from components.shared.parameters.options import checked_options
 from components.shared.parameters.pretrained import resolve_vocabulary
 from components.shared.parameters.stage_options import INGEST_OPTIONS, SPLIT_OPTIONS
-from components.shared.reading.files import check_is_anndata, check_is_hdf5
+from components.shared.reading.file_kinds import check_is_anndata, check_is_hdf5
 from components.shared.reading.labels import check_names, labels_of, with_one_name_a_line
 from components.shared.reading.readings import Reading, readings
 from components.shared.reading.source import Source
@@ -43,7 +43,7 @@ WIDTH = 80
 TITLE = 12
 """Columns of what stands before a fact."""
 LEAST_SETS = 10
-"""Sets that validate where nothing else is said (components/split/rules.py)."""
+"""Sets that validate where nothing else is said (components/split/role_rules.py)."""
 
 Generate = Callable[[str], Source]
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from components.conclude.cluster import Cluster, this_cluster
+from components.conclude.kfp_api import Cluster, this_cluster
 from components.shared.findings.results import KNOWING, kept_results, told_results
 from components.shared.telling.kfp_run import Run, own_last_line
 from components.shared.telling.markdown import names_as_code

@@ -31,14 +31,19 @@ from components.evaluate.inputs.checks import (
     check_same_splits,
 )
 from components.evaluate.inputs.pair import Pair, predicted_of
-from components.evaluate.inputs.training import Training, basal_mean, known_of_training, no_training
+from components.evaluate.inputs.training_lines import (
+    Training,
+    basal_mean,
+    known_of_training,
+    no_training,
+)
 from components.evaluate.measures.calibrated import calibrate
-from components.evaluate.pages.effects import Effects, asked_of, read_asked, write_effects
+from components.evaluate.pages.effect_tables import Effects, asked_of, read_asked, write_effects
 from components.evaluate.pages.explorer import EXPLORER_FILE, Explored, write_explorer
 from components.evaluate.pages.findings import Findings
-from components.evaluate.pages.markdown import headline_text, markdown
-from components.evaluate.pages.repeat import repeat_command
+from components.evaluate.pages.repeat_command import repeat_command
 from components.evaluate.pages.report import Origin, write_report
+from components.evaluate.pages.report_markdown import headline_text, markdown
 from components.evaluate.pages.summary import (
     GROUPS_FILE,
     HEADLINE_METRIC,

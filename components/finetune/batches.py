@@ -9,7 +9,7 @@ from torch import Tensor
 
 from components.finetune.data import TrainingData
 from components.finetune.objective import Deltas, Sets, sets_of
-from components.shared.artifacts.batches import matched
+from components.shared.artifacts.matched_controls import matched
 from components.shared.model.devices import moved
 from components.shared.model.tokens import Batch, Ints, Window, assemble, gathered, training_window
 from components.shared.parameters.recipe import Recipe

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.finetune.data import Floats, TrainingData, moments
-from components.shared.artifacts.batches import matched
+from components.shared.artifacts.matched_controls import matched
 
 
 @dataclass(frozen=True)

@@ -16,23 +16,23 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from components.finetune.checkpoint_manager import CHECKPOINT_MINUTES
 from components.finetune.checkpoints import Checkpoints, Identity, Saved
-from components.finetune.confidence import confidence
-from components.finetune.curves import curves_page
-from components.finetune.data import Floats, TrainingData
-from components.finetune.deltas import LineDeltas, line_deltas
-from components.finetune.effects import (
+from components.finetune.confidence_fit import confidence
+from components.finetune.cross_line_effects import (
     Effects,
     known_effects,
     line_key,
     of_other_screens,
     vectors_of,
 )
-from components.finetune.keeping import CHECKPOINT_MINUTES
+from components.finetune.curves import curves_page
+from components.finetune.data import Floats, TrainingData
+from components.finetune.deltas import LineDeltas, line_deltas
+from components.finetune.effect_parts import in_words
 from components.finetune.known import check_symbols, check_told
 from components.finetune.left_out import Screen
 from components.finetune.loading import batches_in_words, load_training_data
-from components.finetune.parts import in_words
 from components.finetune.places import Place, open_place
 from components.finetune.state import Epoch, Fit, history_of
 from components.finetune.table_scale import brought_to_scale
@@ -42,7 +42,6 @@ from components.finetune.workers import Workers, joined, launch
 from components.shared.artifacts.artifact import GENE_PRIOR, MODEL, Artifact, opening, writing
 from components.shared.artifacts.cells import Cells
 from components.shared.artifacts.confidence import CONFIDENCE_FILE, ORIGINS, Confidence
-from components.shared.artifacts.effects import EFFECTS_FILE, EffectTable
 from components.shared.artifacts.gene_prior import (
     EFFECTS,
     FACTS_FILE,
@@ -53,6 +52,7 @@ from components.shared.artifacts.gene_prior import (
     genes_with_vector,
 )
 from components.shared.artifacts.gene_prior import EFFECTS_FILE as OTHER_EFFECTS_FILE
+from components.shared.artifacts.known_effects import EFFECTS_FILE, EffectTable
 from components.shared.artifacts.licences import STATE_LICENCE_FILE
 from components.shared.artifacts.normalisation import TARGET_SUM, USUAL, total_of_model, unit_of
 from components.shared.artifacts.perturbation import genes_of

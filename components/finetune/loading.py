@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from components.finetune.data import TrainingData, ValidationSet, moments
-from components.shared.artifacts.batches import LEAST_CONTROLS, batches_of, matched
 from components.shared.artifacts.cells import Cells
+from components.shared.artifacts.matched_controls import LEAST_CONTROLS, batches_of, matched
 from components.shared.artifacts.perturbation import CONTROL
 from components.shared.artifacts.splits import TRAIN, VAL, Splits
 from components.shared.model.tokens import GeneTokens, Ints
@@ -54,7 +54,7 @@ def load_training_data(
     used = np.sort(np.concatenate(list(groups.values())))
     table = splits.table.iloc[used]
     # What is to be predicted too: what is known of it from other lines is the model's to have.
-    labels = [CONTROL, *sorted({*splits.table["perturbation"], *splits.asked} - {CONTROL})]
+    labels = [CONTROL, *sorted({*splits.table["perturbation"], *splits.requested} - {CONTROL})]
     code = {label: i for i, label in enumerate(labels)}
 
     def place(rows: Ints) -> Ints:

@@ -10,8 +10,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from components.ingest.joined_files import Part
 from components.ingest.normalise import ValueCheck
-from components.ingest.parts import Part
 from components.shared.artifacts.normalisation import TARGET_SUM, USUAL, read_target_sum
 from components.shared.telling.errors import InputError
 

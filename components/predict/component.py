@@ -1,4 +1,4 @@
-"""The predict task: the test line under every perturbation that is asked for."""
+"""The predict task: the test line under every requested perturbation."""
 
 from kfp import dsl
 
@@ -14,7 +14,7 @@ def predict(
     gpus: int,
     in_grid: bool,
 ) -> None:
-    """Predict what is asked for, each cell from a basal control cell of the test line.
+    """Predict the requested perturbations, each cell from a basal control cell of the test line.
 
     Args:
         model: the checkpoint of the finetune task.

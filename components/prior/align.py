@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from components.prior.tables import Table
+from components.prior.vector_tables import Table
 from components.shared.model.vocabulary import SPECIAL_TOKENS, Vocabulary
 from components.shared.parameters.aliases import Aliases, match
 from components.shared.telling.errors import InputError, shortlist

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from components.prior.align import Aligned, align, genes_of
 from components.prior.fasta import read_fasta
-from components.prior.tables import Table, read_table
+from components.prior.vector_tables import Table, read_table
 from components.shared.artifacts.licences import CC0, CC_BY, Source, licence_of
 from components.shared.model.checkpoint import CHECKPOINT_FILES, WEIGHTS_FILE, read_checkpoint
 from components.shared.model.vocabulary import Vocabulary

@@ -18,7 +18,7 @@ from components.publish.facts import (
     means_and_cells,
     number,
 )
-from components.publish.files import is_scored
+from components.publish.published_files import is_scored
 from components.publish.terms import Terms, binding, citations_of, notice_of, terms_of
 from components.shared.artifacts import shapes
 from components.shared.artifacts.artifact import Artifact, code_version

@@ -18,8 +18,8 @@ from components.shared.artifacts.splits import (
     VAL,
 )
 from components.shared.telling.errors import InputError
-from components.split.labels import Ints, Labels, generator
-from components.split.rules import Rules
+from components.split.coded_labels import Ints, Labels, generator
+from components.split.role_rules import Rules
 
 CODE = {role: i for i, role in enumerate(ROLES)}
 

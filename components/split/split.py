@@ -18,7 +18,7 @@ from components.shared.artifacts.perturbation_names import (
     text_of,
 )
 from components.shared.artifacts.splits import (
-    ASKED_FILE,
+    REQUEST_FILE,
     SPLITS_FILE,
     SUMMARY_FILE,
     TEST,
@@ -26,16 +26,16 @@ from components.shared.artifacts.splits import (
     VAL,
 )
 from components.shared.parameters.aliases import meanings_of, read_aliases
-from components.shared.parameters.asked import read_perturbations
 from components.shared.parameters.conditions import check_fraction, check_whole
+from components.shared.parameters.perturbation_list import read_perturbations
 from components.shared.storage.downloads import shown
 from components.shared.storage.files import fetched
 from components.shared.telling.errors import InputError, shortlist
-from components.split.labels import Labels
+from components.split.coded_labels import Labels
+from components.split.counts import as_table, summarise
+from components.split.role_rules import Rules, from_lines, with_validation
 from components.split.roles import NOT_IN_TRAINING, assign
-from components.split.rules import Rules, from_lines, with_validation
 from components.split.split_file import read_split_file, rules_of
-from components.split.summary import as_table, summarise
 
 
 def split(
@@ -62,7 +62,7 @@ def split(
             counts. None: a finished model is applied, nothing trains.
         test_line: cell line whose perturbed cells test; with a split file it chooses one where the
             file has several. Control cells of it are enough.
-        perturbations: what to predict, see `asked.read_perturbations`. Empty: all that are measured
+        perturbations: what to predict, see `perturbation_list.read_perturbations`. Empty: all that are measured
             in the test line (see ``restrict_test_to_training``); where none is, all that the
             training lines have.
         val_line: training line that validates; empty for all of them.
@@ -142,7 +142,7 @@ def split(
         table.to_parquet(draft.path / SPLITS_FILE, index=False)
         (draft.path / SUMMARY_FILE).write_text(json.dumps(summary, indent=2) + "\n")
         wanted = {"perturbations": asked, "other_names": _other_names(asked, aliases)}
-        (draft.path / ASKED_FILE).write_text(json.dumps(wanted, indent=2) + "\n")
+        (draft.path / REQUEST_FILE).write_text(json.dumps(wanted, indent=2) + "\n")
         draft.summary |= summary
         # Carried along for the model card: publish does not read the cells.
         carried = (

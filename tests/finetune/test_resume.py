@@ -18,7 +18,7 @@ import pytest
 import torch
 from kfp import dsl
 
-from components.finetune import keeping, tracking, training, validation
+from components.finetune import checkpoint_manager, tracking, training, validation
 from components.finetune.component import finetune as task
 from components.finetune.finetune import finetune
 from components.finetune.workers import Workers
@@ -442,7 +442,7 @@ def test_the_weights_of_a_pretrained_folder_count_not_where_it_is(
 def test_a_loss_that_is_not_finite_names_the_last_good_checkpoint(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(keeping, "CHECKPOINT_MINUTES", 0)
+    monkeypatch.setattr(checkpoint_manager, "CHECKPOINT_MINUTES", 0)
     given = arguments(
         world, tmp_path / "model", tmp_path / "checkpoints", overrides={"learning_rate": 1e30}
     )
@@ -469,15 +469,15 @@ def test_a_checkpoint_is_written_every_interval_and_after_each_epoch(
         clock.now += 60
 
     written: list[Position] = []
-    save = keeping.Checkpoints.save
+    save = checkpoint_manager.Checkpoints.save
 
     def noted(self: Any, parts: Any, epoch: int, step: int) -> str:
         written.append((epoch, step))
         return save(self, parts, epoch, step)
 
-    monkeypatch.setattr(keeping, "time", clock)
-    monkeypatch.setattr(keeping, "CHECKPOINT_MINUTES", 4)
-    monkeypatch.setattr(keeping.Checkpoints, "save", noted)
+    monkeypatch.setattr(checkpoint_manager, "time", clock)
+    monkeypatch.setattr(checkpoint_manager, "CHECKPOINT_MINUTES", 4)
+    monkeypatch.setattr(checkpoint_manager.Checkpoints, "save", noted)
     at_step(tick)
     finetune(
         **arguments(world, tmp_path / "model", tmp_path / "checkpoints", overrides={"epochs": 2})

@@ -329,7 +329,7 @@ def zipped_as(code: int, part: str, path: Path) -> None:
 def test_a_filter_that_is_not_here_is_named(
     tmp_path: Path, part: str, code: int, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("components.shared.reading.files._with_plugins", lambda code: False)
+    monkeypatch.setattr("components.shared.reading.file_kinds._with_plugins", lambda code: False)
     path = written(tmp_path, screen())
     zipped_as(code, part, Path(path))
     message = refused(tmp_path, path)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
 from components.ingest.ingest import ingest
-from components.prior import effects as effects_module
+from components.prior import other_screens as effects_module
 from components.prior.prior import prior
 from components.shared.artifacts.artifact import GENE_PRIOR, opening
 from components.shared.artifacts.cells import CELLS_FILE, Cells

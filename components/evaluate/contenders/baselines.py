@@ -15,7 +15,7 @@ from scipy.sparse import csr_matrix, vstack
 from components.evaluate.contenders.ridge import ridge_deltas
 from components.evaluate.inputs.pair import Pair
 from components.evaluate.inputs.rows import Matrix, dense
-from components.evaluate.inputs.training import Training
+from components.evaluate.inputs.training_lines import Training
 from components.shared.model.rank_cells import draw_partners, rank_cells
 
 MODEL = "model"

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from sklearn.linear_model import RidgeCV
 
-from components.evaluate.inputs.training import Training
+from components.evaluate.inputs.training_lines import Training
 from components.shared.artifacts.artifact import Artifact
 from components.shared.artifacts.gene_prior import GENES, TABLE_FILE, TENSOR
 from components.shared.artifacts.perturbation import genes_of

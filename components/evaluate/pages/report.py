@@ -40,7 +40,7 @@ from components.evaluate.measures.metrics import (
 )
 from components.evaluate.measures.uncertainty import SMALLEST
 from components.evaluate.pages import plots
-from components.evaluate.pages.effects import Effects
+from components.evaluate.pages.effect_tables import Effects
 from components.evaluate.pages.findings import Findings
 from components.evaluate.pages.summary import CEILING, HALF, HEADLINE_METRIC
 from components.shared.artifacts.artifact import Artifact, code_version

@@ -6,15 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components.evaluate.inputs.training import known_of_training
+from components.evaluate.inputs.training_lines import known_of_training
 from components.finetune.batches import draw_pairs
 from components.finetune.deltas import line_deltas
 from components.finetune.finetune import finetune
 from components.finetune.loading import batches_in_words, load_training_data
 from components.ingest.ingest import ingest
 from components.prior.prior import prior
-from components.shared.artifacts.batches import LEAST_CONTROLS, batches_of, matched
 from components.shared.artifacts.cells import Cells
+from components.shared.artifacts.matched_controls import LEAST_CONTROLS, batches_of, matched
 from components.shared.artifacts.splits import TRAIN, Splits
 from components.shared.artifacts.training_effects import (
     TRAINING_EFFECTS_FILE,

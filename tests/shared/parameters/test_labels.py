@@ -31,7 +31,7 @@ from components.shared.reading.labels import with_one_name_a_line
 from components.shared.reading.names import cut, means_nothing
 from components.shared.telling.addresses import is_hidden
 from components.shared.telling.errors import InputError, shortlist
-from components.split.labels import Labels
+from components.split.coded_labels import Labels
 from components.split.split import check_one_name_each, split
 
 GENES = ["AARS1", "CEBPA", "CEBPB", "HLA-A", "KLF1", "MAP2K6", "MYC", "RPL3"]

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.prior.kinds import KINDS
-from components.prior.tables import READERS
+from components.prior.vector_tables import READERS
 from components.shared.parameters.prior_grammar import (
     EFFECTS,
     FORMS,

@@ -15,7 +15,7 @@ from components.shared.artifacts.splits import (
     UNUSED,
     VAL,
 )
-from components.split.rules import LEAST_SETS, Rules
+from components.split.role_rules import LEAST_SETS, Rules
 
 NAMES = {TRAIN: "training", VAL: "validation", TEST: "test"}
 

@@ -11,8 +11,7 @@ import numpy as np
 import pandas as pd
 from sklearn.linear_model import Ridge
 
-from components.finetune.data import Floats
-from components.finetune.effects import (
+from components.finetune.cross_line_effects import (
     Effects,
     Sizes,
     carried,
@@ -20,9 +19,10 @@ from components.finetune.effects import (
     line_key,
     others_of,
 )
+from components.finetune.data import Floats
+from components.finetune.effect_parts import told_by, weights_of
 from components.finetune.evidence import Evidence
 from components.finetune.left_out import LeftOut, Screen, left_out, strength_of
-from components.finetune.parts import told_by, weights_of
 from components.shared.artifacts.confidence import (
     CARRIED,
     CONTROL_SIMILARITY,

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from components.prior.tables import parquet_numbers
+from components.prior.vector_tables import parquet_numbers
 from components.shared.artifacts.artifact import PROVENANCE, Artifact
 from components.shared.artifacts.cells import CELLS_FILE, Cells
 from components.shared.artifacts.gene_prior import CELL_LINE, CELLS, PERTURBATION, OtherEffects

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components.publish.files import SOMETIMES
+from components.publish.published_files import SOMETIMES
 from components.shared.artifacts.artifact import PROVENANCE, beside
-from components.shared.parameters.targets import check_target_form, repository_of
+from components.shared.parameters.publish_to import check_target_form, repository_of
 from components.shared.storage.buckets import SCHEMES, open_bucket
 from components.shared.storage.downloads import shown, watching
 from components.shared.storage.files import local_path, scheme_of

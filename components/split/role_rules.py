@@ -9,7 +9,7 @@ from components.shared.artifacts.perturbation_names import line_named
 from components.shared.artifacts.splits import TEST, TRAIN, VAL
 from components.shared.parameters.conditions import test_line_trains
 from components.shared.telling.errors import InputError, nearest, shortlist
-from components.split.labels import Labels, generator
+from components.split.coded_labels import Labels, generator
 
 LEAST_SETS = 10
 """With twelve sets in place of one to four an epoch was chosen whose test score was 0.05 higher."""
