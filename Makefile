@@ -31,7 +31,7 @@ export ARGS CONTEXT DATASET EXPERIMENT HOST KEEP MODEL MODULES PACKAGE PACKAGES 
 LETTERS    := a b c d e f g h i j k l m n o p q r s t u v w x y z
 NOT_TAKEN  := $(firstword $(foreach v,$(filter $(addsuffix %,$(LETTERS)),$(.VARIABLES)),$(if $(filter command,$(firstword $(origin $(v)))),$(v))))
 ifneq ($(NOT_TAKEN),)
-$(error $(NOT_TAKEN)=... is no variable of make; give a parameter of the pipeline in ARGS: ARGS="'$(NOT_TAKEN)=$($(NOT_TAKEN))'")
+$(error $(NOT_TAKEN)=... is not a variable of make; give a parameter of the pipeline in ARGS: ARGS="'$(NOT_TAKEN)=$($(NOT_TAKEN))'")
 endif
 
 .DEFAULT_GOAL := help

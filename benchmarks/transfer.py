@@ -170,8 +170,8 @@ Written by `python -m benchmarks.transfer`.
 ## Real effects: OP3's compounds in four cell types
 
 135 compounds in NK, B, T and myeloid cells of blood (GSE279945), each cell type predicted from the
-other three: mean over compounds of the correlation over 6,349 genes. `copied` is the mean of the three;
-the stack's weights are learned from the three alone (`components/finetune/effect_parts.py`).
+other three: mean over compounds of the correlation over 6,349 genes. `copied` is the mean of those
+three; the stack's weights are learned from the three alone (`components/finetune/effect_parts.py`).
 
 {op3}
 

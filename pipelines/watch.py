@@ -128,7 +128,7 @@ def follow(
             again = _worth_asking_again(error, expired)
             if not again or time.monotonic() - answered > patience:
                 progress.end()
-                raise InputError(f"{reason(host, error)}; the run itself goes on") from None
+                raise InputError(f"{reason(host, error)}; the run itself continues") from None
             misses, expired = misses + 1, getattr(error, "status", None) == 401
             if misses == 1 and not expired:
                 progress.line(f"{shown(host)}: {cause(error)}; asking again")

@@ -107,7 +107,7 @@ def _asked_for(parameters: Mapping[str, Any]) -> None:
 
 def _prior(text: Any) -> str:
     if not isinstance(text, str):
-        raise InputError(f"priors: {text!r} is no text; expected a list of priors, as in [none]")
+        raise InputError(f"priors: {text!r} is not text; expected a list of priors, as in [none]")
     prior = parse_prior(text)
     return str(prior)
 

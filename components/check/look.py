@@ -200,7 +200,7 @@ def _head(file: Path | Ranged, name: str, reading: Reading) -> Iterator[Head]:
         raise UnreadError(file.fault or str(error)) from None
     with opened:
         if "obs" not in opened:
-            raise UnreadError("the file is no h5ad")
+            raise UnreadError("the file is not an h5ad")
         check_is_anndata(opened, name)
         yield Head(opened, name, reading.layer, reading.gene_column)
 

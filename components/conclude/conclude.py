@@ -1,4 +1,4 @@
-"""The conclude stage: how a run ended, what came of it or what failed, and how to go on."""
+"""The conclude stage: how a run ended, what came of it or what failed, and how to continue."""
 
 from pathlib import Path
 
@@ -28,7 +28,7 @@ Click the box `run` of the graph, then a task in it:
 UNREACHED = "could not be reached from here, or did not tell"
 
 HOW_TO_GO_ON = """\
-## How to go on
+## How to continue
 
 What is done is not done again.
 

@@ -72,8 +72,8 @@ class CheckpointManager:
                 print(f"finetune: checkpoint {name}, {seconds:.1f} s", flush=True)
             except InputError as error:
                 print(
-                    f"finetune: WARNING: no checkpoint of {self._here()}: {error}; training goes "
-                    f"on, the next is tried after this epoch or {CHECKPOINT_MINUTES:g} minutes",
+                    f"finetune: WARNING: no checkpoint of {self._here()}: {error}; training "
+                    f"continues, next attempt after this epoch or {CHECKPOINT_MINUTES:g} minutes",
                     file=sys.stderr,
                     flush=True,
                 )
@@ -96,7 +96,7 @@ class CheckpointManager:
             raise SystemExit(TERMINATED)
         print(
             f"finetune: SIGTERM: stopped at {self._here()}{self.last_good()}; run it again with "
-            f"checkpoints={self._store.where} to go on",
+            f"checkpoints={self._store.where} to resume",
             file=sys.stderr,
             flush=True,
         )

@@ -137,7 +137,7 @@ class Checkpoints:
             if not all(re.fullmatch("[a-z]+", part) for part in digests):
                 raise ValueError
         except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
-            raise _DamageError(f"{MANIFEST} is no manifest") from None
+            raise _DamageError(f"{MANIFEST} is not a manifest") from None
         here = {"format": FORMAT} | self._identity
         if there != here:
             raise InputError(

@@ -98,8 +98,8 @@ def batches_in_words(data: TrainingData) -> str:
         for batch, _, places in matched(rows, controls, data.batch_of_row):
             alone += 0 if batch else len(places)
     return (
-        f"match_batches: {len(lines) - alone:,} training cells stand against the controls of their "
-        f"own batch, {alone:,} against their line's, since their batch has fewer than "
+        f"match_batches: {len(lines) - alone:,} training cells are compared with the controls of "
+        f"their own batch, {alone:,} with those of their line, since their batch has fewer than "
         f"{LEAST_CONTROLS} controls"
     )
 

@@ -109,7 +109,7 @@ def _memory_told(recipe: Recipe) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         raise InputError(
-            f"out of memory beside the steps ({str(error).splitlines()[0]}); lower "
+            f"out of memory outside the steps ({str(error).splitlines()[0]}); lower "
             f"batch_size={recipe.batch_size} or max_genes={recipe.max_genes}"
         ) from None
 

@@ -75,7 +75,7 @@ def _check_folder(path: Path) -> None:
         )
     above = next(parent for parent in path.absolute().parents if parent.exists())
     if not above.is_dir() or not os.access(above, os.W_OK):
-        raise InputError(f"publish_to {path}: {above} is not a folder one may write to")
+        raise InputError(f"publish_to {path}: {above} is not a writable folder")
 
 
 def _to_folder(folder: Path, path: Path) -> str:

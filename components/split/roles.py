@@ -26,7 +26,7 @@ CODE = {role: i for i, role in enumerate(ROLES)}
 OTHER_LINE = "cell line not used"
 OTHER_TEST = "test perturbation of a line that is not predicted"
 NOT_IN_TRAINING = "test-line perturbation that no training line has"
-NOT_ASKED_FOR = "test-line perturbation that is not asked for"
+NOT_ASKED_FOR = "test-line perturbation that was not requested"
 
 
 @dataclass(frozen=True)

@@ -62,9 +62,9 @@ def split(
             counts. None: a finished model is applied, nothing trains.
         test_line: cell line whose perturbed cells test; with a split file it chooses one where the
             file has several. Control cells of it are enough.
-        perturbations: what to predict, see `perturbation_list.read_perturbations`. Empty: all that are measured
-            in the test line (see ``restrict_test_to_training``); where none is, all that the
-            training lines have.
+        perturbations: what to predict, see `perturbation_list.read_perturbations`. Empty: all that
+            are measured in the test line (see ``restrict_test_to_training``); where none is, all
+            that the training lines have.
         val_line: training line that validates; empty for all of them.
         val_fraction: fraction of the (line, perturbation) sets that validate, see
             `rules.with_validation`; 1 holds a whole line out, 0 makes no validation set. Not used
@@ -116,7 +116,7 @@ def split(
                 rules, labels, val_line=val_line, val_fraction=val_fraction, seed=seed
             )
         elif val_line:
-            print(f"split: note: val_line '{val_line}' gives way to the split file", flush=True)
+            print(f"split: note: val_line '{val_line}' is overridden by the split file", flush=True)
         assigned = assign(
             labels,
             rules,
@@ -180,7 +180,8 @@ def _rules_of_file(
     rules, facts = rules_of(file, labels, train_lines=list(train_lines), test_line=test_line)
     if test_line and rules.test_line != test_line:
         print(
-            f"split: note: test_line '{test_line}' gives way to '{rules.test_line}' of {file.name}",
+            f"split: note: test_line '{test_line}' is overridden by '{rules.test_line}' "
+            f"of {file.name}",
             flush=True,
         )
     return rules, {"split_file": file.name} | facts

@@ -1,4 +1,4 @@
-"""How a run ended, what came of it or what failed, and how to go on: here and on a cluster."""
+"""How a run ended, what came of it or what failed, and how to continue: here and on a cluster."""
 
 import json
 import re

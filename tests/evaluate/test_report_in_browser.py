@@ -28,7 +28,7 @@ FLAGS = (
 LIGHT, DARK = ((f"--blink-settings=preferredColorScheme={scheme}",) for scheme in (1, 0))
 PHONE, DESK = 390, 1100
 READABLE = 4.5
-"""Contrast of text that WCAG asks for."""
+"""Contrast of text that WCAG requires."""
 
 MEASURE = """
 const view = document.querySelector("iframe").contentDocument;

@@ -158,7 +158,7 @@ def test_sigterm_keeps_the_step_under_way_and_says_how_to_go_on(
     assert re.fullmatch(
         rf"finetune: SIGTERM: stopped at epoch {epoch}, step {step}; the last good checkpoint is "
         rf"{place}/epoch-000{epoch}-step-00000{step}-[0-9a-f]{{8}}; run it again with "
-        rf"checkpoints={place} to go on",
+        rf"checkpoints={place} to resume",
         line,
     )
     assert list((tmp_path / "out").iterdir()) == []
@@ -508,7 +508,7 @@ def test_a_bucket_that_fails_on_the_way_costs_checkpoints_not_the_run(
     (warning,) = [line for line in printed.err.split("\n") if "WARNING: no checkpoint" in line]
     place = bucket.uri("lab/checkpoints")
     assert f"no checkpoint of epoch 2, step 0: checkpoints {place}: HTTP 503" in warning
-    assert "training goes on" in warning
+    assert "training continues" in warning
     assert printed.out.count("finetune: checkpoint epoch-") == 2
     assert_same(tmp_path / "model", undisturbed)
     assert {name.split("/")[1][:22] for name in bucket.names("lab")} == {"epoch-0004-step-000000"}

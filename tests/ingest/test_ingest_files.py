@@ -282,7 +282,7 @@ def test_names_are_one_over_all_files(tmp_path: Path, as_json: bool, capsys: Any
         ('[{"file": "a.h5ad", "layer": 1}]', "expected text"),
         ('[{"file": "a.h5ad", "left_out": "NT-1"}]', "expected a list of labels"),
         ('[{"file": "a.h5ad", "missing_is_control": "yes"}]', "expected true or false"),
-        ('[{"file": "a.h5ad", "genes": "union"}]', "'genes' is no option of a file"),
+        ('[{"file": "a.h5ad", "genes": "union"}]', "'genes' is not an option of a file"),
         ('[{"file": "a.h5ad", "scale": "cp"}]', "scale 'cp' is not allowed"),
     ],
 )

@@ -167,7 +167,10 @@ def test_a_damaged_table_and_another_file_are_told(tmp_path, screen):
         ),
         (lambda a: setattr(a, "X", a.X.toarray()), "X is array; expected CSR cells"),
         (lambda a: setattr(a, "X", a.X * 40), "X has values outside 0 to 15"),
-        (lambda a: a.obs.__setitem__("is_control", True), "is_control and the label 'non-targ"),
+        (
+            lambda a: a.obs.__setitem__("is_control", True),
+            "is_control and the perturbation disagree",
+        ),
     ],
 )
 def test_cells_that_cannot_be_used_are_told(screen, tmp_path, change, message):

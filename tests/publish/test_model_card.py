@@ -254,7 +254,7 @@ def test_a_prior_of_the_state_model_brings_its_notice_citation_and_licence(
     terms = terms_of("", STATS | {"prior": prior})
     said = " ".join(notice_of(terms, [STATE_LICENCE_FILE] if licence_there else []))
     assert "governed by the Arc Research Institute State Model Non-Commercial License" in said
-    assert "commercial entity engages in or sponsors is no non-commercial purpose" in said
+    assert "commercial entity engages in or sponsors is not a non-commercial purpose" in said
     assert "Adduri, A. et al. (2025) Predicting cellular responses" in said
     assert ("put a complete, unaltered copy" in said) != licence_there
     text = card_of(tmp_path, stats={"prior": prior})
@@ -279,7 +279,7 @@ def limits(**changes: dict[str, Any]) -> str:
             {"predictions": {"unmeasured_targets": 2}},
             "2 predicted perturbations of 2 have a target",
         ),
-        ({"predictions": {"unflagged_perturbations": 1}}, "could not be told which gene"),
+        ({"predictions": {"unflagged_perturbations": 1}}, "could not identify the perturbed gene"),
         ({"predictions": {"clipped_fraction": 0.25}}, "25.00% of the predicted values"),
         ({"predictions": {"doubles": 1}}, "name two or more genes"),
         ({"metrics": {"nan_counts": {"pr_auc": 7}}}, "pr_auc 7"),

@@ -299,7 +299,7 @@ def test_what_is_asked_for_is_tested_where_it_is_measured_whatever_training_has(
     assert set(table[table["role"] == TEST]["perturbation"]) == {"R", "D+E", "A"}
     summary = summary_of(tmp_path)
     assert summary["asked_for_measured"] == 3 and summary["asked_for_not_measured"] == 1
-    assert summary["unused_because"]["test-line perturbation that is not asked for"] == 15
+    assert summary["unused_because"]["test-line perturbation that was not requested"] == 15
 
 
 def test_without_training_lines_every_measured_perturbation_of_the_line_is_tested(tmp_path, obs):
@@ -362,8 +362,8 @@ def test_a_list_that_names_nothing_or_hides_something_is_refused(tmp_path, obs, 
         ({"train_lines": ["bare"], "val_fraction": 0}, r"no perturbed cells are left to train"),
         ({"train_lines": ["bare", "k562"], "val_line": "bare"}, r"'bare' has no perturbed cells"),
         ({"train_lines": ["other"]}, r"test set is empty.*shares no perturbation"),
-        ({"perturbations": ["A", 7]}, r"perturbations: 7 is no text"),
-        ({"perturbations": ["A", "non-targeting"]}, r"'non-targeting' is no perturbation"),
+        ({"perturbations": ["A", 7]}, r"perturbations: 7 is not text"),
+        ({"perturbations": ["A", "non-targeting"]}, r"'non-targeting' is not a perturbation"),
         ({"perturbations": ["nowhere.txt"]}, r"nowhere.txt: no such file"),
         (
             {"train_lines": ["lonely"], "halve_controls": True},
@@ -456,7 +456,7 @@ asked for: 3, measured in rpe1: 2
 training cells: k562 24, jurkat 25
 validation sets: k562 1, jurkat 1 (fewer than 10: an epoch is chosen by little)
 test line rpe1: 1 perturbations seen in training, 1 unseen; controls 6 basal, 5 reference
-unused cells: 33; cell line not used: 13; test-line perturbation that is not asked for: 20
+unused cells: 33; cell line not used: 13; test-line perturbation that was not requested: 20
 split: wrote 132 roles to {tmp_path}/splits/splits.parquet
 """
     )

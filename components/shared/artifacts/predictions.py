@@ -55,7 +55,7 @@ PERTURBATION_COLUMNS = {
     "training_lines": "training lines that have it, with commas between",
     "training_cells": "its cells in them",
     "known": "how its effect is known: measured, summed, near by, mean; see `confidence`",
-    "flagged": "whether the model can be told which gene it is",
+    "flagged": "whether the model can identify the gene",
     "target_measured": "whether all its genes are among the measured ones",
     "agreement": "of the training lines' deltas, as a share of what their noise allows",
     "control_similarity": "of the test line's controls to those of the nearest training line",
@@ -106,7 +106,7 @@ class Predictions:
         kept |= {x: _table(file, x, name) for x in ("uns", "varm")}
         for key, values in kept["varm"].items():
             if np.ndim(values) != 2 or len(values) != shape[1] or values.dtype.kind != "f":
-                raise InputError(f"{name}: varm/{key} has no number a gene; {AGAIN}")
+                raise InputError(f"{name}: varm/{key} does not have one number per gene; {AGAIN}")
         found = {
             part: _matrix(file[part], shape, f"{name}: {part}")
             for part in ("X", f"layers/{TRUTH}")

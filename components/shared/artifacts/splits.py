@@ -77,7 +77,7 @@ class Splits:
         """The cell lines whose perturbed cells are trained on, in the order given."""
         lines = self.artifact.summary["train_lines"]
         if not isinstance(lines, list):
-            raise InputError(f"{self.artifact.path}: 'train_lines' is no list; {AGAIN}")
+            raise InputError(f"{self.artifact.path}: 'train_lines' is not a list; {AGAIN}")
         return [str(line) for line in lines]
 
     @property
@@ -96,7 +96,7 @@ class Splits:
         found = read_json(file, str(file), AGAIN)
         for name, kind in (("perturbations", list), ("other_names", dict)):
             if not isinstance(found.get(name), kind):
-                raise InputError(f"{file}: '{name}' is no {kind.__name__}; {AGAIN}")
+                raise InputError(f"{file}: '{name}' is not a {kind.__name__}; {AGAIN}")
         return found
 
     def rows(self, *roles: str, line: str | None = None) -> NDArray[np.int64]:

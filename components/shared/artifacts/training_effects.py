@@ -112,7 +112,7 @@ class TrainingEffects:
         )
         if not counts or not np.isfinite(found.control).all() or np.isinf(found.change).any():
             raise InputError(
-                f"{path}: has cells that are no counts, or no finite expression; {AGAIN}"
+                f"{path}: has invalid cell counts or values that are not finite; {AGAIN}"
             )
         return found
 

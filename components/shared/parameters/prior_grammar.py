@@ -235,7 +235,7 @@ def _shuffled(sign: str, rest: str, depth: int) -> Prior:
     inner = _parse(rest, depth + 1)
     if effects_of(inner):
         raise InputError(
-            f"prior '{SHUFFLED}:…': effects are no vectors of genes; "
+            f"prior '{SHUFFLED}:…': effects are not gene vectors; "
             f"write {CONCAT}({EFFECTS}, {SHUFFLED}:<prior>)"
         )
     if gene_part(inner).kind == NONE:
@@ -262,7 +262,7 @@ def _split_options(kind: str, rest: str) -> tuple[str, dict[str, str]]:
         where = f"prior '{kind}:…?{key}=…'"
         if key not in allowed:
             raise InputError(
-                f"{where}: '{key}' is no option of {kind}{nearest(key, allowed)}; "
+                f"{where}: '{key}' is not an option of {kind}{nearest(key, allowed)}; "
                 f"allowed: {', '.join(allowed) or 'none'}"
             )
         if key in options or not value:
@@ -283,7 +283,7 @@ def _checked(key: str, value: str, where: str) -> str:
 
 def _whole(text: str, where: str) -> int:
     if not re.fullmatch(r"[0-9]{1,5}", text) or not 1 <= int(text) <= WIDEST:
-        raise InputError(f"{where}: width '{text[:20]}' is no whole number from 1 to {WIDEST}")
+        raise InputError(f"{where}: width '{text[:20]}' is not a whole number from 1 to {WIDEST}")
     return int(text)
 
 

@@ -383,7 +383,7 @@ def check_names(
     """
     genes = pd.Index(source.genes, dtype=object)
     if len(genes) == 0:
-        raise InputError(f"{source.name}: var is empty; expected one row a gene")
+        raise InputError(f"{source.name}: var is empty; expected one row per gene")
     for what, index in (("gene", genes), ("cell", cells)):
         _check_seen(index, f"{source.name}: {what} names")
         double = index[index.duplicated()].unique()

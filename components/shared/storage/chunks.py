@@ -47,7 +47,7 @@ def download(uri: str, folder: Path) -> Path:
             part.remove()
             raise
         raise InputError(
-            f"{error}; {part.size} of {source.size} bytes are kept, run it again to go on"
+            f"{error}; {part.size} of {source.size} bytes are kept; run it again to resume"
         ) from None
     with bucket.errors(uri):
         damage = source.damage(part.path)

@@ -63,7 +63,7 @@ def download(url: str, target: Path) -> None:
                 if failures >= TRIES:
                     size = part.size
                     part.remove_if_empty()
-                    kept = f"; {size} bytes are kept, run it again to go on" if size else ""
+                    kept = f"; {size} bytes are kept; run it again to resume" if size else ""
                     raise InputError(f"{shown(url)}: {fault} after {TRIES} tries{kept}") from None
                 wait = min(max(FIRST_WAIT * 2 ** (failures - 1), fault.wait), LONGEST_WAIT)
                 print(
@@ -220,7 +220,7 @@ def _total_of_range(response: requests.Response, part: _Part) -> int | None:
     said = response.headers.get("Content-Range", "")
     if _number(r"bytes (\d+)-\d+/(?:\d+|\*)", said) != part.size:
         part.restart("")
-        raise PassingError(f"got '{said}' when asked for the rest, starting again")
+        raise PassingError(f"got '{said}' instead of the rest, starting again")
     # Some servers ignore If-Range; a part of another version must not be gone on with.
     if _validator(response) not in ("", part.validator):
         part.restart("")

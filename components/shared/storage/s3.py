@@ -171,7 +171,7 @@ def _endpoint(scheme: str) -> str | None:
     endpoint = os.environ[name]
     if not re.fullmatch(r"https?://[^/?#@\s]+/?", endpoint):
         # The value is not shown, since it may hold a password.
-        raise InputError(f"{name}: is no address; expected http(s)://<host>[:<port>]")
+        raise InputError(f"{name}: is not an address; expected http(s)://<host>[:<port>]")
     return endpoint
 
 

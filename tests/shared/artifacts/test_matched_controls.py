@@ -146,7 +146,7 @@ def test_partners_are_of_the_same_batch(made):
 
 def test_too_few_controls_and_no_batches_are_said(made):
     data = data_of(made, match_batches=True)
-    assert ", 0 against their line's" in batches_in_words(data)
+    assert ", 0 with those of their line" in batches_in_words(data)
     small = training_data(controls=14)
     assert "give ingest's option batch_column" in batches_in_words(small)
     alone = replace(small, batch_of_row=np.arange(len(small.line_of_row)).astype(str))
