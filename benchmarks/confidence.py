@@ -343,9 +343,8 @@ Each prediction comes with the pearson_delta to expect, with an interval of 80 %
 the line is measured (`components/finetune/confidence_fit.py`). The expectation is learned by
 leaving out each training line in turn and predicting it from the others, without a network. This
 page is written by `python -m benchmarks.confidence`: generated screens
-(`components/ingest/README.md`), {seeds} seeds of each; the fourth line is predicted from the known effects
-of the others and then measured.
-Means over seeds ± standard deviation.
+(`components/ingest/README.md`), {seeds} seeds of each; the fourth line is predicted from the known
+effects of the others and then measured. Means over seeds ± standard deviation.
 
 ## Expected and reached
 

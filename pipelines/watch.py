@@ -143,7 +143,7 @@ def follow(
 
 
 def _worth_asking_again(error: ApiException | HTTPError, expired: bool) -> bool:
-    """Tell what may pass, or what signing in anew may mend, from what waiting does not change."""
+    """Tell what may pass, or what signing in again may fix, from what waiting does not change."""
     if not isinstance(error, ApiException):
         return True
     return error.status in TRANSIENT or (error.status == 401 and not expired)

@@ -92,7 +92,7 @@ def repeat_comparison(parameters: Mapping[str, Any], package: str) -> str:
 
 
 def _check_all(parameters: Mapping[str, Any]) -> None:
-    """Check what every pipeline has; what one lacks is not asked for."""
+    """Check what every pipeline has; what one lacks is not checked."""
     check_parameters(parameters)
     if "recipe" in parameters:
         load_recipe(parameters["recipe"], parameters.get("overrides") or {})

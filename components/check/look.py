@@ -2,7 +2,7 @@
 
 A remote file is read in part where its store allows it. Cells are labelled by the code that ingest
 labels them with, so what is refused here is what ingest would refuse after the download; whatever
-else goes wrong is a note, and the run goes on.
+else goes wrong is a note, and the run continues.
 """
 
 import os

@@ -98,7 +98,7 @@ def evaluate(
 ) -> None:
     """Score predictions by cell-eval and cell-eval2, beside baselines and the data's ceiling.
 
-    Only what was measured is scored; what was asked for and not measured is in the tables of
+    Only what was measured is scored; what was requested and not measured is in the tables of
     effects, and in the report, all the same. Writes the files that the README lists.
 
     Args:

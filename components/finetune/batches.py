@@ -139,7 +139,7 @@ def steps(
     """Yield the steps of one epoch in random order, each with a window of genes of its own.
 
     Where the recipe has a set size, the cells of a step come in sets of one (line, perturbation).
-    The ``first`` ones are drawn but not yielded, to go on where an epoch was left.
+    The ``first`` ones are drawn but not yielded, to resume within an epoch.
     """
     rng = np.random.default_rng([seed, 2, epoch])
     lines = data.line_numbers(pairs.outputs)

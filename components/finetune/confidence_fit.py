@@ -127,8 +127,8 @@ def _features(how: str) -> list[str]:
 def _scale(parts: Sequence[LeftOut], lines: float) -> tuple[float, str]:
     """Return the factor with the least squared error, and how it was found.
 
-    A line that is left out is told by fewer lines than a new one will be. Where lines share a part
-    of their effect and each has one of its own as well, the mean of n lines tells the shared part
+    A left-out line is predicted from fewer lines than a new one will be. If lines share a part of
+    their effect and each also has its own part, the mean of n lines predicts the shared part
     times s with s / (1 - s) = n * shared / own: so the odds of the factor grow with n.
 
     Args:

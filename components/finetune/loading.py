@@ -22,7 +22,7 @@ RESIDENT_SHARE = 0.25
 HOST_SHARE = 0.5
 """Most of the host's memory that they take: model, deltas and known effects need their part."""
 LIMIT = Path("/sys/fs/cgroup/memory.max")
-"""Where a container is told how much memory it may take."""
+"""Where a container finds its memory limit."""
 
 
 def load_training_data(

@@ -63,7 +63,7 @@ def fit(
         device: where to train.
         on_epoch: called after each epoch, to log it.
         checkpoints: where the state is kept, if it is; SIGTERM is answered then.
-        saved: the checkpoint to go on from; training then ends as if it had never stopped.
+        saved: the checkpoint to resume from; training then ends as if it had never stopped.
         workers: the processes that train together; each calls this with the same arguments.
 
     Raises:
@@ -104,7 +104,7 @@ def fit(
 
 @contextmanager
 def _memory_told(recipe: Recipe) -> Iterator[None]:
-    """Turn what is left of memory errors into one line: dividing a step does not mend these."""
+    """Turn what is left of memory errors into one line: dividing a step does not help here."""
     try:
         yield
     except torch.OutOfMemoryError as error:
@@ -279,7 +279,7 @@ def _dropout_seed(seed: int, state: TrainingState) -> int:
 
 
 def _close_epoch(state: TrainingState, recipe: Recipe, validation: Validation) -> Epoch:
-    """Note the epoch, keep its weights if they are the best, and go on to the next or stop."""
+    """Note the epoch, keep its weights if they are the best, and continue or stop."""
     fit, epoch = state.fit, state.epoch
     facts = _note(state, recipe, epoch, validation)
     state.schedule.step()
@@ -333,7 +333,7 @@ def _adds(fit: Fit, validation: Validation, recipe: Recipe) -> bool:
 
 
 def _keep(state: TrainingState, epoch: int, validation: Validation) -> None:
-    """Keep the weights as they are, the network's part as large as validation asks for."""
+    """Keep the weights as they are, the network's part scaled as validation suggests."""
     fit, pearson = state.fit, validation.pearson_delta
     exported = export_state(state.model)
     fit.state = exported if validation.network == 1 else weigh_network(exported, validation.network)

@@ -357,7 +357,7 @@ def _unknown(undone: list[_Undone], best: _Undone | None) -> str:
 
 
 def given(scale: str, cells: csr_matrix, name: str) -> Found:
-    """Return what the user says the scale is, held against a sample of whole cells.
+    """Return what the user says the scale is, checked against a sample of whole cells.
 
     Raises:
         InputError: it cannot be that.

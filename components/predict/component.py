@@ -25,7 +25,7 @@ def predict(
             there are basal controls, at most 200.
         seed: draws the control partners.
         gpus: GPUs that must be there; 0: one is used if there is one.
-        in_grid: whether a failure is a result, so that the other runs of a grid go on.
+        in_grid: whether a failure is a result, so that the other runs of a grid continue.
     """
     from components.predict.predict import predict as run
     from components.shared.artifacts.artifact import describe

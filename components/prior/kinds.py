@@ -267,7 +267,7 @@ def _complete(columns: dict[str, list[str]], name: str) -> tuple[list[str], list
 
 
 def _with_evidence(prior: Prior, columns: dict[str, list[str]]) -> dict[str, list[str]]:
-    """Keep the rows of the evidence codes that are asked for; of all but NO_DATA if none are."""
+    """Keep the rows of the requested evidence codes; of all but NO_DATA if none are."""
     said = prior.options.get(grammar.EVIDENCE)
     if EVIDENCE_COLUMN not in columns:
         if said:

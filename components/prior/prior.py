@@ -113,7 +113,7 @@ def _write_table(asked: Prior, made: Vectors, tokens: Vocabulary, folder: Path) 
 
 
 def _take_licence(source: str, target: Path) -> None:
-    """Put a copy of the State Model's licence, which its terms ask for, into the artifact.
+    """Put a copy of the State Model's licence, which its terms require, into the artifact.
 
     It lies beside the table where that was published; a copy without it is used all the same.
     """

@@ -44,7 +44,7 @@ OF_DATA = {
 
 @dataclass(frozen=True)
 class Terms:
-    """What one thing that a model was made with asks for."""
+    """What one thing that a model was made with requires."""
 
     what: str
     source: str

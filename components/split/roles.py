@@ -54,7 +54,7 @@ def assign(
         labels: labels of the cells.
         rules: roles of lines and of single perturbations.
         asked: the perturbations to test, whether or not training has them; none = all there are.
-        restrict_test_to_training: where nothing is asked for, leave out test cells whose
+        restrict_test_to_training: where nothing is requested, leave out test cells whose
             perturbation no training line has, as the reference run does.
         halve_controls: part each line's controls into basal and reference halves. Those of a test
             line without test cells stay whole.

@@ -193,14 +193,14 @@ def _shown(perturbations: str | Sequence[str]) -> list[str]:
 
 
 def _found(table: pd.DataFrame) -> list[str]:
-    """Return what to predict where nothing is asked for: what is tested, else what trains."""
+    """Return what to predict where nothing is requested: what is tested, else what trains."""
     tested = table["role"] == TEST
     wanted = tested if tested.any() else table["role"].isin((TRAIN, VAL))
     return sorted(set(table.loc[wanted, "perturbation"]))
 
 
 def _other_names(asked: Sequence[str], uri: str) -> dict[str, list[str]]:
-    """Return the symbols that the genes asked for may stand for, of those that are no symbols."""
+    """Return the symbols that the requested genes may stand for, of those that are no symbols."""
     if not uri:
         return {}
     with fetched(uri) as path:
@@ -211,7 +211,7 @@ def _other_names(asked: Sequence[str], uri: str) -> dict[str, list[str]]:
 
 
 def _asked_for(asked: Sequence[str], table: pd.DataFrame) -> dict[str, int]:
-    """Count what is asked for and what of it was measured in the test line."""
+    """Count the requested perturbations and those measured in the test line."""
     measured = set(table.loc[table["role"] == TEST, "perturbation"])
     return {
         "asked_for": len(asked),

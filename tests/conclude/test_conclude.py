@@ -164,7 +164,7 @@ def test_a_cluster_that_does_not_answer_is_told_in_one_sentence(tmp_path, in_a_p
     with serving(Kfp(always=503)) as kfp:
         in_a_pod(kfp)
         text = said(tmp_path, state, "", "run-0", "")
-    assert text.count("could not be reached from here, or did not tell") == 1
+    assert text.count("could not be reached from here, or did not answer") == 1
     assert ("Retry" in text) == (state == "FAILED")
 
 

@@ -411,7 +411,7 @@ def test_a_model_that_was_made_elsewhere_must_still_be_the_one_that_predicted(tm
 )
 def test_the_prior_is_the_one_that_was_asked_for(tmp_path: Path, asked: str, told: str):
     text = card_of(tmp_path, stats={"prior_asked_for": asked})
-    assert f"| asked for | {told} |" in text and "/home/me" not in text
+    assert f"| requested | {told} |" in text and "/home/me" not in text
     assert opening(tmp_path / "published", PUBLISHED).summary["prior"] == told
 
 

@@ -452,7 +452,7 @@ role        cells  perturbations  doubles  target not measured
 training       49              6        1                    4
 validation      9              2        0                    2
 test            8              2        0                    1
-asked for: 3, measured in rpe1: 2
+requested: 3, measured in rpe1: 2
 training cells: k562 24, jurkat 25
 validation sets: k562 1, jurkat 1 (fewer than 10: an epoch is chosen by little)
 test line rpe1: 1 perturbations seen in training, 1 unseen; controls 6 basal, 5 reference

@@ -116,7 +116,7 @@ def contenders(
 class Broadcast:
     """Cells that all hold the mean of their perturbation, beside the measured controls.
 
-    Rows are made when they are asked for, so that no matrix of all cells is dense.
+    Rows are made on request, so that no matrix of all cells is dense.
     """
 
     def __init__(

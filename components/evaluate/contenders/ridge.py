@@ -31,7 +31,7 @@ def vectors_of(prior: Artifact, perturbations: set[str]) -> dict[str, Floats]:
     """Return the prior's vector of each perturbation that has one, [width].
 
     The vector of a perturbation of several genes is the sum of theirs, and it has none where one
-    of them has none. Only the rows that are asked for are read.
+    of them has none. Only the requested rows are read.
 
     Raises:
         InputError: the table does not name its rows.

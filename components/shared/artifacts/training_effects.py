@@ -52,7 +52,7 @@ class TrainingEffects:
     control: NDArray[np.floating]
     """Mean of each line's reference controls, [lines, genes]."""
     matched: bool = False
-    """Whether each cell stands against the controls of its own batch (`batches`)."""
+    """Whether each cell is compared with the controls of its own batch (`matched_controls`)."""
 
     def lines_of(self, perturbation: str) -> list[str]:
         """Return the lines that have cells of ``perturbation``, in the order of `lines`."""
@@ -135,7 +135,7 @@ def training_effects(
 ) -> TrainingEffects:
     """Measure the training cells of ``splits``, in one pass over the file; no test cell is read.
 
-    With ``match_batches`` each cell stands against the reference controls of its own batch, where
+    With ``match_batches`` each cell is compared with the reference controls of its own batch, where
     cells have one and it has enough of them.
 
     Raises:

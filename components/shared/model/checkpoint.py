@@ -174,7 +174,7 @@ def check_shapes(
         if found[name].shape != tensor.shape:
             raise InputError(
                 f"{path}: tensor {name} has shape {tuple(found[name].shape)}, but {ARGS_FILE} and "
-                f"{VOCAB_FILE} ask for {tuple(tensor.shape)}; are the files of one checkpoint?"
+                f"{VOCAB_FILE} require {tuple(tensor.shape)}; are the files of one checkpoint?"
             )
     unknown = sorted(set(found) - set(expected)) if strict else []
     if unknown:

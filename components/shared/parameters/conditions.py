@@ -33,7 +33,7 @@ def check_parameters(parameters: Mapping[str, Any]) -> None:
     """Check what the parameters of any of the pipelines alone can tell.
 
     Args:
-        parameters: by name; those that a pipeline lacks are not asked for.
+        parameters: by name; those that a pipeline lacks are not checked.
 
     Raises:
         InputError: an unknown or mistyped option, lines that cannot be, a number that is too small

@@ -1,4 +1,4 @@
-"""Which perturbations are asked for: named one by one, or listed in a file."""
+"""Which perturbations are requested: named one by one, or listed in a file."""
 
 import csv
 import unicodedata

@@ -64,7 +64,7 @@ RESERVED = {",": "%2C", "(": "%28", ")": "%29"}
 
 @dataclass(frozen=True)
 class Prior:
-    """A prior as it was asked for; its `str` is the text that asks for the same."""
+    """A prior as it was requested; its `str` is an equivalent text."""
 
     kind: str
     argument: str = ""
@@ -125,7 +125,7 @@ def with_uris(prior: Prior, change: Callable[[str], str]) -> Prior:
 
 
 def effects_of(prior: Prior) -> Prior | None:
-    """Return the part that asks for the effects of perturbations, if any does."""
+    """Return the part that requests the effects of perturbations, if any does."""
     return next((part for part in prior.walk() if part.kind == EFFECTS), None)
 
 

@@ -39,7 +39,7 @@ FIRST_WAIT = 2.0
 """Seconds before the second try; doubled for each further one, or what the Hub asks for."""
 LONGEST_WAIT = 60.0
 PASSING = frozenset({408, 429, 500, 502, 503, 504})
-"""Status codes that another try may mend."""
+"""Status codes that another try may fix."""
 URL = re.compile(r"https?://[^\s'\")>]+")
 T = TypeVar("T")
 

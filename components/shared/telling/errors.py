@@ -1,4 +1,4 @@
-"""Bad input is told in one line: what is wrong, where, what was expected, what to do."""
+"""Bad input is reported in one line: what is wrong, where, what was expected, what to do."""
 
 import difflib
 import errno
