@@ -32,9 +32,9 @@ HOW_TO_GO_ON = """\
 
 Finished work is not repeated.
 
-- To continue without a change, press **Retry** on the run's page. The fine-tune resumes from its last
-  checkpoint. KFP does not run this task a second time, so **this page then stays as it is**: the
-  run's own page shows how the retried run ended.
+- To continue without a change, press **Retry** on the run's page. The fine-tune resumes from its
+  last checkpoint. KFP does not run this task a second time, so **this page then stays as it is**:
+  the run's own page shows how the retried run ended.
 - To change something, press **Clone run**, or repeat the command that started the run. Tasks that
   the change does not affect come from the cache, and a fine-tune that it does not affect resumes
   from its last checkpoint if you give its location:
