@@ -44,8 +44,8 @@ Finished work is not repeated.
   ```
 """
 HOW_TO_GO_ON_HERE = """\
-The task's own error line is further up in the log. Repeat the command once the cause is fixed:
-finished work is not repeated.
+The task's own error line is further up in the log. Give the same command again once the cause is
+fixed: finished work is not repeated.
 """
 LOGS = """\
 The log of a task that failed ends with one line that says why; some lines below it are KFP's:
