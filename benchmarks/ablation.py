@@ -200,7 +200,7 @@ def do_all(runs: Sequence[Run], folder: Path, processes: int) -> Iterator[None]:
 HEAD = """\
 # Ablation
 
-What each mend of the recipe `reference` is worth, on generated screens whose effects are known
+What each change to the recipe `reference` is worth, on generated screens whose effects are known
 (`components/ingest/README.md`): three lines train, the fourth is predicted, by the stages that
 users run. `make ablation` repeats it; this page is written by `benchmarks/ablation.py`.
 

@@ -137,7 +137,7 @@ Three options, each off by default: the recipe settings `match_batches` and `cen
 (`components/finetune/README.md`) and ingest's `least_knock_down` (`components/ingest/README.md`).
 This page is written by `python -m benchmarks.cells`: generated screens of 8,000 cells, 400 genes
 and 60 perturbations in four lines, {seeds} seeds of each; the fourth line is predicted by known
-effects of the other three, without a network, and held against its true effects, perturbations
+effects of the other three, without a network, and compared with its true effects, perturbations
 without effect left out. The first column is the default; the others are what an option adds to it
 on the same screen, mean over seeds ± standard deviation.
 {tables}

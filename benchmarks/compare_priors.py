@@ -60,7 +60,7 @@ and the next seeds; model `{pretrained}`, {epochs} epochs, recipe `default` at t
 
 The oracle is what the generator knows of each perturbation: how much it moves each pathway.
 "known effects alone" are what a run with `effects` starts from: the training lines' deltas with
-their noise taken out, before the network has its say. Metrics as in `docs/ablation.md`; mean over
+their noise taken out, before the network changes them. Metrics as in `docs/ablation.md`; mean over
 perturbations, then mean ± standard deviation over seeds.
 """
 

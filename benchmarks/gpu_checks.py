@@ -1,4 +1,4 @@
-"""Whether a device computes what the CPU does, and goes on after a kill: for `benchmarks.gpu`.
+"""Whether a device computes what the CPU does, and resumes after a kill: for `benchmarks.gpu`.
 
 Each section yields pieces of what it found, so that what it had is kept where it is stopped.
 """

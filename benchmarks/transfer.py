@@ -127,7 +127,7 @@ def _scored(
 def op3_table(found: Mapping[str, Mapping[str, float]]) -> list[str]:
     """Return a row a way."""
     names = list(next(iter(found.values())))
-    lines = header(["way to tell", *names, "mean"])
+    lines = header(["prediction", *names, "mean"])
     for way, scores in found.items():
         values = [*scores.values(), float(np.mean(list(scores.values())))]
         lines.append(row([way, *(f"{value:.3f}" for value in values)]))
@@ -136,7 +136,7 @@ def op3_table(found: Mapping[str, Mapping[str, float]]) -> list[str]:
 
 def screen_table(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
     """Return rows for each kind of screen, means over seeds."""
-    head = ["screen", "told by", *METRICS, "copied, shrunk, kernel, mean; factor"]
+    head = ["screen", "predicted by", *METRICS, "copied, shrunk, kernel, mean; factor"]
     lines = header(head)
     for name, runs in found.items():
         for way in WAYS:
@@ -177,9 +177,9 @@ three; the stack's weights are learned from the three alone (`components/finetun
 
 ## Generated screens
 
-{seeds} seeds of each (`components/ingest/README.md`), the fourth line told by the others, by
-known effects alone: what the prior `effects` starts from, and stays at where the network adds
-nothing beyond luck. Copying is the mean of the other lines' changes. Controls are not halved, so
+{seeds} seeds of each (`components/ingest/README.md`), the fourth line predicted from the others, by
+known effects alone: what the prior `effects` starts from, and stays at if the network adds
+nothing significant. Copying is the mean of the other lines' changes. Controls are not halved, so
 predicting nothing has a pearson_delta of 0. Mean ± standard deviation over seeds.
 
 {screens}
