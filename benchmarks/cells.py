@@ -152,7 +152,7 @@ WORDS = """## What it says
   perturbation is in all of these lines, so there is little to mend: it was not tried where lines
   hold different perturbations, which is what it is for. It stays off.
 
-Effects are told without a network. The cells of the test line that evaluation measures are not
+Effects are predicted without a network. The cells of the test line that evaluation measures are not
 matched to batches by any of these options.
 """
 """Of the figures of three seeds; read them again where those change."""
