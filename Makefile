@@ -31,7 +31,7 @@ export ARGS CONTEXT DATASET EXPERIMENT HOST KEEP MODEL MODULES PACKAGE PACKAGES 
 LETTERS    := a b c d e f g h i j k l m n o p q r s t u v w x y z
 NOT_TAKEN  := $(firstword $(foreach v,$(filter $(addsuffix %,$(LETTERS)),$(.VARIABLES)),$(if $(filter command,$(firstword $(origin $(v)))),$(v))))
 ifneq ($(NOT_TAKEN),)
-$(error $(NOT_TAKEN)=... is no variable of make; give a parameter of the pipeline in ARGS: ARGS="'$(NOT_TAKEN)=$($(NOT_TAKEN))'")
+$(error $(NOT_TAKEN)=... is not a variable of make; give a parameter of the pipeline in ARGS: ARGS="'$(NOT_TAKEN)=$($(NOT_TAKEN))'")
 endif
 
 .DEFAULT_GOAL := help
@@ -111,13 +111,13 @@ submit: env ## run on a cluster: HOST=<url> [PARAMS= ARGS= EXPERIMENT= RUN=<name
 upload: env ## the compiled pipelines with a short manual each: HOST=<url of KFP's UI> [PACKAGES=<folder>]
 	@$(BIN)/python -m pipelines.upload --host "$$HOST" --packages "$$PACKAGES"
 
-ablation: env ## what each mend of the reference recipe is worth: writes docs/ablation.md, goes on where it stopped
+ablation: env ## what each change to the reference recipe is worth: writes docs/ablation.md, resumes where it stopped
 	@$(BIN)/python -m benchmarks.ablation
 
-priors: env ## what each prior is worth on generated screens: writes docs/priors.md, goes on where it stopped
+priors: env ## what each prior is worth on generated screens: writes docs/priors.md, resumes where it stopped
 	@$(BIN)/python -m benchmarks.compare_priors
 
-mutants: env ## plant faults that tests should notice, goes on where it stopped: [SAMPLE=<count, or all> SEED= MODULES="split evaluate/pair"]
+mutants: env ## plant faults that tests should notice, resumes where it stopped: [SAMPLE=<count, or all> SEED= MODULES="split evaluate/pair"]
 	@$(BIN)/python -m benchmarks.mutants --sample "$$SAMPLE" --seed "$$SEED" --modules "$$MODULES"
 
 lock: env ## pin the versions that are installed now

@@ -22,7 +22,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.results import (
+from benchmarks.staged_run import PRETRAINED, SMALL, baselines, cells_of, run, screen, splits_of
+from benchmarks.stored_results import (
     BASELINES,
     COLUMNS,
     gains,
@@ -33,7 +34,6 @@ from benchmarks.results import (
     score_table,
     verdict,
 )
-from benchmarks.stages import PRETRAINED, SMALL, baselines, cells_of, run, screen, splits_of
 from benchmarks.truth import Scores, TestLine
 from components.shared.artifacts.cells import Cells
 from components.shared.artifacts.evaluation import SAME_PERTURBATION_DELTA
@@ -201,7 +201,7 @@ def do_all(runs: Sequence[Run], folder: Path, processes: int) -> Iterator[None]:
 HEAD = """\
 # Ablation
 
-What each mend of the recipe `reference` is worth, on generated screens whose effects are known
+What each change to the recipe `reference` is worth, on generated screens whose effects are known
 (`components/ingest/README.md`): three lines train, the fourth is predicted, by the stages that
 users run. `make ablation` repeats it; this page is written by `benchmarks/ablation.py`.
 

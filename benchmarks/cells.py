@@ -20,10 +20,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from benchmarks.results import kept
+from benchmarks.stored_results import kept
 from benchmarks.truth import TEST_LINE, TRAIN_LINES, TestLine
+from components.finetune.cross_line_effects import known_effects
 from components.finetune.deltas import line_deltas
-from components.finetune.effects import known_effects
 from components.finetune.loading import load_training_data
 from components.finetune.validation import discrimination, pearson
 from components.ingest.ingest import ingest
@@ -137,7 +137,7 @@ Three options, each off by default: the recipe settings `match_batches` and `cen
 (`components/finetune/README.md`) and ingest's `least_knock_down` (`components/ingest/README.md`).
 This page is written by `python -m benchmarks.cells`: generated screens of 8,000 cells, 400 genes
 and 60 perturbations in four lines, {seeds} seeds of each; the fourth line is predicted by known
-effects of the other three, without a network, and held against its true effects, perturbations
+effects of the other three, without a network, and compared with its true effects, perturbations
 without effect left out. The first column is the default; the others are what an option adds to it
 on the same screen, mean over seeds ± standard deviation.
 {tables}
@@ -152,7 +152,7 @@ WORDS = """## What it says
   perturbation is in all of these lines, so there is little to mend: it was not tried where lines
   hold different perturbations, which is what it is for. It stays off.
 
-Effects are told without a network. The cells of the test line that evaluation measures are not
+Effects are predicted without a network. The cells of the test line that evaluation measures are not
 matched to batches by any of these options.
 """
 """Of the figures of three seeds; read them again where those change."""

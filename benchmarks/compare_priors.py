@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.results import BASELINES, gains, kept, score_table, verdict
-from benchmarks.stages import PRETRAINED, SMALL, baselines, cells_of, run, screen, splits_of
+from benchmarks.staged_run import PRETRAINED, SMALL, baselines, cells_of, run, screen, splits_of
+from benchmarks.stored_results import BASELINES, gains, kept, score_table, verdict
 from benchmarks.truth import TEST_LINE, TRAIN_LINES, Floats, Scores, TestLine
 from components.shared.artifacts.cells import Cells
 from components.shared.artifacts.evaluation import SAME_PERTURBATION_DELTA
@@ -61,7 +61,7 @@ and the next seeds; model `{pretrained}`, {epochs} epochs, recipe `default` at t
 
 The oracle is what the generator knows of each perturbation: how much it moves each pathway.
 "known effects alone" are what a run with `effects` starts from: the training lines' deltas with
-their noise taken out, before the network has its say. Metrics as in `docs/ablation.md`; mean over
+their noise taken out, before the network changes them. Metrics as in `docs/ablation.md`; mean over
 perturbations, then mean ± standard deviation over seeds.
 """
 

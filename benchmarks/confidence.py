@@ -25,12 +25,12 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.results import header, kept, mean_sd, row
+from benchmarks.stored_results import header, kept, mean_sd, row
 from benchmarks.truth import TEST_LINE, TRAIN_LINES, TestLine
 from components.evaluate.pages.trust import kept_surest
-from components.finetune.confidence import confidence
+from components.finetune.confidence_fit import confidence
+from components.finetune.cross_line_effects import known_effects
 from components.finetune.deltas import line_deltas
-from components.finetune.effects import known_effects
 from components.finetune.finetune import finetune
 from components.finetune.left_out import Screen
 from components.finetune.loading import load_training_data
@@ -339,12 +339,12 @@ def factor_table(found: Mapping[str, list[dict[str, Any]]]) -> list[str]:
 
 PAGE = """# How far each prediction can be trusted
 
-Beside each prediction stands what pearson_delta to expect of it, with an interval of 80 %, before
-anything of the line is measured (`components/finetune/confidence.py`). It is learned by leaving out
-each training line in turn, predicted by what the other lines tell, without a network. This page is
-written by `python -m benchmarks.confidence`: generated screens (`components/ingest/README.md`),
-{seeds} seeds of each, the fourth line predicted by known effects of the others and then measured.
-Means over seeds ± standard deviation.
+Each prediction comes with the pearson_delta to expect, with an interval of 80 %, before anything of
+the line is measured (`components/finetune/confidence_fit.py`). The expectation is learned by
+leaving out each training line in turn and predicting it from the others, without a network. This
+page is written by `python -m benchmarks.confidence`: generated screens
+(`components/ingest/README.md`), {seeds} seeds of each; the fourth line is predicted from the known
+effects of the others and then measured. Means over seeds ± standard deviation.
 
 ## Expected and reached
 
@@ -355,8 +355,8 @@ noise. "Untrained": no training line has the perturbation.
 
 Where all labels are shuffled nothing can be predicted, and nothing is expected. Where those of
 perturbed cells are shuffled among themselves, all perturbations share one real effect, and that is
-what is expected. With two training lines each left-out line is told by one other, so agreement
-cannot be seen there and expectations of one perturbation and another hardly differ.
+what is expected. With two training lines each left-out line is predicted from one other, so
+agreement cannot be seen there and expectations of one perturbation and another hardly differ.
 
 ## The factor
 
@@ -387,8 +387,8 @@ prior the expectation is one number for all, so it ranks nothing.
   the sum of a double's genes, are reached to other degrees than the mean of all.
 - The factor with the least squared error for known effects: of three lines it is 0.8, errors are
   5 % smaller still, and discrimination falls from copying's 0.94 to 0.84.
-- That factor as fitted, not brought to the number of lines: a left-out line is told by one line
-  fewer than a new one, so it came out too small.
+- That factor as fitted, not brought to the number of lines: a left-out line is predicted from one
+  line fewer than a new one, so it came out too small.
 - A network's own factor, fitted on its validation sets: those are of lines that train, a few at a
   time.
 """

@@ -1,4 +1,4 @@
-"""Whether a device computes what the CPU does, and goes on after a kill: for `benchmarks.gpu`.
+"""Whether a device computes what the CPU does, and resumes after a kill: for `benchmarks.gpu`.
 
 Each section yields pieces of what it found, so that what it had is kept where it is stopped.
 """
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from benchmarks import finetune, generated, measure
 from benchmarks.gpu_speed import Piece, changed, kernels
-from components.finetune import keeping
+from components.finetune import checkpoint_manager
 from components.finetune.checkpoints import Checkpoints
 from components.finetune.places import Folder
 from components.finetune.state import Fit
@@ -206,7 +206,7 @@ def go_on(options: Namespace, folder: Path) -> None:
     """Fine-tune from the newest checkpoint in ``folder``, a new one after each step."""
     _deterministic()
     torch.set_num_threads(options.threads)
-    keeping.CHECKPOINT_MINUTES = 0
+    checkpoint_manager.CHECKPOINT_MINUTES = 0
     place = Folder(folder / "checkpoints")
     place.check()
     store = Checkpoints(place, {"seed": 0})

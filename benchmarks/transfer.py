@@ -3,8 +3,8 @@
     python -m benchmarks.transfer [--op3 <op3_ranks.npz>] [--seeds 3] [--folder runs/transfer]
 
 Two parts. Of OP3's compounds (`Z` [4 cell types, 135 compounds, 6,349 genes], normal scores of
-signed significance; montilab/sigrecon, MIT) each cell type is told by the other three, in each way
-that known effects can be told and in their stack. On generated screens known effects alone are
+signed significance; montilab/sigrecon, MIT) each cell type is predicted from the other three, by
+each estimate of known effects and by their stack. On generated screens known effects alone are
 scored beside copying. Finished runs are kept as JSON and not done again; docs/transfer.md is
 written last.
 """
@@ -22,14 +22,14 @@ import numpy as np
 import torch
 
 from benchmarks.confidence import Case, cells_of, splits_of
-from benchmarks.results import header, kept, mean_sd, row
+from benchmarks.stored_results import header, kept, mean_sd, row
 from benchmarks.truth import TestLine
+from components.finetune.cross_line_effects import known_effects, line_key, others_of
 from components.finetune.data import Floats
 from components.finetune.deltas import LineDeltas, line_deltas
-from components.finetune.effects import known_effects, line_key, others_of
+from components.finetune.effect_parts import COPIED, PARTS, told_by, weights_of
 from components.finetune.evidence import correlations
 from components.finetune.loading import load_training_data
-from components.finetune.parts import COPIED, PARTS, told_by, weights_of
 from components.finetune.validation import discrimination, pearson
 from components.shared.artifacts.cells import Cells
 from components.shared.artifacts.splits import Splits
@@ -127,7 +127,7 @@ def _scored(
 def op3_table(found: Mapping[str, Mapping[str, float]]) -> list[str]:
     """Return a row a way."""
     names = list(next(iter(found.values())))
-    lines = header(["way to tell", *names, "mean"])
+    lines = header(["prediction", *names, "mean"])
     for way, scores in found.items():
         values = [*scores.values(), float(np.mean(list(scores.values())))]
         lines.append(row([way, *(f"{value:.3f}" for value in values)]))
@@ -136,7 +136,7 @@ def op3_table(found: Mapping[str, Mapping[str, float]]) -> list[str]:
 
 def screen_table(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
     """Return rows for each kind of screen, means over seeds."""
-    head = ["screen", "told by", *METRICS, "copied, shrunk, kernel, mean; factor"]
+    head = ["screen", "predicted by", *METRICS, "copied, shrunk, kernel, mean; factor"]
     lines = header(head)
     for name, runs in found.items():
         for way in WAYS:
@@ -169,17 +169,17 @@ Written by `python -m benchmarks.transfer`.
 
 ## Real effects: OP3's compounds in four cell types
 
-135 compounds in NK, B, T and myeloid cells of blood (GSE279945), each cell type told by the other
-three: mean over compounds of the correlation over 6,349 genes. `copied` is the mean of the three;
-the stack's weights are learned from the three alone (`components/finetune/parts.py`).
+135 compounds in NK, B, T and myeloid cells of blood (GSE279945), each cell type predicted from the
+other three: mean over compounds of the correlation over 6,349 genes. `copied` is the mean of those
+three; the stack's weights are learned from the three alone (`components/finetune/effect_parts.py`).
 
 {op3}
 
 ## Generated screens
 
-{seeds} seeds of each (`components/ingest/README.md`), the fourth line told by the others, by
-known effects alone: what the prior `effects` starts from, and stays at where the network adds
-nothing beyond luck. Copying is the mean of the other lines' changes. Controls are not halved, so
+{seeds} seeds of each (`components/ingest/README.md`), the fourth line predicted from the others, by
+known effects alone: what the prior `effects` starts from, and stays at if the network adds
+nothing significant. Copying is the mean of the other lines' changes. Controls are not halved, so
 predicting nothing has a pearson_delta of 0. Mean ± standard deviation over seeds.
 
 {screens}

@@ -59,7 +59,7 @@ def docker_runner(
     """Return a runner whose containers have a read-only root file system and no capabilities.
 
     They see ``root`` and the other runs beside it, and, to read only, the local files that
-    parameters name; they have a network only if a parameter or a key asks for one.
+    parameters name; they have a network only if a parameter or a key needs one.
 
     Args:
         params: the pipeline's parameters; relative paths are as seen from the working folder.
@@ -77,7 +77,7 @@ def docker_runner(
     if CREDENTIALS not in environment and GCLOUD_CREDENTIALS.is_file():
         environment[CREDENTIALS] = str(GCLOUD_CREDENTIALS)
     user = f"{os.getuid()}:{os.getgid()}" if os.getuid() else f"{USER}:{USER}"
-    # On the disk and not in memory, and kept: a download that was cut goes on in the next run.
+    # On the disk and not in memory, and kept: a download that was cut off resumes in the next run.
     scratch = root.parent / f".tmp-{user.partition(':')[0]}"
     published = {path.parent for path in _paths([params.get("publish_to")])}
     write = {root, scratch, *published, *_paths([params.get("checkpoints")])}

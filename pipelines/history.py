@@ -47,7 +47,7 @@ def new_folder(runs: Path, name: str, params: Mapping[str, Any]) -> Path:
         root = _made(runs, "-".join(filter(None, parts)))
     except OSError as error:
         why = str(error.strerror).lower()
-        raise InputError(f"{runs}: may not be written ({why}); give --runs <folder>") from None
+        raise InputError(f"{runs}: is not writable ({why}); give --runs <folder>") from None
     said = f"# The same again: make run PARAMS={shlex.quote(str(root / PARAMETERS))}\n"
     text = yaml.safe_dump(dict(params), sort_keys=False, allow_unicode=True)
     private(root / PARAMETERS).write_text(said + text)

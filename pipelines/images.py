@@ -87,7 +87,7 @@ def released_images(lock: Path = IMAGES_LOCK) -> dict[str, str]:
         raise InputError(f"{lock}: no such file; make push REGISTRY=… writes it") from None
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"{lock}: is no lock of every stage's image ({type(error).__name__}: {error}); "
+            f"{lock}: is not a lock of every stage's image ({type(error).__name__}: {error}); "
             "make push REGISTRY=… writes it"
         ) from None
     for stage, (image, built_from) in found.items():

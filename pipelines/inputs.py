@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from components.shared.parameters.asked import names_a_file
 from components.shared.parameters.datasets import files
+from components.shared.parameters.perturbation_list import names_a_file
 from components.shared.parameters.pretrained import parse_pretrained
 from components.shared.parameters.prior_grammar import parse_prior, uris
 

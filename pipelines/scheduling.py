@@ -60,7 +60,7 @@ SECRETS = {
     },
     "wandb": {"api-key": "WANDB_API_KEY"},
 }
-"""Secret name to key to environment variable; a run goes on without those that do not exist."""
+"""Secret name to key to environment variable; a run continues without those that do not exist."""
 OF_STORES = ("huggingface", "mlpipeline-minio-artifact", "s3")
 SECRETS_OF = {
     "check": OF_STORES,
@@ -102,7 +102,7 @@ class Profile:
     queue: str = ""
     """Kueue's LocalQueue for the pods that ask for a GPU."""
     runs: int = 2
-    """How many runs of a grid go on at a time; KFP's local runner takes two at most."""
+    """How many runs of a grid work at a time; KFP's local runner takes two at most."""
     suffix: str = ""
     """Of the file that a pipeline is compiled to for this kind of cluster."""
 

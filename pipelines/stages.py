@@ -122,10 +122,10 @@ class Stages:
             data: cells and splits.
             prior: the prior's URI.
             seed: reaches prior, finetune and predict.
-            checkpoints: where a fine-tune that was stopped goes on from.
+            checkpoints: where a stopped fine-tune resumes from.
             repeat: the commands that repeat the run.
             gpu_count: GPUs as text.
-            in_grid: whether this is one of the runs of a comparison, which go on when it fails.
+            in_grid: whether this is one of the runs of a comparison, which continue when it fails.
             after: the task that the prior waits for.
 
         Returns:

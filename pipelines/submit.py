@@ -238,7 +238,7 @@ class Submission:
         except KeyboardInterrupt:
             progress.end()
             print(
-                f"stopped watching; the run goes on, and its page can terminate it: "
+                f"stopped watching; the run continues, and its page can terminate it: "
                 f"{self.link('runs', run_id)}"
             )
             return STOPPED_BY_USER
@@ -283,7 +283,7 @@ class Submission:
     def _how_to_resume(self, failed: Collection[str]) -> str:
         again, then = "press Retry on the run's page, or submit the same again", ""
         if "finetune" in failed:
-            then = ", and finetune goes on from its checkpoint"
+            then = ", and finetune resumes from its checkpoint"
             if not self.params.get("checkpoints"):
                 again += " with checkpoints=<the place that its log names>"
         return f"{again}: finished tasks are not done again{then}"

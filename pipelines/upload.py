@@ -53,7 +53,7 @@ AGAIN = {
     "model": "**Another line:** press *Clone run*, change `dataset` and press *Start*. `model` is "
     "the folder that a run of the training pipeline published.",
 }
-END = "The last task, `conclude`, says what came of a run, or what failed and how to go on."
+END = "The last task, `conclude`, shows the result of a run, or what failed and how to continue."
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def _as_typed(value: Any) -> str:
 def _nodes(inputs: Mapping[str, Any]) -> str:
     gpus = int(inputs["gpus"].get("defaultValue", 0))
     if not gpus:
-        return "no GPU is asked for, so small data alone"
+        return "requests no GPU, so for small data only"
     selector = json.dumps(inputs["node_selector"].get("defaultValue", {}))
     return f"{gpus} GPU on nodes with `{selector}`, unless `gpus` and `node_selector` say otherwise"
 

@@ -14,16 +14,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 from components.shared.telling.errors import InputError
-from pipelines.validation import compiled, files, gke, objects, readme, rules, sizes
+from pipelines.validation import compiled, file_text, gke, kubernetes_objects, readme, rules, sizes
 from pipelines.validation.tree import Tree
 
 ROOT = Path(__file__).resolve().parents[1]
 CHECKS: tuple[Callable[[Tree], list[str]], ...] = (
-    objects.check_kustomize,
-    objects.check_schemas,
-    objects.check_names,
-    objects.check_references,
-    objects.check_allowed,
+    kubernetes_objects.check_kustomize,
+    kubernetes_objects.check_schemas,
+    kubernetes_objects.check_names,
+    kubernetes_objects.check_references,
+    kubernetes_objects.check_allowed,
     rules.check_rules,
     compiled.check_packages,
     compiled.check_params,
@@ -34,8 +34,8 @@ CHECKS: tuple[Callable[[Tree], list[str]], ...] = (
     gke.check_terraform,
     gke.check_requests,
     gke.check_disk,
-    files.check_no_secrets,
-    files.check_retry,
+    file_text.check_no_secrets,
+    file_text.check_retry,
     readme.check_commands,
     readme.check_submits,
     readme.check_loaded,

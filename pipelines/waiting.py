@@ -9,9 +9,9 @@ from typing import Any
 from components.shared.telling.kfp_run import Fetch, Run, Task
 
 PATIENCE = 120.0
-"""Seconds that a pod may wait before it is told; a node with a GPU is there in a few minutes."""
+"""Seconds that a pod may wait before it is reported; a GPU node takes a few minutes to start."""
 AGAIN = 600.0
-"""Seconds after which it is told again."""
+"""Seconds after which it is reported again."""
 POD = re.compile(r"(?:(?P<planned>.+)-driver|executor)(\(\d+\))?")
 """Display names of the nodes that are pods."""
 

@@ -128,7 +128,7 @@ def follow(
             again = _worth_asking_again(error, expired)
             if not again or time.monotonic() - answered > patience:
                 progress.end()
-                raise InputError(f"{reason(host, error)}; the run itself goes on") from None
+                raise InputError(f"{reason(host, error)}; the run itself continues") from None
             misses, expired = misses + 1, getattr(error, "status", None) == 401
             if misses == 1 and not expired:
                 progress.line(f"{shown(host)}: {cause(error)}; asking again")
@@ -143,7 +143,7 @@ def follow(
 
 
 def _worth_asking_again(error: ApiException | HTTPError, expired: bool) -> bool:
-    """Tell what may pass, or what signing in anew may mend, from what waiting does not change."""
+    """Tell what may pass, or what signing in again may fix, from what waiting does not change."""
     if not isinstance(error, ApiException):
         return True
     return error.status in TRANSIENT or (error.status == 401 and not expired)

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from components.check.bounds import check_argument
-from components.shared.parameters.asked import read_perturbations
 from components.shared.parameters.conditions import check_parameters
+from components.shared.parameters.perturbation_list import read_perturbations
 from components.shared.parameters.pretrained import parse_pretrained
 from components.shared.parameters.prior_grammar import parse_prior
+from components.shared.parameters.publish_to import check_target_form
 from components.shared.parameters.recipe import load_recipe
 from components.shared.parameters.repeat import commands
-from components.shared.parameters.targets import check_target_form
 from components.shared.telling.errors import InputError
 
 
@@ -92,7 +92,7 @@ def repeat_comparison(parameters: Mapping[str, Any], package: str) -> str:
 
 
 def _check_all(parameters: Mapping[str, Any]) -> None:
-    """Check what every pipeline has; what one lacks is not asked for."""
+    """Check what every pipeline has; what one lacks is not checked."""
     check_parameters(parameters)
     if "recipe" in parameters:
         load_recipe(parameters["recipe"], parameters.get("overrides") or {})
@@ -107,7 +107,7 @@ def _asked_for(parameters: Mapping[str, Any]) -> None:
 
 def _prior(text: Any) -> str:
     if not isinstance(text, str):
-        raise InputError(f"priors: {text!r} is no text; expected a list of priors, as in [none]")
+        raise InputError(f"priors: {text!r} is not text; expected a list of priors, as in [none]")
     prior = parse_prior(text)
     return str(prior)
 

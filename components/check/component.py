@@ -53,7 +53,7 @@ def check(
 
     from components.check.check import check as run
     from components.check.look import told
-    from components.shared.parameters.targets import check_target_form
+    from components.shared.parameters.publish_to import check_target_form
     from components.shared.telling.errors import one_line_errors
 
     for own in ("gpu_count", "package", "publish_to"):
@@ -127,7 +127,7 @@ def check_grid(
     from components.check.bounds import room_in_workflow
     from components.check.check import grid, repeat_comparison
     from components.check.look import told
-    from components.shared.parameters.targets import check_target_form
+    from components.shared.parameters.publish_to import check_target_form
     from components.shared.telling.errors import one_line_errors
 
     for own in ("repeat", "runs", "gpu_count", "package", "checkpoints", "publish_to"):
@@ -196,7 +196,7 @@ def check_model(
     from components.shared.artifacts.artifact import describe
     from components.shared.artifacts.finished import take_model
     from components.shared.artifacts.normalisation import check_asked
-    from components.shared.parameters.targets import check_target_form
+    from components.shared.parameters.publish_to import check_target_form
     from components.shared.storage.downloads import shown
     from components.shared.telling.errors import one_line_errors
 

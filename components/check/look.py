@@ -2,7 +2,7 @@
 
 A remote file is read in part where its store allows it. Cells are labelled by the code that ingest
 labels them with, so what is refused here is what ingest would refuse after the download; whatever
-else goes wrong is a note, and the run goes on.
+else goes wrong is a note, and the run continues.
 """
 
 import os
@@ -24,7 +24,7 @@ from components.shared.parameters.datasets import files
 from components.shared.parameters.options import checked_options
 from components.shared.parameters.pretrained import resolve_vocabulary
 from components.shared.parameters.stage_options import INGEST_OPTIONS, SPLIT_OPTIONS
-from components.shared.reading.files import check_is_anndata, check_is_hdf5
+from components.shared.reading.file_kinds import check_is_anndata, check_is_hdf5
 from components.shared.reading.labels import check_names, labels_of, with_one_name_a_line
 from components.shared.reading.readings import Reading, readings
 from components.shared.reading.source import Source
@@ -43,7 +43,7 @@ WIDTH = 80
 TITLE = 12
 """Columns of what stands before a fact."""
 LEAST_SETS = 10
-"""Sets that validate where nothing else is said (components/split/rules.py)."""
+"""Sets that validate where nothing else is said (components/split/role_rules.py)."""
 
 Generate = Callable[[str], Source]
 
@@ -200,7 +200,7 @@ def _head(file: Path | Ranged, name: str, reading: Reading) -> Iterator[Head]:
         raise UnreadError(file.fault or str(error)) from None
     with opened:
         if "obs" not in opened:
-            raise UnreadError("the file is no h5ad")
+            raise UnreadError("the file is not an h5ad")
         check_is_anndata(opened, name)
         yield Head(opened, name, reading.layer, reading.gene_column)
 

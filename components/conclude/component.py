@@ -1,4 +1,4 @@
-"""The conclude task: runs when all others are done or one has failed, and says how to go on."""
+"""The conclude task: runs when all others are done or one has failed, and says how to continue."""
 
 from kfp import dsl
 

@@ -1,8 +1,8 @@
-"""The conclude stage: how a run ended, what came of it or what failed, and how to go on."""
+"""The conclude stage: how a run ended, what came of it or what failed, and how to continue."""
 
 from pathlib import Path
 
-from components.conclude.cluster import Cluster, this_cluster
+from components.conclude.kfp_api import Cluster, this_cluster
 from components.shared.findings.results import KNOWING, kept_results, told_results
 from components.shared.telling.kfp_run import Run, own_last_line
 from components.shared.telling.markdown import names_as_code
@@ -25,27 +25,27 @@ Click the box `run` of the graph, then a task in it:
 
 {pages}
 """
-UNREACHED = "could not be reached from here, or did not tell"
+UNREACHED = "could not be reached from here, or did not answer"
 
 HOW_TO_GO_ON = """\
-## How to go on
+## How to continue
 
-What is done is not done again.
+Finished work is not repeated.
 
-- If nothing is to change, press **Retry** on the run's page. The fine-tune goes on from its last
-  checkpoint. KFP does not run this task a second time, so **this page then stays as it is**: the
-  run's own page tells how the retried run ended.
-- To change something, press **Clone run**, or give the command that started the run again. What the
-  change does not touch comes from the cache, and a fine-tune that it does not touch goes on from
-  its last checkpoint if it is told where that is:
+- To continue without a change, press **Retry** on the run's page. The fine-tune resumes from its
+  last checkpoint. KFP does not run this task a second time, so **this page then stays as it is**:
+  the run's own page shows how the retried run ended.
+- To change something, press **Clone run**, or repeat the command that started the run. Tasks that
+  the change does not affect come from the cache, and a fine-tune that it does not affect resumes
+  from its last checkpoint if you give its location:
 
   ```
   checkpoints={checkpoints}
   ```
 """
 HOW_TO_GO_ON_HERE = """\
-The task's own error line is further up in the log. Give the same command again when it is mended:
-what is done is not done again.
+The task's own error line is further up in the log. Give the same command again once the cause is
+fixed: finished work is not repeated.
 """
 LOGS = """\
 The log of a task that failed ends with one line that says why; some lines below it are KFP's:

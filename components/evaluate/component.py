@@ -29,7 +29,7 @@ def evaluate(
         explorer: the page to look a gene up in: what its knock-down does, and what moves it.
         summary: the main numbers.
         repeat: the commands that repeat the run, which the report ends with.
-        in_grid: whether a failure is a result, so that the other runs of a grid go on.
+        in_grid: whether a failure is a result, so that the other runs of a grid continue.
         gene_prior: the gene prior artifact of the prior task, for the baseline that knows only it;
             none where a finished model is applied.
     """

@@ -25,15 +25,20 @@ from components.evaluate.inputs.checks import (
     check_same_splits,
 )
 from components.evaluate.inputs.pair import Pair, predicted_of
-from components.evaluate.inputs.training import Training, basal_mean, known_of_training, no_training
+from components.evaluate.inputs.training_lines import (
+    Training,
+    basal_mean,
+    known_of_training,
+    no_training,
+)
 from components.evaluate.measures.batch_matched import matched_change
 from components.evaluate.measures.calibrated import calibrate
-from components.evaluate.pages.effects import Effects, asked_of, read_asked, write_effects
+from components.evaluate.pages.effect_tables import Effects, asked_of, read_asked, write_effects
 from components.evaluate.pages.explorer import Explored, write_explorer
 from components.evaluate.pages.findings import Findings
-from components.evaluate.pages.markdown import headline_text, markdown
-from components.evaluate.pages.repeat import repeat_command
+from components.evaluate.pages.repeat_command import repeat_command
 from components.evaluate.pages.report import Origin, write_report
+from components.evaluate.pages.report_markdown import headline_text, markdown
 from components.evaluate.pages.summary import (
     PREDICTED,
     described,
@@ -104,7 +109,7 @@ def evaluate(
 ) -> None:
     """Score predictions by cell-eval and cell-eval2, beside baselines and the data's ceiling.
 
-    Only what was measured is scored; what was asked for and not measured is in the tables of
+    Only what was measured is scored; what was requested and not measured is in the tables of
     effects, and in the report, all the same. Writes the files that the README lists.
 
     Args:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from components.finetune.data import TrainingData
 from components.finetune.objective import Deltas, Sets, sets_of
-from components.shared.artifacts.batches import matched
+from components.shared.artifacts.matched_controls import matched
 from components.shared.model.devices import moved
 from components.shared.model.tokens import Batch, Ints, Window, assemble, gathered, training_window
 from components.shared.parameters.recipe import Recipe
@@ -139,7 +139,7 @@ def steps(
     """Yield the steps of one epoch in random order, each with a window of genes of its own.
 
     Where the recipe has a set size, the cells of a step come in sets of one (line, perturbation).
-    The ``first`` ones are drawn but not yielded, to go on where an epoch was left.
+    The ``first`` ones are drawn but not yielded, to resume within an epoch.
     """
     rng = np.random.default_rng([seed, 2, epoch])
     lines = data.line_numbers(pairs.outputs)

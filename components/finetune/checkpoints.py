@@ -29,7 +29,7 @@ FORMAT = "finetune-checkpoint/v1"
 KEPT = 2
 
 Identity = Mapping[str, str | int | float | bool]
-"""What must be the same for a checkpoint to be gone on with, by name; a sha256 stands for data."""
+"""What must be the same to resume from a checkpoint, by name; a sha256 stands for data."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Checkpoints:
 
     @property
     def where(self) -> str:
-        """The folder or URI, to be given again to go on."""
+        """The folder or URI, to be given again to resume."""
         return self._place.where
 
     def save(self, parts: Mapping[str, Any], epoch: int, step: int) -> str:
@@ -137,7 +137,7 @@ class Checkpoints:
             if not all(re.fullmatch("[a-z]+", part) for part in digests):
                 raise ValueError
         except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
-            raise _DamageError(f"{MANIFEST} is no manifest") from None
+            raise _DamageError(f"{MANIFEST} is not a manifest") from None
         here = {"format": FORMAT} | self._identity
         if there != here:
             raise InputError(

@@ -34,7 +34,7 @@ def finetune(
         seed: reaches every random draw of the fine-tune.
         gpus: GPUs that must be there and train together; 0: one is used if there is one.
         checkpoints: a folder or URI (gs://, s3://, minio://); empty: beside the model's URI.
-        in_grid: whether a failure is a result, so that the other runs of a grid go on.
+        in_grid: whether a failure is a result, so that the other runs of a grid continue.
     """
     import json
     import shutil

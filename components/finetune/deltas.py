@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.finetune.data import Floats, TrainingData, moments
-from components.shared.artifacts.batches import matched
+from components.shared.artifacts.matched_controls import matched
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class LineDeltas:
 def line_deltas(data: TrainingData) -> LineDeltas:
     """Measure every (line, perturbation) that has training cells, against the line's controls.
 
-    Where batches are to be matched, each cell stands against the controls of its own (`batches`).
+    To match batches, each cell is compared with the controls of its own (`matched_controls`).
     The control (code 0) changes nothing and is not there.
     """
     shape = (len(data.controls), len(data.perturbations), data.expression.shape[1])

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from components.finetune.cross_line_effects import line_key
 from components.finetune.data import Floats
 from components.finetune.deltas import LineDeltas
-from components.finetune.effects import line_key
 
 ROWS_AT_ONCE = 64
 LEAST_ALLOWED = 0.1

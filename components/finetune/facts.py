@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from components.finetune.cross_line_effects import Effects
 from components.finetune.data import TrainingData
-from components.finetune.effects import Effects
-from components.finetune.parts import in_words
+from components.finetune.effect_parts import in_words
 from components.finetune.workers import Workers
 from components.shared.artifacts.artifact import Artifact
 from components.shared.artifacts.cells import Cells

@@ -8,16 +8,21 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from components.finetune.cross_line_effects import (
+    Effects,
+    known_effects,
+    line_key,
+    of_other_screens,
+)
 from components.finetune.data import Floats, TrainingData
 from components.finetune.deltas import LineDeltas, line_deltas
-from components.finetune.effects import Effects, known_effects, line_key, of_other_screens
-from components.finetune.parts import in_words
+from components.finetune.effect_parts import in_words
 from components.finetune.table_scale import brought_to_scale
 from components.shared.artifacts.artifact import Artifact
 from components.shared.artifacts.cells import Cells
 from components.shared.artifacts.confidence import ORIGINS
-from components.shared.artifacts.effects import EffectTable
 from components.shared.artifacts.gene_prior import EFFECTS, EFFECTS_FILE, OtherEffects
+from components.shared.artifacts.known_effects import EffectTable
 from components.shared.artifacts.normalisation import TARGET_SUM, USUAL, unit_of
 from components.shared.model.vocabulary import Vocabulary
 from components.shared.telling.errors import InputError

@@ -45,7 +45,7 @@ def check_told(
     known = len(perturbations) - len(unknown)
     if known < LEAST * len(perturbations):
         raise InputError(
-            f"the model can be told of {known} of {len(perturbations)} training perturbations, not "
+            f"the model can identify {known} of {len(perturbations)} training perturbations, not "
             f"of {shortlist(unknown, NAMED)}; the vocabulary has "
             f"{shortlist(_like(tokens.vocabulary, unknown), NAMED)}: expected its symbols in "
             "perturbation_column; name the column that has them, or a checkpoint that knows these"

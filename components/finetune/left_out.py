@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from components.finetune.cross_line_effects import Effects
 from components.finetune.data import Floats
 from components.finetune.deltas import LineDeltas
-from components.finetune.effects import Effects
 from components.finetune.evidence import Evidence, blocks, correlations
 from components.finetune.near_by import left_out_near_by
 from components.shared.artifacts.confidence import (

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from components.finetune.data import TrainingData, ValidationSet, moments
-from components.shared.artifacts.batches import LEAST_CONTROLS, batches_of, matched
 from components.shared.artifacts.cells import Cells
+from components.shared.artifacts.matched_controls import LEAST_CONTROLS, batches_of, matched
 from components.shared.artifacts.perturbation import CONTROL
 from components.shared.artifacts.splits import TRAIN, VAL, Splits
 from components.shared.model.tokens import GeneTokens, Ints
@@ -22,7 +22,7 @@ RESIDENT_SHARE = 0.25
 HOST_SHARE = 0.5
 """Most of the host's memory that they take: model, deltas and known effects need their part."""
 LIMIT = Path("/sys/fs/cgroup/memory.max")
-"""Where a container is told how much memory it may take."""
+"""Where a container finds its memory limit."""
 
 
 def load_training_data(
@@ -54,7 +54,7 @@ def load_training_data(
     used = np.sort(np.concatenate(list(groups.values())))
     table = splits.table.iloc[used]
     # What is to be predicted too: what is known of it from other lines is the model's to have.
-    labels = [CONTROL, *sorted({*splits.table["perturbation"], *splits.asked} - {CONTROL})]
+    labels = [CONTROL, *sorted({*splits.table["perturbation"], *splits.requested} - {CONTROL})]
     code = {label: i for i, label in enumerate(labels)}
 
     def place(rows: Ints) -> Ints:
@@ -98,8 +98,8 @@ def batches_in_words(data: TrainingData) -> str:
         for batch, _, places in matched(rows, controls, data.batch_of_row):
             alone += 0 if batch else len(places)
     return (
-        f"match_batches: {len(lines) - alone:,} training cells stand against the controls of their "
-        f"own batch, {alone:,} against their line's, since their batch has fewer than "
+        f"match_batches: {len(lines) - alone:,} training cells are compared with the controls of "
+        f"their own batch, {alone:,} with those of their line, since their batch has fewer than "
         f"{LEAST_CONTROLS} controls"
     )
 

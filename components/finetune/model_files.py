@@ -14,8 +14,8 @@ from components.finetune.curves import curves_page
 from components.finetune.ready import Ready
 from components.finetune.state import Fit
 from components.shared.artifacts.artifact import Artifact
-from components.shared.artifacts.effects import EFFECTS_FILE
 from components.shared.artifacts.gene_prior import EFFECTS, FACTS_FILE
+from components.shared.artifacts.known_effects import EFFECTS_FILE
 from components.shared.artifacts.licences import STATE_LICENCE_FILE
 from components.shared.artifacts.normalisation import TARGET_SUM
 from components.shared.model import model as scgpt_model

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from components.finetune.data import Floats
-from components.shared.artifacts.effects import NearBy, unit
+from components.shared.artifacts.known_effects import NearBy, unit
 
 PENALTIES = np.geomspace(1e-3, 1e3, 25)
 """That the ridge chooses from, in units of a kernel whose diagonal is 1."""

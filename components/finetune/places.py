@@ -78,7 +78,7 @@ def own_place(uri: str, path: str) -> str:
     if scheme in SCHEMES:
         print(
             f"finetune: WARNING: checkpoints: no credentials for {scheme}://, so they stay on this "
-            "pod's disk, and a pod that is tried again begins at epoch 1; manifests/README.md, "
+            "pod's disk, and a retried pod starts again at epoch 1; manifests/README.md, "
             "'S3', says which it looks for, or give checkpoints=",
             file=sys.stderr,
             flush=True,
@@ -101,7 +101,7 @@ class Folder:
                 pass
         except OSError as error:
             raise InputError(
-                f"checkpoints {self.where}: is not a folder one may write to ({error.strerror})"
+                f"checkpoints {self.where}: is not a writable folder ({error.strerror})"
             ) from None
 
     def names(self) -> dict[str, bool]:

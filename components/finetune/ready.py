@@ -8,9 +8,9 @@ import torch
 
 from components.finetune.brought import Brought
 from components.finetune.checkpoints import Checkpoints, Saved
-from components.finetune.confidence import confidence
+from components.finetune.confidence_fit import confidence
+from components.finetune.cross_line_effects import vectors_of
 from components.finetune.data import TrainingData
-from components.finetune.effects import vectors_of
 from components.finetune.facts import (
     coverage_of,
     facts_of_effects,
@@ -40,8 +40,8 @@ from components.finetune.training import fit
 from components.finetune.workers import Workers
 from components.shared.artifacts.artifact import Artifact
 from components.shared.artifacts.cells import Cells
-from components.shared.artifacts.effects import EffectTable
 from components.shared.artifacts.gene_prior import EFFECTS
+from components.shared.artifacts.known_effects import EffectTable
 from components.shared.artifacts.splits import Splits
 from components.shared.artifacts.training_effects import training_effects
 from components.shared.model import model as scgpt_model

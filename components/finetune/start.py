@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from components.finetune.checkpoint_manager import CHECKPOINT_MINUTES
 from components.finetune.checkpoints import Checkpoints, Identity, Saved
-from components.finetune.keeping import CHECKPOINT_MINUTES
 from components.finetune.workers import Workers
 from components.shared.artifacts.artifact import Artifact
 from components.shared.artifacts.gene_prior import TABLE_FILE, TENSOR

@@ -29,7 +29,7 @@ LEADING_FOLDERS = re.compile(r"(^|=)(?:file://)?/(?:.*/)?(?=[^/])")
 
 
 class Tracker:
-    """A Weights & Biases run in a process of its own; without it, training goes on."""
+    """A Weights & Biases run in a process of its own; without it, training continues."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         """Start a run: online with `WANDB_API_KEY` if that works, else offline."""

@@ -19,10 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from components.finetune.batches import Step, TrainingBatch, divided, epoch_pairs, steps
+from components.finetune.checkpoint_manager import CheckpointManager
 from components.finetune.checkpoints import Checkpoints, Saved
 from components.finetune.data import TrainingData
 from components.finetune.deltas import line_deltas
-from components.finetune.keeping import Keeper
 from components.finetune.objective import Deltas, delta_loss, measured_deltas
 from components.finetune.selection import leads
 from components.finetune.state import Epoch, Fit, TrainingState
@@ -37,7 +37,7 @@ from components.shared.telling.progress import bar
 
 Share = list[TrainingBatch]
 
-STEPS_UNSEEN = 50
+STEPS_UNREAD = 50
 """Steps of a GPU whose losses are looked at together; the CPU's are at once."""
 
 
@@ -63,7 +63,7 @@ def fit(
         device: where to train.
         on_epoch: called after each epoch, to log it.
         checkpoints: where the state is kept, if it is; SIGTERM is answered then.
-        saved: the checkpoint to go on from; training then ends as if it had never stopped.
+        saved: the checkpoint to resume from; training then ends as if it had never stopped.
         workers: the processes that train together; each calls this with the same arguments.
 
     Raises:
@@ -76,7 +76,7 @@ def fit(
         state.restore(saved.parts)
     measured = line_deltas(data)
     deltas = measured_deltas(data, measured) if recipe.delta_weight else None
-    with Keeper(checkpoints, state, saved) as keeper, _memory_told(recipe):
+    with CheckpointManager(checkpoints, state, saved) as manager, _memory_told(recipe):
         validated = partial(
             validate,
             model,
@@ -84,7 +84,7 @@ def fit(
             recipe,
             seed=seed,
             device=device,
-            keeper=keeper,
+            manager=manager,
             workers=workers,
             responses=own_responses(data, measured),
         )
@@ -93,23 +93,23 @@ def fit(
             alone = validated()
             state.fit.known = list(alone.correlations)
             on_epoch(_note(state, recipe, 0, alone))
-        trainer = Trainer(state, data, deltas, recipe, seed, keeper)
+        trainer = Trainer(state, data, deltas, recipe, seed, manager)
         while not state.fit.stop_reason:
             trainer.train_epoch()
             on_epoch(_close_epoch(state, recipe, validated()))
-            keeper.save()
+            manager.save()
     state.count_time()
     return state.fit
 
 
 @contextmanager
 def _memory_told(recipe: Recipe) -> Iterator[None]:
-    """Turn what is left of memory errors into one line: dividing a step does not mend these."""
+    """Turn what is left of memory errors into one line: dividing a step does not help here."""
     try:
         yield
     except torch.OutOfMemoryError as error:
         raise InputError(
-            f"out of memory beside the steps ({str(error).splitlines()[0]}); lower "
+            f"out of memory outside the steps ({str(error).splitlines()[0]}); lower "
             f"batch_size={recipe.batch_size} or max_genes={recipe.max_genes}"
         ) from None
 
@@ -123,10 +123,10 @@ class Trainer:
     deltas: Deltas | None
     recipe: Recipe
     seed: int
-    keeper: Keeper
+    manager: CheckpointManager
     parts: int = 1
     """In how many parts this process computes its share of a step."""
-    unseen: list[tuple[int, Ints, Tensor]] = field(default_factory=list)
+    unread: list[tuple[int, Ints, Tensor]] = field(default_factory=list)
     """Step, perturbations and loss of the steps whose loss was not looked at yet."""
 
     def train_epoch(self) -> None:
@@ -147,7 +147,7 @@ class Trainer:
                 state.cells += len(step.codes)
                 progress.update(len(step.codes))
                 state.seconds += time.perf_counter() - started
-                self.keeper.after_step()
+                self.manager.after_step()
                 started = time.perf_counter()
         self._look()
         if not state.finite():
@@ -184,8 +184,8 @@ class Trainer:
         if state.workers.count > 1:
             self._sum(trained, losses)
         state.losses += losses[1:].double() * len(step.codes)
-        self.unseen.append((state.step + 1, step.codes, losses[0]))
-        if state.device.type == "cpu" or len(self.unseen) == STEPS_UNSEEN:
+        self.unread.append((state.step + 1, step.codes, losses[0]))
+        if state.device.type == "cpu" or len(self.unread) == STEPS_UNREAD:
             self._look()
         state.scaler.unscale_(state.optimiser)
         torch.nn.utils.clip_grad_norm_(trained, self.recipe.gradient_clip)
@@ -246,10 +246,10 @@ class Trainer:
         Raises:
             InputError: one is not finite.
         """
-        if not self.unseen:
+        if not self.unread:
             return
         for (step, codes, _), value in zip(
-            self.unseen, torch.stack([loss for *_, loss in self.unseen]).tolist(), strict=True
+            self.unread, torch.stack([loss for *_, loss in self.unread]).tolist(), strict=True
         ):
             if not np.isfinite(value):
                 names = [self.data.perturbations[code] for code in np.unique(codes)]
@@ -257,11 +257,11 @@ class Trainer:
                     f"the loss is {value} at epoch {self.state.epoch}, step {step} "
                     f"(perturbations {shortlist(names)})"
                 )
-        self.unseen.clear()
+        self.unread.clear()
 
     def _diverged(self, what: str) -> InputError:
         advice = "lower learning_rate or use precision=bf16 or fp32"
-        return InputError(f"{what}; {advice}{self.keeper.last_good()}")
+        return InputError(f"{what}; {advice}{self.manager.last_good()}")
 
 
 def one_ahead(items: Iterator[Any]) -> Iterator[Any]:
@@ -280,7 +280,7 @@ def dropout_seed(seed: int, state: TrainingState) -> int:
 
 
 def _close_epoch(state: TrainingState, recipe: Recipe, validation: Validation) -> Epoch:
-    """Note the epoch, keep its weights if they are the best, and go on to the next or stop."""
+    """Note the epoch, keep its weights if they are the best, and continue or stop."""
     fit, epoch = state.fit, state.epoch
     facts = _note(state, recipe, epoch, validation)
     state.schedule.step()
@@ -334,7 +334,7 @@ def _adds(fit: Fit, validation: Validation, recipe: Recipe) -> bool:
 
 
 def _keep(state: TrainingState, epoch: int, validation: Validation) -> None:
-    """Keep the weights as they are, the network's part as large as validation asks for."""
+    """Keep the weights as they are, the network's part scaled as validation suggests."""
     fit, pearson = state.fit, validation.pearson_delta
     exported = export_state(state.model)
     fit.state = exported if validation.network == 1 else weigh_network(exported, validation.network)

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from components.finetune.checkpoint_manager import CheckpointManager
 from components.finetune.data import Floats, TrainingData, ValidationSet, moments
 from components.finetune.deltas import LineDeltas
-from components.finetune.keeping import Keeper
 from components.finetune.selection import network_weight, reliability, weighted_mean
 from components.finetune.workers import ALONE, Workers
 from components.shared.model.inference import predict_cells
@@ -63,7 +63,7 @@ def validate(
     *,
     seed: int,
     device: torch.device,
-    keeper: Keeper | None = None,
+    manager: CheckpointManager | None = None,
     workers: Workers = ALONE,
     responses: Mapping[str, Floats] | None = None,
 ) -> Validation:
@@ -73,7 +73,7 @@ def validate(
     pearson_delta is their correlation over genes, weighed as the recipe says, and discrimination
     is their rank among the line's sets (see `discrimination`). Predictions are summed as they come:
     what is held of a set is its delta. Several ``workers`` predict a share of the sets each; the
-    scores are the same. At SIGTERM to one of them the ``keeper`` lets all leave once the set under
+    scores are the same. At SIGTERM to one of them the ``manager`` lets all leave once the set under
     way is done.
 
     Args:
@@ -82,7 +82,7 @@ def validate(
         recipe: the settings.
         seed: of the control cells and windows.
         device: where the model is.
-        keeper: what answers SIGTERM.
+        manager: what answers SIGTERM.
         workers: the processes that validate together.
         responses: what `own_responses` returned. With known effects a network counts for what it
             adds to them and to its lines' own responses.
@@ -96,12 +96,12 @@ def validate(
     drawn = [_draw(data, recipe, held_out, rng) for held_out in data.validation]
     own = {}
     for number, (rows, inputs) in workers.own(drawn):
-        if keeper and keeper.asked:
+        if manager and manager.terminated:
             break
         held_out = data.validation[number]
         own[number] = _predict(model, data, recipe, held_out, rows, inputs, order, device)
-    if keeper:
-        keeper.leave_if_asked()
+    if manager:
+        manager.leave_if_terminated()
     return _scored(data, recipe, list(workers.gathered(own).items()), responses or {})
 
 

@@ -1,4 +1,4 @@
-"""What all cells are brought to: the total that is asked for, or the controls' median depth.
+"""What all cells are normalised to: the requested total, or the controls' median depth.
 
 Ten thousand counts are a tenth to a whole of what a cell has over all genes. Of a panel of hundreds
 of genes it has a few hundred, and brought to ten thousand one molecule becomes many.
@@ -10,8 +10,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from components.ingest.joined_files import Part
 from components.ingest.normalise import ValueCheck
-from components.ingest.parts import Part
 from components.shared.artifacts.normalisation import TARGET_SUM, USUAL, read_target_sum
 from components.shared.telling.errors import InputError
 

@@ -17,10 +17,7 @@ from scipy.sparse import csr_matrix
 
 from components.ingest.depth import brought_to
 from components.ingest.generator import SCHEME, Screen
-from components.ingest.knock_down import FILTER, Least, in_words, without_failed
-from components.ingest.normalise import AUTO, COUNTS, EXPRESSIONS, LOG1P, ValueCheck
-from components.ingest.opening import is_zarr, opened
-from components.ingest.parts import (
+from components.ingest.joined_files import (
     GENES,
     INTERSECTION,
     Genes,
@@ -30,13 +27,16 @@ from components.ingest.parts import (
     obs_of_all,
     spellings_of_all,
 )
+from components.ingest.knock_down import FILTER, Least, in_words, without_failed
+from components.ingest.normalise import AUTO, COUNTS, EXPRESSIONS, LOG1P, ValueCheck
+from components.ingest.opening import is_zarr, opened
 from components.ingest.scale import check_option, scale_of
 from components.ingest.source_h5ad import H5adSource
 from components.shared.artifacts.artifact import CELLS, Draft, writing
 from components.shared.artifacts.cells import CELLS_FILE
 from components.shared.artifacts.normalisation import TARGET_SUM, USUAL, read_target_sum, unit_of
 from components.shared.parameters.datasets import as_text, with_files
-from components.shared.reading.files import check_is_no_folder
+from components.shared.reading.file_kinds import check_is_no_folder
 from components.shared.reading.labels import check_names, counts_of, labels_of
 from components.shared.reading.readings import Reading, readings
 from components.shared.reading.source import Source

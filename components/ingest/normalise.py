@@ -47,7 +47,7 @@ def detect(sample: NDArray[np.float32], given: str, name: str) -> tuple[str, str
         return given, f"given; {seen}"
     if len(sample) == 0:
         raise InputError(
-            f"{name}: no non-zero value in a sample of X, so counts or log1p cannot be told; "
+            f"{name}: no non-zero value in a sample of X, so counts and log1p look alike; "
             f"set expression to counts or log1p"
         )
     if whole and most == 1 and len(values) >= ALL_ONE:

@@ -7,7 +7,12 @@ from typing import Any
 
 from components.ingest.source_10x import TenXSource
 from components.ingest.source_h5ad import H5adSource
-from components.shared.reading.files import check_filters, check_is_anndata, check_is_hdf5, is_10x
+from components.shared.reading.file_kinds import (
+    check_filters,
+    check_is_anndata,
+    check_is_hdf5,
+    is_10x,
+)
 from components.shared.storage.hdf5 import DAMAGE, PACKED, UNPACKED, opened_hdf5
 from components.shared.telling.errors import InputError
 

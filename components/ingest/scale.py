@@ -171,7 +171,7 @@ class Found:
             if not self.scale.factors and not _whole(values):
                 entry = int(np.flatnonzero(~_is_whole(values))[0])
                 row = int(np.searchsorted(indptr, entry, side="right")) - 1
-                self._refuse(cells[row], f"has {values[entry]:.6g}, which is no count,")
+                self._refuse(cells[row], f"has {values[entry]:.6g}, which is not a count,")
             return
         bad = totals > total * (1 + SAME)
         if not self.scale.part:
@@ -357,7 +357,7 @@ def _unknown(undone: list[_Undone], best: _Undone | None) -> str:
 
 
 def given(scale: str, cells: csr_matrix, name: str) -> Found:
-    """Return what the user says the scale is, held against a sample of whole cells.
+    """Return what the user says the scale is, checked against a sample of whole cells.
 
     Raises:
         InputError: it cannot be that.
@@ -372,7 +372,8 @@ def given(scale: str, cells: csr_matrix, name: str) -> Found:
         factors = bool(log) and not _are_counts(undone)
         if factors and undone.multiples < MOSTLY:
             raise InputError(
-                f"{name}: scale {scale} is given, but X is then no whole numbers; set another scale"
+                f"{name}: scale {scale} is given, but does not make whole numbers of X; set "
+                "another scale"
             )
         return Found(name, Scale(log, None, factors=factors), "given")
     if high > total * (1 + SAME):

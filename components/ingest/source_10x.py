@@ -31,7 +31,7 @@ class TenXSource(H5adSource):
         """The only matrix there is.
 
         Raises:
-            InputError: another is asked for.
+            InputError: another is requested.
         """
         if self.layer or self.gene_column:
             raise InputError(

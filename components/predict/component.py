@@ -1,4 +1,4 @@
-"""The predict task: the test line under every perturbation that is asked for."""
+"""The predict task: the test line under every requested perturbation."""
 
 from kfp import dsl
 
@@ -14,7 +14,7 @@ def predict(
     gpus: int,
     in_grid: bool,
 ) -> None:
-    """Predict what is asked for, each cell from a basal control cell of the test line.
+    """Predict the requested perturbations, each cell from a basal control cell of the test line.
 
     Args:
         model: the checkpoint of the finetune task.
@@ -25,7 +25,7 @@ def predict(
             there are basal controls, at most 200.
         seed: draws the control partners.
         gpus: GPUs that must be there; 0: one is used if there is one.
-        in_grid: whether a failure is a result, so that the other runs of a grid go on.
+        in_grid: whether a failure is a result, so that the other runs of a grid continue.
     """
     from components.predict.predict import predict as run
     from components.shared.artifacts.artifact import describe

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 from tqdm import tqdm
 
-from components.predict.asked import Asked, asked_for, report_unknown
+from components.predict.perturbations import Requested, report_unknown, requested_of
 from components.predict.table import perturbation_table
 from components.predict.wanted import Wanted, control_obs, predicted_obs, wanted_cells
 from components.shared.artifacts.artifact import MODEL, PREDICTIONS, link_or_copy, opening, writing
 from components.shared.artifacts.cells import Cells
 from components.shared.artifacts.confidence import CONFIDENCE_FILE, MEAN, Confidence
-from components.shared.artifacts.effects import EFFECTS_FILE, EffectTable
+from components.shared.artifacts.known_effects import EFFECTS_FILE, EffectTable
 from components.shared.artifacts.normalisation import check_total, total_of_model
 from components.shared.artifacts.perturbation import CONTROL, genes_of, in_the_words_of
 from components.shared.artifacts.predictions import (
@@ -55,7 +55,7 @@ from components.shared.telling.progress import bar
 Floats = NDArray[np.float32]
 ROWS_AT_ONCE = 1024
 MOST_CELLS = 200
-"""Most cells of a perturbation that was not measured, unless more are asked for: about what a
+"""Most cells of a perturbation that was not measured, unless more are requested: about what a
 perturbation has in the published genome-scale screens."""
 
 
@@ -68,14 +68,14 @@ def predict(
     cells_per_perturbation: int = 0,
     seed: int = 0,
 ) -> None:
-    """Predict the perturbations that are asked for, each cell from a basal control cell.
+    """Predict the requested perturbations, each cell from a basal control cell.
 
     What was measured has as many predicted cells as measured ones. Genes that the model was not
     trained on keep the control cell's value. Values are clipped to what log1p of counts per 10,000
     can be, the mean kept where the recipe predicts a change; how many were clipped is counted.
     Where the recipe says so, the control cells mapped by rank to the perturbation's mean prediction
     take the place of the single predictions. From the same controls a prediction does not depend on
-    what else is asked for.
+    what else is requested.
 
     Args:
         model: model artifact.
@@ -105,12 +105,14 @@ def predict(
     parameters = {"cells_per_perturbation": cells_per_perturbation, "seed": seed}
     with writing(target, PREDICTIONS, parameters=parameters, inputs=inputs) as draft:
         predictor = _Predictor(trained.path, opened, seed)
-        asked = predictor.asked(split)
-        wanted = wanted_cells(asked, split, cells_per_perturbation or min(len(basal), MOST_CELLS))
+        requested = predictor.requested(split)
+        wanted = wanted_cells(
+            requested, split, cells_per_perturbation or min(len(basal), MOST_CELLS)
+        )
         control = opened.rows(basal)
         blocks = predictor.blocks(control, wanted)
         file = draft.path / PREDICTIONS_FILE
-        labels = asked.predicted
+        labels = requested.predicted
         controls = opened.rows(reference)
         seen = predictor.trained or split.training_perturbations()
         obs = pd.concat(
@@ -142,14 +144,14 @@ def predict(
             "cells": len(wanted.labels),
             "controls": len(reference),
             "perturbations": len(labels),
-            "measured": len(asked.measured),
-            "not_measured": len(asked.unmeasured),
-            "not_predicted": asked.unknown,
+            "measured": len(requested.measured),
+            "not_measured": len(requested.unmeasured),
+            "not_predicted": requested.unknown,
             "scale": predictor.scale,
             CELLS_KIND: predictor.kind,
             "clipped_fraction": predictor.clipped / predictor.values,
         }
-    unmeasured = f" ({len(asked.unmeasured)} not measured)" if asked.unmeasured else ""
+    unmeasured = f" ({len(requested.unmeasured)} not measured)" if requested.unmeasured else ""
     print(
         f"predict: wrote {Path(target) / PREDICTIONS_FILE}: {len(wanted.labels)} cells of "
         f"{len(labels)} perturbations{unmeasured} in {line} and {len(reference)} real controls",
@@ -235,14 +237,14 @@ class _Predictor:
             return True
         return all(self._targets(gene).flagged for gene in genes_of(label))
 
-    def asked(self, split: Splits) -> Asked:
+    def requested(self, split: Splits) -> Requested:
         """Return what is to be predicted, and say what of it cannot be.
 
         Raises:
             InputError: nothing can.
         """
         measured = set(split.table["perturbation"].iloc[split.rows(TEST, line=split.test_line)])
-        labels = split.asked or (self.training.perturbations if self.training else [])
+        labels = split.requested or (self.training.perturbations if self.training else [])
         if not labels:
             raise InputError(
                 "perturbations: none is named and none was measured, and the model does not say "
@@ -250,9 +252,9 @@ class _Predictor:
             )
         if self.training:
             labels = in_the_words_of(self.training.perturbations, labels)
-        asked = asked_for(labels, measured, self.knows)
-        report_unknown(asked, self.knows, self.vocabulary, split.other_names)
-        return asked
+        requested = requested_of(labels, measured, self.knows)
+        report_unknown(requested, self.knows, self.vocabulary, split.other_names)
+        return requested
 
     def blocks(self, control: csr_matrix, wanted: Wanted) -> Iterator[tuple[Floats, Floats]]:
         """Yield one perturbation after the other: its cells [cells, genes], their mean [genes].

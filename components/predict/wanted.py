@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from components.predict.asked import Asked
+from components.predict.perturbations import Requested
 from components.shared.artifacts.cells import Cells
 from components.shared.artifacts.perturbation import CONTROL
 from components.shared.artifacts.predictions import MEASURED
@@ -31,22 +31,22 @@ class Wanted:
         return bool((self.rows >= 0).any())
 
 
-def wanted_cells(asked: Asked, splits: Splits, cells_each: int) -> Wanted:
+def wanted_cells(requested: Requested, splits: Splits, cells_each: int) -> Wanted:
     """Return the cells to predict.
 
     Args:
-        asked: the perturbations.
+        requested: the perturbations.
         splits: which cells are tested.
         cells_each: cells of a perturbation that was not measured.
     """
     test = splits.rows(TEST, line=splits.test_line)
     of_test = splits.table["perturbation"].to_numpy(str)[test]
-    measured = set(asked.measured)
+    measured = set(requested.measured)
     parts = [
         test[of_test == label] if label in measured else np.full(cells_each, -1)
-        for label in asked.predicted
+        for label in requested.predicted
     ]
-    labels = np.repeat(np.array(asked.predicted, dtype=str), [len(part) for part in parts])
+    labels = np.repeat(np.array(requested.predicted, dtype=str), [len(part) for part in parts])
     return Wanted(labels, np.concatenate(parts).astype(np.int64))
 
 

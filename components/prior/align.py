@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from components.prior.tables import Table
+from components.prior.vector_tables import Table
 from components.shared.model.vocabulary import SPECIAL_TOKENS, Vocabulary
 from components.shared.parameters.aliases import Aliases, match
 from components.shared.telling.errors import InputError, shortlist
@@ -38,7 +38,7 @@ def align(table: Table, vocabulary: Vocabulary, name: str, aliases: Aliases) -> 
             float32, or no gene that the vocabulary has.
     """
     if not table.genes:
-        raise InputError(f"{name}: holds no gene; expected one vector a gene")
+        raise InputError(f"{name}: holds no gene; expected one vector per gene")
     twice = [gene for gene, n in Counter(table.genes).items() if n > 1]
     if twice:
         raise InputError(f"{name}: gene '{twice[0]}' comes more than once; keep one vector of it")
@@ -94,6 +94,6 @@ def _check_finite(genes: list[str], rows: NDArray[np.generic], name: str) -> NDA
         row, column = bad[0]
         raise InputError(
             f"{name}: gene '{genes[row]}' has {rows[row, column]} at position {column}; expected "
-            "finite numbers within float32, take the gene out or mend it"
+            "finite numbers within float32, remove the gene or correct it"
         )
     return np.asarray(values.any(axis=1))

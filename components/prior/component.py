@@ -16,7 +16,7 @@ def prior(
             random:<width>; shuffled:<prior>; effects or effects:<uri>; concat(<prior>, ...).
         pretrained: whose vocabulary: a folder or URI with vocab.json, or random://<size>.
         seed: for priors that draw: random and shuffled.
-        in_grid: whether a failure is a result, so that the other runs of a grid go on.
+        in_grid: whether a failure is a result, so that the other runs of a grid continue.
     """
     from components.prior.prior import prior as run
     from components.shared.artifacts.artifact import describe

@@ -111,7 +111,9 @@ def _parts(index: Path) -> list[str]:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         names = []
     if not names or not all(isinstance(n, str) and Path(n).name == n for n in names):
-        raise InputError(f"{index}: is no index of weights; expected plain names in 'weight_map'")
+        raise InputError(
+            f"{index}: is not an index of weights; expected plain names in 'weight_map'"
+        )
     return names
 
 
@@ -268,7 +270,7 @@ class _Shards:
             else:
                 path.unlink()
         if kept:
-            print(f"esm2: going on after {len(kept):,} proteins that are kept", flush=True)
+            print(f"esm2: resumed after {len(kept):,} stored proteins", flush=True)
         return kept
 
     def add(self, key: bytes, vector: NDArray[np.float32]) -> None:

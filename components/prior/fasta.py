@@ -72,7 +72,7 @@ def read_fasta(path: Path, name: str) -> Proteins:
     """Read protein sequences, one a gene; messages call the file ``name``.
 
     Raises:
-        InputError: no FASTA, residues that are no letters, no gene at all, or too large a file.
+        InputError: no FASTA, residues that are not letters, no gene at all, or too large a file.
     """
     best: dict[str, _Record] = {}
     several: set[str] = set()
@@ -121,8 +121,8 @@ def _records(path: Path, name: str) -> Iterator[_Record]:
 def _record(header: str, parts: list[str], name: str) -> _Record:
     sequence = "".join(parts).upper().removesuffix("*")
     if not RESIDUES.fullmatch(sequence):
-        said = "has no residues" if not sequence else "has residues that are no letters A to Z"
-        raise InputError(f"{name}: record '{header[:60]}' {said}; mend it or take it out")
+        said = "has no residues" if not sequence else "has residues that are not letters A to Z"
+        raise InputError(f"{name}: record '{header[:60]}' {said}; correct or remove it")
     return _Record(header, sequence)
 
 

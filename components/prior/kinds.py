@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from components.prior.align import Aligned, align, genes_of
 from components.prior.fasta import read_fasta
-from components.prior.tables import Table, read_table
+from components.prior.vector_tables import Table, read_table
 from components.shared.artifacts.licences import CC0, CC_BY, Source, licence_of
 from components.shared.model.checkpoint import CHECKPOINT_FILES, WEIGHTS_FILE, read_checkpoint
 from components.shared.model.vocabulary import Vocabulary
@@ -267,7 +267,7 @@ def _complete(columns: dict[str, list[str]], name: str) -> tuple[list[str], list
 
 
 def _with_evidence(prior: Prior, columns: dict[str, list[str]]) -> dict[str, list[str]]:
-    """Keep the rows of the evidence codes that are asked for; of all but NO_DATA if none are."""
+    """Keep the rows of the requested evidence codes; of all but NO_DATA if none are."""
     said = prior.options.get(grammar.EVIDENCE)
     if EVIDENCE_COLUMN not in columns:
         if said:

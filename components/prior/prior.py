@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from components.prior.effects import write_effects
 from components.prior.kinds import Context, Vectors, genes_of, make, totals
+from components.prior.other_screens import write_effects
 from components.shared.artifacts.artifact import GENE_PRIOR, writing
 from components.shared.artifacts.gene_prior import EFFECTS, FACTS_FILE, GENES, TABLE_FILE, TENSOR
 from components.shared.artifacts.licences import (
@@ -114,7 +114,7 @@ def _write_table(asked: Prior, made: Vectors, tokens: Vocabulary, folder: Path) 
 
 
 def _take_licence(source: str, target: Path) -> None:
-    """Put a copy of the State Model's licence, which its terms ask for, into the artifact.
+    """Put a copy of the State Model's licence, which its terms require, into the artifact.
 
     It lies beside the table where that was published; a copy without it is used all the same.
     """

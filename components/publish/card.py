@@ -17,7 +17,7 @@ from components.publish.facts import (
     means_and_cells,
     number,
 )
-from components.publish.files import is_scored
+from components.publish.published_files import is_scored
 from components.publish.terms import Terms, binding, citations_of, notice_of, terms_of
 from components.shared.artifacts import shapes
 from components.shared.artifacts.artifact import Artifact, code_version
@@ -127,7 +127,7 @@ class _Run:
 
     @property
     def prior(self) -> str:
-        """The prior that was asked for (``effects`` has no table), without local paths."""
+        """The requested prior (``effects`` has no table), without local paths."""
         return prior_asked_for(self.stats)
 
     @property
@@ -138,7 +138,7 @@ class _Run:
 
     @property
     def terms(self) -> list[Terms]:
-        """What data, base weights and prior ask for."""
+        """What data, base weights and prior require."""
         return terms_of(self.known_source, self.stats)
 
     @property
@@ -240,7 +240,7 @@ def _context(
         "few_shot": few_shot(run.splits),
         "predictions": run.predictions,
         "pretrained": public(run.stats["pretrained"]),
-        "prior": {"asked for": run.prior} | prior_rows(run.stats["prior"]),
+        "prior": {"requested": run.prior} | prior_rows(run.stats["prior"]),
         "not_scored": run.metrics.get("not_scored", ""),
         "held_out": _held_out_rows(run.confidence),
         "scale": run.confidence["scale"],
@@ -286,7 +286,7 @@ def _held_out_rows(confidence: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _asked(predictions: Mapping[str, Any]) -> str:
-    """Say what was asked for and what became of it."""
+    """Say what was requested and what became of it."""
     total, missing = predictions["perturbations"], predictions.get("not_measured", 0)
     left_out = predictions.get("not_predicted", [])
     text = f"{count(total, 'perturbation')} predicted"

@@ -44,7 +44,7 @@ OF_DATA = {
 
 @dataclass(frozen=True)
 class Terms:
-    """What one thing that a model was made with asks for."""
+    """What one thing that a model was made with requires."""
 
     what: str
     source: str
@@ -86,7 +86,7 @@ def notice_of(terms: Sequence[Terms], files: Sequence[str]) -> list[str]:
             "License: it was made with gene embeddings of State (SE-600M) as a prior, which that "
             "licence names a derivative work. It may be used and passed on for non-commercial "
             "purposes alone. Research, development or education that a commercial entity engages "
-            "in or sponsors is no non-commercial purpose, whoever does it.",
+            "in or sponsors is not a non-commercial purpose, whoever does it.",
             f"Licence: `{STATE_LICENCE_FILE}` in this folder."
             if STATE_LICENCE_FILE in files
             else "Before you pass it on, put a complete, unaltered copy of MODEL_LICENSE.md of "

@@ -18,15 +18,15 @@ from components.shared.artifacts.splits import (
     VAL,
 )
 from components.shared.telling.errors import InputError
-from components.split.labels import Ints, Labels, generator
-from components.split.rules import Rules
+from components.split.coded_labels import Ints, Labels, generator
+from components.split.role_rules import Rules
 
 CODE = {role: i for i, role in enumerate(ROLES)}
 
 OTHER_LINE = "cell line not used"
 OTHER_TEST = "test perturbation of a line that is not predicted"
 NOT_IN_TRAINING = "test-line perturbation that no training line has"
-NOT_ASKED_FOR = "test-line perturbation that is not asked for"
+NOT_ASKED_FOR = "test-line perturbation that was not requested"
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def assign(
         labels: labels of the cells.
         rules: roles of lines and of single perturbations.
         asked: the perturbations to test, whether or not training has them; none = all there are.
-        restrict_test_to_training: where nothing is asked for, leave out test cells whose
+        restrict_test_to_training: where nothing is requested, leave out test cells whose
             perturbation no training line has, as the reference run does.
         halve_controls: part each line's controls into basal and reference halves. Those of a test
             line without test cells stay whole.

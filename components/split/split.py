@@ -18,7 +18,7 @@ from components.shared.artifacts.perturbation_names import (
     text_of,
 )
 from components.shared.artifacts.splits import (
-    ASKED_FILE,
+    REQUEST_FILE,
     SPLITS_FILE,
     SUMMARY_FILE,
     TEST,
@@ -26,16 +26,16 @@ from components.shared.artifacts.splits import (
     VAL,
 )
 from components.shared.parameters.aliases import meanings_of, read_aliases
-from components.shared.parameters.asked import read_perturbations
 from components.shared.parameters.conditions import check_fraction, check_whole
+from components.shared.parameters.perturbation_list import read_perturbations
 from components.shared.storage.downloads import shown
 from components.shared.storage.files import fetched
 from components.shared.telling.errors import InputError, shortlist
-from components.split.labels import Labels
+from components.split.coded_labels import Labels
+from components.split.counts import as_table, summarise
+from components.split.role_rules import Rules, from_lines, with_validation
 from components.split.roles import NOT_IN_TRAINING, assign
-from components.split.rules import Rules, from_lines, with_validation
 from components.split.split_file import read_split_file, rules_of
-from components.split.summary import as_table, summarise
 
 
 def split(
@@ -62,9 +62,9 @@ def split(
             counts. None: a finished model is applied, nothing trains.
         test_line: cell line whose perturbed cells test; with a split file it chooses one where the
             file has several. Control cells of it are enough.
-        perturbations: what to predict, see `asked.read_perturbations`. Empty: all that are measured
-            in the test line (see ``restrict_test_to_training``); where none is, all that the
-            training lines have.
+        perturbations: what to predict, see `perturbation_list.read_perturbations`. Empty: all that
+            are measured in the test line (see ``restrict_test_to_training``); where none is, all
+            that the training lines have.
         val_line: training line that validates; empty for all of them.
         val_fraction: fraction of the (line, perturbation) sets that validate, see
             `rules.with_validation`; 1 holds a whole line out, 0 makes no validation set. Not used
@@ -116,7 +116,7 @@ def split(
                 rules, labels, val_line=val_line, val_fraction=val_fraction, seed=seed
             )
         elif val_line:
-            print(f"split: note: val_line '{val_line}' gives way to the split file", flush=True)
+            print(f"split: note: val_line '{val_line}' is overridden by the split file", flush=True)
         assigned = assign(
             labels,
             rules,
@@ -142,7 +142,7 @@ def split(
         table.to_parquet(draft.path / SPLITS_FILE, index=False)
         (draft.path / SUMMARY_FILE).write_text(json.dumps(summary, indent=2) + "\n")
         wanted = {"perturbations": asked, "other_names": _other_names(asked, aliases)}
-        (draft.path / ASKED_FILE).write_text(json.dumps(wanted, indent=2) + "\n")
+        (draft.path / REQUEST_FILE).write_text(json.dumps(wanted, indent=2) + "\n")
         draft.summary |= summary
         # Carried along for the model card: publish does not read the cells.
         carried = (
@@ -180,7 +180,8 @@ def _rules_of_file(
     rules, facts = rules_of(file, labels, train_lines=list(train_lines), test_line=test_line)
     if test_line and rules.test_line != test_line:
         print(
-            f"split: note: test_line '{test_line}' gives way to '{rules.test_line}' of {file.name}",
+            f"split: note: test_line '{test_line}' is overridden by '{rules.test_line}' "
+            f"of {file.name}",
             flush=True,
         )
     return rules, {"split_file": file.name} | facts
@@ -192,14 +193,14 @@ def _shown(perturbations: str | Sequence[str]) -> list[str]:
 
 
 def _found(table: pd.DataFrame) -> list[str]:
-    """Return what to predict where nothing is asked for: what is tested, else what trains."""
+    """Return what to predict where nothing is requested: what is tested, else what trains."""
     tested = table["role"] == TEST
     wanted = tested if tested.any() else table["role"].isin((TRAIN, VAL))
     return sorted(set(table.loc[wanted, "perturbation"]))
 
 
 def _other_names(asked: Sequence[str], uri: str) -> dict[str, list[str]]:
-    """Return the symbols that the genes asked for may stand for, of those that are no symbols."""
+    """Return the symbols that the requested genes may stand for, of those that are no symbols."""
     if not uri:
         return {}
     with fetched(uri) as path:
@@ -210,7 +211,7 @@ def _other_names(asked: Sequence[str], uri: str) -> dict[str, list[str]]:
 
 
 def _asked_for(asked: Sequence[str], table: pd.DataFrame) -> dict[str, int]:
-    """Count what is asked for and what of it was measured in the test line."""
+    """Count the requested perturbations and those measured in the test line."""
     measured = set(table.loc[table["role"] == TEST, "perturbation"])
     return {
         "asked_for": len(asked),

@@ -17,8 +17,8 @@ from components.shared.artifacts.perturbation_names import canonical_name, line_
 from components.shared.artifacts.splits import TEST, TRAIN, UNUSED, VAL
 from components.shared.storage.digests import sha256_of
 from components.shared.telling.errors import InputError, nearest, shortlist
-from components.split.labels import Labels
-from components.split.rules import Rules, check_line
+from components.split.coded_labels import Labels
+from components.split.role_rules import Rules, check_line
 
 ROLES = (TRAIN, VAL, TEST)
 LISTED_ROLES = (VAL, TEST)
@@ -27,7 +27,7 @@ TABLES = ("datasets", "training", "zeroshot", "fewshot")
 
 @dataclass(frozen=True)
 class SplitFile:
-    """What a split file says, before it is held against the cells."""
+    """What a split file says, before it is checked against the cells."""
 
     name: str
     sha256: str

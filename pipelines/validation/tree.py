@@ -143,7 +143,7 @@ class Tree:
         for name, text in self.files(f"{COMPILED}/*.yaml", f"{RELEASE}/*.yaml"):
             spec, platform = [*documents(name, text), {}, {}][:2]
             if not (spec.get("root", {}).get("inputDefinitions") and platform.get("platforms")):
-                raise InputError(f"{name}: is no compiled pipeline; run make compile")
+                raise InputError(f"{name}: is not a compiled pipeline; run make compile")
             found.append((name, spec, platform))
         return found
 

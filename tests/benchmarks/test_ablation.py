@@ -17,7 +17,7 @@ from benchmarks.ablation import (
     ladder,
     opened,
 )
-from benchmarks.stages import SMALL
+from benchmarks.staged_run import SMALL
 from components.shared.artifacts.splits import TEST, VAL
 
 SIZE = Size(cells=420, genes=40, perturbations=6, epochs=1)

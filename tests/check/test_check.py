@@ -118,7 +118,7 @@ def test_what_parameters_alone_tell_is_told_first_of_every_pipeline(of, wrong, s
         ({"pretrained": "/nowhere/scgpt"}, "pretrained=/nowhere/scgpt: no such file or folder"),
         ({"prior": "/nowhere/e.parquet"}, "prior=/nowhere/e.parquet: no such file"),
         ({"train_lines": "k562"}, "expected a list of cell lines"),
-        ({"train_lines": [False]}, "False is no name of a cell line; put names in quotes"),
+        ({"train_lines": [False]}, "False is not the name of a cell line; put names in quotes"),
         ({"train_lines": ["k562", "K-562"]}, "'K-562', 'k562' are names of one line"),
         ({"train_lines": [1.0, "1"]}, "'1' given more than once"),
         ({"test_line": ""}, "test_line is empty"),
@@ -203,7 +203,7 @@ def test_a_run_is_refused_with_the_nearest_name(wrong, says):
         ({"overrides": {"epochs": 0.0}}, "override epochs=0.0: expected at least 1"),
         ({"publish_to": "ftp://host/x"}, "publish_to 'ftp://host/x': scheme 'ftp://'; allowed: a"),
         ({"publish_to": "hf://datasets/me/it"}, "expected hf://<owner>/<name>"),
-        ({"publish_to": "hf://me/a b"}, "'me/a b' is no name a repository can have"),
+        ({"publish_to": "hf://me/a b"}, "'me/a b' is not a valid name of a repository"),
         ({"publish_to": "gs://b/../x"}, "publish_to|gs://b/../x"),
         ({"ingest_options": {"target_sum": "mean"}}, "target_sum='mean': expected 'median'"),
     ],
@@ -291,7 +291,7 @@ def test_a_failure_in_a_grid_is_an_artifact_that_the_next_task_hands_on(tmp_path
         "stage": "prior",
         "reason": "no such file",
     }
-    assert "prior: error: no such file; the rest of the grid goes on" in capsys.readouterr().err
+    assert "prior: error: no such file; the other runs continue" in capsys.readouterr().err
 
 
 def test_a_fault_in_a_grid_is_an_artifact_too_with_its_traceback_in_the_log(tmp_path, capsys):

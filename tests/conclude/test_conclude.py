@@ -1,4 +1,4 @@
-"""How a run ended, what came of it or what failed, and how to go on: here and on a cluster."""
+"""How a run ended, what came of it or what failed, and how to continue: here and on a cluster."""
 
 import json
 import re
@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
-from components.conclude import cluster
+from components.conclude import kfp_api
 from components.conclude.conclude import PAGES, conclude
 from components.shared.findings.results import tell_result
 from components.shared.telling.kfp_run import own_last_line
@@ -42,7 +42,7 @@ def said(tmp_path: Path, *arguments: str) -> str:
 @pytest.fixture
 def in_a_pod(monkeypatch):
     """Return a function that lets this process see a server's KFP as a pod does."""
-    monkeypatch.setattr(cluster, "SECONDS_TO_REPORT", 0.0)
+    monkeypatch.setattr(kfp_api, "SECONDS_TO_REPORT", 0.0)
 
     def of(kfp: Kfp, file: str = "scgpt-perturb-cpu.yaml") -> None:
         url = urlsplit(kfp.url)
@@ -164,7 +164,7 @@ def test_a_cluster_that_does_not_answer_is_told_in_one_sentence(tmp_path, in_a_p
     with serving(Kfp(always=503)) as kfp:
         in_a_pod(kfp)
         text = said(tmp_path, state, "", "run-0", "")
-    assert text.count("could not be reached from here, or did not tell") == 1
+    assert text.count("could not be reached from here, or did not answer") == 1
     assert ("Retry" in text) == (state == "FAILED")
 
 
@@ -172,7 +172,7 @@ def test_the_api_is_asked_again_until_it_has_heard_of_the_failure(tmp_path, in_a
     looks = [Look("RUNNING", {"ingest": "RUNNING"}), Look("RUNNING", {"ingest": "FAILED"})]
     with serving(Kfp([*looks])) as kfp:
         in_a_pod(kfp)
-        monkeypatch.setattr(cluster, "SECONDS_TO_REPORT", 30.0)
+        monkeypatch.setattr(kfp_api, "SECONDS_TO_REPORT", 30.0)
         assert "Task `ingest` failed" in said(tmp_path, "FAILED", "", "run-0", "")
 
 

@@ -26,7 +26,7 @@ from components.evaluate.evaluate import evaluate, in_order
 from components.evaluate.inputs import cell_eval_files
 from components.evaluate.inputs.pair import Pair, pair_of
 from components.evaluate.inputs.rows import dense
-from components.evaluate.inputs.training import training_pseudobulks
+from components.evaluate.inputs.training_lines import training_pseudobulks
 from components.evaluate.measures.metrics import CELLS, EVERY, HEADLINE, METRICS, OURS, REFERENCE
 from components.evaluate.measures.scoring import as_floats, score
 from components.evaluate.pages.summary import compared

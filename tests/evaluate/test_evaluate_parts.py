@@ -20,7 +20,7 @@ from components.evaluate.contenders.halves import halves
 from components.evaluate.contenders.ridge import PENALTIES, ridge_deltas
 from components.evaluate.contenders.yardstick import Yardstick
 from components.evaluate.inputs.pair import Pair
-from components.evaluate.inputs.training import Training
+from components.evaluate.inputs.training_lines import Training
 from components.evaluate.measures import metrics
 from components.evaluate.measures.calibrated import (
     AVERAGE,
@@ -39,7 +39,7 @@ from components.evaluate.measures.measured import Measured
 from components.evaluate.measures.scoring import score
 from components.evaluate.measures.strata import by_stratum, strata
 from components.evaluate.measures.uncertainty import BEATS, FALLS_SHORT, UNCLEAR, compare, interval
-from components.evaluate.pages.repeat import repeat_command
+from components.evaluate.pages.repeat_command import repeat_command
 from components.evaluate.pages.seeds import spread_over_seeds
 from components.evaluate.pages.summary import described, summary_table, undefined_table
 from components.shared.artifacts.artifact import CELLS, EVALUATION, Artifact, opening, writing

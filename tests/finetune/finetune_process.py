@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import torch._dynamo  # what the first optimiser imports takes as long as the rest of a run here
 
-from components.finetune import keeping, tracking, training
+from components.finetune import checkpoint_manager, tracking, training
 from components.finetune.finetune import finetune
 from components.shared.model.scgpt_package import transformer_generator
 from components.shared.storage import s3 as storage_s3  # noqa: F401
@@ -93,7 +93,7 @@ def _run(
     os.environ.update(environment)
     tempfile.tempdir = str(Path(log).parent)  # what a kill leaves goes with the test's folder
     torch.set_num_threads(1)
-    keeping.CHECKPOINT_MINUTES = minutes
+    checkpoint_manager.CHECKPOINT_MINUTES = minutes
     without_wandb(tracking)
     drawn, begun = training.steps, count(1)
 

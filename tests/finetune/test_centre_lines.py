@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from components.finetune.cross_line_effects import known_effects
 from components.finetune.deltas import LineDeltas
-from components.finetune.effects import known_effects
-from components.finetune.parts import COPIED, PARTS, told_by, without_own_response
+from components.finetune.effect_parts import COPIED, PARTS, told_by, without_own_response
 from tests.finetune.lines import LABELS, screens
 from tests.finetune.shared_effects import screen, tellers
 

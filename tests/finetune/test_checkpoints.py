@@ -190,10 +190,14 @@ class Explosive:
         (flip, "weights.pt", "sha256 of weights.pt is not the one in manifest.json"),
         (shorten, "progress.pt", "sha256 of progress.pt is not the one in manifest.json"),
         (Path.unlink, "weights.pt", "weights.pt is missing"),
-        (lambda path: path.write_text("{"), MANIFEST, "manifest.json is no manifest"),
-        (lambda path: path.write_text("[]"), MANIFEST, "manifest.json is no manifest"),
-        (lambda path: path.write_text('{"format": 1}'), MANIFEST, "manifest.json is no manifest"),
-        (unsafe_name, "weights.pt", "manifest.json is no manifest"),
+        (lambda path: path.write_text("{"), MANIFEST, "manifest.json is not a manifest"),
+        (lambda path: path.write_text("[]"), MANIFEST, "manifest.json is not a manifest"),
+        (
+            lambda path: path.write_text('{"format": 1}'),
+            MANIFEST,
+            "manifest.json is not a manifest",
+        ),
+        (unsafe_name, "weights.pt", "manifest.json is not a manifest"),
         (put_object_of_code, "weights.pt", "weights.pt does not load with weights_only=True"),
     ],
 )
@@ -289,8 +293,8 @@ def test_one_of_another_format_is_refused(tmp_path: Path) -> None:
         ("STORE:///a", "names no bucket"),
         ("STORE://lab/a/../b", r"'\.\.'; give a plain path"),
         ("STORE://nowhere/a", r"checkpoints (gs|s3)://nowhere/a: no bucket 'nowhere'"),
-        ("/dev/null", "is not a folder one may write to"),
-        ("/proc/checkpoints", "is not a folder one may write to"),
+        ("/dev/null", "is not a writable folder"),
+        ("/proc/checkpoints", "is not a writable folder"),
     ],
 )
 def test_a_place_that_will_not_do_is_refused_at_once(

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.finetune.confidence import LEAST_SCALE, confidence
+from components.finetune.confidence_fit import LEAST_SCALE, confidence
 from components.finetune.deltas import LineDeltas
 from components.finetune.left_out import Screen
 from components.shared.artifacts.confidence import (

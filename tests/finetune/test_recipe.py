@@ -3,7 +3,7 @@ from dataclasses import asdict
 import pytest
 
 from benchmarks.ablation import MENDS, NOT_TRIED, Size, ladder
-from benchmarks.stages import SMALL
+from benchmarks.staged_run import SMALL
 from components.shared.parameters.recipe import Recipe, load_recipe, recipe_names
 from components.shared.telling.errors import InputError
 

@@ -17,7 +17,7 @@ import pytest
 import torch
 from kfp import dsl
 
-from components.finetune import keeping, tracking, training, validation
+from components.finetune import checkpoint_manager, tracking, training, validation
 from components.finetune.component import finetune as task
 from components.finetune.finetune import finetune
 from components.finetune.workers import Workers
@@ -126,7 +126,7 @@ def test_sigterm_keeps_the_step_under_way_and_says_how_to_go_on(
     assert re.fullmatch(
         rf"finetune: SIGTERM: stopped at epoch {epoch}, step {step}; the last good checkpoint is "
         rf"{place}/epoch-000{epoch}-step-00000{step}-[0-9a-f]{{8}}; run it again with "
-        rf"checkpoints={place} to go on",
+        rf"checkpoints={place} to resume",
         line,
     )
     assert list((tmp_path / "out").iterdir()) == []
@@ -410,7 +410,7 @@ def test_the_weights_of_a_pretrained_folder_count_not_where_it_is(
 def test_a_loss_that_is_not_finite_names_the_last_good_checkpoint(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(keeping, "CHECKPOINT_MINUTES", 0)
+    monkeypatch.setattr(checkpoint_manager, "CHECKPOINT_MINUTES", 0)
     given = arguments(
         world, tmp_path / "model", tmp_path / "checkpoints", overrides={"learning_rate": 1e30}
     )
@@ -437,15 +437,15 @@ def test_a_checkpoint_is_written_every_interval_and_after_each_epoch(
         clock.now += 60
 
     written: list[Position] = []
-    save = keeping.Checkpoints.save
+    save = checkpoint_manager.Checkpoints.save
 
     def noted(self: Any, parts: Any, epoch: int, step: int) -> str:
         written.append((epoch, step))
         return save(self, parts, epoch, step)
 
-    monkeypatch.setattr(keeping, "time", clock)
-    monkeypatch.setattr(keeping, "CHECKPOINT_MINUTES", 4)
-    monkeypatch.setattr(keeping.Checkpoints, "save", noted)
+    monkeypatch.setattr(checkpoint_manager, "time", clock)
+    monkeypatch.setattr(checkpoint_manager, "CHECKPOINT_MINUTES", 4)
+    monkeypatch.setattr(checkpoint_manager.Checkpoints, "save", noted)
     at_step(tick)
     finetune(
         **arguments(world, tmp_path / "model", tmp_path / "checkpoints", overrides={"epochs": 2})
@@ -476,7 +476,7 @@ def test_a_bucket_that_fails_on_the_way_costs_checkpoints_not_the_run(
     (warning,) = [line for line in printed.err.split("\n") if "WARNING: no checkpoint" in line]
     place = bucket.uri("lab/checkpoints")
     assert f"no checkpoint of epoch 2, step 0: checkpoints {place}: HTTP 503" in warning
-    assert "training goes on" in warning
+    assert "training continues" in warning
     assert printed.out.count("finetune: checkpoint epoch-") == 2
     assert_same(tmp_path / "model", undisturbed)
     assert {name.split("/")[1][:22] for name in bucket.names("lab")} == {"epoch-0004-step-000000"}

@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from components.finetune.cross_line_effects import known_effects, of_other_screens
 from components.finetune.deltas import LineDeltas
-from components.finetune.effects import known_effects, of_other_screens
 from components.finetune.finetune import finetune
 from components.finetune.table_scale import LEAST_SHARED, OFF, brought_to_scale
-from components.prior.effects import read_deltas
+from components.prior.other_screens import read_deltas
 from components.prior.prior import prior
 from components.shared.artifacts.gene_prior import OtherEffects
 from components.shared.findings.limitations import limitations

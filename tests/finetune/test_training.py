@@ -9,7 +9,7 @@ import torch
 
 from components.finetune import training
 from components.finetune.batches import epoch_pairs, steps
-from components.finetune.keeping import Keeper
+from components.finetune.checkpoint_manager import CheckpointManager
 from components.finetune.state import Epoch, TrainingState
 from components.finetune.training import Trainer, dropout_seed, fit
 from components.finetune.validation import Validation
@@ -118,7 +118,7 @@ def test_a_process_whose_first_step_has_no_share_takes_part_in_mixed_precision()
     data, recipe = training_data(), recipe_of()
     state = state_of(_LastOfMany(99, 100))
     state.scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
-    trainer = Trainer(state, data, None, recipe, 0, Keeper(None, state, None))
+    trainer = Trainer(state, data, None, recipe, 0, CheckpointManager(None, state, None))
     step = next(steps(data, epoch_pairs(data, recipe, 0, 1), recipe, 0, 1))
     share = trainer.share_of(step)
     assert not share

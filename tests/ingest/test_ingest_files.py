@@ -282,7 +282,7 @@ def test_names_are_one_over_all_files(tmp_path: Path, as_json: bool, capsys: Any
         ('[{"file": "a.h5ad", "layer": 1}]', "expected text"),
         ('[{"file": "a.h5ad", "left_out": "NT-1"}]', "expected a list of labels"),
         ('[{"file": "a.h5ad", "missing_is_control": "yes"}]', "expected true or false"),
-        ('[{"file": "a.h5ad", "genes": "union"}]', "'genes' is no option of a file"),
+        ('[{"file": "a.h5ad", "genes": "union"}]', "'genes' is not an option of a file"),
         ('[{"file": "a.h5ad", "scale": "cp"}]', "scale 'cp' is not allowed"),
     ],
 )
@@ -329,7 +329,7 @@ def zipped_as(code: int, part: str, path: Path) -> None:
 def test_a_filter_that_is_not_here_is_named(
     tmp_path: Path, part: str, code: int, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("components.shared.reading.files._with_plugins", lambda code: False)
+    monkeypatch.setattr("components.shared.reading.file_kinds._with_plugins", lambda code: False)
     path = written(tmp_path, screen())
     zipped_as(code, part, Path(path))
     message = refused(tmp_path, path)

@@ -252,7 +252,7 @@ class Live:
         return left
 
     def _end(self, run_id: str) -> None:
-        """Terminate a run that goes on, so that no pod outlives it."""
+        """Terminate a run that still runs, so that no pod outlives it."""
         if self.told(run_id).run.get("state") not in FINAL:
             self.client.terminate_run(run_id)
 

@@ -130,7 +130,7 @@ class TestBadParameter:
         say(" / ".join(line for line in page.splitlines() if line.strip())[:300])
         assert "Task `check` failed" in page
         assert f"prior '{BAD_PRIOR}' is unknown" in page
-        assert "How to go on" in page
+        assert "How to continue" in page
 
 
 class TestLostPod:

@@ -244,7 +244,7 @@ def test_a_release_refuses_images_of_other_code(tree: Path, tmp_path: Path) -> N
     ("text", "says"),
     [
         (None, "no such file"),
-        *((text, "is no lock") for text in ("{", "[]", "{}", '{"split": "x"}', '{"split": {}}')),
+        *((text, "is not a lock") for text in ("{", "[]", "{}", '{"split": "x"}', '{"split": {}}')),
     ],
 )
 def test_a_lock_that_cannot_be_read_says_what_writes_it(

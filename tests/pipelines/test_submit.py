@@ -294,7 +294,7 @@ def test_a_run_that_names_its_checkpoints_is_resumed_by_submitting_the_same(caps
     with serving(Kfp([FAILED])) as kfp:
         assert submit(kfp, "checkpoints=gs://bucket/checkpoints") == 1
     said = capsys.readouterr().out
-    assert "or submit the same again: finished" in said and "goes on from its checkpoint" in said
+    assert "or submit the same again: finished" in said and "resumes from its checkpoint" in said
 
 
 def test_a_cancelled_run_is_a_failure(capsys):
@@ -323,14 +323,14 @@ def test_an_answer_that_waiting_does_not_change_ends_the_watch(capsys, look, say
     with serving(Kfp([RUNNING, look])) as kfp:
         assert submit(kfp) == 1
     error = capsys.readouterr().err
-    assert says in error and "the run itself goes on" in error
+    assert says in error and "the run itself continues" in error
 
 
 def test_an_api_that_stays_away_ends_the_watch_but_not_the_run():
     with serving(Kfp([503])) as kfp:
         assert submit(kfp, "--detach") == 0
         client, progress = connect(kfp.url), watch.Progress(read_package(PACKAGE))
-        with pytest.raises(InputError, match=r"answered 503.*the run itself goes on"):
+        with pytest.raises(InputError, match=r"answered 503.*the run itself continues"):
             watch.follow(client, kfp.url, "run-0", progress, poll=0.01, patience=0.1)
 
 
@@ -354,7 +354,7 @@ def test_interrupting_stops_the_watch_and_says_that_the_run_goes_on():
             process.send_signal(signal.SIGINT)
             said = process.stdout.read()
     assert process.returncode == 130
-    assert "stopped watching; the run goes on" in said
+    assert "stopped watching; the run continues" in said
     assert not [request for request in kfp.requests if "terminate" in request]
 
 
@@ -427,7 +427,7 @@ def test_an_address_copied_from_the_browser_will_do():
         ("split_options.val_fraction=.nan", "cannot be sent"),
         ("ingest_options.obs_filter={day: 2024-01-01}", "cannot be sent"),
         ("split_options.val_frac=0.2", "'val_frac' is not an option, nearest: 'val_fraction'"),
-        ("train_lines=[no]", "False is no name of a cell line; put names in quotes"),
+        ("train_lines=[no]", "False is not the name of a cell line; put names in quotes"),
         ("seed=-1", "seed=-1: expected 0 or more"),
     ],
 )

@@ -79,7 +79,7 @@ def test_the_manual_says_how_to_change_the_prior_and_what_priors_there_are():
     assert json.dumps(["k562", "jurkat", "hepg2"]) in text
     assert "1 GPU on nodes with" in text
     cpu = COMPILED / "scgpt-perturb-cpu.yaml"
-    assert "no GPU is asked for" in manual(read_package(cpu))
+    assert "requests no GPU" in manual(read_package(cpu))
 
 
 @pytest.mark.parametrize("name", ["scgpt-perturb-cpu", "compare-priors-cpu"])

@@ -38,7 +38,7 @@ from tests.publish.publish_run import ARGS
 
 VOCABULARY = {f"G{i}": i for i in range(28)} | {"X0": 28, "<pad>": 29}
 UNKNOWN = "Y0"
-"""A target that is not in the vocabulary, so that the model cannot be told of it."""
+"""A target that is not in the vocabulary, so that the model cannot identify it."""
 
 
 @pytest.fixture(scope="module")

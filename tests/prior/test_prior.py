@@ -492,7 +492,7 @@ def test_a_missing_number_in_a_parquet_names_its_gene(tmp_path, vocabulary):
 @pytest.mark.parametrize("genes", ['{"KLF1": 0}', "KLF1,TP53", "[1, 2]"])
 def test_gene_names_in_safetensors_metadata_must_be_a_json_list(tmp_path, vocabulary, rows, genes):
     save_arrays({"t": rows}, tmp_path / "t.safetensors", metadata={"genes": genes})
-    refused(tmp_path, tmp_path / "t.safetensors", vocabulary, "'genes' is no JSON list")
+    refused(tmp_path, tmp_path / "t.safetensors", vocabulary, "'genes' is not a JSON list")
 
 
 def test_gene_names_fit_one_tensor_only(tmp_path, vocabulary, rows):

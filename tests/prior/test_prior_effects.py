@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
 from components.ingest.ingest import ingest
-from components.prior import effects as effects_module
+from components.prior import other_screens as effects_module
 from components.prior.prior import prior
 from components.shared.artifacts.artifact import GENE_PRIOR, opening
 from components.shared.artifacts.cells import CELLS_FILE, Cells
@@ -167,7 +167,10 @@ def test_a_damaged_table_and_another_file_are_told(tmp_path, screen):
         ),
         (lambda a: setattr(a, "X", a.X.toarray()), "X is array; expected CSR cells"),
         (lambda a: setattr(a, "X", a.X * 40), "X has values outside 0 to 15"),
-        (lambda a: a.obs.__setitem__("is_control", True), "is_control and the label 'non-targ"),
+        (
+            lambda a: a.obs.__setitem__("is_control", True),
+            "is_control and the perturbation disagree",
+        ),
     ],
 )
 def test_cells_that_cannot_be_used_are_told(screen, tmp_path, change, message):

@@ -230,7 +230,7 @@ def test_a_killed_run_goes_on_and_ends_the_same_to_the_bit(
     monkeypatch.setattr(esm2, "_sums", lambda *given: computed.append(given) or real(*given))
     prior(*given, tmp_path / "again")
     first = len(computed)
-    assert "going on after" in capsys.readouterr().out
+    assert "resumed after" in capsys.readouterr().out
     assert not list(kept.iterdir())
     prior(*given, tmp_path / "whole")
     assert first < len(computed) - first  # what was kept was not computed again
@@ -386,7 +386,7 @@ def test_the_order_of_records_changes_no_sequence(tmp_path_factory, records):
         (b"", "no protein of a human gene"),
         (b"MKL\n", "begins with 'MKL'; expected FASTA"),
         (b">A\n", "record 'A' has no residues"),
-        (b">A\nMK1\n", "record 'A' has residues that are no letters"),
+        (b">A\nMK1\n", "record 'A' has residues that are not letters"),
         (b">A\nM*K\n", "no letters"),
         (b">sp|P1|X_MOUSE x OX=10090 GN=A\nMK\n", "no protein of a human gene"),
         (gzip.compress(b">A\nMK\n" * 999, mtime=0)[:-9], "cannot be read"),

@@ -54,7 +54,7 @@ def test_a_pretrained_parameter_is_taken_apart(uri, size, vocabulary):
         ("random://tiny?vocabulary=a&seed=1", "'seed' is unknown"),
         ("random://tiny?vocabulary=", "one non-empty 'vocabulary'"),
         ("random://tiny?vocabulary=a&vocabulary=b", "one non-empty 'vocabulary'"),
-        ("random://tiny?&", "is no query"),
+        ("random://tiny?&", "is not a query"),
     ],
 )
 def test_a_malformed_parameter_is_told_in_one_line(uri, message):

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from components.publish import targets
+from components.publish import destinations
 from components.shared.artifacts.artifact import CELLS, opening, writing
 from components.shared.model.checkpoint import WEIGHTS_FILE, _read_weights
 from components.shared.parameters.pretrained import parse_pretrained
@@ -36,9 +36,9 @@ def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("number", "said"),
     [
-        (errno.EACCES, "may not be read or written (permission denied)"),
-        (errno.EPERM, "may not be read or written"),
-        (errno.EROFS, "may not be read or written (read-only file system)"),
+        (errno.EACCES, "cannot be read or written (permission denied)"),
+        (errno.EPERM, "cannot be read or written"),
+        (errno.EROFS, "cannot be read or written (read-only file system)"),
         (errno.ENAMETOOLONG, "cannot be used (file name too long)"),
         (errno.ENOSPC, "the disk is full"),
     ],
@@ -66,7 +66,7 @@ def test_a_file_that_may_not_be_read_is_said_so(
     path = tmp_path / "locked.h5ad"
     path.write_text("")
     monkeypatch.setattr(os, "access", lambda *_: False)
-    with pytest.raises(InputError, match=r"locked.h5ad: may not be read \(permission denied\)"):
+    with pytest.raises(InputError, match=r"locked.h5ad: is not readable \(permission denied\)"):
         storage.fetch(str(path), tmp_path)
 
 
@@ -78,7 +78,7 @@ def test_an_artifact_where_one_may_not_write_is_refused(
 
     monkeypatch.setattr("tempfile.mkdtemp", denied)
     with (
-        pytest.raises(InputError, match=r"may not be written \(permission denied\)"),
+        pytest.raises(InputError, match=r"is not writable \(permission denied\)"),
         writing(tmp_path / "out", CELLS, parameters={}),
     ):
         pass
@@ -115,8 +115,8 @@ def test_a_target_in_the_home_folder_is_made_there(
     folder = tmp_path / "published"
     folder.mkdir()
     (folder / "README.md").write_text("card")
-    targets.check_target("~/out")
-    assert targets.upload(folder, "~/out") == str(tmp_path / "home" / "out")
+    destinations.check_target("~/out")
+    assert destinations.upload(folder, "~/out") == str(tmp_path / "home" / "out")
     assert not (tmp_path / "~").exists()
 
 
@@ -160,7 +160,7 @@ def test_a_bucket_behind_a_socks_proxy_is_refused_at_once(
     monkeypatch.setenv("https_proxy", "socks5://127.0.0.1:9")
     monkeypatch.setattr(proxies, "find_spec", lambda _: None)
     with pytest.raises(InputError, match=said):
-        targets.check_target(f"{scheme}://bucket/prefix")
+        destinations.check_target(f"{scheme}://bucket/prefix")
 
 
 def test_a_host_beside_the_proxy_needs_no_package(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,10 +205,10 @@ def whoami(role: str) -> dict[str, object]:
 )
 def test_what_a_token_may_do_is_looked_at_before_the_work(role: str, owner: str, said: str) -> None:
     if not said:
-        targets._check_rights(whoami(role), owner, "hf://x/y")
+        destinations._check_rights(whoami(role), owner, "hf://x/y")
         return
     with pytest.raises(InputError, match=said):
-        targets._check_rights(whoami(role), owner, "hf://x/y")
+        destinations._check_rights(whoami(role), owner, "hf://x/y")
 
 
 # ---- checkpoints as others save them ----
@@ -263,9 +263,9 @@ def made(*arguments: str) -> str:
 
 def test_make_refuses_a_pipeline_parameter_as_a_variable() -> None:
     told = made("run", "test_line=jurkat")
-    assert "test_line=... is no variable of make" in told
+    assert "test_line=... is not a variable of make" in told
     assert "ARGS=\"'test_line=jurkat'\"" in told
-    assert "is no variable" not in made("run", "ARGS=test_line=jurkat", "PARAMS=my params.yaml")
+    assert "is not a variable" not in made("run", "ARGS=test_line=jurkat", "PARAMS=my params.yaml")
 
 
 def test_make_takes_a_parameter_file_with_a_blank_in_its_path() -> None:
@@ -372,5 +372,5 @@ def test_a_folder_for_temporary_files_that_may_not_be_written_is_one_line(
 def test_a_runs_folder_that_is_a_file_is_one_line(tmp_path: Path, name: str) -> None:
     (tmp_path / "runs").write_text("a file")
     params = read_params(PARAMS / "demo.yaml", [])
-    with pytest.raises(InputError, match="may not be written"):
+    with pytest.raises(InputError, match="is not writable"):
         run(params, tmp_path / name)

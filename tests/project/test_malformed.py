@@ -19,15 +19,15 @@ from components.finetune.checkpoints import Checkpoints
 from components.finetune.places import Folder
 from components.ingest.ingest import ingest
 from components.prior.align import align
-from components.prior.effects import read_deltas
 from components.prior.fasta import read_fasta
-from components.prior.tables import READERS, read_table
+from components.prior.other_screens import read_deltas
+from components.prior.vector_tables import READERS, read_table
 from components.shared.artifacts.artifact import CELLS, PROVENANCE, opening
-from components.shared.artifacts.splits import ASKED_FILE, SPLITS_FILE, Splits
+from components.shared.artifacts.splits import REQUEST_FILE, SPLITS_FILE, Splits
 from components.shared.model.checkpoint import ARGS_FILE, WEIGHTS_FILE, read_checkpoint
 from components.shared.model.model import build, load_pretrained
 from components.shared.parameters.aliases import Aliases, read_aliases
-from components.shared.parameters.asked import read_perturbations
+from components.shared.parameters.perturbation_list import read_perturbations
 from components.shared.telling.errors import InputError, said_by_system
 from components.split.split_file import read_split_file
 from pipelines.run import PARAMS, check_early, check_settings, read_params
@@ -152,7 +152,7 @@ def test_splits(tmp_path: Path, cells: Path) -> None:
 
     def read() -> None:
         found = Splits.open(target, opened)
-        assert found.asked is not None and found.other_names is not None
+        assert found.requested is not None and found.other_names is not None
         assert isinstance(found.test_line, str) and isinstance(found.train_lines, list)
 
     table = pd.read_parquet(target / SPLITS_FILE)
@@ -160,11 +160,11 @@ def test_splits(tmp_path: Path, cells: Path) -> None:
         (target / PROVENANCE).write_text(json.dumps(document))
         holds(read, str(target))
     (target / PROVENANCE).write_text(json.dumps(provenance))
-    asked = json.loads((target / ASKED_FILE).read_text())
+    asked = json.loads((target / REQUEST_FILE).read_text())
     for text in broken_json(asked):
-        (target / ASKED_FILE).write_bytes(text)
-        holds(read, ASKED_FILE)
-    (target / ASKED_FILE).write_text(json.dumps(asked))
+        (target / REQUEST_FILE).write_bytes(text)
+        holds(read, REQUEST_FILE)
+    (target / REQUEST_FILE).write_text(json.dumps(asked))
     whole = (target / SPLITS_FILE).read_bytes()
     for raw in (b"", b"PAR1", whole[:-20], whole[: len(whole) // 2] + bytes(99), whole[::-1]):
         (target / SPLITS_FILE).write_bytes(raw)
@@ -276,8 +276,8 @@ def test_lists_of_perturbations(tmp_path: Path) -> None:
 
 def test_tables_of_a_model(tmp_path: Path) -> None:
     from components.shared.artifacts.confidence import Confidence
-    from components.shared.artifacts.effects import EffectTable
     from components.shared.artifacts.gene_prior import EFFECTS_FILE, OtherEffects
+    from components.shared.artifacts.known_effects import EffectTable
     from components.shared.artifacts.training_effects import TrainingEffects
 
     tensors = {"change": np.zeros((1, 1, 2), np.float32), "cells": np.zeros((1, 1), np.int64)}

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from components.publish.files import groups
+from components.publish.published_files import groups
 from components.shared.artifacts.artifact import (
     EVALUATION,
     MODEL,

@@ -253,7 +253,7 @@ def test_a_prior_of_the_state_model_brings_its_notice_citation_and_licence(
     terms = terms_of("", STATS | {"prior": prior})
     said = " ".join(notice_of(terms, [STATE_LICENCE_FILE] if licence_there else []))
     assert "governed by the Arc Research Institute State Model Non-Commercial License" in said
-    assert "commercial entity engages in or sponsors is no non-commercial purpose" in said
+    assert "commercial entity engages in or sponsors is not a non-commercial purpose" in said
     assert "Adduri, A. et al. (2025) Predicting cellular responses" in said
     assert ("put a complete, unaltered copy" in said) != licence_there
     text = card_of(tmp_path, stats={"prior": prior})
@@ -278,7 +278,7 @@ def limits(**changes: dict[str, Any]) -> str:
             {"predictions": {"unmeasured_targets": 2}},
             "2 predicted perturbations of 2 have a target",
         ),
-        ({"predictions": {"unflagged_perturbations": 1}}, "could not be told which gene"),
+        ({"predictions": {"unflagged_perturbations": 1}}, "could not identify the perturbed gene"),
         ({"predictions": {"clipped_fraction": 0.25}}, "25.00% of the predicted values"),
         ({"predictions": {"doubles": 1}}, "name two or more genes"),
         ({"metrics": {"nan_counts": {"pr_auc": 7}}}, "pr_auc 7"),
@@ -410,7 +410,7 @@ def test_a_model_that_was_made_elsewhere_must_still_be_the_one_that_predicted(tm
 )
 def test_the_prior_is_the_one_that_was_asked_for(tmp_path: Path, asked: str, told: str):
     text = card_of(tmp_path, stats={"prior_asked_for": asked})
-    assert f"| asked for | {told} |" in text and "/home/me" not in text
+    assert f"| requested | {told} |" in text and "/home/me" not in text
     assert opening(tmp_path / "published", PUBLISHED).summary["prior"] == told
 
 

@@ -131,7 +131,7 @@ def test_a_folder_below_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError) as error:
         check_target(str(tmp_path / "file" / "out"))
-    assert "not a folder one may write to" in one_line(error)
+    assert "not a writable folder" in one_line(error)
 
 
 @pytest.mark.parametrize("inside", ["published", "published/out", "."])

@@ -69,7 +69,7 @@ class Emulator(Faults):
         return self.storage.get_file(bucket, name)
 
     def put(self, bucket: str, name: str, content: bytes) -> None:
-        """Do what another writer does, who asks for no precondition."""
+        """Do what another writer does, who sets no precondition."""
         storage_gs.client().bucket(bucket).blob(name).upload_from_string(content)
 
     def remove(self, bucket: str, name: str) -> None:

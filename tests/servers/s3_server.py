@@ -4,7 +4,7 @@ Added here, as S3 does it, as far as our code goes: a body whose Content-MD5 is 
 with 400 (unless a test says that the store does not look), `partNumber` of a look-up gives the size
 of that part, and one change at a time.
 
-Not covered: permissions (a 403 is a fault that a test asks for) and signatures, which moto does not
+Not covered: permissions (a 403 is a fault that a test injects) and signatures, which moto does not
 check; `keys` has the key ids that came.
 """
 
@@ -86,7 +86,7 @@ class Store(Faults):
         return self.key(bucket, name).value
 
     def put(self, bucket: str, name: str, content: bytes) -> None:
-        """Do what another writer does, who asks for no condition."""
+        """Do what another writer does, who sets no condition."""
         self.backend.put_object(bucket, name, content)
 
     def remove(self, bucket: str, name: str) -> None:

@@ -13,10 +13,10 @@ from components.shared.artifacts.artifact import SPLITS, writing
 from components.shared.artifacts.cells import Cells
 from components.shared.artifacts.perturbation import CONTROL
 from components.shared.artifacts.splits import (
-    ASKED_FILE,
     CONTROL_BASAL,
     CONTROL_BOTH,
     CONTROL_REFERENCE,
+    REQUEST_FILE,
     ROLES,
     TEST,
     TRAIN,
@@ -282,7 +282,7 @@ def test_a_line_with_controls_alone_is_asked_for_all_that_trains(tmp_path, obs):
     bare = obs[(obs["cell_line"] != "rpe1") | (obs["perturbation"] == CONTROL)]
     table = run(tmp_path, bare, halve_controls=True)
     opened = Splits.open(tmp_path / "splits", Cells.open(tmp_path / "cells"))
-    assert opened.asked == ["A", "B", "C", "D+E", "F", "J", "K"]
+    assert opened.requested == ["A", "B", "C", "D+E", "F", "J", "K"]
     assert not (table["role"] == TEST).any()
     # Nothing is compared, so every control of the line can be a model's input.
     assert set(table[table["cell_line"] == "rpe1"]["role"]) == {CONTROL_BOTH}
@@ -295,11 +295,11 @@ def test_a_line_with_controls_alone_is_asked_for_all_that_trains(tmp_path, obs):
 def test_what_is_asked_for_is_tested_where_it_is_measured_whatever_training_has(tmp_path, obs):
     table = run(tmp_path, obs, perturbations=["R", "E+D", "MYC", "A", "A"])
     opened = Splits.open(tmp_path / "splits", Cells.open(tmp_path / "cells"))
-    assert opened.asked == ["R", "D+E", "MYC", "A"]
+    assert opened.requested == ["R", "D+E", "MYC", "A"]
     assert set(table[table["role"] == TEST]["perturbation"]) == {"R", "D+E", "A"}
     summary = summary_of(tmp_path)
     assert summary["asked_for_measured"] == 3 and summary["asked_for_not_measured"] == 1
-    assert summary["unused_because"]["test-line perturbation that is not asked for"] == 15
+    assert summary["unused_because"]["test-line perturbation that was not requested"] == 15
 
 
 def test_without_training_lines_every_measured_perturbation_of_the_line_is_tested(tmp_path, obs):
@@ -314,7 +314,7 @@ def test_without_training_lines_and_measurements_the_model_decides_what_to_predi
     bare = obs[(obs["cell_line"] == "rpe1") & (obs["perturbation"] == CONTROL)]
     run(tmp_path, bare, train_lines=[])
     opened = Splits.open(tmp_path / "splits", Cells.open(tmp_path / "cells"))
-    assert opened.asked == []
+    assert opened.requested == []
     assert len(opened.basal("rpe1")) == len(opened.reference("rpe1")) == 11
 
 
@@ -362,8 +362,8 @@ def test_a_list_that_names_nothing_or_hides_something_is_refused(tmp_path, obs, 
         ({"train_lines": ["bare"], "val_fraction": 0}, r"no perturbed cells are left to train"),
         ({"train_lines": ["bare", "k562"], "val_line": "bare"}, r"'bare' has no perturbed cells"),
         ({"train_lines": ["other"]}, r"test set is empty.*shares no perturbation"),
-        ({"perturbations": ["A", 7]}, r"perturbations: 7 is no text"),
-        ({"perturbations": ["A", "non-targeting"]}, r"'non-targeting' is no perturbation"),
+        ({"perturbations": ["A", 7]}, r"perturbations: 7 is not text"),
+        ({"perturbations": ["A", "non-targeting"]}, r"'non-targeting' is not a perturbation"),
         ({"perturbations": ["nowhere.txt"]}, r"nowhere.txt: no such file"),
         (
             {"train_lines": ["lonely"], "halve_controls": True},
@@ -435,7 +435,7 @@ def test_other_names_of_what_is_asked_for_come_from_the_table_of_aliases(tmp_pat
     table = tmp_path / "names.csv"
     table.write_text("symbol,alias_symbol\nMARCHF1,MARCH1\nA,OLD\nB,OLD\n")
     run(tmp_path, obs, perturbations=["MARCH1", "A+OLD", "C"], aliases=str(table))
-    wanted = json.loads((tmp_path / "splits" / ASKED_FILE).read_text())
+    wanted = json.loads((tmp_path / "splits" / REQUEST_FILE).read_text())
     assert wanted["other_names"] == {"MARCH1": ["MARCHF1"], "OLD": ["A", "B"]}
     table.write_text("symbol\nMARCHF1\n")
     with pytest.raises(InputError, match=f"{table}: has no column of other names"):
@@ -452,11 +452,11 @@ role        cells  perturbations  doubles  target not measured
 training       49              6        1                    4
 validation      9              2        0                    2
 test            8              2        0                    1
-asked for: 3, measured in rpe1: 2
+requested: 3, measured in rpe1: 2
 training cells: k562 24, jurkat 25
 validation sets: k562 1, jurkat 1 (fewer than 10: an epoch is chosen by little)
 test line rpe1: 1 perturbations seen in training, 1 unseen; controls 6 basal, 5 reference
-unused cells: 33; cell line not used: 13; test-line perturbation that is not asked for: 20
+unused cells: 33; cell line not used: 13; test-line perturbation that was not requested: 20
 split: wrote 132 roles to {tmp_path}/splits/splits.parquet
 """
     )

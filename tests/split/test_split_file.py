@@ -123,7 +123,7 @@ def test_a_line_that_no_table_names_is_unused_where_its_dataset_does_not_train(b
 def test_the_files_test_line_goes_before_the_argument_and_says_so(by_file, capsys):
     _, summary = by_file(HEAD + '[zeroshot]\n"replogle.rpe1" = "test"\n', test_line="k562")
     assert summary["test_line"] == "rpe1"
-    assert "test_line 'k562' gives way to 'rpe1'" in capsys.readouterr().out
+    assert "test_line 'k562' is overridden by 'rpe1'" in capsys.readouterr().out
 
 
 def test_dataset_names_with_dots_and_control_labels_in_lists_are_understood(by_file):

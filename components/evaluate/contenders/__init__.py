@@ -1,1 +1,1 @@
-"""What a model is held against: baselines, the measurement's own halves."""
+"""What a model is compared with: baselines, the measurement's own halves."""

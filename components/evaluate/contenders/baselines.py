@@ -15,7 +15,7 @@ from scipy.sparse import csr_matrix, vstack
 from components.evaluate.contenders.ridge import ridge_deltas
 from components.evaluate.inputs.pair import Pair
 from components.evaluate.inputs.rows import Matrix, dense
-from components.evaluate.inputs.training import Training
+from components.evaluate.inputs.training_lines import Training
 from components.shared.artifacts.evaluation import (
     CONTROL_CELLS,
     CONTROL_MEAN,
@@ -105,7 +105,7 @@ def contenders(
 class Broadcast:
     """Cells that all hold the mean of their perturbation, beside the measured controls.
 
-    Rows are made when they are asked for, so that no matrix of all cells is dense.
+    Rows are made on request, so that no matrix of all cells is dense.
     """
 
     def __init__(

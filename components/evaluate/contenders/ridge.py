@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from sklearn.linear_model import RidgeCV
 
-from components.evaluate.inputs.training import Training
+from components.evaluate.inputs.training_lines import Training
 from components.shared.artifacts.artifact import Artifact
 from components.shared.artifacts.gene_prior import GENES, TABLE_FILE, TENSOR
 from components.shared.artifacts.perturbation import genes_of
@@ -31,7 +31,7 @@ def vectors_of(prior: Artifact, perturbations: set[str]) -> dict[str, Floats]:
     """Return the prior's vector of each perturbation that has one, [width].
 
     The vector of a perturbation of several genes is the sum of theirs, and it has none where one
-    of them has none. Only the rows that are asked for are read.
+    of them has none. Only the requested rows are read.
 
     Raises:
         InputError: the table does not name its rows.

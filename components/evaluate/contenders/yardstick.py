@@ -1,4 +1,4 @@
-"""What each prediction is held against, and all that is found out about it: one way for all."""
+"""What each prediction is compared with, and every comparison: one code path for all."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -47,13 +47,13 @@ def check_cells(
         given: all cells.
         pair: those that were measured, with the controls; None = no perturbed cell was.
         splits: the splits.
-        asked: the perturbations that were asked for; None = every one of the test cells.
+        asked: the requested perturbations; None = every one of the test cells.
         where: the file's name, for messages.
 
     Raises:
         InputError: a cell the splits do not have, one in another role or with another label, one
             that is said to be measured or not against what the splits say, or a perturbation that
-            was asked for and not predicted.
+            was requested and not predicted.
     """
     _refuse(given.obs.index.duplicated(), given, where, "is there twice")
     measured = set(pair.perturbations) if pair else set()
@@ -64,7 +64,7 @@ def check_cells(
     if missing := sorted(wanted - set(given.perturbations)):
         raise InputError(
             f"{where}: no cells of test perturbation {shortlist(missing)}; every one that was "
-            "asked for must be predicted, run the predict task again"
+            "requested must be predicted, run the predict task again"
         )
     if hidden := sorted(test & set(given.perturbations) - measured):
         raise InputError(

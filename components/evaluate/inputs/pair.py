@@ -20,7 +20,7 @@ HIGHEST = 15.0
 
 @dataclass(frozen=True)
 class Predicted:
-    """Predicted cells of every perturbation asked for, beside real controls of the test line."""
+    """Predicted cells of every requested perturbation, with real controls of the test line."""
 
     predicted: Matrix
     """CSR or dense, in memory or `OnDisk`, [cells, genes], log1p of counts per 10,000; control rows

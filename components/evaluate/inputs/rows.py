@@ -19,7 +19,7 @@ Matrix: TypeAlias = Any
 BLOCK = 4096
 """Rows that are looked at together where all are looked at."""
 GAP = 32
-"""Rows not asked for that are read all the same, rather than read twice around them."""
+"""Rows that are read although not requested, rather than reading twice around them."""
 
 
 class OnDisk:
@@ -57,7 +57,7 @@ class OnDisk:
 
 
 class Chosen:
-    """Rows of another matrix, each taken from it when it is asked for."""
+    """Rows of another matrix, each read from it on request."""
 
     def __init__(self, matrix: Matrix, rows: NDArray[np.integer]) -> None:
         self.matrix = matrix

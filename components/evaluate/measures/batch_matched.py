@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.evaluate.measures.centred import row_correlations
-from components.shared.artifacts.batches import batches_of, matched
 from components.shared.artifacts.cells import Cells
+from components.shared.artifacts.matched_controls import batches_of, matched
 from components.shared.artifacts.splits import TEST, Splits
 
 Floats = NDArray[np.float64]

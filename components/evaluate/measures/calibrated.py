@@ -124,7 +124,7 @@ def raw_scores(
 
 @contextmanager
 def _told(name: str, failed: dict[str, str]) -> Iterator[None]:
-    """Note that a metric cannot be computed, and go on."""
+    """Note that a metric cannot be computed, and continue."""
     try:
         yield
     except ValueError as error:

@@ -2,7 +2,7 @@
 
 Where a prediction puts nearly the same value in every cell, the rank test of its cells against the
 controls depends on one thing only: where that value lies in the distribution of the controls. That
-place alone is a score of each gene, which can be held against the genes that are really
+place alone is a score of each gene, which can be compared with the genes that are really
 differentially expressed as the prediction's own significance is.
 """
 

@@ -1,4 +1,4 @@
-"""The measured side of an evaluation: what every prediction of the same cells is held against."""
+"""The measured side of an evaluation: what every prediction of the same cells is compared with."""
 
 import hashlib
 import sys

@@ -87,7 +87,7 @@ def score(
 
 
 class _Failures(logging.Handler):
-    """Collects the metrics cell-eval logs as failed; it goes on without them."""
+    """Collects the metrics cell-eval logs as failed; it continues without them."""
 
     said = re.compile(r"Error computing metric '(.+?)': (.*)", re.DOTALL)
 

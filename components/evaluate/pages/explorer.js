@@ -469,7 +469,7 @@ document.documentElement.classList.add("scripted");
       ["Trained in", trained.length ? trained : ["no training line"]],
       ["Agreement", [known(row.agreement) ? `${number(row.agreement, 2)} of what the lines\u2019 noise allows` : "cannot be said"]],
       ["Cells", [`${known(row.cells) ? row.cells.toLocaleString("en") : NONE} predicted, ${row.measured_cells ? `${row.measured_cells.toLocaleString("en")} measured in ` : "none measured in "}`, bdi(facts.testLine)]],
-      ["Own gene", [yes(row.target_measured, "among the genes", "not among the genes"), yes(row.flagged, "; the model knows which it is", "; the model cannot be told which it is")]],
+      ["Own gene", [yes(row.target_measured, "among the genes", "not among the genes"), yes(row.flagged, "; the model can identify it", "; the model cannot identify it")]],
       ["Controls", [known(row.control_similarity) ? `${number(row.control_similarity, 3)} like the nearest training line\u2019s` : NONE]],
       ["Strength", [`${number(row.strength, 2)}, stronger than ${Math.round(100 * weaker(row.strength))} % of all`]],
     ];

@@ -30,7 +30,7 @@ from components.evaluate.measures.metrics import (
 )
 from components.evaluate.measures.uncertainty import SMALLEST
 from components.evaluate.pages import plots
-from components.evaluate.pages.effects import Effects
+from components.evaluate.pages.effect_tables import Effects
 from components.evaluate.pages.findings import Findings
 from components.shared.artifacts.artifact import Artifact, code_version
 from components.shared.artifacts.evaluation import (

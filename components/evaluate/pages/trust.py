@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from components.evaluate.pages.effects import Effects
+from components.evaluate.pages.effect_tables import Effects
 from components.evaluate.pages.summary import finite
 from components.evaluate.pages.trust_plots import expected_against_reached, surest_curve
 from components.shared.artifacts.confidence import COVERED, MEASURED, Confidence

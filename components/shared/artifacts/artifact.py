@@ -153,7 +153,7 @@ def _draft(target: Path) -> Path:
         if error.errno not in CLOSED:
             raise
         raise InputError(
-            f"{target}: may not be written ({str(error.strerror).lower()}); give another folder"
+            f"{target}: is not writable ({str(error.strerror).lower()}); give another folder"
         ) from None
 
 

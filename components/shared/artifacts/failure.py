@@ -47,7 +47,7 @@ def errors_of(stage: str, target: Path | str, *, in_grid: bool) -> Iterator[None
 
 def _write(stage: str, reason: str, target: Path | str) -> None:
     reason = visible(without_secrets(" ".join(reason.split())))
-    print(f"{stage}: error: {reason}; the rest of the grid goes on", file=sys.stderr, flush=True)
+    print(f"{stage}: error: {reason}; the other runs continue", file=sys.stderr, flush=True)
     shutil.rmtree(target, ignore_errors=True)
     with writing(target, FAILED, parameters={}) as draft:
         draft.summary |= {"stage": stage, "reason": reason}

@@ -13,7 +13,7 @@ SE_600M = (
     "prior is a derivative work"
 )
 CC0, MIT, CC_BY = "CC0-1.0", "MIT", "CC-BY-4.0"
-"""By what they ask for, least first."""
+"""By how much they require, least first."""
 
 STATE_LICENCE = "MODEL_LICENSE.md"
 """Name of the licence beside the table, as its publisher has it."""
@@ -93,7 +93,7 @@ def is_non_commercial(licence: str) -> bool:
 def strictest(licences: Iterable[str]) -> str:
     """Return what binds a model that is made with all of ``licences``.
 
-    Of open ones the one that asks for most; of others all, those that forbid commercial use first.
+    Of open ones the one that requires most; of others all, those that forbid commercial use first.
     """
     every = list(dict.fromkeys(licences))
     open_ones = {licence.casefold(): i for i, licence in enumerate((CC0, MIT, CC_BY))}

@@ -16,7 +16,7 @@ def genes_of(perturbation: str) -> tuple[str, ...]:
 
 
 def in_the_words_of(known: Iterable[str], asked: Iterable[str]) -> list[str]:
-    """Return what is asked for under the labels that are known: ``B+A`` is ``A+B`` there.
+    """Return the requested perturbations under the labels that are known: ``B+A`` is ``A+B`` there.
 
     Args:
         known: labels of cells.

@@ -10,13 +10,12 @@ cells in `X` are (`predicted_cells`): `rank` = real control cells of the test li
 to the mean; `denoised` = the model's output, cell by cell. A model that was given known effects has
 `varm["known_mean"]` too: what those effects come to without the model.
 
-What is predicted is asked for, so not all of it was measured. `obs["measured"]` tells: of a
-perturbation without measured cells there are predicted cells all the same, named
-`<perturbation>-<number>`, whose rows of the truth are empty. Where no perturbed cell was measured
-there is no layer `truth` at all.
+The user requests the perturbations, so not all of them were measured: see `obs["measured"]`. A
+perturbation without measured cells has predicted cells too, named `<perturbation>-<number>`, whose
+rows of the truth are empty. If no perturbed cell was measured, there is no layer `truth` at all.
 
-Beside the h5ad lie `perturbations.parquet`, a row for each perturbation that was asked for (see
-`PERTURBATION_COLUMNS`), and what the model brought along of its training lines:
+Next to the h5ad are `perturbations.parquet`, a row for each requested perturbation (see
+`PERTURBATION_COLUMNS`), and the model's own files about its training lines:
 `training_effects.safetensors` and `confidence.json`.
 """
 
@@ -49,13 +48,13 @@ MEASURED = "measured"
 
 PERTURBATIONS_FILE = "perturbations.parquet"
 PERTURBATION_COLUMNS = {
-    "perturbation": "as asked for, in the order of the means' columns",
+    "perturbation": "as requested, in the order of the means' columns",
     "cells": "predicted cells",
     "measured_cells": "cells of it that were measured in the test line",
     "training_lines": "training lines that have it, with commas between",
     "training_cells": "its cells in them",
     "known": "how its effect is known: measured, summed, near by, mean; see `confidence`",
-    "flagged": "whether the model can be told which gene it is",
+    "flagged": "whether the model can identify the gene",
     "target_measured": "whether all its genes are among the measured ones",
     "agreement": "of the training lines' deltas, as a share of what their noise allows",
     "control_similarity": "of the test line's controls to those of the nearest training line",
@@ -106,7 +105,7 @@ class Predictions:
         kept |= {x: _table(file, x, name) for x in ("uns", "varm")}
         for key, values in kept["varm"].items():
             if np.ndim(values) != 2 or len(values) != shape[1] or values.dtype.kind != "f":
-                raise InputError(f"{name}: varm/{key} has no number a gene; {AGAIN}")
+                raise InputError(f"{name}: varm/{key} does not have one number per gene; {AGAIN}")
         found = {
             part: _matrix(file[part], shape, f"{name}: {part}")
             for part in ("X", f"layers/{TRUTH}")

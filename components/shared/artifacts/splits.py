@@ -1,7 +1,7 @@
 """The splits artifact: one role a cell in `splits.parquet`, and which perturbations to predict.
 
-What is predicted is asked for, not found: `asked.json` lists it. What of it the test line has cells
-of has role ``test`` there.
+`asked.json` lists the perturbations to predict, as the user requested them. Cells of the test line
+with one of these perturbations have role ``test``.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from components.shared.telling.errors import InputError
 
 SPLITS_FILE = "splits.parquet"
 SUMMARY_FILE = "summary.json"
-ASKED_FILE = "asked.json"
+REQUEST_FILE = "asked.json"
 
 TRAIN = "train"
 VAL = "val"
@@ -77,26 +77,26 @@ class Splits:
         """The cell lines whose perturbed cells are trained on, in the order given."""
         lines = self.artifact.summary["train_lines"]
         if not isinstance(lines, list):
-            raise InputError(f"{self.artifact.path}: 'train_lines' is no list; {AGAIN}")
+            raise InputError(f"{self.artifact.path}: 'train_lines' is not a list; {AGAIN}")
         return [str(line) for line in lines]
 
     @property
-    def asked(self) -> list[str]:
+    def requested(self) -> list[str]:
         """The perturbations to predict, sorted; none = all that the model was trained on."""
-        return self._asked_for["perturbations"]
+        return self._requests["perturbations"]
 
     @property
     def other_names(self) -> dict[str, list[str]]:
-        """What genes that are asked for under another name may stand for."""
-        return self._asked_for["other_names"]
+        """What genes requested under another name may stand for."""
+        return self._requests["other_names"]
 
     @property
-    def _asked_for(self) -> dict[str, Any]:
-        file = self.artifact.path / ASKED_FILE
+    def _requests(self) -> dict[str, Any]:
+        file = self.artifact.path / REQUEST_FILE
         found = read_json(file, str(file), AGAIN)
         for name, kind in (("perturbations", list), ("other_names", dict)):
             if not isinstance(found.get(name), kind):
-                raise InputError(f"{file}: '{name}' is no {kind.__name__}; {AGAIN}")
+                raise InputError(f"{file}: '{name}' is not a {kind.__name__}; {AGAIN}")
         return found
 
     def rows(self, *roles: str, line: str | None = None) -> NDArray[np.int64]:

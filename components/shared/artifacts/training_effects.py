@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from components.shared.artifacts.batches import batches_of, matched
 from components.shared.artifacts.cells import Cells
+from components.shared.artifacts.matched_controls import batches_of, matched
 from components.shared.artifacts.splits import TRAIN, Splits
 from components.shared.storage.documents import check_names
 from components.shared.telling.errors import InputError, shortlist
@@ -52,7 +52,7 @@ class TrainingEffects:
     control: NDArray[np.floating]
     """Mean of each line's reference controls, [lines, genes]."""
     matched: bool = False
-    """Whether each cell stands against the controls of its own batch (`batches`)."""
+    """Whether each cell is compared with the controls of its own batch (`matched_controls`)."""
 
     def lines_of(self, perturbation: str) -> list[str]:
         """Return the lines that have cells of ``perturbation``, in the order of `lines`."""
@@ -112,7 +112,7 @@ class TrainingEffects:
         )
         if not counts or not np.isfinite(found.control).all() or np.isinf(found.change).any():
             raise InputError(
-                f"{path}: has cells that are no counts, or no finite expression; {AGAIN}"
+                f"{path}: has invalid cell counts or values that are not finite; {AGAIN}"
             )
         return found
 
@@ -135,7 +135,7 @@ def training_effects(
 ) -> TrainingEffects:
     """Measure the training cells of ``splits``, in one pass over the file; no test cell is read.
 
-    With ``match_batches`` each cell stands against the reference controls of its own batch, where
+    With ``match_batches`` each cell is compared with the reference controls of its own batch, where
     cells have one and it has enough of them.
 
     Raises:

@@ -199,7 +199,7 @@ def _of_predictions(summary: Facts) -> list[str]:
         )
     if unflagged := summary.get("unflagged_perturbations", 0):
         texts.append(
-            f"The model could not be told which gene is perturbed for "
+            f"The model could not identify the perturbed gene of "
             f"{count(unflagged, 'predicted perturbation')} of {total:,}; "
             "its prediction there is that of an unknown perturbation."
         )

@@ -9,7 +9,7 @@ from components.shared.telling.errors import InputError
 
 
 def prior_asked_for(stats: Mapping[str, Any]) -> str:
-    """Return the prior that was asked for (``effects`` has no table), without local paths.
+    """Return the requested prior (``effects`` has no table), without local paths.
 
     Args:
         stats: a model's `training_stats.json`.
@@ -17,7 +17,7 @@ def prior_asked_for(stats: Mapping[str, Any]) -> str:
     asked = str(stats.get("prior_asked_for", stats["prior"]["kind"]))
     try:
         return str(with_uris(parse_prior(asked), public))
-    except InputError:  # the kind of a prior is no prior that can be asked for
+    except InputError:  # the kind of a prior is no prior that can be requested
         return asked
 
 

@@ -72,7 +72,7 @@ def _check_size(args: dict[str, Any], state: dict[str, Tensor], path: Path) -> N
     found = sum(tensor.numel() for tensor in state.values())
     if wanted > max(found, ANY_SIZE):
         raise InputError(
-            f"{path}: asks for {wanted:,} weights in the layers alone, but {WEIGHTS_FILE} has "
+            f"{path}: requires {wanted:,} weights in the layers alone, but {WEIGHTS_FILE} has "
             f"{found:,}; are the files of one checkpoint?"
         )
 
@@ -170,11 +170,11 @@ def check_shapes(
     """
     for name, tensor in expected.items():
         if name not in found:
-            raise InputError(f"{path}: tensor {name} is missing; {ARGS_FILE} asks for it")
+            raise InputError(f"{path}: tensor {name} is missing; {ARGS_FILE} requires it")
         if found[name].shape != tensor.shape:
             raise InputError(
                 f"{path}: tensor {name} has shape {tuple(found[name].shape)}, but {ARGS_FILE} and "
-                f"{VOCAB_FILE} ask for {tuple(tensor.shape)}; are the files of one checkpoint?"
+                f"{VOCAB_FILE} require {tuple(tensor.shape)}; are the files of one checkpoint?"
             )
     unknown = sorted(set(found) - set(expected)) if strict else []
     if unknown:

@@ -1,4 +1,4 @@
-"""GPUs: those that were asked for must be there, and copies to one wait for nothing."""
+"""GPUs: those requested must be there, and copies to one do not block."""
 
 import torch
 from torch import Tensor

@@ -54,7 +54,7 @@ def build(args: dict[str, Any], vocabulary: Vocabulary, implementation: str = OU
         implementation: ours, or scgpt's own class, called the same way.
 
     Raises:
-        InputError: scgpt's own is asked for and the package is not installed.
+        InputError: scgpt's own is requested and the package is not installed.
     """
     if implementation == SCGPT:
         model = build_scgpt(args, vocabulary)

@@ -1,1 +1,1 @@
-"""What a run is asked for, checked before it starts."""
+"""The parameters of a run, checked before it starts."""

@@ -34,7 +34,7 @@ def check_parameters(parameters: Mapping[str, Any]) -> None:
     """Check what the parameters of any of the pipelines alone can tell.
 
     Args:
-        parameters: by name; those that a pipeline lacks are not asked for.
+        parameters: by name; those that a pipeline lacks are not checked.
 
     Raises:
         InputError: an unknown or mistyped option, lines that cannot be, a number that is too small
@@ -114,7 +114,7 @@ def check_local(uri: str, name: str) -> Path:
         parent = path.parent
         inside = [other.name for other in parent.iterdir()] if parent.is_dir() else []
     except OSError as error:
-        raise InputError(f"{name}={path}: may not be read ({error.strerror})") from None
+        raise InputError(f"{name}={path}: is not readable ({error.strerror})") from None
     hint = nearest(path.name, inside) if parent.is_dir() else f" (nor its folder {parent})"
     raise InputError(f"{name}={path}: no such file or folder{hint}; check the path")
 
@@ -167,7 +167,7 @@ def check_lines(train_lines: Any, test_line: str, *, by_file: bool) -> None:
     for line in train_lines:
         if isinstance(line, bool) or not isinstance(line, str | int | float) or not text_of(line):
             raise InputError(
-                f"train_lines: {line!r} is no name of a cell line; put names in quotes, as in "
+                f"train_lines: {line!r} is not the name of a cell line; put names in quotes, as in "
                 "['k562', 'no']"
             )
     names = [text_of(line) for line in train_lines]

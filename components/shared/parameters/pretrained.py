@@ -82,7 +82,7 @@ def parse_pretrained(uri: str) -> Pretrained:
             raise InputError(f"{bare}: expected one non-empty '{key}'; {FORM}")
         values[key] = value
     if query and not values:
-        raise InputError(f"{bare}: what follows '?' is no query; expected {FORM}")
+        raise InputError(f"{bare}: the part after '?' is not a query; expected {FORM}")
     if size not in SIZES:
         raise InputError(
             f"pretrained {RANDOM}://{size}: the size is unknown{nearest(size, SIZES)}; "

@@ -65,7 +65,7 @@ RESERVED = {",": "%2C", "(": "%28", ")": "%29"}
 
 @dataclass(frozen=True)
 class Prior:
-    """A prior as it was asked for; its `str` is the text that asks for the same."""
+    """A prior as it was requested; its `str` is an equivalent text."""
 
     kind: str
     argument: str = ""
@@ -126,7 +126,7 @@ def with_uris(prior: Prior, change: Callable[[str], str]) -> Prior:
 
 
 def effects_of(prior: Prior) -> Prior | None:
-    """Return the part that asks for the effects of perturbations, if any does."""
+    """Return the part that requests the effects of perturbations, if any does."""
     return next((part for part in prior.walk() if part.kind == EFFECTS), None)
 
 
@@ -236,7 +236,7 @@ def _shuffled(sign: str, rest: str, depth: int) -> Prior:
     inner = _parse(rest, depth + 1)
     if effects_of(inner):
         raise InputError(
-            f"prior '{SHUFFLED}:…': effects are no vectors of genes; "
+            f"prior '{SHUFFLED}:…': effects are not gene vectors; "
             f"write {CONCAT}({EFFECTS}, {SHUFFLED}:<prior>)"
         )
     if gene_part(inner).kind == NONE:
@@ -263,7 +263,7 @@ def _split_options(kind: str, rest: str) -> tuple[str, dict[str, str]]:
         where = f"prior '{kind}:…?{key}=…'"
         if key not in allowed:
             raise InputError(
-                f"{where}: '{key}' is no option of {kind}{nearest(key, allowed)}; "
+                f"{where}: '{key}' is not an option of {kind}{nearest(key, allowed)}; "
                 f"allowed: {', '.join(allowed) or 'none'}"
             )
         if key in options or not value:
@@ -284,7 +284,7 @@ def _checked(key: str, value: str, where: str) -> str:
 
 def _whole(text: str, where: str) -> int:
     if not re.fullmatch(r"[0-9]{1,5}", text) or not 1 <= int(text) <= WIDEST:
-        raise InputError(f"{where}: width '{text[:20]}' is no whole number from 1 to {WIDEST}")
+        raise InputError(f"{where}: width '{text[:20]}' is not a whole number from 1 to {WIDEST}")
     return int(text)
 
 

@@ -136,10 +136,10 @@ def check_doubts(
     if doubts:
         listed = ", ".join(f"'{doubt.label}' ({doubt.looks})" for doubt in doubts[:NAMED])
         more = f" and {len(doubts) - NAMED} more" if len(doubts) > NAMED else ""
-        text = f"{len(doubts)} of {len(perturbations)} perturbations are no genes: {listed}{more}"
+        text = f"{len(doubts)} of {len(perturbations)} perturbations are not genes: {listed}{more}"
         if 2 * len(doubts) > len(perturbations):
             raise InputError(f"{where}: {text}; {_advice(columns())}")
-        said.append(f"WARNING: {where}: {text}; they are kept, and no model can be told of them")
+        said.append(f"WARNING: {where}: {text}; they are kept, but no model can identify them")
     if unmeasured:
         many = 2 * len(unmeasured) > len(perturbations)
         said.append(

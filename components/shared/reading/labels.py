@@ -33,7 +33,7 @@ class Labels:
     kept: NDArray[np.bool_]
     """Shape [cells of the source]."""
     obs: pd.DataFrame
-    """One row a kept cell: perturbation, cell_line, is_control and, where asked for, batch."""
+    """One row a kept cell: perturbation, cell_line, is_control and, if requested, batch."""
     facts: dict[str, Any] = field(default_factory=dict)
     spellings: dict[str, dict[str, list[str]]] = field(default_factory=dict)
     """Column to name to what the source calls it, where that is not the name alone."""
@@ -383,7 +383,7 @@ def check_names(
     """
     genes = pd.Index(source.genes, dtype=object)
     if len(genes) == 0:
-        raise InputError(f"{source.name}: var is empty; expected one row a gene")
+        raise InputError(f"{source.name}: var is empty; expected one row per gene")
     for what, index in (("gene", genes), ("cell", cells)):
         _check_seen(index, f"{source.name}: {what} names")
         double = index[index.duplicated()].unique()

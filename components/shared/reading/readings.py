@@ -56,7 +56,7 @@ def readings(dataset: str | Sequence[Any], common: Reading) -> list[tuple[str, R
         for name, value in entry.items():
             if name not in OPTIONS:
                 raise InputError(
-                    f"dataset: '{name}' is no option of a file{nearest(name, OPTIONS)}; "
+                    f"dataset: '{name}' is not an option of a file{nearest(name, OPTIONS)}; "
                     f"options: {', '.join(OPTIONS)}"
                 )
             kinds, expected = KINDS.get(name, ((str,), "text in quotes"))

@@ -62,7 +62,7 @@ class Tables:
 
     @property
     def genes(self) -> list[str]:
-        """Gene symbols: the index of var, or the column that was asked for."""
+        """Gene symbols: the index of var, or the requested column."""
         return [str(gene) for gene in self._symbols[0]]
 
     @property

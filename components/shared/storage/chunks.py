@@ -1,4 +1,4 @@
-"""Downloads of objects in chunks, several at a time; one that was cut goes on where it stopped.
+"""Downloads of objects in chunks, several at a time; one that was cut off resumes.
 
 The client libraries' own parallel downloads cannot: they empty their file first and keep no record
 of the chunks that came.
@@ -22,7 +22,7 @@ WORKERS = 8
 def download(uri: str, folder: Path) -> Path:
     """Download one object into ``folder`` under the last part of its name.
 
-    A part that an earlier call left there is gone on with if it is of the same version; a file that
+    A part that an earlier call left there is resumed if it is of the same version; a file that
     has the size and the digest of the object stays.
 
     Raises:
@@ -47,7 +47,7 @@ def download(uri: str, folder: Path) -> Path:
             part.remove()
             raise
         raise InputError(
-            f"{error}; {part.size} of {source.size} bytes are kept, run it again to go on"
+            f"{error}; {part.size} of {source.size} bytes are kept; run it again to resume"
         ) from None
     with bucket.errors(uri):
         damage = source.damage(part.path)
@@ -89,7 +89,7 @@ class _Part:
             return set()
 
     def begin(self) -> None:
-        """Make the file at its full size, if there is none to go on with."""
+        """Make the file at its full size, if there is none to resume."""
         if not self.done:
             with self.path.open("wb") as file:
                 file.truncate(self.total)

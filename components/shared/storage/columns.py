@@ -48,7 +48,7 @@ def read_columns(
 
 def _check_columns(found: list[str], name: str, wanted: tuple[str, ...]) -> None:
     if len(set(wanted)) < len(wanted):
-        raise InputError(f"{name}: column '{wanted[0]}' is asked for twice; name two columns")
+        raise InputError(f"{name}: column '{wanted[0]}' is named twice; name two columns")
     for column in wanted:
         if found.count(column) != 1:
             twice = "comes more than once" if column in found else "is missing"

@@ -60,7 +60,7 @@ def json_object(text: bytes | str, name: str, hint: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise InputError(f"{name}: not JSON ({error}); {hint}") from None
     if not isinstance(found, dict):
-        raise InputError(f"{name}: is no JSON object; {hint}")
+        raise InputError(f"{name}: is not a JSON object; {hint}")
     return found
 
 
@@ -128,7 +128,7 @@ def check_names(names: dict[str, Any], *lists: str) -> None:
     for key in lists:
         found = names.get(key)
         if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
-            raise ValueError(f"'{key}' is no list of names")
+            raise ValueError(f"'{key}' is not a list of names")
 
 
 def said(error: BaseException) -> str:

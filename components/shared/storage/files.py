@@ -42,7 +42,7 @@ def ending_of(uri: str) -> str:
         try:
             bare = urlsplit(bare).path
         except ValueError as error:
-            raise InputError(f"{shown(bare)}: is no web address ({error})") from None
+            raise InputError(f"{shown(bare)}: is not a web address ({error})") from None
     elif scheme == "hf":
         bare = bare.partition("@")[0]
     return PurePosixPath(bare).suffix.lower()
@@ -191,7 +191,7 @@ def _check_local_file(path: Path) -> None:
         may_read = False
     if not may_read:
         raise InputError(
-            f"{path}: may not be read (permission denied); ask its owner, or give another file"
+            f"{path}: is not readable (permission denied); ask its owner, or give another file"
         )
 
 

@@ -205,7 +205,7 @@ def read_frame(
     """
     found = read_part(file, key, name, hint)
     if not isinstance(found, pd.DataFrame):
-        raise InputError(f"{name}: {key} is no table; {hint}")
+        raise InputError(f"{name}: {key} is not a table; {hint}")
     if isinstance(found.index, pd.MultiIndex) or not is_text(pd.Series(found.index.to_numpy())):
         raise InputError(f"{name}: the index of {key} does not hold names; {hint}")
     for column in columns:
@@ -229,7 +229,7 @@ def check_csr(group: Any, shape: tuple[int, int], name: str, hint: str) -> None:
         isinstance(group.get(part), h5py.Dataset) and group[part].ndim == 1 for part in parts
     )
     if not stored or str(group.attrs.get("encoding-type")) != "csr_matrix":
-        raise InputError(f"{name} is no CSR matrix; {hint}")
+        raise InputError(f"{name} is not a CSR matrix; {hint}")
     kinds = [group[part].dtype.kind for part in parts]
     if kinds[0] != "f" or not set(kinds[1:]) <= {"i", "u"}:
         raise InputError(f"{name} does not hold numbers; {hint}")

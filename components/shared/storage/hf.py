@@ -39,7 +39,7 @@ FIRST_WAIT = 2.0
 """Seconds before the second try; doubled for each further one, or what the Hub asks for."""
 LONGEST_WAIT = 60.0
 PASSING = frozenset({408, 429, 500, 502, 503, 504})
-"""Status codes that another try may mend."""
+"""Status codes that another try may fix."""
 URL = re.compile(r"https?://[^\s'\")>]+")
 T = TypeVar("T")
 
@@ -175,7 +175,7 @@ def errors(uri: str, repository: str) -> Iterator[None]:
     except EntryNotFoundError:
         raise InputError(f"{uri}: '{repository}' has no such file; check the path in it") from None
     except HFValidationError:
-        raise InputError(f"{uri}: '{repository}' is no name of a repository; {FORM}") from None
+        raise InputError(f"{uri}: '{repository}' is not the name of a repository; {FORM}") from None
     except HfHubHTTPError as error:
         hint = "; check HF_TOKEN and its permissions" if _status(error) in (401, 403) else ""
         raise InputError(f"{uri}: {_fault(error)}{hint}") from None

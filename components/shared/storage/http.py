@@ -1,4 +1,4 @@
-"""Downloads from web servers that survive a cut connection and go on where they stopped."""
+"""Downloads from web servers that survive a cut connection and resume where they stopped."""
 
 import hashlib
 import json
@@ -24,11 +24,11 @@ TIMEOUT = (10, 60)
 """Seconds to connect, and between two pieces of the body."""
 PIECE = 2**20
 PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
-"""Status codes that another try may mend."""
+"""Status codes that another try may fix."""
 
 
 class PassingError(Exception):
-    """A fault that another try may mend; ``wait`` = seconds the server asked to wait."""
+    """A fault that another try may fix; ``wait`` = seconds the server asked to wait."""
 
     def __init__(self, why: str, wait: float = 0.0) -> None:
         super().__init__(why)
@@ -36,9 +36,9 @@ class PassingError(Exception):
 
 
 def download(url: str, target: Path) -> None:
-    """Download ``url`` to ``target``, going on with `<target>.part` where there is one.
+    """Download ``url`` to ``target``, resuming `<target>.part` if there is one.
 
-    A part is gone on with only if the server confirms by `If-Range` (ETag, else Last-Modified)
+    A part is resumed only if the server confirms by `If-Range` (ETag, else Last-Modified)
     that the file is still the same, and a finished file stays only if it does by `If-None-Match`
     (ETag); otherwise the download starts again.
 
@@ -63,7 +63,7 @@ def download(url: str, target: Path) -> None:
                 if failures >= TRIES:
                     size = part.size
                     part.remove_if_empty()
-                    kept = f"; {size} bytes are kept, run it again to go on" if size else ""
+                    kept = f"; {size} bytes are kept; run it again to resume" if size else ""
                     raise InputError(f"{shown(url)}: {fault} after {TRIES} tries{kept}") from None
                 wait = min(max(FIRST_WAIT * 2 ** (failures - 1), fault.wait), LONGEST_WAIT)
                 print(
@@ -165,7 +165,7 @@ def _request(session: requests.Session, url: str, part: _Part) -> bool:
     """Ask for what is missing and append it; return whether the file is whole.
 
     Raises:
-        PassingError: something another try may mend.
+        PassingError: something another try may fix.
         InputError: something it cannot.
     """
     headers = {"Accept-Encoding": "identity"}
@@ -220,8 +220,8 @@ def _total_of_range(response: requests.Response, part: _Part) -> int | None:
     said = response.headers.get("Content-Range", "")
     if _number(r"bytes (\d+)-\d+/(?:\d+|\*)", said) != part.size:
         part.restart("")
-        raise PassingError(f"got '{said}' when asked for the rest, starting again")
-    # Some servers ignore If-Range; a part of another version must not be gone on with.
+        raise PassingError(f"got '{said}' instead of the rest, starting again")
+    # Some servers ignore If-Range; a part of another version must not be resumed.
     if _validator(response) not in ("", part.validator):
         part.restart("")
         raise PassingError("the file changed meanwhile, starting again")

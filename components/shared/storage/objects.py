@@ -18,7 +18,7 @@ class Stored(NamedTuple):
 
 
 class GoneError(InputError):
-    """The version of an object that was asked for is no longer there."""
+    """The requested version of an object is no longer there."""
 
 
 class Source(Protocol):

@@ -71,7 +71,7 @@ DAMAGED = "what arrived is not what was sent; run it again"
 LOADER = create_loader()
 PASSING_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 PASSING_CODES = frozenset({"RequestTimeout", "SlowDown", "ConditionalRequestConflict"})
-"""What another try may mend; S3 gives some of it another status, 400 or 409."""
+"""What another try may fix; S3 gives some of it another status, 400 or 409."""
 REFUSED_CODES = frozenset({"ExpiredToken", "InvalidToken", "TokenRefreshRequired"})
 """Refusals of credentials with status 400."""
 ALWAYS = {
@@ -171,7 +171,7 @@ def _endpoint(scheme: str) -> str | None:
     endpoint = os.environ[name]
     if not re.fullmatch(r"https?://[^/?#@\s]+/?", endpoint):
         # The value is not shown, since it may hold a password.
-        raise InputError(f"{name}: is no address; expected http(s)://<host>[:<port>]")
+        raise InputError(f"{name}: is not an address; expected http(s)://<host>[:<port>]")
     return endpoint
 
 
@@ -348,7 +348,7 @@ class Bucket:
         return RETRY(ask)()
 
     def body(self, name: str, etag: str, version: dict[str, str], start: int, size: int) -> bytes:
-        """Return bytes of one version of an object; a body that is cut is asked for again."""
+        """Return bytes of one version of an object; a body that is cut off is requested again."""
 
         def get() -> bytes:
             answer = self._client.get_object(

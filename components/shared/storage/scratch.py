@@ -1,4 +1,4 @@
-"""Folders for downloads that outlast their process, so that the next one goes on where it ended."""
+"""Folders for downloads that outlast their process, so that the next one resumes where it ended."""
 
 import fcntl
 import hashlib

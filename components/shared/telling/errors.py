@@ -1,4 +1,4 @@
-"""Bad input is told in one line: what is wrong, where, what was expected, what to do."""
+"""Bad input is reported in one line: what is wrong, where, what was expected, what to do."""
 
 import difflib
 import errno
@@ -46,7 +46,7 @@ def said_by_system(error: OSError) -> str:
     where, why = str(error.filename or "a file"), str(error.strerror or error).lower()
     if error.errno in CLOSED:
         return (
-            f"{where}: may not be read or written ({why}); change its permissions or those of its "
+            f"{where}: cannot be read or written ({why}); change its permissions or those of its "
             "folder, or give another path"
         )
     if error.errno in UNUSABLE and error.filename:

@@ -77,7 +77,7 @@ def test_a_file_that_was_lost_or_changed_is_refused(tmp_path, name):
         (None, r"provenance.json: no such file.*an scGPT checkpoint has to be fine-tuned first"),
         ("{", r"not JSON"),
         ("[" * 100_000, r"not JSON"),
-        ("[]", r"is no JSON object"),
+        ("[]", r"is not a JSON object"),
         ('{"format": "published/v1"}', r"not a model"),
         ('{"format": 7, "files": {}}', r"is '7', not a model"),
         ('{"format": "published/v1", "files": {"args.json": {}}}', r"has no best_model.pt"),

@@ -31,7 +31,7 @@ from components.shared.reading.labels import with_one_name_a_line
 from components.shared.reading.names import cut, means_nothing
 from components.shared.telling.addresses import is_hidden
 from components.shared.telling.errors import InputError, shortlist
-from components.split.labels import Labels
+from components.split.coded_labels import Labels
 from components.split.split import check_one_name_each, split
 
 GENES = ["AARS1", "CEBPA", "CEBPB", "HLA-A", "KLF1", "MAP2K6", "MYC", "RPL3"]
@@ -223,7 +223,7 @@ def test_numbers_are_refused_and_the_column_with_genes_is_named(tmp_path):
     adata = screen([0, 1, 2] * 4)
     adata.obs["symbol"] = ["CEBPA", "KLF1", "MYC"] * 4
     said = refused(tmp_path, adata, control="0")
-    assert "2 of 2 perturbations are no genes: '1' (a number)" in said
+    assert "2 of 2 perturbations are not genes: '1' (a number)" in said
     assert "'symbol' (such as 'CEBPA')" in said
 
 
@@ -241,7 +241,7 @@ def test_numbers_are_refused_and_the_column_with_genes_is_named(tmp_path):
 def test_few_labels_that_are_no_genes_are_named(tmp_path, capsys, label, looks):
     found, _, _ = taken(tmp_path, screen([CONTROL, "KLF1", "MYC", label] * 4))
     assert found[label] == 4
-    assert f"1 of 3 perturbations are no genes: '{label}' ({looks})" in capsys.readouterr().err
+    assert f"1 of 3 perturbations are not genes: '{label}' ({looks})" in capsys.readouterr().err
 
 
 def test_genes_that_are_not_measured_are_named(tmp_path, capsys):
@@ -256,7 +256,7 @@ def test_a_model_that_knows_few_genes_or_perturbations_is_refused():
     check_symbols(["Klf1", "MYC"], vocabulary)
     tokens = GeneTokens.of(["KLF1", "RPL3"], vocabulary)
     check_told(["KLF1", "nobody"], tokens, True)
-    with pytest.raises(InputError, match=r"told of 1 of 3 training perturbations.*'7', '8'"):
+    with pytest.raises(InputError, match=r"identify 1 of 3 training perturbations.*'7', '8'"):
         check_told(["KLF1", "7", "8"], tokens, True)
 
 

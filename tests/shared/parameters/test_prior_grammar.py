@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.prior.kinds import KINDS
-from components.prior.tables import READERS
+from components.prior.vector_tables import READERS
 from components.shared.parameters.prior_grammar import (
     EFFECTS,
     FORMS,
@@ -173,17 +173,17 @@ def test_a_prior_is_taken_apart(text, prior):
         ("effects:", "is incomplete"),
         ("effects(x)", "is incomplete"),
         ("random:", "is incomplete"),
-        ("random:many", "width 'many' is no whole number from 1 to 8192"),
+        ("random:many", "width 'many' is not a whole number from 1 to 8192"),
         ("random:0", "width '0'"),
         ("random:9000", "width '9000'"),
         ("graph:p.csv?width=-1", "width '-1'"),
-        ("graph:p.csv?widht=3", "'widht' is no option of graph, nearest: 'width'"),
-        ("graph:p.csv?evidence=EXP", "'evidence' is no option of graph"),
+        ("graph:p.csv?widht=3", "'widht' is not an option of graph, nearest: 'width'"),
+        ("graph:p.csv?evidence=EXP", "'evidence' is not an option of graph"),
         ("graph:p.csv?width=3&width=4", "one non-empty 'width'"),
-        ("graph:p.csv?", "'' is no option of graph; allowed: width, columns, aliases"),
+        ("graph:p.csv?", "'' is not an option of graph; allowed: width, columns, aliases"),
         ("graph:p.csv?columns=a", "two names of columns"),
         ("annotation:p.csv?evidence=exp", "evidence codes"),
-        ("effects:cells?width=3", "no option of effects; allowed: none"),
+        ("effects:cells?width=3", "not an option of effects; allowed: none"),
         ("esm2:folder", "needs the protein sequences"),
         ("shuffled:none", "nothing to shuffle"),
         ("shuffled:concat(none, none)", "nothing to shuffle"),

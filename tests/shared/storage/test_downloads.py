@@ -126,7 +126,7 @@ def test_a_download_that_was_given_up_goes_on_in_the_next_run(
 ) -> None:
     put(CONTENT)
     gs.fail("download", chain([None] * 3, repeat(403)))
-    with pytest.raises(InputError, match="bytes are kept, run it again to go on"):
+    with pytest.raises(InputError, match="bytes are kept; run it again to resume"):
         use(URI)
     assert f"kept in {folder_for(URI)}" in capfd.readouterr().err
     gs.mend()

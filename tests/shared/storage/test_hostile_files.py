@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from components.ingest.ingest import ingest
-from components.prior.effects import read_deltas
-from components.prior.tables import read_table
+from components.prior.other_screens import read_deltas
+from components.prior.vector_tables import read_table
 from components.shared.artifacts.cells import Cells
 from components.shared.artifacts.predictions import PREDICTIONS_FILE, Predictions
 from components.shared.parameters.aliases import read_aliases

@@ -70,7 +70,7 @@ def put(path: Path, content: bytes, name: str) -> Stored | None:
 
 
 def replace(content: bytes) -> None:
-    """Do what another writer does, who asks for no precondition."""
+    """Do what another writer does, who sets no precondition."""
     storage_gs.client().bucket("screens").blob("cells.h5ad").upload_from_string(content)
 
 
@@ -135,7 +135,7 @@ def test_a_fault_for_ever_is_told_after_a_bounded_time_and_a_later_call_goes_on(
         fetch(URI, downloads)
     assert time.monotonic() - begun < 5
     assert one_line(error).startswith(f"{URI}: {told}")
-    assert "bytes are kept, run it again to go on" in one_line(error)
+    assert "bytes are kept; run it again to resume" in one_line(error)
     assert names(downloads) == ["cells.h5ad.part", "cells.h5ad.part.json"]
     gs.mend()
     gs.requests.clear()

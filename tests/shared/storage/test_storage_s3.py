@@ -144,7 +144,7 @@ def test_a_fault_for_ever_is_told_after_a_bounded_time_and_a_later_call_goes_on(
         fetch(URI, downloads)
     assert time.monotonic() - begun < 10
     assert one_line(error).startswith(f"{URI}: {told}")
-    assert "bytes are kept, run it again to go on" in one_line(error)
+    assert "bytes are kept; run it again to resume" in one_line(error)
     assert names(downloads) == ["cells.h5ad.part", "cells.h5ad.part.json"]
     s3.mend()
     s3.requests.clear()
@@ -437,7 +437,7 @@ def test_an_endpoint_that_is_no_address_is_refused_and_not_shown(
     with pytest.raises(InputError) as error:
         fetch(URI, downloads)
     assert one_line(error) == (
-        "AWS_ENDPOINT_URL: is no address; expected http(s)://<host>[:<port>]"
+        "AWS_ENDPOINT_URL: is not an address; expected http(s)://<host>[:<port>]"
     )
 
 

@@ -42,7 +42,7 @@ Floats = NDArray[np.floating]
 
 @dataclass(frozen=True)
 class Effects:
-    """Predicted changes of all perturbations asked for, beside what was measured anywhere."""
+    """Predicted changes of all requested perturbations, with everything that was measured."""
 
     perturbations: list[str]
     genes: list[str]

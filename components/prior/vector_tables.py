@@ -62,7 +62,7 @@ def _vector(gene: str, values: Any, name: str) -> NDArray[np.generic]:
     array = _numbers(values, f"{name}: gene '{gene}'")
     if array.ndim != 1 or not array.size:
         raise InputError(
-            f"{name}: gene '{gene}' has shape {list(array.shape)}; expected one vector a gene"
+            f"{name}: gene '{gene}' has shape {list(array.shape)}; expected one vector per gene"
         )
     return array[None]
 
@@ -126,7 +126,7 @@ def _gene_list(text: str, name: str) -> list[str]:
     except (ValueError, RecursionError):
         genes = None
     if not isinstance(genes, list) or not all(isinstance(gene, str) for gene in genes):
-        raise InputError(f"{name}: metadata key 'genes' is no JSON list of gene symbols")
+        raise InputError(f"{name}: metadata key 'genes' is not a JSON list of gene symbols")
     return genes
 
 
@@ -180,7 +180,7 @@ def _parquet(path: Path, name: str) -> Table:
                 f"'{symbols}', the gene symbols"
             )
     if not columns:
-        raise InputError(f"{name}: has no column of numbers beside '{symbols}'")
+        raise InputError(f"{name}: has no column of numbers besides '{symbols}'")
     genes = _parquet_genes(file, symbols, name)
     return Table(genes, _parquet_blocks(file, genes, columns, name), licence)
 

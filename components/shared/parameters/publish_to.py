@@ -42,5 +42,7 @@ def repository_of(uri: str) -> tuple[str, str]:
     try:
         validate_repo_id(name)
     except HFValidationError:
-        raise InputError(f"publish_to {uri}: '{name}' is no name a repository can have") from None
+        raise InputError(
+            f"publish_to {uri}: '{name}' is not a valid name of a repository"
+        ) from None
     return name, branch or "main"

@@ -124,7 +124,7 @@ def _check_filter(code: int, part: str, name: str) -> None:
     raise InputError(
         f"{name}: {part} is compressed with {FILTERS.get(code, 'a filter')} (HDF5 filter {code}), "
         "which h5py lacks; the file is whole: write it again where hdf5plugin is installed, "
-        "adata.write_h5ad(file, compression='gzip'), or install hdf5plugin beside ingest"
+        "adata.write_h5ad(file, compression='gzip'), or install hdf5plugin alongside ingest"
     )
 
 

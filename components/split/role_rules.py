@@ -9,7 +9,7 @@ from components.shared.artifacts.perturbation_names import line_named
 from components.shared.artifacts.splits import TEST, TRAIN, VAL
 from components.shared.parameters.conditions import test_line_trains
 from components.shared.telling.errors import InputError, nearest, shortlist
-from components.split.labels import Labels, generator
+from components.split.coded_labels import Labels, generator
 
 LEAST_SETS = 10
 """With twelve sets in place of one to four an epoch was chosen whose test score was 0.05 higher."""
@@ -85,7 +85,7 @@ def from_lines(train_lines: Sequence[str], test_line: str, labels: Labels) -> Ru
 def with_validation(
     rules: Rules, labels: Labels, *, val_line: str, val_fraction: float, seed: int
 ) -> Rules:
-    """Draw the (line, perturbation) sets that validate; other lines go on training on them.
+    """Draw the (line, perturbation) sets that validate; other lines still train on them.
 
     Without a line they are spread over all training lines, each perturbation in as few as possible:
     a score of few sets, or of one line, chooses an epoch by luck. With a line they are that line's,

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components.publish.files import SOMETIMES
+from components.publish.published_files import SOMETIMES
 from components.shared.artifacts.artifact import PROVENANCE, beside
-from components.shared.parameters.targets import check_target_form, repository_of
+from components.shared.parameters.publish_to import check_target_form, repository_of
 from components.shared.storage.buckets import SCHEMES, open_bucket
 from components.shared.storage.downloads import shown, watching
 from components.shared.storage.files import local_path
@@ -75,7 +75,7 @@ def _check_folder(path: Path) -> None:
         )
     above = next(parent for parent in path.absolute().parents if parent.exists())
     if not above.is_dir() or not os.access(above, os.W_OK):
-        raise InputError(f"publish_to {path}: {above} is not a folder one may write to")
+        raise InputError(f"publish_to {path}: {above} is not a writable folder")
 
 
 def _to_folder(folder: Path, path: Path) -> str:

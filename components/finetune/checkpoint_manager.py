@@ -14,11 +14,11 @@ CHECKPOINT_MINUTES = 10.0
 TERMINATED = 128 + signal.SIGTERM
 
 
-class Keeper:
-    """Keeps the state of a fine-tune; one that has no place to keep it does nothing.
+class CheckpointManager:
+    """Saves the state of a fine-tune; without a place to save it, does nothing.
 
-    As a context it answers SIGTERM: the step under way is finished, the state written, and the
-    process ends with code 143. A checkpoint that cannot be written never ends a run.
+    As a context manager it handles SIGTERM: it finishes the current step, writes the state and
+    ends the process with code 143. A checkpoint that cannot be written never ends a run.
     """
 
     def __init__(
@@ -27,13 +27,13 @@ class Keeper:
         self._store = store
         self._state = state
         self._workers = state.workers
-        self.asked = False
+        self.terminated = False
         """Whether SIGTERM came to this process."""
         self._last = saved.uri if saved else ""
         self._last_position = state.position if saved else None
         self._written = time.monotonic()
 
-    def __enter__(self) -> "Keeper":
+    def __enter__(self) -> "CheckpointManager":
         main = threading.current_thread() is threading.main_thread()
         self._handles = bool(self._store) and main  # a notebook's thread cannot
         if self._handles:
@@ -46,21 +46,21 @@ class Keeper:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Give the signal back; one that came after the last step is not lost."""
+        """Restore the signal's handler; a signal that came after the last step is not lost."""
         if self._handles:
             signal.signal(signal.SIGTERM, self._before)
         if error is None:
-            self.leave_if_asked()
+            self.leave_if_terminated()
 
     def after_step(self) -> None:
-        """Write a checkpoint if the last is `CHECKPOINT_MINUTES` old; leave if asked to."""
-        self.leave_if_asked()
+        """Write a checkpoint if the last is `CHECKPOINT_MINUTES` old; leave if terminated."""
+        self.leave_if_terminated()
         if self._store and time.monotonic() - self._written >= CHECKPOINT_MINUTES * 60:
             self.save()
 
     def save(self) -> None:
-        """Write a checkpoint, unless this very state is kept already; say so if it fails."""
-        # Weights that are not finite are told by the next loss; the good ones are not given up.
+        """Write a checkpoint, unless this very state is saved already; warn if it fails."""
+        # The next loss reports weights that are not finite; the last good ones are kept.
         new = self._state.position != self._last_position
         if self._store and self._workers.first and new and self._state.finite():
             started = time.monotonic()
@@ -72,23 +72,23 @@ class Keeper:
                 print(f"finetune: checkpoint {name}, {seconds:.1f} s", flush=True)
             except InputError as error:
                 print(
-                    f"finetune: WARNING: no checkpoint of {self._here()}: {error}; training goes "
-                    f"on, the next is tried after this epoch or {CHECKPOINT_MINUTES:g} minutes",
+                    f"finetune: WARNING: no checkpoint of {self._here()}: {error}; training "
+                    f"continues, next attempt after this epoch or {CHECKPOINT_MINUTES:g} minutes",
                     file=sys.stderr,
                     flush=True,
                 )
         self._written = time.monotonic()
 
-    def leave_if_asked(self) -> None:
-        """End the process if it, or one that trains with it, got SIGTERM; keep a checkpoint first.
+    def leave_if_terminated(self) -> None:
+        """Save and end the process if it, or one that trains with it, got SIGTERM.
 
         Processes that train together have to call this at the same place: all leave there or none.
 
         Raises:
             SystemExit: code 143.
         """
-        # `asked` is the signal's to set: one that comes while they agree counts at the next call.
-        if not self._store or not self._workers.any(self.asked):
+        # Only the signal sets `terminated`; one that comes during the agreement counts next time.
+        if not self._store or not self._workers.any(self.terminated):
             return
         self.save()
         self._workers.meet()  # whoever ended before the first has written would end it too
@@ -96,7 +96,7 @@ class Keeper:
             raise SystemExit(TERMINATED)
         print(
             f"finetune: SIGTERM: stopped at {self._here()}{self.last_good()}; run it again with "
-            f"checkpoints={self._store.where} to go on",
+            f"checkpoints={self._store.where} to resume",
             file=sys.stderr,
             flush=True,
         )
@@ -111,4 +111,4 @@ class Keeper:
         return f"epoch {epoch}, step {step}"
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
+        self.terminated = True

@@ -6,15 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components.evaluate.inputs.training import known_of_training
+from components.evaluate.inputs.training_lines import known_of_training
 from components.finetune.batches import draw_pairs
 from components.finetune.deltas import line_deltas
 from components.finetune.finetune import finetune
 from components.finetune.loading import batches_in_words, load_training_data
 from components.ingest.ingest import ingest
 from components.prior.prior import prior
-from components.shared.artifacts.batches import LEAST_CONTROLS, batches_of, matched
 from components.shared.artifacts.cells import Cells
+from components.shared.artifacts.matched_controls import LEAST_CONTROLS, batches_of, matched
 from components.shared.artifacts.splits import TRAIN, Splits
 from components.shared.artifacts.training_effects import (
     TRAINING_EFFECTS_FILE,
@@ -146,7 +146,7 @@ def test_partners_are_of_the_same_batch(made):
 
 def test_too_few_controls_and_no_batches_are_said(made):
     data = data_of(made, match_batches=True)
-    assert ", 0 against their line's" in batches_in_words(data)
+    assert ", 0 with those of their line" in batches_in_words(data)
     small = training_data(controls=14)
     assert "give ingest's option batch_column" in batches_in_words(small)
     alone = replace(small, batch_of_row=np.arange(len(small.line_of_row)).astype(str))

@@ -177,7 +177,7 @@ def weights_of(
 ) -> Weights:
     """Return how much each way counts when ``lines`` tell another one, summing to 1.
 
-    Each line is told by the others, and its deltas are regressed on the four ways to tell them.
+    Each line is predicted from the others, and its deltas are regressed on the four predictions.
     Every perturbation counts alike, however strong it is, as in a mean of correlations.
 
     Args:

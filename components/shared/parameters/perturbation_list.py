@@ -1,4 +1,4 @@
-"""Which perturbations are asked for: named one by one, or listed in a file."""
+"""Which perturbations are requested: named one by one, or listed in a file."""
 
 import csv
 import unicodedata
@@ -37,7 +37,7 @@ def read_perturbations(given: str | Sequence[str]) -> list[str]:
     for entry in entries:
         if not isinstance(entry, str):
             raise InputError(
-                f"perturbations: {entry!r} is no text; expected gene symbols such as MYC, A+B for "
+                f"perturbations: {entry!r} is not text; expected gene symbols such as MYC, A+B for "
                 "two at once, or a file that lists them"
             )
         if names_a_file(entry):
@@ -47,7 +47,7 @@ def read_perturbations(given: str | Sequence[str]) -> list[str]:
             labels.append(canonical(entry, "perturbations"))
     found = list(dict.fromkeys(labels))
     if len(found) > MOST:
-        raise InputError(f"perturbations: {len(found):,} are asked for; expected {MOST:,} at most")
+        raise InputError(f"perturbations: {len(found):,} requested; expected at most {MOST:,}")
     return found
 
 
@@ -68,8 +68,8 @@ def canonical(label: str, where: str) -> str:
     hidden = any(unicodedata.category(character).startswith("C") for character in label)
     if not genes_of(text) or text == CONTROL or len(text) > LONGEST or hidden:
         raise InputError(
-            f"{where}: {label[:60]!r} is no perturbation; expected a gene symbol such as MYC, or "
-            "A+B for two at once"
+            f"{where}: {label[:60]!r} is not a perturbation; expected a gene symbol such as "
+            "MYC, or A+B for two at once"
         )
     return text
 
@@ -78,15 +78,15 @@ def _listed(path: Path, name: str) -> list[str]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
-        raise InputError(f"{name}: is no text; expected one perturbation a line") from None
+        raise InputError(f"{name}: is not text; expected one perturbation per line") from None
     rows = csv.reader(text.splitlines(), delimiter="\t" if "\t" in text else ",")
     try:
         first = [row[0].strip() for row in rows if row and row[0].strip()]
     except csv.Error as error:
-        raise InputError(f"{name}: is no list ({error}); expected one a line") from None
+        raise InputError(f"{name}: is not a list ({error}); expected one per line") from None
     labels = [label for label in first if not label.startswith("#")]
     if labels and labels[0].lower() in HEADERS:
         del labels[0]
     if not labels:
-        raise InputError(f"{name}: lists no perturbation; expected one a line")
+        raise InputError(f"{name}: lists no perturbation; expected one per line")
     return [canonical(label, name) for label in labels]

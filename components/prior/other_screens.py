@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from components.prior.tables import parquet_numbers
+from components.prior.vector_tables import parquet_numbers
 from components.shared.artifacts.artifact import PROVENANCE, Artifact
 from components.shared.artifacts.cells import CELLS_FILE, Cells
 from components.shared.artifacts.gene_prior import CELL_LINE, CELLS, PERTURBATION, OtherEffects
@@ -107,7 +107,7 @@ def read_deltas(path: Path, name: str) -> OtherEffects:
         raise InputError(f"{name}: not readable as a table of deltas ({error})") from None
     kept = np.array([i for i, label in enumerate(labels) if label != CONTROL], dtype=np.int64)
     if not len(kept):
-        raise InputError(f"{name}: has no row of a perturbation; expected one a perturbation")
+        raise InputError(f"{name}: has no row of a perturbation; expected one row per perturbation")
     pairs = [(labels[i], lines[i]) for i in kept]
     twice = [pair for pair, n in Counter(pairs).items() if n > 1]
     if twice:

@@ -1,4 +1,4 @@
-"""Which perturbations are predicted: those that are asked for, less what the model cannot know."""
+"""Which perturbations are predicted: the requested ones, less what the model cannot know."""
 
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -12,8 +12,8 @@ MOST_NAMED = 20
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What is asked for, parted by whether it was measured and whether it can be predicted."""
+class Requested:
+    """The requested perturbations: which were measured, and which can be predicted."""
 
     measured: list[str]
     """With cells in the test line, sorted; always predicted, so that all can be scored."""
@@ -28,23 +28,23 @@ class Asked:
         return sorted([*self.measured, *self.unmeasured])
 
 
-def asked_for(
-    asked: Sequence[str], measured: Collection[str], knows: Callable[[str], bool]
-) -> Asked:
-    """Part what is asked for.
+def requested_of(
+    requested: Sequence[str], measured: Collection[str], knows: Callable[[str], bool]
+) -> Requested:
+    """Split the requested perturbations.
 
     Args:
-        asked: perturbations to predict.
+        requested: perturbations to predict.
         measured: perturbations with test cells.
         knows: whether the model knows each gene of a perturbation, or its effect.
     """
-    others = sorted(set(asked) - set(measured))
+    others = sorted(set(requested) - set(measured))
     known = [label for label in others if knows(label)]
-    return Asked(sorted(measured), known, [label for label in others if label not in known])
+    return Requested(sorted(measured), known, [label for label in others if label not in known])
 
 
 def report_unknown(
-    asked: Asked,
+    requested: Requested,
     knows: Callable[[str], bool],
     symbols: Collection[str],
     names: Mapping[str, list[str]],
@@ -52,7 +52,7 @@ def report_unknown(
     """Name what is left out, and what may be meant.
 
     Args:
-        asked: from `asked_for`.
+        requested: from `requested_of`.
         knows: whether the model knows a perturbation.
         symbols: genes the model knows.
         names: what a gene may stand for, by the table of other names.
@@ -60,17 +60,17 @@ def report_unknown(
     Raises:
         InputError: nothing is left to predict.
     """
-    if not asked.unknown:
+    if not requested.unknown:
         return
-    listed = [_named(label, knows, symbols, names) for label in asked.unknown[:MOST_NAMED]]
-    if len(asked.unknown) > MOST_NAMED:
-        listed.append(f"{len(asked.unknown) - MOST_NAMED} more")
-    many = len(asked.unknown) > 1
+    listed = [_named(label, knows, symbols, names) for label in requested.unknown[:MOST_NAMED]]
+    if len(requested.unknown) > MOST_NAMED:
+        listed.append(f"{len(requested.unknown) - MOST_NAMED} more")
+    many = len(requested.unknown) > 1
     text = (
         f"{'these' if many else 'this'} cannot be predicted, since the model knows neither the "
         f"gene nor its effect: {'; '.join(listed)}"
     )
-    if not asked.predicted:
+    if not requested.predicted:
         raise InputError(f"perturbations: {text}; name genes of the model's vocab.json")
     print(f"predict: WARNING: {text}; the others are predicted", file=sys.stderr, flush=True)
 

@@ -18,11 +18,19 @@ from torch import Tensor
 
 from components.finetune.data import Floats
 from components.finetune.deltas import LineDeltas
+from components.finetune.effect_parts import (
+    COPIED,
+    Mask,
+    Teller,
+    Told,
+    Weights,
+    told_by,
+    weights_of,
+)
 from components.finetune.near_by import near_by
-from components.finetune.parts import COPIED, Mask, Teller, Told, Weights, told_by, weights_of
 from components.shared.artifacts.confidence import MEAN, MEASURED, MOST_SCALE, NEAR_BY, SUMMED
-from components.shared.artifacts.effects import NearBy
 from components.shared.artifacts.gene_prior import OtherEffects
+from components.shared.artifacts.known_effects import NearBy
 from components.shared.artifacts.perturbation import CONTROL, genes_of
 from components.shared.model.vocabulary import Vocabulary
 from components.shared.telling.errors import InputError

@@ -1,4 +1,4 @@
-"""Which controls a perturbed cell stands against: those of its own batch, where there are enough.
+"""Which controls a perturbed cell is compared with: those of its own batch, where there are enough.
 
 Batches of one line differ, and perturbations are spread unevenly over them: against all the line's
 controls, a part of every effect is the batches'.

@@ -11,8 +11,7 @@ import numpy as np
 import pandas as pd
 from sklearn.linear_model import Ridge
 
-from components.finetune.data import Floats
-from components.finetune.effects import (
+from components.finetune.cross_line_effects import (
     Effects,
     Sizes,
     carried,
@@ -20,9 +19,10 @@ from components.finetune.effects import (
     line_key,
     others_of,
 )
+from components.finetune.data import Floats
+from components.finetune.effect_parts import told_by, weights_of
 from components.finetune.evidence import Evidence
 from components.finetune.left_out import LeftOut, Screen, left_out, strength_of
-from components.finetune.parts import told_by, weights_of
 from components.shared.artifacts.confidence import (
     CARRIED,
     CONTROL_SIMILARITY,
@@ -127,8 +127,8 @@ def _features(how: str) -> list[str]:
 def _scale(parts: Sequence[LeftOut], lines: float) -> tuple[float, str]:
     """Return the factor with the least squared error, and how it was found.
 
-    A line that is left out is told by fewer lines than a new one will be. Where lines share a part
-    of their effect and each has one of its own as well, the mean of n lines tells the shared part
+    A left-out line is predicted from fewer lines than a new one will be. If lines share a part of
+    their effect and each also has its own part, the mean of n lines predicts the shared part
     times s with s / (1 - s) = n * shared / own: so the odds of the factor grow with n.
 
     Args:

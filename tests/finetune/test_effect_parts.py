@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from components.finetune.cross_line_effects import FACTORS, NOTHING_TOLD, Sizes, line_key
 from components.finetune.deltas import LineDeltas
-from components.finetune.effects import FACTORS, NOTHING_TOLD, Sizes, line_key
-from components.finetune.parts import (
+from components.finetune.effect_parts import (
     COMMON,
     COPIED,
     KERNEL,

@@ -10,15 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
+from components.finetune.cross_line_effects import known_effects, of_other_screens, vectors_of
 from components.finetune.deltas import LineDeltas, line_deltas
-from components.finetune.effects import known_effects, of_other_screens, vectors_of
 from components.finetune.given import tell_lines
 from components.finetune.near_by import near_by
 from components.finetune.shrinkage import shrunk
 from components.predict.predict import predict
 from components.shared.artifacts.confidence import MEAN, MEASURED, NEAR_BY, SUMMED
-from components.shared.artifacts.effects import EffectTable
 from components.shared.artifacts.gene_prior import OtherEffects
+from components.shared.artifacts.known_effects import EffectTable
 from components.shared.artifacts.predictions import KNOWN_MEANS, MEANS, PERTURBATIONS, Predictions
 from components.shared.model import model as scgpt_model
 from components.shared.model.inference import predict_cells

@@ -15,7 +15,7 @@ from components.shared.artifacts.splits import (
     UNUSED,
     VAL,
 )
-from components.split.rules import LEAST_SETS, Rules
+from components.split.role_rules import LEAST_SETS, Rules
 
 NAMES = {TRAIN: "training", VAL: "validation", TEST: "test"}
 
@@ -103,7 +103,7 @@ def as_table(summary: Mapping[str, Any]) -> str:
     if summary["asked_for_not_measured"] or not summary["asked_for"]:
         asked = f"{summary['asked_for']:,}" if summary["asked_for"] else "all the model knows"
         lines.append(
-            f"asked for: {asked}, measured in {summary['test_line']}: "
+            f"requested: {asked}, measured in {summary['test_line']}: "
             f"{summary['asked_for_measured']:,}"
         )
     lines += [

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.results import BASELINES
+from benchmarks.stored_results import BASELINES
 from benchmarks.truth import TEST_LINE, TRAIN_LINES, Floats
 from components.evaluate.contenders.baselines import baseline_means
-from components.evaluate.inputs.training import training_pseudobulks
+from components.evaluate.inputs.training_lines import training_pseudobulks
 from components.finetune.finetune import finetune
 from components.ingest.generator import BATCH_COLUMN
 from components.ingest.ingest import ingest

@@ -71,6 +71,6 @@ def check_retry(tree: Tree) -> list[str]:
             if retried != (message in LOST):
                 findings.append(
                     f"{o}: retryStrategy.expression: '{message}' is {'' if retried else 'not '}"
-                    "retried; expected the opposite; mend it"
+                    "retried; expected the opposite; correct it"
                 )
     return findings

@@ -162,7 +162,7 @@ def _unlike(overlay: str, documents: list[dict[str, Any]]) -> list[str]:
         ),
         *(
             f"pods of runs may {what}, which no task needs; drop it, or add it to MAY in "
-            "pipelines/validation/objects.py"
+            "pipelines/validation/kubernetes_objects.py"
             for what in sorted(found - wanted)
         ),
         *(
