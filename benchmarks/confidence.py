@@ -355,8 +355,8 @@ noise. "Untrained": no training line has the perturbation.
 
 Where all labels are shuffled nothing can be predicted, and nothing is expected. Where those of
 perturbed cells are shuffled among themselves, all perturbations share one real effect, and that is
-what is expected. With two training lines each left-out line is predicted from one other, so agreement
-cannot be seen there and expectations of one perturbation and another hardly differ.
+what is expected. With two training lines each left-out line is predicted from one other, so
+agreement cannot be seen there and expectations of one perturbation and another hardly differ.
 
 ## The factor
 
@@ -387,8 +387,8 @@ prior the expectation is one number for all, so it ranks nothing.
   the sum of a double's genes, are reached to other degrees than the mean of all.
 - The factor with the least squared error for known effects: of three lines it is 0.8, errors are
   5 % smaller still, and discrimination falls from copying's 0.94 to 0.84.
-- That factor as fitted, not brought to the number of lines: a left-out line is predicted from one line
-  fewer than a new one, so it came out too small.
+- That factor as fitted, not brought to the number of lines: a left-out line is predicted from one
+  line fewer than a new one, so it came out too small.
 - A network's own factor, fitted on its validation sets: those are of lines that train, a few at a
   time.
 """

@@ -3,8 +3,8 @@
     python -m benchmarks.transfer [--op3 <op3_ranks.npz>] [--seeds 3] [--folder runs/transfer]
 
 Two parts. Of OP3's compounds (`Z` [4 cell types, 135 compounds, 6,349 genes], normal scores of
-signed significance; montilab/sigrecon, MIT) each cell type is predicted from the other three, by each
-estimate of known effects and by their stack. On generated screens known effects alone are
+signed significance; montilab/sigrecon, MIT) each cell type is predicted from the other three, by
+each estimate of known effects and by their stack. On generated screens known effects alone are
 scored beside copying. Finished runs are kept as JSON and not done again; docs/transfer.md is
 written last.
 """
