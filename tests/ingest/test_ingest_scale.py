@@ -179,7 +179,7 @@ def test_counts_per_million_with_genes_left_out_need_the_option(tmp_path: Path) 
     ("scale", "why"),
     [
         ("log1p_cp10k", "more than 10,000"),
-        ("log2_counts", "no whole numbers"),
+        ("log2_counts", "does not make whole numbers"),
         ("log1p_log1p_log1p", "is not allowed"),
         ("log1p_cpms", "nearest: 'log1p_cpm'"),
     ],

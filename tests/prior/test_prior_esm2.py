@@ -387,7 +387,7 @@ def test_the_order_of_records_changes_no_sequence(tmp_path_factory, records):
         (b"MKL\n", "begins with 'MKL'; expected FASTA"),
         (b">A\n", "record 'A' has no residues"),
         (b">A\nMK1\n", "record 'A' has residues that are not letters"),
-        (b">A\nM*K\n", "no letters"),
+        (b">A\nM*K\n", "not letters"),
         (b">sp|P1|X_MOUSE x OX=10090 GN=A\nMK\n", "no protein of a human gene"),
         (gzip.compress(b">A\nMK\n" * 999, mtime=0)[:-9], "cannot be read"),
     ],

@@ -186,7 +186,7 @@ def test_other_columns_can_be_named(tmp_path):
     assert found.facts["covered_genes"] == 18
     with pytest.raises(InputError, match="'entity1' is missing; the file has 'left gene', 'right"):
         made(tmp_path, f"graph:{path}", tokens_of(genes))
-    with pytest.raises(InputError, match="asked for twice"):
+    with pytest.raises(InputError, match="named twice"):
         made(tmp_path, f"graph:{path}?columns=left gene+left gene", tokens_of(genes))
 
 
