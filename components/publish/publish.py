@@ -5,8 +5,8 @@ from pathlib import Path
 
 from components.publish.card import result, write_card
 from components.publish.chain import check_chain
-from components.publish.destinations import check_target, upload
 from components.publish.published_files import CARD_FILE, check_files, collect
+from components.publish.targets import check_target, upload
 from components.shared.artifacts.artifact import (
     EVALUATION,
     MODEL,

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from components.publish import destinations
+from components.publish import targets
 from components.shared.artifacts.artifact import CELLS, opening, writing
 from components.shared.model.checkpoint import WEIGHTS_FILE, _read_weights
 from components.shared.parameters.pretrained import parse_pretrained
@@ -115,8 +115,8 @@ def test_a_target_in_the_home_folder_is_made_there(
     folder = tmp_path / "published"
     folder.mkdir()
     (folder / "README.md").write_text("card")
-    destinations.check_target("~/out")
-    assert destinations.upload(folder, "~/out") == str(tmp_path / "home" / "out")
+    targets.check_target("~/out")
+    assert targets.upload(folder, "~/out") == str(tmp_path / "home" / "out")
     assert not (tmp_path / "~").exists()
 
 
@@ -160,7 +160,7 @@ def test_a_bucket_behind_a_socks_proxy_is_refused_at_once(
     monkeypatch.setenv("https_proxy", "socks5://127.0.0.1:9")
     monkeypatch.setattr(proxies, "find_spec", lambda _: None)
     with pytest.raises(InputError, match=said):
-        destinations.check_target(f"{scheme}://bucket/prefix")
+        targets.check_target(f"{scheme}://bucket/prefix")
 
 
 def test_a_host_beside_the_proxy_needs_no_package(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,10 +205,10 @@ def whoami(role: str) -> dict[str, object]:
 )
 def test_what_a_token_may_do_is_looked_at_before_the_work(role: str, owner: str, said: str) -> None:
     if not said:
-        destinations._check_rights(whoami(role), owner, "hf://x/y")
+        targets._check_rights(whoami(role), owner, "hf://x/y")
         return
     with pytest.raises(InputError, match=said):
-        destinations._check_rights(whoami(role), owner, "hf://x/y")
+        targets._check_rights(whoami(role), owner, "hf://x/y")
 
 
 # ---- checkpoints as others save them ----
