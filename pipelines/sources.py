@@ -8,6 +8,10 @@ from pathlib import Path
 
 from pipelines.images import NOT_CONTENT, ROOT
 
+STYLE = ".css"
+KEEPS_ITS_LOOK = ("finetune",)
+"""Stages that take hours: how a page of theirs looks makes none of their results stale."""
+
 
 def digest_of_code(stage: str, root: Path = ROOT) -> str:
     """Return a digest of what a stage is made of; files that it does not reach change nothing."""
@@ -29,7 +33,7 @@ def files_of(stage: str, root: Path = ROOT) -> list[Path]:
     found = {path for path in own.rglob("*") if path.is_file() and _is_content(path)}
     for module in modules - found:
         found |= {module, *_named_beside(module), *_packages(module, root)}
-    return sorted(found)
+    return sorted(p for p in found if p.suffix != STYLE or stage not in KEEPS_ITS_LOOK)
 
 
 def modules_of(stage: str, root: Path = ROOT) -> set[Path]:

@@ -9,7 +9,7 @@ import os
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -45,6 +45,8 @@ TITLE = 12
 LEAST_SETS = 10
 """Sets that validate where nothing else is said (components/split/role_rules.py)."""
 
+READ = {field.name for field in fields(Reading)}
+"""Options of ingest that say what is read; others say what becomes of it."""
 Generate = Callable[[str], Source]
 
 
@@ -141,7 +143,7 @@ def _common(parameters: Mapping[str, Any]) -> tuple[Reading, str]:
         perturbation_column=parameters.get("perturbation_column", "gene"),
         cell_line_column=parameters.get("cell_line_column", "cell_line"),
         control=parameters.get("control_label", "non-targeting"),
-        **options,
+        **{name: value for name, value in options.items() if name in READ},
     )
     return common, genes
 

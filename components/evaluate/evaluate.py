@@ -140,7 +140,7 @@ def evaluate(
     whole, pair = predicted_of(given.on_disk, where)
     check_genes(whole, opened.genes, where)
     said = read_asked(given.artifact.path)
-    asked = asked_of(whole, pair.perturbations if pair else [], said)
+    asked = asked_of(whole, pair.perturbations if pair else [], said, given.artifact.path)
     check_cells(whole, pair, split, None if said is None else set(asked["perturbation"]), where)
     kind = check_means(given.on_disk, whole, where)
     training = known_of_training(opened, split, given.artifact.path)

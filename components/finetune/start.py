@@ -7,14 +7,13 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from components.finetune.checkpoint_manager import CHECKPOINT_MINUTES
 from components.finetune.checkpoints import Checkpoints, Identity, Saved
 from components.finetune.workers import Workers
 from components.shared.artifacts.artifact import Artifact
-from components.shared.artifacts.gene_prior import TABLE_FILE, TENSOR
+from components.shared.artifacts.gene_prior import TABLE_FILE, opened_table
 from components.shared.model import model as scgpt_model
 from components.shared.model.checkpoint import CHECKPOINT_FILES, WEIGHTS_FILE, read_checkpoint
 from components.shared.model.vocabulary import Vocabulary, vocabulary_digest
@@ -64,7 +63,14 @@ def gene_table(prior: Artifact, vocabulary: Vocabulary) -> Tensor | None:
             f"{prior.path}: aligned to another vocabulary than that of the pretrained model, "
             f"{len(vocabulary)} tokens; run the prior task with the same pretrained"
         )
-    return load_file(prior.path / TABLE_FILE)[TENSOR]
+    with opened_table(prior.path / TABLE_FILE, "pt") as (rows, _):
+        table = rows[:]
+    if len(table) != len(vocabulary) or not table.isfinite().all():
+        raise InputError(
+            f"{prior.path / TABLE_FILE}: not a finite row for each of {len(vocabulary)} tokens; "
+            "run the prior task again"
+        )
+    return table
 
 
 def identity_of(

@@ -154,8 +154,11 @@ def _json(path: Path, shape: Shape) -> dict[str, Any]:
 
 def _columns(path: Path) -> dict[str, list[float]]:
     """Return the finite numbers of each column of a CSV file."""
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: is not a CSV file ({error}); evaluate again") from None
     columns: dict[str, list[float]] = {}
     for name in rows[0] if rows else []:
         columns[name] = [value for row in rows if math.isfinite(value := _float(row[name]))]

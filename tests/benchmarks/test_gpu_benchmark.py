@@ -53,7 +53,7 @@ def test_everything_runs_on_a_bare_machine(tmp_path):
     assert {"outputs, fp32", "gradients, bf16", "outputs, bf16, flash"} <= checked
     assert "ours, flash" in [row["side"] for row in sections["training"]["rows"]]
     assert any("scgpt" in note for note in sections["training"]["notes"])
-    assert len(sections["prediction"]["rows"]) == 3
+    assert len(sections["prediction"]["rows"]) == 2
     assert [row["batch"] for row in sections["batches"]["rows"]] == [1, 2, 4]
     assert len(sections["profile"]["rows"]) == gpu_speed.TOP
     assert sections["resume"]["outcome"] == "equal to the last bit"

@@ -495,7 +495,7 @@ def test_the_report_is_one_whole_page_with_every_headline_metric(evaluated: Path
         assert page.text.count(metric.name) >= 5  # tables, plot, strata, explanation
     for sentence in (
         "the model beats the control mean: ahead in 12 of 12 perturbations",
-        "the model is better than predicting the mean training effect",
+        "Over 12 perturbations the model is better than copying each gene's effect",
         "better than mean delta",  # in words, beside the mark at the model's number
         "mapped gene by gene, by rank, to the predicted mean",
         "1 of 12 perturbations are in no training line",

@@ -10,12 +10,11 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import safe_open
 from sklearn.linear_model import RidgeCV
 
 from components.evaluate.inputs.training_lines import Training
 from components.shared.artifacts.artifact import Artifact
-from components.shared.artifacts.gene_prior import GENES, TABLE_FILE, TENSOR
+from components.shared.artifacts.gene_prior import GENES, TABLE_FILE, opened_table
 from components.shared.artifacts.perturbation import genes_of
 from components.shared.telling.errors import InputError
 
@@ -39,14 +38,15 @@ def vectors_of(prior: Artifact, perturbations: set[str]) -> dict[str, Floats]:
     file = prior.path / TABLE_FILE
     if not file.is_file():
         return {}
-    with safe_open(file, framework="np") as table:
-        named = (table.metadata() or {}).get(GENES)
+    with opened_table(file, "np") as (rows, metadata):
+        named = metadata.get(GENES)
         if named is None:
             raise InputError(
                 f"{file}: no metadata '{GENES}', so its rows have no gene; run the prior task again"
             )
         row_of = {gene: row for row, gene in enumerate(_names(named, file))}
-        rows = table.get_slice(TENSOR)
+        if len(row_of) > rows.get_shape()[0]:
+            raise InputError(f"{file}: has fewer rows than genes; run the prior task again")
         wanted = {gene for label in perturbations for gene in genes_of(label) if gene in row_of}
         vectors = {gene: rows[row_of[gene]].astype(np.float64).ravel() for gene in sorted(wanted)}
     known = {gene: vector for gene, vector in vectors.items() if vector.any()}

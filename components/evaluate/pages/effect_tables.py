@@ -205,13 +205,16 @@ def read_asked(folder: Path) -> pd.DataFrame | None:
     return found[[name for name in PERTURBATION_COLUMNS if name in found]]
 
 
-def asked_of(given: Predicted, measured: list[str], said: pd.DataFrame | None) -> pd.DataFrame:
+def asked_of(
+    given: Predicted, measured: list[str], said: pd.DataFrame | None, folder: Path
+) -> pd.DataFrame:
     """Return what is said of each perturbation; at least its cells, where nothing is.
 
     Args:
         given: the predictions.
         measured: the perturbations that were measured.
         said: from `read_asked`.
+        folder: of the predictions artifact, for messages.
 
     Raises:
         InputError: ``said`` is not of the perturbations that were predicted.
@@ -224,8 +227,8 @@ def asked_of(given: Predicted, measured: list[str], said: pd.DataFrame | None) -
     if said["perturbation"].tolist() != labels:
         odd = sorted(set(said["perturbation"]) ^ set(labels)) or labels
         raise InputError(
-            f"{PERTURBATIONS_FILE}: {shortlist(odd)} is not in it and in the cells alike, once and "
-            "sorted; run the predict task again"
+            f"{folder / PERTURBATIONS_FILE}: {shortlist(odd)} is not in it and in the cells alike, "
+            "once and sorted; run the predict task again"
         )
     return said.reset_index(drop=True)
 

@@ -110,6 +110,8 @@ NUMBERS: Shape = {
     "perturbations_seen?": int,
     "perturbations_unseen?": int,
     "perturbations_without_de?": int,
+    "run?": {str: str},
+    "limitations?": [str],
 }
 """`metrics.json` of an evaluation."""
 

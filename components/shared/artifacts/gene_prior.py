@@ -1,13 +1,16 @@
 """The gene prior artifact's files, as prior writes them and others read them."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
 
 from components.shared.storage.parquet import PARQUET_FAULTS, opened_parquet
 from components.shared.telling.errors import InputError
@@ -24,8 +27,30 @@ EFFECTS_FILE = "effects.parquet"
 """Deltas of other screens, where the prior names some; see `OtherEffects`."""
 ERRORS_FILE = "effects_se.parquet"
 """Their standard errors, where they were measured on cells."""
+AGAIN = "run the prior task again"
 PERTURBATION, CELL_LINE, CELLS = "perturbation", "cell_line", "cells"
 """Columns of these files; every other column is a gene."""
+
+
+@contextmanager
+def opened_table(path: Path, framework: str) -> Iterator[tuple[Any, dict[str, str]]]:
+    """Yield the table of a gene prior, [rows, width], read where it is indexed, and its metadata.
+
+    Args:
+        path: of the file.
+        framework: whose tensors are read: `np` or `pt`.
+
+    Raises:
+        InputError: the file cannot be read, or holds no such table.
+    """
+    try:
+        with safe_open(str(path), framework=framework) as file:
+            rows = file.get_slice(TENSOR)
+            if len(rows.get_shape()) != 2 or rows.get_dtype() != "F32":
+                raise InputError(f"{path}: '{TENSOR}' is not a table of float32; {AGAIN}")
+            yield rows, file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); {AGAIN}") from None
 
 
 @dataclass(frozen=True)
