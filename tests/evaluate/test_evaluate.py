@@ -496,7 +496,7 @@ def test_the_report_is_one_whole_page_with_every_headline_metric(evaluated: Path
     for sentence in (
         "the model beats the control mean: ahead in 12 of 12 perturbations",
         "Over 12 perturbations the model is better than copying each gene's effect",
-        "better than mean delta",  # in words, beside the mark at the model's number
+        "better than same perturbation",  # in words, beside the mark at the model's number
         "mapped gene by gene, by rank, to the predicted mean",
         "1 of 12 perturbations are in no training line",
         "How each metric spreads over perturbations",

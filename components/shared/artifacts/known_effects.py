@@ -1,6 +1,5 @@
 """Effects that a model was given: finetune keeps them beside its weights, predict reads them."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from safetensors.numpy import save_file
 
 from components.shared.artifacts.confidence import MEAN, MEASURED, NEAR_BY, SUMMED
 from components.shared.artifacts.perturbation import genes_of
-from components.shared.storage.documents import check_names
+from components.shared.storage.documents import as_metadata, check_names, of_metadata
 from components.shared.telling.errors import InputError
 
 EFFECTS_FILE = "effects.safetensors"
@@ -80,7 +79,7 @@ class EffectTable:
         save_file(
             {key: np.ascontiguousarray(value, np.float32) for key, value in tensors.items()},
             path,
-            metadata={key: json.dumps(value) for key, value in names.items()},
+            metadata=as_metadata(names),
         )
 
     @classmethod
@@ -92,7 +91,7 @@ class EffectTable:
         """
         try:
             with safe_open(str(path), framework="numpy") as file:
-                names = {key: json.loads(value) for key, value in file.metadata().items()}
+                names = of_metadata(file.metadata())
                 check_names(names, "perturbations", "genes")
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             table = cls(

@@ -4,7 +4,6 @@ A model that is applied to other cells brings along what its training lines show
 prediction can be set beside it, baselines can be made of it, and trust can be placed by it.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from safetensors.numpy import save_file
 from components.shared.artifacts.cells import Cells
 from components.shared.artifacts.matched_controls import batches_of, matched
 from components.shared.artifacts.splits import TRAIN, Splits
-from components.shared.storage.documents import check_names
+from components.shared.storage.documents import as_metadata, check_names, of_metadata
 from components.shared.telling.errors import InputError, shortlist
 
 TRAINING_EFFECTS_FILE = "training_effects.safetensors"
@@ -87,7 +86,7 @@ class TrainingEffects:
             "cells": np.ascontiguousarray(self.cells, np.int64),
             "control": np.ascontiguousarray(self.control, np.float32),
         }
-        save_file(tensors, path, metadata={key: json.dumps(value) for key, value in names.items()})
+        save_file(tensors, path, metadata=as_metadata(names))
 
     @classmethod
     def read(cls, path: Path) -> "TrainingEffects":
@@ -98,7 +97,7 @@ class TrainingEffects:
         """
         try:
             with safe_open(str(path), framework="numpy") as file:
-                names = {key: json.loads(value) for key, value in file.metadata().items()}
+                names = of_metadata(file.metadata())
                 check_names(names, "lines", "perturbations", "genes")
                 found = cls(**names, **{key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118
         except FAULTS as error:
@@ -125,8 +124,8 @@ def is_matched(path: Path) -> bool:
     """
     try:
         with safe_open(str(path), framework="numpy") as file:
-            return "matched" in (file.metadata() or {})
-    except (SafetensorError, OSError) as error:
+            return "matched" in of_metadata(file.metadata() or {})
+    except (SafetensorError, OSError, ValueError) as error:
         raise InputError(f"{path}: no training effects ({error}); fine-tune again") from None
 
 
