@@ -20,7 +20,7 @@ ONLY_IN = {
     "scgpt": {"prior", "finetune"},
     "cell-eval": {"evaluate"},
     "wandb": {"finetune"},
-    "anndata": {"ingest", "split", "prior", "finetune", "predict", "evaluate"},
+    "anndata": {"check", "ingest", "split", "prior", "finetune", "predict", "evaluate"},
     "google-cloud-storage": set(STAGES),  # of kfp's own needs
     "pytest": set(),
 }
