@@ -112,7 +112,8 @@ class Profile:
 
 
 CONCLUDE = Pod("100m", "256Mi", "1Gi", 0.5)
-CHECK = Pod("500m", "256Mi", "10Gi", 1)  # fetches a finished model, to predict another line with
+# Reads obs of the dataset (150 MB of imports, obs of 640,000 cells), fetches a finished model.
+CHECK = Pod("500m", "1Gi", "10Gi", 1)
 
 H100 = Profile(
     pods={
