@@ -114,14 +114,14 @@ def test_containers_publish_to_a_folder_and_keep_checkpoints_in_one(
 def test_a_bad_parameter_fails_its_container_in_one_line_and_conclude_says_how_to_go_on(
     runs: Path,
 ) -> None:
-    done = attempt(runs, "demo", f"dataset={SCREEN}", *SMALL, "test_line=nowhere")
+    done = attempt(runs, "demo", "dataset=ftp://x/y.h5ad", *SMALL)
     assert done.returncode == 1
     errors = [line for line in done.stdout.splitlines() if " error: " in line]
-    assert len(errors) == 1 and "split: error: " in errors[0]
+    assert len(errors) == 1 and "ingest: error: " in errors[0]
     assert "Traceback" not in done.stdout + done.stderr
     newest = max(runs.glob("2*/*"), key=lambda path: path.name)
     assert "same command again" in (newest / "conclude" / "outcome").read_text()
-    assert not (newest / "split" / "splits").exists()
+    assert not (newest / "ingest" / "cells").exists()
 
 
 @pytest.mark.parametrize("scheme", ["gs", "s3", "minio"])
