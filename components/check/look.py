@@ -25,7 +25,7 @@ from components.shared.parameters.options import checked_options
 from components.shared.parameters.pretrained import resolve_vocabulary
 from components.shared.parameters.stage_options import INGEST_OPTIONS, SPLIT_OPTIONS
 from components.shared.reading.file_kinds import check_is_anndata, check_is_hdf5
-from components.shared.reading.labels import check_names, labels_of, with_one_name_a_line
+from components.shared.reading.labels import check_names, with_one_name_a_line
 from components.shared.reading.readings import Reading, readings
 from components.shared.reading.source import Source
 from components.shared.reading.tables import Tables
@@ -208,17 +208,7 @@ def _head(file: Path | Ranged, name: str, reading: Reading) -> Iterator[Head]:
 
 
 def _labelled(source: Any, reading: Reading, entries: int, download: int) -> Seen:
-    labels = labels_of(
-        source,
-        perturbation_column=reading.perturbation_column,
-        cell_line_column=reading.cell_line_column,
-        control=reading.control,
-        batch_column=reading.batch_column,
-        obs_filter=reading.obs_filter,
-        label_separator=reading.label_separator,
-        missing_is_control=reading.missing_is_control,
-        left_out=reading.left_out,
-    )
+    labels = reading.labels(source)
     if isinstance(source, Tables):
         said = (source.genes_said, source.symbols_hint())
         check_names(cast(Source, source), labels.obs.index, *said)

@@ -37,7 +37,7 @@ from components.shared.artifacts.cells import CELLS_FILE
 from components.shared.artifacts.normalisation import TARGET_SUM, USUAL, read_target_sum, unit_of
 from components.shared.parameters.datasets import as_text, with_files
 from components.shared.reading.file_kinds import check_is_no_folder
-from components.shared.reading.labels import check_names, counts_of, labels_of
+from components.shared.reading.labels import check_names, counts_of
 from components.shared.reading.readings import Reading, readings
 from components.shared.reading.source import Source
 from components.shared.storage.csr_writer import CsrWriter
@@ -92,17 +92,7 @@ def _say(text: str) -> None:
 
 def _part(source: Source, reading: Reading, seed: int) -> Part:
     """Label the cells of an opened source, and measure its scale."""
-    labels = labels_of(
-        source,
-        perturbation_column=reading.perturbation_column,
-        cell_line_column=reading.cell_line_column,
-        control=reading.control,
-        batch_column=reading.batch_column,
-        obs_filter=reading.obs_filter,
-        label_separator=reading.label_separator,
-        missing_is_control=reading.missing_is_control,
-        left_out=reading.left_out,
-    )
+    labels = reading.labels(source)
     if isinstance(source, H5adSource):
         check_names(source, labels.obs.index, source.genes_said, source.symbols_hint())
         labels.facts.update(source.gene_facts)

@@ -6,28 +6,19 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from components.shared.artifacts.confidence import MEAN, MEASURED, NEAR_BY, SUMMED
 from components.shared.artifacts.perturbation import genes_of
-from components.shared.storage.documents import as_metadata, check_names, of_metadata
+from components.shared.storage.documents import check_names
+from components.shared.storage.tensors import FAULTS, as_metadata, of_metadata
 from components.shared.telling.errors import InputError
 
 EFFECTS_FILE = "effects.safetensors"
 MOST_CHANGE = 1e6
 """No effect is as large: expression is at most log1p of 10,000, and a sum has few genes."""
 Floats = NDArray[np.floating]
-FAULTS = (
-    SafetensorError,
-    RecursionError,
-    OSError,
-    KeyError,
-    ValueError,
-    TypeError,
-    AttributeError,
-)
-"""What a table of another shape makes the reader raise."""
 
 
 @dataclass(frozen=True)

@@ -18,21 +18,12 @@ from safetensors.numpy import save_file
 from components.shared.artifacts.cells import Cells
 from components.shared.artifacts.matched_controls import batches_of, matched
 from components.shared.artifacts.splits import TRAIN, Splits
-from components.shared.storage.documents import as_metadata, check_names, of_metadata
+from components.shared.storage.documents import check_names
+from components.shared.storage.tensors import FAULTS, as_metadata, of_metadata
 from components.shared.telling.errors import InputError, shortlist
 
 TRAINING_EFFECTS_FILE = "training_effects.safetensors"
 AGAIN = "fine-tune again"
-FAULTS = (
-    SafetensorError,
-    RecursionError,
-    OSError,
-    KeyError,
-    ValueError,
-    TypeError,
-    AttributeError,
-)
-"""What a table of another shape makes the reader raise."""
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from components.shared.parameters.datasets import FILE, entries
+from components.shared.reading.labels import Labels, labels_of
+from components.shared.reading.source import Source
 from components.shared.telling.errors import InputError, nearest
 
 
@@ -26,6 +28,24 @@ class Reading:
     left_out: Sequence[str]
     least_knock_down: float = 0.0
     least_perturbation_knock_down: float = 0.0
+
+    def labels(self, source: Source) -> Labels:
+        """Return the perturbation and line of each cell of an opened source.
+
+        Raises:
+            InputError: see `labels.labels_of`.
+        """
+        return labels_of(
+            source,
+            perturbation_column=self.perturbation_column,
+            cell_line_column=self.cell_line_column,
+            control=self.control,
+            batch_column=self.batch_column,
+            obs_filter=self.obs_filter,
+            label_separator=self.label_separator,
+            missing_is_control=self.missing_is_control,
+            left_out=self.left_out,
+        )
 
 
 OPTIONS = {"control_label": "control"} | {

@@ -1,7 +1,7 @@
 """JSON files that may be damaged, of another shape, or far larger than usual."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,6 @@ WORDS = {
     None: "null",
     object: "anything",
 }
-NAMES = "names"
-"""Key of a safetensors file's metadata."""
 
 
 def read_json(path: Path, name: str, hint: str, shape: Shape = None) -> dict[str, Any]:
@@ -131,28 +129,6 @@ def check_names(names: dict[str, Any], *lists: str) -> None:
         found = names.get(key)
         if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
             raise ValueError(f"'{key}' is not a list of names")
-
-
-def as_metadata(names: Mapping[str, Any]) -> dict[str, str]:
-    """Return names as the metadata of a safetensors file.
-
-    Under one key: safetensors writes several in an order that differs from process to process.
-    """
-    return {NAMES: json.dumps(names)}
-
-
-def of_metadata(metadata: Mapping[str, str]) -> dict[str, Any]:
-    """Return the names that a safetensors file's metadata holds, in the older form too.
-
-    Raises:
-        ValueError: they are not JSON.
-    """
-    if NAMES in metadata:
-        found = json.loads(metadata[NAMES])
-        if not isinstance(found, dict):
-            raise ValueError("the names are not a JSON object")
-        return found
-    return {key: json.loads(value) for key, value in metadata.items()}
 
 
 def said(error: BaseException) -> str:
