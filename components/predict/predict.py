@@ -54,6 +54,7 @@ from components.shared.telling.progress import bar
 
 Floats = NDArray[np.float32]
 ROWS_AT_ONCE = 1024
+"""Cells whose mean is taken together, for memory."""
 MOST_CELLS = 200
 """Most cells of a perturbation that was not measured, unless more are requested: about what a
 perturbation has in the published genome-scale screens."""
@@ -125,12 +126,12 @@ def predict(
             NOT_PREDICTED: predictor.genes_left_out,
         }
         known = predictor.known(labels)
-        means = None if known is None else np.maximum(_mean(control) + known, 0)
+        means = None if known is None else np.maximum(mean_of_cells(control) + known, 0)
         _write(file, shell, blocks, controls, means)
         table = perturbation_table(
             wanted,
             opened.genes,
-            _mean(control),
+            mean_of_cells(control),
             flagged=predictor.flagged,
             training=predictor.training,
             confidence=predictor.confidence,
@@ -238,11 +239,7 @@ class _Predictor:
         return all(self._targets(gene).flagged for gene in genes_of(label))
 
     def requested(self, split: Splits) -> Requested:
-        """Return what is to be predicted, and say what of it cannot be.
-
-        Raises:
-            InputError: nothing can.
-        """
+        """Return what is to be predicted, and say what of it cannot be."""
         measured = set(split.table["perturbation"].iloc[split.rows(TEST, line=split.test_line)])
         labels = split.requested or (self.training.perturbations if self.training else [])
         if not labels:
@@ -261,7 +258,7 @@ class _Predictor:
 
         Values are within [0, HIGHEST]; `clipped` counts what was not.
         """
-        pool, labels = _mean(control), wanted.labels
+        pool, labels = mean_of_cells(control), wanted.labels
         partners = draw_partners(labels, control.shape[0], self.seed)
         with bar(total=len(labels), what="predicting", unit=" cells") as progress:
             for label, count in zip(*np.unique(labels, return_counts=True), strict=True):
@@ -353,7 +350,7 @@ def _if_there(file: Path, read: Callable[[Path], Read]) -> Read | None:
     return read(file) if file.is_file() else None
 
 
-def _mean(cells: csr_matrix) -> Floats:
+def mean_of_cells(cells: csr_matrix) -> Floats:
     """Return the mean of cells, [genes], summed in 64 bits without a copy of all that wide."""
     total = np.zeros(cells.shape[1])
     for start in range(0, cells.shape[0], ROWS_AT_ONCE):

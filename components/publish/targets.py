@@ -42,11 +42,7 @@ def check_target(publish_to: str) -> None:
 
 
 def upload(folder: Path, publish_to: str) -> str:
-    """Copy a published folder to ``publish_to``, whole or not at all; return where it is now.
-
-    Raises:
-        InputError: see `check_target`; or the transfer failed.
-    """
+    """Copy a published folder to ``publish_to``, whole or not at all; return where it is now."""
     scheme = scheme_of(publish_to)
     if scheme in SCHEMES:
         return _to_bucket(folder, publish_to)
@@ -155,10 +151,10 @@ def _check_hub(uri: str) -> None:
     api = HfApi(token=_token())
     with storage_hf.errors(f"publish_to {uri}", repository):
         user = storage_hf.trying(f"publish_to {uri}", api.whoami)
-    _check_rights(user, repository.partition("/")[0], uri)
+    check_rights(user, repository.partition("/")[0], uri)
 
 
-def _check_rights(user: Mapping[str, Any], owner: str, uri: str) -> None:
+def check_rights(user: Mapping[str, Any], owner: str, uri: str) -> None:
     """Check that a token may write for ``owner``, as far as the Hub's answer on its user tells.
 
     What a fine-grained token may do is not told.
