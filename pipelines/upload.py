@@ -121,12 +121,6 @@ def version_of(package: Package) -> str:
 def upload(client: Client, package: Package, name: str, namespace: str = "") -> Uploaded:
     """Upload a package as a version of the pipeline ``name``, which is made if there is none.
 
-    Args:
-        client: of the cluster.
-        package: what is uploaded.
-        name: of the pipeline.
-        namespace: of the pipeline, in multi-user Kubeflow.
-
     Raises:
         ApiException, HTTPError: see `API_ERRORS`.
         InputError: an answer that is not KFP's.
@@ -145,11 +139,7 @@ def upload(client: Client, package: Package, name: str, namespace: str = "") -> 
 
 
 def packages_in(folder: Path) -> list[Path]:
-    """Return the compiled pipelines of a folder.
-
-    Raises:
-        InputError: there are none.
-    """
+    """Return the compiled pipelines of a folder."""
     found = sorted(folder.glob("*.yaml"), key=lambda path: path.stem)
     if not found:
         raise InputError(f"{folder}: no compiled pipelines; make compile writes them")

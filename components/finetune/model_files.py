@@ -30,14 +30,7 @@ PRIOR_FILE = "gene_prior.json"
 
 
 def write_model(folder: Path, ready: Ready, result: Fit, stats: Mapping[str, Any]) -> None:
-    """Write all files of a model.
-
-    Args:
-        folder: of the artifact.
-        ready: what it was trained from.
-        result: what training came to.
-        stats: from `statistics.statistics`.
-    """
+    """Write all files of a model."""
     asked = ready.asked
     own = {"recipe": asked.recipe, "seed": asked.seed, "settings": asdict(asked.settings)}
     own[TARGET_SUM] = ready.facts[TARGET_SUM]

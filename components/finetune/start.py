@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from components.finetune.checkpoint_manager import CHECKPOINT_MINUTES
 from components.finetune.checkpoints import Checkpoints, Identity, Saved
@@ -26,7 +26,9 @@ from components.shared.telling.errors import InputError
 FRESH_ARGS = {"n_layers_cls": 3}
 
 
-def start_model(pretrained: str, recipe: Recipe) -> tuple[Any, dict[str, Any], dict[str, int], str]:
+def start_model(
+    pretrained: str, recipe: Recipe
+) -> tuple[nn.Module, dict[str, Any], dict[str, int], str]:
     """Return the model to start from, its `args.json`, its vocabulary and a sha256 of its source.
 
     Raises:

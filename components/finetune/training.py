@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from components.finetune.batches import Step, TrainingBatch, divided, epoch_pairs, steps
 from components.finetune.checkpoint_manager import CheckpointManager
@@ -42,7 +42,7 @@ STEPS_UNREAD = 50
 
 
 def fit(
-    model: Any,
+    model: nn.Module,
     data: TrainingData,
     recipe: Recipe,
     *,
@@ -219,11 +219,7 @@ class Trainer:
         self.state.workers.sum_([*(p.grad for p in trained if p.grad is not None), losses])
 
     def _halve(self, step: Step, cells: int) -> None:
-        """Compute in twice as many parts from now on.
-
-        Raises:
-            InputError: there is nothing left to divide.
-        """
+        """Compute in twice as many parts from now on."""
         recipe = self.recipe
         size = f"{cells} cells x {len(step.window.genes) + len(step.window.extra)} tokens"
         if self.parts >= len(step.sets):
@@ -241,11 +237,7 @@ class Trainer:
         )
 
     def _look(self) -> None:
-        """Look at the losses of the latest steps.
-
-        Raises:
-            InputError: one is not finite.
-        """
+        """Look at the losses of the latest steps."""
         if not self.unread:
             return
         for (step, codes, _), value in zip(

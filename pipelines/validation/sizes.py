@@ -129,16 +129,7 @@ def sweep(
     *,
     cached: int = 0,
 ) -> "Workflow":
-    """Return a comparison of so many priors and seeds with the parameters that are given.
-
-    Args:
-        spec: pipeline spec of a compiled comparison.
-        platform: its platform spec.
-        given: parameters, of which priors and seeds are replaced.
-        priors: how many priors.
-        seeds: how many seeds each.
-        cached: how many of the runs come from the cache.
-    """
+    """Return a comparison of so many priors and seeds with the parameters that are given."""
     inputs = spec["root"]["inputDefinitions"]["parameters"]
     parameters = {name: one.get("defaultValue", "") for name, one in inputs.items()}
     parameters |= dict(given)

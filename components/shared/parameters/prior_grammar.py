@@ -180,11 +180,7 @@ def _parse(text: str, depth: int) -> Prior:
 
 
 def _split_kind(text: str) -> tuple[str, str, str]:
-    """Return kind, the sign after it and the rest; a bare URI of a table is the kind table.
-
-    Raises:
-        InputError: neither.
-    """
+    """Return kind, the sign after it and the rest; a bare URI of a table is the kind table."""
     word, sign, rest = re.fullmatch(r"([^:(]*)([:(]?)(.*)", text, re.DOTALL).groups()  # type: ignore[union-attr]
     word = word.strip()
     if word in FORMS and not rest.startswith("//"):

@@ -66,8 +66,8 @@ def yaml_text(value: Any) -> str:
 def _for_kfp(value: Any) -> str:
     """Return the text that KFP's command line reads as ``value``, its type included."""
     words = (*NOT_TEXT, *NOT_TEXT_FOR_KFP)
-    if value == "" or (
-        isinstance(value, str) and PLAIN.fullmatch(value) and value.lower() not in words
+    if isinstance(value, str) and (
+        not value or (PLAIN.fullmatch(value) and value.lower() not in words)
     ):
         return value
     return json.dumps(value)
