@@ -89,18 +89,14 @@ def _told(inputs: Mapping[str, Any], example: Mapping[str, Any]) -> Iterator[str
             continue
         text = " ".join(about.get("description", "").split()).rstrip(".")
         told = differs or name in FROM_EXAMPLE
-        given = f"; for example `{_as_typed(value)}`" if told else ""
+        typed = value if isinstance(value, str) else json.dumps(value)
+        given = f"; for example `{typed}`" if told else ""
         said = LITERAL.sub(r"`\g<0>`", text)
         yield f"`{name}`: {said}{given}"
 
 
 def _optional(about: Mapping[str, Any]) -> bool:
     return bool(about.get("isOptional"))
-
-
-def _as_typed(value: Any) -> str:
-    """Return a value as it is typed into the form."""
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _nodes(inputs: Mapping[str, Any]) -> str:

@@ -51,6 +51,7 @@ def shrunk(delta: Floats, variance: Floats) -> Floats:
     parts = torch.from_numpy(delta).float(), torch.from_numpy(variance).float()
     some = slice(None, None, -(-len(delta) // POOLED_FROM))
     likelihood = _likelihood(parts[0][some], parts[1][some], slab)
+    # Empirical Bayes: the weights of the mixture are those under which the deltas are likeliest.
     pooled = torch.full((SCALES,), 1 / SCALES)
     for _ in range(ROUNDS):
         found = _summed_shares(likelihood, pooled.expand(len(likelihood), -1))

@@ -15,7 +15,8 @@ from components.finetune.workers import Workers
 from components.shared.artifacts.artifact import Artifact
 from components.shared.artifacts.gene_prior import TABLE_FILE, opened_table
 from components.shared.model import model as scgpt_model
-from components.shared.model.checkpoint import CHECKPOINT_FILES, WEIGHTS_FILE, read_checkpoint
+from components.shared.model.checkpoint import read_checkpoint
+from components.shared.model.checkpoint_files import CHECKPOINT_FILES, WEIGHTS_FILE
 from components.shared.model.vocabulary import Vocabulary, vocabulary_digest
 from components.shared.parameters.pretrained import SIZES, parse_pretrained, resolve_vocabulary
 from components.shared.parameters.recipe import Recipe

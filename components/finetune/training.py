@@ -1,5 +1,10 @@
 """The training loop: Adam, a step decay an epoch, validation by pearson_delta, early stop.
 
+No cell is measured before and after its perturbation. So each perturbed cell is predicted from a
+control cell of its line, drawn anew every epoch, and what two such cells differ by beside the
+perturbation is noise that no prediction can lower. It cancels in the mean over a set of cells of
+one (line, perturbation), which is why the loss has a second term (`objective`).
+
 Nothing in it waits for the device: losses are summed where they are computed and looked at now and
 then.
 """
@@ -205,6 +210,7 @@ class Trainer:
             loss = cell = F.mse_loss(output, item.measured)
             delta = torch.full_like(cell, torch.nan)
             if item.sets:
+                # What it is measured on is the change: it counts beside the noisy cells.
                 delta = delta_loss(output, item.inputs, item.sets)
                 loss = cell + recipe.delta_weight * delta
             state.scaler.scale(loss * item.share).backward()

@@ -36,8 +36,8 @@ from components.shared.artifacts.predictions import (
 from components.shared.artifacts.settings import settings_of
 from components.shared.artifacts.splits import TEST, Splits
 from components.shared.artifacts.training_effects import TRAINING_EFFECTS_FILE, TrainingEffects
-from components.shared.model.checkpoint import WEIGHTS_FILE, read_checkpoint
-from components.shared.model.checkpoint_files import STATS_FILE
+from components.shared.model.checkpoint import read_checkpoint
+from components.shared.model.checkpoint_files import STATS_FILE, WEIGHTS_FILE
 from components.shared.model.inference import predict_cells
 from components.shared.model.model import load_finetuned
 from components.shared.model.rank_cells import (

@@ -48,7 +48,11 @@ def upload(folder: Path, publish_to: str) -> str:
         return _to_bucket(folder, publish_to)
     if scheme == "hf":
         return _to_hub(folder, publish_to)
-    return _to_folder(folder, local_path(publish_to))
+    path = local_path(publish_to)
+    # Copied, not linked: who edits the published card must not change the run's artifacts.
+    with beside(path) as draft:
+        shutil.copytree(folder, draft, dirs_exist_ok=True)
+    return str(path)
 
 
 def _files(folder: Path) -> list[Path]:
@@ -72,13 +76,6 @@ def _check_folder(path: Path) -> None:
     above = next(parent for parent in path.absolute().parents if parent.exists())
     if not above.is_dir() or not os.access(above, os.W_OK):
         raise InputError(f"publish_to {path}: {above} is not a writable folder")
-
-
-def _to_folder(folder: Path, path: Path) -> str:
-    # Copied, not linked: who edits the published card must not change the run's artifacts.
-    with beside(path) as draft:
-        shutil.copytree(folder, draft, dirs_exist_ok=True)
-    return str(path)
 
 
 # a bucket
