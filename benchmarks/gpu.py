@@ -136,7 +136,7 @@ def measured(name: str, options: Namespace, folder: Path, seconds: float) -> Pie
     file = folder / f".{name}.json"
     file.unlink(missing_ok=True)
     started = time.monotonic()
-    process = _context(options.device).Process(target=child, args=(name, options, file))
+    process = process_context(options.device).Process(target=child, args=(name, options, file))
     process.start()
     process.join(seconds)
     stopped = process.is_alive()
@@ -152,7 +152,7 @@ def measured(name: str, options: Namespace, folder: Path, seconds: float) -> Pie
     return {"title": SECTIONS[name].title, "seconds": time.monotonic() - started} | found
 
 
-def _context(device: torch.device) -> Any:
+def process_context(device: torch.device) -> Any:
     """Return how processes are started: forked where no CUDA state could be forked with them."""
     if device.type == "cuda":
         return multiprocessing.get_context("spawn")

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import safe_open
+from scipy.stats import mannwhitneyu
 
 from components.prior.prior import prior
 from components.shared.artifacts.artifact import GENE_PRIOR, opening
@@ -60,20 +61,15 @@ def area(folder: Path, pairs: Pairs) -> float:
     left, right = np.array([(a, b) for a, b in known if length[a] and length[b]]).T
     unit = table / np.maximum(length, 1e-300)[:, None]
     dealt = np.random.default_rng(0).permutation(right)
-    return _area(_cosine(unit, left, right), _cosine(unit, left, dealt))
+    partners, others = _cosine(unit, left, right), _cosine(unit, left, dealt)
+    above = mannwhitneyu(partners, others, method="asymptotic").statistic
+    return float(above / len(partners) / len(others))
 
 
 def _cosine(
     unit: NDArray[np.float64], left: NDArray[np.int64], right: NDArray[np.int64]
 ) -> NDArray[np.float64]:
     return (unit[left] * unit[right]).sum(axis=1)
-
-
-def _area(higher: NDArray[np.float64], lower: NDArray[np.float64]) -> float:
-    """Return the Mann-Whitney estimate of how often ``higher`` is above ``lower``."""
-    both = np.sort(lower)
-    below = np.searchsorted(both, higher, "left") + np.searchsorted(both, higher, "right")
-    return float(below.mean() / 2 / len(lower))
 
 
 def measure(text: str, pretrained: str, target: str) -> None:

@@ -89,17 +89,7 @@ def run(
     overrides: Mapping[str, Any],
     seed: int,
 ) -> Predicted:
-    """Make a prior, fine-tune and predict; what the stages wrote is not kept.
-
-    Args:
-        cells: cells artifact.
-        splits: splits artifact made from it.
-        place: folder of the stages' artifacts.
-        uri: of the prior.
-        recipe: name of a recipe.
-        overrides: settings of the recipe to replace.
-        seed: reaches every stage.
-    """
+    """Make a prior, fine-tune and predict; what the stages wrote is not kept."""
     shutil.rmtree(place, ignore_errors=True)
     inputs = cells.artifact.path, splits.artifact.path
     started = time.process_time()

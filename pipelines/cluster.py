@@ -92,11 +92,7 @@ class Client(kfp.Client):
 
 
 def bare_host(host: str) -> str:
-    """Return the address of the API from what a person may have copied from the browser.
-
-    Raises:
-        InputError: not a web address.
-    """
+    """Return the address of the API from what a person may have copied from the browser."""
     if not re.match(r"https?://[^/]", host):
         raise InputError(f"host '{host}': expected https://… or http://…, the address of KFP's UI")
     return host.partition("#")[0].rstrip("/")

@@ -32,16 +32,7 @@ COLUMNS = ("time", "params", "lines", "prior", "seed", HEADLINE_METRIC, "size")
 
 
 def new_folder(runs: Path, name: str, params: Mapping[str, Any]) -> Path:
-    """Make the folder of a run, with its parameters, and let `latest` lead to it.
-
-    Args:
-        runs: where runs are kept.
-        name: of the parameter file.
-        params: the pipeline's parameters, as they were given.
-
-    Raises:
-        InputError: the folder may not be written.
-    """
+    """Make the folder of a run, with its parameters, and let `latest` lead to it."""
     parts = [time.strftime("%Y%m%d-%H%M%S"), _plain(name), _plain(_prior(params))]
     try:
         root = _made(runs, "-".join(filter(None, parts)))
@@ -217,11 +208,7 @@ def kept(runs: Path) -> list[Kept]:
 
 
 def newest_report(runs: Path) -> Path:
-    """Return the report of the newest run that has one.
-
-    Raises:
-        InputError: there is none.
-    """
+    """Return the report of the newest run that has one."""
     for run in kept(runs):
         if run.report:
             return short(run.report)
@@ -241,9 +228,6 @@ def remove_old(runs: Path, keep: int) -> list[Path]:
     """Remove all runs but the newest ones, and return their folders.
 
     What finished tasks made lies in their runs' folders: what is gone from there is made again.
-
-    Raises:
-        InputError: a negative number.
     """
     if keep < 0:
         raise InputError(f"KEEP={keep}: expected how many runs stay, 0 or more")

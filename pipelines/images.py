@@ -139,7 +139,7 @@ def build(network: str) -> None:
     """
     client = docker()
     images = development_images()
-    source = _source()
+    source = source_address()
     for number, (stage, image) in enumerate(images.items(), start=1):
         where = f"[{number}/{len(images)}] {image}"
         if _output(client, "image", "inspect", "--format", "{{.Id}}", image):
@@ -208,7 +208,7 @@ def _size(client: str, image: str) -> str:
     return f"{int(size) / 1e6:.0f} MB"
 
 
-def _source() -> str:
+def source_address() -> str:
     """Return the address of the source for people: the origin's, if it is a public kind."""
     origin = os.environ.get("SOURCE") or _git("remote", "get-url", "origin")
     if found := re.fullmatch(r"git@([^:]+):(.+?)(\.git)?", origin):

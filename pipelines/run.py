@@ -161,20 +161,12 @@ def with_defaults(params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def looked_at(params: Mapping[str, Any]) -> list[str]:
-    """Return what a look at the dataset tells of a run, in lines of 80 columns.
-
-    Raises:
-        InputError: what ingest or split would refuse.
-    """
+    """Return what a look at the dataset tells of a run, in lines of 80 columns."""
     return look(with_defaults(params), generate=Screen.from_uri)
 
 
 def check_settings(params: Mapping[str, Any]) -> None:
-    """Check what can be checked of the parameters alone: what the check task asks for.
-
-    Raises:
-        InputError: see `components.check.check`.
-    """
+    """Check what can be checked of the parameters alone: what the check task asks for."""
     params = with_defaults(params)
     if is_prediction(params):
         check_prediction(params, "")
@@ -186,12 +178,7 @@ def check_settings(params: Mapping[str, Any]) -> None:
 
 
 def check_early(params: Mapping[str, Any]) -> None:
-    """Check what can be checked now rather than after hours of work.
-
-    Raises:
-        InputError: see `check_settings`; a publish target that is taken or not
-            accessible, or a place where no checkpoint can be kept.
-    """
+    """Check what can be checked now rather than after hours of work."""
     check_settings(params)
     if place := params.get("checkpoints", ""):
         open_place(place)
@@ -208,11 +195,7 @@ def instead_of(path: Path) -> str:
 
 @contextmanager
 def telling_instead(path: Path) -> Iterator[None]:
-    """Add to an error of what a parameter file names what its head says to give instead.
-
-    Raises:
-        InputError: see above.
-    """
+    """Add to an error of what a parameter file names what its head says to give instead."""
     try:
         yield
     except InputError as error:
@@ -222,11 +205,7 @@ def telling_instead(path: Path) -> Iterator[None]:
 
 
 def assignments_in(text: str) -> list[str]:
-    """Return the assignments in a text that is quoted as in a shell.
-
-    Raises:
-        InputError: a quotation without its end.
-    """
+    """Return the assignments in a text that is quoted as in a shell."""
     try:
         return shlex.split(text)
     except ValueError as error:

@@ -133,11 +133,7 @@ class Submission:
     """One package and its parameters, on the way to one cluster."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
-        """Read and check everything that needs no cluster.
-
-        Raises:
-            InputError: see `read_params`, `check_settings`, `check_visible`, `read_package`.
-        """
+        """Read and check everything that needs no cluster."""
         self.arguments = arguments
         assignments = [*arguments.assignments, *assignments_in(arguments.assign)]
         self.params = read_params(arguments.params, assignments)
@@ -313,9 +309,6 @@ def check_cron(cron: str) -> None:
     """Check the number of fields of a cron expression, which KFP counts from the second.
 
     It takes the five of a crontab too, but reads the minute as the second, and so on.
-
-    Raises:
-        InputError: another number than six.
     """
     fields = len(cron.split())
     if cron and not cron.startswith("@") and fields != 6:

@@ -89,18 +89,14 @@ def _told(inputs: Mapping[str, Any], example: Mapping[str, Any]) -> Iterator[str
             continue
         text = " ".join(about.get("description", "").split()).rstrip(".")
         told = differs or name in FROM_EXAMPLE
-        given = f"; for example `{_as_typed(value)}`" if told else ""
+        typed = value if isinstance(value, str) else json.dumps(value)
+        given = f"; for example `{typed}`" if told else ""
         said = LITERAL.sub(r"`\g<0>`", text)
         yield f"`{name}`: {said}{given}"
 
 
 def _optional(about: Mapping[str, Any]) -> bool:
     return bool(about.get("isOptional"))
-
-
-def _as_typed(value: Any) -> str:
-    """Return a value as it is typed into the form."""
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _nodes(inputs: Mapping[str, Any]) -> str:
@@ -121,12 +117,6 @@ def version_of(package: Package) -> str:
 def upload(client: Client, package: Package, name: str, namespace: str = "") -> Uploaded:
     """Upload a package as a version of the pipeline ``name``, which is made if there is none.
 
-    Args:
-        client: of the cluster.
-        package: what is uploaded.
-        name: of the pipeline.
-        namespace: of the pipeline, in multi-user Kubeflow.
-
     Raises:
         ApiException, HTTPError: see `API_ERRORS`.
         InputError: an answer that is not KFP's.
@@ -145,11 +135,7 @@ def upload(client: Client, package: Package, name: str, namespace: str = "") -> 
 
 
 def packages_in(folder: Path) -> list[Path]:
-    """Return the compiled pipelines of a folder.
-
-    Raises:
-        InputError: there are none.
-    """
+    """Return the compiled pipelines of a folder."""
     found = sorted(folder.glob("*.yaml"), key=lambda path: path.stem)
     if not found:
         raise InputError(f"{folder}: no compiled pipelines; make compile writes them")

@@ -31,13 +31,7 @@ class Progress:
     """
 
     def __init__(self, package: Package, runs: Sequence[str] = (), namespace: str = "") -> None:
-        """Take what is watched.
-
-        Args:
-            package: the pipeline.
-            runs: of a comparison, what each round of its loop is called.
-            namespace: of its pods.
-        """
+        """Take what is watched."""
         self._tasks, self._looped, self._runs = package.tasks, package.looped, runs
         self._waiting = Waiting(namespace)
         self._width = max(map(len, self._tasks), default=0)

@@ -48,11 +48,7 @@ def workflow_bytes(cells: Sequence[Mapping[str, Any]]) -> int:
 
 
 def check_argument(cells: Sequence[Mapping[str, Any]], repeat: str) -> None:
-    """Check that what compare takes of a grid fits into the one argument that KFP makes of it.
-
-    Raises:
-        InputError: it does not.
-    """
+    """Check that what compare takes of a grid fits into the one argument that KFP makes of it."""
     needed = argument_bytes(cells, repeat)
     if needed > ARGUMENT:
         raise InputError(

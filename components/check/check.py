@@ -22,11 +22,6 @@ def check(parameters: Mapping[str, Any], package: str) -> str:
     Args:
         parameters: the pipeline parameters that the result depends on.
         package: the compiled pipeline, as a path in the repository.
-
-    Raises:
-        InputError: see `check_parameters`; an unknown recipe or setting; a target that nothing can
-            be published to; a prior that is not written as it must be, naming the
-            nearest that is, or that has nothing to learn from; an unknown `random://` size.
     """
     _check_all(parameters)
     _prior(parameters["prior"])
@@ -40,9 +35,6 @@ def check_prediction(parameters: Mapping[str, Any], package: str) -> str:
     Args:
         parameters: the pipeline parameters that the result depends on.
         package: the compiled pipeline, as a path in the repository.
-
-    Raises:
-        InputError: see `check_parameters`; perturbations that cannot be read.
     """
     _check_all(parameters)
     return commands("predict", package, parameters)
@@ -60,10 +52,6 @@ def grid(parameters: Mapping[str, Any], package: str, checkpoints: str) -> list[
     Returns:
         A dict a cell, priors first: prior, seed, checkpoints, and repeat, the commands that make
         this cell alone.
-
-    Raises:
-        InputError: as `check`; a seed that is no whole number, one thing given twice, or more runs
-            than a cluster can compare.
     """
     _check_all(parameters)
     priors = _distinct("priors", [_prior(text) for text in parameters["priors"]])

@@ -27,26 +27,9 @@ def check(
 ) -> str:
     """Check the prior and the checkpoint's name, and return the commands that repeat the run.
 
-    Args:
-        gpu_count: the value of gpus as text: KFP drops an accelerator whose count is a number.
-        package: the compiled pipeline, as a path in the repository.
-        dataset: this and the others: the pipeline parameters of these names.
-        train_lines: see dataset.
-        test_line: see dataset.
-        pretrained: see dataset.
-        prior: see dataset.
-        recipe: see dataset.
-        seed: see dataset.
-        perturbation_column: see dataset.
-        cell_line_column: see dataset.
-        control_label: see dataset.
-        ingest_options: see dataset.
-        split_options: see dataset.
-        overrides: see dataset.
-        perturbations: see dataset.
-        cells_per_perturbation: see dataset.
-        gpus: see dataset.
-        publish_to: see dataset.
+    ``package`` is the compiled pipeline, as a path in the repository; the other parameters are the
+    pipeline's of these names. ``gpu_count`` gets the value of gpus as text: KFP drops an
+    accelerator whose count is a number.
     """
     parameters = dict(locals())
     from pathlib import Path
@@ -95,30 +78,8 @@ def check_grid(
 ) -> list:
     """Check priors and seeds, and return the grid, a dict a run.
 
-    Args:
-        repeat: the commands that repeat the comparison.
-        runs: prior and seed of each run, without the commands: what compare takes is one argument.
-        gpu_count: the value of gpus as text: KFP drops an accelerator whose count is a number.
-        package: the compiled pipeline, as a path in the repository.
-        checkpoints: this and the others: the pipeline parameters of these names.
-        dataset: see checkpoints.
-        train_lines: see checkpoints.
-        test_line: see checkpoints.
-        pretrained: see checkpoints.
-        priors: see checkpoints.
-        recipe: see checkpoints.
-        seeds: see checkpoints.
-        split_seed: see checkpoints.
-        perturbation_column: see checkpoints.
-        cell_line_column: see checkpoints.
-        control_label: see checkpoints.
-        ingest_options: see checkpoints.
-        split_options: see checkpoints.
-        overrides: see checkpoints.
-        perturbations: see checkpoints.
-        cells_per_perturbation: see checkpoints.
-        gpus: see checkpoints.
-        publish_to: see checkpoints.
+    Parameters are as in `check`. ``repeat`` gets the commands that repeat the comparison, ``runs``
+    prior and seed of each run, without the commands: what compare takes is one argument.
     """
     parameters = dict(locals())
     import json
@@ -170,23 +131,8 @@ def check_model(
 ) -> str:
     """Check a finished model and what is asked of it, and return the commands that repeat this.
 
-    Args:
-        taken: the model artifact (format scgpt-checkpoint/v1), a checked copy of the finished one.
-        gpu_count: the value of gpus as text: KFP drops an accelerator whose count is a number.
-        package: the compiled pipeline, as a path in the repository.
-        model: this and the others: the pipeline parameters of these names.
-        dataset: see model.
-        cell_line: see model.
-        perturbations: see model.
-        cells_per_perturbation: see model.
-        perturbation_column: see model.
-        cell_line_column: see model.
-        control_label: see model.
-        ingest_options: see model.
-        split_options: see model.
-        seed: see model.
-        gpus: see model.
-        publish_to: see model.
+    Parameters are as in `check`. ``taken`` gets the model artifact (format scgpt-checkpoint/v1), a
+    checked copy of the finished one.
     """
     parameters = dict(locals())
     from pathlib import Path

@@ -122,11 +122,7 @@ def _lines(title: str, fact: str) -> list[str]:
 
 
 def told(parameters: Mapping[str, Any]) -> None:
-    """Print what a look at the dataset tells, in a pod: a run on this machine began with it.
-
-    Raises:
-        InputError: see `look`.
-    """
+    """Print what a look at the dataset tells, in a pod: a run on this machine began with it."""
     for line in look(parameters) if "KUBERNETES_SERVICE_HOST" in os.environ else ():
         print(f"check: {visible(line)}", flush=True)
 

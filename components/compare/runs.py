@@ -127,7 +127,9 @@ class Grid:
 
 
 def read_grid(
-    evaluations: Sequence[Path | str], stats: Sequence[Path | str], cells: Sequence[Mapping]
+    evaluations: Sequence[Path | str],
+    stats: Sequence[Path | str],
+    cells: Sequence[Mapping[str, Any]],
 ) -> Grid:
     """Read the runs of a grid.
 

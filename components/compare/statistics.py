@@ -204,11 +204,8 @@ def verdict_of(row: dict[Any, Any]) -> tuple[str, str]:
         return NO_EVIDENCE, "one seed, so how far seeds differ is not known"
     if row["seeds_ahead"] != (row["seeds"] if ahead else 0):
         return NO_EVIDENCE, "the seeds do not agree"
-    if abs(row["difference"]) < _of_seeds_alone(row["seed_sd"], row["seeds"]):
+    # Half the width of the interval over seeds: Student's t, since seeds are few.
+    by_seeds = student.ppf(1 - ALPHA / 2, row["seeds"] - 1) * row["seed_sd"] / np.sqrt(row["seeds"])
+    if abs(row["difference"]) < by_seeds:
         return NO_EVIDENCE, "seeds alone make as large a difference"
     return (BETTER if ahead else WORSE), ""
-
-
-def _of_seeds_alone(sd: float, seeds: int) -> float:
-    """Return half the width of the interval over seeds: Student's t, since seeds are few."""
-    return float(student.ppf(1 - ALPHA / 2, seeds - 1) * sd / np.sqrt(seeds))

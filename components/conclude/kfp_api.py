@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 from urllib.parse import urlencode
 from urllib.request import ProxyHandler, build_opener
@@ -51,7 +52,7 @@ class Cluster:
             told["pipeline_spec"] = found.get("pipeline_spec")
         return Run(told)
 
-    def _json(self, path: str) -> dict | None:
+    def _json(self, path: str) -> Any:
         try:
             return json.loads(_get(f"{self.api}/apis/v2beta1{path}") or "null")
         except ValueError:

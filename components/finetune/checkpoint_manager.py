@@ -11,7 +11,9 @@ from components.finetune.state import TrainingState
 from components.shared.telling.errors import InputError
 
 CHECKPOINT_MINUTES = 10.0
+"""About the most that a crash costs where an epoch takes longer."""
 TERMINATED = 128 + signal.SIGTERM
+"""Exit code of a process that ended by this signal, as shells write it."""
 
 
 class CheckpointManager:

@@ -27,6 +27,7 @@ from components.shared.telling.errors import InputError
 
 FORMAT = "finetune-checkpoint/v1"
 KEPT = 2
+"""Should the newest be damaged, there is one before it."""
 
 Identity = Mapping[str, str | int | float | bool]
 """What must be the same to resume from a checkpoint, by name; a sha256 stands for data."""

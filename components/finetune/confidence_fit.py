@@ -113,15 +113,13 @@ def _learned(
         rows = pd.concat([part.rows for part in parts], ignore_index=True)
         ways = {how: rows[rows["known"] == how] for how in ORIGINS}
         usual = {how: float(x[STRENGTH].median()) for how, x in ways.items() if len(x)}
-        found = {how: expectation(part, _features(how)) for how, part in ways.items()}
-        expectations = {how: each for how, each in found.items() if each}
+        for how, part in ways.items():
+            features = [CARRIED if how == MEASURED else STRENGTH, CONTROL_SIMILARITY]
+            if found := expectation(part, features):
+                expectations[how] = found
         why = "" if expectations else TOO_FEW
     facts = [part.facts for part in parts]
     return Confidence(scale, scale_from, why, facts, table, expectations, usual)
-
-
-def _features(how: str) -> list[str]:
-    return [CARRIED if how == MEASURED else STRENGTH, CONTROL_SIMILARITY]
 
 
 def _scale(parts: Sequence[LeftOut], lines: float) -> tuple[float, str]:

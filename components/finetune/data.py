@@ -13,6 +13,7 @@ from components.shared.model.tokens import Ints, Targets
 Floats = NDArray[np.float64]
 
 ROWS_AT_ONCE = 1024
+"""Cells that are turned into 64 bits together, for memory."""
 
 
 @dataclass(frozen=True)

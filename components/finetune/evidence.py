@@ -13,8 +13,10 @@ from components.finetune.data import Floats
 from components.finetune.deltas import LineDeltas
 
 ROWS_AT_ONCE = 64
+"""Perturbations whose deltas of all lines are centred together, for memory."""
 LEAST_ALLOWED = 0.1
-"""Deltas whose noise allows no more correlation than this cannot be seen to agree or not."""
+"""Deltas whose noise allows no more correlation than this cannot be seen to agree or not: what is
+seen, noise and all, is divided by it."""
 
 
 @dataclass(frozen=True)

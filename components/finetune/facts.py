@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from components.finetune.cross_line_effects import Effects
 from components.finetune.data import TrainingData
@@ -24,7 +24,7 @@ from components.shared.parameters.recipe import Recipe
 
 
 def facts_of_start(
-    model: Any,
+    model: nn.Module,
     data: TrainingData,
     cells: Cells,
     tokens: GeneTokens,

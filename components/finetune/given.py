@@ -29,11 +29,7 @@ from components.shared.telling.errors import InputError
 
 
 def check_total_of_effects(prior: Artifact, cells: Cells) -> None:
-    """Check that what was measured on other cells was measured on the scale of these.
-
-    Raises:
-        InputError: it was not.
-    """
+    """Check that what was measured on other cells was measured on the scale of these."""
     effects = prior.summary.get(EFFECTS) or {}
     theirs = effects.get(TARGET_SUM, USUAL)
     if effects.get("with_errors") and theirs != cells.target_sum:
@@ -47,13 +43,6 @@ def deltas_told(
     prior: Artifact, data: TrainingData, genes: list[str], test_line: str, *, tell: bool
 ) -> tuple[list[LineDeltas], str]:
     """Return the deltas of the training lines and of the prior's other screens.
-
-    Args:
-        prior: gene prior artifact.
-        data: the training cells.
-        genes: modelled genes.
-        test_line: what other screens have of it is left out.
-        tell: whether this process warns of what was done to them.
 
     Returns:
         The lines' own, then those of other screens, if any; and in words what was done to these.

@@ -8,8 +8,10 @@ from components.shared.model.vocabulary import Vocabulary
 from components.shared.telling.errors import InputError, shortlist
 
 LEAST = 0.5
-"""Share of the genes, and of the training perturbations, that a model must know."""
+"""Share of the genes, and of the training perturbations, that a model must know. Of names of
+another kind (Ensembl, mouse) it knows hardly any; of human symbols, old ones among them, most."""
 NAMED = 3
+"""Symbols that a refusal gives as examples."""
 
 
 def check_symbols(genes: Sequence[str], vocabulary: Vocabulary) -> None:
@@ -32,11 +34,7 @@ def check_symbols(genes: Sequence[str], vocabulary: Vocabulary) -> None:
 def check_told(
     perturbations: Collection[str], tokens: GeneTokens, token_for_unmeasured: bool
 ) -> None:
-    """Check that the model can be told which gene is perturbed of most training perturbations.
-
-    Raises:
-        InputError: of most it cannot.
-    """
+    """Check that the model can be told which gene is perturbed of most training perturbations."""
     unknown = [
         label
         for label in sorted(perturbations)

@@ -38,9 +38,6 @@ def load_training_data(
 
     On a GPU they are kept in 16 bits, in its own memory if they fit (see `room_for`). With
     ``match_batches`` each cell is to stand against controls of its own batch, where cells have one.
-
-    Raises:
-        InputError: no training cells.
     """
     lines = splits.train_lines
     controls = {line: np.union1d(splits.basal(line), splits.reference(line)) for line in lines}

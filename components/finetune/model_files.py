@@ -19,8 +19,8 @@ from components.shared.artifacts.known_effects import EFFECTS_FILE
 from components.shared.artifacts.licences import STATE_LICENCE_FILE
 from components.shared.artifacts.normalisation import TARGET_SUM
 from components.shared.model import model as scgpt_model
-from components.shared.model.checkpoint import ARGS_FILE, EXTRA_FILE, WEIGHTS_FILE
-from components.shared.model.checkpoint_files import STATS_FILE
+from components.shared.model.checkpoint import EXTRA_FILE
+from components.shared.model.checkpoint_files import ARGS_FILE, STATS_FILE, WEIGHTS_FILE
 from components.shared.model.vocabulary import VOCAB_FILE
 from components.shared.telling.addresses import dataset_of
 
@@ -30,14 +30,7 @@ PRIOR_FILE = "gene_prior.json"
 
 
 def write_model(folder: Path, ready: Ready, result: Fit, stats: Mapping[str, Any]) -> None:
-    """Write all files of a model.
-
-    Args:
-        folder: of the artifact.
-        ready: what it was trained from.
-        result: what training came to.
-        stats: from `statistics.statistics`.
-    """
+    """Write all files of a model."""
     asked = ready.asked
     own = {"recipe": asked.recipe, "seed": asked.seed, "settings": asdict(asked.settings)}
     own[TARGET_SUM] = ready.facts[TARGET_SUM]

@@ -20,7 +20,8 @@ from components.shared.model.tokens import Ints
 
 LEAST_SCORE, MOST_SCORE = 1.0, 5.0
 """A gene's weight follows the size of its t-score between these: what may be noise counts as much
-as noise does, and no gene counts more than five times that."""
+as noise does, and no gene counts more than five times that. Of the weights tried on generated
+screens at a small size these did best."""
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import nn
 
 from components.finetune.brought import Brought
 from components.finetune.checkpoints import Checkpoints, Saved
@@ -74,7 +75,7 @@ class Asked:
 class Ready:
     """A model at its start, its data, and what is known of both."""
 
-    model: Any
+    model: nn.Module
     args: dict[str, Any]
     vocabulary: Vocabulary
     data: TrainingData

@@ -13,6 +13,7 @@ import numpy as np
 from components.finetune.data import Floats
 
 SIGNIFICANT = 0.05
+"""The usual level, divided by the number of epochs that are looked at."""
 LEAST_SETS = 2
 """Of fewer no chance can be told."""
 STEPS = 10_000

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from components.finetune.checkpoint_manager import CHECKPOINT_MINUTES
 from components.finetune.checkpoints import Checkpoints, Identity, Saved
@@ -15,7 +15,8 @@ from components.finetune.workers import Workers
 from components.shared.artifacts.artifact import Artifact
 from components.shared.artifacts.gene_prior import TABLE_FILE, opened_table
 from components.shared.model import model as scgpt_model
-from components.shared.model.checkpoint import CHECKPOINT_FILES, WEIGHTS_FILE, read_checkpoint
+from components.shared.model.checkpoint import read_checkpoint
+from components.shared.model.checkpoint_files import CHECKPOINT_FILES, WEIGHTS_FILE
 from components.shared.model.vocabulary import Vocabulary, vocabulary_digest
 from components.shared.parameters.pretrained import SIZES, parse_pretrained, resolve_vocabulary
 from components.shared.parameters.recipe import Recipe
@@ -26,7 +27,9 @@ from components.shared.telling.errors import InputError
 FRESH_ARGS = {"n_layers_cls": 3}
 
 
-def start_model(pretrained: str, recipe: Recipe) -> tuple[Any, dict[str, Any], dict[str, int], str]:
+def start_model(
+    pretrained: str, recipe: Recipe
+) -> tuple[nn.Module, dict[str, Any], dict[str, int], str]:
     """Return the model to start from, its `args.json`, its vocabulary and a sha256 of its source.
 
     Raises:

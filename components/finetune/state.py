@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from components.finetune.workers import ALONE, Workers
 from components.shared.parameters.recipe import Recipe
@@ -71,7 +71,7 @@ class TrainingState:
     Numbers up to `seconds` are of the epoch under way.
     """
 
-    model: Any
+    model: nn.Module
     optimiser: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LRScheduler
     scaler: torch.amp.GradScaler
@@ -89,7 +89,7 @@ class TrainingState:
 
     @classmethod
     def begin(
-        cls, model: Any, recipe: Recipe, *, device: torch.device, workers: Workers = ALONE
+        cls, model: nn.Module, recipe: Recipe, *, device: torch.device, workers: Workers = ALONE
     ) -> "TrainingState":
         """Return the state before the first step."""
         model.to(device)

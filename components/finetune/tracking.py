@@ -53,7 +53,7 @@ class Tracker:
         os.set_blocking(self._input.fileno(), False)
         self._send(
             {
-                "online": _wants_online(),
+                "online": _mode() == "online" and bool(os.environ.get("WANDB_API_KEY")),
                 "config": without_paths(dict(config)),
                 "start_seconds": START_SECONDS,
                 "finish_seconds": FINISH_SECONDS,
@@ -141,10 +141,6 @@ class Tracker:
             else "the run is not kept"
         )
         print(f"finetune: Weights & Biases: {trouble[:200]}; {kept}", file=sys.stderr, flush=True)
-
-
-def _wants_online() -> bool:
-    return _mode() == "online" and bool(os.environ.get("WANDB_API_KEY"))
 
 
 def _mode() -> str:

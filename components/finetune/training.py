@@ -1,5 +1,10 @@
 """The training loop: Adam, a step decay an epoch, validation by pearson_delta, early stop.
 
+No cell is measured before and after its perturbation. So each perturbed cell is predicted from a
+control cell of its line, drawn anew every epoch, and what two such cells differ by beside the
+perturbation is noise that no prediction can lower. It cancels in the mean over a set of cells of
+one (line, perturbation), which is why the loss has a second term (`objective`).
+
 Nothing in it waits for the device: losses are summed where they are computed and looked at now and
 then.
 """
@@ -16,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from components.finetune.batches import Step, TrainingBatch, divided, epoch_pairs, steps
 from components.finetune.checkpoint_manager import CheckpointManager
@@ -42,7 +47,7 @@ STEPS_UNREAD = 50
 
 
 def fit(
-    model: Any,
+    model: nn.Module,
     data: TrainingData,
     recipe: Recipe,
     *,
@@ -205,6 +210,7 @@ class Trainer:
             loss = cell = F.mse_loss(output, item.measured)
             delta = torch.full_like(cell, torch.nan)
             if item.sets:
+                # What it is measured on is the change: it counts beside the noisy cells.
                 delta = delta_loss(output, item.inputs, item.sets)
                 loss = cell + recipe.delta_weight * delta
             state.scaler.scale(loss * item.share).backward()
@@ -219,11 +225,7 @@ class Trainer:
         self.state.workers.sum_([*(p.grad for p in trained if p.grad is not None), losses])
 
     def _halve(self, step: Step, cells: int) -> None:
-        """Compute in twice as many parts from now on.
-
-        Raises:
-            InputError: there is nothing left to divide.
-        """
+        """Compute in twice as many parts from now on."""
         recipe = self.recipe
         size = f"{cells} cells x {len(step.window.genes) + len(step.window.extra)} tokens"
         if self.parts >= len(step.sets):
@@ -241,11 +243,7 @@ class Trainer:
         )
 
     def _look(self) -> None:
-        """Look at the losses of the latest steps.
-
-        Raises:
-            InputError: one is not finite.
-        """
+        """Look at the losses of the latest steps."""
         if not self.unread:
             return
         for (step, codes, _), value in zip(

@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from components.finetune.checkpoint_manager import CheckpointManager
 from components.finetune.data import Floats, TrainingData, ValidationSet, moments
@@ -57,7 +57,7 @@ class _Prediction:
 
 
 def validate(
-    model: Any,
+    model: nn.Module,
     data: TrainingData,
     recipe: Recipe,
     *,
@@ -239,7 +239,7 @@ def _place(data: TrainingData, held_out: ValidationSet) -> tuple[int, int]:
     )
 
 
-def _means(values: Floats, seen: Any, weights: Floats) -> tuple[float, float, float]:
+def _means(values: Floats, seen: NDArray[np.bool_], weights: Floats) -> tuple[float, float, float]:
     """Return the mean of all sets, of those with a seen perturbation, and of the others."""
     return (
         weighted_mean(values, weights),
@@ -259,7 +259,7 @@ def _draw(
 
 
 def _predict(
-    model: Any,
+    model: nn.Module,
     data: TrainingData,
     recipe: Recipe,
     held_out: ValidationSet,

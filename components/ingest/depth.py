@@ -24,11 +24,6 @@ def brought_to(
     The median is over the control cells of all files: what a perturbation does to the depth of its
     cells must not move it, and a data set of controls alone has one.
 
-    Args:
-        parts: opened files.
-        target_sum: see `read_target_sum`.
-        checker: gives what checks every value that is read of a part.
-
     Raises:
         InputError: the option is none, or the cells do not tell their depth.
     """

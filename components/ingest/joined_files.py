@@ -60,9 +60,6 @@ def genes_of_all(parts: Sequence[Part], how: str) -> tuple[Genes, dict[str, Any]
     Args:
         parts: the files.
         how: ``intersection``: those that all files have; ``union``: those of any, zeros elsewhere.
-
-    Raises:
-        InputError: no gene is in all files.
     """
     each = [pd.Index(part.genes, dtype=object) for part in parts]
     if len(parts) == 1:

@@ -155,18 +155,7 @@ def without_failed(
     least: Least,
     source: str,
 ) -> Labels:
-    """Return the labels without the cells whose knock-down failed.
-
-    Args:
-        labels: of a source's cells.
-        genes: of its columns.
-        blocks: gives its cells as log1p of counts per 10,000.
-        least: what is asked of a perturbation.
-        source: its name, for messages.
-
-    Raises:
-        InputError: no perturbed cell would be left.
-    """
+    """Return the labels without the cells whose knock-down failed."""
     if not least.asked:
         return labels
     obs = labels.obs

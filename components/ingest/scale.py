@@ -50,13 +50,17 @@ SURE = 2e-3
 SOME = 0.3
 """Share of values that are multiples of a count if values were rounded to two digits."""
 TIE = 1e-3
+"""Scales whose totals spread by so little more than the best one's fit as well."""
 NEAR = 0.02
 """How far a multiple may be from a whole number."""
 MULTIPLES = (1.5, 50.0)
 """The multiples that are looked at: 1 says nothing, and single precision blurs the large ones."""
 SMALL_COUNT, LARGEST_COUNT = 1e3, 1e7
+"""Counts that single precision tells from fractions after a logarithm; a cell holds no more."""
 ENOUGH = 20
+"""Values from which on a share of them is looked at."""
 MOSTLY = 0.95
+"""Share of values that are to be whole: rounding spoils a few."""
 ONE_COUNT = (0.05, 10.0)
 """What one count is in counts per 10,000 in cells of 1,000 to 200,000 counts."""
 
@@ -212,11 +216,7 @@ def _whole(values: Values) -> bool:
 
 
 def check_option(scale: str) -> None:
-    """Check the option `scale`.
-
-    Raises:
-        InputError: it is not one of `SCALES`.
-    """
+    """Check the option `scale`."""
     if scale not in SCALES:
         raise InputError(
             f"scale '{scale}' is not allowed{nearest(scale, SCALES)}; allowed: {AUTO}, "
@@ -357,11 +357,7 @@ def _unknown(undone: list[_Undone], best: _Undone | None) -> str:
 
 
 def given(scale: str, cells: csr_matrix, name: str) -> Found:
-    """Return what the user says the scale is, checked against a sample of whole cells.
-
-    Raises:
-        InputError: it cannot be that.
-    """
+    """Return what the user says the scale is, checked against a sample of whole cells."""
     log, _, total_name = f"_{scale}".rpartition("_")
     log, total = log.removeprefix("_"), TOTALS[total_name]
     undone = _undone(log, cells)
@@ -404,13 +400,6 @@ def scale_of(
     source: Source, kept: NDArray[np.bool_], expression: str, scale: str, seed: int
 ) -> Found:
     """Return the scale of a source: as the user says it, else as it is measured.
-
-    Args:
-        source: an opened source.
-        kept: which of its cells are read.
-        expression: auto, counts or log1p.
-        scale: one of `SCALES`.
-        seed: of the sample.
 
     Raises:
         InputError: the scale is none that is known, or not the one that was said.

@@ -28,11 +28,7 @@ class TenXSource(H5adSource):
 
     @cached_property
     def matrix(self) -> Matrix:
-        """The only matrix there is.
-
-        Raises:
-            InputError: another is requested.
-        """
+        """The only matrix there is."""
         if self.layer or self.gene_column:
             raise InputError(
                 f"{self.name}: a 10x matrix has no layers or columns of var; leave out layer and "
@@ -87,11 +83,7 @@ class TenXSource(H5adSource):
         return []
 
     def check(self) -> None:
-        """Check that the parts of the matrix fit each other.
-
-        Raises:
-            InputError: they do not.
-        """
+        """Check that the parts of the matrix fit each other."""
         kind, _ = self.kind, self.matrix
         if (len(self.cells), len(self._expressed)) != self.shape:
             raise InputError(f"{self.name}: the parts of the 10x {kind} matrix differ in length")

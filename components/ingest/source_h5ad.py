@@ -82,11 +82,7 @@ class H5adSource(Tables):
         return int(found[0]), int(found[1])
 
     def check(self) -> None:
-        """Check that X, obs and var fit each other and hold numbers and symbols.
-
-        Raises:
-            InputError: they do not.
-        """
+        """Check that X, obs and var fit each other and hold numbers and symbols."""
         values = self._x if self.kind == "dense" else self._x["data"]
         said = self.matrix.said
         if values.dtype.kind not in "fiub":

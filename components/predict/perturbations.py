@@ -56,9 +56,6 @@ def report_unknown(
         knows: whether the model knows a perturbation.
         symbols: genes the model knows.
         names: what a gene may stand for, by the table of other names.
-
-    Raises:
-        InputError: nothing is left to predict.
     """
     if not requested.unknown:
         return

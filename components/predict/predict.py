@@ -38,8 +38,8 @@ from components.shared.artifacts.predictions import (
 from components.shared.artifacts.settings import settings_of
 from components.shared.artifacts.splits import TEST, Splits
 from components.shared.artifacts.training_effects import TRAINING_EFFECTS_FILE, TrainingEffects
-from components.shared.model.checkpoint import WEIGHTS_FILE, read_checkpoint
-from components.shared.model.checkpoint_files import STATS_FILE
+from components.shared.model.checkpoint import read_checkpoint
+from components.shared.model.checkpoint_files import STATS_FILE, WEIGHTS_FILE
 from components.shared.model.inference import predict_cells
 from components.shared.model.model import load_finetuned
 from components.shared.model.rank_cells import (
@@ -57,6 +57,7 @@ from components.shared.telling.progress import bar
 
 Floats = NDArray[np.float32]
 ROWS_AT_ONCE = 1024
+"""Cells whose mean is taken together, for memory."""
 MOST_CELLS = 200
 """Most cells of a perturbation that was not measured, unless more are requested: about what a
 perturbation has in the published genome-scale screens."""
@@ -129,12 +130,12 @@ def predict(
             NOT_PREDICTED: predictor.genes_left_out,
         }
         known = predictor.known(labels)
-        means = None if known is None else np.maximum(_mean(control) + known, 0)
+        means = None if known is None else np.maximum(mean_of_cells(control) + known, 0)
         _write(file, shell, blocks, controls, means)
         table = perturbation_table(
             wanted,
             opened.genes,
-            _mean(control),
+            mean_of_cells(control),
             flagged=predictor.flagged,
             training=predictor.training,
             confidence=predictor.confidence,
@@ -244,11 +245,7 @@ class _Predictor:
         return all(self._targets(gene).flagged for gene in genes_of(label))
 
     def requested(self, split: Splits) -> Requested:
-        """Return what is to be predicted, and say what of it cannot be.
-
-        Raises:
-            InputError: nothing can.
-        """
+        """Return what is to be predicted, and say what of it cannot be."""
         measured = set(split.table["perturbation"].iloc[split.rows(TEST, line=split.test_line)])
         labels = split.requested or (self.training.perturbations if self.training else [])
         if not labels:
@@ -281,7 +278,7 @@ class _Predictor:
         Values are within [0, HIGHEST]; `clipped` counts what was not. Each cell is made from the
         row of ``control`` that ``partners`` names.
         """
-        pool, labels = _mean(control), wanted.labels
+        pool, labels = mean_of_cells(control), wanted.labels
         with bar(total=len(labels), what="predicting", unit=" cells") as progress:
             for label, count in zip(*np.unique(labels, return_counts=True), strict=True):
                 start = int(np.searchsorted(labels, label))
@@ -372,7 +369,7 @@ def _if_there(file: Path, read: Callable[[Path], Read]) -> Read | None:
     return read(file) if file.is_file() else None
 
 
-def _mean(cells: csr_matrix) -> Floats:
+def mean_of_cells(cells: csr_matrix) -> Floats:
     """Return the mean of cells, [genes], summed in 64 bits without a copy of all that wide."""
     total = np.zeros(cells.shape[1])
     for start in range(0, cells.shape[0], ROWS_AT_ONCE):

@@ -32,13 +32,7 @@ class Wanted:
 
 
 def wanted_cells(requested: Requested, splits: Splits, cells_each: int) -> Wanted:
-    """Return the cells to predict.
-
-    Args:
-        requested: the perturbations.
-        splits: which cells are tested.
-        cells_each: cells of a perturbation that was not measured.
-    """
+    """Return the cells to predict."""
     test = splits.rows(TEST, line=splits.test_line)
     of_test = splits.table["perturbation"].to_numpy(str)[test]
     measured = set(requested.measured)
@@ -54,12 +48,6 @@ def predicted_obs(
     cells: Cells, splits: Splits, wanted: Wanted, seen: Collection[str]
 ) -> pd.DataFrame:
     """Return `obs` of the cells to predict, [cells].
-
-    Args:
-        cells: the cells artifact.
-        splits: its splits.
-        wanted: the cells.
-        seen: the perturbations that training had.
 
     Raises:
         InputError: a cell of the data already has the name of one that is to be made.

@@ -42,6 +42,7 @@ WEIGHTS_FILES = (
 )
 """The weights, or the index of their parts; the first that is there is taken."""
 LONGEST = 1022
+"""Residues that ESM2 was trained on at most: 1,024 tokens with the first and the last."""
 TOKENS_AT_ONCE = {"cpu": 4096, "cuda": 32768}
 """Tokens in a batch, padding among them."""
 SECONDS_BETWEEN_SHARDS = 30.0
@@ -203,11 +204,11 @@ def embed(esm2: Esm2, sequences: Sequence[str], folder: Path) -> NDArray[np.floa
     left = [len(sequence) for sequence in sequences]
     begun: dict[int, NDArray[np.float64]] = {}
     with bar(total=sum(left), what="embedding proteins", unit=" residues") as progress:
-        for batch in _batches(sequences, TOKENS_AT_ONCE[esm2.model.device.type]):
+        for batch in token_batches(sequences, TOKENS_AT_ONCE[esm2.model.device.type]):
             progress.update(sum(len(piece.residues) for piece in batch))
             if all(done[piece.protein] for piece in batch):
                 continue
-            for piece, total in zip(batch, _sums(esm2, batch), strict=True):
+            for piece, total in zip(batch, token_sums(esm2, batch), strict=True):
                 i = piece.protein
                 if done[i]:
                     continue
@@ -220,7 +221,7 @@ def embed(esm2: Esm2, sequences: Sequence[str], folder: Path) -> NDArray[np.floa
     return vectors
 
 
-def _batches(sequences: Sequence[str], tokens: int) -> Iterator[list[_Piece]]:
+def token_batches(sequences: Sequence[str], tokens: int) -> Iterator[list[_Piece]]:
     """Yield batches of pieces of like length, longest first, so that too little memory shows."""
     pieces = [_Piece(i, text) for i, s in enumerate(sequences) for text in pieces_of(s)]
     pieces.sort(key=lambda piece: (-len(piece.residues), piece.protein))
@@ -235,7 +236,7 @@ def _batches(sequences: Sequence[str], tokens: int) -> Iterator[list[_Piece]]:
 
 
 @torch.inference_mode()
-def _sums(esm2: Esm2, batch: list[_Piece]) -> NDArray[np.float64]:
+def token_sums(esm2: Esm2, batch: list[_Piece]) -> NDArray[np.float64]:
     """Return the sum of each piece's last layer over its residues, [pieces, width]."""
     # J, leucine or isoleucine, is the one letter that ESM2 has no token for.
     texts = [piece.residues.replace("J", "X") for piece in batch]

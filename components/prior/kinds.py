@@ -13,7 +13,8 @@ from components.prior.align import Aligned, align, genes_of
 from components.prior.fasta import read_fasta
 from components.prior.vector_tables import Table, read_table
 from components.shared.artifacts.licences import CC0, CC_BY, Source, licence_of
-from components.shared.model.checkpoint import CHECKPOINT_FILES, WEIGHTS_FILE, read_checkpoint
+from components.shared.model.checkpoint import read_checkpoint
+from components.shared.model.checkpoint_files import CHECKPOINT_FILES, WEIGHTS_FILE
 from components.shared.model.vocabulary import Vocabulary
 from components.shared.parameters import prior_grammar as grammar
 from components.shared.parameters.aliases import Aliases, match, read_aliases

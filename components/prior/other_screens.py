@@ -58,9 +58,6 @@ def write_effects(uri: str, folder: Path) -> tuple[dict[str, Any], Source]:
 
     Returns:
         Facts for `prior.json`, and the source.
-
-    Raises:
-        InputError: the file cannot be used.
     """
     name = shown(uri).partition(SHA256)[0]
     ending = ending_of(uri)

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from components.prior.kinds import Context, Vectors, genes_of, make, totals
+from components.prior.align import genes_of
+from components.prior.kinds import Context, Vectors, make, totals
 from components.prior.other_screens import write_effects
 from components.shared.artifacts.artifact import GENE_PRIOR, writing
 from components.shared.artifacts.gene_prior import EFFECTS, FACTS_FILE, GENES, TABLE_FILE, TENSOR

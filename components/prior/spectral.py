@@ -38,15 +38,6 @@ def embed_graph(left: list[str], right: list[str], width: int, name: str) -> Emb
     degrees in A+I. Without the 1, every small group of genes apart from the rest has a singular
     value of 1 as the whole graph has, and such groups take up the width (regularised spectral
     clustering: Chaudhuri 2012, Qin and Rohe 2013).
-
-    Args:
-        left: one gene of each pair.
-        right: the other; pairs of a gene with itself are left out.
-        width: dimensions.
-        name: for messages.
-
-    Raises:
-        InputError: fewer genes than dimensions.
     """
     genes, numbers = np.unique(np.array([left, right]), return_inverse=True)
     first, second = numbers.reshape(2, -1)
@@ -68,15 +59,6 @@ def embed_annotation(genes: list[str], terms: list[str], width: int, name: str) 
     The SVD is that of the gene-term matrix, each term of a gene once, weighted by tf-idf, so that a
     rare term says more than one that thousands share, with rows of length 1 (latent semantic
     analysis, Deerwester 1990).
-
-    Args:
-        genes: the gene of each row of the table.
-        terms: its term.
-        width: dimensions.
-        name: for messages.
-
-    Raises:
-        InputError: fewer genes or terms than dimensions.
     """
     rows, of_row = np.unique(np.array(genes), return_inverse=True)
     columns, of_column = np.unique(np.array(terms), return_inverse=True)

@@ -58,11 +58,6 @@ def write_card(
 ) -> dict[str, Any]:
     """Write the model card and return the facts that a list of runs should show.
 
-    Args:
-        artifacts: model, predictions, evaluation and splits.
-        files: from `files.collect`.
-        path: where to write.
-
     Raises:
         InputError: a JSON or CSV file of an artifact lacks what the card needs.
     """

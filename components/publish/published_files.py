@@ -19,21 +19,13 @@ from components.shared.artifacts.evaluation import (
     SUMMARY_FILE,
     UNDEFINED_FILE,
 )
-from components.shared.artifacts.finished import BESIDE
+from components.shared.artifacts.finished import BESIDE, NEEDED
 from components.shared.artifacts.licences import STATE_LICENCE_FILE
 from components.shared.storage.digests import sha256_of
 from components.shared.telling.errors import InputError
 
 CARD_FILE = "README.md"
 
-MODEL_FILES = (
-    "best_model.pt",
-    "args.json",
-    "vocab.json",
-    "training_stats.json",
-    "training_effects.safetensors",
-    "confidence.json",
-)
 SCORES = (
     AGGREGATED_FILE,
     RESULTS_FILE,
@@ -68,7 +60,7 @@ def groups(*, scored: bool) -> list[Group]:
         scored: whether anything was measured, so that there are scores.
     """
     return [
-        Group("model", "", MODEL_FILES),
+        Group("model", "", NEEDED),
         Group("model", "", BESIDE, optional=True),
         Group("predictions", "predictions", ("scgpt_replogle_test.h5ad",)),
         Group("evaluation", "predictions", EFFECTS),
@@ -123,11 +115,7 @@ WHAT = {
 
 
 def check_files(artifacts: Mapping[str, Artifact]) -> None:
-    """Check that every file to publish is there.
-
-    Raises:
-        InputError: one is missing from its artifact.
-    """
+    """Check that every file to publish is there."""
     for group in groups(scored=is_scored(artifacts["evaluation"])):
         artifact = artifacts[group.artifact]
         for name in () if group.optional else group.names:

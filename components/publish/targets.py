@@ -42,17 +42,17 @@ def check_target(publish_to: str) -> None:
 
 
 def upload(folder: Path, publish_to: str) -> str:
-    """Copy a published folder to ``publish_to``, whole or not at all; return where it is now.
-
-    Raises:
-        InputError: see `check_target`; or the transfer failed.
-    """
+    """Copy a published folder to ``publish_to``, whole or not at all; return where it is now."""
     scheme = scheme_of(publish_to)
     if scheme in SCHEMES:
         return _to_bucket(folder, publish_to)
     if scheme == "hf":
         return _to_hub(folder, publish_to)
-    return _to_folder(folder, local_path(publish_to))
+    path = local_path(publish_to)
+    # Copied, not linked: who edits the published card must not change the run's artifacts.
+    with beside(path) as draft:
+        shutil.copytree(folder, draft, dirs_exist_ok=True)
+    return str(path)
 
 
 def _files(folder: Path) -> list[Path]:
@@ -76,13 +76,6 @@ def _check_folder(path: Path) -> None:
     above = next(parent for parent in path.absolute().parents if parent.exists())
     if not above.is_dir() or not os.access(above, os.W_OK):
         raise InputError(f"publish_to {path}: {above} is not a writable folder")
-
-
-def _to_folder(folder: Path, path: Path) -> str:
-    # Copied, not linked: who edits the published card must not change the run's artifacts.
-    with beside(path) as draft:
-        shutil.copytree(folder, draft, dirs_exist_ok=True)
-    return str(path)
 
 
 # a bucket
@@ -155,10 +148,10 @@ def _check_hub(uri: str) -> None:
     api = HfApi(token=_token())
     with storage_hf.errors(f"publish_to {uri}", repository):
         user = storage_hf.trying(f"publish_to {uri}", api.whoami)
-    _check_rights(user, repository.partition("/")[0], uri)
+    check_rights(user, repository.partition("/")[0], uri)
 
 
-def _check_rights(user: Mapping[str, Any], owner: str, uri: str) -> None:
+def check_rights(user: Mapping[str, Any], owner: str, uri: str) -> None:
     """Check that a token may write for ``owner``, as far as the Hub's answer on its user tells.
 
     What a fine-grained token may do is not told.

@@ -21,13 +21,7 @@ NAMES = {TRAIN: "training", VAL: "validation", TEST: "test"}
 
 
 def summarise(table: pd.DataFrame, rules: Rules, genes: list[str]) -> dict[str, Any]:
-    """Count cells and perturbations by role.
-
-    Args:
-        table: columns cell, cell_line, perturbation, role.
-        rules: where the roles come from.
-        genes: the measured genes.
-    """
+    """Count cells and perturbations by role."""
     cells = {role: table[table["role"] == role] for role in NAMES}
     labels = {role: sorted(set(part["perturbation"])) for role, part in cells.items()}
     trained = set(labels[TRAIN])

@@ -41,11 +41,7 @@ class Rules:
 
 
 def check_line(line: str, labels: Labels, where: str) -> None:
-    """Check that cells of ``line`` exist.
-
-    Raises:
-        InputError: they do not; names the nearest line.
-    """
+    """Check that cells of ``line`` exist."""
     if line not in labels.lines:
         raise InputError(
             f"{where}: cell line '{line}' is not in the cells{nearest(line, labels.lines)}; "

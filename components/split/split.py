@@ -156,11 +156,7 @@ def split(
 
 
 def check_one_name_each(labels: Labels, where: Path | str) -> None:
-    """Check that no line and no perturbation of the cells has two names: it could have two roles.
-
-    Raises:
-        InputError: one has.
-    """
+    """Check that no line or perturbation of the cells has two names: it could have two roles."""
     for what, names, key in (
         ("cell line", labels.lines, line_key),
         ("perturbation", labels.perturbations, canonical_name),
@@ -221,11 +217,7 @@ def _asked_for(asked: Sequence[str], table: pd.DataFrame) -> dict[str, int]:
 
 
 def _check_sets(summary: dict[str, Any], rules: Rules, *, trains: bool) -> None:
-    """Check that no set is empty that must not be; a test line may have control cells alone.
-
-    Raises:
-        InputError: one is.
-    """
+    """Check that no set is empty that must not be; a test line may have control cells alone."""
     if trains and not summary["training_cells"]:
         raise InputError(
             f"no perturbed cells are left to train on (training lines: "

@@ -179,11 +179,7 @@ def rules_of(
 
 
 def _in_the_words_of(file: SplitFile, labels: Labels) -> SplitFile:
-    """Return the file with lines and perturbations under the names that the cells have.
-
-    Raises:
-        InputError: one line under two names.
-    """
+    """Return the file with lines and perturbations under the names that the cells have."""
     names = [*file.whole, *file.listed]
     line_of = {line: line_named(line, labels.lines) for line in names}
     if twice := [line for line in names if list(line_of.values()).count(line_of[line]) > 1]:

@@ -129,16 +129,7 @@ def sweep(
     *,
     cached: int = 0,
 ) -> "Workflow":
-    """Return a comparison of so many priors and seeds with the parameters that are given.
-
-    Args:
-        spec: pipeline spec of a compiled comparison.
-        platform: its platform spec.
-        given: parameters, of which priors and seeds are replaced.
-        priors: how many priors.
-        seeds: how many seeds each.
-        cached: how many of the runs come from the cache.
-    """
+    """Return a comparison of so many priors and seeds with the parameters that are given."""
     inputs = spec["root"]["inputDefinitions"]["parameters"]
     parameters = {name: one.get("defaultValue", "") for name, one in inputs.items()}
     parameters |= dict(given)
@@ -317,8 +308,8 @@ class Workflow:
         }
         planned = {"pod-spec-patch": patch, "cached-decision": "false", "condition": "true"}
         self._node(f"{path}-driver", "Pod", "system-container-driver", driven, planned)
-        more = _metadata_parameters(config) | _retry_parameters(task)
-        inputs = {"pod-spec-patch": patch, **more}
+        retry = {f"retry-{name}": str(v) for name, v in task.get("retryPolicy", {}).items()}
+        inputs = {"pod-spec-patch": patch, **_metadata_parameters(config), **retry}
         self._node(path, "DAG", "system-container-executor", {"cached-decision": "false", **inputs})
         self._node(f"{path}(0).executor", "Pod", "system-container-impl", inputs, {})
         outputs = self._components[component].get("outputDefinitions", {}).get("artifacts", {})
@@ -452,8 +443,3 @@ def _metadata_parameters(config: Mapping[str, Any]) -> dict[str, str]:
         for key, value in pairs.items():
             found |= {f"pod-metadata-{kind[:-1]}-key": key, f"pod-metadata-{kind[:-1]}-val": value}
     return found
-
-
-def _retry_parameters(task: Mapping[str, Any]) -> dict[str, str]:
-    policy = task.get("retryPolicy", {})
-    return {f"retry-{name}": str(value) for name, value in policy.items()}

@@ -67,11 +67,7 @@ class Tree:
 
     @cached_property
     def rendered(self) -> dict[str, list[dict[str, Any]] | str]:
-        """Objects of each overlay as kustomize renders it, or kustomize's complaint.
-
-        Raises:
-            InputError: there is no kubectl.
-        """
+        """Objects of each overlay as kustomize renders it, or kustomize's complaint."""
         kubectl = shutil.which("kubectl")
         if not kubectl:
             raise InputError(
@@ -99,11 +95,7 @@ class Tree:
 
     @cached_property
     def patches(self) -> list[dict[str, Any]]:
-        """Patches of KFP's own objects, each as the part of the object that it sets.
-
-        Raises:
-            InputError: not YAML, or not objects.
-        """
+        """Patches of KFP's own objects, each as the part of the object that it sets."""
         found = self.files("manifests/kfp/*.yaml")
         return [document for name, text in found for document in _objects(name, text)]
 
@@ -135,9 +127,6 @@ class Tree:
         """Each compiled pipeline: file, pipeline spec, platform spec.
 
         Those of a release are there once `make compile RELEASE=1` wrote them.
-
-        Raises:
-            InputError: not YAML, or no pipeline.
         """
         found = []
         for name, text in self.files(f"{COMPILED}/*.yaml", f"{RELEASE}/*.yaml"):
@@ -149,11 +138,7 @@ class Tree:
 
     @cached_property
     def params(self) -> dict[str, dict[str, Any]]:
-        """What each parameter file gives.
-
-        Raises:
-            InputError: not YAML, or no mapping.
-        """
+        """What each parameter file gives."""
         found = {}
         for path, text in self.files("pipelines/params/*.yaml"):
             found[path] = next(iter(documents(path, text)), {})
@@ -163,11 +148,7 @@ class Tree:
 
     @cached_property
     def secrets(self) -> dict[str, set[str]]:
-        """Keys of each secret that the example names.
-
-        Raises:
-            InputError: not YAML, or not objects.
-        """
+        """Keys of each secret that the example names."""
         found = _objects(SECRETS, self.text(SECRETS))
         return {d["metadata"]["name"]: set(d.get("stringData") or {}) for d in found}
 
@@ -186,11 +167,7 @@ class Tree:
 
     @cached_property
     def terraform(self) -> list[Object]:
-        """Terraform's resources.
-
-        Raises:
-            InputError: not Terraform.
-        """
+        """Terraform's resources."""
         return [
             Object(body | {"kind": kind, "metadata": {"name": name}}, (TERRAFORM,))
             for block in self._hcl.get("resource", [])
@@ -200,11 +177,7 @@ class Tree:
 
     @cached_property
     def pools(self) -> dict[str, dict[str, Any]]:
-        """Terraform's node pools with H100s by name.
-
-        Raises:
-            InputError: not Terraform.
-        """
+        """Terraform's node pools with H100s by name."""
         return {
             name: pool
             for block in self._hcl.get("locals", [])
@@ -213,11 +186,7 @@ class Tree:
 
     @cached_property
     def cpu_node(self) -> dict[str, Any]:
-        """What Terraform says of a node without GPU.
-
-        Raises:
-            InputError: not Terraform.
-        """
+        """What Terraform says of a node without GPU."""
         pools = [o for o in self.terraform if (o.kind, o.name) == (POOL, "cpu")]
         return dict(pools[0].data["node_config"][0]) if pools else {}
 
@@ -234,11 +203,7 @@ class Tree:
 
 
 def documents(path: str, text: str) -> list[dict[str, Any]]:
-    """Return the mappings in a YAML file.
-
-    Raises:
-        InputError: not YAML.
-    """
+    """Return the mappings in a YAML file."""
     try:
         loaded = yaml.load_all(text, Loader=LOADER)
         return [document for document in loaded if isinstance(document, dict)]

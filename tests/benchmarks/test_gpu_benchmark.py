@@ -93,7 +93,7 @@ def forked(monkeypatch):
         for function, seconds in ((whole, 20), (raising, 20), (hanging, 0.7), (crashing, 20))
     }
     monkeypatch.setattr(gpu, "SECTIONS", sections)
-    monkeypatch.setattr(gpu, "_context", lambda device: multiprocessing.get_context("fork"))
+    monkeypatch.setattr(gpu, "process_context", lambda device: multiprocessing.get_context("fork"))
     return list(sections)
 
 

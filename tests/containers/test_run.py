@@ -14,7 +14,7 @@ from components.shared.artifacts.artifact import MODEL, PUBLISHED, opening
 from components.shared.storage.buckets import open_bucket
 from pipelines.containers import ENVIRONMENT
 from pipelines.scheduling import USER
-from tests.pipelines.test_run import PUBLISHED_FILES, path_after
+from tests.pipelines.runs import PUBLISHED_FILES, path_after
 from tests.servers.stores import serving
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -17,39 +17,7 @@ from components.ingest.ingest import ingest
 from components.shared.artifacts.perturbation import CONTROL
 from components.shared.telling.errors import InputError
 from components.split.split import split
-from tests.ingest.test_ingest_scale import counts, per
-
-GENES = [f"G{i}A" for i in range(40)]
-
-
-def screen(cells: int = 60, genes: list[str] = GENES, seed: int = 0) -> anndata.AnnData:
-    labels = [(CONTROL, "G1A", "G2A", "G3A")[i % 4] for i in range(cells)]
-    obs = pd.DataFrame({"gene": labels, "cell_line": "k562"})
-    obs.index = [f"cell{i}" for i in range(cells)]
-    x = sparse.csr_matrix(counts(cells, len(genes), seed).astype(np.float32))
-    return anndata.AnnData(x, obs=obs, var=pd.DataFrame(index=genes))
-
-
-def written(folder: Path, adata: anndata.AnnData, name: str = "in.h5ad") -> str:
-    adata.write_h5ad(folder / name)
-    return str(folder / name)
-
-
-def read(folder: Path) -> tuple[anndata.AnnData, dict[str, Any]]:
-    summary = json.loads((folder / "provenance.json").read_text())["summary"]
-    return anndata.read_h5ad(folder / "cells.h5ad"), summary
-
-
-def refused(folder: Path, source: Any, **options: Any) -> str:
-    with pytest.raises(InputError) as error:
-        ingest(source, folder / "out", **options)
-    assert not (folder / "out").exists()
-    return str(error.value)
-
-
-def wanted(adata: anndata.AnnData) -> np.ndarray:
-    return np.log1p(per(1e4, adata.X.toarray()))
-
+from tests.ingest.files import GENES, counts, per, read, refused, screen, wanted, written
 
 # ---- symbols in a column ----
 
@@ -329,7 +297,7 @@ def zipped_as(code: int, part: str, path: Path) -> None:
 def test_a_filter_that_is_not_here_is_named(
     tmp_path: Path, part: str, code: int, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("components.shared.reading.file_kinds._with_plugins", lambda code: False)
+    monkeypatch.setattr("components.shared.reading.file_kinds.has_plugin", lambda code: False)
     path = written(tmp_path, screen())
     zipped_as(code, part, Path(path))
     message = refused(tmp_path, path)

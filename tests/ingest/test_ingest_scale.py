@@ -1,50 +1,18 @@
 """On what scale expression is: what is found is said, and brought to log1p of counts per 10,000."""
 
-import json
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import anndata
 import numpy as np
-import pandas as pd
 import pytest
 from scipy import sparse
 
-from components.ingest.ingest import ingest
-from components.shared.artifacts.perturbation import CONTROL
 from components.shared.telling.errors import InputError
+from tests.ingest.files import counts, ingested, per
 
 TARGET = "log1p of counts per 10,000"
-
-
-def counts(cells: int = 60, genes: int = 80, seed: int = 0) -> np.ndarray:
-    """Counts from a molecule in ten cells to a hundred in each, as in real cells."""
-    rng = np.random.default_rng(seed)
-    mean = np.geomspace(0.1, 100, genes) * rng.lognormal(0, 0.4, (cells, 1))
-    return rng.poisson(mean).astype(np.float64)
-
-
-def per(total: float, raw: np.ndarray) -> np.ndarray:
-    return raw / raw.sum(axis=1, keepdims=True) * total
-
-
-def file_of(folder: Path, x: Any, name: str = "in.h5ad") -> Path:
-    n, genes = x.shape
-    obs = pd.DataFrame(
-        {"gene": [CONTROL, "KLF1"] * (n // 2), "cell_line": "k562"},
-        index=[f"cell{i}" for i in range(n)],
-    )
-    var = pd.DataFrame(index=[f"G{i}A" for i in range(genes)])
-    anndata.AnnData(x, obs=obs, var=var).write_h5ad(folder / name)
-    return folder / name
-
-
-def ingested(folder: Path, x: Any, **options: Any) -> tuple[anndata.AnnData, dict[str, Any]]:
-    ingest(str(file_of(folder, x)), folder / "out", **options)
-    summary = json.loads((folder / "out" / "provenance.json").read_text())["summary"]
-    return anndata.read_h5ad(folder / "out" / "cells.h5ad"), summary
 
 
 LOGS: dict[str, Callable[[np.ndarray], np.ndarray]] = {

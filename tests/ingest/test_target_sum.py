@@ -25,7 +25,7 @@ from components.shared.findings.limitations import limitations
 from components.shared.telling.errors import InputError
 from components.split.split import split
 from tests.finetune.screens import QUICK
-from tests.ingest.test_ingest_scale import counts, file_of, ingested, per
+from tests.ingest.files import counts, file_of, ingested, per
 
 SCREEN = "sim://screen?cells=300&genes=40&perturbations=4&lines=3&seed=1"
 

@@ -235,7 +235,7 @@ class _Handler(BaseHTTPRequestHandler):
             "state": look.state,
             "created_at": "2026-03-01T10:00:00Z",
             "finished_at": "2026-03-01T11:30:00Z" if over else "1970-01-01T00:00:00Z",
-            "run_details": {"task_details": list(_nodes(look))},
+            "run_details": {"task_details": list(nodes(look))},
         }
 
     def _send(self, status: int, body: bytes, kind: str) -> None:
@@ -356,7 +356,7 @@ class _Workflow:
         return name
 
 
-def _nodes(look: Look) -> Iterator[dict[str, Any]]:
+def nodes(look: Look) -> Iterator[dict[str, Any]]:
     """Yield Argo's nodes: of each task its driver, the task itself, and its executor."""
     for _, node in _Workflow(look).nodes:
         yield node

@@ -7,7 +7,7 @@ import pytest
 
 from components.shared.artifacts.artifact import COMPARISON, EVALUATION, PUBLISHED, opening
 from tests.helpers import bare_names
-from tests.pipelines.test_run import path_after, run
+from tests.pipelines.runs import path_after, run
 
 GRID = """
 dataset: sim://screen?cells=800&genes=60&perturbations=8&lines=4&seed=3

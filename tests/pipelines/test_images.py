@@ -275,7 +275,7 @@ def test_the_source_of_an_image_is_a_public_address(
     origin: str, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SOURCE", origin)
-    assert images._source() == address
+    assert images.source_address() == address
 
 
 def test_what_is_no_content_is_kept_out_of_a_build_too() -> None:

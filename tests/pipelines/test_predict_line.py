@@ -15,7 +15,7 @@ from components.shared.artifacts.perturbation_names import canonical_name
 from components.shared.artifacts.predictions import MEANS, PERTURBATIONS
 from components.shared.telling.errors import InputError
 from pipelines.predict_line import TABLE, predict_line
-from tests.pipelines.test_run import path_after, run
+from tests.pipelines.runs import path_after, run
 
 SCREEN = "sim://screen?cells=800&genes=60&perturbations=8&lines=4&seed=3"
 SMALL = ["recipe=smoke", "overrides={epochs: 1}", "prior=concat(effects, random:8)"]

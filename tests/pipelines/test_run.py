@@ -1,10 +1,7 @@
 """The whole pipeline through KFP's local runner, as `make run` does it."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import anndata
@@ -21,6 +18,7 @@ from components.shared.telling.markdown import names_as_code
 from pipelines.history import LATEST, LOG, PARAMETERS
 from pipelines.run import read_params
 from tests.helpers import bare_names
+from tests.pipelines.runs import PUBLISHED_FILES, path_after, run
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = [
@@ -29,37 +27,6 @@ SMALL = [
     "overrides={epochs: 2}",
     "prior=none",
 ]
-PUBLISHED_FILES = {
-    "best_model.pt",
-    "args.json",
-    "vocab.json",
-    "training_stats.json",
-    "eval/results.csv",
-    "eval/agg_results.csv",
-    "eval/summary.csv",
-    "eval/report.html",
-    "predictions/scgpt_replogle_test.h5ad",
-    "README.md",
-    "provenance.json",
-}
-
-
-def run(runs: Path, params: str, *assignments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pipelines.run", params, *assignments, "--runs", str(runs)]
-    environment = {key: os.environ[key] for key in os.environ if not key.startswith("WANDB")}
-    return subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-    )
-
-
-def path_after(word: str, output: str) -> Path:
-    """Return where a printed path led when its run ended, whatever `latest` leads to now."""
-    told = {}
-    for name in ("run", word):
-        [line] = [line for line in output.splitlines() if line.startswith(f"{name} ")]
-        told[name] = line.split(maxsplit=1)[1]
-    folder, _, inside = told[word].partition(f"/{LATEST}/")
-    return Path(folder, told["run"], inside).resolve()
 
 
 @pytest.fixture(scope="module")

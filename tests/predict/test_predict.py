@@ -15,7 +15,7 @@ import torch
 from scipy.sparse import csr_matrix, issparse
 from scipy.stats import rankdata
 
-from components.predict.predict import _mean, predict
+from components.predict.predict import mean_of_cells, predict
 from components.shared.artifacts.artifact import MODEL, PREDICTIONS, opening, writing
 from components.shared.artifacts.cells import Cells
 from components.shared.artifacts.confidence import CONFIDENCE_FILE, Confidence
@@ -323,8 +323,8 @@ def test_the_mean_of_many_controls_is_not_summed_in_32_bits():
     dense[:, 1] *= rng.random(50_000) < 0.1
     dense[:, 2] = 0
     exact = dense.mean(axis=0, dtype=np.float64)
-    np.testing.assert_allclose(_mean(csr_matrix(dense)), exact, rtol=2e-7)
-    np.testing.assert_allclose(_mean(csr_matrix(dense[:1])), dense[0])
+    np.testing.assert_allclose(mean_of_cells(csr_matrix(dense)), exact, rtol=2e-7)
+    np.testing.assert_allclose(mean_of_cells(csr_matrix(dense[:1])), dense[0])
 
 
 @pytest.mark.parametrize("matched", [True, False])

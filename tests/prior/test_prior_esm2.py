@@ -149,7 +149,7 @@ def test_a_long_sequence_is_cut_into_the_fewest_equal_pieces(length):
 @given(lengths=st.lists(st.integers(1, 40), min_size=1, max_size=20), tokens=st.integers(1, 120))
 def test_batches_hold_every_residue_once_within_their_budget(lengths, tokens):
     proteins = [chr(65 + i) * n for i, n in enumerate(lengths)]
-    batches = list(esm2._batches(proteins, tokens))
+    batches = list(esm2.token_batches(proteins, tokens))
     assert sorted(p.residues for batch in batches for p in batch) == sorted(proteins)
     for batch in batches:
         longest = max(len(piece.residues) for piece in batch)
@@ -226,8 +226,8 @@ def test_a_killed_run_goes_on_and_ends_the_same_to_the_bit(
 
     monkeypatch.setitem(esm2.TOKENS_AT_ONCE, "cpu", 64)
     computed = []
-    real = esm2._sums
-    monkeypatch.setattr(esm2, "_sums", lambda *given: computed.append(given) or real(*given))
+    real = esm2.token_sums
+    monkeypatch.setattr(esm2, "token_sums", lambda *given: computed.append(given) or real(*given))
     prior(*given, tmp_path / "again")
     first = len(computed)
     assert "resumed after" in capsys.readouterr().out

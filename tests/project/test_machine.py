@@ -13,7 +13,7 @@ import torch
 
 from components.publish import targets
 from components.shared.artifacts.artifact import CELLS, opening, writing
-from components.shared.model.checkpoint import WEIGHTS_FILE, _read_weights
+from components.shared.model.checkpoint import WEIGHTS_FILE, read_weights
 from components.shared.parameters.pretrained import parse_pretrained
 from components.shared.storage import files as storage
 from components.shared.storage import proxies
@@ -205,10 +205,10 @@ def whoami(role: str) -> dict[str, object]:
 )
 def test_what_a_token_may_do_is_looked_at_before_the_work(role: str, owner: str, said: str) -> None:
     if not said:
-        targets._check_rights(whoami(role), owner, "hf://x/y")
+        targets.check_rights(whoami(role), owner, "hf://x/y")
         return
     with pytest.raises(InputError, match=said):
-        targets._check_rights(whoami(role), owner, "hf://x/y")
+        targets.check_rights(whoami(role), owner, "hf://x/y")
 
 
 # ---- checkpoints as others save them ----
@@ -219,12 +219,12 @@ def test_what_a_token_may_do_is_looked_at_before_the_work(role: str, owner: str,
 def test_names_of_wrappers_are_taken_off(tmp_path: Path, prefix: str, key: str) -> None:
     state = {f"{prefix}{name}": torch.ones(2) for name in ("a.weight", "b.Wqkv.weight")}
     torch.save({key: state, "epoch": 3} if key else state, tmp_path / WEIGHTS_FILE)
-    assert set(_read_weights(tmp_path / WEIGHTS_FILE)) == {"a.weight", "b.in_proj_weight"}
+    assert set(read_weights(tmp_path / WEIGHTS_FILE)) == {"a.weight", "b.in_proj_weight"}
 
 
 def test_a_name_that_only_some_tensors_share_stays(tmp_path: Path) -> None:
     torch.save({"model.a": torch.ones(2), "b": torch.ones(2)}, tmp_path / WEIGHTS_FILE)
-    assert set(_read_weights(tmp_path / WEIGHTS_FILE)) == {"model.a", "b"}
+    assert set(read_weights(tmp_path / WEIGHTS_FILE)) == {"model.a", "b"}
 
 
 @pytest.mark.parametrize(

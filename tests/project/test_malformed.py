@@ -32,7 +32,8 @@ from components.shared.telling.errors import InputError, said_by_system
 from components.split.split_file import read_split_file
 from pipelines.run import PARAMS, check_early, check_settings, read_params
 from tests.helpers import cells_artifact, screen
-from tests.ingest import test_ingest_files as files
+from tests.ingest.files import screen as screen_of_file
+from tests.ingest.files import written
 from tests.servers.malformed import (
     BROKEN,
     LONGEST,
@@ -43,7 +44,7 @@ from tests.servers.malformed import (
     documents,
     npz_damaged,
 )
-from tests.shared.model.test_model import ARGS, VOCABULARY, write_checkpoint
+from tests.shared.model.checkpoints import ARGS, VOCABULARY, write_checkpoint
 
 
 def holds(read: Callable[[], object], *names: str) -> bool:
@@ -205,7 +206,7 @@ def damage(file: h5py.File, part: str, way: str) -> None:
 
 
 def test_cells_of_strangers(tmp_path: Path) -> None:
-    good = Path(files.written(tmp_path, files.screen(), "good.h5ad")).read_bytes()
+    good = Path(written(tmp_path, screen_of_file(), "good.h5ad")).read_bytes()
     (tmp_path / "in.h5ad").write_bytes(good)
     with h5py.File(tmp_path / "in.h5ad") as file:
         ways = h5ad_damages(file)
@@ -219,7 +220,7 @@ def test_cells_of_strangers(tmp_path: Path) -> None:
 
 
 def test_bytes_that_were_flipped_or_cut(tmp_path: Path) -> None:
-    good = Path(files.written(tmp_path, files.screen(), "good.h5ad")).read_bytes()
+    good = Path(written(tmp_path, screen_of_file(), "good.h5ad")).read_bytes()
     rng = np.random.default_rng(0)
     for number in range(60):
         raw = bytearray(good[: rng.integers(1, len(good))] if number % 4 == 0 else good)

@@ -21,8 +21,8 @@ from components.publish.publish import publish
 from components.shared.artifacts.artifact import PROVENANCE
 from components.shared.telling.errors import InputError
 from components.split.split import split
-from tests.compare.test_compare import evaluation as write_evaluation
-from tests.compare.test_compare import stats as write_stats
+from tests.compare.evaluations import evaluation as write_evaluation
+from tests.compare.evaluations import stats as write_stats
 from tests.helpers import cells_artifact, screen
 from tests.publish.publish_run import finished_run
 from tests.servers.malformed import Chain, Held, bounded, damaged, some

@@ -59,7 +59,7 @@ NAMES = {
 def test_no_parameter_tells_a_secret(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, where: str, uri: str
 ) -> None:
-    monkeypatch.setattr("components.shared.storage.files._download", _unreachable)
+    monkeypatch.setattr("components.shared.storage.files.download_by_scheme", _unreachable)
     file, planted = PLANTED[where]
     name, value = NAMES.get(where, where), planted(uri)
     told = []
@@ -110,7 +110,7 @@ def test_no_artifact_no_failure_and_no_folder_name_keeps_one(
     for text in ((tmp_path / "a" / PROVENANCE), (tmp_path / "b" / PROVENANCE)):
         assert SECRET not in text.read_text()
     assert SECRET not in str(folder_for(uri))
-    monkeypatch.setattr("components.shared.storage.files._download", _unreachable)
+    monkeypatch.setattr("components.shared.storage.files.download_by_scheme", _unreachable)
     with pytest.raises(InputError) as error:
         ingest(uri, tmp_path / "cells")
     assert SECRET not in str(error.value)

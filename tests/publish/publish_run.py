@@ -260,3 +260,39 @@ def _write_evaluation(
                 "perturbation,pearson_delta,mae_delta,roc_auc\nG1,0.2,0.1,\nX0,0.3,0.15,NaN\n"
             )
         (draft.path / "metrics.json").write_text(json.dumps(content))
+
+
+FILES = {
+    "best_model.pt",
+    "args.json",
+    "vocab.json",
+    "training_stats.json",
+    "training_effects.safetensors",
+    "confidence.json",
+    "eval/agg_results.csv",
+    "eval/results.csv",
+    "eval/summary.csv",
+    "eval/scores.csv",
+    "eval/comparisons.csv",
+    "eval/strata.csv",
+    "eval/undefined.csv",
+    "eval/calibration.csv",
+    "eval/called_by_expression.csv",
+    "eval/metrics.json",
+    "eval/report.html",
+    "eval/explorer.html",
+    "predictions/effects.parquet",
+    "predictions/effects.csv.gz",
+    "predictions/perturbations.csv",
+    "predictions/scgpt_replogle_test.h5ad",
+    "README.md",
+    "provenance.json",
+}
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }

@@ -15,47 +15,12 @@ from components.shared.artifacts.artifact import PUBLISHED, opening
 from components.shared.findings.results import kept_results, told_results
 from components.shared.telling.errors import InputError
 from tests.helpers import one_line
-from tests.publish.publish_run import Run, finished_run
-
-FILES = {
-    "best_model.pt",
-    "args.json",
-    "vocab.json",
-    "training_stats.json",
-    "training_effects.safetensors",
-    "confidence.json",
-    "eval/agg_results.csv",
-    "eval/results.csv",
-    "eval/summary.csv",
-    "eval/scores.csv",
-    "eval/comparisons.csv",
-    "eval/strata.csv",
-    "eval/undefined.csv",
-    "eval/calibration.csv",
-    "eval/called_by_expression.csv",
-    "eval/metrics.json",
-    "eval/report.html",
-    "eval/explorer.html",
-    "predictions/effects.parquet",
-    "predictions/effects.csv.gz",
-    "predictions/perturbations.csv",
-    "predictions/scgpt_replogle_test.h5ad",
-    "README.md",
-    "provenance.json",
-}
+from tests.publish.publish_run import FILES, Run, finished_run, tree
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return finished_run(tmp_path_factory.mktemp("run"))
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
 
 
 def test_the_published_artifact_has_the_reference_layout(run: Run, tmp_path: Path) -> None:

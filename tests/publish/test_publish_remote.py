@@ -10,8 +10,7 @@ import pytest
 from components.publish.publish import check_target, publish
 from components.shared.telling.errors import InputError
 from tests.helpers import one_line
-from tests.publish.publish_run import Run, finished_run
-from tests.publish.test_publish import FILES, tree
+from tests.publish.publish_run import FILES, Run, finished_run, tree
 from tests.servers.faults import Cut, Fault, Lost
 from tests.servers.hub_server import (
     BIG,

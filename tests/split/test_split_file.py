@@ -5,7 +5,7 @@ import pytest
 from components.shared.artifacts.perturbation import CONTROL
 from components.shared.artifacts.splits import TEST, TRAIN, UNUSED, VAL
 from components.shared.telling.errors import InputError
-from tests.split.test_split import obs_of, run, summary_of
+from tests.split.stage import obs_of, run, summary_of
 
 HEAD = '[datasets]\nreplogle = "/data/replogle"\n[training]\nreplogle = "train"\n'
 LINES = ("k562", "jurkat", "hepg2", "rpe1")

@@ -21,11 +21,7 @@ SAME = 1e-5
 
 
 def check_same_splits(predictions: Artifact, splits: Splits) -> None:
-    """Check that the predictions were made with these splits.
-
-    Raises:
-        InputError: they were made with others.
-    """
+    """Check that the predictions were made with these splits."""
     made_with = predictions.provenance["inputs"].get("splits", {}).get("sha256")
     if made_with not in (None, splits.artifact.digest):
         raise InputError(
@@ -114,11 +110,6 @@ def _check_roles(pair: Predicted, splits: Splits, where: str) -> None:
 
 def check_genes(pair: Predicted, genes: list[str], where: str) -> None:
     """Check that every gene is one of the cells artifact, once; their order does not matter.
-
-    Args:
-        pair: the predictions.
-        genes: of the cells artifact.
-        where: the predictions file's name, for messages.
 
     Raises:
         InputError: a gene the cells do not have, or one that comes twice.

@@ -96,11 +96,7 @@ class Pair(Predicted):
 
 
 def pair_of(adata: AnnData, where: str) -> Pair:
-    """Check the content of a predictions file and return what of it was measured.
-
-    Raises:
-        InputError: as `predicted_of`, or nothing was measured.
-    """
+    """Check the content of a predictions file and return what of it was measured."""
     _, pair = predicted_of(adata, where)
     if pair is None:
         raise InputError(
@@ -111,10 +107,6 @@ def pair_of(adata: AnnData, where: str) -> Pair:
 
 def predicted_of(adata: AnnData, where: str) -> tuple[Predicted, Pair | None]:
     """Check the content of a predictions file; return all of it, and what of it was measured.
-
-    Args:
-        adata: the predictions, see `components.shared.artifacts.predictions`.
-        where: the file's name, for messages.
 
     Returns:
         Every cell; and the cells of the perturbations that were measured, with the controls: the

@@ -72,11 +72,6 @@ def training_pseudobulks(cells: Cells, splits: Splits, predictions: Path | None 
     The control mean is of the basal half: the reference half is what deltas are measured against,
     and a mean of the same cells would share its noise.
 
-    Args:
-        cells: the cells.
-        splits: splits made from them.
-        predictions: folder of the predictions artifact.
-
     Raises:
         InputError: no training cells and none that the predictions tell of, or a line without
             controls.
@@ -100,11 +95,6 @@ def known_of_training(
 ) -> TrainingEffects | None:
     """Return what the training lines showed, None where neither cells nor predictions tell of it.
 
-    Args:
-        cells: the cells.
-        splits: splits made from them.
-        predictions: folder of the predictions artifact.
-
     Raises:
         InputError: a training line without reference controls, or a file that cannot be read.
     """
@@ -118,11 +108,7 @@ def known_of_training(
 
 
 def basal_mean(cells: Cells, splits: Splits) -> Floats:
-    """Return the mean of the test line's basal controls, [genes].
-
-    Raises:
-        InputError: there are none.
-    """
+    """Return the mean of the test line's basal controls, [genes]."""
     # A pass of its own: where pools are not halved, a control can be basal and reference too.
     basal = np.full(len(splits.table), -1)
     basal[splits.basal(splits.test_line)] = 0

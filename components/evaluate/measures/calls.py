@@ -11,6 +11,7 @@ from components.evaluate.measures.groups import SIGNIFICANT
 EDGES = (0.0, 1e-10, 1e-4, 1e-2, SIGNIFICANT, 0.2, 0.5, 1.0)
 """Of the bins of predicted FDR; below 1e-10 cell-eval's ranking makes no difference."""
 QUINTILES = 5
+"""Of expression: genes in few cells are called differently from those in all."""
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]

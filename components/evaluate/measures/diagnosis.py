@@ -14,6 +14,7 @@ from scipy.stats import rankdata
 from sklearn.metrics import roc_auc_score
 
 CHANCE = 0.5
+"""roc_auc of genes ranked at random."""
 ALIKE = 0.5
 """Rank correlation from which on one score is said to explain another."""
 

@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from components.evaluate.inputs.pair import Matrix, Pair
-from components.evaluate.inputs.rows import dense
+from components.evaluate.inputs.pair import Pair
+from components.evaluate.inputs.rows import Matrix, dense
 from components.evaluate.measures.batch_matched import OF_MEANS
 from components.evaluate.measures.calibrated import AVERAGE, SCORED
 from components.evaluate.measures.diagnosis import CHANCE

@@ -7,9 +7,10 @@ import pandas as pd
 from components.evaluate.measures.calibrated import AVERAGE
 from components.evaluate.measures.metrics import COMPARED, EVERY, LOWER
 from components.evaluate.pages.findings import Findings
-from components.evaluate.pages.report import NAMED, STRONGEST, Origin, number, signed
+from components.evaluate.pages.report import NAMED, STRONGEST, Origin
 from components.shared.artifacts.evaluation import CEILING, HEADLINE_METRIC, MODEL, TITLES
 from components.shared.telling.markdown import names_as_code
+from components.shared.telling.page import number, signed
 
 
 def headline_text(found: Findings | None, table: pd.DataFrame, origin: Origin) -> str:

@@ -12,7 +12,7 @@ from components.evaluate.measures.calibrated import AVERAGE
 from components.evaluate.measures.metrics import CELLS, EVERY, MEANS, METRICS, REFERENCE
 from components.evaluate.measures.scoring import OF_THE_SET
 from components.evaluate.measures.strata import TRAINING
-from components.evaluate.measures.uncertainty import interval, too_few
+from components.evaluate.measures.uncertainty import too_few
 from components.shared.artifacts.evaluation import (
     BASELINES,
     CEILING,
@@ -26,6 +26,7 @@ from components.shared.artifacts.evaluation import (
     UNSEEN,
 )
 from components.shared.artifacts.predictions import CELLS_KIND
+from components.shared.findings.paired import interval
 
 PREDICTED = "perturbations_predicted"
 """Those that were asked for, measured or not."""

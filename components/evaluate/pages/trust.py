@@ -20,6 +20,7 @@ BLOCK = 64
 BIN = 20
 """Least perturbations whose expectations and outcomes are averaged."""
 BINS = 6
+"""At most: enough to see a bend."""
 LEAST_KEPT = 5
 """The curve of the surest starts with so many: a mean of fewer says little."""
 LEAST_RANKED = 5

@@ -27,6 +27,7 @@ from components.shared.model.vocabulary import packaged_vocabulary
 
 HERE = Path(__file__).parent
 GENES = 9000
+"""Symbols kept, the most expressed ones."""
 FLOOR = 5e-8
 """Share of molecules taken for a gene that a table does not list; the tables stop at 1e-7."""
 POISSON_SIZE = 300.0
@@ -55,7 +56,7 @@ def log_expression(folder: Path, gene2go: Path) -> tuple[pd.DataFrame, pd.DataFr
     return pd.DataFrame(shares), pd.DataFrame(sizes)
 
 
-def size_by_mean(share: NDArray, size: NDArray) -> dict[str, list[float]]:
+def size_by_mean(share: NDArray[np.float64], size: NDArray[np.float64]) -> dict[str, list[float]]:
     """Describe log size in bins of log share: how often Poisson-like, else median and sd."""
     edges = np.log(10.0) * np.arange(-6.5, -2.4, 0.5)
     found: dict[str, list[float]] = {"log_share": [], "poisson": [], "median": [], "sd": []}

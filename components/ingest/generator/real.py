@@ -23,7 +23,7 @@ def symbols() -> NDArray[np.str_]:
     return np.array((FOLDER / "gene_symbols.txt").read_text().split())
 
 
-def at_rank(key: str, ranks: NDArray) -> NDArray[np.float64]:
+def at_rank(key: str, ranks: NDArray[np.integer]) -> NDArray[np.float64]:
     """Return what genes of these ranks have, 0 being the most expressed one."""
     table = calibration()[key]
     return np.interp(ranks, table["rank"], table["value"])

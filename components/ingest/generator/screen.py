@@ -64,11 +64,7 @@ class Screen:
 
     @classmethod
     def from_uri(cls, uri: str, *, seed: int = 0) -> "Screen":
-        """Return the screen that ``uri`` asks for; ``seed`` is taken where it names none.
-
-        Raises:
-            InputError: the query cannot be used.
-        """
+        """Return the screen that ``uri`` asks for; ``seed`` is taken where it names none."""
         return cls(Spec.from_uri(uri, seed=seed))
 
     @property

@@ -15,16 +15,20 @@ PANEL = 4
 UNMEASURED = 0.15
 """Share of targets that are not among the measured genes."""
 WITHOUT_EFFECT = 0.2
+"""Share of perturbations that are in no module."""
 MISSING = 0.05
 """Share of (line, perturbation) pairs without cells."""
 
 PERTURBATIONS_PER_MODULE = 6
+"""On average: those of a module are told by each other."""
 MODULE_GENES = 0.2
 """Share of the genes in a module; the common response has as many."""
 OWN_GENES = 0.05
+"""Share of the genes that a perturbation moves beside its modules."""
 STRENGTH = 0.6
 """Median over effective perturbations of the sd of log fold change in the main module."""
 STRENGTH_LOG_SD = 0.3
+"""How far perturbations spread around it."""
 SECOND_MODULE = 0.4
 COMMON = 0.35
 OWN = 0.5
@@ -35,6 +39,7 @@ LINE_PART = 0.35
 """Share of a module's variance that is a line's own; the rest is shared by the lines."""
 LINE_SCALE_LOG_SD = 0.3
 LINE_DEPTH_LOG_SD = 0.25
+"""How far lines differ in the size of a module's change, and in molecules a cell."""
 KNOCK_DOWN = (3.0, 22.0)
 """Beta distribution of what is left of the target's expression; 0.12 on average, 0.2 at most."""
 MOST_LEFT = 0.2
@@ -48,6 +53,9 @@ WEAK = 0.3
 SCALE = 1e4
 """Effects are told as log1p of counts per 10,000, as stages have cells."""
 
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
 
 @dataclass(frozen=True)
 class Design:
@@ -57,29 +65,29 @@ class Design:
     """Symbols of measured genes [G]."""
     targets: NDArray[np.str_]
     """Perturbed genes [P], which name the perturbations."""
-    log_share: NDArray[np.float64]
+    log_share: Floats
     """Log of a gene's share of all a control cell's molecules, measured or not [L, G]."""
-    size: NDArray[np.float64]
+    size: Floats
     """Negative-binomial size [G]; variance = mean + mean**2 / size."""
-    programmes: NDArray[np.float64]
+    programmes: Floats
     """Log fold change of each module at strength 1 [L, M, G]; the last one is the common one."""
-    loadings: NDArray[np.float64]
+    loadings: Floats
     """Strength of each module in each perturbation [P, M]; zero rows are without effect."""
-    own: NDArray[np.float64]
+    own: Floats
     """Log fold change in genes of a perturbation's own [P, G]."""
-    module: NDArray[np.int64]
+    module: Ints
     """The main module of each perturbation [P], -1 where it has no effect."""
-    left: NDArray[np.float64]
+    left: Floats
     """What is left of the target's expression [L, P]."""
     missing: NDArray[np.bool_]
     """Pairs without cells [L, P]."""
-    depth: NDArray[np.float64]
+    depth: Floats
     """Median molecules per cell over all genes, measured or not [L]."""
-    batch_shift: NDArray[np.float64]
+    batch_shift: Floats
     """Log fold change of each batch [L, B, G]."""
 
 
-def _sizes(rng: np.random.Generator, log_share: NDArray) -> NDArray[np.float64]:
+def _sizes(rng: np.random.Generator, log_share: Floats) -> Floats:
     """Draw a size per gene: Poisson-like for some, log-normal around the trend for the rest."""
     table = calibration()["log_size"]
     at = {
@@ -92,7 +100,7 @@ def _sizes(rng: np.random.Generator, log_share: NDArray) -> NDArray[np.float64]:
 
 def _programmes(
     rng: np.random.Generator, n_lines: int, n_modules: int, n_genes: int, share: float
-) -> NDArray[np.float64]:
+) -> Floats:
     """Draw log fold changes [lines, modules, genes]: shared direction, line's own part, scale.
 
     A module has ``share`` of the genes.
@@ -104,9 +112,7 @@ def _programmes(
     return scale * member * (np.sqrt(1 - LINE_PART) * shared + np.sqrt(LINE_PART) * own)
 
 
-def _targets(
-    rng: np.random.Generator, spec: Spec, measured: NDArray, n_symbols: int
-) -> NDArray[np.int64]:
+def _targets(rng: np.random.Generator, spec: Spec, measured: Ints, n_symbols: int) -> Ints:
     """Draw symbol numbers of perturbed genes, about UNMEASURED of them not measured."""
     others = np.setdiff1d(np.arange(n_symbols), measured)
     n_other = min(
@@ -116,7 +122,7 @@ def _targets(
     return rng.permutation(np.r_[inside, rng.choice(others, n_other, replace=False)])
 
 
-def _loadings(rng: np.random.Generator, n: int, n_modules: int) -> tuple[NDArray, NDArray]:
+def _loadings(rng: np.random.Generator, n: int, n_modules: int) -> tuple[Floats, Ints]:
     """Draw strengths [perturbations, modules + common] and the main module, -1 without effect."""
     strength = STRENGTH * np.exp(STRENGTH_LOG_SD * rng.standard_normal(n))
     strength[rng.permutation(n)[: round(WITHOUT_EFFECT * n)]] = 0.0
@@ -131,7 +137,7 @@ def _loadings(rng: np.random.Generator, n: int, n_modules: int) -> tuple[NDArray
     return loadings, np.where(strength > 0, main, -1)
 
 
-def _pathway_loadings(rng: np.random.Generator, n: int, n_pathways: int) -> tuple[NDArray, NDArray]:
+def _pathway_loadings(rng: np.random.Generator, n: int, n_pathways: int) -> tuple[Floats, Ints]:
     """Draw strengths [perturbations, pathways + common] and the main pathway, -1 without effect.
 
     Each perturbation pushes all pathways, one way or the other; a few do so strongly.
@@ -147,7 +153,7 @@ def _pathway_loadings(rng: np.random.Generator, n: int, n_pathways: int) -> tupl
     return np.column_stack([weights, COMMON * strength]), main
 
 
-def _batch_shifts(spec: Spec, n_lines: int) -> NDArray[np.float64]:
+def _batch_shifts(spec: Spec, n_lines: int) -> Floats:
     """Draw log fold changes [lines, batches, genes], of draws of their own."""
     rng = np.random.default_rng([spec.seed, 4])
     return BATCH_SHIFT * rng.standard_normal((n_lines, spec.batches, spec.genes))
@@ -196,7 +202,7 @@ def design(spec: Spec) -> Design:
     )
 
 
-def expected_shares(plan: Design, line: int) -> NDArray[np.float64]:
+def expected_shares(plan: Design, line: int) -> Floats:
     """Return each gene's expected share of the measured molecules of one line.
 
     Returns:

@@ -38,11 +38,7 @@ class Cells:
 
     @classmethod
     def open(cls, path: Path | str) -> "Cells":
-        """Check the artifact folder at ``path`` and return it.
-
-        Raises:
-            InputError: not a cells artifact, or damaged.
-        """
+        """Check the artifact folder at ``path`` and return it."""
         return cls(opening(path, CELLS))
 
     @property

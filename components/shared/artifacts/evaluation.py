@@ -122,9 +122,6 @@ def read_numbers(folder: Path, hint: str = "run the evaluate task again") -> dic
     Args:
         folder: of the artifact, or where it was published.
         hint: for messages, what to do.
-
-    Raises:
-        InputError: missing, damaged, or of another shape.
     """
     file = folder / METRICS_FILE
     return read_json(file, str(file), hint, NUMBERS)

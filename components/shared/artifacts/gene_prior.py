@@ -36,10 +36,6 @@ PERTURBATION, CELL_LINE, CELLS = "perturbation", "cell_line", "cells"
 def opened_table(path: Path, framework: str) -> Iterator[tuple[Any, dict[str, str]]]:
     """Yield the table of a gene prior, [rows, width], read where it is indexed, and its metadata.
 
-    Args:
-        path: of the file.
-        framework: whose tensors are read: `np` or `pt`.
-
     Raises:
         InputError: the file cannot be read, or holds no such table.
     """

@@ -52,9 +52,6 @@ def check_total(cells: int, model: int, where: object) -> None:
         cells: what they are, or are to be, brought to; 0 = their own median.
         model: what the model's training cells were brought to.
         where: the model, for the message.
-
-    Raises:
-        InputError: they are not.
     """
     if cells != model:
         found = unit_of(cells) if cells else "log1p of counts per their own median"
@@ -65,15 +62,6 @@ def check_total(cells: int, model: int, where: object) -> None:
 
 
 def check_asked(ingest_options: Mapping[str, Any], model: Mapping[str, Any], where: object) -> None:
-    """Check, before cells are read, that they will be on the scale of the model.
-
-    Args:
-        ingest_options: of the pipeline.
-        model: summary of the model artifact.
-        where: the model, for the message.
-
-    Raises:
-        InputError: they will not.
-    """
+    """Check, before cells are read, that they will be on the scale of the model."""
     asked = read_target_sum(ingest_options.get(TARGET_SUM, USUAL))
     check_total(asked or 0, model.get(TARGET_SUM, USUAL), where)

@@ -16,11 +16,6 @@ def genes_of(perturbation: str) -> tuple[str, ...]:
 
 
 def in_the_words_of(known: Iterable[str], asked: Iterable[str]) -> list[str]:
-    """Return the requested perturbations under the labels that are known: ``B+A`` is ``A+B`` there.
-
-    Args:
-        known: labels of cells.
-        asked: perturbations.
-    """
+    """Return what was requested under the labels that are known: ``B+A`` is ``A+B`` there."""
     by_genes = {frozenset(genes_of(label)): label for label in known if genes_of(label)}
     return list(dict.fromkeys(by_genes.get(frozenset(genes_of(x)), x) for x in asked))

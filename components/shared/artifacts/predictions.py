@@ -76,11 +76,7 @@ class Predictions:
 
     @classmethod
     def open(cls, path: Path | str) -> "Predictions":
-        """Check the artifact folder at ``path`` and return it.
-
-        Raises:
-            InputError: not a predictions artifact, or damaged.
-        """
+        """Check the artifact folder at ``path`` and return it."""
         return cls(opening(path, PREDICTIONS))
 
     @property

@@ -9,11 +9,7 @@ from components.shared.telling.errors import InputError
 
 
 def prior_asked_for(stats: Mapping[str, Any]) -> str:
-    """Return the requested prior (``effects`` has no table), without local paths.
-
-    Args:
-        stats: a model's `training_stats.json`.
-    """
+    """Return the requested prior (``effects`` has no table), without local paths."""
     asked = str(stats.get("prior_asked_for", stats["prior"]["kind"]))
     try:
         return str(with_uris(parse_prior(asked), public))
@@ -22,10 +18,6 @@ def prior_asked_for(stats: Mapping[str, Any]) -> str:
 
 
 def facts_of(stats: Mapping[str, Any]) -> dict[str, str]:
-    """Return what a model is known by: prior, pretrained, recipe, seed.
-
-    Args:
-        stats: a model's `training_stats.json`.
-    """
+    """Return what a model is known by: prior, pretrained, recipe, seed."""
     own = {key: str(stats[key]) for key in ("recipe", "seed")}
     return {"prior": prior_asked_for(stats), "pretrained": public(stats["pretrained"])} | own

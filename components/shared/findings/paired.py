@@ -13,6 +13,7 @@ from scipy.stats import bootstrap, wilcoxon
 from statsmodels.stats.multitest import multipletests
 
 RESAMPLES = 2000
+"""Of the bootstrap: 50 of them lie beyond each end of a 95 % interval."""
 LEVEL = 0.95
 ALPHA = 1 - LEVEL
 

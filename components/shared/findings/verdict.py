@@ -118,11 +118,7 @@ def standing(numbers: Numbers, baseline: str) -> Standing:
 
 
 def verdict(numbers: Numbers) -> str:
-    """Return what a run came to, in one sentence, and one more of what the network added.
-
-    Args:
-        numbers: what the evaluation's `metrics.json` holds.
-    """
+    """Return what a run came to, in one sentence, and one more of what the network added."""
     if not numbers.get("scored", True):
         return f"Not scored: {numbers['not_scored']}."
     if _predicts_nothing(numbers):

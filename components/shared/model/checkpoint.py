@@ -56,17 +56,13 @@ def read_checkpoint(folder: Path) -> Checkpoint:
             raise InputError(f"{folder}: no {name}; expected {', '.join(CHECKPOINT_FILES)}")
     args = read_args(folder / ARGS_FILE)
     vocabulary = read_vocabulary(folder / VOCAB_FILE)
-    state = _read_weights(folder / WEIGHTS_FILE) | _read_extra(folder / EXTRA_FILE)
+    state = read_weights(folder / WEIGHTS_FILE) | _read_extra(folder / EXTRA_FILE)
     _check_size(args, state, folder / ARGS_FILE)
     return Checkpoint(args, vocabulary, state)
 
 
 def _check_size(args: dict[str, Any], state: dict[str, Tensor], path: Path) -> None:
-    """Check that the weights are those of a model as large as ``args`` says, before one is built.
-
-    Raises:
-        InputError: they are far fewer.
-    """
+    """Check that the weights are those of a model of the size in ``args``, before one is built."""
     width, hidden = args["embsize"], args["d_hid"]
     wanted = args["nlayers"] * (4 * width**2 + 2 * width * hidden)
     found = sum(tensor.numel() for tensor in state.values())
@@ -101,7 +97,8 @@ def read_args(path: Path) -> dict[str, Any]:
     return args
 
 
-def _read_weights(path: Path) -> dict[str, Tensor]:
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a checkpoint, under scGPT's own names."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file makes torch raise nearly anything

@@ -13,9 +13,6 @@ def check_gpus(gpus: int) -> None:
 
     Args:
         gpus: 0 for no demand: a GPU is used where there is one.
-
-    Raises:
-        InputError: fewer are visible.
     """
     if gpus < 0:
         raise InputError(f"gpus={gpus}: expected 0 (no demand) or more")

@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from components.shared.model.tokens import (
     Batch,
@@ -19,11 +18,9 @@ from components.shared.model.tokens import (
 )
 
 AUTOCAST = {"fp16": torch.float16, "bf16": torch.bfloat16}
-TARGETS_A_WINDOW = 8
-"""Perturbations that share windows leave seven eighths of each to the genes."""
 
 
-def autocast(device: torch.device, precision: str) -> AbstractContextManager:
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
     """Return the mixed precision of a recipe; the CPU always computes in float32."""
     enabled = device.type == "cuda" and precision in AUTOCAST
     return torch.autocast(
@@ -31,7 +28,7 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager:
     )
 
 
-def forward(model: Any, batch: Batch) -> Tensor:
+def forward(model: nn.Module, batch: Batch) -> Tensor:
     """Return predicted expression of every token of the batch, [B, S]."""
     known = () if batch.effects is None else (batch.effects,)
     return model(batch.ids, batch.values, batch.flags, *known)
@@ -39,7 +36,7 @@ def forward(model: Any, batch: Batch) -> Tensor:
 
 @torch.no_grad()
 def predict_cells(
-    model: Any,
+    model: nn.Module,
     basal: Tensor,
     targets: Sequence[Targets],
     ids: Ints,
@@ -88,7 +85,7 @@ def _columns(basal: Tensor, window: Window) -> Tensor:
     return basal[:, torch.from_numpy(window.genes).to(basal.device)]
 
 
-def _correction(model: Any, batch: Batch) -> Tensor:
+def _correction(model: nn.Module, batch: Batch) -> Tensor:
     """Return the control cells less what the model makes of them unperturbed, [B, S].
 
     Training shows a model with known effects controls whose effect is 0, not controls without one.

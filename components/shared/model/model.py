@@ -13,7 +13,7 @@ the output departs. Their tensors are kept in a file of their own.
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,7 @@ PRETRAINED_PREFIXES = ("encoder.", "value_encoder.", "transformer_encoder.")
 EXTRA = ("flag_prior.", "effect_encoder.")
 """What scGPT's class does not have."""
 LAST_LAYERS = ("decoder.coeff_decoder.fc.4.", "decoder.bias_decoder.fc.4.")
+"""Of both halves of scGPT's affine decoder: what they give is linear in these weights."""
 AS_WIDE_AS = 8
 """Width of a prior whose numbers have a mean square of 1; a wider one's are smaller in proportion.
 
@@ -45,7 +46,7 @@ is projected the farther the wider the prior: a wide one would be learned by hea
 2022, "Tensor Programs V": input weights)."""
 
 
-def build(args: dict[str, Any], vocabulary: Vocabulary, implementation: str = OURS) -> Any:
+def build(args: dict[str, Any], vocabulary: Vocabulary, implementation: str = OURS) -> nn.Module:
     """Build a `TransformerGenerator` as `args.json` says, with fresh weights.
 
     Args:
@@ -57,7 +58,7 @@ def build(args: dict[str, Any], vocabulary: Vocabulary, implementation: str = OU
         InputError: scgpt's own is requested and the package is not installed.
     """
     if implementation == SCGPT:
-        model = build_scgpt(args, vocabulary)
+        model: nn.Module = build_scgpt(args, vocabulary)
     else:
         model = TransformerGenerator(
             tokens=len(vocabulary),
@@ -71,7 +72,7 @@ def build(args: dict[str, Any], vocabulary: Vocabulary, implementation: str = OU
             pad_flag=args["pert_pad_id"],
         )
     # Never called, so never trained: DDP would wait for its gradients.
-    model.cls_decoder.requires_grad_(False)
+    model.get_submodule("cls_decoder").requires_grad_(False)
     return model
 
 
@@ -80,7 +81,7 @@ def has_compiler() -> bool:
     return any(map(shutil.which, ("cc", "gcc", "clang")))
 
 
-def compile_on(model: Any, device: torch.device) -> bool:
+def compile_on(model: nn.Module, device: torch.device) -> bool:
     """Let torch.compile fuse what lies between the model's matrix products, on a GPU.
 
     Triton, which makes the kernels, needs a C compiler where it runs; without one nothing is done.
@@ -111,7 +112,7 @@ def load_pretrained(model: nn.Module, checkpoint: Checkpoint, path: Path) -> lis
     return sorted(wanted)
 
 
-def add_prior(model: Any, table: Tensor, *, neutral: bool) -> None:
+def add_prior(model: nn.Module, table: Tensor, *, neutral: bool) -> None:
     """Inject a frozen prior ``table`` [tokens, width] at the model's gene embedding.
 
     Args:
@@ -124,43 +125,44 @@ def add_prior(model: Any, table: Tensor, *, neutral: bool) -> None:
     Raises:
         InputError: scgpt's own class cannot take a prior at the perturbed gene's token.
     """
+    encoder = model.get_submodule("encoder")
+    embedding = cast(nn.Embedding, encoder.get_submodule("embedding"))
     if neutral:
-        _check_ours(model, "prior_neutral=true")
+        ours = _checked_ours(model, "prior_neutral=true")
         rows = table[table.any(dim=1)]
         size = rows.square().mean().sqrt().clamp(min=1e-12)
         table = table * (AS_WIDE_AS / table.shape[1] / size)
-        model.flag_prior = PriorProjection(table, model.encoder.embedding.embedding_dim)
-    model.encoder.embedding = PriorEmbedding(model.encoder.embedding, table, neutral=neutral)
+        ours.flag_prior = PriorProjection(table, embedding.embedding_dim)
+    encoder.embedding = PriorEmbedding(embedding, table, neutral=neutral)
 
 
-def give_effects(model: Any) -> None:
+def give_effects(model: nn.Module) -> None:
     """Let the model take known effects; its own part starts as zero.
 
     A perturbation's flag adds nothing at first, and neither do known effects to the input: what the
     flags change in the output is then exactly the known effect, until training moves it.
-
-    Raises:
-        InputError: scgpt's own class cannot take them.
     """
-    _check_ours(model, "prior=effects")
-    model.effect_encoder = EffectEncoder(model.encoder.embedding.embedding_dim)
+    ours = _checked_ours(model, "prior=effects")
+    ours.effect_encoder = EffectEncoder(ours.encoder.embedding.embedding_dim)
     with torch.no_grad():
-        model.pert_encoder.weight[PERTURBED] = model.pert_encoder.weight[NOT_PERTURBED]
+        ours.pert_encoder.weight[PERTURBED] = ours.pert_encoder.weight[NOT_PERTURBED]
 
 
-def _check_ours(model: Any, setting: str) -> None:
+def _checked_ours(model: nn.Module, setting: str) -> TransformerGenerator:
     if not isinstance(model, TransformerGenerator):
         raise InputError(
             f"{setting} needs implementation={OURS}; scgpt's own class has no such input"
         )
+    return model
 
 
-def export_state(model: Any) -> dict[str, Tensor]:
+def export_state(model: nn.Module) -> dict[str, Tensor]:
     """Return the model's tensors on the CPU, a prior folded in.
 
     Those under `EXTRA` are what scGPT's class does not have.
     """
-    embedding, flag_prior = model.encoder.embedding, getattr(model, "flag_prior", None)
+    embedding = model.get_submodule("encoder.embedding")
+    flag_prior = getattr(model, "flag_prior", None)
     state = {
         name: tensor for name, tensor in model.state_dict().items() if ".projection" not in name
     }
@@ -190,13 +192,13 @@ def parted(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tenso
     return {name: tensor for name, tensor in state.items() if name not in extra}, extra
 
 
-def load_finetuned(checkpoint: Checkpoint, path: Path) -> Any:
+def load_finetuned(checkpoint: Checkpoint, path: Path) -> TransformerGenerator:
     """Build the model of a fine-tuned checkpoint, every tensor loaded, ready to predict.
 
     Raises:
         InputError: a tensor is missing, unknown or of another shape.
     """
-    model = build(checkpoint.args, checkpoint.vocabulary)
+    model = cast(TransformerGenerator, build(checkpoint.args, checkpoint.vocabulary))
     width = checkpoint.args["embsize"]
     if "flag_prior.weight" in checkpoint.state:
         model.flag_prior = nn.Embedding(len(checkpoint.vocabulary), width)

@@ -23,6 +23,7 @@ HIGHEST = 14.999
 """cell-eval refuses values below 0 and from 15 up."""
 
 ROUNDING = 1e-6
+"""About what 32 bits cannot tell apart near 15."""
 
 ENTRIES_AT_ONCE = 2**19
 """Cells x genes mapped at a time; it is part of what a seed means, so leave it as it is."""

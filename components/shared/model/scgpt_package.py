@@ -15,21 +15,18 @@ import warnings
 from functools import cache
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from components.shared.model.vocabulary import PAD, Vocabulary
 from components.shared.telling.errors import InputError
 
 PAD_VALUE = -2
+"""scGPT's own, of its tutorials; no token here is padding."""
 
 
 @cache
 def transformer_generator() -> Any:
-    """Return scgpt's class `scgpt.model.TransformerGenerator`.
-
-    Raises:
-        InputError: the scgpt package is not installed.
-    """
+    """Return scgpt's class `scgpt.model.TransformerGenerator`."""
     if "scgpt" not in sys.modules:
         found = importlib.util.find_spec("scgpt")
         if found is None or found.submodule_search_locations is None:
@@ -45,12 +42,8 @@ def transformer_generator() -> Any:
         return importlib.import_module("scgpt.model.generation_model").TransformerGenerator
 
 
-def build_scgpt(args: dict[str, Any], vocabulary: Vocabulary) -> Any:
-    """Build scgpt's own `TransformerGenerator` as `args.json` says; see `model.build`.
-
-    Raises:
-        InputError: the scgpt package is not installed.
-    """
+def build_scgpt(args: dict[str, Any], vocabulary: Vocabulary) -> nn.Module:
+    """Build scgpt's own `TransformerGenerator` as `args.json` says; see `model.build`."""
     return _window_generator()(
         ntoken=len(vocabulary),
         d_model=args["embsize"],

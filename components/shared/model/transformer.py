@@ -7,7 +7,8 @@ are computed once a window, [S, d], not once a cell, [B, S, d]; no padding mask 
 the fused kernels; under autocast the residual stream stays in 16 bit, and the last layer computes
 in float32, since the change a perturbation makes is smaller than bf16 can tell.
 
-Shapes: B cells, S tokens, d the width, H heads.
+Shapes, which names of tensors end in where three or more meet: B cells, S tokens, D the width (d in
+docstrings), H heads, E = D/H.
 """
 
 import copy
@@ -20,8 +21,10 @@ FLAGS = 3
 """Rows of the flag embedding: not perturbed, perturbed, and one that is not used here."""
 NOT_PERTURBED, PERTURBED = 0, 1
 EFFECT_SCALE = 10.0
+"""Known effects are tenths of a log1p unit, a few are whole ones: of ten times that, asinh leaves
+the many about as they are and draws the few in."""
 HIGHEST_VALUE = 512.0
-"""Expression above this is taken for this."""
+"""Expression above this is taken for this: scGPT's own bound (`ContinuousValueEncoder`)."""
 
 
 class TransformerGenerator(nn.Module):
@@ -80,18 +83,18 @@ class TransformerGenerator(nn.Module):
         Returns:
             Predicted expression, float32 [B, S].
         """
-        expression = self.value_encoder(values)
-        none, perturbed = self.pert_encoder(torch.arange(2, device=ids.device))
-        shared = (self.encoder(ids) + none).to(expression.dtype)
-        change = perturbed - none
+        value_BSD = self.value_encoder(values)
+        none_D, perturbed_D = self.pert_encoder(torch.arange(2, device=ids.device))
+        gene_SD = (self.encoder(ids) + none_D).to(value_BSD.dtype)
+        change = perturbed_D - none_D  # [D], or [S, D] where a prior tells targets apart
         if self.flag_prior is not None:
             change = change + self.flag_prior(ids)
-        flagged = flags.unsqueeze(-1).to(expression.dtype)
-        x = torch.addcmul(expression + shared, flagged, change.to(expression.dtype))
+        flag_BS1 = flags.unsqueeze(-1).to(value_BSD.dtype)
+        x_BSD = torch.addcmul(value_BSD + gene_SD, flag_BS1, change.to(value_BSD.dtype))
         if effects is None or self.effect_encoder is None:
-            return self.decoder(self.transformer_encoder(x), values)
-        x = x + self.effect_encoder(effects).to(expression.dtype)
-        return self.decoder(self.transformer_encoder(x), values) + effects
+            return self.decoder(self.transformer_encoder(x_BSD), values)
+        x_BSD = x_BSD + self.effect_encoder(effects).to(value_BSD.dtype)
+        return self.decoder(self.transformer_encoder(x_BSD), values) + effects
 
 
 class LayerNorm(nn.LayerNorm):
@@ -147,7 +150,6 @@ class EffectEncoder(nn.Module):
 
     def forward(self, effects: Tensor) -> Tensor:
         """Embed changes [B, S] as [B, S, d]."""
-        # Changes are tenths of a log1p unit, a few are whole ones.
         x = torch.asinh(EFFECT_SCALE * effects).unsqueeze(-1)
         return self.linear2(F.relu(self.linear1(x)))
 
@@ -249,11 +251,11 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map tokens [B, S, d] to [B, S, d]; queries, keys and values are views, not copies."""
         projected = F.linear(x, self.in_proj_weight, self.in_proj_bias)
-        parts = projected.unflatten(-1, (3, self.heads, -1)).unbind(2)  # each [B, S, H, d/H]
-        query, key, value = (part.transpose(1, 2) for part in parts)
+        parts_BSHE = projected.unflatten(-1, (3, self.heads, -1)).unbind(2)
+        q_BHSE, k_BHSE, v_BHSE = (part.transpose(1, 2) for part in parts_BSHE)
         dropout = self.dropout if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
-        return self.out_proj(mixed.transpose(1, 2).flatten(-2))
+        mixed_BHSE = F.scaled_dot_product_attention(q_BHSE, k_BHSE, v_BHSE, dropout_p=dropout)
+        return self.out_proj(mixed_BHSE.transpose(1, 2).flatten(-2))
 
 
 class AffineDecoder(nn.Module):

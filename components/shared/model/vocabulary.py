@@ -39,15 +39,13 @@ def packaged_vocabulary() -> dict[str, int]:
 
     The package's `tokenizer/default_census_vocab.json` holds the genes; the published checkpoint's
     `vocab.json` is the same with the three special tokens at the end.
-
-    Raises:
-        InputError: the scgpt package is not installed.
     """
     found = importlib.util.find_spec("scgpt")
     if found is None or not found.submodule_search_locations:
         raise InputError("package scgpt is not installed; pip install --no-deps scgpt==0.2.4")
     folder = Path(found.submodule_search_locations[0])
-    vocabulary = json.loads((folder / "tokenizer" / "default_census_vocab.json").read_text())
+    genes = (folder / "tokenizer" / "default_census_vocab.json").read_text()
+    vocabulary: dict[str, int] = json.loads(genes)
     return vocabulary | {token: len(vocabulary) + i for i, token in enumerate(SPECIAL_TOKENS)}
 
 

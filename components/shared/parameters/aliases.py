@@ -72,11 +72,6 @@ def match(names: Iterable[str], genes: Collection[str], aliases: Aliases) -> Mat
     A name that is in the vocabulary means that gene. Of the others, a name and a gene belong
     together when both stand for the same approved symbol, and no other name without a gene and no
     other gene without a name does. Either may be the old name.
-
-    Args:
-        names: names in the table, each once.
-        genes: genes of the vocabulary.
-        aliases: other names.
     """
     names = list(names)
     exact = {name: name for name in names if name in genes}

@@ -84,11 +84,7 @@ def check_sendable(params: Mapping[str, Any]) -> None:
 
 
 def check_filled_in(parameters: Mapping[str, Any]) -> None:
-    """Check that no value is one that a parameter file or an example only holds a place for.
-
-    Raises:
-        InputError: one is.
-    """
+    """Check that no value is one that a parameter file or an example only holds a place for."""
     for name, value in parameters.items():
         if found := PLACEHOLDER.search(str(value)):
             raise InputError(
@@ -98,15 +94,7 @@ def check_filled_in(parameters: Mapping[str, Any]) -> None:
 
 
 def check_local(uri: str, name: str) -> Path:
-    """Check that a file or folder of this machine is there, and return it.
-
-    Args:
-        uri: a path or ``file://``.
-        name: the parameter.
-
-    Raises:
-        InputError: there is nothing, or nothing that may be seen.
-    """
+    """Check that a file or folder of this machine is there, and return it."""
     path = local_path(uri)
     try:
         if path.exists():
@@ -129,33 +117,20 @@ def _check_checkpoint(pretrained: str) -> None:
 
 
 def check_whole(name: str, value: Any) -> None:
-    """Check a whole number from 0, which KFP may have made a float of.
-
-    Raises:
-        InputError: it is none.
-    """
+    """Check a whole number from 0, which KFP may have made a float of."""
     whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
     if isinstance(value, bool) or not whole or value < 0:
         raise InputError(f"{name}={value!r}: expected 0 or more, a whole number")
 
 
 def check_fraction(value: float) -> None:
-    """Check `val_fraction`.
-
-    Raises:
-        InputError: it is not from 0 to 1.
-    """
+    """Check `val_fraction`."""
     if not 0 <= value <= 1:
         raise InputError(f"val_fraction={value}: expected a number from 0 to 1")
 
 
 def check_lines(train_lines: Any, test_line: str, *, by_file: bool) -> None:
     """Check the lines of a run that trains.
-
-    Args:
-        train_lines: what was given.
-        test_line: what was given.
-        by_file: whether a split file says what is tested.
 
     Raises:
         InputError: no list of names, a line given twice, or one that is trained on and tested.

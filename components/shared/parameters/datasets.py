@@ -22,11 +22,7 @@ def is_list(dataset: str) -> bool:
 
 
 def entries(dataset: str | Sequence[Any]) -> list[dict[str, Any]]:
-    """Return a dict a file: its path or URI under ``file``, and its own options.
-
-    Raises:
-        InputError: not a list of files.
-    """
+    """Return a dict a file: its path or URI under ``file``, and its own options."""
     if isinstance(dataset, str):
         if not is_list(dataset):
             return [{FILE: dataset}]
@@ -48,31 +44,19 @@ def _entry(entry: Any) -> dict[str, Any]:
 
 
 def files(dataset: str | Sequence[Any]) -> list[str]:
-    """Return the paths and URIs of a `dataset`.
-
-    Raises:
-        InputError: not a list of files.
-    """
+    """Return the paths and URIs of a `dataset`."""
     return [entry[FILE] for entry in entries(dataset)]
 
 
 def with_files(dataset: str, change: Callable[[str], str]) -> str:
-    """Return a `dataset` whose paths and URIs are ``change``d.
-
-    Raises:
-        InputError: not a list of files.
-    """
+    """Return a `dataset` whose paths and URIs are ``change``d."""
     if not is_list(dataset):
         return change(dataset)
     return as_text([{**entry, FILE: change(entry[FILE])} for entry in entries(dataset)])
 
 
 def as_text(dataset: str | Sequence[Any]) -> str:
-    """Return a `dataset` as the text of the parameter.
-
-    Raises:
-        InputError: not a list of files.
-    """
+    """Return a `dataset` as the text of the parameter."""
     if isinstance(dataset, str):
         return dataset
     short = [entry[FILE] if len(entry) == 1 else entry for entry in entries(dataset)]

@@ -16,12 +16,6 @@ def options_for(
     KFP's local runner hands whole numbers inside a dict over as floats, so 3.0 is taken for 3, and
     a number for the text that a column may hold.
 
-    Args:
-        function: the stage function.
-        given: what the user gave.
-        allowed: the keywords that may be given this way.
-        name: the pipeline parameter, for the message.
-
     Raises:
         InputError: an unknown option, or a value of another type than the default's.
     """
@@ -33,11 +27,6 @@ def checked_options(
     defaults: Mapping[str, Any], given: Mapping[str, Any], *, name: str
 ) -> dict[str, Any]:
     """Return ``given`` in the types of its defaults, as `options_for`.
-
-    Args:
-        defaults: option to its default.
-        given: what the user gave.
-        name: the pipeline parameter, for the message.
 
     Raises:
         InputError: an unknown option, or a value of another type than the default's.

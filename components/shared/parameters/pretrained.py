@@ -17,8 +17,8 @@ from components.shared.storage.files import (
     fetched_folder,
     folder_of,
     local_path,
-    scheme_of,
 )
+from components.shared.telling.addresses import scheme_of
 from components.shared.telling.errors import InputError, nearest
 
 RANDOM = "random"
@@ -97,9 +97,6 @@ def resolve_vocabulary(pretrained: str) -> dict[str, int]:
     Args:
         pretrained: a vocab.json or a folder that holds one, as a path or a URI that
             `components.shared.storage.files` knows; or a ``random://`` URI (see the module).
-
-    Raises:
-        InputError: see `parse_pretrained`, `storage.fetch` and `vocabulary.read_vocabulary`.
     """
     uri = parse_pretrained(pretrained).vocabulary_uri
     if not uri:

@@ -61,6 +61,8 @@ WIDEST = 8192
 DEEPEST = 8
 """How far priors may be nested: more is a mistake, and would cost the parser its stack."""
 RESERVED = {",": "%2C", "(": "%28", ")": "%29"}
+PLAIN = "/:+?=#@!$'*;~"
+"""Characters that an option's value may hold as they are."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ class Prior:
         if self.kind == SHUFFLED:
             return f"{SHUFFLED}:{self.members[0]}"
         colon = f":{_escaped(self.argument)}" if self.argument else ""
-        options = "&".join(f"{key}={_quoted(value)}" for key, value in self.options.items())
+        options = "&".join(f"{k}={quote(v, safe=PLAIN)}" for k, v in self.options.items())
         return f"{self.kind}{colon}{'?' if options else ''}{options}"
 
     @property
@@ -180,11 +182,7 @@ def _parse(text: str, depth: int) -> Prior:
 
 
 def _split_kind(text: str) -> tuple[str, str, str]:
-    """Return kind, the sign after it and the rest; a bare URI of a table is the kind table.
-
-    Raises:
-        InputError: neither.
-    """
+    """Return kind, the sign after it and the rest; a bare URI of a table is the kind table."""
     word, sign, rest = re.fullmatch(r"([^:(]*)([:(]?)(.*)", text, re.DOTALL).groups()  # type: ignore[union-attr]
     word = word.strip()
     if word in FORMS and not rest.startswith("//"):
@@ -296,7 +294,3 @@ def _unescaped(uri: str) -> str:
     for letter, code in RESERVED.items():
         uri = re.sub(code, letter, uri, flags=re.IGNORECASE)
     return uri
-
-
-def _quoted(value: str) -> str:
-    return quote(value, safe="/:+?=#@!$'*;~")

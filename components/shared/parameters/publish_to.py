@@ -10,11 +10,7 @@ ALLOWED = f"a folder, file://, {FORMS}, hf://<owner>/<name>[@branch], or empty"
 
 
 def check_target_form(publish_to: str) -> None:
-    """Check the scheme and the form of `publish_to`; nothing is looked up.
-
-    Raises:
-        InputError: nothing can be published there.
-    """
+    """Check the scheme and the form of `publish_to`; nothing is looked up."""
     scheme = scheme_of(publish_to)
     if scheme in SCHEMES:
         if prefix := split_uri(publish_to)[1]:

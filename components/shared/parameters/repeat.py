@@ -39,17 +39,12 @@ def commands(target: str, package: str, parameters: Mapping[str, Any]) -> str:
 
 def make_command(target: str, parameters: Mapping[str, Any], file: str = "") -> str:
     """Return `make <target> [PARAMS=<file>] ARGS="…"`, quoted for the shell and for make."""
-    words = " ".join(
-        shlex.quote(f"{name}={_assigned(value)}") for name, value in parameters.items()
-    )
+    # Text parameters are taken as they stand.
+    texts = {n: v if isinstance(v, str) else yaml_text(v) for n, v in parameters.items()}
+    words = " ".join(shlex.quote(f"{name}={text}") for name, text in texts.items())
     # A dollar is make's and the shell's, the others are the shell's within double quotes.
     quoted = re.sub(r'(["$`\\])', r"\\\1", words.replace("$", "$$"))
     return f'make {target} {f"PARAMS={file} " if file else ""}ARGS="{quoted}"'
-
-
-def _assigned(value: Any) -> str:
-    """Return the text that `key=value` takes: text parameters are taken as they stand."""
-    return value if isinstance(value, str) else yaml_text(value)
 
 
 def yaml_text(value: Any) -> str:
@@ -66,8 +61,8 @@ def yaml_text(value: Any) -> str:
 def _for_kfp(value: Any) -> str:
     """Return the text that KFP's command line reads as ``value``, its type included."""
     words = (*NOT_TEXT, *NOT_TEXT_FOR_KFP)
-    if value == "" or (
-        isinstance(value, str) and PLAIN.fullmatch(value) and value.lower() not in words
+    if isinstance(value, str) and (
+        not value or (PLAIN.fullmatch(value) and value.lower() not in words)
     ):
         return value
     return json.dumps(value)

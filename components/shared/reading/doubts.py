@@ -56,11 +56,7 @@ def double_of(label: str, known: Collection[str], reader: Reader) -> str:
 
 
 def check_like_controls(names: Names, controls: Collection[str], where: str) -> None:
-    """Check that no label that looks like a control is left beside the controls.
-
-    Raises:
-        InputError: some are; names them.
-    """
+    """Check that no label that looks like a control is left beside the controls."""
     if not names.like_controls:
         return
     said = shortlist(sorted(controls), NAMED) if controls else "cells without a label"
@@ -119,17 +115,7 @@ def doubts_of(names: Iterable[str], genes: Collection[str]) -> tuple[list[Doubt]
 def check_doubts(
     names: Names, genes: Collection[str], columns: Callable[[], Mapping[str, str]], where: str
 ) -> list[str]:
-    """Check that most names can be genes; return what to say of those that cannot.
-
-    Args:
-        names: of the labels.
-        genes: the measured ones.
-        columns: finds other columns of obs that hold measured genes, with an example.
-        where: file and column, for messages.
-
-    Raises:
-        InputError: most cannot.
-    """
+    """Check that most names can be genes; return what to say of those that cannot."""
     perturbations = {name for name in names.of.values() if name and name != CONTROL}
     doubts, unmeasured = doubts_of(perturbations, genes)
     said = []

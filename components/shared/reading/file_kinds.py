@@ -105,9 +105,6 @@ def check_filters(parts: Iterable[Any], name: str) -> None:
     Args:
         parts: datasets, or groups of them; those of zarr bring their own means.
         name: what messages call the file.
-
-    Raises:
-        InputError: it cannot; names the filter.
     """
     for part in parts:
         if isinstance(part, h5py.Group):
@@ -119,7 +116,7 @@ def check_filters(parts: Iterable[Any], name: str) -> None:
 
 
 def _check_filter(code: int, part: str, name: str) -> None:
-    if h5py.h5z.filter_avail(code) or _with_plugins(code):
+    if h5py.h5z.filter_avail(code) or has_plugin(code):
         return
     raise InputError(
         f"{name}: {part} is compressed with {FILTERS.get(code, 'a filter')} (HDF5 filter {code}), "
@@ -128,7 +125,7 @@ def _check_filter(code: int, part: str, name: str) -> None:
     )
 
 
-def _with_plugins(code: int) -> bool:
+def has_plugin(code: int) -> bool:
     """Return whether hdf5plugin is installed and has the filter; importing it registers its own."""
     try:
         importlib.import_module("hdf5plugin")

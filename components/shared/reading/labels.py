@@ -98,11 +98,7 @@ def _column_or_name(source: Source, name: str, parameter: str, hint: str) -> "pd
 
 
 def _check_seen(texts: Iterable[Any], where: str) -> None:
-    """Check that texts hold nothing that steers a terminal or turns the direction of text.
-
-    Raises:
-        InputError: one does; shows it written out.
-    """
+    """Check that texts hold nothing that steers a terminal or turns the direction of text."""
     if hidden := [text for text in texts if isinstance(text, str) and hides(text)]:
         raise InputError(
             f"{where}: {shortlist(hidden)} has control characters, such as a newline or a mark of "
@@ -113,11 +109,12 @@ def _check_seen(texts: Iterable[Any], where: str) -> None:
 def _as_text(column: "pd.Series[Any]") -> "pd.Categorical[str]":
     """Return a column as text, one category a text, without a string a cell; code -1 = missing."""
     category = pd.Categorical(column).remove_unused_categories()
-    texts = [text_of(label) for label in category.categories]
-    return _merged(category, texts)
+    return _merged(category, [text_of(label) for label in category.categories])
 
 
-def _merged(category: "pd.Categorical[Any]", names: "list[str] | list[str | None]") -> Any:
+def _merged(
+    category: "pd.Categorical[Any]", names: "list[str] | list[str | None]"
+) -> "pd.Categorical[str]":
     """Give categories other names, of which several may become one, and None is missing."""
     merged = sorted({name for name in names if name is not None})
     number: dict[str | None, int] = {name: i for i, name in enumerate(merged)} | {None: -1}
@@ -160,12 +157,7 @@ def with_one_name_a_line(obs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _other_spellings(raw: "pd.Series[Any]", named: "pd.Categorical[str]") -> dict[str, list[str]]:
-    """Return name -> what the source calls it, for names that it spells otherwise or several ways.
-
-    Args:
-        raw: the source's column.
-        named: the names of the same cells.
-    """
+    """Return name -> what the source calls it, where it spells it otherwise or several ways."""
     category = pd.Categorical(raw)
     pairs = pd.DataFrame({"raw": category.codes, "name": named.codes}).drop_duplicates()
     found: dict[str, set[str]] = {}
@@ -214,7 +206,7 @@ def _named(
     if reader.missing_is_control:
         named = named if CONTROL in named.categories else named.add_categories([CONTROL])
         codes = named.codes.astype(np.int64)
-        codes[column.codes < 0] = named.categories.get_loc(CONTROL)
+        codes[column.codes < 0] = list(named.categories).index(CONTROL)
         named = pd.Categorical.from_codes(codes, named.categories)
         ordered = sorted(named.categories)
         named = named.reorder_categories(ordered)
@@ -331,11 +323,7 @@ def _control_of_all(source: Source, column: str, control: str | Sequence[str]) -
 
 
 def _left_out(entries: Sequence[str], present: Collection[str], where: str) -> frozenset[str]:
-    """Return the labels that are not wanted.
-
-    Raises:
-        InputError: one that no cell has.
-    """
+    """Return the labels that are not wanted."""
     found: list[str] = []
     for entry in map(text_of, entries):
         fits = matching(entry, present)

@@ -115,9 +115,6 @@ def symbols_in(var: Any, column: str, name: str) -> tuple["pd.Index[str]", dict[
 
     A gene without a symbol keeps its name in the index; one that bears the symbol of a gene before
     it gets a number, as anndata's `var_names_make_unique` gives it.
-
-    Raises:
-        InputError: there is no such column.
     """
     columns = columns_of(var)
     if column not in columns:

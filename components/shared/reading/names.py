@@ -61,13 +61,7 @@ def means_nothing(label: str) -> bool:
 
 
 def cut(label: str, separators: Collection[str], known: Collection[str]) -> list[str]:
-    """Return the parts of a label, longest known name first: ``HLA-A-KLF1`` is HLA-A and KLF1.
-
-    Args:
-        label: a label.
-        separators: what may stand between two parts.
-        known: names that are not cut.
-    """
+    """Return the parts of a label, longest known name first: ``HLA-A-KLF1`` is HLA-A and KLF1."""
     if label in known:
         return [label]
     between = re.compile("|".join(re.escape(mark) for mark in separators))
@@ -152,12 +146,7 @@ class Names:
 
 
 def names_of(counts: Mapping[str, int], reader: Reader) -> Names:
-    """Return the names of labels.
-
-    Args:
-        counts: label to cells.
-        reader: of the column.
-    """
+    """Return the names of labels."""
     read = {label: reader.genes_of(label) for label in counts}
     spelling = _spellings(read, counts, reader.genes)
     names: dict[str, str | None] = {}

@@ -30,11 +30,7 @@ class Reading:
     least_perturbation_knock_down: float = 0.0
 
     def labels(self, source: Source) -> Labels:
-        """Return the perturbation and line of each cell of an opened source.
-
-        Raises:
-            InputError: see `labels.labels_of`.
-        """
+        """Return the perturbation and line of each cell of an opened source."""
         return labels_of(
             source,
             perturbation_column=self.perturbation_column,

@@ -35,10 +35,12 @@ def read_columns(
         InputError: another format, a column that is missing or no text, or too large a file.
     """
     try:
-        found = _parquet_names(path, name) if path.suffix == ".parquet" else _text_names(path, name)
+        if path.suffix == ".parquet":
+            found, blocks = opened_parquet(path, name, path.suffix).schema_arrow.names, _parquet
+        else:
+            found, blocks = _text_names(path, name), _text
         _check_columns(found, name, wanted)
         columns = [*wanted, *(column for column in optional if column in found)]
-        blocks = _parquet if path.suffix == ".parquet" else _text
         table = _bounded(blocks(path, columns), name)
     except FAULTS as error:
         said = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -84,10 +86,6 @@ def _stream(path: Path, name: str) -> pa.NativeFile:
             f"{name}: format '{''.join(path.suffixes)}' is unknown; expected {ENDINGS}"
         )
     return pa.input_stream(str(path), compression="gzip" if path.suffix == ".gz" else None)
-
-
-def _parquet_names(path: Path, name: str) -> list[str]:
-    return list(opened_parquet(path, name, path.suffix).schema_arrow.names)
 
 
 def _parquet(path: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:

@@ -65,17 +65,7 @@ def json_object(text: bytes | str, name: str, hint: str) -> dict[str, Any]:
 
 
 def check_shape(found: Any, shape: Shape, name: str, hint: str) -> None:
-    """Check that a document is of the shape that its reader needs.
-
-    Args:
-        found: what JSON held.
-        shape: what it has to be.
-        name: for messages.
-        hint: for messages, what to do.
-
-    Raises:
-        InputError: it is of another shape; names the part.
-    """
+    """Check that a document is of the shape that its reader needs."""
     if odd := _odd(found, shape, ""):
         at, wanted, part = odd
         said = "is missing" if part is _MISSING else f"is {json.dumps(part):.60}"

@@ -29,11 +29,7 @@ def local_name(path: str, uri: str) -> str:
 
 
 def check_remote_path(path: str, uri: str) -> None:
-    """Check that no part of a remote path is empty or leads upwards.
-
-    Raises:
-        InputError: one is.
-    """
+    """Check that no part of a remote path is empty or leads upwards."""
     if any(part in ("", ".", "..") for part in path.split("/")):
         raise InputError(
             f"{shown(uri)}: its path has an empty part, '.' or '..'; give a plain path"
@@ -65,11 +61,7 @@ def discard(target: Path) -> None:
 
 
 def check_space(folder: Path, needed: int, uri: str) -> None:
-    """Check that ``needed`` bytes fit into ``folder`` before they are downloaded.
-
-    Raises:
-        InputError: they do not.
-    """
+    """Check that ``needed`` bytes fit into ``folder`` before they are downloaded."""
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise InputError(
@@ -90,11 +82,7 @@ def watching(total: int | None, what: str, done: int = 0) -> Iterator[Callable[[
 
 
 def check_sha256(path: Path, expected: str, uri: str) -> None:
-    """Check the sha256 of a file.
-
-    Raises:
-        InputError: it is another one.
-    """
+    """Check the sha256 of a file."""
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != expected:

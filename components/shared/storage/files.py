@@ -32,9 +32,6 @@ def ending_of(uri: str) -> str:
     """Return the ending of the file that a path or URI names, in lower case: ``.json``, or empty.
 
     A digest, the revision of a Hub URI and the query of a web address are no part of it.
-
-    Raises:
-        InputError: a web address that is none.
     """
     bare = uri.partition(SHA256)[0]
     scheme = scheme_of(bare)
@@ -54,9 +51,6 @@ def fetched(uri: str) -> Iterator[Path]:
 
     A download is removed when the block ends well and kept for a later run when it does not, see
     `scratch_for`.
-
-    Raises:
-        InputError: see `fetch`.
     """
     if scheme_of(uri) in LOCAL:
         yield fetch(uri, Path())
@@ -67,11 +61,7 @@ def fetched(uri: str) -> Iterator[Path]:
 
 @contextmanager
 def fetched_folder(uri: str, names: tuple[str, ...]) -> Iterator[Path]:
-    """Yield a local folder that holds ``names`` of the folder that ``uri`` names, as `fetched`.
-
-    Raises:
-        InputError: see `fetch_folder`.
-    """
+    """Yield a local folder that holds ``names`` of the folder that ``uri`` names, as `fetched`."""
     if scheme_of(uri) in LOCAL:
         yield fetch_folder(uri, Path(), names)
         return
@@ -100,7 +90,7 @@ def fetch(uri: str, folder: Path) -> Path:
         if sha256:
             check_sha256(path, sha256, uri)
         return path
-    path = _download(scheme, bare, Path(folder), sha256)
+    path = download_by_scheme(scheme, bare, Path(folder), sha256)
     if sha256:
         try:
             check_sha256(path, sha256, uri)
@@ -119,9 +109,6 @@ def fetch_folder(uri: str, folder: Path, names: Sequence[str]) -> Path:
         uri: as for `fetch`, of a folder: ``s3://bucket/prefix``, ``hf://models/<owner>/<name>``.
         folder: where downloads go; a local folder stays where it is.
         names: plain file names.
-
-    Raises:
-        InputError: see `fetch`.
     """
     if SHA256 in uri:
         raise InputError(f"{shown(uri)}: {SHA256}… is for single files, and this is a folder")
@@ -214,7 +201,7 @@ def _child(uri: str, name: str) -> str:
     return f"{uri.rstrip('/')}/{name}"
 
 
-def _download(scheme: str, uri: str, folder: Path, sha256: str) -> Path:
+def download_by_scheme(scheme: str, uri: str, folder: Path, sha256: str) -> Path:
     """Download ``uri`` into ``folder`` by the backend of its scheme."""
     if scheme not in (*buckets.SCHEMES, "hf", "http", "https"):
         raise InputError(f"{shown(uri)}: scheme '{scheme}://' is not allowed; allowed: {ALLOWED}")

@@ -176,11 +176,7 @@ def crc32c_of(path: Path) -> str:
 
 @contextmanager
 def errors(uri: str) -> Iterator[None]:
-    """Turn what the client library raises into one line.
-
-    Raises:
-        InputError: see the message.
-    """
+    """Turn what the client library raises into one line."""
     bucket = split_uri(uri)[0]
     try:
         yield

@@ -37,16 +37,7 @@ PLAIN = "write it again with anndata, adata.write_h5ad(file), where all of it is
 
 @contextmanager
 def opened_hdf5(path: Path, name: str, unread: Collection[str] = ()) -> Iterator[h5py.File]:
-    """Open an HDF5 file for reading, once it is known to be whole within itself.
-
-    Args:
-        path: the file.
-        name: what messages call it.
-        unread: groups at its top that the caller does not look into.
-
-    Raises:
-        InputError: damaged; or see `check_contained`.
-    """
+    """Open an HDF5 file for reading, once it is known to be whole within itself."""
     with file_of(path, name, unread) as file:
         yield file
 
@@ -55,9 +46,6 @@ def file_of(path: Any, name: str, unread: Collection[str] = ()) -> h5py.File:
     """Return an opened HDF5 file (a path or an open file) that the caller closes, checked.
 
     See `opened_hdf5`.
-
-    Raises:
-        InputError: damaged; or see `check_contained`.
     """
     try:
         file = h5py.File(path, "r")
@@ -192,13 +180,6 @@ def read_frame(
 ) -> pd.DataFrame:
     """Return a table of a file, such as obs, whose index holds names.
 
-    Args:
-        file: an opened file.
-        key: of the table.
-        name: what messages call the file.
-        hint: for messages, what to do.
-        columns: columns of text that must be there, an entry a row.
-
     Raises:
         InputError: it is missing, cannot be read, is no table, lacks a column or has an entry that
             is no text.
@@ -220,9 +201,6 @@ def check_csr(group: Any, shape: tuple[int, int], name: str, hint: str) -> None:
     """Check that a stored CSR matrix of numbers has this shape and parts that fit each other.
 
     Its column numbers are not looked at, see `check_columns`.
-
-    Raises:
-        InputError: it does not.
     """
     parts = ("data", "indices", "indptr")
     stored = isinstance(group, h5py.Group) and all(
@@ -244,11 +222,7 @@ def check_csr(group: Any, shape: tuple[int, int], name: str, hint: str) -> None:
 
 
 def check_columns(block: csr_matrix, name: str, hint: str) -> csr_matrix:
-    """Check that rows of a CSR matrix name columns that it has: scipy writes wherever they say.
-
-    Raises:
-        InputError: they do not.
-    """
+    """Check that rows of a CSR matrix name columns that it has: scipy writes wherever they say."""
     columns = block.indices
     if len(columns) and (columns.min() < 0 or columns.max() >= block.shape[1]):
         raise InputError(f"{name} names columns that it does not have; {hint}")

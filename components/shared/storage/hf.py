@@ -3,7 +3,6 @@
 import hashlib
 import re
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,8 +25,10 @@ from huggingface_hub.utils import build_hf_headers, logging
 from tqdm import tqdm
 
 from components.shared.storage import http as storage_http
+from components.shared.storage import retries
 from components.shared.storage.downloads import check_remote_path, check_space, reason, shown
 from components.shared.storage.proxies import HTTPX, check_proxy, through
+from components.shared.storage.retries import PASSING, PassingError, asked_wait
 from components.shared.telling.errors import InputError
 from components.shared.telling.progress import SECONDS_BETWEEN_LINES, Lines
 
@@ -37,9 +38,6 @@ TRIES = 4
 """Calls in a row that fail before they are given up."""
 FIRST_WAIT = 2.0
 """Seconds before the second try; doubled for each further one, or what the Hub asks for."""
-LONGEST_WAIT = 60.0
-PASSING = frozenset({408, 429, 500, 502, 503, 504})
-"""Status codes that another try may fix."""
 URL = re.compile(r"https?://[^\s'\")>]+")
 T = TypeVar("T")
 
@@ -62,11 +60,7 @@ class _Bar(tqdm):
 
 
 def split_uri(uri: str) -> tuple[str, str, str, str | None]:
-    """Return kind of repository, its id, the file's path in it, and the revision.
-
-    Raises:
-        InputError: another form.
-    """
+    """Return kind of repository, its id, the file's path in it, and the revision."""
     path, _, revision = uri.split("://", 1)[1].partition("@")
     kind, owner, name, file = [*path.split("/", 3), "", "", "", ""][:4]
     if kind not in KINDS or not owner or not name or not file:
@@ -101,11 +95,7 @@ def download(uri: str, folder: Path) -> Path:
 
 
 def in_part(uri: str) -> tuple[int, Callable[[int, int], bytes]]:
-    """Return the size of a file, and what fetches its bytes from a start up to an end.
-
-    Raises:
-        InputError: see `download`; or the Hub sends no parts.
-    """
+    """Return the size of a file, and what fetches its bytes from a start up to an end."""
     kind, repository, file, revision = split_uri(uri)
     with errors(uri, repository):
         url = hf_hub_url(repository, file, repo_type=kind, revision=revision)
@@ -118,11 +108,7 @@ def in_part(uri: str) -> tuple[int, Callable[[int, int], bytes]]:
 
 
 def _make_ready(folder: Path, file: str, size: int, uri: str) -> None:
-    """Make room in ``folder`` for a file that is not there yet.
-
-    Raises:
-        InputError: there is too little.
-    """
+    """Make room in ``folder`` for a file that is not there yet."""
     # The client goes on with no part: each download has a name of its own, left behind by a kill.
     for part in folder.glob(".cache/huggingface/download/**/*.incomplete"):
         part.unlink()
@@ -149,11 +135,7 @@ def _check_digest(path: Path, etag: str, uri: str) -> None:
 
 @contextmanager
 def errors(uri: str, repository: str) -> Iterator[None]:
-    """Turn what the client library raises into one line; its own text may name tokens and URLs.
-
-    Raises:
-        InputError: see the message.
-    """
+    """Turn what the client library raises into one line; its own text may name tokens and URLs."""
     check_proxy(ENDPOINT, uri, HTTPX)
     try:
         yield
@@ -195,21 +177,22 @@ def trying(uri: str, call: Callable[[], T]) -> T:
 
     An answer can get lost, so ``call`` must be one that may be made twice.
     """
-    failures = 1
-    while True:
+
+    def once() -> T:
         try:
             return call()
         except HTTPError as error:
-            if failures == TRIES or _status(error) not in (0, *PASSING):
+            if _status(error) not in (0, *PASSING):
                 raise
             response = getattr(error, "response", None)
-            asked = response.headers.get("Retry-After", "") if response is not None else ""
-            wait = max(FIRST_WAIT * 2 ** (failures - 1), float(asked) if asked.isdigit() else 0.0)
-            wait = min(wait, LONGEST_WAIT)
-            said = f"{uri}: {_fault(error)}; trying again in {wait:g} s"
-            print(said, file=sys.stderr, flush=True)
-            time.sleep(wait)
-            failures += 1
+            wait = 0.0 if response is None else asked_wait(response.headers)
+            raise PassingError(_fault(error), wait) from error
+
+    try:
+        return retries.trying(uri, once, tries=TRIES, first_wait=FIRST_WAIT)
+    except PassingError as fault:
+        error = fault.__cause__ or fault
+        raise error from error.__cause__
 
 
 def _status(error: BaseException | None) -> int:

@@ -3,8 +3,6 @@
 import hashlib
 import json
 import re
-import sys
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -13,26 +11,16 @@ from urllib3.exceptions import HTTPError as BrokenBody
 
 from components.shared.storage.downloads import check_space, part_of, reason, shown, watching
 from components.shared.storage.proxies import REQUESTS, check_proxy, through
+from components.shared.storage.retries import PASSING, PassingError, asked_wait, trying
 from components.shared.telling.errors import InputError
 
 TRIES = 6
 """Requests in a row that bring nothing new before the download is given up."""
 FIRST_WAIT = 0.5
 """Seconds before the second try; doubled for each further one."""
-LONGEST_WAIT = 60.0
 TIMEOUT = (10, 60)
 """Seconds to connect, and between two pieces of the body."""
 PIECE = 2**20
-PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
-"""Status codes that another try may fix."""
-
-
-class PassingError(Exception):
-    """A fault that another try may fix; ``wait`` = seconds the server asked to wait."""
-
-    def __init__(self, why: str, wait: float = 0.0) -> None:
-        super().__init__(why)
-        self.wait = wait
 
 
 def download(url: str, target: Path) -> None:
@@ -47,31 +35,24 @@ def download(url: str, target: Path) -> None:
     """
     part = _Part(url, target)
     check_proxy(url, shown(url), REQUESTS)
-    failures = 0
-    with requests.Session() as session:
-        while True:
-            before = part.size
-            try:
-                if _request(session, url, part):
-                    part.finish()
-                    return
-            except InputError:
-                part.remove_if_empty()
-                raise
-            except PassingError as fault:
-                failures = 1 if part.size > before else failures + 1
-                if failures >= TRIES:
-                    size = part.size
-                    part.remove_if_empty()
-                    kept = f"; {size} bytes are kept; run it again to resume" if size else ""
-                    raise InputError(f"{shown(url)}: {fault} after {TRIES} tries{kept}") from None
-                wait = min(max(FIRST_WAIT * 2 ** (failures - 1), fault.wait), LONGEST_WAIT)
-                print(
-                    f"{shown(url)}: {fault} at {part.size} bytes; trying again in {wait:g} s",
-                    file=sys.stderr,
-                    flush=True,
-                )
-                time.sleep(wait)
+    try:
+        with requests.Session() as session:
+            trying(
+                shown(url),
+                lambda: _request(session, url, part),
+                tries=TRIES,
+                first_wait=FIRST_WAIT,
+                size=lambda: part.size,
+            )
+    except PassingError as fault:
+        size = part.size
+        part.remove_if_empty()
+        kept = f"; {size} bytes are kept; run it again to resume" if size else ""
+        raise InputError(f"{shown(url)}: {fault} after {TRIES} tries{kept}") from None
+    except InputError:
+        part.remove_if_empty()
+        raise
+    part.finish()
 
 
 def in_part(
@@ -161,8 +142,8 @@ class _Part:
             self.notes.unlink()
 
 
-def _request(session: requests.Session, url: str, part: _Part) -> bool:
-    """Ask for what is missing and append it; return whether the file is whole.
+def _request(session: requests.Session, url: str, part: _Part) -> None:
+    """Ask for what is missing and append it, until the file is whole.
 
     Raises:
         PassingError: something another try may fix.
@@ -178,9 +159,10 @@ def _request(session: requests.Session, url: str, part: _Part) -> bool:
     try:
         with session.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
             if response.status_code == 304 and part.is_whole:
-                return True
+                return
             total = _begin(response, url, part)
-            return total == part.size or _append(response, part, total)
+            if total != part.size:
+                _append(response, part, total)
     except (requests.ConnectionError, requests.Timeout, BrokenBody) as error:
         raise PassingError(f"connection lost{through(url)} ({reason(error)})") from None
     except requests.RequestException as error:
@@ -191,8 +173,7 @@ def _begin(response: requests.Response, url: str, part: _Part) -> int | None:
     """Check the head of a response; return the size of the whole file if the server says it."""
     status = response.status_code
     if status in PASSING:
-        wait = response.headers.get("Retry-After", "")
-        raise PassingError(f"HTTP {status}", float(wait) if wait.isdigit() else 0.0)
+        raise PassingError(f"HTTP {status}", asked_wait(response.headers))
     if status == 416 and part.size:
         total = _number(r"bytes \*/(\d+)", response.headers.get("Content-Range", ""))
         if total == part.size and _validator(response) in ("", part.validator):
@@ -228,7 +209,7 @@ def _total_of_range(response: requests.Response, part: _Part) -> int | None:
     return _number(r"bytes \d+-\d+/(\d+)", said)
 
 
-def _append(response: requests.Response, part: _Part, total: int | None) -> bool:
+def _append(response: requests.Response, part: _Part, total: int | None) -> None:
     name = part.path.name.removesuffix(".part")
     with (
         part.path.open("ab") as file,
@@ -244,7 +225,6 @@ def _append(response: requests.Response, part: _Part, total: int | None) -> bool
         raise PassingError(f"got {size} bytes, {total} were announced, starting again")
     if total is not None and part.size < total:
         raise PassingError(f"got {part.size} of {total} bytes")
-    return True
 
 
 def _validator(response: requests.Response) -> str:

@@ -45,11 +45,7 @@ class Bucket(Protocol):
     """``<scheme>://<bucket>``"""
 
     def errors(self, where: str) -> AbstractContextManager[None]:
-        """Turn what the client library raises into one line; ``where`` holds a URI of the bucket.
-
-        Raises:
-            InputError: see the message; a GoneError for what is not there or was replaced.
-        """
+        """Turn what the client library raises into one line; ``where`` holds a bucket's URI."""
 
     def list(self, prefix: str) -> Iterator[Stored]:
         """Yield every object whose name begins so; fails where there is no bucket."""
@@ -77,11 +73,7 @@ class Bucket(Protocol):
 
 
 def split_uri(uri: str) -> tuple[str, str]:
-    """Return bucket and object (or prefix) of a URI, or of a text that ends in one.
-
-    Raises:
-        InputError: no bucket in it.
-    """
+    """Return bucket and object (or prefix) of a URI, or of a text that ends in one."""
     scheme, _, rest = uri.partition("://")
     bucket, _, name = rest.partition("/")
     if not bucket:

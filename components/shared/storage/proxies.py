@@ -29,11 +29,6 @@ def through(url: str) -> str:
 def check_proxy(url: str, where: str, needs: tuple[str, str]) -> None:
     """Check that the proxy for ``url`` is one that can be used.
 
-    Args:
-        url: an address that is to be reached.
-        where: what messages call it.
-        needs: module and package for SOCKS.
-
     Raises:
         InputError: it is a SOCKS proxy, and its package is not installed.
     """
@@ -48,11 +43,7 @@ def check_proxy(url: str, where: str, needs: tuple[str, str]) -> None:
 
 
 def check_no_socks(url: str, where: str) -> None:
-    """Check that the proxy for ``url`` is none of SOCKS, for a client that cannot use one.
-
-    Raises:
-        InputError: it is.
-    """
+    """Check that the proxy for ``url`` is none of SOCKS, for a client that cannot use one."""
     proxy = proxy_of(url)
     if proxy.lower().startswith("socks"):
         raise InputError(

@@ -37,6 +37,7 @@ from components.shared.storage.digests import sha256_of
 from components.shared.storage.downloads import reason, shown
 from components.shared.storage.objects import GoneError, Stored, split_uri
 from components.shared.storage.proxies import check_no_socks
+from components.shared.storage.retries import PASSING
 from components.shared.storage.s3_digests import (
     CHECKSUMS,
     etag_of_parts,
@@ -69,7 +70,6 @@ UPLOAD_ID, SHA256 = "upload-id", "sha256"
 """Metadata of an object of ours: which upload made it, and the digest of its content."""
 DAMAGED = "what arrived is not what was sent; run it again"
 LOADER = create_loader()
-PASSING_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 PASSING_CODES = frozenset({"RequestTimeout", "SlowDown", "ConditionalRequestConflict"})
 """What another try may fix; S3 gives some of it another status, 400 or 409."""
 REFUSED_CODES = frozenset({"ExpiredToken", "InvalidToken", "TokenRefreshRequired"})
@@ -96,7 +96,7 @@ CREDENTIAL_ERRORS = (
 
 def _passing(error: Exception) -> bool:
     if isinstance(error, boto.ClientError):
-        return _status(error) in PASSING_STATUS or _code(error) in PASSING_CODES
+        return _status(error) in PASSING or _code(error) in PASSING_CODES
     lost = (
         boto.HTTPClientError,
         boto.ConnectionError,
@@ -125,11 +125,7 @@ def _session() -> boto3.session.Session:
 
 
 def client(scheme: str) -> Any:
-    """Return boto3's client for ``s3`` or ``minio``: with the credentials found, or without any.
-
-    Raises:
-        InputError: an endpoint that is no address.
-    """
+    """Return boto3's client for ``s3`` or ``minio``: with the credentials found, or without any."""
     options: dict[str, Any] = {
         "retries": {"total_max_attempts": 1},
         "connect_timeout": 10,
@@ -426,11 +422,7 @@ class _Version:
 
 @contextmanager
 def errors(where: str) -> Iterator[None]:
-    """Turn what the client library raises into one line, without its own text.
-
-    Raises:
-        InputError: see the message; a GoneError for what is not there or was replaced.
-    """
+    """Turn what the client library raises into one line, without its own text."""
     scheme, bucket = _scheme(where), split_uri(where)[0]
     try:
         yield

@@ -131,10 +131,6 @@ def _public(uri: str) -> str:
 
 
 def dataset_of(summary: Mapping[str, Any]) -> dict[str, str]:
-    """Return where cells are from, as a page may show it; empty where that is not known.
-
-    Args:
-        summary: of the cells artifact.
-    """
+    """Return where cells are from, as a page may show it; empty where that is not known."""
     source = str(summary.get("source", ""))
     return {"dataset": public(source)} if source else {}

@@ -100,7 +100,7 @@ def _inline(figure: Figure) -> str:
 def _titled(svg: str, names: list[str]) -> str:
     """Turn each link to a point's stand-in address into a group with the point's name."""
 
-    def title(link: re.Match) -> str:
+    def title(link: re.Match[str]) -> str:
         return f"<g><title>{escape(names[int(link[1])])}</title>"
 
     return re.sub(rf'<a xlink:href="{POINT}(\d+)"[^>]*>', title, svg).replace("</a>", "</g>")

@@ -1,5 +1,4 @@
 import contextlib
-import json
 import random
 import subprocess
 import sys
@@ -32,25 +31,7 @@ from components.shared.model.scgpt_package import transformer_generator
 from components.shared.model.tokens import Batch, Targets
 from components.shared.model.vocabulary import packaged_vocabulary, read_vocabulary
 from components.shared.telling.errors import InputError
-
-ARGS = {
-    "embsize": 16,
-    "nheads": 2,
-    "d_hid": 16,
-    "nlayers": 2,
-    "n_layers_cls": 3,
-    "dropout": 0.0,
-    "pert_pad_id": 0,
-}
-VOCABULARY = {f"G{i}": i for i in range(30)} | {"<pad>": 30}
-
-
-def write_checkpoint(folder, state, args=ARGS, vocabulary=VOCABULARY):
-    folder.mkdir(exist_ok=True)
-    torch.save(state, folder / files.WEIGHTS_FILE)
-    (folder / files.ARGS_FILE).write_text(json.dumps(args))
-    (folder / "vocab.json").write_text(json.dumps(vocabulary))
-    return folder
+from tests.shared.model.checkpoints import ARGS, VOCABULARY, write_checkpoint
 
 
 @pytest.fixture

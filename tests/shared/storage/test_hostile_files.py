@@ -19,7 +19,7 @@ from components.shared.parameters.aliases import read_aliases
 from components.shared.storage.hdf5 import opened_hdf5
 from components.shared.storage.parquet import opened_parquet
 from components.shared.telling.errors import InputError
-from tests.ingest.test_ingest_files import refused, screen, written
+from tests.ingest.files import refused, screen, written
 
 Change = Callable[[h5py.File, Path], None]
 ROWS = 2**40

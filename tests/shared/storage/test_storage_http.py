@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from components.shared.storage import http as storage_http
+from components.shared.storage import retries
 from components.shared.storage.files import fetch, fetch_folder
 from components.shared.telling.errors import InputError
 from tests.helpers import one_line
@@ -89,7 +90,7 @@ def test_a_file_that_changes_midway_is_never_mixed(
     def change(_: float) -> None:
         web.content, web.etag = OTHER, '"two"'
 
-    monkeypatch.setattr(storage_http.time, "sleep", change)
+    monkeypatch.setattr(retries.time, "sleep", change)
     assert fetch(web.url, tmp_path).read_bytes() == OTHER
 
 
@@ -106,7 +107,7 @@ def test_a_file_that_shrank_below_the_part_starts_again(
     def shrink(_: float) -> None:
         web.content = CONTENT[:1000]
 
-    monkeypatch.setattr(storage_http.time, "sleep", shrink)
+    monkeypatch.setattr(retries.time, "sleep", shrink)
     assert fetch(web.url, tmp_path).read_bytes() == CONTENT[:1000]
 
 

@@ -4,14 +4,14 @@ import pytest
 
 from components.shared.telling.kfp_run import Run, fnv, own_last_line, templates_of
 from pipelines.compile import FOLDER, PROFILES, documents
-from tests.pipelines.kfp_server import BARE_AGAIN, WORKFLOW, Look, _nodes, pod_of
+from tests.pipelines.kfp_server import BARE_AGAIN, WORKFLOW, Look, nodes, pod_of
 
 TASKS = {"check-grid": "SUCCEEDED", "ingest": "SUCCEEDED", "conclude": "RUNNING"}
 ROUNDS = [{"prior": "SUCCEEDED", "finetune": "RUNNING"}, {"prior": "FAILED"}, {"prior": ""}]
 
 
 def run_of(look: Look) -> Run:
-    return Run({"run_id": "run-0", "run_details": {"task_details": list(_nodes(look))}})
+    return Run({"run_id": "run-0", "run_details": {"task_details": list(nodes(look))}})
 
 
 def test_the_hash_is_fnv_1a():
