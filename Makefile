@@ -18,6 +18,7 @@ PACKAGE    ?=
 MODEL      ?=
 DATASET    ?=
 RUN        ?=
+REASON     ?=
 KEEP       ?=
 SAMPLE     ?= 300
 SEED       ?= 1
@@ -25,7 +26,7 @@ MODULES    ?= finetune evaluate split compare shared
 PACKAGES   ?= pipelines/compiled
 CONTEXT    ?=
 # read by the shell as variables, so that & and [ ] in them are safe
-export ARGS CONTEXT DATASET EXPERIMENT HOST KEEP MODEL MODULES PACKAGE PACKAGES PARAMS REGISTRY RUN SAMPLE SEED
+export ARGS CONTEXT DATASET EXPERIMENT HOST KEEP MODEL MODULES PACKAGE PACKAGES PARAMS REASON REGISTRY RUN SAMPLE SEED
 
 # make run test_line=jurkat would run with the file's test line: parameters of a pipeline go into ARGS
 LETTERS    := a b c d e f g h i j k l m n o p q r s t u v w x y z
@@ -36,7 +37,7 @@ endif
 
 .DEFAULT_GOAL := help
 .PHONY: help env run compare predict run-containers test lint types compile check-compiled validate images push \
-        test-containers test-live submit upload ablation priors mutants lock runs report clean clean-runs
+        test-containers test-live submit upload ablation priors mutants golden lock runs report clean clean-runs
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -119,6 +120,10 @@ priors: env ## what each prior is worth on generated screens: writes docs/priors
 
 mutants: env ## plant faults that tests should notice, resumes where it stopped: [SAMPLE=<count, or all> SEED= MODULES="split evaluate/pair"]
 	@$(BIN)/python -m benchmarks.mutants --sample "$$SAMPLE" --seed "$$SEED" --modules "$$MODULES"
+
+golden: env ## rewrite the loss curves that training is tested against: REASON="why training changed"
+	@$(if $(strip $(REASON)),,echo 'golden: give REASON="why training changed"' >&2; exit 2)
+	@WANDB_MODE=disabled $(BIN)/python -m benchmarks.golden --reason "$$REASON"
 
 lock: env ## pin the versions that are installed now
 	@$(BIN)/python -m pip freeze --all --exclude-editable --exclude pip > $(LOCK).partial

@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import sys
 import threading
 import time
@@ -35,6 +36,9 @@ RESULT = re.compile(r"[a-z-]+: result: ")
 STARTED = re.compile(r"Executing task '(.+)'")
 JSON_START = re.compile(r'["{}\[\]\d-]|(true|false|null)\b')
 LAST = "conclude"
+PROGRESS = re.compile(r"\d+%\|")
+"""In a line of a bar, which on a terminal is drawn over the one before."""
+CLEARED = "\r\x1b[K"
 
 
 class _Said(threading.local):
@@ -55,6 +59,7 @@ class _Readable(io.TextIOBase):
         self._verbose = verbose
         self._said = _Said()
         self._one_at_a_time = threading.Lock()
+        self._here = f"{Path.cwd()}/"
         self.told_errors: list[str] = []
         """The lines with which tasks said why they failed."""
 
@@ -117,8 +122,17 @@ class _Readable(io.TextIOBase):
                 self._log.write(plain(line) + "\n")
                 self._log.flush()
             if self._verbose or not chatter:
-                self._stream.write(line + "\n")
-                self._stream.flush()
+                self._show(line.replace(self._here, ""))
+
+    def _show(self, line: str) -> None:
+        """Print a line; on a terminal a bar stays only until the next line."""
+        if not self._stream.isatty():
+            self._stream.write(line + "\n")
+        elif PROGRESS.search(line):
+            self._stream.write(CLEARED + plain(line)[: shutil.get_terminal_size().columns - 1])
+        else:
+            self._stream.write(f"{CLEARED}{line}\n")
+        self._stream.flush()
 
 
 def plain(text: str) -> str:

@@ -9,8 +9,11 @@ its own on a cluster. Finished tasks are cached: a rerun with another prior star
 import argparse
 import hashlib
 import inspect
+import json
 import os
 import shlex
+import shutil
+import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +26,7 @@ from kfp import local
 
 from components.check.check import check, check_prediction, grid
 from components.check.look import look
-from components.finetune.places import open_place
+from components.finetune.places import OWN_PLACE, open_place
 from components.ingest.generator import Screen
 from components.publish.publish import check_target
 from components.shared.parameters.datasets import as_text, with_files
@@ -34,6 +37,7 @@ from components.shared.telling.errors import InputError, nearest, one_line_error
 from pipelines.compare import compare_priors, comparison_on
 from pipelines.containers import docker_runner, here
 from pipelines.history import (
+    CHECKPOINTS,
     LOG,
     described,
     link_results,
@@ -50,17 +54,24 @@ from pipelines.outcome import comparison_summary, summary
 from pipelines.pipeline import pipeline_on, scgpt_perturb
 from pipelines.scheduling import LOCAL
 from pipelines.sources import digest_of_code
-from pipelines.task_processes import unseen_parameters
+from pipelines.task_processes import tasks_here
 
 PARAMS = Path(__file__).parent / "params"
 ASKED = "perturbations"
 DATASET = "dataset"
 PINNED = ("dataset", "prior", "priors")
 """Parameters whose files `pinned` names by content."""
+AFTER_TRAINING = ("publish_to", "checkpoints")
+"""Parameters that change nothing of what is trained."""
+STOPPED = 128 + signal.SIGINT
 
 
 class TaskError(InputError):
     """A task failed; the message is the task's own line."""
+
+
+class StoppedError(Exception):
+    """Ctrl-C, or another signal, stopped the run."""
 
 
 def pipeline_parameters(params: Mapping[str, Any]) -> dict[str, inspect.Parameter]:
@@ -316,6 +327,7 @@ def run(
 
     Raises:
         InputError: a task failed, its own line says why; or see `pinned`.
+        StoppedError: a signal stopped it.
     """
     params = {key: without_links(value) for key, value in params.items()}
     given = pinned(params)
@@ -327,6 +339,8 @@ def run(
         runner = docker_runner(params, root, images)
     else:
         images, runner = code_as_images(), local.SubprocessRunner(use_venv=False)
+        state = runs.resolve() / CHECKPOINTS / run_digest(given, images)
+        os.environ[OWN_PLACE] = str(state)
         if is_comparison(params):
             measured = runs.resolve() / ".cache" / "evaluate"
             os.environ.setdefault("SCGPT_PERTURB_EVALUATION_CACHE", str(measured))
@@ -342,17 +356,28 @@ def run(
     # ten times slower than spinning briefly; where it is not, this costs nothing.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
-        with readable_log(private(root / LOG)) as told, unseen_parameters():
+        with readable_log(private(root / LOG)) as told, tasks_here() as tasks:
             pipeline(**given)
     except RuntimeError as error:
         remove_drafts(root)
+        if tasks.stopped:
+            raise StoppedError from None
         if told.told_errors:
             raise TaskError(told.told_errors[-1]) from None
         raise InputError(f"{plain(str(error))}; what the task said is above") from None
     wanted = "*/compare/comparison" if is_comparison(params) else "*/publish/published"
     [found] = root.glob(wanted)
     link_results(root, found)
+    if not containers:
+        shutil.rmtree(state, ignore_errors=True)
     return root
+
+
+def run_digest(params: Mapping[str, Any], images: Mapping[str, str]) -> str:
+    """Return a digest of all that training depends on, so that the same command resumes it."""
+    binding = {name: value for name, value in params.items() if name not in AFTER_TRAINING}
+    said = json.dumps([binding, images, state_of_inputs(params)], sort_keys=True)
+    return hashlib.sha256(said.encode()).hexdigest()[:16]
 
 
 def main(given: Sequence[str] | None = None) -> None:
@@ -386,6 +411,14 @@ def main(given: Sequence[str] | None = None) -> None:
         except TaskError as error:
             print(error, file=sys.stderr, flush=True)
             raise SystemExit(1) from None
+        except StoppedError:
+            print(
+                "run: stopped; the same command continues from here: finished tasks come from the "
+                "cache, training from its checkpoint",
+                file=sys.stderr,
+                flush=True,
+            )
+            raise SystemExit(STOPPED) from None
         end = comparison_summary if is_comparison(params) else summary
         print(end(root, time.perf_counter() - started))
 

@@ -20,6 +20,7 @@ from components.shared.artifacts.splits import TEST, TRAIN, Splits
 from components.shared.model.tokens import GeneTokens
 from components.shared.model.vocabulary import Vocabulary
 from components.shared.parameters.pretrained import parse_pretrained
+from components.shared.parameters.prior_grammar import parse_prior
 from components.shared.parameters.recipe import Recipe
 
 
@@ -103,13 +104,17 @@ def announce(facts: Mapping[str, Any], recipe: Recipe) -> None:
     if "other_scale" in facts:
         print(f"finetune: WARNING: {facts['other_scale']}", file=sys.stderr, flush=True)
     print(
-        f"finetune: {facts['training_cells']} training cells of "
-        f"{facts['training_perturbations']} perturbations "
-        f"({facts['unmeasured_targets']} with a target that is not measured, "
-        f"{facts['unflagged_perturbations']} the model cannot be told of), "
-        f"{facts['genes_modelled']} of {facts['genes']} genes in the vocabulary, prior "
-        f"{facts['prior']['kind']}, {facts['parameters'] / 1e6:.1f} M parameters on "
-        f"{facts['processes']} x {facts['device']}{', compiled' if facts['compiled'] else ''}, "
-        f"batch {recipe.batch_size}",
+        f"finetune: {facts['training_cells']:,} training cells of "
+        f"{facts['training_perturbations']:,} perturbations, "
+        f"{facts['genes_modelled']:,} of {facts['genes']:,} genes in the vocabulary, prior "
+        f"{parse_prior(facts['prior_asked_for']).shown}, {facts['parameters'] / 1e6:.1f} M "
+        f"parameters on {facts['processes']} x {facts['device']}"
+        f"{', compiled' if facts['compiled'] else ''}, batch {recipe.batch_size}",
         flush=True,
     )
+    if facts["unmeasured_targets"]:
+        print(
+            f"finetune: the target of {facts['unmeasured_targets']:,} perturbations is not measured"
+            f"; {facts['unflagged_perturbations']:,} of them the model cannot tell apart",
+            flush=True,
+        )

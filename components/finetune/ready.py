@@ -103,7 +103,7 @@ class Ready:
 
 
 def made_ready(asked: Asked, workers: Workers) -> Ready:
-    """Build the model, find the checkpoint to go on from, and read the cells.
+    """Build the model, find the checkpoint to resume from, and read the cells.
 
     Raises:
         InputError: an input that cannot be used; see the message.

@@ -64,8 +64,8 @@ SHORT = TITLES | {
     HALF: "measured half",
 }
 EXPLAINED = {
-    MODEL_MEANS: "the model's predicted mean in every cell: what changes against the model is what "
-    "its cells add",
+    MODEL_MEANS: "the model's predicted mean in every cell: the difference from the model is what "
+    "the predicted cells add",
     CONTROL_CELLS: "measured basal control cells of the test line, drawn at random: no effect, "
     "but real cells",
     CONTROL_MEAN: "the mean of the test line's basal controls: no effect at all",
@@ -75,8 +75,8 @@ EXPLAINED = {
     "the training lines that have it",
     RIDGE: "the control mean plus a delta that ridge regression predicts from the perturbed "
     "gene's vector in the prior, fitted on the training lines",
-    KNOWN_EFFECTS: "what the model was given to start from by the prior effects: other lines' "
-    "deltas, their noise taken out; the model's lead over it is what its network added",
+    KNOWN_EFFECTS: "what the prior effects gave the model to start from: the training lines' "
+    "deltas with their noise reduced; the model's lead over it is what the network added",
 }
 MARKS = {BEATS: "better", FALLS_SHORT: "worse"}
 DRAWN = (MODEL, SAME_PERTURBATION_DELTA, HALF)

@@ -99,38 +99,38 @@ class Trust:
             return [*said, self.confidence.why]
         expected = self.table["expected"].dropna()
         if not len(expected):
-            return [*said, "Of none of these perturbations it can be said what to expect."]
+            return [*said, "No score can be expected for any of these perturbations."]
         said.append(
-            f"Expected of {len(expected):,} predictions, without any perturbed cell of this line: "
+            f"Expected for {len(expected):,} predictions, without any perturbed cell of this line: "
             f"a pearson_delta of {expected.mean():.2f} on average, from {expected.min():.2f} to "
             f"{expected.max():.2f}."
         )
         if (missing := len(self.table) - len(expected)) > 0:
-            said.append(f"Of {missing:,} it cannot be said.")
+            said.append(f"For {missing:,} there is no expectation.")
         return said + self._of_outcomes() if len(self.measured) else said
 
     def _of_scale(self) -> str:
         if self.scale == 1.0 and self.confidence.scale == 1.0:
-            return f"Predicted changes keep their size. {self.confidence.scale_from}"
+            return f"Predicted changes are not rescaled. {self.confidence.scale_from}"
         if self.scale == 1.0:
             return (
-                "Predicted changes keep their size, as the recipe asks; known effects alone would "
-                f"be nearest in size times {self.confidence.scale:.2f}."
+                "Predicted changes are not rescaled, as the recipe asks; for known effects alone "
+                f"the best factor would be {self.confidence.scale:.2f}."
             )
         return f"Predicted changes are multiplied by {self.scale:.2f}. {self.confidence.scale_from}"
 
     def _of_outcomes(self) -> list[str]:
         found, numbers = self.measured, self.numbers
         said = [
-            f"Reached was {found['reached'].mean():.2f} on average over the {len(found):,} that "
-            f"were measured, where {found['expected'].mean():.2f} was expected; "
-            f"{self.covered:.0%} lie within their {COVERED:.0%} interval."
+            f"The {len(found):,} that were measured achieved {found['reached'].mean():.2f} on "
+            f"average, where {found['expected'].mean():.2f} was expected; {self.covered:.0%} lie "
+            f"within their {COVERED:.0%} interval."
         ]
         if self.rank is not None:
-            said.append(f"Expected and reached have a rank correlation of {self.rank:.2f}.")
+            said.append(f"The rank correlation of expected and achieved scores is {self.rank:.2f}.")
         if self.rank is not None and len(found) >= 3 * LEAST_KEPT:
             said.append(
-                f"The surest third reaches {numbers['surest_third']:.2f}, all together "
+                f"The most confident third achieves {numbers['surest_third']:.2f}, all of them "
                 f"{found['reached'].mean():.2f}."
             )
         return said
