@@ -28,11 +28,14 @@ CONTEXT    ?=
 # read by the shell as variables, so that & and [ ] in them are safe
 export ARGS CONTEXT DATASET EXPERIMENT HOST KEEP MODEL MODULES PACKAGE PACKAGES PARAMS REASON REGISTRY RUN SAMPLE SEED
 
-# make run test_line=jurkat would run with the file's test line: parameters of a pipeline go into ARGS
-LETTERS    := a b c d e f g h i j k l m n o p q r s t u v w x y z
-NOT_TAKEN  := $(firstword $(foreach v,$(filter $(addsuffix %,$(LETTERS)),$(.VARIABLES)),$(if $(filter command,$(firstword $(origin $(v)))),$(v))))
+# make run prior=none or PARAM=... would run the demo as it is: parameters of a pipeline go into ARGS
+TAKEN      := ARGS CONTEXT DATASET EXPERIMENT HOST KEEP MODEL MODULES NETWORK PACKAGE PACKAGES PARAMS PYTHON REASON \
+              REGISTRY RELEASE RUN SAMPLE SEED SHELL TORCH_INDEX VERBOSE
+GIVEN      := $(foreach v,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(v)))),$(v)))
+NOT_TAKEN  := $(firstword $(filter-out $(TAKEN) -% MAKE%,$(GIVEN)))
 ifneq ($(NOT_TAKEN),)
-$(error $(NOT_TAKEN)=... is not a variable of make; give a parameter of the pipeline in ARGS: ARGS="'$(NOT_TAKEN)=$($(NOT_TAKEN))'")
+$(error $(NOT_TAKEN)=... is not a variable of make ($(TAKEN)); give a parameter of the pipeline in ARGS: \
+  ARGS="'$(NOT_TAKEN)=$($(NOT_TAKEN))'")
 endif
 
 .DEFAULT_GOAL := help
@@ -107,9 +110,11 @@ test-live: env ## try everything on a cluster, 45 minutes: HOST=<url of KFP's UI
 	@LIVE_HOST="$$HOST" LIVE_CONTEXT="$$CONTEXT" LIVE_PACKAGES="$$PACKAGES" $(BIN)/python -m pytest tests/live -rs -s -v
 
 submit: env ## run on a cluster: HOST=<url> [PARAMS= ARGS= EXPERIMENT= RUN=<name> PACKAGE=<compiled>]
+	@$(if $(HOST),,echo "submit: give HOST=<address of KFP's UI>" >&2; exit 2)
 	@$(BIN)/python -m pipelines.submit "$$PARAMS" --host "$$HOST" --experiment "$$EXPERIMENT" --run "$$RUN" $(if $(PACKAGE),--package "$$PACKAGE") --assign "$$ARGS"
 
 upload: env ## the compiled pipelines with a short manual each: HOST=<url of KFP's UI> [PACKAGES=<folder>]
+	@$(if $(HOST),,echo "upload: give HOST=<address of KFP's UI>" >&2; exit 2)
 	@$(BIN)/python -m pipelines.upload --host "$$HOST" --packages "$$PACKAGES"
 
 ablation: env ## what each change to the reference recipe is worth: writes docs/ablation.md, resumes where it stopped

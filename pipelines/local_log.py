@@ -1,4 +1,4 @@
-"""What KFP's local runner prints, without what only KFP reads.
+"""The output of KFP's local runner, without lines that only KFP reads.
 
 Tasks of a comparison run side by side, each in a thread of KFP's. Lines are put together thread by
 thread, and each carries the run that it is of. VERBOSE=1 shows KFP's own lines too.
@@ -29,10 +29,10 @@ COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 SELECTOR = "expression selector"
 """Of every parameter that a task takes from an item of a loop."""
 ITEM = "to parent value: "
-"""What precedes the item of a loop in the line that says that a task takes something from it."""
+"""Text before the item of a loop in the line that says that a task takes something from it."""
 CHATTER = re.compile(r"Streamed logs:|outputs:|has no outputs|Cleaned up workspace")
 RESULT = re.compile(r"[a-z-]+: result: ")
-"""What a task tells a cluster's last page; here the end of the run says it."""
+"""Lines for a cluster's last page; here the end of the run says it."""
 STARTED = re.compile(r"Executing task '(.+)'")
 JSON_START = re.compile(r'["{}\[\]\d-]|(true|false|null)\b')
 LAST = "conclude"
@@ -42,7 +42,7 @@ CLEARED = "\r\x1b[K"
 
 
 class _Said(threading.local):
-    """What was heard of one thread: of a task at a time."""
+    """State of one thread, which runs a task at a time."""
 
     pending = ""
     label = ""

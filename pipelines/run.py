@@ -228,7 +228,7 @@ def telling_instead(path: Path) -> Iterator[None]:
         yield
     except InputError as error:
         said = instead_of(path)
-        lacks = "no such file" in str(error) or "only holds a place" in str(error)
+        lacks = "no such file" in str(error) or " a place in the parameter file" in str(error)
         raise InputError(f"{error}; {said}") if said and lacks else error from None
 
 

@@ -65,7 +65,7 @@ class Size:
 
 @dataclass(frozen=True)
 class Training:
-    """What of a recipe takes time."""
+    """Settings of a recipe on which its cost depends."""
 
     pretrained: str
     epochs: int

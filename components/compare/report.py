@@ -40,7 +40,7 @@ PARTS = {
 
 @dataclass(frozen=True)
 class Findings:
-    """What a comparison found."""
+    """Results of a comparison."""
 
     grid: Grid
     means: pd.DataFrame

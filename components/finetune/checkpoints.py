@@ -29,7 +29,7 @@ FORMAT = "finetune-checkpoint/v1"
 KEPT = 2
 
 Identity = Mapping[str, str | int | float | bool]
-"""What must be the same to resume from a checkpoint, by name; a sha256 stands for data."""
+"""Facts that must be equal to resume from a checkpoint, by name; a sha256 stands for data."""
 
 
 @dataclass(frozen=True)

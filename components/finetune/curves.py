@@ -40,7 +40,7 @@ LINES = (
 )
 """Of a panel's curves: where two are the same, the later one lies on the earlier and both show."""
 LEAST_SPAN = 0.05
-"""What the vertical axes show at least: changes of a score that are smaller are mostly luck."""
+"""Smallest range of a vertical axis: changes of a score that are smaller are mostly luck."""
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 

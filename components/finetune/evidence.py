@@ -19,7 +19,7 @@ LEAST_ALLOWED = 0.1
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the deltas of lines tell of each other."""
+    """How far the deltas of lines agree with each other."""
 
     lines: list[str]
     there: NDArray[np.bool_]

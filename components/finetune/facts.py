@@ -1,4 +1,4 @@
-"""What is known of a fine-tune before training starts."""
+"""Facts of a fine-tune before training starts."""
 
 import sys
 from collections.abc import Mapping

@@ -52,7 +52,7 @@ from components.shared.parameters.recipe import Recipe
 
 @dataclass(frozen=True)
 class Asked:
-    """What one fine-tune was asked for, with its inputs open."""
+    """Arguments of one fine-tune, with its inputs open."""
 
     cells: Cells
     splits: Splits

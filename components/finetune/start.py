@@ -1,4 +1,4 @@
-"""What a fine-tune starts from: pretrained weights, the gene prior's table, a checkpoint."""
+"""The start of a fine-tune: pretrained weights, the gene prior's table, a checkpoint."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""What perturbations did in other screens, from their cells or from a table of deltas.
+"""Effects of perturbations in other screens, from their cells or from a table of deltas.
 
 Of cells, the delta of a (perturbation, cell line) is the mean of its cells less the mean of its
 line's controls, and its sampling variance is that of both means. A gene that hardly varies among a

@@ -106,7 +106,7 @@ def result(artifacts: Mapping[str, Artifact]) -> str:
 
 
 class _Run:
-    """What the artifacts say, read once."""
+    """Content of the artifacts, read once."""
 
     def __init__(self, artifacts: Mapping[str, Artifact]) -> None:
         self.stats = _json(artifacts["model"].path / "training_stats.json", shapes.STATS)
@@ -138,7 +138,7 @@ class _Run:
 
     @property
     def terms(self) -> list[Terms]:
-        """What data, base weights and prior require."""
+        """Terms of the data, base weights and prior."""
         return terms_of(self.known_source, self.stats)
 
     @property

@@ -1,4 +1,4 @@
-"""What there is to validate: rendered overlays, compiled pipelines, and the files beside them."""
+"""Files to validate: rendered overlays, compiled pipelines, and the files beside them."""
 
 import json
 import shutil
@@ -149,7 +149,7 @@ class Tree:
 
     @cached_property
     def params(self) -> dict[str, dict[str, Any]]:
-        """What each parameter file gives.
+        """Parameters of each parameter file.
 
         Raises:
             InputError: not YAML, or no mapping.
@@ -213,7 +213,7 @@ class Tree:
 
     @cached_property
     def cpu_node(self) -> dict[str, Any]:
-        """What Terraform says of a node without GPU.
+        """Terraform's settings of a node without GPU.
 
         Raises:
             InputError: not Terraform.

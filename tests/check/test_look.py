@@ -10,7 +10,7 @@ import pytest
 
 from components.check import look as looking
 from components.check.estimate import RECIPES, Size, Training, disk, memory, seconds
-from components.check.look import look, told
+from components.check.look import look, print_look
 from components.ingest.generator import Screen, write_raw
 from components.ingest.ingest import ingest
 from components.shared.parameters.recipe import load_recipe, recipe_names
@@ -181,10 +181,10 @@ def test_several_files_are_counted_together(h5ad: Path, tmp_path: Path) -> None:
 
 def test_only_a_pod_tells_it_since_a_run_here_began_with_it(h5ad, capsys, monkeypatch) -> None:
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
-    told(asked(h5ad))
+    print_look(asked(h5ad))
     assert not capsys.readouterr().out
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
-    told(asked(h5ad))
+    print_look(asked(h5ad))
     assert "check: by line     " in capsys.readouterr().out
 
 

@@ -7,10 +7,11 @@ import pytest
 
 from benchmarks.golden import CASES, STORED, Curves, curves, screen
 
-CLOSE = 1e-3
-"""Relative for losses, absolute for a correlation. A machine repeats a curve to the last bit.
-Processors that sum in another order differ by 1e-7 a sum, which 33 steps of Adam carry to at most
-1e-5 (two threads for one); a learning rate that is 1 % higher moves a loss by 1e-2."""
+CLOSE = 1e-4
+"""Relative for losses, absolute for a correlation. A machine repeats a curve to the last bit; sums
+in another order, as by two threads for one, move it by 1.3e-7 at most, and other processors do no
+more than that. A learning rate that is 1 % higher moves it by more than ten times this."""
+NONE = -9.0
 GOLDEN = json.loads(STORED.read_text())
 
 
@@ -22,11 +23,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def moved(found: Curves, stored: Curves) -> list[str]:
-    """Return which curves are not the stored ones."""
+    """Return which curves are not the stored ones; one may have no value at an epoch."""
+    known = {name: [NONE if x is None else x for x in stored[name]] for name in stored}
+    here = {name: [NONE if x is None else x for x in found[name]] for name in stored}
     return [
         name
-        for name, values in stored.items()
-        if found[name] != pytest.approx(values, rel=CLOSE, abs=CLOSE)
+        for name, values in known.items()
+        if here[name] != pytest.approx(values, rel=CLOSE, abs=CLOSE)
     ]
 
 

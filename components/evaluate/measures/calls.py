@@ -18,7 +18,7 @@ Flags = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Calls:
-    """What a prediction calls, pooled over perturbations."""
+    """Genes that a prediction calls, pooled over perturbations."""
 
     calibration: pd.DataFrame
     """A row a bin of predicted FDR: low, high, genes (pairs of gene and perturbation in it),

@@ -44,7 +44,7 @@ class Strongest:
     change: NDArray[np.float32]
     """As predicted, [rows, kept]."""
     beside: NDArray[np.int16]
-    """What each line measured, in units of `STEP`, [rows, kept, lines]; `MISSING` = nothing."""
+    """Measured changes by line, in units of `STEP`, [rows, kept, lines]; `MISSING` = nothing."""
     fdr: NDArray[np.int16]
     """log10 of the FDR in the test line, in units of `LOG_STEP`, [rows, kept]."""
 

@@ -1,4 +1,4 @@
-"""What each perturbation is predicted to do to each gene, as tables for people and programs."""
+"""Tables of the predicted effect of each perturbation on each gene, for people and programs."""
 
 import gzip
 from collections.abc import Iterator
@@ -54,9 +54,9 @@ class Effects:
     known_means: Floats | None
     """What the effects that the model was given come to without it, [perturbations, genes]."""
     measured: Groups | None
-    """What was measured of some of them, genes in the same order; None = of none."""
+    """Measured changes of some of them, genes in the same order; None = of none."""
     training: TrainingEffects | None
-    """What the training lines showed; None = not known here."""
+    """Changes in the training lines; None = not known here."""
     asked: pd.DataFrame
     """What is said of each perturbation, see `predictions.PERTURBATION_COLUMNS`; in order."""
 

@@ -56,7 +56,7 @@ UNSEEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-
 
 @dataclass(frozen=True)
 class Explored:
-    """What the page shows; changes are of the mean log1p of counts per 10,000."""
+    """Content of the page; changes are of the mean log1p of counts per 10,000."""
 
     test_line: str
     genes: list[str]

@@ -100,11 +100,11 @@ class Origin:
     inputs: Mapping[str, Artifact]
     """Artifacts that were read, by name."""
     run: Mapping[str, str]
-    """What the run is known by, from `origins.facts_of`; empty = not known."""
+    """Facts that identify the run, from `origins.facts_of`; empty = not known."""
     repeat: str
     """The command that repeats the run; empty = not known."""
     unit: str = unit_of(USUAL)
-    """What expression is."""
+    """The unit of expression."""
 
     @property
     def unchecked(self) -> str:
@@ -114,7 +114,7 @@ class Origin:
 
     @property
     def known_by(self) -> str:
-        """What the run is known by, in a line."""
+        """Facts that identify the run, in a line."""
         return ", ".join(f"{name} {value}" for name, value in self.run.items())
 
     @property

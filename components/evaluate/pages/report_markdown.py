@@ -1,4 +1,4 @@
-"""What an evaluation found, in a page of Markdown and in a table for the terminal."""
+"""Results of an evaluation as a page of Markdown and as a table for the terminal."""
 
 from collections.abc import Sequence
 

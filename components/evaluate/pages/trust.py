@@ -30,7 +30,7 @@ NAMED = 8
 
 @dataclass(frozen=True)
 class Trust:
-    """What was expected of predictions, and what was reached where that was measured."""
+    """Expected scores of predictions, and achieved ones where these could be measured."""
 
     table: pd.DataFrame
     """`expected`, `low`, `high`, `known`, `trained`, `agreement`, `reached` (NaN = not measured),
@@ -76,7 +76,7 @@ class Trust:
 
     @property
     def numbers(self) -> dict[str, Any]:
-        """What `metrics.json` holds of it; every number is finite or None."""
+        """Its part of `metrics.json`; every number is finite or None."""
         found = self.measured
         third = kept_surest(found["expected"], found["reached"], 1 / 3) if len(found) else None
         return {
@@ -93,7 +93,7 @@ class Trust:
 
     @property
     def sentences(self) -> list[str]:
-        """What a reader should know, shortest first what matters most."""
+        """Sentences for the report, the most important first."""
         said = [self._of_scale()]
         if self.confidence.why:
             return [*said, self.confidence.why]

@@ -181,7 +181,7 @@ class Screen:
 
     @cached_property
     def _all_molecules(self) -> float:
-        """What the shares of all genes, measured or not, add up to."""
+        """Sum of the shares of all genes, measured or not."""
         return float(np.exp(at_rank("log_share", np.arange(len(symbols())))).sum())
 
     def _line_blocks(self) -> Iterator[tuple[int, slice]]:

@@ -70,7 +70,7 @@ class Design:
     module: NDArray[np.int64]
     """The main module of each perturbation [P], -1 where it has no effect."""
     left: NDArray[np.float64]
-    """What is left of the target's expression [L, P]."""
+    """Remaining expression of the target [L, P]."""
     missing: NDArray[np.bool_]
     """Pairs without cells [L, P]."""
     depth: NDArray[np.float64]

@@ -1,4 +1,4 @@
-"""What a run cannot show or could not do, each with its figure: the report and the card say it."""
+"""Limitations of a run, each with its figure, for the report and the card."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""What a run came to, in a few lines, for its last page and for whoever watches it.
+"""The outcome of a run in a few lines, for its last page and for whoever watches it.
 
 The task that knows tells them in its log, where a cluster's API finds them, and keeps them in its
 artifact's summary, where a run on this machine does.

@@ -14,7 +14,7 @@ from components.shared.telling.errors import InputError
 
 ENDINGS = (".txt", ".csv", ".tsv")
 HEADERS = ("perturbation", "perturbations", "gene", "genes", "target_gene", "symbol")
-"""What the first line of a list may be called; no gene bears one of these names."""
+"""Titles that the first line of a list may have; no gene has one of these names."""
 LONGEST = 200
 """Characters of a label; a double of two long symbols has 30."""
 MOST = 100_000
