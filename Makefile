@@ -65,7 +65,7 @@ run: env ## run the pipeline here: PARAMS=<file> ARGS="key=value ..." [VERBOSE=1
 	@$(BIN)/python -m pipelines.run "$$PARAMS" --assign "$$ARGS"
 
 compare: env ## compare priors here: PARAMS=<file with priors and seeds> ARGS="key=value ..."
-	@$(BIN)/python -m pipelines.run $(if $(filter file,$(origin PARAMS)),pipelines/params/compare-demo.yaml,"$$PARAMS") --assign "$$ARGS"
+	@$(BIN)/python -m pipelines.run $(if $(filter file,$(origin PARAMS)),pipelines/params/compare-demo.yaml,"$$PARAMS") --comparison --assign "$$ARGS"
 
 predict: env ## apply a published model: MODEL=<folder or URI> DATASET=<h5ad> ARGS="perturbations=[MYC, TP53] ..."
 	@$(if $(MODEL),,echo "predict: give MODEL=<folder that publish wrote, or its URI>" >&2; exit 2)

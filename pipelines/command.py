@@ -135,7 +135,7 @@ def compare_command(
     params: str, assignments: tuple[str, ...], folder: Path, containers: bool, verbose: bool
 ) -> None:
     """Compare priors here, by a parameter file or its name."""
-    _run([params, *assignments], folder, containers=containers, verbose=verbose)
+    _run([params, *assignments, "--comparison"], folder, containers=containers, verbose=verbose)
 
 
 @main.command(

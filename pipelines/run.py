@@ -390,6 +390,9 @@ def main(given: Sequence[str] | None = None) -> None:
         "--containers", action="store_true", help="run each task in its image (make images)"
     )
     parser.add_argument("--verbose", action="store_true", help="show KFP's own lines (VERBOSE=1)")
+    parser.add_argument(
+        "--comparison", action="store_true", help="refuse parameters of another pipeline"
+    )
     parser.add_argument("--assign", default="", help="more assignments, quoted as in a shell")
     arguments = parser.parse_intermixed_args(given)
     started = time.perf_counter()
@@ -398,6 +401,11 @@ def main(given: Sequence[str] | None = None) -> None:
     with one_line_errors("run"):
         assignments = [*arguments.assignments, *assignments_in(arguments.assign)]
         params = read_params(arguments.params, assignments)
+        if arguments.comparison and not is_comparison(params):
+            raise InputError(
+                f"{arguments.params}: has no priors to compare; give a file with priors and seeds, "
+                "such as compare-demo"
+            )
         with telling_instead(arguments.params):
             check_early(params)
         print("\n".join([*described(params), *looked_at(params)]), flush=True)

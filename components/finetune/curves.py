@@ -59,7 +59,7 @@ def curves_page(
     kept = (
         f"epoch {best_epoch} (dotted) kept, by pearson_delta in validation"
         if best_epoch
-        else "none kept: known effects alone (dotted, before training) were not led beyond luck"
+        else "none kept: no epoch was significantly better than known effects alone (dotted)"
     )
     words = (
         f"{last['epoch']} {'epoch' if last['epoch'] == 1 else 'epochs'}; {kept}; last "

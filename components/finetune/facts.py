@@ -95,9 +95,8 @@ def announce(facts: Mapping[str, Any], recipe: Recipe) -> None:
         print(f"finetune: {found['covered']} of {found['genes']} {what} have a prior", flush=True)
     if facts["random_init"]:
         print(
-            f"finetune: WARNING: {facts['pretrained']} starts from random weights; nothing was "
-            "learnt from other data, so this model shows that the pipeline runs, not what scGPT "
-            "can do",
+            f"finetune: WARNING: {facts['pretrained']} starts from random weights, without "
+            "pretraining: this model shows that the pipeline runs, not what scGPT can do",
             file=sys.stderr,
             flush=True,
         )

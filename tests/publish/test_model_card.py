@@ -417,7 +417,7 @@ def test_the_prior_is_the_one_that_was_asked_for(tmp_path: Path, asked: str, tol
 def test_the_card_says_how_other_cells_are_predicted_and_what_scgpts_class_lacks(tmp_path: Path):
     text = card_of(tmp_path)
     assert "make predict MODEL=" in text and "predict_line(" in text
-    assert "it does not know" not in text
+    assert "it does not read" not in text
     assert "multiplied by 1" in text
 
 
