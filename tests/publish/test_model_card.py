@@ -292,7 +292,7 @@ def limits(**changes: dict[str, Any]) -> str:
         ({"stats": {"random_init": True}}, "random values"),
         ({"stats": {"limitations": ["an own one"]}}, "an own one"),
         ({"stats": {"best_val_pearson_delta": None}}, "not selected by it"),
-        ({"stats": {"prior": {"kind": "table"}}}, "no gain can be credited"),
+        ({"stats": {"prior": {"kind": "table"}}}, "no gain can be attributed"),
         ({"stats": {"genes": 30, "genes_modelled": 28}}, "2 of 30 genes are not in"),
     ],
 )
