@@ -159,12 +159,14 @@ def test_the_training_table_sets_cells_an_epoch_beside_the_training_set(text: st
 
 
 def test_metrics_stand_beside_baselines_and_ceiling(text: str) -> None:
-    head = "| metric | mean | median | max | `control_mean` | `same_perturbation_delta` | ceiling |"
+    head = (
+        "| metric | model | `same_perturbation_delta` | `control_mean` | ceiling | median | max |"
+    )
     assert f"{head} NaN |" in text
     assert (
-        "| `pearson_delta` | **0.2500** | 0.2500 | 0.3000 | 0.0000 | 0.5000 | 0.9000 | 0 |" in text
+        "| `pearson_delta` | **0.2500** | 0.5000 | 0.0000 | 0.9000 | 0.2500 | 0.3000 | 0 |" in text
     )
-    assert "| `roc_auc` | **-** | - | - | 0.4000 | 0.6000 | - | 2 |" in text
+    assert "| `roc_auc` | **-** | 0.6000 | 0.4000 | - | - | - | 2 |" in text
     assert "| `pearson_delta` | 0.3000 | - |" in text
 
 
