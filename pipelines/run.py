@@ -334,6 +334,7 @@ def run(
     # A folder of its own, so that runs side by side cannot take each other's output for theirs.
     runs = at_home(runs)
     root = new_folder(runs.resolve(), name, params)
+    comparing = is_comparison(params)
     if containers:
         images = development_images()
         runner = docker_runner(params, root, images)
@@ -341,10 +342,10 @@ def run(
         images, runner = code_as_images(), local.SubprocessRunner(use_venv=False)
         state = runs.resolve() / CHECKPOINTS / run_digest(given, images)
         os.environ[OWN_PLACE] = str(state)
-        if is_comparison(params):
+        if comparing:
             measured = runs.resolve() / ".cache" / "evaluate"
             os.environ.setdefault("SCGPT_PERTURB_EVALUATION_CACHE", str(measured))
-    others = comparison_on if is_comparison(params) else pipeline_on
+    others = comparison_on if comparing else pipeline_on
     pipeline = (prediction_on if is_prediction(params) else others)(LOCAL, images)
     local.init(
         runner=runner,
@@ -356,7 +357,8 @@ def run(
     # ten times slower than spinning briefly; where it is not, this costs nothing.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
-        with readable_log(private(root / LOG)) as told, tasks_here() as tasks:
+        count = len(priors_of(params)) * len(params.get("seeds", [0])) if comparing else 1
+        with readable_log(private(root / LOG), runs=count) as told, tasks_here() as tasks:
             pipeline(**given)
     except RuntimeError as error:
         remove_drafts(root)
@@ -365,7 +367,7 @@ def run(
         if told.told_errors:
             raise TaskError(told.told_errors[-1]) from None
         raise InputError(f"{plain(str(error))}; what the task said is above") from None
-    wanted = "*/compare/comparison" if is_comparison(params) else "*/publish/published"
+    wanted = "*/compare/comparison" if comparing else "*/publish/published"
     [found] = root.glob(wanted)
     link_results(root, found)
     if not containers:

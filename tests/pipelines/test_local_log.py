@@ -125,3 +125,16 @@ def test_a_bar_is_drawn_over_the_one_before_on_a_terminal_and_is_in_the_log(monk
     assert shown.count("\n") == 1
     assert shown.endswith("\r\x1b[K    finetune: wrote runs/model\n")
     assert "50%|" in log.read_text() and len(log.read_text().splitlines()) == 3
+
+
+def test_the_runs_of_a_comparison_that_are_done_are_counted(capsys):
+    with readable_log(runs=3):
+        for _ in range(3):
+            logging.info("Task 'evaluate' finished with status SUCCESS")
+            logging.info("Task 'predict' finished with status SUCCESS")
+    counted = [line for line in capsys.readouterr().out.splitlines() if "runs done" in line]
+    assert counted == [
+        "1 of 3 runs done, about 1 min left",
+        "2 of 3 runs done, about 1 min left",
+        "3 of 3 runs done",
+    ]
