@@ -141,7 +141,7 @@ def _forest(found: Findings) -> pd.DataFrame:
     table = found.differences
     rows = table[(table["metric"] == HEADLINE_METRIC) & (table["part"] == ALL)]
     pairs = zip(rows["prior"], rows["against"], strict=True)
-    names = [f"{shown(prior)} − {shown(other)}" for prior, other in pairs]
+    names = [f"{shown(prior)} \N{MINUS SIGN} {shown(other)}" for prior, other in pairs]
     return rows.assign(name=names)
 
 
