@@ -39,7 +39,7 @@ CASES: Mapping[str, tuple[str, str]] = {
 CURVES = ("train_loss", "train_delta_loss", "val_loss", "val_pearson_delta")
 
 Curves = dict[str, list[float | None]]
-"""A value an epoch, by curve; None where there is none."""
+"""One value per epoch, by curve; None where there is none."""
 
 
 @contextmanager

@@ -125,7 +125,7 @@ def _scored(
 
 
 def op3_table(found: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """Return a row a way."""
+    """Return one row per way."""
     names = list(next(iter(found.values())))
     lines = header(["prediction", *names, "mean"])
     for way, scores in found.items():
@@ -151,7 +151,7 @@ def screen_table(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
 
 
 def ahead(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
-    """Return in how many seeds known effects are ahead of copying, a row a kind of screen."""
+    """Return in how many seeds known effects are ahead of copying, one row per kind of screen."""
     lines = header(["ahead of copying in", *METRICS])
     for name, runs in found.items():
         cells = []

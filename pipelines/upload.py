@@ -80,7 +80,7 @@ def manual(package: Package) -> str:
 
 
 def _told(inputs: Mapping[str, Any], example: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a line a parameter: those without a default first."""
+    """Yield one line per parameter: those without a default first."""
     for name in sorted(inputs, key=lambda name: (_optional(inputs[name]), name)):
         about = inputs[name]
         value = example.get(name, about.get("defaultValue"))

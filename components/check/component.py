@@ -93,7 +93,7 @@ def check_grid(
     gpus: int,
     publish_to: str,
 ) -> list:
-    """Check priors and seeds, and return the grid, a dict a run.
+    """Check priors and seeds, and return the grid, one dict per run.
 
     Args:
         repeat: the commands that repeat the comparison.

@@ -61,7 +61,7 @@ class Head(Tables):
 
     @cached_property
     def cells(self) -> "pd.Index[Any]":
-        """A number a cell."""
+        """One number per cell."""
         frame = self._frame("obs")
         return pd.RangeIndex(frame[frame.attrs["_index"]].shape[0])
 

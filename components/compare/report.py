@@ -97,7 +97,7 @@ def _known_by(found: Findings) -> dict[str, str]:
 
 
 def rows_of(found: Findings, part: str) -> list[dict[str, Any]]:
-    """Return a row a prior, a baseline, the ceiling: name, kind, and by metric its numbers."""
+    """Return one row per prior, a baseline, the ceiling: name, kind, and by metric its numbers."""
     if found.grid.not_scored:
         return []
     means = found.means[found.means["part"] == part]

@@ -53,7 +53,7 @@ def write_effects(uri: str, folder: Path) -> tuple[dict[str, Any], Source]:
 
     Args:
         uri: a cells artifact's folder; an h5ad file as in one; or a table of deltas, parquet with
-            the column `perturbation`, perhaps `cell_line` and `cells`, and a column a gene.
+            the column `perturbation`, perhaps `cell_line` and `cells`, and one column per gene.
         folder: of the gene prior artifact.
 
     Returns:

@@ -276,7 +276,7 @@ def _context(
 
 
 def _held_out_rows(confidence: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return a row a training line that was left out: what other lines' effects reached there."""
+    """Return one row per left-out training line: the scores of the other lines' effects there."""
     return [
         {
             "line": row["line"],
@@ -337,7 +337,7 @@ def prior_rows(prior: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _metric_rows(run: _Run) -> list[dict[str, Any]]:
-    """Return a row a headline metric: mean, median, max, the baselines' means, the ceiling."""
+    """Return one row per headline metric: mean, median, max, the baselines' means, the ceiling."""
     metrics = run.metrics
     rows = []
     for name in HEADLINE:

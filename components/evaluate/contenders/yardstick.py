@@ -25,7 +25,7 @@ class Outcome:
     """The results of one prediction."""
 
     table: pl.DataFrame
-    """cell-eval's metrics, a row a perturbation, in its own form."""
+    """cell-eval's metrics, one row per perturbation, in its own form."""
     metrics: pd.DataFrame
     """The same as floats and ours beside them, all of `EVERY`, index = perturbation."""
     not_computed: dict[str, str]

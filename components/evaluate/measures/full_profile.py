@@ -38,7 +38,7 @@ def full_profile(real: Side, predicted: Side) -> tuple[pl.DataFrame, dict[str, s
     """Compare a predicted with the measured side.
 
     Returns:
-        cell-eval's table, a row a perturbation (`results.csv`), and the metrics computed here that
+        cell-eval's table, a row per perturbation (`results.csv`), and metrics computed here that
         could not be, with the reason. Those that cell-eval could not compute it logs.
     """
     table = _of_tables(real, predicted)

@@ -31,7 +31,7 @@ class Score:
     """cell-eval's scores of one prediction."""
 
     table: pl.DataFrame
-    """A row a perturbation, in cell-eval's own form (`results.csv`)."""
+    """One row per perturbation, in cell-eval's own form (`results.csv`)."""
     not_computed: dict[str, str]
     """Metrics that failed on this input, with cell-eval's reason."""
     predicted: Side

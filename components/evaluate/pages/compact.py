@@ -54,9 +54,9 @@ class Compact:
     """A matrix of changes and what is beside them, small enough for a page."""
 
     genes: Strongest
-    """A row a perturbation."""
+    """One row per perturbation."""
     perturbations: Strongest
-    """A row a gene."""
+    """One row per gene."""
     matrix: NDArray[np.int8]
     """All others, in units of their row's step, [perturbations, genes]; 0 where kept as it is."""
     steps: NDArray[np.float32]

@@ -119,7 +119,7 @@ class Effects:
         return ((start, min(start + BLOCK, count)) for start in range(0, count, BLOCK))
 
     def tables(self) -> Iterator[pa.Table]:
-        """Yield a row a perturbation and gene, some perturbations at a time, see the README."""
+        """Yield one row per perturbation and gene, some perturbations at a time, see the README."""
         for start, stop in self._blocks():
             change = self.change(start, stop)
             columns = {
@@ -146,7 +146,7 @@ class Effects:
             )
 
     def table(self, pearson_delta: pd.Series | None) -> pd.DataFrame:
-        """Return a row a perturbation.
+        """Return one row per perturbation.
 
         Args:
             pearson_delta: of those that were scored, index = perturbation; None = none was.

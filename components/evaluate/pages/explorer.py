@@ -61,7 +61,7 @@ class Explored:
     test_line: str
     genes: list[str]
     perturbations: pd.DataFrame
-    """A row a perturbation: `PERTURBATION_COLUMNS` and `pearson_delta` where it was measured."""
+    """A row per perturbation: `PERTURBATION_COLUMNS` and `pearson_delta` where it was measured."""
     control: NDArray[np.floating]
     """Mean of the test line's basal controls, [genes]."""
     change: NDArray[np.floating]
@@ -208,7 +208,7 @@ def _left_out(explored: Explored, small: Compact) -> int:
 
 
 def _rows(explored: Explored, small: Compact) -> list[dict[str, Any]]:
-    """Return a row a perturbation, as the table and its csv have them; None = cannot be said."""
+    """Return one row per perturbation, as in the table and its csv; None = cannot be said."""
     table = explored.perturbations
     strength = np.linalg.norm(np.asarray(explored.change, np.float64), axis=1)
     asked = [*PERTURBATION_COLUMNS, REACHED]

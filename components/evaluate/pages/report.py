@@ -144,7 +144,7 @@ def write_report(
     Args:
         found: what the scores are; None = nothing was measured.
         effects: what is predicted.
-        table: a row a perturbation, from `Effects.table`.
+        table: one row per perturbation, from `Effects.table`.
         origin: where it comes from.
         numbers: what `metrics.json` holds.
         file: to write.
@@ -297,7 +297,7 @@ def _columns(found: Findings, strongest: str) -> list[str]:
 
 
 def _verdicts(found: Findings, numbers: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return a row a baseline, the strongest first: its test in the headline, and all counted."""
+    """Return one row per baseline, the strongest first: its headline test, and all counted."""
     strongest = strongest_baseline(numbers)
     rows = _records(found.comparisons, metric=HEADLINE_METRIC)
     rows.sort(key=lambda row: row["baseline"] != strongest)
@@ -375,7 +375,7 @@ def _diagnoses(found: Findings) -> list[dict[str, Any]]:
 
 
 def _strata(found: Findings) -> list[dict[str, Any]]:
-    """Return a table a stratum: a column a group of perturbations, a row a metric."""
+    """Return one table per stratum: one column per group of perturbations, one row per metric."""
     tables = []
     for stratum in found.groups:
         rows = _records(found.strata, stratum=str(stratum))
@@ -398,7 +398,7 @@ def _strata(found: Findings) -> list[dict[str, Any]]:
 
 
 def _undefined(found: Findings) -> list[dict[str, Any]]:
-    """Return a row a metric without a value for some perturbation: how many, and why."""
+    """Return one row per metric without a value for some perturbation: how many, and why."""
     rows = []
     for metric, group in found.undefined.groupby("metric", sort=False):
         counts = dict(zip(group["prediction"], group["undefined"], strict=True))

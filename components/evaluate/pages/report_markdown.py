@@ -17,7 +17,7 @@ def headline_text(found: Findings | None, table: pd.DataFrame, origin: Origin) -
 
     Args:
         found: what the scores are; None = nothing was measured.
-        table: a row a perturbation, from `Effects.table`.
+        table: one row per perturbation, from `Effects.table`.
         origin: where it comes from.
     """
     left = int((table["measured_cells"] == 0).sum())
@@ -44,7 +44,7 @@ def markdown(found: Findings | None, table: pd.DataFrame, origin: Origin, verdic
 
     Args:
         found: what the scores are; None = nothing was measured.
-        table: a row a perturbation, from `Effects.table`.
+        table: one row per perturbation, from `Effects.table`.
         origin: where it comes from.
         verdict: what the run came to, from `components.shared.findings.verdict`.
     """

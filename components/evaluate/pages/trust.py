@@ -140,7 +140,7 @@ def trust(asked: pd.DataFrame, reached: pd.Series, confidence: Confidence, scale
     """Put what was expected beside what was reached.
 
     Args:
-        asked: `predictions.PERTURBATION_COLUMNS`, a row a perturbation.
+        asked: `predictions.PERTURBATION_COLUMNS`, one row per perturbation.
         reached: from `reached_of`, index = perturbation; those that were measured.
         confidence: what the model brought along.
         scale: the factor that predictions were multiplied by.

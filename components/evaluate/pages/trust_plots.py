@@ -11,7 +11,7 @@ from components.shared.telling.svg import plot as plot_of
 
 
 def expected_against_reached(table: pd.DataFrame, bins: pd.DataFrame) -> str:
-    """Draw what was reached over what was expected, a point a perturbation.
+    """Draw what was reached over what was expected, one point per perturbation.
 
     Args:
         table: `expected`, `reached`, `trained` (bool), index = perturbation, no NaN.

@@ -170,7 +170,7 @@ class Confidence:
                 as there, and of those that are not there as the mean.
 
         Returns:
-            A row a label, in their order, with `agreement`, `known`, `expected_pearson_delta`,
+            One row per label, in their order, with `agreement`, `known`, `expected_pearson_delta`,
             `expected_low`, `expected_high`; NaN where it cannot be said, see `why`.
         """
         table = self.perturbations.reindex(pd.Index(labels, dtype=object))

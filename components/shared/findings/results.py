@@ -30,7 +30,7 @@ def kept_results(folder: Path) -> list[str]:
     """Return the lines of the results in the artifacts of a run on this machine.
 
     Args:
-        folder: the run's, with a folder a task and in it one an artifact.
+        folder: the run's, with one folder per task and in it one per artifact.
     """
     files = sorted(folder.glob("*/*/provenance.json"), key=lambda file: file.stat().st_mtime)
     found = [json.loads(file.read_text())["summary"].get(RESULT, "") for file in files]

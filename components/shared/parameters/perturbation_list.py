@@ -26,7 +26,7 @@ def read_perturbations(given: str | Sequence[str]) -> list[str]:
 
     Args:
         given: labels such as ``MYC`` or ``KLF1+MAP2K6``; or paths or URIs of text or csv files with
-            one a line (of a table the first column; a title such as ``gene`` and lines that begin
+            one per line (of a table the first column; a title such as ``gene`` and lines that begin
             with # are left out). A single string is one of either.
 
     Raises:

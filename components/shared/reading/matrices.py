@@ -31,7 +31,7 @@ SYMBOLS = (
 
 @dataclass(frozen=True)
 class Matrix:
-    """Where in a file a matrix of cells x genes is, and the table of its genes."""
+    """Where a matrix of cells x genes is in a file, and the table of its genes."""
 
     x: str
     var: str = "var"
