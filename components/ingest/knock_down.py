@@ -130,7 +130,7 @@ def left_of_targets(
     sums = np.zeros((len(names), len(columns)))
     own = np.full((len(obs), most), np.nan)
     start = 0
-    with bar(total=len(obs), what="targets", unit="cells") as progress:
+    with bar(total=len(obs), what="targets", unit=" cells") as progress:
         for _, block in blocks:
             stop = start + block.shape[0]
             values = np.expm1(block[:, columns].toarray().astype(np.float64))

@@ -66,7 +66,7 @@ def _of_tables(real: Side, predicted: Side) -> pl.DataFrame:
     """Return cell-eval's metrics of differential expression, all but the one of all together."""
     parts = []
     count = len(real.perturbations)
-    with bar(total=count, what="comparing genes called", unit=" perturbations") as progress:
+    with bar(total=count, what="genes called", unit=" sets") as progress:
         for start in range(0, count, AT_ONCE):
             stop = min(start + AT_ONCE, count)
             pipeline = MetricPipeline("de")

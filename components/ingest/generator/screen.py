@@ -240,7 +240,7 @@ def write_raw(uri: str, target: Path, *, seed: int = 0) -> None:
     try:
         with h5py.File(partial, "w") as file:
             writer = CsrWriter(file, screen.spec.genes)
-            with bar(total=screen.spec.cells, what="generating", unit="cells") as progress:
+            with bar(total=screen.spec.cells, what="generating", unit=" cells") as progress:
                 for rows, block in screen.blocks(np.ones(screen.spec.cells, dtype=bool)):
                     writer.append(block)
                     progress.update(len(rows))
