@@ -17,7 +17,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ from pipelines.outcome import comparison_summary, summary
 from pipelines.pipeline import pipeline_on, scgpt_perturb
 from pipelines.scheduling import LOCAL
 from pipelines.sources import digest_of_code
-from pipelines.task_processes import tasks_here
+from pipelines.task_processes import Tasks, tasks_here
 
 PARAMS = Path(__file__).parent / "params"
 ASKED = "perturbations"
@@ -358,7 +358,8 @@ def run(
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
         count = len(priors_of(params)) * len(params.get("seeds", [0])) if comparing else 1
-        with readable_log(private(root / LOG), runs=count) as told, tasks_here() as tasks:
+        started = nullcontext(Tasks()) if containers else tasks_here()
+        with readable_log(private(root / LOG), runs=count) as told, started as tasks:
             pipeline(**given)
     except RuntimeError as error:
         remove_drafts(root)

@@ -40,6 +40,7 @@ class Tasks:
         command, given = handed_over(full_command)
         with subprocess.Popen(
             command,
+            stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
