@@ -62,7 +62,9 @@ def finetune(
             seed=seed,
             processes=max(gpus, 1),
             checkpoints=checkpoints
-            or own_place(model.uri, model.path, name=f"{gene_prior.metadata['sha256']}-{seed}"),
+            or own_place(
+                model.uri, model.path, name=f"{gene_prior.metadata['sha256'][:12]}-{seed}"
+            ),
         )
         model.metadata.update(describe(model.path))
         shutil.copyfile(f"{model.path}/{CURVES_FILE}", curves.path)
