@@ -20,8 +20,8 @@ from components.shared.artifacts.splits import TEST, TRAIN, Splits
 from components.shared.model.tokens import GeneTokens
 from components.shared.model.vocabulary import Vocabulary
 from components.shared.parameters.pretrained import parse_pretrained
-from components.shared.parameters.prior_grammar import parse_prior
 from components.shared.parameters.recipe import Recipe
+from components.shared.storage.downloads import shown
 
 
 def facts_of_start(
@@ -106,7 +106,7 @@ def announce(facts: Mapping[str, Any], recipe: Recipe) -> None:
         f"finetune: {facts['training_cells']:,} training cells of "
         f"{facts['training_perturbations']:,} perturbations, "
         f"{facts['genes_modelled']:,} of {facts['genes']:,} genes in the vocabulary, prior "
-        f"{parse_prior(facts['prior_asked_for']).shown}, {facts['parameters'] / 1e6:.1f} M "
+        f"{shown(facts['prior_asked_for'])}, {facts['parameters'] / 1e6:.1f} M "
         f"parameters on {facts['processes']} x {facts['device']}"
         f"{', compiled' if facts['compiled'] else ''}, batch {recipe.batch_size}",
         flush=True,
