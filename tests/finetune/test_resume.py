@@ -122,7 +122,7 @@ def test_sigterm_keeps_the_step_under_way_and_says_how_to_go_on(
     assert run.end() == 143
     epoch, step = run.saved[-1]
     assert run.begun[-1] == (epoch, step)
-    (line,) = [line for line in run.said.split("\n") if "SIGTERM" in line and "minutes" not in line]
+    (line,) = [line for line in run.said.split("\n") if "stopped at" in line]
     assert re.fullmatch(
         rf"finetune: stopped at epoch {epoch}, step {step}; the last good checkpoint is "
         rf"{place}/epoch-000{epoch}-step-00000{step}-[0-9a-f]{{8}}; run it again with "
