@@ -18,6 +18,7 @@ PACKAGE    ?=
 MODEL      ?=
 DATASET    ?=
 RUN        ?=
+REASON     ?=
 KEEP       ?=
 SAMPLE     ?= 300
 SEED       ?= 1
@@ -25,18 +26,21 @@ MODULES    ?= finetune evaluate split compare shared
 PACKAGES   ?= pipelines/compiled
 CONTEXT    ?=
 # read by the shell as variables, so that & and [ ] in them are safe
-export ARGS CONTEXT DATASET EXPERIMENT HOST KEEP MODEL MODULES PACKAGE PACKAGES PARAMS REGISTRY RUN SAMPLE SEED
+export ARGS CONTEXT DATASET EXPERIMENT HOST KEEP MODEL MODULES PACKAGE PACKAGES PARAMS REASON REGISTRY RUN SAMPLE SEED
 
-# make run test_line=jurkat would run with the file's test line: parameters of a pipeline go into ARGS
-LETTERS    := a b c d e f g h i j k l m n o p q r s t u v w x y z
-NOT_TAKEN  := $(firstword $(foreach v,$(filter $(addsuffix %,$(LETTERS)),$(.VARIABLES)),$(if $(filter command,$(firstword $(origin $(v)))),$(v))))
+# make run prior=none or PARAM=... would run the demo as it is: parameters of a pipeline go into ARGS
+TAKEN      := ARGS CONTEXT DATASET EXPERIMENT HOST KEEP MODEL MODULES NETWORK PACKAGE PACKAGES PARAMS PYTHON REASON \
+              REGISTRY RELEASE RUN SAMPLE SEED SHELL TORCH_INDEX VERBOSE
+GIVEN      := $(foreach v,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(v)))),$(v)))
+NOT_TAKEN  := $(firstword $(filter-out $(TAKEN) -% MAKE%,$(GIVEN)))
 ifneq ($(NOT_TAKEN),)
-$(error $(NOT_TAKEN)=... is not a variable of make; give a parameter of the pipeline in ARGS: ARGS="'$(NOT_TAKEN)=$($(NOT_TAKEN))'")
+$(error $(NOT_TAKEN)=... is not a variable of make ($(TAKEN)); give a parameter of the pipeline in ARGS: \
+  ARGS="'$(NOT_TAKEN)=$($(NOT_TAKEN))'")
 endif
 
 .DEFAULT_GOAL := help
 .PHONY: help env run compare predict run-containers test lint types compile check-compiled validate images push \
-        test-containers test-live submit upload ablation priors mutants lock runs report clean clean-runs
+        test-containers test-live submit upload ablation priors mutants golden lock runs report clean clean-runs
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -61,7 +65,7 @@ run: env ## run the pipeline here: PARAMS=<file> ARGS="key=value ..." [VERBOSE=1
 	@$(BIN)/python -m pipelines.run "$$PARAMS" --assign "$$ARGS"
 
 compare: env ## compare priors here: PARAMS=<file with priors and seeds> ARGS="key=value ..."
-	@$(BIN)/python -m pipelines.run $(if $(filter file,$(origin PARAMS)),pipelines/params/compare-demo.yaml,"$$PARAMS") --assign "$$ARGS"
+	@$(BIN)/python -m pipelines.run $(if $(filter file,$(origin PARAMS)),pipelines/params/compare-demo.yaml,"$$PARAMS") --comparison --assign "$$ARGS"
 
 predict: env ## apply a published model: MODEL=<folder or URI> DATASET=<h5ad> ARGS="perturbations=[MYC, TP53] ..."
 	@$(if $(MODEL),,echo "predict: give MODEL=<folder that publish wrote, or its URI>" >&2; exit 2)
@@ -106,9 +110,11 @@ test-live: env ## try everything on a cluster, 45 minutes: HOST=<url of KFP's UI
 	@LIVE_HOST="$$HOST" LIVE_CONTEXT="$$CONTEXT" LIVE_PACKAGES="$$PACKAGES" $(BIN)/python -m pytest tests/live -rs -s -v
 
 submit: env ## run on a cluster: HOST=<url> [PARAMS= ARGS= EXPERIMENT= RUN=<name> PACKAGE=<compiled>]
+	@$(if $(HOST),,echo "submit: give HOST=<address of KFP's UI>" >&2; exit 2)
 	@$(BIN)/python -m pipelines.submit "$$PARAMS" --host "$$HOST" --experiment "$$EXPERIMENT" --run "$$RUN" $(if $(PACKAGE),--package "$$PACKAGE") --assign "$$ARGS"
 
 upload: env ## the compiled pipelines with a short manual each: HOST=<url of KFP's UI> [PACKAGES=<folder>]
+	@$(if $(HOST),,echo "upload: give HOST=<address of KFP's UI>" >&2; exit 2)
 	@$(BIN)/python -m pipelines.upload --host "$$HOST" --packages "$$PACKAGES"
 
 ablation: env ## what each change to the reference recipe is worth: writes docs/ablation.md, resumes where it stopped
@@ -119,6 +125,10 @@ priors: env ## what each prior is worth on generated screens: writes docs/priors
 
 mutants: env ## plant faults that tests should notice, resumes where it stopped: [SAMPLE=<count, or all> SEED= MODULES="split evaluate/pair"]
 	@$(BIN)/python -m benchmarks.mutants --sample "$$SAMPLE" --seed "$$SEED" --modules "$$MODULES"
+
+golden: env ## rewrite the loss curves that training is tested against: REASON="why training changed"
+	@$(if $(strip $(REASON)),,echo 'golden: give REASON="why training changed"' >&2; exit 2)
+	@WANDB_MODE=disabled $(BIN)/python -m benchmarks.golden --reason "$$REASON"
 
 lock: env ## pin the versions that are installed now
 	@$(BIN)/python -m pip freeze --all --exclude-editable --exclude pip > $(LOCK).partial

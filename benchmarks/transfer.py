@@ -27,7 +27,7 @@ from benchmarks.truth import TestLine
 from components.finetune.cross_line_effects import known_effects, line_key, others_of
 from components.finetune.data import Floats
 from components.finetune.deltas import LineDeltas, line_deltas
-from components.finetune.effect_parts import COPIED, PARTS, told_by, weights_of
+from components.finetune.effect_parts import COPIED, PARTS, estimates_from, weights_of
 from components.finetune.evidence import correlations
 from components.finetune.loading import load_training_data
 from components.finetune.validation import discrimination, pearson
@@ -67,8 +67,8 @@ def op3(path: Path) -> dict[str, dict[str, tuple[float, float]]]:
         variance = np.broadcast_to(np.mean(pairs, axis=(0, 1)), change[others].shape).copy()
         part = LineDeltas([names[i] for i in others], change[others], variance, there[others])
         tellers = [(part, i) for i in range(len(others))]
-        told, weights = told_by(tellers), weights_of(tellers, line_key)
-        for way, effects in (*told.parts.items(), ("stack", told.combined(weights))):
+        estimates, weights = estimates_from(tellers), weights_of(tellers, line_key)
+        for way, effects in (*estimates.parts.items(), ("stack", estimates.combined(weights))):
             found[way][name] = _agreement(effects, scores[left])
     return found
 
@@ -93,7 +93,7 @@ def screen(asked: str, lines: int, seed: int, folder: Path) -> dict[str, Any]:
         deltas = [line_deltas(data)]
         known = known_effects(data.perturbations, deltas, None)
         line = TestLine.of(cells, splits)
-    copied = told_by(others_of(None, deltas))
+    copied = estimates_from(others_of(None, deltas))
     place = {label: i for i, label in enumerate(data.perturbations)}
     told = [i for i, name in enumerate(line.perturbations) if copied.there[place[name]]]
     rows = [place[line.perturbations[i]] for i in told]
@@ -127,7 +127,7 @@ def _scored(
 
 
 def op3_table(found: Mapping[str, Mapping[str, tuple[float, float]]]) -> list[str]:
-    """Return a row a way: the correlation in each cell type, and the means of both scores."""
+    """Return one row per way: the correlation in each cell type, and the means of both scores."""
     names = list(next(iter(found.values())))
     lines = header(["prediction", *names, "mean", "discrimination"])
     for way, scores in found.items():
@@ -154,7 +154,7 @@ def screen_table(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
 
 
 def ahead(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
-    """Return in how many seeds known effects are ahead of copying, a row a kind of screen."""
+    """Return in how many seeds known effects are ahead of copying, one row per kind of screen."""
     lines = header(["ahead of copying in", *METRICS])
     for name, runs in found.items():
         cells = []

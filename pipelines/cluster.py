@@ -16,7 +16,7 @@ from components.shared.telling.errors import InputError
 from components.shared.telling.kfp_run import Run
 
 API_ERRORS = (ApiException, HTTPError)
-"""What a call can raise: an answer that is an error, or no answer at all."""
+"""Errors of a call: an answer that is an error, or no answer at all."""
 TIMEOUT = (10, 60)
 """Seconds to connect and to wait for an answer; the client itself would wait forever."""
 OTHER_PAGE = "answers, but not as Kubeflow Pipelines does (a sign-in page, perhaps)"

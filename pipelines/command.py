@@ -42,8 +42,8 @@ PASSED_ON = {"ignore_unknown_options": True, "help_option_names": ["--help", "-h
 
 def parameters_of(pipeline: Any) -> list[tuple[str, str]]:
     """Return the parameters of a pipeline with what its docstring says of each."""
-    told = docstring_parser.parse(pipeline.pipeline_func.__doc__ or "")
-    return [(one.arg_name, " ".join((one.description or "").split())) for one in told.params]
+    parsed = docstring_parser.parse(pipeline.pipeline_func.__doc__ or "")
+    return [(one.arg_name, " ".join((one.description or "").split())) for one in parsed.params]
 
 
 def parameter_files() -> Iterator[tuple[str, str]]:
@@ -54,7 +54,7 @@ def parameter_files() -> Iterator[tuple[str, str]]:
         yield path.stem, f"{about.split('. ')[0].rstrip('.')}."
 
 
-class Told(click.Command):
+class PipelineCommand(click.Command):
     """A command whose help names its pipeline's parameters, the parameter files and an example."""
 
     def __init__(
@@ -104,7 +104,7 @@ def main() -> None:
 
 @main.command(
     "run",
-    cls=Told,
+    cls=PipelineCommand,
     pipelines=[scgpt_perturb],
     example="scgpt-perturb run demo seed=2 overrides.epochs=3",
 )
@@ -122,7 +122,7 @@ def run_command(
 
 @main.command(
     "compare",
-    cls=Told,
+    cls=PipelineCommand,
     pipelines=[compare_priors],
     example="scgpt-perturb compare compare-demo 'priors=[none, effects]' 'seeds=[0, 1, 2]'",
 )
@@ -135,12 +135,12 @@ def compare_command(
     params: str, assignments: tuple[str, ...], folder: Path, containers: bool, verbose: bool
 ) -> None:
     """Compare priors here, by a parameter file or its name."""
-    _run([params, *assignments], folder, containers=containers, verbose=verbose)
+    _run([params, *assignments, "--comparison"], folder, containers=containers, verbose=verbose)
 
 
 @main.command(
     "predict",
-    cls=Told,
+    cls=PipelineCommand,
     pipelines=[predict_line],
     example="scgpt-perturb predict runs/latest/published controls.h5ad 'perturbations=[MYC, TP53]'",
 )
@@ -165,7 +165,7 @@ def predict_command(
 
 @main.command(
     "check",
-    cls=Told,
+    cls=PipelineCommand,
     pipelines=[scgpt_perturb],
     example="scgpt-perturb check own-data dataset=cells.h5ad",
 )
@@ -183,7 +183,7 @@ def check_command(params: str, assignments: tuple[str, ...]) -> None:
 
 @main.command(
     "submit",
-    cls=Told,
+    cls=PipelineCommand,
     pipelines=[scgpt_perturb, compare_priors, predict_line],
     parser=submit.argument_parser,
     context_settings=PASSED_ON,
@@ -197,7 +197,7 @@ def submit_command(arguments: tuple[str, ...]) -> None:
 
 @main.command(
     "upload",
-    cls=Told,
+    cls=PipelineCommand,
     parser=upload.argument_parser,
     context_settings=PASSED_ON,
     example="scgpt-perturb upload --host http://localhost:8080",
@@ -210,7 +210,7 @@ def upload_command(arguments: tuple[str, ...]) -> None:
 
 @main.command(
     "compile",
-    cls=Told,
+    cls=PipelineCommand,
     parser=compiling.argument_parser,
     context_settings=PASSED_ON,
     example="scgpt-perturb compile --check",
@@ -221,7 +221,7 @@ def compile_command(arguments: tuple[str, ...]) -> None:
     sys.exit(compiling.main(list(arguments)))
 
 
-@main.command("runs", cls=Told, example="scgpt-perturb runs --keep 5")
+@main.command("runs", cls=PipelineCommand, example="scgpt-perturb runs --keep 5")
 @RUNS
 @click.option("--keep", type=int, help="Remove all runs but the newest ones.")
 def runs_command(folder: Path, keep: int | None) -> None:
@@ -234,7 +234,7 @@ def runs_command(folder: Path, keep: int | None) -> None:
             click.echo(line)
 
 
-@main.command("report", cls=Told, example="scgpt-perturb report --open")
+@main.command("report", cls=PipelineCommand, example="scgpt-perturb report --open")
 @RUNS
 @click.option("--open", "opened", is_flag=True, help="Open it in the browser.")
 def report_command(folder: Path, opened: bool) -> None:

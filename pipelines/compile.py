@@ -35,7 +35,7 @@ PROFILES = {
     for name, pipeline_on in PIPELINES.items()
     for profile in (H100, CPU)
 }
-"""What is compiled: file name to the pipeline and the kind of cluster it is for."""
+"""Compiled files: file name to the pipeline and the kind of cluster it is for."""
 DEFAULT = re.compile(r"^(#    \w+: (?:dict|list) \[Default: )(.*)\]$", re.MULTILINE)
 """A comment line of a compiled file that shows a default which may have keys."""
 

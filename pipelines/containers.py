@@ -30,7 +30,7 @@ ENDPOINTS = (
 """Addresses of services, which may be of this machine."""
 CREDENTIALS = "GOOGLE_APPLICATION_CREDENTIALS"
 GCLOUD_CREDENTIALS = at_home(Path("~/.config/gcloud/application_default_credentials.json"))
-"""What `gcloud auth application-default login` leaves."""
+"""Credentials that `gcloud auth application-default login` leaves."""
 ENVIRONMENT = (
     *ENDPOINTS,
     CREDENTIALS,
@@ -44,7 +44,7 @@ ENVIRONMENT = (
     "WANDB_API_KEY",
     "WANDB_PROJECT",
 )
-"""What a task's environment may have from here."""
+"""Variables that a task's environment may have from here."""
 
 
 def here(uri: str) -> Path | None:

@@ -25,6 +25,8 @@ LOG = "log.txt"
 PARAMETERS = "params.yaml"
 PUBLISHED = "published"
 COMPARISON = "comparison"
+CHECKPOINTS = Path(".cache", "checkpoints")
+"""Below the folder of runs: the state of training of runs that were stopped."""
 LONGEST = 30
 """Characters of a parameter file's name, or a prior, in the name of a folder."""
 NAME = re.compile(r"(\d{8})-(\d{6})-[\w.+-]+")
@@ -234,6 +236,8 @@ def remove_old(runs: Path, keep: int) -> list[Path]:
     old = [run.root for run in kept(runs)[keep:]]
     for root in old:
         shutil.rmtree(root)
+    if not keep:
+        shutil.rmtree(runs / CHECKPOINTS, ignore_errors=True)
     latest = runs / LATEST
     if latest.is_symlink() and not latest.exists():
         latest.unlink()

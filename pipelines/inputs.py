@@ -1,4 +1,4 @@
-"""What a run's parameters are of, and what they name to be read: priors, URIs and local files."""
+"""The pipeline that parameters belong to, and the inputs that they name."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""What KFP's local runner prints, without what only KFP reads.
+"""The output of KFP's local runner, without lines that only KFP reads.
 
 Tasks of a comparison run side by side, each in a thread of KFP's. Lines are put together thread by
 thread, and each carries the run that it is of. VERBOSE=1 shows KFP's own lines too.
@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import sys
 import threading
 import time
@@ -28,17 +29,22 @@ COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 SELECTOR = "expression selector"
 """Of every parameter that a task takes from an item of a loop."""
 ITEM = "to parent value: "
-"""What precedes the item of a loop in the line that says that a task takes something from it."""
+"""Text before the item of a loop in the line that says that a task takes something from it."""
 CHATTER = re.compile(r"Streamed logs:|outputs:|has no outputs|Cleaned up workspace")
 RESULT = re.compile(r"[a-z-]+: result: ")
-"""What a task tells a cluster's last page; here the end of the run says it."""
+"""Lines for a cluster's last page; here the end of the run says it."""
 STARTED = re.compile(r"Executing task '(.+)'")
 JSON_START = re.compile(r'["{}\[\]\d-]|(true|false|null)\b')
 LAST = "conclude"
+ENDED = re.compile(r"Task 'evaluate(-\d+)?' finished")
+"""In KFP's line on the last task of a run of a comparison."""
+PROGRESS = re.compile(r"\d+%\|")
+"""In a line of a bar, which on a terminal is drawn over the one before."""
+CLEARED = "\r\x1b[K"
 
 
 class _Said(threading.local):
-    """What was heard of one thread: of a task at a time."""
+    """State of one thread, which runs a task at a time."""
 
     pending = ""
     label = ""
@@ -49,12 +55,14 @@ class _Said(threading.local):
 class _Readable(io.TextIOBase):
     """Passes whole lines on, except the executor's own and the JSON of a task's input."""
 
-    def __init__(self, stream: TextIO, log: TextIO | None, *, verbose: bool) -> None:
+    def __init__(self, stream: TextIO, log: TextIO | None, *, verbose: bool, runs: int) -> None:
         self._stream = stream
         self._log = log
         self._verbose = verbose
         self._said = _Said()
         self._one_at_a_time = threading.Lock()
+        self._here = f"{Path.cwd()}/"
+        self._runs, self._ended, self._began = runs, 0, time.monotonic()
         self.told_errors: list[str] = []
         """The lines with which tasks said why they failed."""
 
@@ -85,7 +93,17 @@ class _Readable(io.TextIOBase):
         chatter = record.levelno < logging.WARNING and bool(CHATTER.search(text))
         for number, line in enumerate(text.rstrip().split("\n")):
             self._pass(f"{clock} {line}" if not number else line, chatter=chatter)
+        if self._runs > 1 and ENDED.search(text):
+            self._count()
         return False
+
+    def _count(self) -> None:
+        """Say how many runs of a comparison are done, and how long the others may take."""
+        self._ended += 1
+        left = self._runs - self._ended
+        minutes = (time.monotonic() - self._began) / self._ended * left / 60
+        took = f", about {max(1, round(minutes))} min left" if left > 0 else ""
+        self._pass(f"{self._ended} of {self._runs} runs done{took}", chatter=False)
 
     def _hear(self, line: str) -> None:
         bare = plain(line).strip()
@@ -117,8 +135,17 @@ class _Readable(io.TextIOBase):
                 self._log.write(plain(line) + "\n")
                 self._log.flush()
             if self._verbose or not chatter:
-                self._stream.write(line + "\n")
-                self._stream.flush()
+                self._show(line.replace(self._here, ""))
+
+    def _show(self, line: str) -> None:
+        """Print a line; on a terminal a bar stays only until the next line."""
+        if not self._stream.isatty():
+            self._stream.write(line + "\n")
+        elif PROGRESS.search(line):
+            self._stream.write(CLEARED + plain(line)[: shutil.get_terminal_size().columns - 1])
+        else:
+            self._stream.write(f"{CLEARED}{line}\n")
+        self._stream.flush()
 
 
 def plain(text: str) -> str:
@@ -146,17 +173,18 @@ def _value(text: str) -> Any:
 
 
 @contextmanager
-def readable_log(log: Path | None = None) -> Iterator[_Readable]:
+def readable_log(log: Path | None = None, *, runs: int = 1) -> Iterator[_Readable]:
     """Leave out executor messages, task inputs as JSON, and warnings; yield what hears the log.
 
     Args:
         log: file that is to hold what VERBOSE=1 would show.
+        runs: of a comparison, to count those that are done.
     """
     verbose = os.environ.get("VERBOSE", "0") not in ("", "0")
     root = logging.getLogger()
     level = root.level
     with log.open("a") if log else nullcontext() as file, warnings.catch_warnings():
-        heard = _Readable(sys.stdout, file, verbose=verbose)
+        heard = _Readable(sys.stdout, file, verbose=verbose, runs=runs)
         warnings.filterwarnings("ignore", module=r"kfp\.local")
         # KFP says which tasks it took from the cache, but to nobody unless somebody listens.
         root.setLevel(logging.INFO)

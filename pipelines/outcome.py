@@ -1,4 +1,4 @@
-"""What a person wants to know at the end of a run on this machine, in at most 80 columns."""
+"""Summary at the end of a run on this machine, in at most 80 columns."""
 
 import json
 import textwrap

@@ -23,7 +23,7 @@ from components.shared.parameters.stage_options import INGEST_OPTIONS
 from components.split.split import split
 
 TABLE = "perturbation_table"
-"""Entry of uns: a row a perturbation, see `predictions.PERTURBATION_COLUMNS`."""
+"""Entry of uns: one row per perturbation, see `predictions.PERTURBATION_COLUMNS`."""
 
 
 def predict_line(

@@ -9,12 +9,15 @@ its own on a cluster. Finished tasks are cached: a rerun with another prior star
 import argparse
 import hashlib
 import inspect
+import json
 import os
 import shlex
+import shutil
+import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +26,7 @@ from kfp import local
 
 from components.check.check import check, check_prediction, grid
 from components.check.look import look
-from components.finetune.places import open_place
+from components.finetune.places import OWN_PLACE, open_place
 from components.ingest.generator import Screen
 from components.publish.publish import check_target
 from components.shared.parameters.datasets import as_text, with_files
@@ -34,6 +37,7 @@ from components.shared.telling.errors import InputError, nearest, one_line_error
 from pipelines.compare import compare_priors, comparison_on
 from pipelines.containers import docker_runner, here
 from pipelines.history import (
+    CHECKPOINTS,
     LOG,
     described,
     link_results,
@@ -50,17 +54,24 @@ from pipelines.outcome import comparison_summary, summary
 from pipelines.pipeline import pipeline_on, scgpt_perturb
 from pipelines.scheduling import LOCAL
 from pipelines.sources import digest_of_code
-from pipelines.task_processes import unseen_parameters
+from pipelines.task_processes import Tasks, tasks_here
 
 PARAMS = Path(__file__).parent / "params"
 ASKED = "perturbations"
 DATASET = "dataset"
 PINNED = ("dataset", "prior", "priors")
 """Parameters whose files `pinned` names by content."""
+AFTER_TRAINING = ("publish_to", "checkpoints")
+"""Parameters that change nothing of what is trained."""
+STOPPED = 128 + signal.SIGINT
 
 
 class TaskError(InputError):
     """A task failed; the message is the task's own line."""
+
+
+class StoppedError(Exception):
+    """Ctrl-C, or another signal, stopped the run."""
 
 
 def pipeline_parameters(params: Mapping[str, Any]) -> dict[str, inspect.Parameter]:
@@ -200,7 +211,7 @@ def telling_instead(path: Path) -> Iterator[None]:
         yield
     except InputError as error:
         said = instead_of(path)
-        lacks = "no such file" in str(error) or "only holds a place" in str(error)
+        lacks = "no such file" in str(error) or " a place in the parameter file" in str(error)
         raise InputError(f"{error}; {said}") if said and lacks else error from None
 
 
@@ -295,21 +306,25 @@ def run(
 
     Raises:
         InputError: a task failed, its own line says why; or see `pinned`.
+        StoppedError: a signal stopped it.
     """
     params = {key: without_links(value) for key, value in params.items()}
     given = pinned(params)
     # A folder of its own, so that runs side by side cannot take each other's output for theirs.
     runs = at_home(runs)
     root = new_folder(runs.resolve(), name, params)
+    comparing = is_comparison(params)
     if containers:
         images = development_images()
         runner = docker_runner(params, root, images)
     else:
         images, runner = code_as_images(), local.SubprocessRunner(use_venv=False)
-        if is_comparison(params):
+        state = runs.resolve() / CHECKPOINTS / run_digest(given, images)
+        os.environ[OWN_PLACE] = str(state)
+        if comparing:
             measured = runs.resolve() / ".cache" / "evaluate"
             os.environ.setdefault("SCGPT_PERTURB_EVALUATION_CACHE", str(measured))
-    others = comparison_on if is_comparison(params) else pipeline_on
+    others = comparison_on if comparing else pipeline_on
     pipeline = (prediction_on if is_prediction(params) else others)(LOCAL, images)
     local.init(
         runner=runner,
@@ -321,17 +336,30 @@ def run(
     # ten times slower than spinning briefly; where it is not, this costs nothing.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
-        with readable_log(private(root / LOG)) as told, unseen_parameters():
+        count = len(priors_of(params)) * len(params.get("seeds", [0])) if comparing else 1
+        started = nullcontext(Tasks()) if containers else tasks_here()
+        with readable_log(private(root / LOG), runs=count) as told, started as tasks:
             pipeline(**given)
     except RuntimeError as error:
         remove_drafts(root)
+        if tasks.stopped:
+            raise StoppedError from None
         if told.told_errors:
             raise TaskError(told.told_errors[-1]) from None
         raise InputError(f"{plain(str(error))}; what the task said is above") from None
-    wanted = "*/compare/comparison" if is_comparison(params) else "*/publish/published"
+    wanted = "*/compare/comparison" if comparing else "*/publish/published"
     [found] = root.glob(wanted)
     link_results(root, found)
+    if not containers:
+        shutil.rmtree(state, ignore_errors=True)
     return root
+
+
+def run_digest(params: Mapping[str, Any], images: Mapping[str, str]) -> str:
+    """Return a digest of all that training depends on, so that the same command resumes it."""
+    binding = {name: value for name, value in params.items() if name not in AFTER_TRAINING}
+    said = json.dumps([binding, images, state_of_inputs(params)], sort_keys=True)
+    return hashlib.sha256(said.encode()).hexdigest()[:16]
 
 
 def main(given: Sequence[str] | None = None) -> None:
@@ -344,6 +372,9 @@ def main(given: Sequence[str] | None = None) -> None:
         "--containers", action="store_true", help="run each task in its image (make images)"
     )
     parser.add_argument("--verbose", action="store_true", help="show KFP's own lines (VERBOSE=1)")
+    parser.add_argument(
+        "--comparison", action="store_true", help="refuse parameters of another pipeline"
+    )
     parser.add_argument("--assign", default="", help="more assignments, quoted as in a shell")
     arguments = parser.parse_intermixed_args(given)
     started = time.perf_counter()
@@ -352,6 +383,11 @@ def main(given: Sequence[str] | None = None) -> None:
     with one_line_errors("run"):
         assignments = [*arguments.assignments, *assignments_in(arguments.assign)]
         params = read_params(arguments.params, assignments)
+        if arguments.comparison and not is_comparison(params):
+            raise InputError(
+                f"{arguments.params}: has no priors to compare; give a file with priors and seeds, "
+                "such as compare-demo"
+            )
         with telling_instead(arguments.params):
             check_early(params)
         print("\n".join([*described(params), *looked_at(params)]), flush=True)
@@ -365,6 +401,14 @@ def main(given: Sequence[str] | None = None) -> None:
         except TaskError as error:
             print(error, file=sys.stderr, flush=True)
             raise SystemExit(1) from None
+        except StoppedError:
+            print(
+                "run: stopped; the same command continues from here: finished tasks come from the "
+                "cache, training from its checkpoint",
+                file=sys.stderr,
+                flush=True,
+            )
+            raise SystemExit(STOPPED) from None
         end = comparison_summary if is_comparison(params) else summary
         print(end(root, time.perf_counter() - started))
 

@@ -74,7 +74,7 @@ SECRETS_OF = {
 
 @dataclass(frozen=True)
 class Pod:
-    """What a task asks of its node."""
+    """Resources that a task requests."""
 
     cpu: str
     memory: str

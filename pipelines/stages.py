@@ -32,11 +32,11 @@ class Stages:
     """Adds tasks to the pipeline that is being made."""
 
     profile: Profile
-    """What each task asks of its node."""
+    """Resources that each task requests."""
     images: Mapping[str, str]
     """The image of each stage; those that are not named keep their component's."""
     parameters: Mapping[str, Any]
-    """What the pipeline's function has at its start: its parameters by name."""
+    """The pipeline's parameters by name."""
 
     def add(
         self, component: Any, *, gpu_count: str | PipelineChannel = "0", **inputs: Any

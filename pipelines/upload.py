@@ -36,7 +36,7 @@ EXAMPLES = {
 ALWAYS = (*FROM_EXAMPLE, "prior", "model", "perturbations", "publish_to")
 """Parameters that a manual tells even where their default stands in the example."""
 LITERAL = re.compile(r"[^\s,;()]*[_<>][^\s,;()]*")
-"""What Markdown would take for emphasis or a tag of HTML."""
+"""Characters that Markdown would take for emphasis or an HTML tag."""
 AS_IT_STANDS = (
     "**To try it:** press *Create run*, then *Start*: as it stands the form runs on generated "
     "cells with a tiny model. For cells of your own put in what is below."
@@ -80,7 +80,7 @@ def manual(package: Package) -> str:
 
 
 def _told(inputs: Mapping[str, Any], example: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a line a parameter: those without a default first."""
+    """Yield one line per parameter: those without a default first."""
     for name in sorted(inputs, key=lambda name: (_optional(inputs[name]), name)):
         about = inputs[name]
         value = example.get(name, about.get("defaultValue"))

@@ -27,7 +27,7 @@ PATIENCE = 900.0
 class Progress:
     """Prints a line whenever a task changes state, and now and then what runs.
 
-    On a terminal the last line says what runs; elsewhere (a CI log) a line a minute does.
+    On a terminal the last line says what runs; elsewhere (a CI log) one line per minute does.
     """
 
     def __init__(self, package: Package, runs: Sequence[str] = (), namespace: str = "") -> None:

@@ -30,7 +30,7 @@ def argument_bytes(cells: Sequence[Mapping[str, Any]], repeat: str) -> int:
     """Return the bytes of the longest argument that a comparison makes: what compare takes.
 
     Args:
-        cells: the grid, a dict a run with prior and seed.
+        cells: the grid, one dict per run with prior and seed.
         repeat: the commands that repeat the comparison.
     """
     shown = [{"prior": cell["prior"], "seed": cell["seed"]} for cell in cells]
@@ -41,7 +41,7 @@ def workflow_bytes(cells: Sequence[Mapping[str, Any]]) -> int:
     """Return the bytes of Argo's object of a comparison of which nothing is in the cache.
 
     Args:
-        cells: the grid, a dict a run with repeat.
+        cells: the grid, one dict per run with repeat.
     """
     repeats = sum(_bytes(cell["repeat"]) for cell in cells)
     return WORKFLOW_BESIDE + WORKFLOW_RUN * len(cells) + int(WORKFLOW_REPEAT * repeats)

@@ -50,7 +50,7 @@ def grid(parameters: Mapping[str, Any], package: str, checkpoints: str) -> list[
             beside its model.
 
     Returns:
-        A dict a cell, priors first: prior, seed, checkpoints, and repeat, the commands that make
+        A dict per cell, priors first: prior, seed, checkpoints, and repeat, the commands that make
         this cell alone.
     """
     _check_all(parameters)

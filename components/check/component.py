@@ -35,7 +35,7 @@ def check(
     from pathlib import Path
 
     from components.check.check import check as run
-    from components.check.look import told
+    from components.check.look import print_look
     from components.shared.parameters.publish_to import check_target_form
     from components.shared.telling.errors import one_line_errors
 
@@ -44,7 +44,7 @@ def check(
     with one_line_errors("check"):
         check_target_form(publish_to)
         repeat = run(parameters, package)
-        told(parameters)
+        print_look(parameters)
         Path(gpu_count).parent.mkdir(parents=True, exist_ok=True)
         Path(gpu_count).write_text(str(gpus))
         return repeat
@@ -76,7 +76,7 @@ def check_grid(
     gpus: int,
     publish_to: str,
 ) -> list:
-    """Check priors and seeds, and return the grid, a dict a run.
+    """Check priors and seeds, and return the grid, one dict per run.
 
     Parameters are as in `check`. ``repeat`` gets the commands that repeat the comparison, ``runs``
     prior and seed of each run, without the commands: what compare takes is one argument.
@@ -87,7 +87,7 @@ def check_grid(
 
     from components.check.bounds import room_in_workflow
     from components.check.check import grid, repeat_comparison
-    from components.check.look import told
+    from components.check.look import print_look
     from components.shared.parameters.publish_to import check_target_form
     from components.shared.telling.errors import one_line_errors
 
@@ -98,7 +98,7 @@ def check_grid(
         cells = grid(parameters, package, checkpoints)
         if note := room_in_workflow(cells):
             print(f"check: note: {note}", flush=True)
-        told(parameters)
+        print_look(parameters)
         short = [{"prior": cell["prior"], "seed": cell["seed"]} for cell in cells]
         for target, text in (
             (repeat, repeat_comparison(parameters, package)),
@@ -138,7 +138,7 @@ def check_model(
     from pathlib import Path
 
     from components.check.check import check_prediction
-    from components.check.look import told
+    from components.check.look import print_look
     from components.shared.artifacts.artifact import describe
     from components.shared.artifacts.finished import take_model
     from components.shared.artifacts.normalisation import check_asked
@@ -152,7 +152,7 @@ def check_model(
         check_target_form(publish_to)
         repeat = check_prediction(parameters, package)
         check_asked(ingest_options, take_model(model, taken.path), shown(model))
-        told(parameters)
+        print_look(parameters)
         taken.metadata.update(describe(taken.path))
         Path(gpu_count).parent.mkdir(parents=True, exist_ok=True)
         Path(gpu_count).write_text(str(gpus))

@@ -2,7 +2,8 @@
 
 Time is floating point operations over a rate. The operations are those of matrix products, a
 training step being three forward passes, as `benchmarks/measure.py` counts them; each rate is of a
-whole fine-tune that was timed, validation and loading included.
+whole fine-tune that was timed, validation and loading included. Other machines differ, so a time is
+given as a range, from half to double.
 """
 
 import os
@@ -26,11 +27,25 @@ STORED = 8
 """Bytes of a value in the cells artifact: float32 and the number of its column."""
 COPIES = 2
 """Training cells are dense in memory, and as much again while they are loaded."""
-BESIDE = 2e9
-"""Bytes of PyTorch and of a whole-human model with Adam's moments (51 million parameters)."""
+STATE = 16
+"""Bytes a parameter of a model in training: itself, its gradient and Adam's two moments."""
+ON_DISK = 40
+"""... of a run: two checkpoints of the weights, the best ones and the moments, and the model."""
+ACTIVATIONS = 16
+"""Values a token, feature and layer that a step keeps for the gradient: queries, keys and values,
+attention, projections, norms, feed-forward, residuals and their dropout."""
+PROCESS = 0.7e9
+"""Bytes of a process with PyTorch: the peak of a fine-tune of 200 cells."""
+BESIDE = 30e6
+"""Bytes of a run's pages, tables and predictions of a small screen."""
+VOCABULARY = 60_697
+"""Genes that scGPT has an embedding for."""
+BUSY = 1.5
+"""Processes a CPU from which on a machine is busy."""
 WHOLE_HUMAN = "whole-human"
-RECIPES = {"default": (30, 1536), "reference": (30, 1536), "smoke": (2, 96)}
-"""Epochs and tokens a cell of each recipe, whose files are finetune's; a test holds them equal."""
+RECIPES = {"default": (30, 1536, 192), "reference": (30, 1536, 192), "smoke": (2, 96, 64)}
+"""Epochs, tokens a cell and batch of each recipe, whose files are finetune's; a test holds them
+equal."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +65,13 @@ class Size:
 
 @dataclass(frozen=True)
 class Training:
-    """What of a recipe takes time."""
+    """Settings of a recipe on which its cost depends."""
 
     pretrained: str
     epochs: int
     max_genes: int
     """Tokens a cell; 0 = all genes."""
+    batch_size: int
     gpus: int = 0
 
 
@@ -63,61 +79,91 @@ def training_of(parameters: Mapping[str, Any]) -> Training | None:
     """Return what the parameters of a run say of its training; None where nothing trains."""
     if parameters.get("recipe") not in RECIPES or not parameters.get("pretrained"):
         return None
-    epochs, max_genes = RECIPES[parameters["recipe"]]
+    epochs, max_genes, batch_size = RECIPES[parameters["recipe"]]
     overrides = parameters.get("overrides") or {}
     return Training(
         parameters["pretrained"],
         int(overrides.get("epochs", epochs)),
         int(overrides.get("max_genes", max_genes)),
+        int(overrides.get("batch_size", batch_size)),
         int(parameters.get("gpus", 0)),
     )
 
 
 def forward_flops(pretrained: str, tokens: int) -> float:
     """Return a cell's floating point operations in a forward pass (`benchmarks/measure.py`)."""
-    asked = parse_pretrained(pretrained)
-    shape = SIZES[asked.random_size or WHOLE_HUMAN]
+    shape = _shape(pretrained)
     d = shape["embsize"]
     layer = 6 * d * d + 2 * tokens * d
     return 2.0 * tokens * (shape["nlayers"] * layer + 5 * d * d)
 
 
+def model_parameters(pretrained: str) -> float:
+    """Return about how many parameters a model has: embeddings and the layers' matrices."""
+    shape = _shape(pretrained)
+    d = shape["embsize"]
+    return float(VOCABULARY * d + shape["nlayers"] * 6 * d * d)
+
+
+def _shape(pretrained: str) -> Mapping[str, Any]:
+    """Return the sizes of a model; a checkpoint is taken for whole-human."""
+    return SIZES[parse_pretrained(pretrained).random_size or WHOLE_HUMAN]
+
+
 def seconds(size: Size, training: Training, cpus: int) -> float:
     """Return how long the fine-tunes of a run take that stop at no epoch before the last."""
-    tokens = min(training.max_genes or size.genes, size.genes)
-    cell = 3 * forward_flops(training.pretrained, tokens)
+    cell = 3 * forward_flops(training.pretrained, _tokens(size, training))
     rate = GPU_RATE * training.gpus if training.gpus else CPU_RATE * cpus
     return size.runs * training.epochs * size.training_cells * cell / rate
 
 
-def memory(size: Size) -> float:
-    """Return the bytes that a fine-tune needs."""
-    return COPIES * VALUE * size.genes * (size.training_cells + size.training_controls) + BESIDE
+def _tokens(size: Size, training: Training) -> int:
+    return min(training.max_genes or size.genes, size.genes)
 
 
-def disk(size: Size) -> float:
-    """Return the bytes of the download and the cells artifact."""
-    return float(size.download + STORED * size.entries)
+def memory(size: Size, training: Training) -> float:
+    """Return the bytes that a fine-tune needs on this machine; a step on a GPU is in the GPU's."""
+    cells = COPIES * VALUE * size.genes * (size.training_cells + size.training_controls)
+    shape = _shape(training.pretrained)
+    kept = ACTIVATIONS * VALUE * shape["embsize"] * shape["nlayers"]
+    step = 0 if training.gpus else training.batch_size * _tokens(size, training) * kept
+    return PROCESS + STATE * model_parameters(training.pretrained) + cells + step
+
+
+def disk(size: Size, training: Training) -> float:
+    """Return the bytes of the download, the cells artifact, and what each fine-tune leaves."""
+    run = ON_DISK * model_parameters(training.pretrained) + BESIDE
+    return size.download + STORED * size.entries + size.runs * run
 
 
 def estimated(size: Size, training: Training) -> dict[str, str]:
     """Return the estimates as facts to print, and what this machine has."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    on = f"{training.gpus} GPU as fast as an H100" if training.gpus else f"{cpus} CPUs"
+    on = f"{training.gpus} GPU as fast as an H100" if training.gpus else f"{cpus} idle CPUs"
     each = f", {size.runs} runs one after another" if size.runs > 1 else ""
+    likely = seconds(size, training, cpus)
     facts = {
-        "estimate": f"fine-tune up to {_time(seconds(size, training, cpus))} on {on}{each} "
-        f"({training.epochs} epochs), {_bytes(memory(size))} of memory, {_bytes(disk(size))} of "
-        "disk: from rates measured elsewhere, right to a factor of two or three"
+        "estimate": f"training takes {_time(likely / 2)} to {_time(2 * likely)} on {on}{each} "
+        f"({training.epochs} epochs, fewer if it stops early), about "
+        f"{_bytes(memory(size, training))} of memory and {_bytes(disk(size, training))} of disk"
     }
+    if not training.gpus and (load := _load()) > BUSY * cpus:
+        facts["busy"] = (
+            f"{load:.0f} processes share this machine's {cpus} CPUs now: expect a multiple of that"
+        )
     lacks = []
-    if (there := _memory_here()) and memory(size) > there:
+    if (there := _memory_here()) and memory(size, training) > there:
         lacks.append(f"{_bytes(there)} of memory")
-    if disk(size) > (free := shutil.disk_usage(Path.cwd()).free):
+    if disk(size, training) > (free := shutil.disk_usage(Path.cwd()).free):
         lacks.append(f"{_bytes(free)} of disk free here")
     if lacks and not training.gpus:
         facts["warning"] = f"this machine has {' and '.join(lacks)}; leave cells out (obs_filter)"
     return facts
+
+
+def _load() -> float:
+    """Return how many processes wanted a CPU in the last minute; 0 where nobody counts them."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
 
 
 def _memory_here() -> float:
@@ -129,7 +175,7 @@ def _memory_here() -> float:
 
 def _time(spent: float) -> str:
     if spent < 90:
-        return "1 minute" if spent > 30 else "half a minute"
+        return f"{max(1, round(spent, -1 if spent > 10 else 0)):.0f} seconds"
     for unit, length in (("minutes", 60), ("hours", 3600), ("days", 86400)):
         if spent < 100 * length or unit == "days":
             return f"{spent / length:.0f} {unit}"

@@ -61,7 +61,7 @@ class Head(Tables):
 
     @cached_property
     def cells(self) -> "pd.Index[Any]":
-        """A number a cell."""
+        """One number per cell."""
         frame = self._frame("obs")
         return pd.RangeIndex(frame[frame.attrs["_index"]].shape[0])
 
@@ -74,7 +74,7 @@ class Head(Tables):
 
 @dataclass(frozen=True)
 class Seen:
-    """What the labels of all files say."""
+    """Labels and sizes of all files."""
 
     obs: pd.DataFrame
     """Columns perturbation, cell_line and is_control of the cells that are kept."""
@@ -121,8 +121,8 @@ def _lines(title: str, fact: str) -> list[str]:
     return [f"{title if not i else '':<{TITLE}}{line}" for i, line in enumerate(wrapped)]
 
 
-def told(parameters: Mapping[str, Any]) -> None:
-    """Print what a look at the dataset tells, in a pod: a run on this machine began with it."""
+def print_look(parameters: Mapping[str, Any]) -> None:
+    """Print the look at the dataset, in a pod: a run on this machine began with it."""
     for line in look(parameters) if "KUBERNETES_SERVICE_HOST" in os.environ else ():
         print(f"check: {visible(line)}", flush=True)
 

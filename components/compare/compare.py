@@ -107,7 +107,7 @@ def cost(grid: Grid) -> pd.DataFrame:
 
 
 def runs_table(grid: Grid) -> pd.DataFrame:
-    """Return a row a run: prior, seed, scores and its report, or where it failed and why."""
+    """Return one row per run: prior, seed, scores and its report, or where it failed and why."""
     rows: list[dict[str, Any]] = [
         {
             "prior": run.prior,

@@ -28,7 +28,7 @@ def compare(
         metrics: means by prior, for the comparison of runs.
         report: the report with plots.
         summary: the verdict and the main table.
-        cells: the grid: a dict a run with prior and seed.
+        cells: the grid: one dict per run with prior and seed.
         repeat: the commands that repeat the comparison, for the report.
     """
     import json

@@ -19,7 +19,7 @@ STYLES = ((OTHER, "--"), (QUIET, "-."), (QUIET, ":"), (INK, (0, (1, 3))))
 
 
 def scores(rows: pd.DataFrame, baselines: Mapping[str, float]) -> str:
-    """Draw the headline metric by prior: mean, interval over perturbations, a point a seed.
+    """Draw the headline metric by prior: mean, interval over perturbations, one point per seed.
 
     Args:
         rows: name, mean, low, high and points (the means of single seeds) of each prior.

@@ -40,7 +40,7 @@ PARTS = {
 
 @dataclass(frozen=True)
 class Findings:
-    """What a comparison found."""
+    """Results of a comparison."""
 
     grid: Grid
     means: pd.DataFrame
@@ -97,7 +97,7 @@ def _known_by(found: Findings) -> dict[str, str]:
 
 
 def rows_of(found: Findings, part: str) -> list[dict[str, Any]]:
-    """Return a row a prior, a baseline, the ceiling: name, kind, and by metric its numbers."""
+    """Return one row per prior, a baseline, the ceiling: name, kind, and by metric its numbers."""
     if found.grid.not_scored:
         return []
     means = found.means[found.means["part"] == part]
@@ -141,7 +141,7 @@ def _forest(found: Findings) -> pd.DataFrame:
     table = found.differences
     rows = table[(table["metric"] == HEADLINE_METRIC) & (table["part"] == ALL)]
     pairs = zip(rows["prior"], rows["against"], strict=True)
-    names = [f"{shown(prior)} less {shown(other)}" for prior, other in pairs]
+    names = [f"{shown(prior)} \N{MINUS SIGN} {shown(other)}" for prior, other in pairs]
     return rows.assign(name=names)
 
 

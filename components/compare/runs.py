@@ -42,7 +42,7 @@ class Run:
 
     @cached_property
     def scores(self) -> pd.DataFrame:
-        """Each metric's value: rows (prediction, perturbation), a column a metric."""
+        """Each metric's value: rows (prediction, perturbation), one column per metric."""
         table = read_labelled(self.evaluation.path / SCORES_FILE, "prediction", "metric", "value")
         return table.pivot(index=["prediction", "perturbation"], columns="metric", values="value")
 
@@ -58,7 +58,7 @@ class Run:
         return set(self.scores.index.get_level_values(0))
 
     def of(self, prediction: str) -> pd.DataFrame:
-        """Return the scores of one prediction: a row a perturbation, a column a metric."""
+        """Return the scores of one prediction: one row per perturbation, one column per metric."""
         return pd.DataFrame(self.scores.xs(prediction, level="prediction"))
 
     @cached_property

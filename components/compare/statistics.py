@@ -38,7 +38,7 @@ from components.shared.parameters.prior_grammar import (
 )
 
 METRICS = {name: lower_is_better(name) for name in (HEADLINE_METRIC, CENTRED, *HEADLINE[1:])}
-"""What is compared, and whether lower is better."""
+"""Compared metrics, and whether lower is better."""
 TOLD = tuple(name for name in BASELINES if name != CONTROL_CELLS)
 """Baselines whose means are told; cells drawn at random say what their mean says."""
 ALL = "all"

@@ -1,4 +1,4 @@
-"""What a comparison shows, in sentences: which prior helps, and where there is no evidence."""
+"""Sentences on a comparison: which prior helps, and where there is no evidence."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What a training step sees: which control cell stands under which perturbation, batch by batch."""
+"""Training batches: which control cell is paired with which perturbation."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

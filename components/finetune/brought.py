@@ -1,4 +1,4 @@
-"""What a model brings along of its training lines."""
+"""Parts of the training lines that a model carries along."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ class Brought:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What the statistics say of it."""
+        """Its entries in the statistics."""
         found = self.confidence
         return {
             "scale": found.scale,

@@ -1,5 +1,6 @@
 """When a checkpoint is written: by the clock, after each epoch, and on SIGTERM."""
 
+import os
 import signal
 import sys
 import threading
@@ -7,6 +8,7 @@ import time
 from types import FrameType, TracebackType
 
 from components.finetune.checkpoints import Checkpoints, Saved
+from components.finetune.places import OWN_PLACE
 from components.finetune.state import TrainingState
 from components.shared.telling.errors import InputError
 
@@ -97,8 +99,7 @@ class CheckpointManager:
         if not self._workers.first:
             raise SystemExit(TERMINATED)
         print(
-            f"finetune: SIGTERM: stopped at {self._here()}{self.last_good()}; run it again with "
-            f"checkpoints={self._store.where} to resume",
+            f"finetune: stopped at {self._here()}{self.last_good()}; {self._how_to_resume()}",
             file=sys.stderr,
             flush=True,
         )
@@ -107,6 +108,13 @@ class CheckpointManager:
     def last_good(self) -> str:
         """Return ``; the last good checkpoint is <uri>``, or an empty string."""
         return f"; the last good checkpoint is {self._last}" if self._last else ""
+
+    def _how_to_resume(self) -> str:
+        """Return how; a run on one machine keeps checkpoints where it looks for them itself."""
+        where = self._store.where if self._store else ""
+        if where.startswith(os.environ.get(OWN_PLACE) or "?"):
+            return "the same command resumes from it"
+        return f"run it again with checkpoints={where} to resume"
 
     def _here(self) -> str:
         epoch, step = self._state.position

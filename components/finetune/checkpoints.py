@@ -30,7 +30,7 @@ KEPT = 2
 """Should the newest be damaged, there is one before it."""
 
 Identity = Mapping[str, str | int | float | bool]
-"""What must be the same to resume from a checkpoint, by name; a sha256 stands for data."""
+"""Facts that must be equal to resume from a checkpoint, by name; a sha256 stands for data."""
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,10 @@ def finetune(
             overrides=overrides,
             seed=seed,
             processes=max(gpus, 1),
-            checkpoints=checkpoints or own_place(model.uri, model.path),
+            checkpoints=checkpoints
+            or own_place(
+                model.uri, model.path, name=f"{gene_prior.metadata['sha256'][:12]}-{seed}"
+            ),
         )
         model.metadata.update(describe(model.path))
         shutil.copyfile(f"{model.path}/{CURVES_FILE}", curves.path)

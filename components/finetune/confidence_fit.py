@@ -20,7 +20,7 @@ from components.finetune.cross_line_effects import (
     others_of,
 )
 from components.finetune.data import Floats
-from components.finetune.effect_parts import told_by, weights_of
+from components.finetune.effect_parts import estimates_from, weights_of
 from components.finetune.evidence import Evidence
 from components.finetune.left_out import LeftOut, Screen, left_out, strength_of
 from components.shared.artifacts.confidence import (
@@ -70,7 +70,7 @@ def confidence(screen: Screen, known: Effects | None = None) -> Confidence:
     if any(not others_of(line, screen.deltas) for line in lines):
         every = others_of(None, screen.deltas)
         weights = weights_of(every, line_key)
-        effects, origin, _ = carried(screen.labels, told_by(every), weights, screen.vectors)
+        effects, origin, _ = carried(screen.labels, estimates_from(every), weights, screen.vectors)
         return _learned([], _table(screen, evidence, origin, strength_of(effects)))
     given = known is not None
     known = known or known_effects(screen.labels, screen.deltas, screen.vectors)

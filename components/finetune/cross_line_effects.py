@@ -1,4 +1,4 @@
-"""What is known of each perturbation's effect in a line from all other lines.
+"""Effects of perturbations in one line, estimated from all other lines.
 
 The same perturbation's pseudobulk delta in the training lines, carried to another line, is the
 baseline that deep models rarely beat. Here it is given to the model: as an input channel, and as
@@ -20,11 +20,11 @@ from components.finetune.data import Floats
 from components.finetune.deltas import LineDeltas
 from components.finetune.effect_parts import (
     COPIED,
+    Estimates,
     Mask,
-    Teller,
-    Told,
+    SourceLine,
     Weights,
-    told_by,
+    estimates_from,
     weights_of,
 )
 from components.finetune.near_by import near_by
@@ -42,7 +42,7 @@ FACTORS = np.linspace(0.0, MOST_SCALE, 61)
 
 @dataclass(frozen=True)
 class Sizes:
-    """How far off left-out lines are told, by the factor that is put on what they are told."""
+    """Errors of the estimates of left-out lines, by the factor that they are multiplied by."""
 
     squared: Floats
     """Sum over perturbations and genes of squared errors with each of `FACTORS`."""
@@ -61,19 +61,19 @@ class Sizes:
         )
 
     @classmethod
-    def of(cls, told: Told, weights: Weights, change: Floats, there: Mask) -> "Sizes":
-        """Hold what was told of a line against what it measured.
+    def of(cls, estimates: Estimates, weights: Weights, change: Floats, there: Mask) -> "Sizes":
+        """Compare the estimates of a line with what it measured.
 
         Args:
-            told: by the other lines.
-            weights: how much each way to tell counts.
+            estimates: from the other lines.
+            weights: the weight of each way to estimate.
             change: what the line measured, [perturbations, genes].
             there: which perturbations it has.
         """
-        both = told.there & there
-        kept, measured = both[told.there], change[both]
-        found = told.combined(weights)[kept]
-        missed = told.parts[COPIED][kept] - measured
+        both = estimates.there & there
+        kept, measured = both[estimates.there], change[both]
+        found = estimates.combined(weights)[kept]
+        missed = estimates.parts[COPIED][kept] - measured
         squared, absolute = np.zeros(len(FACTORS)), np.zeros(len(FACTORS))
         for i, factor in enumerate(FACTORS):
             error = factor * found - measured
@@ -89,7 +89,7 @@ class Sizes:
         effects that are too small are taken for other, weaker ones, and for none.
 
         It is one of `FACTORS`; the one with the least squared error where none is as good as that;
-        None where nothing was told.
+        None where nothing was estimates.
         """
         if not self.perturbations or np.ptp(self.squared) == 0:
             return None
@@ -100,7 +100,7 @@ class Sizes:
         return float(FACTORS[found.max() if len(found) else self.squared.argmin()])
 
 
-NOTHING_TOLD = Sizes(np.zeros(len(FACTORS)), np.zeros(len(FACTORS)), (0.0, 0.0), 0)
+NO_ESTIMATES = Sizes(np.zeros(len(FACTORS)), np.zeros(len(FACTORS)), (0.0, 0.0), 0)
 
 
 @dataclass(frozen=True)
@@ -115,9 +115,9 @@ class Effects:
     near: NearBy | None
     """For perturbations that are not among them, where the prior's vectors help in a new line."""
     weights: Weights
-    """How much each way to tell an effect counts in a new line, summing to 1."""
+    """The weight of each way to estimate an effect in a new line, summing to 1."""
     sizes: Sizes
-    """Of all training lines that others tell of."""
+    """Of all training lines that can be estimated from others."""
 
     @property
     def origin(self) -> list[str]:
@@ -140,10 +140,10 @@ def known_effects(
             line by `line_key`, that line does not see it.
         vectors: a gene prior's vector of each perturbation, a row of zeros = none, [perturbations,
             width].
-        centre: whether lines are put together without their own mean effects (`told_by`).
+        centre: whether lines are put together without their own mean effects (`estimates_from`).
 
     Raises:
-        InputError: no line has perturbations that it can tell of.
+        InputError: no line has perturbations to estimate from.
     """
     own = deltas[0].lines
     every = others_of(None, deltas)
@@ -153,7 +153,7 @@ def known_effects(
             "hold out less of them, or give a screen of another (effects:<uri>)"
         )
     tables, origins, near, weights = [], [], None, {}
-    told, sizes = _remembered(centre=centre), NOTHING_TOLD
+    estimate, sizes = _remembered(centre=centre), NO_ESTIMATES
     with bar(total=len(own) + 1, what="effects in other lines", unit=" lines") as progress:
         for number, line in enumerate((*own, None)):
             others = others_of(line, deltas)
@@ -163,13 +163,13 @@ def known_effects(
                 origins.append(origin)
                 progress.update()
                 continue
-            # One line has none to leave out: it tells another as lines of this screen tell one.
+            # One line has none to leave out: the weights are those between lines of this screen.
             alone = len({line_key(part.lines[i]) for part, i in others}) == 1
-            weights = weights_of(every if alone else others, line_key, told)
-            change, origin, near = carried(labels, told(others), weights, vectors)
+            weights = weights_of(every if alone else others, line_key, estimate)
+            change, origin, near = carried(labels, estimate(others), weights, vectors)
             if line is not None:
                 part = deltas[0].change[number], deltas[0].there[number]
-                sizes += Sizes.of(told(others), weights, *part)
+                sizes += Sizes.of(estimate(others), weights, *part)
             tables.append(torch.from_numpy(change).float())
             origins.append(origin)
             progress.update()
@@ -186,23 +186,23 @@ def _alone(own: LineDeltas, number: int) -> tuple[Floats, list[str]]:
     return mean, [MEAN] * len(there)
 
 
-def _remembered(*, centre: bool) -> Callable[[Sequence[Teller]], Told]:
-    """Return `told_by` that is asked once for each set of lines."""
-    found: dict[frozenset[tuple[int, int]], Told] = {}
+def _remembered(*, centre: bool) -> Callable[[Sequence[SourceLine]], Estimates]:
+    """Return `estimates_from` that is computed once for each set of lines."""
+    found: dict[frozenset[tuple[int, int]], Estimates] = {}
 
-    def told(lines: Sequence[Teller]) -> Told:
+    def estimate(lines: Sequence[SourceLine]) -> Estimates:
         key = frozenset((id(part), i) for part, i in lines)
         if key not in found:
-            found[key] = told_by(lines, centre=centre)
+            found[key] = estimates_from(lines, centre=centre)
         return found[key]
 
-    return told
+    return estimate
 
 
-def others_of(line: str | None, deltas: Sequence[LineDeltas]) -> list[Teller]:
-    """Return the lines that may tell ``line`` something, None = a new line: all.
+def others_of(line: str | None, deltas: Sequence[LineDeltas]) -> list[SourceLine]:
+    """Return the lines that ``line`` may be estimated from, None = a new line: all.
 
-    One without cells tells nothing, as a training line that is held out whole to validate.
+    One without cells is no source, as a training line that is held out whole to validate.
     """
     rows = [(part, i) for part in deltas for i, there in enumerate(part.there) if there.any()]
     return [
@@ -263,21 +263,21 @@ def vectors_of(labels: Sequence[str], table: Tensor, vocabulary: Vocabulary) -> 
 
 
 def carried(
-    labels: Sequence[str], told: Told, weights: Weights, vectors: Floats | None
+    labels: Sequence[str], estimates: Estimates, weights: Weights, vectors: Floats | None
 ) -> tuple[Floats, list[str], NearBy | None]:
-    """Carry what lines tell over to another line.
+    """Carry the estimates from some lines over to another.
 
     Args:
         labels: perturbations, the control first.
-        told: by those lines.
-        weights: how much each way to tell counts.
+        estimates: from those lines.
+        weights: the weight of each way to estimate.
         vectors: see `known_effects`.
 
     Returns:
         Effects [perturbations, genes], where each is from, and how others follow from the prior.
     """
-    there = told.there
-    known = told.combined(weights)
+    there = estimates.there
+    known = estimates.combined(weights)
     effects = np.zeros((len(there), known.shape[1]))
     effects[there] = known
     origin = [MEASURED if known else MEAN for known in there]

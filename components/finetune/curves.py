@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from markupsafe import escape
+from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from components.shared.telling.page import page_css
@@ -14,7 +15,7 @@ PANELS = (
     ("Mean change of sets", "weighted squared error", {"train_delta_loss": "training"}),
     (
         "Validation, pearson_delta",
-        "mean over sets that have a value",
+        "mean over sets",
         {
             "val_pearson_delta": "all",
             "val_pearson_delta_seen": "seen in another line",
@@ -23,7 +24,7 @@ PANELS = (
     ),
     (
         "Validation, discrimination",
-        "mean over sets; 0.5 = chance",
+        "mean; 0.5 = chance",
         {
             "val_discrimination": "all",
             "val_discrimination_seen": "seen in another line",
@@ -38,6 +39,8 @@ LINES = (
     {"color": QUIET, "linestyle": ":", "marker": "^", "markersize": 3.5},
 )
 """Of a panel's curves: where two are the same, the later one lies on the earlier and both show."""
+LEAST_SPAN = 0.05
+"""Smallest range of a vertical axis: changes of a score that are smaller are mostly luck."""
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 
@@ -56,7 +59,7 @@ def curves_page(
     kept = (
         f"epoch {best_epoch} (dotted) kept, by pearson_delta in validation"
         if best_epoch
-        else "none kept: known effects alone (dotted, before training) were not led beyond luck"
+        else "none kept: no epoch was significantly better than known effects alone (dotted)"
     )
     words = (
         f"{last['epoch']} {'epoch' if last['epoch'] == 1 else 'epochs'}; {kept}; last "
@@ -102,8 +105,17 @@ def _panel(
         panel.axes.set(xlabel="epoch", ylabel=axis)
         panel.axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if len(curves) > 1:
-            panel.axes.legend()
+            panel.axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=3)
+        _keep_in_proportion(panel.axes)
     return panel.svg
+
+
+def _keep_in_proportion(axes: Axes) -> None:
+    """Widen an axis that would show luck in the third digit as if it were a curve."""
+    low, high = axes.get_ylim()
+    lacking = LEAST_SPAN - (high - low)
+    if lacking > 0:
+        axes.set_ylim(low - lacking / 2, high + lacking / 2)
 
 
 def _values(history: Sequence[Mapping[str, Any]], name: str) -> list[float]:

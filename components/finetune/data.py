@@ -1,4 +1,4 @@
-"""What training reads: dense arrays in memory, and the row numbers that give them meaning."""
+"""Training data: dense arrays in memory, and the row numbers that give them meaning."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""What each perturbation changes in each training line, and how sure that is."""
+"""Changes under each perturbation in each training line, with their variances."""
 
 from dataclasses import dataclass
 

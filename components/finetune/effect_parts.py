@@ -1,18 +1,18 @@
-"""What other lines tell of an effect, said in four ways, and how much each way counts.
+"""Estimates of an effect from other lines, made in four ways, and the weight of each way.
 
 - `copied`: the mean of the lines' deltas, as measured.
 - `shrunk`: that mean with its noise taken out gene by gene (`shrinkage`).
 - `kernel`: that mean with its noise taken out over perturbations. Where two perturbations change a
-  line alike, each tells of the other. How alike they are is seen in the products of one line's
-  deltas with another's: noise and what is a line's own are in no such product but by chance. The
-  posterior mean of a Gaussian process over perturbations (Rasmussen and Williams 2006, equation
+  line alike, each is evidence of the other. How alike they are is seen in the products of one
+  line's deltas with another's: noise and what is a line's own are in no such product but by chance.
+  The posterior mean of a Gaussian process over perturbations (Rasmussen and Williams 2006, equation
   2.25) whose kernel is the mean of those products.
-- `mean`: the mean effect of all perturbations, the most that one line tells another in some data.
+- `mean`: the mean effect of all perturbations, the most that carries between lines in some data.
 
 Which of them carries to another line differs from screen to screen, so each line is left out in
-turn, told by the others, and what it measured is regressed on the four. No weight is negative
-(stacking; Breiman 1996, "Stacked regressions"). They are brought to a sum of 1: the size of an
-effect is the business of the factor in `confidence`.
+turn and estimated from the others, and what it measured is regressed on the four. No weight is
+negative (stacking; Breiman 1996, "Stacked regressions"). They are brought to a sum of 1: the size
+of an effect is the business of the factor in `confidence`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -34,24 +34,24 @@ is 0.220 and discrimination 0.862 with them; 0.216 and 0.826 where a fifth is th
 and 0.918 for copying. On three kinds of generated screens that fifth costs 0.01 and 0.05. Where a
 line tells nothing but the mean effect, the kernel is that: it is most of every product."""
 OWN_PART = 0.5
-"""Share of one line's signal that is taken to be its own, where no second line tells: with 0.3 to
-0.8 of the whole the kernel is ahead of copying in OP3."""
+"""Share of one line's signal that is taken to be its own, where there is no second line: with 0.3
+to 0.8 of the whole the kernel is ahead of copying in OP3."""
 LEAST_VARIANCE = 1e-6
-"""Of a delta: less is a gene that does not vary, which tells nothing."""
+"""Of a delta: less is a gene that does not vary, which carries no information."""
 LEAST_NOISE = 1e-6
 """Of a perturbation, as a share of the mean over perturbations: keeps the kernel solvable."""
 RIDGE = 1e-3
 """On the weights, as a share of the mean square of a part: two parts that say the same share."""
 
-Teller = tuple[LineDeltas, int]
-"""A line that tells of effects: the deltas it is part of, and its place in them."""
+SourceLine = tuple[LineDeltas, int]
+"""A line that effects are estimated from: the deltas it is part of, and its place in them."""
 Weights = dict[str, float]
 Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Told:
-    """What some lines tell of each perturbation that one of them has."""
+class Estimates:
+    """Estimates of the effect of each perturbation that one of some lines has."""
 
     there: Mask
     """Which perturbations, [perturbations]."""
@@ -67,11 +67,11 @@ class Told:
         return found
 
 
-def told_by(lines: Sequence[Teller], *, centre: bool = False) -> Told:
-    """Return what ``lines`` tell.
+def estimates_from(lines: Sequence[SourceLine], *, centre: bool = False) -> Estimates:
+    """Estimate effects from ``lines``.
 
     With ``centre`` each line's effects are taken without its own mean effect, its response to
-    being perturbed at all, and the mean over lines of those is added to what all tell.
+    being perturbed at all, and the mean over lines of those is added to all estimates.
     """
     change = np.array([part.change[i] for part, i in lines])
     precision = precision_of(lines)
@@ -82,7 +82,7 @@ def told_by(lines: Sequence[Teller], *, centre: bool = False) -> Told:
     there = total.any(axis=1)
     if not there.any():
         nothing = np.zeros((0, change.shape[2]))
-        return Told(there, dict.fromkeys(PARTS, nothing))
+        return Estimates(there, dict.fromkeys(PARTS, nothing))
     summed, weight = (precision * change).sum(axis=0)[there], total[there]
     # A gene that no other line measures is known to be nothing in particular.
     mean = np.divide(summed, weight, out=np.zeros_like(summed), where=weight > 0)
@@ -94,7 +94,9 @@ def told_by(lines: Sequence[Teller], *, centre: bool = False) -> Told:
         KERNEL: over_perturbations(mean, variance, np.where(has, change[:, there], 0.0), has),
         COMMON: np.broadcast_to(mean.mean(axis=0), mean.shape),
     }
-    return Told(there, {way: part + shared for way, part in parts.items()} if centre else parts)
+    return Estimates(
+        there, {way: part + shared for way, part in parts.items()} if centre else parts
+    )
 
 
 def without_own_response(change: Floats, has: Mask) -> tuple[Floats, Floats]:
@@ -111,7 +113,7 @@ def without_own_response(change: Floats, has: Mask) -> tuple[Floats, Floats]:
     return np.where(has, change - own, 0.0), (own.sum(axis=0) / lines)[0]
 
 
-def precision_of(lines: Sequence[Teller]) -> Floats:
+def precision_of(lines: Sequence[SourceLine]) -> Floats:
     """Return the weight of each line's deltas, 0 where there are none, [lines, ...].
 
     It is one over their variance, but no line passes for surer than lines are on average: a gene
@@ -171,19 +173,19 @@ def _positive(kernel: Floats) -> Floats:
 
 
 def weights_of(
-    lines: Sequence[Teller],
+    lines: Sequence[SourceLine],
     key: Callable[[str], str],
-    told: Callable[[Sequence[Teller]], Told] = told_by,
+    estimate: Callable[[Sequence[SourceLine]], Estimates] = estimates_from,
 ) -> Weights:
-    """Return how much each way counts when ``lines`` tell another one, summing to 1.
+    """Return how much each way counts when another line is estimated from ``lines``, summing to 1.
 
     Each line is predicted from the others, and its deltas are regressed on the four predictions.
     Every perturbation counts alike, however strong it is, as in a mean of correlations.
 
     Args:
-        lines: that tell.
+        lines: to estimate from.
         key: what two names of one line have in common.
-        told: what some of them tell.
+        estimate: makes the estimates from some of them.
     """
     gram, target = np.zeros((len(PARTS), len(PARTS))), np.zeros(len(PARTS))
     for part, number in lines:
@@ -191,7 +193,7 @@ def weights_of(
         others = [(other, i) for other, i in lines if key(other.lines[i]) != name]
         if not others or not part.there[number].any():
             continue
-        found = told(others)
+        found = estimate(others)
         rows = found.there & part.there[number]
         measured, kept = _centred(part.change[number][rows]), rows[found.there]
         norm = np.linalg.norm(measured, axis=1, keepdims=True)

@@ -21,7 +21,7 @@ seen, noise and all, is divided by it."""
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the deltas of lines tell of each other."""
+    """How far the deltas of lines agree with each other."""
 
     lines: list[str]
     there: NDArray[np.bool_]

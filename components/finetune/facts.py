@@ -1,4 +1,4 @@
-"""What is known of a fine-tune before training starts."""
+"""Facts of a fine-tune before training starts."""
 
 import sys
 from collections.abc import Mapping
@@ -21,6 +21,7 @@ from components.shared.model.tokens import GeneTokens
 from components.shared.model.vocabulary import Vocabulary
 from components.shared.parameters.pretrained import parse_pretrained
 from components.shared.parameters.recipe import Recipe
+from components.shared.storage.downloads import shown
 
 
 def facts_of_start(
@@ -94,22 +95,25 @@ def announce(facts: Mapping[str, Any], recipe: Recipe) -> None:
         print(f"finetune: {found['covered']} of {found['genes']} {what} have a prior", flush=True)
     if facts["random_init"]:
         print(
-            f"finetune: WARNING: {facts['pretrained']} starts from random weights; nothing was "
-            "learnt from other data, so this model shows that the pipeline runs, not what scGPT "
-            "can do",
+            f"finetune: WARNING: {facts['pretrained']} starts from random weights, without "
+            "pretraining: this model shows that the pipeline runs, not what scGPT can do",
             file=sys.stderr,
             flush=True,
         )
     if "other_scale" in facts:
         print(f"finetune: WARNING: {facts['other_scale']}", file=sys.stderr, flush=True)
     print(
-        f"finetune: {facts['training_cells']} training cells of "
-        f"{facts['training_perturbations']} perturbations "
-        f"({facts['unmeasured_targets']} with a target that is not measured, "
-        f"{facts['unflagged_perturbations']} the model cannot be told of), "
-        f"{facts['genes_modelled']} of {facts['genes']} genes in the vocabulary, prior "
-        f"{facts['prior']['kind']}, {facts['parameters'] / 1e6:.1f} M parameters on "
-        f"{facts['processes']} x {facts['device']}{', compiled' if facts['compiled'] else ''}, "
-        f"batch {recipe.batch_size}",
+        f"finetune: {facts['training_cells']:,} training cells of "
+        f"{facts['training_perturbations']:,} perturbations, "
+        f"{facts['genes_modelled']:,} of {facts['genes']:,} genes in the vocabulary, prior "
+        f"{shown(facts['prior_asked_for'])}, {facts['parameters'] / 1e6:.1f} M "
+        f"parameters on {facts['processes']} x {facts['device']}"
+        f"{', compiled' if facts['compiled'] else ''}, batch {recipe.batch_size}",
         flush=True,
     )
+    if facts["unmeasured_targets"]:
+        print(
+            f"finetune: the target of {facts['unmeasured_targets']:,} perturbations is not measured"
+            f"; {facts['unflagged_perturbations']:,} of them the model cannot tell apart",
+            flush=True,
+        )

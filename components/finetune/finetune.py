@@ -45,9 +45,8 @@ def finetune(
         recipe: name of a recipe.
         overrides: settings of the recipe to replace.
         seed: reaches initial weights, control partners, batch order, windows and dropout.
-        checkpoints: folder or URI of a bucket where the state of training is kept; what is
-            there already is gone on with, by as many processes or others. Empty: it is kept
-            nowhere.
+        checkpoints: folder or URI of a bucket where the state of training is kept; training
+            resumes from what is there, with as many processes or others. Empty: it is not kept.
         processes: how many train it together on this machine, each on a GPU of its own where there
             are GPUs; they divide each batch.
 

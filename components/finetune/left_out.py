@@ -1,4 +1,4 @@
-"""A training line that is left out, predicted by what the other lines tell, without a network."""
+"""A training line that is left out, predicted from the other lines, without a network."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,13 +25,13 @@ from components.shared.artifacts.confidence import (
 from components.shared.artifacts.perturbation import genes_of
 from components.shared.artifacts.training_effects import TrainingEffects
 
-Told = tuple[str, NDArray[np.int64], Floats]
+Known = tuple[str, NDArray[np.int64], Floats]
 """How effects are known, of which perturbations [n], and what they are [n, genes]."""
 
 
 @dataclass(frozen=True)
 class Screen:
-    """What is known of a screen's perturbations, and what its lines measured."""
+    """A screen's perturbations: what is known beforehand, and what its lines measured."""
 
     labels: list[str]
     """Perturbations, the control first."""
@@ -55,19 +55,19 @@ class LeftOut:
     features of expectations, and the `reached` pearson_delta. A perturbation that other lines have
     is also predicted as if they had not."""
     product: float
-    """Sum over genes and the perturbations that other lines have of measured times told change."""
+    """Sum of measured times estimated change, over genes and the perturbations that others have."""
     square: float
-    """Sum of told change squared."""
+    """Sum of estimated change squared."""
 
     @property
     def lines(self) -> Floats:
-        """How many lines told of each of those perturbations."""
+        """How many lines have each of those perturbations."""
         rows = self.rows[self.rows["known"] == MEASURED]
         return rows["lines"].to_numpy(float)
 
 
 def left_out(screen: Screen, known: Effects, evidence: Evidence, number: int) -> LeftOut:
-    """Predict a training line by what the others tell, and hold it against what it measured.
+    """Predict a training line from the others, and compare that with what it measured.
 
     What is measured is taken against the line's reference controls, as in an evaluation.
     """
@@ -110,8 +110,8 @@ def similarity_of(training: TrainingEffects, line: str) -> float:
     return nearest_of(control[number], np.delete(control, number, axis=0))
 
 
-def _ways(screen: Screen, known: Effects, number: int) -> Iterator[Told]:
-    """Yield effects as other lines tell them, and as they would be known without their own."""
+def _ways(screen: Screen, known: Effects, number: int) -> Iterator[Known]:
+    """Yield effects as estimated from other lines, and as they would be known without their own."""
     told = known.change[number].numpy().astype(float)
     there = np.flatnonzero([origin == MEASURED for origin in known.origins[number]])
     effects, n = told[there], len(there)

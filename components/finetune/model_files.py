@@ -25,7 +25,7 @@ from components.shared.model.vocabulary import VOCAB_FILE
 from components.shared.telling.addresses import dataset_of
 
 CURVES_FILE = "training_curves.html"
-TITLE = "How the fine-tune went"
+TITLE = "Training curves"
 PRIOR_FILE = "gene_prior.json"
 
 

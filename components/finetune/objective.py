@@ -1,4 +1,4 @@
-"""What training minimises: the squared error of cells, and of the mean change of sets of cells.
+"""The training loss: the squared error of cells, and of the mean change of sets of cells.
 
 The squared error of single cells is nearly all noise, which no prediction can lower, so predicting
 no effect costs next to nothing. The mean over a set of cells of one (line, perturbation) has little
@@ -26,7 +26,7 @@ screens at a small size these did best."""
 
 @dataclass(frozen=True)
 class Deltas:
-    """What each perturbation changes in each line, measured on training cells alone.
+    """Changes under each perturbation in each line, measured on training cells alone.
 
     The arrays are float32 [lines, perturbations, genes], in the order of `TrainingData.controls`
     and `TrainingData.perturbations`. The control (code 0) changes nothing.

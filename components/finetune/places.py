@@ -1,5 +1,6 @@
 """Where checkpoints of a fine-tune are: a folder of this machine, or a bucket."""
 
+import os
 import re
 import shutil
 import sys
@@ -18,6 +19,9 @@ from components.shared.telling.errors import InputError
 
 MANIFEST = "manifest.json"
 NAME = re.compile(r"epoch-(\d+)-step-(\d+)-[0-9a-f]{8}")
+OWN_PLACE = "SCGPT_PERTURB_CHECKPOINTS"
+"""Environment variable: where a run on this machine keeps checkpoints of its tasks. No result
+depends on it."""
 ALLOWED = f"a folder, file://, {FORMS}, or empty"
 
 
@@ -63,15 +67,19 @@ def open_place(uri: str) -> Place:
     return place
 
 
-def own_place(uri: str, path: str) -> str:
-    """Return where a task keeps checkpoints of its own: beside its model.
+def own_place(uri: str, path: str, name: str) -> str:
+    """Return where a task keeps checkpoints of its own: beside its model, or in `OWN_PLACE`.
 
-    A pod that is tried again gets the same URI, but another disk.
+    A pod that is tried again gets the same URI, but another disk. A run on one machine that is
+    started again gets another folder, so it says where the last one left them.
 
     Args:
         uri: of the model, below the pipeline root.
         path: where the model is on this machine's disk.
+        name: what tells the fine-tunes of a run apart.
     """
+    if here := os.environ.get(OWN_PLACE):
+        return f"{here}/{name}"
     scheme = scheme_of(uri)
     if scheme in SCHEMES and may_write(scheme):
         return f"{uri}.checkpoints"

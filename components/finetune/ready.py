@@ -53,7 +53,7 @@ from components.shared.parameters.recipe import Recipe
 
 @dataclass(frozen=True)
 class Asked:
-    """What one fine-tune was asked for, with its inputs open."""
+    """Arguments of one fine-tune, with its inputs open."""
 
     cells: Cells
     splits: Splits
@@ -104,7 +104,7 @@ class Ready:
 
 
 def made_ready(asked: Asked, workers: Workers) -> Ready:
-    """Build the model, find the checkpoint to go on from, and read the cells.
+    """Build the model, find the checkpoint to resume from, and read the cells.
 
     Raises:
         InputError: an input that cannot be used; see the message.

@@ -1,4 +1,4 @@
-"""What a fine-tune starts from: pretrained weights, the gene prior's table, a checkpoint."""
+"""The start of a fine-tune: pretrained weights, the gene prior's table, a checkpoint."""
 
 import hashlib
 import json
@@ -79,14 +79,14 @@ def gene_table(prior: Artifact, vocabulary: Vocabulary) -> Tensor | None:
 def identity_of(
     inputs: Mapping[str, Artifact], source: str, recipe: Recipe, seed: int, device: torch.device
 ) -> Identity:
-    """Return what a checkpoint must share with this fine-tune to be gone on with."""
+    """Return what a checkpoint must share with this fine-tune to be resumed from."""
     digests = {name: artifact.digest for name, artifact in inputs.items()}
     settings = asdict(recipe) | {"seed": seed, "device": device.type}
     return digests | {"pretrained": source} | settings
 
 
 def found_checkpoint(store: Checkpoints) -> Saved | None:
-    """Say where checkpoints are kept, and return the one to go on from."""
+    """Say where checkpoints are kept, and return the one to resume from."""
     print(
         f"finetune: checkpoints in {store.where}: after each epoch, every "
         f"{CHECKPOINT_MINUTES:g} minutes and on SIGTERM",
@@ -95,7 +95,7 @@ def found_checkpoint(store: Checkpoints) -> Saved | None:
     saved = store.load()
     if saved:
         print(
-            f"finetune: going on from epoch {saved.epoch}, step {saved.step}: {saved.uri}",
+            f"finetune: resuming from epoch {saved.epoch}, step {saved.step}: {saved.uri}",
             flush=True,
         )
     return saved

@@ -14,7 +14,7 @@ from components.shared.parameters.recipe import Recipe
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one epoch was like; what starts with ``val_`` is of `validation.Validation`."""
+    """Results of one epoch; what starts with ``val_`` is of `validation.Validation`."""
 
     epoch: int
     train_loss: float

@@ -1,4 +1,4 @@
-"""What training comes to: epoch by epoch for whoever watches, and in the model's statistics."""
+"""Results of training: epoch by epoch for whoever watches, and in the model's statistics."""
 
 from collections.abc import Callable
 from dataclasses import asdict

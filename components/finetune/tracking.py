@@ -15,7 +15,7 @@ from components.shared.telling.errors import nearest
 
 OFFLINE = "offline"
 MODES = ("online", OFFLINE, "disabled", "dryrun", "run", "shared")
-"""What WANDB_MODE may say."""
+"""Allowed values of WANDB_MODE."""
 PROCESS = Path(__file__).with_name("wandb_run.py")
 START_SECONDS = 30.0
 """For reaching the service, else the run is kept offline; training does not wait for it."""

@@ -46,7 +46,7 @@ class Validation:
 
 @dataclass(frozen=True)
 class _Prediction:
-    """What is kept of the prediction of one set."""
+    """Summary of the prediction of one set."""
 
     mean: Floats
     inputs: Floats

@@ -1,7 +1,7 @@
 """The process that holds a Weights & Biases run, so that nothing it meets can hold up training.
 
 `tracking.Tracker` starts this file by its path and writes JSON lines to it: first the order, then
-a row an epoch, at last an exit code. It tells of the run in `run.json`. Needs only wandb.
+one row per epoch, at last an exit code. It tells of the run in `run.json`. Needs only wandb.
 """
 
 import json

@@ -52,7 +52,7 @@ def fill_buckets(
     position = np.cumsum(kept) - 1
     indptr = group["indptr"][:]
     entries = int(indptr[-1])
-    with bar(total=entries, what="sorting columns into rows", unit="entries") as progress:
+    with bar(total=entries, what="sorting columns into rows", unit=" entries") as progress:
         for low in range(0, entries, ENTRIES_PER_CHUNK):
             high = min(low + ENTRIES_PER_CHUNK, entries)
             rows = group["indices"][low:high]

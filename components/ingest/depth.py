@@ -1,4 +1,4 @@
-"""What all cells are normalised to: the requested total, or the controls' median depth.
+"""The total that all cells are normalised to: as requested, or the controls' median depth.
 
 Ten thousand counts are a tenth to a whole of what a cell has over all genes. Of a panel of hundreds
 of genes it has a few hundred, and brought to ten thousand one molecule becomes many.

@@ -172,7 +172,7 @@ def write_cells(parts: Sequence[Part], genes: Genes, total: int, draft: Draft) -
     labels["other_spellings"] = {what: len(found) for what, found in spellings.items()}
     with (
         h5py.File(draft.path / CELLS_FILE, "w") as file,
-        bar(total=len(obs), what="ingest", unit="cells") as progress,
+        bar(total=len(obs), what="ingest", unit=" cells") as progress,
     ):
         writer = CsrWriter(file, len(genes.names))
         met = [

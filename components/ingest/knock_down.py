@@ -26,7 +26,7 @@ Mask = NDArray[np.bool_]
 CELLS_ASKED = "least_knock_down"
 PERTURBATIONS_ASKED = "least_perturbation_knock_down"
 FILTER = "knock_down_filter"
-"""What was left out, in words."""
+"""Summary of what was left out."""
 CELLS_OUT = "cells_not_knocked_down"
 PERTURBATIONS_OUT = "perturbations_not_knocked_down"
 """Pairs of line and perturbation."""
@@ -62,7 +62,7 @@ class Least:
 
 @dataclass(frozen=True)
 class Left:
-    """What is left of the expression of each cell's targets."""
+    """Remaining expression of each cell's targets."""
 
     share: Floats
     """Of the controls' mean, [cells, targets of a perturbation]; NaN for controls, where nothing is
@@ -130,7 +130,7 @@ def left_of_targets(
     sums = np.zeros((len(names), len(columns)))
     own = np.full((len(obs), most), np.nan)
     start = 0
-    with bar(total=len(obs), what="targets", unit="cells") as progress:
+    with bar(total=len(obs), what="targets", unit=" cells") as progress:
         for _, block in blocks:
             stop = start + block.shape[0]
             values = np.expm1(block[:, columns].toarray().astype(np.float64))

@@ -87,7 +87,7 @@ class ValueCheck:
     whole: bool
     """Counts were detected, not given: a fraction then means the detection was wrong."""
     hint: str = ""
-    """What else there is to read."""
+    """Other matrices that could be read."""
 
     def __call__(self, rows: NDArray[np.int64], block: csr_matrix) -> None:
         """Check a block whose rows are the source's ``rows``.

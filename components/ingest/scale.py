@@ -27,7 +27,7 @@ UNDO: dict[str, Callable[[Values], Values]] = {
     "log1p_log1p": lambda x: np.expm1(np.expm1(x)),
     "": lambda x: x,
 }
-"""What undoes each logarithm, the likeliest first; an empty name for none."""
+"""Inverse of each logarithm, the likeliest first; an empty name for none."""
 SAID = {
     "log1p": "log1p of ",
     "log2": "log2(x + 1) of ",
@@ -36,12 +36,12 @@ SAID = {
     "": "",
 }
 TOTALS = {"counts": None, "cp10k": 1e4, "cpm": 1e6, "fractions": 1.0}
-"""What a cell's values add up to before the logarithm, by name; of counts, anything."""
+"""Sum of a cell's values before the logarithm, by name; of counts, anything."""
 SCALES = (
     AUTO,
     *(f"{log}_{total}" if log else total for log in reversed(UNDO) for total in TOTALS),
 )
-"""What the option `scale` may say."""
+"""Allowed values of the option `scale`."""
 
 SAME = 0.01
 """Share by which totals of cells may differ that were scaled to the same one."""
@@ -62,7 +62,7 @@ ENOUGH = 20
 MOSTLY = 0.95
 """Share of values that are to be whole: rounding spoils a few."""
 ONE_COUNT = (0.05, 10.0)
-"""What one count is in counts per 10,000 in cells of 1,000 to 200,000 counts."""
+"""One count in counts per 10,000, in cells of 1,000 to 200,000 counts."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Scale:
 
     log: str
     total: float | None
-    """What every cell adds up to before the logarithm; None for counts as they were measured."""
+    """Sum of every cell before the logarithm; None for counts as they were measured."""
     part: bool = False
     """Genes were left out after the scaling, so that cells add up to less than ``total``."""
     factors: bool = False
@@ -98,7 +98,7 @@ class Found:
     low: float = SCALE
     high: float = SCALE
     target: float = SCALE
-    """What cells are brought to before log1p."""
+    """Total that cells are scaled to before log1p."""
 
     @property
     def is_target(self) -> bool:

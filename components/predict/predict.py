@@ -208,7 +208,7 @@ class _Predictor:
 
     @property
     def kind(self) -> str:
-        """What the cells are, one of `PREDICTED_CELLS`."""
+        """Kind of the cells, one of `PREDICTED_CELLS`."""
         return str(self.settings[CELLS_KIND])
 
     @property

@@ -70,7 +70,7 @@ class _Record:
 
 
 def read_fasta(path: Path, name: str) -> Proteins:
-    """Read protein sequences, one a gene; messages call the file ``name``.
+    """Read protein sequences, one per gene; messages call the file ``name``.
 
     Raises:
         InputError: no FASTA, residues that are not letters, no gene at all, or too large a file.

@@ -40,7 +40,7 @@ NO_DATA = "ND"
 """GO's evidence code for genes of which nothing is known; it comes with the root terms."""
 EMBEDDING = "encoder.embedding.weight"
 DRAW, DEAL = 0, 1
-"""What a prior draws random numbers for."""
+"""Purposes for which a prior draws random numbers."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Vectors:
 
 @dataclass(frozen=True)
 class Context:
-    """What a prior is made for."""
+    """Context in which a prior is made."""
 
     vocabulary: Vocabulary
     pretrained: str

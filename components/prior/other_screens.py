@@ -1,4 +1,4 @@
-"""What perturbations did in other screens, from their cells or from a table of deltas.
+"""Effects of perturbations in other screens, from their cells or from a table of deltas.
 
 Of cells, the delta of a (perturbation, cell line) is the mean of its cells less the mean of its
 line's controls, and its sampling variance is that of both means. A gene that hardly varies among a
@@ -53,7 +53,7 @@ def write_effects(uri: str, folder: Path) -> tuple[dict[str, Any], Source]:
 
     Args:
         uri: a cells artifact's folder; an h5ad file as in one; or a table of deltas, parquet with
-            the column `perturbation`, perhaps `cell_line` and `cells`, and a column a gene.
+            the column `perturbation`, perhaps `cell_line` and `cells`, and one column per gene.
         folder: of the gene prior artifact.
 
     Returns:

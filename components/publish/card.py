@@ -101,7 +101,7 @@ def result(artifacts: Mapping[str, Artifact]) -> str:
 
 
 class _Run:
-    """What the artifacts say, read once."""
+    """Content of the artifacts, read once."""
 
     def __init__(self, artifacts: Mapping[str, Artifact]) -> None:
         self.stats = _json(artifacts["model"].path / "training_stats.json", shapes.STATS)
@@ -133,7 +133,7 @@ class _Run:
 
     @property
     def terms(self) -> list[Terms]:
-        """What data, base weights and prior require."""
+        """Terms of the data, base weights and prior."""
         return terms_of(self.known_source, self.stats)
 
     @property
@@ -271,7 +271,7 @@ def _context(
 
 
 def _held_out_rows(confidence: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return a row a training line that was left out: what other lines' effects reached there."""
+    """Return one row per left-out training line: the scores of the other lines' effects there."""
     return [
         {
             "line": row["line"],
@@ -332,7 +332,7 @@ def prior_rows(prior: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _metric_rows(run: _Run) -> list[dict[str, Any]]:
-    """Return a row a headline metric: mean, median, max, the baselines' means, the ceiling."""
+    """Return one row per headline metric: mean, median, max, the baselines' means, the ceiling."""
     metrics = run.metrics
     rows = []
     for name in HEADLINE:

@@ -55,7 +55,7 @@ def source_of(artifacts: Mapping[str, Artifact]) -> dict[str, str]:
 
 
 def chain_rows(artifacts: Mapping[str, Artifact]) -> list[dict[str, str]]:
-    """Return a row an artifact from cells to evaluation: name, format, sha256, task, code."""
+    """Return one row per artifact from cells to evaluation: name, format, sha256, task, code."""
     rows = []
     inputs = {
         name: facts

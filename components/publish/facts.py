@@ -1,4 +1,4 @@
-"""What the card says in sentences of the scores: which baselines win, and what metrics look at."""
+"""Sentences of the card on the scores: which baselines win, and what metrics look at."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +14,7 @@ WHAT_CELLS_ARE = {
     "cells do; a baseline's cells all hold its mean. Where a mean lies among the controls then "
     "decides these metrics more than effects do: roc_auc below 0.5 is no wrong direction.",
 }
-"""What `X` holds besides the measured controls, by evaluate's `predicted_cells`."""
+"""Content of `X` besides the measured controls, by evaluate's `predicted_cells`."""
 
 Facts = Mapping[str, Any]
 

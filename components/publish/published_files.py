@@ -97,11 +97,11 @@ WHAT = {
     "confidence.json": "what to expect of a prediction, learnt from left-out training lines",
     "effects.parquet": "each perturbation and gene: predicted, measured, and in each training line",
     "effects.csv.gz": "the same as text",
-    "perturbations.csv": "a row a perturbation: cells, lines, strength, top genes, what to expect",
+    "perturbations.csv": "per perturbation: cells, lines, strength, top genes, what to expect",
     EXPLORER_FILE: "look up a knock-down, or what moves a gene",
     "scgpt_replogle_test.h5ad": "predicted cells, and the measured ones where there are any",
     AGGREGATED_FILE: "cell-eval's describe table, over what has a value",
-    RESULTS_FILE: "cell-eval's metrics, a row a perturbation",
+    RESULTS_FILE: "cell-eval's metrics, one row per perturbation",
     SUMMARY_FILE: "means with intervals of the model, the baselines and the ceiling",
     SCORES_FILE: "every metric of every prediction and perturbation",
     COMPARISONS_FILE: "the model against each baseline, with tests",
@@ -130,7 +130,7 @@ def collect(artifacts: Mapping[str, Artifact], folder: Path) -> list[dict[str, s
     """Put the files of the artifacts into ``folder``.
 
     Returns:
-        A row a file: its path in the folder, what it is, sha256 and bytes.
+        One row per file: its path in the folder, what it is, sha256 and bytes.
     """
     rows: list[dict[str, str | int]] = []
     for group in groups(scored=is_scored(artifacts["evaluation"])):

@@ -44,7 +44,7 @@ OF_DATA = {
 
 @dataclass(frozen=True)
 class Terms:
-    """What one thing that a model was made with requires."""
+    """Terms of one thing that a model was made with."""
 
     what: str
     source: str

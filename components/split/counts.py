@@ -1,4 +1,4 @@
-"""What a split holds, counted as the reference's card counts it, and as a table to print."""
+"""Counts of a split, as in the reference's card, and as a table to print."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -27,7 +27,7 @@ TABLES = ("datasets", "training", "zeroshot", "fewshot")
 
 @dataclass(frozen=True)
 class SplitFile:
-    """What a split file says, before it is checked against the cells."""
+    """Content of a split file, before it is checked against the cells."""
 
     name: str
     sha256: str

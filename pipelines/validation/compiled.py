@@ -34,13 +34,13 @@ class Task:
     name: str
     container: dict[str, Any]
     config: dict[str, Any]
-    """What the platform spec says of it."""
+    """Its entry in the platform spec."""
     default_gpus: int
     """Default of the pipeline's parameter gpus."""
 
     @property
     def requests(self) -> dict[str, Decimal]:
-        """What its container requests by default: processors, bytes of memory, GPUs."""
+        """Resources that its container requests by default: processors, bytes of memory, GPUs."""
         asked = self.container.get("resources", {})
         count = str(asked.get("accelerator", {}).get("resourceCount", 0))
         return {

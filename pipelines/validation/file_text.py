@@ -1,4 +1,4 @@
-"""What is in files as text: no secret, and a retry that matches what Argo says."""
+"""Rules on the text of files: no secret, and a retry that matches what Argo says."""
 
 import re
 
@@ -22,13 +22,13 @@ LOST = (
     "pod failed: neither main nor wait container completed successfully",
     "main: Error (exit code 143)",
 )
-"""What Argo says of a pod that is lost; the default retry must match these."""
+"""Argo's messages on a pod that is lost; the default retry must match these."""
 FAILED = (
     "main: Error (exit code 1)",
     "main: OOMKilled (exit code 137)",
     "Pod was active on the node longer than the specified deadline",
 )
-"""What Argo says of a task that failed; the default retry must not match these."""
+"""Argo's messages on a task that failed; the default retry must not match these."""
 
 
 def check_no_secrets(tree: Tree) -> list[str]:

@@ -18,7 +18,7 @@ REQUIRED = {
     ("Namespace", NAMESPACE),
     ("ConfigMap", "kfp-launcher"),
 }
-"""What every overlay must have, under the name that KFP or a pipeline looks for."""
+"""Objects that every overlay must have, under the name that KFP or a pipeline looks for."""
 CUSTOM = {
     "ResourceFlavor": "kueue.x-k8s.io/v1beta2",
     "ClusterQueue": "kueue.x-k8s.io/v1beta2",
@@ -61,7 +61,7 @@ MAY: dict[str, set[str]] = {
         *(f"reach TCP {port} anywhere" for port in (6443, 8443)),  # kubeadm's API server
     },
 }
-"""What pods of runs may do and reach, and no more, by how the names of overlays begin."""
+"""Permissions of the pods of runs, and no more, by how the names of overlays begin."""
 
 
 def check_kustomize(tree: Tree) -> list[str]:

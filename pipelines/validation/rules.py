@@ -1,4 +1,4 @@
-"""What manifests must be beyond the schemas of Kubernetes: the rules of `rules.yaml`."""
+"""Rules on manifests beyond the schemas of Kubernetes: those of `rules.yaml`."""
 
 from collections.abc import Iterator
 from functools import cache

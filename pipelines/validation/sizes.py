@@ -69,7 +69,7 @@ FORMATS = {
 TEXTS = {"test_line": "rpe1", "kind": "annotation", "device": "NVIDIA H100 80GB HBM3"}
 TEXTS |= {"prior": "annotation", "conclusion": folders.LONGEST_SHOWN * "a"}
 LOGGED = {"stats": ("best_val_pearson_delta", "cells_per_second", "wall_clock_seconds")}
-"""What a task logs to its metrics, where another task takes them."""
+"""Metrics that a task logs and another task takes."""
 
 
 PROMISED = (9, 5)

@@ -1,4 +1,4 @@
-"""What there is to validate: rendered overlays, compiled pipelines, and the files beside them."""
+"""Files to validate: rendered overlays, compiled pipelines, and the files beside them."""
 
 import json
 import shutil
@@ -138,7 +138,7 @@ class Tree:
 
     @cached_property
     def params(self) -> dict[str, dict[str, Any]]:
-        """What each parameter file gives."""
+        """Parameters of each parameter file."""
         found = {}
         for path, text in self.files("pipelines/params/*.yaml"):
             found[path] = next(iter(documents(path, text)), {})
@@ -186,7 +186,7 @@ class Tree:
 
     @cached_property
     def cpu_node(self) -> dict[str, Any]:
-        """What Terraform says of a node without GPU."""
+        """Terraform's settings of a node without GPU."""
         pools = [o for o in self.terraform if (o.kind, o.name) == (POOL, "cpu")]
         return dict(pools[0].data["node_config"][0]) if pools else {}
 

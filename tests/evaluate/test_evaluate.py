@@ -792,7 +792,7 @@ def test_values_that_are_all_equal_are_scored_and_what_is_undefined_is_counted(
         assert "the same for every gene" in undefined.loc[(MODEL, "pearson_delta"), "why"]
     else:
         assert np.isfinite(numbers["model"]["pearson_delta"])
-    assert "What has no value, and why" in (found / "report.html").read_text()
+    assert "Undefined values" in (found / "report.html").read_text()
 
 
 def test_controls_that_are_halved_are_said_aloud(tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ def test_a_gene_is_looked_up_by_keyboard_and_what_its_knock_down_does_is_shown(
     said = page.value("document.querySelector('#view').innerText")
     expected = EXPLORED.perturbations.loc[3]
     assert f"{expected['expected_pearson_delta']:.2f}" in said
-    assert f"Reached: {expected['pearson_delta']:.2f}".replace("-", "\u2212") in said
+    assert f"Achieved: {expected['pearson_delta']:.2f}".replace("-", "\u2212") in said
     assert f"line0 ({EXPLORED.training.cells[0, 3]} cells)" in said
     alike = page.value("document.querySelectorAll('.alike a').length")
     assert alike == 10
@@ -380,7 +380,9 @@ def test_without_scripts_it_is_a_plain_table(page: Page, file: Path) -> None:
     seen = f"{rows}.filter((row) => row.checkVisibility()).length"
     page.wait(f"{seen} === 150")
     text = page.value("document.body.innerText")
-    assert "Scripts are off" in text and "Look up a gene" not in text and "Effect known" not in text
+    assert (
+        "JavaScript is off" in text and "Look up a gene" not in text and "Effect known" not in text
+    )
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (2, 3, 0), (3, 5, 7)])

@@ -116,22 +116,22 @@ def test_sentences_say_the_factor_what_is_expected_and_what_was_reached() -> Non
     expected = [i / 20 for i in range(20)]
     said = " ".join(told(expected, expected).sentences)
     assert "multiplied by 0.80. Fitted on two lines." in said
-    assert "Expected of 20 predictions, without any perturbed cell of this line" in said
-    assert "rank correlation of 1.00" in said and "100% lie within their 80% interval" in said
-    assert "The surest third reaches 0.81" in said
+    assert "Expected for 20 predictions, without any perturbed cell of this line" in said
+    assert "achieved scores is 1.00" in said and "100% lie within their 80% interval" in said
+    assert "The most confident third achieves 0.81" in said
 
 
 def test_sentences_do_not_speak_of_outcomes_where_nothing_was_measured() -> None:
     said = " ".join(told([0.2, np.nan, 0.4], None).sentences)
-    assert "Expected of 2 predictions" in said and "Of 1 it cannot be said." in said
-    assert "Reached" not in said and "surest third" not in said
+    assert "Expected for 2 predictions" in said and "For 1 there is no expectation." in said
+    assert "achieved" not in said and "most confident third" not in said
 
 
 def test_sentences_say_why_nothing_can_be_expected() -> None:
     why = "One training line tells of no other."
     assert told([np.nan], None, why=why, scale=1.0).sentences[1:] == [why]
     nothing = told([np.nan, np.nan], None).sentences
-    assert nothing[-1] == "Of none of these perturbations it can be said what to expect."
+    assert nothing[-1] == "No score can be expected for any of these perturbations."
 
 
 @pytest.mark.parametrize("measured", [0, 1, 3, LEAST_KEPT, 30])

@@ -8,7 +8,7 @@ import torch
 
 from components.finetune.cross_line_effects import known_effects
 from components.finetune.deltas import LineDeltas
-from components.finetune.effect_parts import COPIED, PARTS, told_by, without_own_response
+from components.finetune.effect_parts import COPIED, PARTS, estimates_from, without_own_response
 from tests.finetune.lines import LABELS, screens
 from tests.finetune.shared_effects import screen, tellers
 
@@ -28,7 +28,7 @@ def test_a_line_s_own_response_does_not_reach_how_perturbations_differ(way: str)
     _, deltas = screen(common=0.5)
     moved = replace(deltas, change=deltas.change.copy())
     moved.change[0][moved.there[0]] += np.linspace(-3, 3, moved.change.shape[2])
-    one, two = (told_by(tellers(x), centre=True).parts[way] for x in (deltas, moved))
+    one, two = (estimates_from(tellers(x), centre=True).parts[way] for x in (deltas, moved))
     differ = two - one
     np.testing.assert_allclose(differ, np.broadcast_to(differ[0], differ.shape), atol=1e-9)
     np.testing.assert_allclose(differ[0], np.linspace(-1, 1, differ.shape[1]), atol=1e-9)
@@ -50,7 +50,9 @@ def test_a_perturbation_that_one_line_lacks_is_told_with_the_response_of_all() -
     deltas = LineDeltas(["a", "b", "c"], change, np.full_like(change, 0.01), there)
     truth = shared + response.mean(axis=0)
     missed = {
-        centre: np.square(told_by(tellers(deltas), centre=centre).parts[COPIED] - truth).mean()
+        centre: np.square(
+            estimates_from(tellers(deltas), centre=centre).parts[COPIED] - truth
+        ).mean()
         for centre in (False, True)
     }
     assert missed[True] < 0.5 * missed[False]

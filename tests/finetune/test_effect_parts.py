@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.finetune.cross_line_effects import FACTORS, NOTHING_TOLD, Sizes, line_key
+from components.finetune.cross_line_effects import FACTORS, NO_ESTIMATES, Sizes, line_key
 from components.finetune.deltas import LineDeltas
 from components.finetune.effect_parts import (
     COMMON,
@@ -14,8 +14,8 @@ from components.finetune.effect_parts import (
     PARTS,
     SHRUNK,
     WITHOUT_LINES,
+    estimates_from,
     in_words,
-    told_by,
     weights_of,
 )
 from tests.finetune.shared_effects import screen, tellers
@@ -24,9 +24,9 @@ from tests.finetune.shared_effects import screen, tellers
 def carried(shared: np.ndarray, deltas: LineDeltas) -> dict[str, float]:
     """Return how well each way, and the stack of all, gives the shared effects."""
     lines = tellers(deltas)
-    told, weights = told_by(lines), weights_of(lines, line_key)
-    ways = told.parts | {"stack": told.combined(weights)}
-    return {way: _correlation(x, shared[told.there]) for way, x in ways.items()}
+    estimates, weights = estimates_from(lines), weights_of(lines, line_key)
+    ways = estimates.parts | {"stack": estimates.combined(weights)}
+    return {way: _correlation(x, shared[estimates.there]) for way, x in ways.items()}
 
 
 def _correlation(a: np.ndarray, b: np.ndarray) -> float:
@@ -76,13 +76,15 @@ def test_noise_alone_is_not_taken_for_what_perturbations_have_in_common() -> Non
     rng = np.random.default_rng(0)
     _, deltas = screen(0)
     noise = rng.normal(size=deltas.change.shape) * deltas.there[..., None]
-    found = told_by(tellers(LineDeltas(deltas.lines, noise, np.ones_like(noise), deltas.there)))
+    found = estimates_from(
+        tellers(LineDeltas(deltas.lines, noise, np.ones_like(noise), deltas.there))
+    )
     assert np.square(found.parts[KERNEL]).mean() < 0.25 * np.square(found.parts[COPIED]).mean()
 
 
 def test_the_kernel_keeps_what_is_certain() -> None:
     shared, deltas = screen(1, pathways=5, own=0.0, noise=2e-3)
-    found = told_by(tellers(deltas))
+    found = estimates_from(tellers(deltas))
     np.testing.assert_allclose(found.parts[KERNEL], shared[1:], atol=0.01)
 
 
@@ -100,10 +102,10 @@ def test_one_line_tells_half_its_mean_effect_and_half_what_perturbations_share()
 def test_a_perturbation_of_one_line_is_told_beside_those_of_several() -> None:
     shared, deltas = screen(3, missing=0.5, pathways=4, noise=0.3, own=0.2)
     lines = tellers(deltas)
-    told = told_by(lines)
-    once = deltas.there.sum(axis=0)[told.there] == 1
-    assert once.any() and np.isfinite(told.parts[KERNEL]).all()
-    assert _correlation(told.parts[KERNEL][once], shared[told.there][once]) > 0.8
+    estimates = estimates_from(lines)
+    once = deltas.there.sum(axis=0)[estimates.there] == 1
+    assert once.any() and np.isfinite(estimates.parts[KERNEL]).all()
+    assert _correlation(estimates.parts[KERNEL][once], shared[estimates.there][once]) > 0.8
 
 
 def test_weights_are_named_in_words_the_largest_first() -> None:
@@ -117,9 +119,9 @@ def test_weights_are_named_in_words_the_largest_first() -> None:
 
 
 def _sizes(deltas: LineDeltas, weights: dict[str, float] | None = None) -> Sizes:
-    told = told_by(tellers(deltas)[1:])
+    estimates = estimates_from(tellers(deltas)[1:])
     weights = weights or weights_of(tellers(deltas)[1:], line_key)
-    return Sizes.of(told, weights, deltas.change[0], deltas.there[0])
+    return Sizes.of(estimates, weights, deltas.change[0], deltas.there[0])
 
 
 def test_copying_itself_keeps_its_size() -> None:
@@ -142,5 +144,5 @@ def test_with_the_factor_errors_are_no_larger_than_copyings_nor_than_predicting_
         assert sizes.absolute[place] <= min(sizes.copied[1], sizes.absolute[0])
 
 
-def test_nothing_told_has_no_factor() -> None:
-    assert NOTHING_TOLD.factor is None
+def test_no_estimates_have_no_factor() -> None:
+    assert NO_ESTIMATES.factor is None

@@ -122,9 +122,9 @@ def test_sigterm_keeps_the_step_under_way_and_says_how_to_go_on(
     assert run.end() == 143
     epoch, step = run.saved[-1]
     assert run.begun[-1] == (epoch, step)
-    (line,) = [line for line in run.said.split("\n") if "SIGTERM" in line and "minutes" not in line]
+    (line,) = [line for line in run.said.split("\n") if "stopped at" in line]
     assert re.fullmatch(
-        rf"finetune: SIGTERM: stopped at epoch {epoch}, step {step}; the last good checkpoint is "
+        rf"finetune: stopped at epoch {epoch}, step {step}; the last good checkpoint is "
         rf"{place}/epoch-000{epoch}-step-00000{step}-[0-9a-f]{{8}}; run it again with "
         rf"checkpoints={place} to resume",
         line,
@@ -132,7 +132,7 @@ def test_sigterm_keeps_the_step_under_way_and_says_how_to_go_on(
     assert list((tmp_path / "out").iterdir()) == []
     again = FineTune(tmp_path / "second", given, minutes=10)
     assert again.end() == 0, again.said
-    assert f"finetune: going on from epoch {epoch}, step {step}: {place}/epoch-000" in again.said
+    assert f"finetune: resuming from epoch {epoch}, step {step}: {place}/epoch-000" in again.said
     assert count(again.begun[0]) == count((epoch, step)) + 1
     assert_same(tmp_path / "out" / "model", undisturbed)
 
@@ -289,7 +289,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_the_end_is_the_same(
         f"finetune: WARNING: checkpoint: {last} is damaged (sha256 of weights.pt is not the one in "
         f"manifest.json); going back to {before.name}"
     )
-    assert "going on from epoch 2, step 0" in printed.out
+    assert "resuming from epoch 2, step 0" in printed.out
     assert_same(tmp_path / "model", undisturbed)
     assert not last.exists()
 

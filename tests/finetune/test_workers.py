@@ -152,7 +152,7 @@ def test_what_two_processes_left_one_goes_on_with(
         process.send_signal(signal.SIGTERM)
         said = ended(process)
     assert process.returncode == 128 + signal.SIGTERM, said
-    assert said.count("finetune: SIGTERM: stopped at") == 1, said
+    assert said.count("finetune: stopped at") == 1, said
     kept = sorted(path.name for path in place.glob("epoch-*"))
     epoch = int(kept[-1].split("-")[1])
     settings = TINY | {"epochs": 40, "early_stop_after": 40}
@@ -172,7 +172,7 @@ def test_sigterm_to_one_process_lets_both_leave_a_validation(
     with started(given, tmp_path, before) as process:
         said = ended(process)
     assert process.returncode == 128 + signal.SIGTERM, said
-    assert said.count("finetune: SIGTERM: stopped at epoch 1, step 7") == 1, said
+    assert said.count("finetune: stopped at epoch 1, step 7") == 1, said
     (kept,) = (tmp_path / "kept").glob("epoch-*")
     assert kept.name.startswith("epoch-0001-step-000007-")
     assert not (tmp_path / "model").exists()

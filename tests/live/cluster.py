@@ -265,7 +265,7 @@ class Live:
 
 
 def differences(first: str, second: str) -> list[str]:
-    """Return where two CSV tables differ: a line a cell, or one for their shape."""
+    """Return where two CSV tables differ: one line per cell, or one for their shape."""
     tables = [list(csv.reader(io.StringIO(text))) for text in (first, second)]
     shapes = [(len(table), {len(row) for row in table}) for table in tables]
     if shapes[0] != shapes[1] or tables[0][:1] != tables[1][:1]:

@@ -65,7 +65,7 @@ def test_help_of_a_program_names_its_options(name):
             ["run", "--containers", "--verbose"],
             ["demo", "--runs", "runs", "--containers", "--verbose"],
         ),
-        (["compare", "mine.yaml"], ["mine.yaml", "--runs", "runs"]),
+        (["compare", "mine.yaml"], ["mine.yaml", "--comparison", "--runs", "runs"]),
         (
             ["predict", "m", "d", "seed=1"],
             ["predict-line", "model=m", "dataset=d", "seed=1", "--runs", "runs"],
@@ -108,3 +108,10 @@ def test_runs_are_listed_and_old_ones_removed(tmp_path):
     assert text.startswith(f"removed {roots[0]}") and not roots[0].exists() and roots[1].exists()
     done = CliRunner().invoke(main, ["report", "--runs", str(tmp_path)])
     assert done.exit_code == 1 and "no run has a report yet" in done.output
+
+
+def test_a_comparison_of_a_file_without_priors_is_refused(capsys):
+    with pytest.raises(SystemExit) as ended:
+        running.main(["demo", "--comparison"])
+    assert ended.value.code == 1
+    assert "demo: has no priors to compare" in capsys.readouterr().err

@@ -1,8 +1,10 @@
 """What a run on this machine prints: tasks side by side, each line whole and with its run."""
 
+import io
 import logging
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -106,3 +108,33 @@ def test_what_kfp_says_to_itself_is_told_with_verbose_and_kept_in_the_log(
 def test_a_run_is_named_by_its_item_of_the_loop(item):
     assert label_of(f"Applying expression selector 's' to parent value: {item}") == "effects seed 1"
     assert label_of("After expression selector: {'prior': 'effects'}") == ""
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_bar_is_drawn_over_the_one_before_on_a_terminal_and_is_in_the_log(monkeypatch, tmp_path):
+    terminal, log = Terminal(), tmp_path / "log.txt"
+    monkeypatch.setattr(sys, "stdout", terminal)
+    with readable_log(log):
+        print("    epoch 1/2:  50%|####      | 5/10\n    epoch 1/2: 100%|########| 10/10")
+        print(f"    finetune: wrote {Path.cwd()}/runs/model")
+    shown = terminal.getvalue()
+    assert shown.count("\n") == 1
+    assert shown.endswith("\r\x1b[K    finetune: wrote runs/model\n")
+    assert "50%|" in log.read_text() and len(log.read_text().splitlines()) == 3
+
+
+def test_the_runs_of_a_comparison_that_are_done_are_counted(capsys):
+    with readable_log(runs=3):
+        for _ in range(3):
+            logging.info("Task 'evaluate' finished with status SUCCESS")
+            logging.info("Task 'predict' finished with status SUCCESS")
+    counted = [line for line in capsys.readouterr().out.splitlines() if "runs done" in line]
+    assert counted == [
+        "1 of 3 runs done, about 1 min left",
+        "2 of 3 runs done, about 1 min left",
+        "3 of 3 runs done",
+    ]

@@ -265,6 +265,7 @@ def test_make_refuses_a_pipeline_parameter_as_a_variable() -> None:
     told = made("run", "test_line=jurkat")
     assert "test_line=... is not a variable of make" in told
     assert "ARGS=\"'test_line=jurkat'\"" in told
+    assert "PARAM=... is not a variable of make" in made("run", "PARAM=demo")
     assert "is not a variable" not in made("run", "ARGS=test_line=jurkat", "PARAMS=my params.yaml")
 
 

@@ -159,12 +159,14 @@ def test_the_training_table_sets_cells_an_epoch_beside_the_training_set(text: st
 
 
 def test_metrics_stand_beside_baselines_and_ceiling(text: str) -> None:
-    head = "| metric | mean | median | max | `control_mean` | `same_perturbation_delta` | ceiling |"
+    head = (
+        "| metric | model | `same_perturbation_delta` | `control_mean` | ceiling | median | max |"
+    )
     assert f"{head} NaN |" in text
     assert (
-        "| `pearson_delta` | **0.2500** | 0.2500 | 0.3000 | 0.0000 | 0.5000 | 0.9000 | 0 |" in text
+        "| `pearson_delta` | **0.2500** | 0.5000 | 0.0000 | 0.9000 | 0.2500 | 0.3000 | 0 |" in text
     )
-    assert "| `roc_auc` | **-** | - | - | 0.4000 | 0.6000 | - | 2 |" in text
+    assert "| `roc_auc` | **-** | 0.6000 | 0.4000 | - | - | - | 2 |" in text
     assert "| `pearson_delta` | 0.3000 | - |" in text
 
 
@@ -292,7 +294,7 @@ def limits(**changes: dict[str, Any]) -> str:
         ({"stats": {"random_init": True}}, "random values"),
         ({"stats": {"limitations": ["an own one"]}}, "an own one"),
         ({"stats": {"best_val_pearson_delta": None}}, "not selected by it"),
-        ({"stats": {"prior": {"kind": "table"}}}, "no gain can be credited"),
+        ({"stats": {"prior": {"kind": "table"}}}, "no gain can be attributed"),
         ({"stats": {"genes": 30, "genes_modelled": 28}}, "2 of 30 genes are not in"),
     ],
 )
@@ -417,7 +419,7 @@ def test_the_prior_is_the_one_that_was_asked_for(tmp_path: Path, asked: str, tol
 def test_the_card_says_how_other_cells_are_predicted_and_what_scgpts_class_lacks(tmp_path: Path):
     text = card_of(tmp_path)
     assert "make predict MODEL=" in text and "predict_line(" in text
-    assert "it does not know" not in text
+    assert "it does not read" not in text
     assert "multiplied by 1" in text
 
 

@@ -1,1 +1,1 @@
-"""What a model is compared with: baselines, the measurement's own halves."""
+"""Competitors of a model: baselines, the measurement's own halves."""

@@ -1,4 +1,4 @@
-"""What a model has to beat: predictions that need no model, from training cells alone.
+"""Baselines: predictions without a model, from training cells alone.
 
 Ahlmann-Eltze (Nature Methods 2025) and Systema (Nature Biotechnology 2025) found such baselines
 level with, or ahead of, deep models.

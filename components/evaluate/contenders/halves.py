@@ -53,7 +53,7 @@ def at_full_depth(metrics: pd.DataFrame) -> pd.DataFrame:
     those out.
 
     Args:
-        metrics: the halves' scores, a row a perturbation.
+        metrics: the halves' scores, one row per perturbation.
 
     Returns:
         Index = metric; columns half_depth (the halves' mean), ceiling and n_nan.

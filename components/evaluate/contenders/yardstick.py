@@ -1,4 +1,4 @@
-"""What each prediction is compared with, and every comparison: one code path for all."""
+"""The measured side of every comparison: one code path for all predictions."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +22,10 @@ from components.shared.artifacts.evaluation import CENTRED
 
 @dataclass(frozen=True)
 class Outcome:
-    """What is known of one prediction."""
+    """The results of one prediction."""
 
     table: pl.DataFrame
-    """cell-eval's metrics, a row a perturbation, in its own form."""
+    """cell-eval's metrics, one row per perturbation, in its own form."""
     metrics: pd.DataFrame
     """The same as floats and ours beside them, all of `EVERY`, index = perturbation."""
     not_computed: dict[str, str]
@@ -42,7 +42,7 @@ class Ceiling:
     """How well the measured cells predict themselves."""
 
     outcome: Outcome
-    """What one half scores as a prediction of the other, at half the depth."""
+    """Scores of one half as a prediction of the other, at half the depth."""
     table: pd.DataFrame
     """Mapped to full depth, see `halves.at_full_depth`."""
     replicate: Raw

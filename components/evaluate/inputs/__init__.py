@@ -1,1 +1,1 @@
-"""What an evaluation is given, checked."""
+"""Checked inputs of an evaluation."""

@@ -1,4 +1,4 @@
-"""What training measured of perturbations, and the test line's controls: no test cell is used."""
+"""Effects in the training lines, and the test line's controls: no test cell is used."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

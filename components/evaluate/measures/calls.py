@@ -19,13 +19,13 @@ Flags = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Calls:
-    """What a prediction calls, pooled over perturbations."""
+    """Genes that a prediction calls, pooled over perturbations."""
 
     calibration: pd.DataFrame
-    """A row a bin of predicted FDR: low, high, genes (pairs of gene and perturbation in it),
+    """One row per bin of predicted FDR: low, high, genes (pairs of gene and perturbation in it),
     really_de (the share of them that the measured cells call)."""
     by_expression: pd.DataFrame
-    """A row a quintile of genes by mean expression in the controls: mean, measured and predicted
+    """One row per quintile of mean expression in the controls: mean, measured and predicted
     (the share of its genes that are called)."""
 
 

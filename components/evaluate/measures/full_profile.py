@@ -38,7 +38,7 @@ def full_profile(real: Side, predicted: Side) -> tuple[pl.DataFrame, dict[str, s
     """Compare a predicted with the measured side.
 
     Returns:
-        cell-eval's table, a row a perturbation (`results.csv`), and the metrics computed here that
+        cell-eval's table, a row per perturbation (`results.csv`), and metrics computed here that
         could not be, with the reason. Those that cell-eval could not compute it logs.
     """
     table = _of_tables(real, predicted)
@@ -66,7 +66,7 @@ def _of_tables(real: Side, predicted: Side) -> pl.DataFrame:
     """Return cell-eval's metrics of differential expression, all but the one of all together."""
     parts = []
     count = len(real.perturbations)
-    with bar(total=count, what="comparing genes called", unit=" perturbations") as progress:
+    with bar(total=count, what="genes called", unit=" sets") as progress:
         for start in range(0, count, AT_ONCE):
             stop = min(start + AT_ONCE, count)
             pipeline = MetricPipeline("de")

@@ -70,7 +70,7 @@ def de_table(
     statistic: NDArray[np.float64],
     p_value: NDArray[np.float64],
 ) -> pl.DataFrame:
-    """Return the table that pdex returns: a row a perturbation and gene, in this order.
+    """Return the table that pdex returns: one row per perturbation and gene, in this order.
 
     Args:
         perturbations: labels of the rows of the arrays.

@@ -28,14 +28,14 @@ OF_THE_SET = ("de_spearman_sig", "pearson_edistance", "clustering_agreement")
 
 @dataclass(frozen=True)
 class Score:
-    """What cell-eval says of one prediction."""
+    """cell-eval's scores of one prediction."""
 
     table: pl.DataFrame
-    """A row a perturbation, in cell-eval's own form (`results.csv`)."""
+    """One row per perturbation, in cell-eval's own form (`results.csv`)."""
     not_computed: dict[str, str]
     """Metrics that failed on this input, with cell-eval's reason."""
     predicted: Side
-    """What the metrics are made of on the predicted side."""
+    """Inputs of the metrics on the predicted side."""
 
     @property
     def de(self) -> pl.DataFrame:

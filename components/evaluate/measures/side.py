@@ -107,7 +107,7 @@ class Side:
 
     @property
     def de(self) -> pl.DataFrame:
-        """Differential expression against the controls, a row a perturbation and gene, as pdex.
+        """Differential expression against the controls, one row per perturbation and gene, as pdex.
 
         Columns: target, feature, target_mean, ref_mean, target_membership, ref_membership,
         log2_fold_change, percent_change, p_value, statistic, fdr.

@@ -59,7 +59,7 @@ def by_stratum(
     """Return nan-means of metrics over the perturbations of each group.
 
     Args:
-        scores: metrics of each prediction, a row a perturbation.
+        scores: metrics of each prediction, one row per perturbation.
         groups: from `strata`.
         metrics: which columns.
 

@@ -36,12 +36,12 @@ def compare(
     difference is `SMALLEST` or more.
 
     Args:
-        model: metrics of the model, a row a perturbation.
+        model: metrics of the model, one row per perturbation.
         baselines: the same of each baseline.
         metrics: which of their columns.
 
     Returns:
-        A row a metric and baseline: metric, baseline, difference (mean of model less baseline over
+        A row per metric and baseline: metric, baseline, difference (mean of model - baseline over
         the perturbations with a value on both sides), low, high (its bootstrap interval), better
         (perturbations with the model ahead), of (perturbations compared), p, p_holm, verdict.
     """

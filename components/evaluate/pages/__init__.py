@@ -1,1 +1,1 @@
-"""What an evaluation writes: tables, report, explorer."""
+"""Output of an evaluation: tables, report, explorer."""

@@ -44,7 +44,7 @@ class Strongest:
     change: NDArray[np.float32]
     """As predicted, [rows, kept]."""
     beside: NDArray[np.int16]
-    """What each line measured, in units of `STEP`, [rows, kept, lines]; `MISSING` = nothing."""
+    """Measured changes by line, in units of `STEP`, [rows, kept, lines]; `MISSING` = nothing."""
     fdr: NDArray[np.int16]
     """log10 of the FDR in the test line, in units of `LOG_STEP`, [rows, kept]."""
 
@@ -54,9 +54,9 @@ class Compact:
     """A matrix of changes and what is beside them, small enough for a page."""
 
     genes: Strongest
-    """A row a perturbation."""
+    """One row per perturbation."""
     perturbations: Strongest
-    """A row a gene."""
+    """One row per gene."""
     matrix: NDArray[np.int8]
     """All others, in units of their row's step, [perturbations, genes]; 0 where kept as it is."""
     steps: NDArray[np.float32]

@@ -1,4 +1,4 @@
-"""What each perturbation is predicted to do to each gene, as tables for people and programs."""
+"""Tables of the predicted effect of each perturbation on each gene, for people and programs."""
 
 import gzip
 from collections.abc import Iterator
@@ -54,9 +54,9 @@ class Effects:
     known_means: Floats | None
     """What the effects that the model was given come to without it, [perturbations, genes]."""
     measured: Groups | None
-    """What was measured of some of them, genes in the same order; None = of none."""
+    """Measured changes of some of them, genes in the same order; None = of none."""
     training: TrainingEffects | None
-    """What the training lines showed; None = not known here."""
+    """Changes in the training lines; None = not known here."""
     asked: pd.DataFrame
     """What is said of each perturbation, see `predictions.PERTURBATION_COLUMNS`; in order."""
 
@@ -119,7 +119,7 @@ class Effects:
         return ((start, min(start + BLOCK, count)) for start in range(0, count, BLOCK))
 
     def tables(self) -> Iterator[pa.Table]:
-        """Yield a row a perturbation and gene, some perturbations at a time, see the README."""
+        """Yield one row per perturbation and gene, some perturbations at a time, see the README."""
         for start, stop in self._blocks():
             change = self.change(start, stop)
             columns = {
@@ -146,7 +146,7 @@ class Effects:
             )
 
     def table(self, pearson_delta: pd.Series | None) -> pd.DataFrame:
-        """Return a row a perturbation.
+        """Return one row per perturbation.
 
         Args:
             pearson_delta: of those that were scored, index = perturbation; None = none was.

@@ -444,8 +444,8 @@ document.documentElement.classList.add("scripted");
     if (known(expected)) {
       parts.push(el("p", { class: "big" }, number(expected, 2), " ", el("small", {}, "expected pearson_delta")));
       if (known(low) && known(high)) parts.push(el("p", { class: "note" }, `In 8 of 10 such cases between ${number(low, 2)} and ${number(high, 2)}.`));
-    } else parts.push(el("p", {}, "How far to trust this cannot be said: there is nothing to set an expectation by."));
-    if (known(reached)) parts.push(el("p", {}, el("b", {}, `Reached: ${number(reached, 2)}`), ", measured in ", bdi(facts.testLine), "."));
+    } else parts.push(el("p", {}, "There is nothing to base an expectation on."));
+    if (known(reached)) parts.push(el("p", {}, el("b", {}, `Achieved: ${number(reached, 2)}`), ", measured in ", bdi(facts.testLine), "."));
     const marks = [expected, low, high, reached].filter(known);
     if (marks.length) {
       const from = Math.min(0, ...marks), axis = { low: from, span: Math.max(1, ...marks) - from };
@@ -456,7 +456,7 @@ document.documentElement.classList.add("scripted");
         known(reached) ? standing(el("span", { class: "mark test" }), axis.at(reached)) : null,
         [...(from < -0.2 ? [from] : []), 0, 0.5, 1].map((value) => standing(el("span", { class: "tick" }, number(value, 1)), axis.at(value)))));
     }
-    return el("div", {}, el("h3", {}, "How sure"), parts);
+    return el("div", {}, el("h3", {}, "Confidence"), parts);
   }
 
   function factsOf(row, at) {
@@ -467,7 +467,7 @@ document.documentElement.classList.add("scripted");
     const facing = [
       ["Effect", [known(row.known) ? (facts.known[row.known] ?? row.known) : NONE]],
       ["Trained in", trained.length ? trained : ["no training line"]],
-      ["Agreement", [known(row.agreement) ? `${number(row.agreement, 2)} of what the lines\u2019 noise allows` : "cannot be said"]],
+      ["Agreement", [known(row.agreement) ? `${number(row.agreement, 2)} of what the lines\u2019 noise allows` : "unknown"]],
       ["Cells", [`${known(row.cells) ? row.cells.toLocaleString("en") : NONE} predicted, ${row.measured_cells ? `${row.measured_cells.toLocaleString("en")} measured in ` : "none measured in "}`, bdi(facts.testLine)]],
       ["Own gene", [yes(row.target_measured, "among the genes", "not among the genes"), yes(row.flagged, "; the model can identify it", "; the model cannot identify it")]],
       ["Controls", [known(row.control_similarity) ? `${number(row.control_similarity, 3)} like the nearest training line\u2019s` : NONE]],

@@ -56,12 +56,12 @@ UNSEEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-
 
 @dataclass(frozen=True)
 class Explored:
-    """What the page shows; changes are of the mean log1p of counts per 10,000."""
+    """Content of the page; changes are of the mean log1p of counts per 10,000."""
 
     test_line: str
     genes: list[str]
     perturbations: pd.DataFrame
-    """A row a perturbation: `PERTURBATION_COLUMNS` and `pearson_delta` where it was measured."""
+    """A row per perturbation: `PERTURBATION_COLUMNS` and `pearson_delta` where it was measured."""
     control: NDArray[np.floating]
     """Mean of the test line's basal controls, [genes]."""
     change: NDArray[np.floating]
@@ -208,7 +208,7 @@ def _left_out(explored: Explored, small: Compact) -> int:
 
 
 def _rows(explored: Explored, small: Compact) -> list[dict[str, Any]]:
-    """Return a row a perturbation, as the table and its csv have them; None = cannot be said."""
+    """Return one row per perturbation, as in the table and its csv; None = cannot be said."""
     table = explored.perturbations
     strength = np.linalg.norm(np.asarray(explored.change, np.float64), axis=1)
     asked = [*PERTURBATION_COLUMNS, REACHED]

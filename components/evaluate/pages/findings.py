@@ -1,4 +1,4 @@
-"""What an evaluation found, as the tables and numbers that its files and its report are made of."""
+"""Results of an evaluation, as the tables and numbers behind its files and its report."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -69,7 +69,7 @@ class Findings:
 
     @cached_property
     def groups(self) -> pd.DataFrame:
-        """What kind each perturbation is of, see `strata.strata`."""
+        """The kind of each perturbation, see `strata.strata`."""
         cells = pd.Series({label: len(self.pair.rows[label]) for label in self.pair.perturbations})
         return strata(self.seen, cells, self.de_genes)
 
@@ -92,12 +92,12 @@ class Findings:
 
     @cached_property
     def undefined(self) -> pd.DataFrame:
-        """What has no value, see `summary.undefined_table`."""
+        """Undefined values, see `summary.undefined_table`."""
         return undefined_table(self.scores, self.de_genes)
 
     @cached_property
     def numbers(self) -> dict[str, Any]:
-        """What `metrics.json` holds; every number is finite or None."""
+        """Content of `metrics.json`; every number is finite or None."""
         columns = self.model.table.columns
         return metrics_json(self.summary, self.strata, self.groups, self.comparisons) | {
             "not_computed": self.model.not_computed,

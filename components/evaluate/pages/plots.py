@@ -87,7 +87,7 @@ def _span(values: Mapping[str, pd.Series], metric: str) -> tuple[float, float]:
 def model_against(
     model: pd.Series, baseline: pd.Series, seen: pd.Series, names: tuple[str, str]
 ) -> str:
-    """Draw the model's metric against a baseline's, a point a perturbation.
+    """Draw the model's metric against a baseline's, one point per perturbation.
 
     Args:
         model: metric by perturbation.
@@ -105,7 +105,7 @@ def model_against(
 
 
 def by_size(size: pd.Series, model: pd.Series, seen: pd.Series, names: tuple[str, str]) -> str:
-    """Draw the model's metric against a count, a point a perturbation."""
+    """Draw the model's metric against a count, one point per perturbation."""
     both = pd.DataFrame({"x": size, "y": model, "seen": seen}).dropna()
     with plot_of(3.9) as plot:
         plot.axes.axhline(0, color=QUIET, linewidth=1)
@@ -122,7 +122,7 @@ def by_size(size: pd.Series, model: pd.Series, seen: pd.Series, names: tuple[str
 def effect(
     predicted: Floats, measured: Floats, own: list[int], title: str, genes: Sequence[str] = ()
 ) -> str:
-    """Draw predicted against measured deltas of one perturbation, a point a gene.
+    """Draw predicted against measured deltas of one perturbation, one point per gene.
 
     Args:
         predicted: deltas, shape [genes], log1p of counts per 10,000.

@@ -15,7 +15,7 @@ INGEST = {
 }
 """Pipeline parameter to the parameter of the ingest task it became."""
 EMPTY: tuple[Any, ...] = (None, "", [], (), {})
-"""What options have that were not given, as artifacts and as signatures spell it."""
+"""Values of options that were not given, as artifacts and as signatures spell them."""
 
 
 def repeat_command(inputs: Mapping[str, Artifact]) -> str:

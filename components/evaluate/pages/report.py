@@ -65,8 +65,8 @@ SHORT = TITLES | {
     HALF: "measured half",
 }
 EXPLAINED = {
-    MODEL_MEANS: "the model's predicted mean in every cell: what changes against the model is what "
-    "its cells add",
+    MODEL_MEANS: "the model's predicted mean in every cell: the difference from the model is what "
+    "the predicted cells add",
     CONTROL_CELLS: "measured basal control cells of the test line, drawn at random: no effect, "
     "but real cells",
     CONTROL_MEAN: "the mean of the test line's basal controls: no effect at all",
@@ -76,8 +76,8 @@ EXPLAINED = {
     "the training lines that have it",
     RIDGE: "the control mean plus a delta that ridge regression predicts from the perturbed "
     "gene's vector in the prior, fitted on the training lines",
-    KNOWN_EFFECTS: "what the model was given to start from by the prior effects: other lines' "
-    "deltas, their noise taken out; the model's lead over it is what its network added",
+    KNOWN_EFFECTS: "what the prior effects gave the model to start from: the training lines' "
+    "deltas with their noise reduced; the model's lead over it is what the network added",
 }
 MARKS = {BEATS: "better", FALLS_SHORT: "worse"}
 DRAWN = (MODEL, SAME_PERTURBATION_DELTA, HALF)
@@ -101,11 +101,11 @@ class Origin:
     inputs: Mapping[str, Artifact]
     """Artifacts that were read, by name."""
     run: Mapping[str, str]
-    """What the run is known by, from `origins.facts_of`; empty = not known."""
+    """Facts that identify the run, from `origins.facts_of`; empty = not known."""
     repeat: str
     """The command that repeats the run; empty = not known."""
     unit: str = unit_of(USUAL)
-    """What expression is."""
+    """The unit of expression."""
 
     @property
     def unchecked(self) -> str:
@@ -115,7 +115,7 @@ class Origin:
 
     @property
     def known_by(self) -> str:
-        """What the run is known by, in a line."""
+        """Facts that identify the run, in a line."""
         return ", ".join(f"{name} {value}" for name, value in self.run.items())
 
     @property
@@ -144,7 +144,7 @@ def write_report(
     Args:
         found: what the scores are; None = nothing was measured.
         effects: what is predicted.
-        table: a row a perturbation, from `Effects.table`.
+        table: one row per perturbation, from `Effects.table`.
         origin: where it comes from.
         numbers: what `metrics.json` holds.
         file: to write.
@@ -297,7 +297,7 @@ def _columns(found: Findings, strongest: str) -> list[str]:
 
 
 def _verdicts(found: Findings, numbers: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return a row a baseline, the strongest first: its test in the headline, and all counted."""
+    """Return one row per baseline, the strongest first: its headline test, and all counted."""
     strongest = strongest_baseline(numbers)
     rows = _records(found.comparisons, metric=HEADLINE_METRIC)
     rows.sort(key=lambda row: row["baseline"] != strongest)
@@ -375,7 +375,7 @@ def _diagnoses(found: Findings) -> list[dict[str, Any]]:
 
 
 def _strata(found: Findings) -> list[dict[str, Any]]:
-    """Return a table a stratum: a column a group of perturbations, a row a metric."""
+    """Return one table per stratum: one column per group of perturbations, one row per metric."""
     tables = []
     for stratum in found.groups:
         rows = _records(found.strata, stratum=str(stratum))
@@ -398,7 +398,7 @@ def _strata(found: Findings) -> list[dict[str, Any]]:
 
 
 def _undefined(found: Findings) -> list[dict[str, Any]]:
-    """Return a row a metric without a value for some perturbation: how many, and why."""
+    """Return one row per metric without a value for some perturbation: how many, and why."""
     rows = []
     for metric, group in found.undefined.groupby("metric", sort=False):
         counts = dict(zip(group["prediction"], group["undefined"], strict=True))

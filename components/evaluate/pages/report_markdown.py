@@ -1,4 +1,4 @@
-"""What an evaluation found, in a page of Markdown and in a table for the terminal."""
+"""Results of an evaluation as a page of Markdown and as a table for the terminal."""
 
 from collections.abc import Sequence
 
@@ -18,7 +18,7 @@ def headline_text(found: Findings | None, table: pd.DataFrame, origin: Origin) -
 
     Args:
         found: what the scores are; None = nothing was measured.
-        table: a row a perturbation, from `Effects.table`.
+        table: one row per perturbation, from `Effects.table`.
         origin: where it comes from.
     """
     left = int((table["measured_cells"] == 0).sum())
@@ -45,7 +45,7 @@ def markdown(found: Findings | None, table: pd.DataFrame, origin: Origin, verdic
 
     Args:
         found: what the scores are; None = nothing was measured.
-        table: a row a perturbation, from `Effects.table`.
+        table: one row per perturbation, from `Effects.table`.
         origin: where it comes from.
         verdict: what the run came to, from `components.shared.findings.verdict`.
     """

@@ -17,7 +17,7 @@ def spread_over_seeds(evaluations: Sequence[Path | str]) -> pd.DataFrame:
         evaluations: folders of the artifacts, one a seed.
 
     Returns:
-        A row a prediction and metric: prediction, metric, seeds (with a value), mean, sd (n - 1;
+        A row per prediction and metric: prediction, metric, seeds (with a value), mean, sd (n - 1;
         NaN for one), low and high (the extremes).
 
     Raises:

@@ -61,7 +61,7 @@ def summary_table(scores: Scores, ceiling: pd.DataFrame | None) -> pd.DataFrame:
         ceiling: from `halves.at_full_depth`, None = there is none.
 
     Returns:
-        A row a prediction and metric: prediction, metric, mean, low and high (bootstrap interval
+        A row per prediction and metric: prediction, metric, mean, low and high (bootstrap interval
         of the mean over perturbations, see `uncertainty`), median, max, min, sd, n (with a value),
         undefined. The ceiling has means alone. Metrics that are one number for the whole set have
         no interval.
@@ -116,7 +116,7 @@ def undefined_table(scores: Scores, de_genes: pd.Series) -> pd.DataFrame:
         de_genes: measured differentially expressed genes of each perturbation.
 
     Returns:
-        A row a prediction and metric with a perturbation without a value: prediction, metric,
+        One row per prediction and metric with a perturbation without a value: prediction, metric,
         undefined, without_de (how many of them have no measured differentially expressed gene),
         why.
     """

@@ -31,7 +31,7 @@ NAMED = 8
 
 @dataclass(frozen=True)
 class Trust:
-    """What was expected of predictions, and what was reached where that was measured."""
+    """Expected scores of predictions, and achieved ones where these could be measured."""
 
     table: pd.DataFrame
     """`expected`, `low`, `high`, `known`, `trained`, `agreement`, `reached` (NaN = not measured),
@@ -77,7 +77,7 @@ class Trust:
 
     @property
     def numbers(self) -> dict[str, Any]:
-        """What `metrics.json` holds of it; every number is finite or None."""
+        """Its part of `metrics.json`; every number is finite or None."""
         found = self.measured
         third = kept_surest(found["expected"], found["reached"], 1 / 3) if len(found) else None
         return {
@@ -94,44 +94,44 @@ class Trust:
 
     @property
     def sentences(self) -> list[str]:
-        """What a reader should know, shortest first what matters most."""
+        """Sentences for the report, the most important first."""
         said = [self._of_scale()]
         if self.confidence.why:
             return [*said, self.confidence.why]
         expected = self.table["expected"].dropna()
         if not len(expected):
-            return [*said, "Of none of these perturbations it can be said what to expect."]
+            return [*said, "No score can be expected for any of these perturbations."]
         said.append(
-            f"Expected of {len(expected):,} predictions, without any perturbed cell of this line: "
+            f"Expected for {len(expected):,} predictions, without any perturbed cell of this line: "
             f"a pearson_delta of {expected.mean():.2f} on average, from {expected.min():.2f} to "
             f"{expected.max():.2f}."
         )
         if (missing := len(self.table) - len(expected)) > 0:
-            said.append(f"Of {missing:,} it cannot be said.")
+            said.append(f"For {missing:,} there is no expectation.")
         return said + self._of_outcomes() if len(self.measured) else said
 
     def _of_scale(self) -> str:
         if self.scale == 1.0 and self.confidence.scale == 1.0:
-            return f"Predicted changes keep their size. {self.confidence.scale_from}"
+            return f"Predicted changes are not rescaled. {self.confidence.scale_from}"
         if self.scale == 1.0:
             return (
-                "Predicted changes keep their size, as the recipe asks; known effects alone would "
-                f"be nearest in size times {self.confidence.scale:.2f}."
+                "Predicted changes are not rescaled, as the recipe asks; for known effects alone "
+                f"the best factor would be {self.confidence.scale:.2f}."
             )
         return f"Predicted changes are multiplied by {self.scale:.2f}. {self.confidence.scale_from}"
 
     def _of_outcomes(self) -> list[str]:
         found, numbers = self.measured, self.numbers
         said = [
-            f"Reached was {found['reached'].mean():.2f} on average over the {len(found):,} that "
-            f"were measured, where {found['expected'].mean():.2f} was expected; "
-            f"{self.covered:.0%} lie within their {COVERED:.0%} interval."
+            f"The {len(found):,} that were measured achieved {found['reached'].mean():.2f} on "
+            f"average, where {found['expected'].mean():.2f} was expected; {self.covered:.0%} lie "
+            f"within their {COVERED:.0%} interval."
         ]
         if self.rank is not None:
-            said.append(f"Expected and reached have a rank correlation of {self.rank:.2f}.")
+            said.append(f"The rank correlation of expected and achieved scores is {self.rank:.2f}.")
         if self.rank is not None and len(found) >= 3 * LEAST_KEPT:
             said.append(
-                f"The surest third reaches {numbers['surest_third']:.2f}, all together "
+                f"The most confident third achieves {numbers['surest_third']:.2f}, all of them "
                 f"{found['reached'].mean():.2f}."
             )
         return said
@@ -141,7 +141,7 @@ def trust(asked: pd.DataFrame, reached: pd.Series, confidence: Confidence, scale
     """Put what was expected beside what was reached.
 
     Args:
-        asked: `predictions.PERTURBATION_COLUMNS`, a row a perturbation.
+        asked: `predictions.PERTURBATION_COLUMNS`, one row per perturbation.
         reached: from `reached_of`, index = perturbation; those that were measured.
         confidence: what the model brought along.
         scale: the factor that predictions were multiplied by.

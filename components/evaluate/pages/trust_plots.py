@@ -11,7 +11,7 @@ from components.shared.telling.svg import plot as plot_of
 
 
 def expected_against_reached(table: pd.DataFrame, bins: pd.DataFrame) -> str:
-    """Draw what was reached over what was expected, a point a perturbation.
+    """Draw what was reached over what was expected, one point per perturbation.
 
     Args:
         table: `expected`, `reached`, `trained` (bool), index = perturbation, no NaN.
@@ -51,13 +51,13 @@ def expected_against_reached(table: pd.DataFrame, bins: pd.DataFrame) -> str:
                 color=INK,
                 markersize=5,
                 linewidth=1.2,
-                label="means of like expectations",
+                label="means of similar expectations",
             )
         axes.set_xlim(ends)
         axes.set_ylim(ends)
         axes.set_aspect("equal")
         axes.set_xlabel("expected pearson_delta")
-        axes.set_ylabel("reached")
+        axes.set_ylabel("achieved")
         axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), handletextpad=0.3)
     return plot.svg
 
@@ -76,8 +76,8 @@ def surest_curve(curves: Mapping[str, pd.DataFrame]) -> str:
             axes.axhline(float(curve["reached"].iloc[-1]), color=QUIET, linewidth=0.8, zorder=0)
         axes.set_xlim(0, 100)
         axes.set_xticks(np.arange(0, 101, 20), [f"{share} %" for share in range(0, 101, 20)])
-        axes.set_xlabel("perturbations kept, surest first")
-        axes.set_ylabel("mean reached pearson_delta")
+        axes.set_xlabel("perturbations kept, most confident first")
+        axes.set_ylabel("mean achieved pearson_delta")
         if len(curves) > 1:
             axes.legend()
     return plot.svg

@@ -177,7 +177,7 @@ class Screen:
 
     @cached_property
     def _all_molecules(self) -> float:
-        """What the shares of all genes, measured or not, add up to."""
+        """Sum of the shares of all genes, measured or not."""
         return float(np.exp(at_rank("log_share", np.arange(len(symbols())))).sum())
 
     def _line_blocks(self) -> Iterator[tuple[int, slice]]:
@@ -236,7 +236,7 @@ def write_raw(uri: str, target: Path, *, seed: int = 0) -> None:
     try:
         with h5py.File(partial, "w") as file:
             writer = CsrWriter(file, screen.spec.genes)
-            with bar(total=screen.spec.cells, what="generating", unit="cells") as progress:
+            with bar(total=screen.spec.cells, what="generating", unit=" cells") as progress:
                 for rows, block in screen.blocks(np.ones(screen.spec.cells, dtype=bool)):
                     writer.append(block)
                     progress.update(len(rows))

@@ -1,4 +1,4 @@
-"""What a sim:// URI asks for."""
+"""Options of a sim:// URI."""
 
 from dataclasses import dataclass
 from urllib.parse import parse_qsl, urlsplit
@@ -42,7 +42,7 @@ def _lines(text: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Spec:
-    """What a sim:// URI asks for."""
+    """Options of a sim:// URI."""
 
     cells: int = 4000
     genes: int = 500

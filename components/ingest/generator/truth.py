@@ -78,7 +78,7 @@ class Design:
     module: Ints
     """The main module of each perturbation [P], -1 where it has no effect."""
     left: Floats
-    """What is left of the target's expression [L, P]."""
+    """Remaining expression of the target [L, P]."""
     missing: NDArray[np.bool_]
     """Pairs without cells [L, P]."""
     depth: Floats

@@ -1,1 +1,1 @@
-"""What stages hand to each other."""
+"""Artifacts: the data that stages pass to each other."""

@@ -56,7 +56,7 @@ SUMMARIES = {
     EVALUATION: shapes.EVALUATION_SUMMARY,
     FAILED: shapes.FAILED_SUMMARY,
 }
-"""What readers need of the summary of each."""
+"""Fields of each summary that readers need."""
 
 PROVENANCE = "provenance.json"
 DRAFT = ".partial"

@@ -48,7 +48,7 @@ class Cells:
 
     @property
     def target_sum(self) -> int:
-        """What a cell's counts were brought to before log1p."""
+        """Total that each cell's counts were scaled to before log1p."""
         with opened_hdf5(self.file, str(self.file)) as file:
             return int(file[f"uns/{TARGET_SUM}"][()]) if f"uns/{TARGET_SUM}" in file else USUAL
 

@@ -44,7 +44,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class HeldOut:
-    """What known effects alone reached in a training line that was left out."""
+    """Scores of known effects alone in a training line that was left out."""
 
     line: str
     control_similarity: float | None
@@ -84,7 +84,7 @@ class Expectation:
 
 @dataclass(frozen=True)
 class Confidence:
-    """What training lines tell of how far predictions can be trusted."""
+    """How far predictions can be trusted, as far as the training lines show."""
 
     scale: float
     """The factor by which predicted changes are multiplied, above 0, at most `MOST_SCALE`."""
@@ -170,7 +170,7 @@ class Confidence:
                 as there, and of those that are not there as the mean.
 
         Returns:
-            A row a label, in their order, with `agreement`, `known`, `expected_pearson_delta`,
+            One row per label, in their order, with `agreement`, `known`, `expected_pearson_delta`,
             `expected_low`, `expected_high`; NaN where it cannot be said, see `why`.
         """
         table = self.perturbations.reindex(pd.Index(labels, dtype=object))

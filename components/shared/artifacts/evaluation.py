@@ -1,4 +1,4 @@
-"""What an evaluation promises to whoever reads it: its files, its predictions, its metrics."""
+"""The contract of an evaluation: its files, its predictions, its metrics."""
 
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ SUMMARY_FILE = "summary.csv"
 COMPARISONS_FILE = "comparisons.csv"
 STRATA_FILE = "strata.csv"
 GROUPS_FILE = "groups.csv"
-"""What kind each scored perturbation is of; compare reads it."""
+"""The kind of each scored perturbation; compare reads it."""
 UNDEFINED_FILE = "undefined.csv"
 CALIBRATION_FILE = "calibration.csv"
 CALLED_FILE = "called_by_expression.csv"

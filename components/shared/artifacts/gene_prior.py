@@ -51,7 +51,7 @@ def opened_table(path: Path, framework: str) -> Iterator[tuple[Any, dict[str, st
 
 @dataclass(frozen=True)
 class OtherEffects:
-    """What perturbations did in other screens, one row a (perturbation, cell line)."""
+    """Effects of perturbations in other screens, one row per (perturbation, cell line)."""
 
     perturbations: list[str]
     lines: list[str]

@@ -47,7 +47,7 @@ def unit(vectors: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class EffectTable:
-    """What each perturbation is expected to change in a new line, before the model has its say."""
+    """The expected change of each perturbation in a new line, before the network's correction."""
 
     perturbations: list[str]
     genes: list[str]

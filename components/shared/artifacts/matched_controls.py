@@ -17,7 +17,7 @@ BATCH = "batch"
 LEAST_CONTROLS = 10
 """Of a batch of a line: the mean of fewer is less sure than the difference between batches."""
 MISSING = "nan"
-"""What ingest writes for a cell without a batch."""
+"""Batch that ingest writes for a cell without one."""
 
 Ints = NDArray[np.int64]
 

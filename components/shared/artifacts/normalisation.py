@@ -1,4 +1,4 @@
-"""What a cell's counts are brought to before log1p: 10,000, as scGPT has it, or another total."""
+"""The total that a cell's counts are scaled to before log1p: 10,000, as for scGPT, or another."""
 
 from collections.abc import Mapping
 from typing import Any

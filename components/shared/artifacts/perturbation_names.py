@@ -16,7 +16,7 @@ WHOLE = re.compile(r"([-+]?\d+)\.0+")
 BETWEEN_DIGITS = re.compile(r"(?<=\d)[\W_]+(?=\d)")
 PUNCTUATION = re.compile(r"(?!^-\d|-$)[^\w\0+]|_")
 FILLER = "ctrl"
-"""What GEARS writes for the second gene of a single."""
+"""Placeholder of GEARS for the second gene of a single perturbation."""
 
 
 def plain(text: str) -> str:

@@ -21,7 +21,7 @@ SETTINGS: Shape = {
     "validation_cells?": (int, None),
     "scale_effects?": bool,
 }
-"""What a prediction needs of the settings in `args.json`."""
+"""Settings in `args.json` that a prediction needs."""
 
 GENE_PRIOR: Shape = {
     "kind": str,

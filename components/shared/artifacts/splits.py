@@ -87,7 +87,7 @@ class Splits:
 
     @property
     def other_names(self) -> dict[str, list[str]]:
-        """What genes requested under another name may stand for."""
+        """Perturbations that a requested gene may stand for under another name."""
         return self._requests["other_names"]
 
     @property

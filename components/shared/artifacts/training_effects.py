@@ -1,4 +1,4 @@
-"""What the training lines measured, as pseudobulks: it goes with the model, since cells do not.
+"""Pseudobulks of the training lines, which go with the model, since cells do not.
 
 A model that is applied to other cells brings along what its training lines showed, so that a
 prediction can be set beside it, baselines can be made of it, and trust can be placed by it.

@@ -1,1 +1,1 @@
-"""What a run came to, in words and with its certainty."""
+"""The outcome of a run, in words and with its certainty."""

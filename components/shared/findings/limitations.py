@@ -1,4 +1,4 @@
-"""What a run cannot show or could not do, each with its figure: the report and the card say it."""
+"""Limitations of a run, each with its figure, for the report and the card."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -51,14 +51,12 @@ def _of_training(stats: Facts) -> list[str]:
     texts = []
     if stats["random_init"]:
         texts.append(
-            "The weights started from random values: nothing was learnt from other data before, so "
-            "this is not what a pretrained scGPT can do."
+            "The weights started from random values, without pretraining, so this does not show "
+            "what a pretrained scGPT can do."
         )
     if stats.get("other_scale"):
         texts.append(stats["other_scale"])
-    texts.append(
-        f"One seed ({stats['seed']}): how much the figures would vary with another one is unknown."
-    )
+    texts.append(f"One seed ({stats['seed']}): how much the figures vary with the seed is unknown.")
     if stats["training_cells"] < FEW_TRAINING_CELLS:
         texts.append(f"Few training cells: {stats['training_cells']:,}.")
     if stats.get("best_val_pearson_delta") is None:
@@ -86,10 +84,12 @@ def _without_value(history: list[Facts]) -> int:
 def _of_network(weight: float) -> str:
     """Return what a network added to known effects, as a sentence."""
     if not weight:
-        return "The network adds nothing to that: no epoch was better on held-out sets beyond luck."
+        return (
+            "The network adds nothing to that: no epoch was significantly better on held-out sets."
+        )
     return (
-        f"The network adds {weight:.2f} of what it learned beyond that; what it gains is the "
-        "model's lead over the prediction known_effects in the report."
+        f"The network's correction is added with weight {weight:.2f}; its gain is the model's lead "
+        "over the prediction known_effects in the report."
     )
 
 
@@ -101,7 +101,7 @@ def of_prior(stats: Facts) -> list[str]:
     texts = []
     if EFFECTS in prior:
         texts.append(
-            "The model was given what each perturbation did in other lines"
+            "The model was given the effect of each perturbation in other lines"
             + (f": {stats['effects_are']}. " if stats.get("effects_are") else ". ")
             + _of_network(stats.get("network_weight", 1.0))
         )
@@ -117,8 +117,8 @@ def of_prior(stats: Facts) -> list[str]:
 
 def _unproven(prior: Facts) -> str:
     return (
-        f"The gene prior ({prior['kind']}) was not set against a shuffled or random one in this "
-        "run, so no gain can be credited to what it says about genes."
+        f"The gene prior ({prior['kind']}) was not compared with a shuffled or random one in "
+        "this run, so no gain can be attributed to its content."
     )
 
 
@@ -204,8 +204,8 @@ def _of_predictions(summary: Facts) -> list[str]:
         )
     if clipped := summary.get("clipped_fraction", 0):
         texts.append(
-            f"{clipped:.2%} of the predicted values lay outside what log1p expression can be and "
-            "were clipped."
+            f"{clipped:.2%} of the predicted values lay outside the range of log1p expression "
+            "and were clipped."
         )
     return texts
 
@@ -218,12 +218,12 @@ def _of_evaluation(metrics: Facts) -> list[str]:
         named = ", ".join(f"{name} {n}" for name, n in nan.items())
         texts.append(
             f"Some of the {total:,} perturbations have no value in a metric; means leave them "
-            f"out. How many, by metric: {named}."
+            f"out. Number by metric: {named}."
         )
     if without := metrics.get("perturbations_without_de"):
         texts.append(
-            f"{count(without, 'perturbation')} of {total:,} without any measured differentially "
-            "expressed gene."
+            f"{without:,} of {total:,} perturbations {'has' if without == 1 else 'have'} no "
+            "measured differentially expressed gene."
         )
     if failed := metrics.get("not_computed"):
         texts.append(f"cell-eval could not compute: {', '.join(failed)}.")

@@ -1,4 +1,4 @@
-"""What a run was made of, as a page may say it: no secrets, and of a local path only its name."""
+"""The inputs of a run, as a page may show them: no secrets, and only the name of a local path."""
 
 from collections.abc import Mapping
 from typing import Any

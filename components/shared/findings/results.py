@@ -1,4 +1,4 @@
-"""What a run came to, in a few lines, for its last page and for whoever watches it.
+"""The outcome of a run in a few lines, for its last page and for whoever watches it.
 
 The task that knows tells them in its log, where a cluster's API finds them, and keeps them in its
 artifact's summary, where a run on this machine does.
@@ -30,7 +30,7 @@ def kept_results(folder: Path) -> list[str]:
     """Return the lines of the results in the artifacts of a run on this machine.
 
     Args:
-        folder: the run's, with a folder a task and in it one an artifact.
+        folder: the run's, with one folder per task and in it one per artifact.
     """
     files = sorted(folder.glob("*/*/provenance.json"), key=lambda file: file.stat().st_mtime)
     found = [json.loads(file.read_text())["summary"].get(RESULT, "") for file in files]

@@ -1,4 +1,4 @@
-"""What a run came to, in one sentence: report, card, terminal and last page all say this one.
+"""The outcome of a run in one sentence, the same in report, card, terminal and last page.
 
 A sentence is one of few cases. It counts every headline metric against the strongest baseline, each
 tested (`components.evaluate.measures.uncertainty`), so a metric that was picked afterwards cannot
@@ -27,7 +27,7 @@ BEATS = "beats"
 FALLS_SHORT = "falls short of"
 UNCLEAR = "is not clearly different from"
 INCOMPARABLE = "cannot be compared with"
-"""What a test of the model against a baseline says."""
+"""Results of a test of the model against a baseline."""
 
 SAID = {
     CONTROL_CELLS: "control cells drawn at random",
@@ -75,7 +75,7 @@ class Standing:
 
     @property
     def word(self) -> str:
-        """What the counts come to."""
+        """The verdict on the counts."""
         if self.better >= MOST * self.of and not self.worse:
             return "better than"
         if self.worse >= MOST * self.of and not self.better:
@@ -118,7 +118,7 @@ def standing(numbers: Numbers, baseline: str) -> Standing:
 
 
 def verdict(numbers: Numbers) -> str:
-    """Return what a run came to, in one sentence, and one more of what the network added."""
+    """Return the outcome of a run in one sentence, and one more on what the network added."""
     if not numbers.get("scored", True):
         return f"Not scored: {numbers['not_scored']}."
     if _predicts_nothing(numbers):

@@ -33,7 +33,7 @@ SIZE_ARGS = {
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint folder holds."""
+    """The content of a checkpoint folder."""
 
     args: dict[str, Any]
     vocabulary: dict[str, int]

@@ -7,4 +7,4 @@ ARGS_FILE = "args.json"
 STATS_FILE = "training_stats.json"
 """How training went, beside them in a model of ours."""
 CHECKPOINT_FILES = (WEIGHTS_FILE, ARGS_FILE, VOCAB_FILE)
-"""What a pretrained checkpoint's folder must hold."""
+"""The files of a pretrained checkpoint."""

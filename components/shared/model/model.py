@@ -33,9 +33,9 @@ from components.shared.model.vocabulary import PAD, Vocabulary
 from components.shared.telling.errors import InputError
 
 PRETRAINED_PREFIXES = ("encoder.", "value_encoder.", "transformer_encoder.")
-"""What is taken from a pretrained checkpoint; decoder and flag encoder start fresh."""
+"""The parts taken from a pretrained checkpoint; decoder and flag encoder start fresh."""
 EXTRA = ("flag_prior.", "effect_encoder.")
-"""What scGPT's class does not have."""
+"""The parts that scGPT's class does not have."""
 LAST_LAYERS = ("decoder.coeff_decoder.fc.4.", "decoder.bias_decoder.fc.4.")
 """Of both halves of scGPT's affine decoder: what they give is linear in these weights."""
 AS_WIDE_AS = 8

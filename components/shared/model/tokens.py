@@ -175,7 +175,7 @@ class Batch:
     flags: Tensor
     """1 on perturbed tokens, else 0, int64 [B, S]; [1, S] where all cells share them."""
     effects: Tensor | None = None
-    """What the perturbation is known to change, float32 [B, S] or [1, S]; 0 for unmeasured targets.
+    """The known change under the perturbation, float32 [B, S] or [1, S]; 0 for unmeasured targets.
     Only for a model that was given effects."""
 
 

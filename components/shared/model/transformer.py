@@ -106,7 +106,7 @@ class LayerNorm(nn.LayerNorm):
 
 
 class GeneEncoder(nn.Module):
-    """What is known of a gene whatever its expression."""
+    """The part of a gene's token that does not depend on its expression."""
 
     def __init__(self, tokens: int, width: int, pad: int) -> None:
         super().__init__()

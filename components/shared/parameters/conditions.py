@@ -1,4 +1,4 @@
-"""What is to be known of a pipeline's parameters before anything runs: one list of conditions.
+"""Conditions on a pipeline's parameters that are checked before anything runs.
 
 The check task asks for them first, and so do the commands that start or submit a run. They need the
 parameters alone, and a look at the local paths that these name.
@@ -25,7 +25,7 @@ from components.shared.telling.errors import InputError, nearest, shortlist
 PLACEHOLDER = re.compile(
     r"\byour-(bucket|file\.h5ad|line-[ab]|test-line|scgpt-folder)\b|<your[^>]*>"
 )
-"""What stands in a parameter file or an example where a user's own name belongs."""
+"""Placeholder in a parameter file or an example for a name of the user's own."""
 WHOLE = ("seed", "split_seed", "cells_per_perturbation", "gpus")
 """Parameters that are whole numbers from 0."""
 
@@ -85,12 +85,14 @@ def check_sendable(params: Mapping[str, Any]) -> None:
 
 def check_filled_in(parameters: Mapping[str, Any]) -> None:
     """Check that no value is one that a parameter file or an example only holds a place for."""
-    for name, value in parameters.items():
-        if found := PLACEHOLDER.search(str(value)):
-            raise InputError(
-                f"{name}: '{found[0]}' only holds a place in the parameter file; put your own "
-                f"there, or give {name}=<yours>"
-            )
+    found = {name: PLACEHOLDER.search(str(value)) for name, value in parameters.items()}
+    left = {name: match[0] for name, match in found.items() if match}
+    if left:
+        named = ", ".join(f"{name}: '{text}'" for name, text in left.items())
+        raise InputError(
+            f"{named} only {'holds' if len(left) == 1 else 'hold'} a place in the parameter file; "
+            f"put your own there, or give {' '.join(f'{name}=<yours>' for name in left)}"
+        )
 
 
 def check_local(uri: str, name: str) -> Path:

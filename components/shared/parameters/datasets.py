@@ -22,7 +22,7 @@ def is_list(dataset: str) -> bool:
 
 
 def entries(dataset: str | Sequence[Any]) -> list[dict[str, Any]]:
-    """Return a dict a file: its path or URI under ``file``, and its own options."""
+    """Return one dict per file: its path or URI under ``file``, and its own options."""
     if isinstance(dataset, str):
         if not is_list(dataset):
             return [{FILE: dataset}]

@@ -14,7 +14,7 @@ from components.shared.telling.errors import InputError
 
 ENDINGS = (".txt", ".csv", ".tsv")
 HEADERS = ("perturbation", "perturbations", "gene", "genes", "target_gene", "symbol")
-"""What the first line of a list may be called; no gene bears one of these names."""
+"""Titles that the first line of a list may have; no gene has one of these names."""
 LONGEST = 200
 """Characters of a label; a double of two long symbols has 30."""
 MOST = 100_000
@@ -26,7 +26,7 @@ def read_perturbations(given: str | Sequence[str]) -> list[str]:
 
     Args:
         given: labels such as ``MYC`` or ``KLF1+MAP2K6``; or paths or URIs of text or csv files with
-            one a line (of a table the first column; a title such as ``gene`` and lines that begin
+            one per line (of a table the first column; a title such as ``gene`` and lines that begin
             with # are left out). A single string is one of either.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What `pretrained` names: a checkpoint folder, or a model to start fresh, and its vocabulary.
+"""The parameter `pretrained`: a checkpoint folder, or a model to start fresh, and its vocabulary.
 
 `random://<size>` starts fresh with the vocabulary of the scgpt package;
 `random://<size>?vocabulary=<uri of a vocab.json>` with another. In a query `&` and `%` of that URI
@@ -34,7 +34,7 @@ FORM = "random://<size> or random://<size>?vocabulary=<uri of a vocab.json>"
 
 @dataclass(frozen=True)
 class Pretrained:
-    """What a `pretrained` parameter says."""
+    """A parsed `pretrained` parameter."""
 
     uri: str
     random_size: str

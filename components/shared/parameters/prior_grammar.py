@@ -71,7 +71,7 @@ class Prior:
 
     kind: str
     argument: str = ""
-    """What follows the colon: a URI, or the width of a random prior."""
+    """The text after the colon: a URI, or the width of a random prior."""
     options: Mapping[str, str] = field(default_factory=dict)
     members: tuple["Prior", ...] = ()
     """Of concat, or the one that is shuffled."""

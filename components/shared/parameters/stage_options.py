@@ -17,7 +17,7 @@ INGEST_OPTIONS: dict[str, Any] = {
     "least_knock_down": 0.0,
     "least_perturbation_knock_down": 0.0,
 }
-"""What `ingest_options` may have, with the defaults."""
+"""Keys of `ingest_options`, with their defaults."""
 SPLIT_OPTIONS: dict[str, Any] = {
     "val_line": "",
     "val_fraction": 0.05,
@@ -26,4 +26,4 @@ SPLIT_OPTIONS: dict[str, Any] = {
     "split_file": "",
     "aliases": "",
 }
-"""What `split_options` may have, with the defaults."""
+"""Keys of `split_options`, with their defaults."""

@@ -25,7 +25,7 @@ class Doubt:
 
     label: str
     looks: str
-    """What it looks like."""
+    """Its likely meaning."""
 
 
 def looks_of(part: str, genes: Collection[str]) -> str:

@@ -1,4 +1,4 @@
-"""What a file is that is no h5ad, and how it becomes one; filters that HDF5 lacks here."""
+"""Files that are not h5ad, how to convert them, and HDF5 filters that are missing here."""
 
 import importlib
 import re

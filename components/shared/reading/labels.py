@@ -38,7 +38,7 @@ class Labels:
     spellings: dict[str, dict[str, list[str]]] = field(default_factory=dict)
     """Column to name to what the source calls it, where that is not the name alone."""
     said: list[str] = field(default_factory=list)
-    """What a person is to be told of the labels."""
+    """Notes on the labels for the user."""
 
 
 def column_of(source: Source, name: str, parameter: str) -> "pd.Series[Any]":

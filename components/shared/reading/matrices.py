@@ -13,7 +13,7 @@ from anndata.utils import make_index_unique
 from components.shared.telling.errors import InputError, nearest, shortlist
 
 RAW = "raw"
-"""What `layer` says for adata.raw, unless a layer is called so."""
+"""Value of `layer` that stands for adata.raw, unless a layer has that name."""
 SYMBOLS = (
     "gene_name",
     "gene_symbol",
@@ -31,12 +31,12 @@ SYMBOLS = (
 
 @dataclass(frozen=True)
 class Matrix:
-    """Where in a file a matrix of cells x genes is, and the table of its genes."""
+    """Where a matrix of cells x genes is in a file, and the table of its genes."""
 
     x: str
     var: str = "var"
     said: str = "X"
-    """What messages call it."""
+    """Its name in messages."""
 
 
 def matrix_of(file: Mapping[str, Any], layer: str, name: str) -> Matrix:

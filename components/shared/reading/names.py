@@ -84,7 +84,7 @@ class Reader:
     controls: frozenset[str]
     """Labels of controls."""
     separator: str = ""
-    """What stands between two genes beside a plus sign; empty = nothing else."""
+    """Separator of two genes, in addition to a plus sign; empty = none."""
     missing_is_control: bool = False
     left_out: frozenset[str] = frozenset()
     """Labels whose cells are not wanted."""
@@ -137,7 +137,7 @@ class Reader:
 
 @dataclass(frozen=True)
 class Names:
-    """What the labels of a column are called."""
+    """The names of the labels of a column."""
 
     of: dict[str, str | None]
     """Label to name; None: its cells are left out."""

@@ -47,7 +47,7 @@ class Reading:
 OPTIONS = {"control_label": "control"} | {
     name: name for name in Reading.__dataclass_fields__ if name != "control"
 }
-"""What an entry of a list may say, and the field it is."""
+"""Keys of an entry of a list, and the field that each sets."""
 KINDS: dict[str, tuple[tuple[type, ...], str]] = {
     "control_label": ((str, list, tuple), "text in quotes, or a list"),
     "obs_filter": ((Mapping,), "a dict"),

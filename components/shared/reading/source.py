@@ -1,4 +1,4 @@
-"""What ingest reads from: an h5ad file or a generated screen, both in blocks of rows."""
+"""Sources that ingest reads: an h5ad file or a generated screen, both in blocks of rows."""
 
 from collections.abc import Iterator
 from typing import Any, Protocol
@@ -17,11 +17,11 @@ class Source(Protocol):
 
     @property
     def name(self) -> str:
-        """What messages call it."""
+        """Its name in messages."""
 
     @property
     def hint(self) -> str:
-        """What else of it could be read, for messages; empty if nothing."""
+        """Other matrices that could be read, for messages; empty if there are none."""
 
     @property
     def genes(self) -> list[str]:

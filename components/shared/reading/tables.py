@@ -39,7 +39,7 @@ class Tables:
 
     @cached_property
     def hint(self) -> str:
-        """What else there is to read, for messages; empty if nothing is."""
+        """Other matrices that could be read, for messages; empty if there are none."""
         return other_matrices(self.file, self.layer)
 
     def _frame(self, key: str) -> Any:

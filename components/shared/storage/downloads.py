@@ -1,4 +1,4 @@
-"""What the storage backends share: names that are safe, text without secrets, progress."""
+"""Helpers of all storage backends: safe names, text without secrets, progress."""
 
 import hashlib
 import shutil

@@ -27,11 +27,11 @@ UNPACKED = 64 * 2**20
 LARGEST_CHUNK = 2**30
 """Bytes of a chunk, which is always unpacked as a whole."""
 FAULTS = (OSError, KeyError, ValueError, RuntimeError)
-"""What h5py raises for a damaged file."""
+"""Errors that h5py raises for a damaged file."""
 DAMAGE = (*FAULTS, IndexError, TypeError, AttributeError, OverflowError)
-"""What anndata raises where parts of a file do not fit each other."""
+"""Errors that anndata raises where parts of a file do not fit each other."""
 ANNDATA_DAMAGE = (*DAMAGE, IORegistryError)
-"""What reading one part with anndata raises."""
+"""Errors that reading one part with anndata raises."""
 PLAIN = "write it again with anndata, adata.write_h5ad(file), where all of it is at hand"
 
 

@@ -1,4 +1,4 @@
-"""What a bucket and its objects are, whichever store they are in."""
+"""A bucket and its objects, whichever store they are in."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -14,7 +14,7 @@ class Stored(NamedTuple):
 
     name: str
     version: str
-    """What tells it from another of its name: the generation in Cloud Storage, the ETag in S3."""
+    """Its version: the generation in Cloud Storage, the ETag in S3."""
 
 
 class GoneError(InputError):
@@ -29,7 +29,7 @@ class Source(Protocol):
 
     @property
     def version(self) -> Mapping[str, str]:
-        """What must be the same for chunks of it to go together, `uri` aside."""
+        """Fields other than `uri` that must be equal for chunks to belong together."""
 
     def fetch(self, file: BinaryIO, start: int, size: int) -> None:
         """Write so many bytes from ``start`` on where ``file`` stands."""

@@ -15,7 +15,7 @@ MOST_ROWS = 20_000_000
 MOST_FIELDS = 2**31
 """Fields of one."""
 PARQUET_FAULTS = (pa.ArrowException, OSError, ValueError)
-"""What a damaged parquet file makes pyarrow raise."""
+"""Errors that pyarrow raises for a damaged parquet file."""
 
 
 def opened_parquet(path: Path, name: str, kind: str = "parquet") -> pq.ParquetFile:

@@ -71,7 +71,7 @@ UPLOAD_ID, SHA256 = "upload-id", "sha256"
 DAMAGED = "what arrived is not what was sent; run it again"
 LOADER = create_loader()
 PASSING_CODES = frozenset({"RequestTimeout", "SlowDown", "ConditionalRequestConflict"})
-"""What another try may fix; S3 gives some of it another status, 400 or 409."""
+"""Errors that another try may fix; S3 gives some of it another status, 400 or 409."""
 REFUSED_CODES = frozenset({"ExpiredToken", "InvalidToken", "TokenRefreshRequired"})
 """Refusals of credentials with status 400."""
 ALWAYS = {
@@ -79,7 +79,7 @@ ALWAYS = {
     "create_multipart_upload": "UploadId",
     "complete_multipart_upload": "ETag",
 }
-"""What an answer always holds; one that was cut at its beginning is read as an empty one."""
+"""Fields that every answer has; one that was cut at its beginning is read as an empty one."""
 DAMAGED_CODES = frozenset({"BadDigest", "InvalidDigest", "XAmzContentSHA256Mismatch"})
 CREDENTIAL_ERRORS = (
     boto.NoCredentialsError,

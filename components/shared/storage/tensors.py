@@ -17,7 +17,7 @@ FAULTS = (
     TypeError,
     AttributeError,
 )
-"""What a table of another shape makes its reader raise."""
+"""Errors that reading a table of another shape raises."""
 
 
 def as_metadata(names: Mapping[str, Any]) -> dict[str, str]:

@@ -1,1 +1,1 @@
-"""What people are told: errors, progress, pages."""
+"""Output for people: errors, progress, pages."""

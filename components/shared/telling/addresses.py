@@ -26,7 +26,7 @@ DIRECTIONS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u
 LOCAL = ("", "file")
 """Schemes of this machine's own files."""
 JOIN = " + "
-"""What ingest writes between several sources."""
+"""Separator that ingest writes between several sources."""
 
 
 def shown(uri: str) -> str:

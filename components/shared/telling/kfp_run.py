@@ -42,9 +42,9 @@ class Task:
     round: int | None
     """Its round of the loop that it stands in, from 0."""
     detail: Mapping[str, Any]
-    """What the API tells of it."""
+    """Its state by the API."""
     tries: tuple[int, ...]
-    """What the names of its pods end in, the oldest first."""
+    """Endings of the names of its pods, the oldest first."""
 
     @property
     def state(self) -> str:

@@ -1,4 +1,4 @@
-"""What the pages of reports share: one stylesheet, and how numbers and names are written."""
+"""Shared by the pages of reports: the stylesheet, and the format of numbers and names."""
 
 import re
 from importlib.resources import files

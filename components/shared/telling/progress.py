@@ -52,6 +52,6 @@ def bar(*, total: int, what: str, unit: str) -> Any:
         unit_scale=True,
         file=Lines(),
         mininterval=SECONDS_BETWEEN_LINES,
-        ncols=100,
+        ncols=76,  # with the indent of a task, a terminal's 80
         ascii=True,
     )

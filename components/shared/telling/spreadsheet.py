@@ -3,7 +3,7 @@
 import pandas as pd
 
 BEGINS_A_FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""What OWASP's page on CSV injection names."""
+"""Characters that OWASP's page on CSV injection names."""
 
 
 def no_formula(text: str) -> str:

@@ -216,7 +216,7 @@ def test_a_file_of_the_hub_is_not_downloaded_again(kept: Path, tmp_path: Path) -
         hub.files = {"datasets/lab/screen/sub/cells.h5ad": b"cells of lab"}
         run = partial(run_with_hub, HUB, uri, url=hub.url, home=tmp_path / "home")
         assert "no such column" in run("fail").stderr
-        # What a client that was killed leaves is never gone on with.
+        # What a client that was killed leaves is never resumed.
         stale = folder_for(uri) / ".cache/huggingface/download/sub/x.abc.123.incomplete"
         stale.write_bytes(CONTENT)
         assert "no such column" in run("fail").stderr
