@@ -92,7 +92,7 @@ class TenXSource(H5adSource):
         Raises:
             InputError: they do not.
         """
-        kind, _ = self.kind, self.matrix
+        kind, _, _ = self.kind, self.matrix, self._symbols
         if (len(self.cells), len(self._expressed)) != self.shape:
             raise InputError(f"{self.name}: the parts of the 10x {kind} matrix differ in length")
         self._check_indptr()
