@@ -54,6 +54,6 @@ def test_the_end_of_a_run_whose_evaluation_is_gone_or_damaged_is_one_line(tmp_pa
             end(tmp_path, 1.0)
         for raw in (*DAMAGED, b'{"conclusion": 1}', b'{"model": 1}'):
             file.write_bytes(raw)
-            with pytest.raises(InputError, match="run the .* task again") as told:
+            with pytest.raises(InputError, match=r"run the .* task again") as told:
                 end(tmp_path, 1.0)
             assert str(file) in str(told.value) and "\n" not in str(told.value)
