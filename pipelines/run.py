@@ -142,8 +142,8 @@ def _assign(
         value = text if is_text else yaml.safe_load(text)
     except NOT_YAML:
         raise InputError(
-            f"'{assignment:.80}': the value is not YAML; if it holds blanks, quote the assignment as "
-            "a whole, as in ARGS=\"'train_lines=[k562, rpe1]'\""
+            f"'{assignment:.80}': the value is not YAML; if it holds blanks, quote the assignment "
+            "as a whole, as in ARGS=\"'train_lines=[k562, rpe1]'\""
         ) from None
     if not dot:
         params[outer] = value
