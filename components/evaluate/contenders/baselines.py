@@ -25,7 +25,8 @@ from components.shared.artifacts.evaluation import (
     RIDGE,
     SAME_PERTURBATION_DELTA,
 )
-from components.shared.model.rank_cells import draw_partners, rank_cells
+from components.shared.artifacts.matched_controls import BATCH
+from components.shared.model.rank_cells import draw_matched_partners, draw_partners, rank_cells
 
 SEED = 0
 """Draws the control cells that baselines are made of."""
@@ -76,6 +77,7 @@ def contenders(
     controls: csr_matrix,
     *,
     ranked: bool,
+    batches: NDArray[np.str_] | None = None,
 ) -> Iterator[tuple[str, Pair]]:
     """Yield (name, pair) of every prediction to be scored, one at a time, the model's first.
 
@@ -87,17 +89,22 @@ def contenders(
         controls: basal controls of the test line, [controls, genes].
         ranked: whether a baseline's mean becomes cells as a model's does that predicts by rank:
             control cells mapped to it; else it is put into every cell of a perturbation.
+        batches: batch of each control, where the model's cells are made from controls of the batch
+            of the measured ones; [controls].
     """
     columns = pd.Index(genes).get_indexer(pd.Index(pair.genes))
     number = pd.Index(pair.perturbations).get_indexer(pd.Index(pair.labels))
     pool, measured = controls[:, columns], pair.measured
+    partners = _partners(pair, pool.shape[0], batches)
     yield MODEL, pair
     yield MODEL_MEANS, pair.with_prediction(Broadcast(own, number, measured))
-    yield CONTROL_CELLS, pair.with_prediction(_drawn(pair, number, pool))
+    yield CONTROL_CELLS, pair.with_prediction(_drawn(pair, number, pool, partners))
     for name, mean in means.items():
         chosen = mean[:, columns]
         cells = (
-            _drawn(pair, number, pool, chosen) if ranked else Broadcast(chosen, number, measured)
+            _drawn(pair, number, pool, partners, chosen)
+            if ranked
+            else Broadcast(chosen, number, measured)
         )
         yield name, pair.with_prediction(cells)
 
@@ -159,17 +166,33 @@ class Drawn:
         return stacked[np.argsort(np.argsort(number, kind="stable"))]
 
 
+def _partners(pair: Pair, controls: int, batches: NDArray[np.str_] | None) -> NDArray[np.int64]:
+    """Return which control each perturbed cell is made from, [cells]; of control rows -1."""
+    perturbed = np.flatnonzero(pair.labels != pair.control)
+    labels = pair.labels[perturbed]
+    partners = np.full(len(pair.labels), -1)
+    if batches is None:
+        partners[perturbed] = draw_partners(labels, controls, SEED)
+    else:
+        own = pair.obs[BATCH].to_numpy(str)[perturbed]
+        partners[perturbed] = draw_matched_partners(labels, own, batches, SEED)
+    return partners
+
+
 def _drawn(
-    pair: Pair, number: NDArray[np.int64], pool: csr_matrix, means: Floats | None = None
+    pair: Pair,
+    number: NDArray[np.int64],
+    pool: csr_matrix,
+    partners: NDArray[np.int64],
+    means: Floats | None = None,
 ) -> Drawn:
     """Draw cells of the pool for each perturbation; with means, map them to those by rank."""
     order = np.argsort(number, kind="stable")
     first = np.searchsorted(number[order], np.arange(len(pair.perturbations) + 1))
-    partners = draw_partners(pair.labels[order[first[0] :]], pool.shape[0], SEED)
     rng = np.random.default_rng(SEED)
     drawn = []
-    for row, (start, stop) in enumerate(pairwise(first - first[0])):
-        cells = pool[partners[start:stop]]
+    for row, (start, stop) in enumerate(pairwise(first)):
+        cells = pool[partners[order[start:stop]]]
         if means is not None:
             cells = csr_matrix(rank_cells(cells.toarray(), means[row], rng))
         drawn.append(cells)
