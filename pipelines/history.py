@@ -18,7 +18,7 @@ from components.shared.artifacts.evaluation import HEADLINE_METRIC, MODEL, REPOR
 from components.shared.parameters.prior_grammar import parse_prior
 from components.shared.storage.downloads import shown
 from components.shared.telling.errors import InputError
-from pipelines.inputs import is_comparison, is_prediction, priors_of
+from pipelines.inputs import NOT_YAML, is_comparison, is_prediction, priors_of
 
 LATEST = "latest"
 LOG = "log.txt"
@@ -130,7 +130,7 @@ class Kept:
         """Its parameters, empty if the file is gone or broken."""
         try:
             found = yaml.safe_load((self.root / PARAMETERS).read_text())
-        except (OSError, yaml.YAMLError):
+        except (OSError, *NOT_YAML):
             return {}
         return found if isinstance(found, dict) else {}
 

@@ -3,10 +3,15 @@
 from collections.abc import Mapping
 from typing import Any
 
+import yaml
+
 from components.shared.parameters.datasets import files
 from components.shared.parameters.perturbation_list import names_a_file
 from components.shared.parameters.pretrained import parse_pretrained
 from components.shared.parameters.prior_grammar import parse_prior, uris
+
+NOT_YAML = (yaml.YAMLError, ValueError, AttributeError, KeyError, TypeError, RecursionError)
+"""What PyYAML raises: errors of its own, and those of entries such as 2020-13-45 or !!bool x."""
 
 
 def is_comparison(params: Mapping[str, Any]) -> bool:

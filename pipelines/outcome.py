@@ -1,6 +1,5 @@
 """Summary at the end of a run on this machine, in at most 80 columns."""
 
-import json
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from components.shared.artifacts.evaluation import (
     read_numbers,
 )
 from components.shared.findings.verdict import best_baseline, verdict
+from components.shared.storage.documents import read_json
 from components.shared.storage.downloads import shown
 from pipelines.history import COMPARISON, PUBLISHED, Kept, shown_root
 from pipelines.inputs import is_prediction
@@ -27,6 +27,9 @@ FILES = {
     "explorer": f"eval/{EXPLORER_FILE}",
     "effects": "predictions/effects.csv.gz",
 }
+
+COMPARED = {"conclusion": str, "missing": int, "best": {"prior": str, "seed": int}}
+"""The shape of what is read of a comparison's `metrics.json`."""
 
 
 def summary(root: Path, seconds: float) -> str:
@@ -56,7 +59,8 @@ def _next(root: Path) -> list[str]:
 
 def comparison_summary(root: Path, seconds: float) -> str:
     """Return the end of a comparison: verdict, the best run, paths and what to try next."""
-    numbers = json.loads((root / COMPARISON / "metrics.json").read_text())
+    file = root / COMPARISON / "metrics.json"
+    numbers = read_json(file, str(file), "run the compare task again", COMPARED)
     best = numbers["best"]
     missing = f"; {numbers['missing']} runs are missing" if numbers["missing"] else ""
     told = [

@@ -47,7 +47,7 @@ from pipelines.history import (
     remove_drafts,
 )
 from pipelines.images import PACKAGES_LOCK, development_images, stages
-from pipelines.inputs import input_uris, is_comparison, is_prediction, priors_of
+from pipelines.inputs import NOT_YAML, input_uris, is_comparison, is_prediction, priors_of
 from pipelines.line import predict_line, prediction_on
 from pipelines.local_log import plain, readable_log
 from pipelines.outcome import comparison_summary, summary
@@ -103,7 +103,7 @@ def read_params(path: Path, assignments: Sequence[str]) -> dict[str, Any]:
     except OSError:
         known = ", ".join(sorted(file.stem for file in PARAMS.glob("*.yaml")))
         raise InputError(f"{path}: no such parameter file; there are: {known}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except NOT_YAML as error:
         raise InputError(f"{path}: not YAML ({error})") from None
     if not isinstance(params, dict):
         raise InputError(f"{path}: expected lines of 'parameter: value'")
@@ -151,10 +151,10 @@ def _assign(
     is_text &= not (name in (ASKED, DATASET) and text.lstrip().startswith("["))
     try:
         value = text if is_text else yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError):
+    except NOT_YAML:
         raise InputError(
-            f"'{assignment}': the value is not YAML; if it holds blanks, quote the assignment as a "
-            "whole, as in ARGS=\"'train_lines=[k562, rpe1]'\""
+            f"'{assignment:.80}': the value is not YAML; if it holds blanks, quote the assignment "
+            "as a whole, as in ARGS=\"'train_lines=[k562, rpe1]'\""
         ) from None
     if not dot:
         params[outer] = value

@@ -81,8 +81,9 @@ def _success(run_id: str, cluster: Cluster | None, target: Path) -> str:
     kept = kept_results(target.parents[1])
     run = cluster.run(run_id, until=_knows) if cluster and not kept else None
     results = _results(run, cluster) if run and cluster else kept
+    nowhere = f"KFP {UNREACHED}" if cluster else "no task kept a result"
     lines = [f"- {line}" for line in results] or [
-        f"What came of it: KFP {UNREACHED}. The card of publish and the report of evaluate say it."
+        f"What came of it: {nowhere}. The card of publish and the report of evaluate say it."
     ]
     return "\n".join([f"# Run succeeded\n\n`{run_id}`\n", *lines]) + "\n" + _pages(run)
 

@@ -66,7 +66,7 @@ class TenXSource(H5adSource):
 
     @cached_property
     def _symbols(self) -> tuple["pd.Index[str]", dict[str, int]]:
-        names = [_text(name) for name in self.file["matrix/features/name"][:][self._expressed]]
+        names = _texts(self.file["matrix/features/name"][:][self._expressed])
         index = pd.Index(names, dtype=object)
         facts = {"genes_numbered": int(index.duplicated().sum())}
         return (make_index_unique(index) if facts["genes_numbered"] else index), facts
@@ -74,8 +74,7 @@ class TenXSource(H5adSource):
     @cached_property
     def cells(self) -> "pd.Index[str]":
         """Barcodes."""
-        barcodes = [_text(name) for name in self.file["matrix/barcodes"][:]]
-        return pd.Index(barcodes, dtype=object)
+        return pd.Index(_texts(self.file["matrix/barcodes"][:]), dtype=object)
 
     @cached_property
     def columns(self) -> list[str]:
@@ -84,7 +83,7 @@ class TenXSource(H5adSource):
 
     def check(self) -> None:
         """Check that the parts of the matrix fit each other."""
-        kind, _ = self.kind, self.matrix
+        kind, _, _ = self.kind, self.matrix, self._symbols
         if (len(self.cells), len(self._expressed)) != self.shape:
             raise InputError(f"{self.name}: the parts of the 10x {kind} matrix differ in length")
         self._check_indptr()
@@ -101,5 +100,7 @@ class TenXSource(H5adSource):
         return super()._read(low, high)[:, np.flatnonzero(self._expressed)]
 
 
-def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
+def _texts(values: Any) -> list[str]:
+    if values.ndim != 1:
+        raise ValueError(f"names have the shape {values.shape}")
+    return [value.decode() if isinstance(value, bytes) else str(value) for value in values]

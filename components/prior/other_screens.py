@@ -186,11 +186,11 @@ def _check_h5ad(path: Path, name: str) -> None:
     try:
         with opened_hdf5(path, name) as file:
             missing = [column for column in OBS if f"obs/{column}" not in file]
-            kind = file["X"].attrs.get("encoding-type")
+            kind = str(file["X"].attrs.get("encoding-type", "dense"))
     except FAULTS as error:
         raise InputError(f"{name}: not readable as h5ad ({error})") from None
     if missing or kind != "csr_matrix":
-        what = f"obs has no column '{missing[0]}'" if missing else f"X is {kind or 'dense'}"
+        what = f"obs has no column '{missing[0]}'" if missing else f"X is {kind}"
         raise InputError(
             f"{name}: {what}; expected CSR cells as ingest writes them, with {', '.join(OBS)} in "
             "obs: run ingest on it and give its artifact"

@@ -36,6 +36,7 @@ from components.shared.parameters.prior_grammar import (
     parse_prior,
 )
 from components.shared.storage.files import fetched
+from components.shared.storage.tensors import order_metadata
 from components.shared.telling.addresses import LOCAL, scheme_of
 from components.shared.telling.errors import InputError
 
@@ -105,6 +106,7 @@ def _write_table(asked: Prior, made: Vectors, tokens: Vocabulary, folder: Path) 
             "license": strictest(source.licence for source in made.sources),
         },
     )
+    order_metadata(folder / TABLE_FILE)
     n_genes = len(genes_of(tokens))
     return facts | {
         "tokens": len(tokens),

@@ -16,6 +16,7 @@ from components.shared.artifacts.perturbation import CONTROL, in_the_words_of
 from components.shared.artifacts.perturbation_names import canonical_name, line_named
 from components.shared.artifacts.splits import TEST, TRAIN, UNUSED, VAL
 from components.shared.storage.digests import sha256_of
+from components.shared.storage.documents import read_text
 from components.shared.telling.errors import InputError, nearest, shortlist
 from components.split.coded_labels import Labels
 from components.split.role_rules import Rules, check_line
@@ -52,10 +53,12 @@ def read_split_file(path: Path, name: str) -> SplitFile:
     Raises:
         InputError: not TOML, an unknown table or role, or a line with two roles.
     """
+    hint = "expected cell-load's split form"
+    text = read_text(path, name, hint)
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"{name}: not TOML ({error}); expected cell-load's split form") from None
+        document = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # a number may have too many digits to be one
+        raise InputError(f"{name}: not TOML ({error}); {hint}") from None
     for table, value in document.items():
         # Numbers and strings beside the tables are settings of cell-load's loader.
         if isinstance(value, dict) and table not in TABLES:

@@ -235,6 +235,27 @@ def test_the_best_run_is_that_of_the_best_validation_whatever_its_test_score(tmp
     table = pd.read_csv(folder / "runs.csv").set_index("prior")
     assert table["pearson_delta"].idxmax() == "none"
     assert numbers["best"]["prior"] == table["validation"].idxmax() == PRIOR
+    assert (numbers["best"]["cell"], numbers["best"]["seed"]) == (1, 0)
+
+
+def test_a_single_run_is_told_beside_the_ceiling(tmp_path):
+    folder = compared(tmp_path, {("none", 3): 0.0})
+    assert "ceiling of the data | 0.876 |" in (folder / "summary.md").read_text()
+    assert json.loads((folder / "metrics.json").read_text())["best"]["seed"] == 3
+
+
+def test_priors_without_a_seed_in_common_are_not_held_against_each_other(tmp_path):
+    folder = compared(tmp_path, {("none", 0): 0.0, (PRIOR, 1): 0.1})
+    table = pd.read_csv(folder / "comparison.csv")
+    assert not ((table["prior"] == PRIOR) & (table["against"] == "none")).any()
+    said = "It cannot be held against none: no seed is there of both."
+    assert said in (folder / "summary.md").read_text()
+
+
+def test_a_perturbation_that_does_not_differ_is_not_ahead():
+    values = pd.DataFrame({0: [0.0, 0.1, -0.1, 0.2], 1: [0.0, 0.3, -0.1, 0.2]})
+    for metric, ahead in (("pearson_delta", 2), ("mae_delta", 1)):
+        assert paired_difference(metric, values)["ahead"] == ahead
 
 
 def test_a_run_that_failed_is_told_as_missing_and_the_others_are_compared(tmp_path):

@@ -38,7 +38,14 @@ from components.evaluate.measures.groups import Groups
 from components.evaluate.measures.measured import Measured
 from components.evaluate.measures.scoring import score
 from components.evaluate.measures.strata import by_stratum, strata
-from components.evaluate.measures.uncertainty import BEATS, FALLS_SHORT, UNCLEAR, compare, interval
+from components.evaluate.measures.uncertainty import (
+    BEATS,
+    FALLS_SHORT,
+    SMALLEST,
+    UNCLEAR,
+    compare,
+    interval,
+)
 from components.evaluate.pages.repeat_command import repeat_command
 from components.evaluate.pages.seeds import spread_over_seeds
 from components.evaluate.pages.summary import described, summary_table, undefined_table
@@ -478,11 +485,11 @@ def test_cells_that_do_not_say_where_they_are_from_give_no_command() -> None:
 
 def test_a_win_whose_interval_includes_no_difference_is_none() -> None:
     """Many small gains pass the test of ranks; one large loss leaves the mean unclear."""
-    difference = np.array([0.01] * 39 + [-0.35])
+    difference = np.array([0.2] * 39 + [-6.8])
     model, baseline = frame(list(difference), [0.0] * 40)
     found = compare(model, {"b": baseline}, [METRIC]).iloc[0]
     assert found["p_holm"] < 0.001 and found["low"] < 0 < found["high"]
-    assert found["verdict"] == UNCLEAR
+    assert found["difference"] > SMALLEST and found["verdict"] == UNCLEAR
 
 
 def test_the_summarys_spread_is_that_of_a_sample() -> None:

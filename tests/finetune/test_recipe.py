@@ -44,6 +44,7 @@ def test_whole_numbers_that_kfp_turned_into_floats_come_back_whole():
         ({"epochs": 0}, "at least 1"),
         ({"epochs": "many"}, "type int"),
         ({"redraw_controls": 1}, "type bool"),
+        ({2: 3}, "override '2' is not a setting"),
         ({"epochs": True}, "type int"),
         ({"precision": "fp8"}, "allowed: fp16, bf16, fp32"),
         ({"learning_rate": -1}, "above 0"),

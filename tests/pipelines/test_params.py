@@ -90,6 +90,10 @@ def test_a_list_in_a_parameter_file_keeps_the_options_of_each_file(tmp_path):
         (["overrides=5", "overrides.epochs=3"], "overrides is not a dict"),
         (["prior.x=3"], "prior is not a dict"),
         (["train_lines=[k562"], "not YAML"),
+        (["seed=2020-13-45"], "not YAML"),
+        ([f"seed={'1' * 5000}"], "not YAML"),
+        (["seed=!!timestamp x"], "not YAML"),
+        (["seed=!!bool x"], "not YAML"),
     ],
 )
 def test_a_bad_assignment_is_one_line(assignments, says):
@@ -179,6 +183,7 @@ def test_a_changed_folder_of_a_prior_changes_what_the_cache_sees(tmp_path, key):
     ("given", "says"),
     [
         ({"expresion": "log1p"}, "'expresion' is not an option, nearest: 'expression'"),
+        ({2: "log1p"}, "'2' is not an option"),
         ({"expression": ["log1p"]}, "expected a value of type str"),
         ({"expression": True}, "expected a value of type str"),
         ({"obs_filter": "x"}, "expected a value of type dict"),

@@ -189,6 +189,15 @@ def test_each_token_has_its_genes_vector_or_none(write, genes, in_table, width, 
         np.testing.assert_array_equal(found[i], wanted)
 
 
+def test_the_table_names_its_rows_and_licence_in_a_fixed_order(tmp_path, vocabulary, rows):
+    safetensors_matrix(tmp_path / "table.safetensors", GENES, rows)
+    for number in range(12):  # safetensors alone writes two keys in the order of a coin's throw
+        prior(str(tmp_path / "table.safetensors"), vocabulary, tmp_path / f"prior{number}")
+        written = (tmp_path / f"prior{number}" / "prior.safetensors").read_bytes()
+        header = json.loads(written[8 : 8 + int.from_bytes(written[:8], "little")])
+        assert list(header["__metadata__"]) == ["genes", "license"]
+
+
 def test_none_writes_no_table(tmp_path, vocabulary):
     prior("none", vocabulary, tmp_path / "prior")
     artifact = opening(tmp_path / "prior", GENE_PRIOR)

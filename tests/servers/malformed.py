@@ -29,7 +29,9 @@ from components.shared.telling.errors import InputError
 EXAMPLES = int(os.environ.get("SCGPT_PERTURB_MALFORMED", "12"))
 """Damages of a file that a slow reader is given, drawn at random; 0 = all there are."""
 LONGEST = 20
-"""Seconds that a reader may take."""
+"""Seconds of the processor that a reader may take: on a busy machine the clock says little."""
+WAITING = 10 * LONGEST
+"""Seconds by the clock, for a reader that waits for something."""
 ROOM = 4 * 2**30
 """Bytes of addresses that a reader may take beyond what the process has."""
 ODD: list[Any] = [None, [], {}, "x", -1, 0.5, 10**30, [[1]], {"x": {"y": 1}}, True]
@@ -78,19 +80,22 @@ def bounded() -> Iterator[None]:
     """Bound the time and the memory that what is done within may take."""
 
     def too_long(*_: object) -> None:
-        raise TimeoutError(f"took more than {LONGEST} s")
+        raise TimeoutError(f"took more than {LONGEST} s, or waited {WAITING} s")
 
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    before = signal.signal(signal.SIGALRM, too_long)
-    signal.alarm(LONGEST)
+    before = [signal.signal(each, too_long) for each in (signal.SIGALRM, signal.SIGPROF)]
+    signal.alarm(WAITING)
+    signal.setitimer(signal.ITIMER_PROF, LONGEST)
     resource.setrlimit(resource.RLIMIT_AS, (used + ROOM, hard))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
         signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        for each, handler in zip((signal.SIGALRM, signal.SIGPROF), before, strict=True):
+            signal.signal(each, handler)
 
 
 def some(damages: Iterator[Damage], seed: str, count: int = EXAMPLES) -> list[Damage]:

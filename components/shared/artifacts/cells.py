@@ -19,7 +19,13 @@ from scipy.sparse import csr_matrix, get_index_dtype
 from components.shared.artifacts.artifact import CELLS, Artifact, opening
 from components.shared.artifacts.normalisation import TARGET_SUM, USUAL
 from components.shared.artifacts.perturbation import CONTROL
-from components.shared.storage.hdf5 import check_columns, check_csr, opened_hdf5, read_frame
+from components.shared.storage.hdf5 import (
+    check_columns,
+    check_csr,
+    opened_hdf5,
+    read_frame,
+    read_part,
+)
 from components.shared.telling.errors import InputError
 
 CELLS_FILE = "cells.h5ad"
@@ -50,7 +56,12 @@ class Cells:
     def target_sum(self) -> int:
         """Total that each cell's counts were scaled to before log1p."""
         with opened_hdf5(self.file, str(self.file)) as file:
-            return int(file[f"uns/{TARGET_SUM}"][()]) if f"uns/{TARGET_SUM}" in file else USUAL
+            if f"uns/{TARGET_SUM}" not in file:
+                return USUAL
+            found = read_part(file, f"uns/{TARGET_SUM}", str(self.file), AGAIN)
+        if not isinstance(found, int | float | np.number) or not found >= 1:
+            raise InputError(f"{self.file}: uns/{TARGET_SUM} is no whole number; {AGAIN}")
+        return int(found)
 
     @cached_property
     def obs(self) -> pd.DataFrame:

@@ -4,8 +4,11 @@ The task that knows tells them in its log, where a cluster's API finds them, and
 artifact's summary, where a run on this machine does.
 """
 
-import json
+from collections.abc import Iterator
 from pathlib import Path
+
+from components.shared.storage.documents import read_json
+from components.shared.telling.errors import InputError
 
 RESULT = "result"
 """Key of the lines in an artifact's summary, and the mark of them in a log."""
@@ -33,5 +36,14 @@ def kept_results(folder: Path) -> list[str]:
         folder: the run's, with one folder per task and in it one per artifact.
     """
     files = sorted(folder.glob("*/*/provenance.json"), key=lambda file: file.stat().st_mtime)
-    found = [json.loads(file.read_text())["summary"].get(RESULT, "") for file in files]
-    return [line for text in found for line in text.splitlines()]
+    return [line for file in files for line in _kept(file)]
+
+
+def _kept(file: Path) -> Iterator[str]:
+    """Yield the lines of one artifact, or one that says why they cannot be read."""
+    try:
+        found = read_json(file, str(file), "run its task again", {"summary": {f"{RESULT}?": str}})
+    except InputError as error:
+        yield f"What came of it cannot be read: {error}."
+    else:
+        yield from found["summary"].get(RESULT, "").splitlines()

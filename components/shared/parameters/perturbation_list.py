@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from components.shared.artifacts.perturbation import CONTROL, genes_of
 from components.shared.artifacts.perturbation_names import canonical_name
+from components.shared.storage.documents import read_text
 from components.shared.storage.downloads import shown
 from components.shared.storage.files import SHA256, fetched
 from components.shared.telling.addresses import scheme_of
@@ -75,10 +76,7 @@ def canonical(label: str, where: str) -> str:
 
 
 def _listed(path: Path, name: str) -> list[str]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise InputError(f"{name}: is not text; expected one perturbation per line") from None
+    text = read_text(path, name, "expected one perturbation per line")
     rows = csv.reader(text.splitlines(), delimiter="\t" if "\t" in text else ",")
     try:
         first = [row[0].strip() for row in rows if row and row[0].strip()]

@@ -75,7 +75,7 @@ def check_is_anndata(file: Any, name: str) -> None:
     Raises:
         InputError: it is; says which, and how to make an h5ad of it.
     """
-    if "mod" in file and "X" not in file:
+    if "mod" in file and hasattr(file["mod"], "keys") and "X" not in file:
         found = sorted(file["mod"])
         first = next(
             (m for m in found if m in ("rna", "gex", "gene")), found[0] if found else "rna"

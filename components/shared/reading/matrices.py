@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import anndata
+import h5py
 import numpy as np
 import pandas as pd
 from anndata._io.specs.registry import IORegistryError
@@ -98,16 +99,28 @@ def read_part(part: Any) -> Any:
     Raises:
         ValueError: it is not stored as it says; h5py and anndata raise others of `DAMAGE`.
     """
+    if isinstance(part, h5py.Dataset) and _holds_lists(part.dtype):
+        raise ValueError("its entries are lists")
     try:
         return anndata.io.read_elem(part)
     except IORegistryError as error:
         raise ValueError(str(error)) from None
 
 
+def _holds_lists(dtype: np.dtype[Any]) -> bool:
+    return h5py.check_vlen_dtype(dtype) is not None and h5py.check_string_dtype(dtype) is None
+
+
 def names_in(table: Any) -> "pd.Index[str]":
-    """Return the index of a table as anndata writes it, as text."""
-    values = plain(read_part(table[table.attrs["_index"]]))
-    return pd.Index(np.asarray(values).astype(str), dtype=object)
+    """Return the index of a table as anndata writes it, as text.
+
+    Raises:
+        ValueError: it is no list of names; see `read_part` too.
+    """
+    values = np.asarray(plain(read_part(table[table.attrs["_index"]])))
+    if values.ndim != 1:
+        raise ValueError(f"the index has the shape {values.shape}")
+    return pd.Index(values.astype(str), dtype=object)
 
 
 def symbols_in(var: Any, column: str, name: str) -> tuple["pd.Index[str]", dict[str, int]]:

@@ -1,4 +1,4 @@
-"""JSON files that may be damaged, of another shape, or far larger than usual."""
+"""JSON and text files that may be damaged, of another shape, or far larger than usual."""
 
 import json
 from collections.abc import Iterator
@@ -9,6 +9,8 @@ from components.shared.telling.errors import InputError
 
 LARGEST_JSON = 2**28
 """Bytes of a JSON file; a vocabulary has one or two million."""
+LARGEST_TEXT = 2**26
+"""Bytes of a text that people write; a list of all pairs that screens have tried has a million."""
 
 Shape = Any
 """What a part of a document has to be: a type; several, of which None is null; ``[shape]``, a list
@@ -22,6 +24,25 @@ WORDS = {
     None: "null",
     object: "anything",
 }
+
+
+def read_text(path: Path, name: str, hint: str) -> str:
+    """Return a text that people write, as UTF-8; messages call the file ``name``.
+
+    Args:
+        path: the file.
+        name: for messages.
+        hint: for messages, what was expected.
+
+    Raises:
+        InputError: too large, as a file of cells that was given in its place, or not text.
+    """
+    if path.stat().st_size > LARGEST_TEXT:
+        raise InputError(f"{name}: is larger than {LARGEST_TEXT / 2**20:.0f} MiB; {hint}")
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise InputError(f"{name}: is not text; {hint}") from None
 
 
 def read_json(path: Path, name: str, hint: str, shape: Shape = None) -> dict[str, Any]:

@@ -1,7 +1,12 @@
-"""Names that belong to the tensors of a safetensors file, and what a damaged one raises."""
+"""Names that belong to the tensors of a safetensors file, and what a damaged one raises.
+
+safetensors writes several metadata keys in an order that differs from process to process. A file of
+ours has one key (`as_metadata`), or is put in order (`order_metadata`).
+"""
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
@@ -21,10 +26,7 @@ FAULTS = (
 
 
 def as_metadata(names: Mapping[str, Any]) -> dict[str, str]:
-    """Return names as the metadata of a safetensors file.
-
-    Under one key: safetensors writes several in an order that differs from process to process.
-    """
+    """Return names as the metadata of a safetensors file, under one key."""
     return {NAMES: json.dumps(names)}
 
 
@@ -40,3 +42,17 @@ def of_metadata(metadata: Mapping[str, str]) -> dict[str, Any]:
             raise ValueError("the names are not a JSON object")
         return found
     return {key: json.loads(value) for key, value in metadata.items()}
+
+
+def order_metadata(path: Path) -> None:
+    """Sort the metadata keys of a safetensors file, so that equal tables are equal bytes.
+
+    Only the order in the header changes, not its size, so the tensors stay where they are.
+    """
+    with path.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+        file.seek(8)
+        file.write(text.ljust(size))

@@ -88,10 +88,13 @@ def _drop_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def nearest(name: str, choices: Iterable[str]) -> str:
-    """Return ``, nearest: 'x'`` for the choice most like ``name``, or an empty string."""
+def nearest(name: object, choices: Iterable[str]) -> str:
+    """Return ``, nearest: 'x'`` for the choice most like ``name``, or an empty string.
+
+    What YAML takes for a name may be a number.
+    """
     folded = {choice.casefold(): choice for choice in choices}
-    found = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.4)
+    found = difflib.get_close_matches(str(name).casefold(), folded, n=1, cutoff=0.4)
     return f", nearest: '{folded[found[0]]}'" if found else ""
 
 
