@@ -27,6 +27,7 @@ from components.shared.model.transformer import (
     EffectEncoder,
     PriorEmbedding,
     PriorProjection,
+    PriorTable,
     TransformerGenerator,
 )
 from components.shared.model.vocabulary import PAD, Vocabulary
@@ -129,8 +130,10 @@ def add_prior(model: Any, table: Tensor, *, neutral: bool) -> None:
         rows = table[table.any(dim=1)]
         size = rows.square().mean().sqrt().clamp(min=1e-12)
         table = table * (AS_WIDE_AS / table.shape[1] / size)
-        model.flag_prior = PriorProjection(table, model.encoder.embedding.embedding_dim)
-    model.encoder.embedding = PriorEmbedding(model.encoder.embedding, table, neutral=neutral)
+    prior = PriorTable(table)
+    if neutral:
+        model.flag_prior = PriorProjection(prior, model.encoder.embedding.embedding_dim)
+    model.encoder.embedding = PriorEmbedding(model.encoder.embedding, prior, neutral=neutral)
 
 
 def give_effects(model: Any) -> None:
