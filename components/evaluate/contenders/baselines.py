@@ -5,7 +5,6 @@ level with, or ahead of, deep models.
 """
 
 from collections.abc import Iterator, Mapping
-from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -93,12 +92,10 @@ def contenders(
     pool, measured = controls[:, columns], pair.measured
     yield MODEL, pair
     yield MODEL_MEANS, pair.with_prediction(Broadcast(own, number, measured))
-    yield CONTROL_CELLS, pair.with_prediction(_drawn(pair, number, pool))
+    yield CONTROL_CELLS, pair.with_prediction(Drawn(pair, number, pool))
     for name, mean in means.items():
         chosen = mean[:, columns]
-        cells = (
-            _drawn(pair, number, pool, chosen) if ranked else Broadcast(chosen, number, measured)
-        )
+        cells = Drawn(pair, number, pool, chosen) if ranked else Broadcast(chosen, number, measured)
         yield name, pair.with_prediction(cells)
 
 
@@ -128,18 +125,27 @@ class Broadcast:
 
 
 class Drawn:
-    """Cells drawn for each perturbation, sparse, beside the measured controls."""
+    """Cells drawn for each perturbation from a pool of controls, beside the measured controls.
+
+    With means they are mapped to those by rank. They are made on request, so that no matrix of all
+    cells is in memory, and are the same whichever are made before.
+    """
 
     def __init__(
-        self, cells: list[csr_matrix], number: NDArray[np.int64], measured: Matrix
+        self, pair: Pair, number: NDArray[np.int64], pool: csr_matrix, means: Floats | None = None
     ) -> None:
-        self.cells = cells
-        """Of each perturbation, in the order of its cells."""
+        order = np.argsort(number, kind="stable")
+        first = np.searchsorted(number[order], np.arange(len(pair.perturbations) + 1))
+        self.first = first - first[0]
+        """First cell of each perturbation, in the order of `partners`."""
+        self.partners = draw_partners(pair.labels[order[first[0] :]], pool.shape[0], SEED)
         self.number = number
-        self.measured = measured
+        self.pool = pool
+        self.means = means
+        self.measured = pair.measured
         self.place = pd.Series(number).groupby(number).cumcount().to_numpy()
         """Of each cell among those of its perturbation."""
-        self.shape: tuple[int, int] = measured.shape
+        self.shape: tuple[int, int] = self.measured.shape
         self.dtype = np.dtype(np.float32)
 
     def __getitem__(self, rows: "NDArray[np.integer] | slice") -> csr_matrix:
@@ -148,7 +154,7 @@ class Drawn:
         number = self.number[rows]
         there = np.unique(number)
         parts = [
-            self.cells[one][self.place[rows[number == one]]]
+            self._cells(one)[self.place[rows[number == one]]]
             if one >= 0
             else csr_matrix(self.measured[rows[number == one]])
             for one in there
@@ -158,19 +164,20 @@ class Drawn:
         stacked = vstack([csr_matrix((0, self.shape[1]), dtype=self.dtype), *parts], format="csr")
         return stacked[np.argsort(np.argsort(number, kind="stable"))]
 
+    def _cells(self, one: int) -> csr_matrix:
+        """Return all cells of a perturbation."""
+        start, stop = self.first[one : one + 2]
+        cells = self.pool[self.partners[start:stop]]
+        if self.means is None:
+            return cells
+        rng = _after(start * self.shape[1])
+        return csr_matrix(rank_cells(cells.toarray(), self.means[one], rng))
 
-def _drawn(
-    pair: Pair, number: NDArray[np.int64], pool: csr_matrix, means: Floats | None = None
-) -> Drawn:
-    """Draw cells of the pool for each perturbation; with means, map them to those by rank."""
-    order = np.argsort(number, kind="stable")
-    first = np.searchsorted(number[order], np.arange(len(pair.perturbations) + 1))
-    partners = draw_partners(pair.labels[order[first[0] :]], pool.shape[0], SEED)
-    rng = np.random.default_rng(SEED)
-    drawn = []
-    for row, (start, stop) in enumerate(pairwise(first - first[0])):
-        cells = pool[partners[start:stop]]
-        if means is not None:
-            cells = csr_matrix(rank_cells(cells.toarray(), means[row], rng))
-        drawn.append(cells)
-    return Drawn(drawn, number, pair.measured)
+
+def _after(draws: int) -> np.random.Generator:
+    """Return the generator of `SEED` after so many draws of 32 bits, as `rank_cells` makes them."""
+    bits = np.random.PCG64(SEED)
+    bits.advance(int(draws) // 2)
+    rng = np.random.Generator(bits)
+    rng.random(draws % 2, np.float32)
+    return rng
