@@ -69,8 +69,9 @@ from components.shared.artifacts.evaluation import (
     SUMMARY_PAGE,
     UNDEFINED_FILE,
 )
+from components.shared.artifacts.matched_controls import BATCH, batches_of
 from components.shared.artifacts.normalisation import unit_of
-from components.shared.artifacts.predictions import KNOWN_MEANS, MEANS, Predictions
+from components.shared.artifacts.predictions import KNOWN_MEANS, MATCH_BATCHES, MEANS, Predictions
 from components.shared.artifacts.splits import CONTROL_BOTH, Splits
 from components.shared.artifacts.training_effects import TrainingEffects
 from components.shared.findings.limitations import limitations
@@ -94,6 +95,8 @@ class Knowledge:
     genes: list[str]
     controls: Any
     """Basal controls of the test line, CSR [controls, genes]."""
+    batches: NDArray[np.str_] | None
+    """Their batches where cells are made from controls of their own batch, [controls]."""
 
 
 def evaluate(
@@ -165,7 +168,8 @@ def evaluate(
         found = by_batch = None
         if pair and training:
             baselines = Training.of(training, control, opened.genes)
-            knowledge = _knowledge(pair, opened, split, baselines, table)
+            matched = bool(given.artifact.summary.get(MATCH_BATCHES)) and BATCH in pair.obs
+            knowledge = _knowledge(pair, opened, split, baselines, table, matched=matched)
             rows = pd.Index(whole.perturbations).get_indexer(pd.Index(pair.perturbations))
             if effects.known_means is not None:
                 known = effects.known_means[rows].astype(float)
@@ -213,7 +217,7 @@ def _by_batch(
     """Score means [perturbations, genes] against controls of each cell's own batch."""
     measured = matched_change(cells, splits, pair.perturbations)
     changes = {name: mean - control for name, mean in means.items()}
-    return measured.scores(changes) if measured else None
+    return measured.scores(changes, pair.perturbations, cells.genes) if measured else None
 
 
 def _stats(predictions: Artifact) -> dict[str, Any]:
@@ -228,12 +232,21 @@ def _means(adata: AnnData, name: str) -> NDArray[np.floating]:
 
 
 def _knowledge(
-    pair: Pair, cells: Cells, splits: Splits, training: Training, prior: Artifact | None
+    pair: Pair,
+    cells: Cells,
+    splits: Splits,
+    training: Training,
+    prior: Artifact | None,
+    *,
+    matched: bool,
 ) -> Knowledge:
     asked = {*training.perturbations, *pair.perturbations}
     vectors = vectors_of(prior, asked) if prior else None
     means, fallbacks = baseline_means(training, pair.perturbations, vectors)
-    return Knowledge(means, fallbacks, cells.genes, cells.rows(splits.basal(splits.test_line)))
+    basal = splits.basal(splits.test_line)
+    batches = batches_of(cells) if matched else None
+    of_controls = None if batches is None else batches[basal]
+    return Knowledge(means, fallbacks, cells.genes, cells.rows(basal), of_controls)
 
 
 def _scores(
@@ -242,7 +255,13 @@ def _scores(
     """Hold every prediction, and the measured cells themselves, against the measured cells."""
     pair, outcomes = yardstick.pair, {}
     for name, prediction in contenders(
-        pair, own, knowledge.means, knowledge.genes, knowledge.controls, ranked=kind == RANK
+        pair,
+        own,
+        knowledge.means,
+        knowledge.genes,
+        knowledge.controls,
+        ranked=kind == RANK,
+        batches=knowledge.batches,
     ):
         with _timed(f"scored {name}"):
             outcomes[name] = yardstick.examine(prediction, what=name)

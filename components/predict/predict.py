@@ -21,11 +21,13 @@ from components.shared.artifacts.artifact import MODEL, PREDICTIONS, link_or_cop
 from components.shared.artifacts.cells import Cells
 from components.shared.artifacts.confidence import CONFIDENCE_FILE, MEAN, Confidence
 from components.shared.artifacts.known_effects import EFFECTS_FILE, EffectTable
+from components.shared.artifacts.matched_controls import batches_of
 from components.shared.artifacts.normalisation import check_total, total_of_model
 from components.shared.artifacts.perturbation import CONTROL, genes_of, in_the_words_of
 from components.shared.artifacts.predictions import (
     CELLS_KIND,
     KNOWN_MEANS,
+    MATCH_BATCHES,
     MEANS,
     NOT_PREDICTED,
     PERTURBATIONS,
@@ -43,6 +45,7 @@ from components.shared.model.model import load_finetuned
 from components.shared.model.rank_cells import (
     HIGHEST,
     RANK,
+    draw_matched_partners,
     draw_partners,
     generator_of,
     rank_cells,
@@ -74,8 +77,9 @@ def predict(
     trained on keep the control cell's value. Values are clipped to what log1p of counts per 10,000
     can be, the mean kept where the recipe predicts a change; how many were clipped is counted.
     Where the recipe says so, the control cells mapped by rank to the perturbation's mean prediction
-    take the place of the single predictions. From the same controls a prediction does not depend on
-    what else is requested.
+    take the place of the single predictions; with `match_batches`, a cell is made from a control of
+    the batch of the measured cell that it stands for. From the same controls a prediction does not
+    depend on what else is requested.
 
     Args:
         model: model artifact.
@@ -110,7 +114,7 @@ def predict(
             requested, split, cells_per_perturbation or min(len(basal), MOST_CELLS)
         )
         control = opened.rows(basal)
-        blocks = predictor.blocks(control, wanted)
+        blocks = predictor.blocks(control, wanted, predictor.partners(basal, wanted))
         file = draft.path / PREDICTIONS_FILE
         labels = requested.predicted
         controls = opened.rows(reference)
@@ -149,6 +153,7 @@ def predict(
             "not_predicted": requested.unknown,
             "scale": predictor.scale,
             CELLS_KIND: predictor.kind,
+            MATCH_BATCHES: predictor.batches is not None,
             "clipped_fraction": predictor.clipped / predictor.values,
         }
     unmeasured = f" ({len(requested.unmeasured)} not measured)" if requested.unmeasured else ""
@@ -195,6 +200,7 @@ class _Predictor:
         self.tokens = GeneTokens.of(self.genes, self.vocabulary, trained)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = load_finetuned(checkpoint, folder / WEIGHTS_FILE).to(self.device)
+        self.batches = batches_of(cells) if self.settings.get(MATCH_BATCHES) else None
         self.clipped = self.values = 0
         self.seed = seed
         self.order: Ints = np.random.default_rng([seed, 5]).permutation(len(self.tokens.ids))
@@ -256,13 +262,26 @@ class _Predictor:
         report_unknown(requested, self.knows, self.vocabulary, split.other_names)
         return requested
 
-    def blocks(self, control: csr_matrix, wanted: Wanted) -> Iterator[tuple[Floats, Floats]]:
+    def partners(self, basal: Ints, wanted: Wanted) -> Ints:
+        """Return which of the ``basal`` controls each wanted cell is made from, [cells].
+
+        A model that was trained with `match_batches` takes them from the batch of the measured cell
+        that a wanted one stands for.
+        """
+        if self.batches is None:
+            return draw_partners(wanted.labels, len(basal), self.seed)
+        own = np.where(wanted.rows >= 0, self.batches[wanted.rows], "")
+        return draw_matched_partners(wanted.labels, own, self.batches[basal], self.seed)
+
+    def blocks(
+        self, control: csr_matrix, wanted: Wanted, partners: Ints
+    ) -> Iterator[tuple[Floats, Floats]]:
         """Yield one perturbation after the other: its cells [cells, genes], their mean [genes].
 
-        Values are within [0, HIGHEST]; `clipped` counts what was not.
+        Values are within [0, HIGHEST]; `clipped` counts what was not. Each cell is made from the
+        row of ``control`` that ``partners`` names.
         """
         pool, labels = _mean(control), wanted.labels
-        partners = draw_partners(labels, control.shape[0], self.seed)
         with bar(total=len(labels), what="predicting", unit=" cells") as progress:
             for label, count in zip(*np.unique(labels, return_counts=True), strict=True):
                 start = int(np.searchsorted(labels, label))

@@ -5,7 +5,6 @@ import pandas as pd
 import pytest
 
 from components.evaluate.measures.batch_matched import matched_change
-from components.evaluate.pages.report import batches_text
 from components.shared.artifacts.cells import Cells
 from components.shared.artifacts.perturbation import CONTROL
 from components.shared.artifacts.splits import Splits
@@ -41,16 +40,18 @@ def test_a_shift_between_batches_is_no_part_of_a_change_against_the_own_batch(tm
     found = matched_change(cells, splits, LABELS)
     np.testing.assert_allclose(found.change, effects, atol=1e-5)
     assert (found.batches, found.share) == (2, 1.0)
-    scores = found.scores({"true": effects, "other": effects[::-1], "none": np.zeros_like(effects)})
+    changes = {"true": effects, "other": effects[::-1], "none": np.zeros_like(effects)}
+    scores = found.scores(changes, LABELS, GENES)
     assert scores["pearson_delta"]["true"] == pytest.approx(1, abs=1e-6)
     assert scores["pearson_delta"]["other"] < 0.6
     assert scores["pearson_delta"]["none"] is None
-    said = batches_text({"batch_matched": scores})
-    assert "in 2 batches" in said and "true 1.000" in said and "none" not in said
+    assert scores["mae_delta"]["true"] == pytest.approx(0, abs=1e-5)
+    assert scores["mae_delta"]["none"] == pytest.approx(np.abs(effects).mean(), abs=1e-5)
+    assert scores["discrimination_score_l1"]["true"] == 1
+    assert scores["discrimination_score_l1"]["other"] == 0.5
 
 
 def test_without_batches_or_enough_controls_in_two_of_them_there_is_nothing_to_match(tmp_path):
     for name, given in (("no column", {"column": False}), ("few", {"controls": 9})):
         cells, splits, _ = artifacts(tmp_path / name, **given)
         assert matched_change(cells, splits, LABELS) is None
-    assert batches_text({}) == ""

@@ -295,6 +295,23 @@ def test_random_control_cells_are_basal_ones_each_once_if_there_are_enough(small
     )
 
 
+def test_baselines_take_controls_of_the_own_batch_where_the_model_did(small: Screen) -> None:
+    pair = _pair(small, "of batches", RANK)
+    pool = np.repeat(small.basal()[:1], 30, axis=0)
+    of_controls = np.repeat(["one", "two"], 15)
+    pool[:, -1] = np.linspace(1, 3, 30)
+    batches = np.tile(["one", "two"], len(pair.labels))[: len(pair.labels)]
+    of_batches = dataclasses.replace(pair, obs=pair.obs.assign(batch=batches))
+    for given, apart in ((of_controls, True), (None, False)):
+        made = contenders(
+            of_batches, np.zeros(0), {}, small.genes, csr_matrix(pool), ranked=True, batches=given
+        )
+        cells = dict(made)[CONTROL_CELLS].predicted[:].toarray()
+        perturbed = pair.labels != pair.control
+        first = np.isin(cells[:, -1], pool[:15, -1].astype(np.float32))
+        assert (first == (batches == "one"))[perturbed].all() == apart
+
+
 def test_metrics_said_to_be_of_means_do_not_move_with_the_cells_and_the_others_do(
     small: Screen,
 ) -> None:

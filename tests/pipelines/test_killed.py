@@ -81,7 +81,7 @@ def test_a_run_whose_stages_were_each_killed_once_ends_with_the_same_files(tmp_p
         folder = tmp_path / ("prior killed" if stage == "prior" else "killed")
         run = started(folder)
         assert kill(run, stage), (stage, (folder / "said").read_text()[-2000:])
-        assert run.wait(30) == 1
+        assert run.wait(120) == 1
         assert "Traceback" not in (folder / "said").read_text()
         until = time.monotonic() + 5
         while (left := list(processes(run.pid))) and time.monotonic() < until:

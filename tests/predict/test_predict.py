@@ -325,3 +325,32 @@ def test_the_mean_of_many_controls_is_not_summed_in_32_bits():
     exact = dense.mean(axis=0, dtype=np.float64)
     np.testing.assert_allclose(_mean(csr_matrix(dense)), exact, rtol=2e-7)
     np.testing.assert_allclose(_mean(csr_matrix(dense[:1])), dense[0])
+
+
+@pytest.mark.parametrize("matched", [True, False])
+def test_a_cell_is_made_from_a_control_of_its_own_batch_if_the_model_matched_them(
+    tmp_path: Path, matched: bool
+) -> None:
+    obs, X, genes = screen(cells_each=15, controls_each=40)  # noqa: N806
+    obs["batch"] = np.tile(["one", "two", "three"], len(obs))[: len(obs)]
+    # A gene that the model does not know keeps the control's value, which is each cell's own here.
+    X[:, -1] = np.linspace(1, 3, len(obs), dtype=np.float32)
+    cells_artifact(tmp_path / "cells", obs, X, genes)
+    split(
+        tmp_path / "cells",
+        tmp_path / "splits",
+        train_lines=["k562"],
+        test_line="rpe1",
+        perturbations=["G0", "G1", "G7"],
+    )
+    write_model(tmp_path / "model", "reference", predicted_cells=DENOISED, match_batches=matched)
+    run(tmp_path, "model", "predictions")
+    h5ad, predicted, labels = read(tmp_path, "predictions")
+    cells = Cells.open(tmp_path / "cells")
+    own = pd.Series(cells.obs["batch"].to_numpy(str), np.float32(X[:, -1]))
+    made_from = own[predicted[:, -1]].to_numpy(str)
+    measured = np.isin(labels, ["G0", "G1"])
+    assert measured.sum() == 30
+    assert (made_from == h5ad.obs["batch"].to_numpy(str))[measured].all() == matched
+    assert set(made_from[labels == "G7"]) == {"one", "two", "three"}
+    assert opening(tmp_path / "predictions", PREDICTIONS).summary["match_batches"] is matched

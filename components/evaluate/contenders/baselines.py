@@ -24,7 +24,8 @@ from components.shared.artifacts.evaluation import (
     RIDGE,
     SAME_PERTURBATION_DELTA,
 )
-from components.shared.model.rank_cells import draw_partners, rank_cells
+from components.shared.artifacts.matched_controls import BATCH
+from components.shared.model.rank_cells import draw_matched_partners, draw_partners, rank_cells
 
 SEED = 0
 """Draws the control cells that baselines are made of."""
@@ -75,6 +76,7 @@ def contenders(
     controls: csr_matrix,
     *,
     ranked: bool,
+    batches: NDArray[np.str_] | None = None,
 ) -> Iterator[tuple[str, Pair]]:
     """Yield (name, pair) of every prediction to be scored, one at a time, the model's first.
 
@@ -86,16 +88,23 @@ def contenders(
         controls: basal controls of the test line, [controls, genes].
         ranked: whether a baseline's mean becomes cells as a model's does that predicts by rank:
             control cells mapped to it; else it is put into every cell of a perturbation.
+        batches: batch of each control, where the model's cells are made from controls of the batch
+            of the measured ones; [controls].
     """
     columns = pd.Index(genes).get_indexer(pd.Index(pair.genes))
     number = pd.Index(pair.perturbations).get_indexer(pd.Index(pair.labels))
     pool, measured = controls[:, columns], pair.measured
+    partners = _partners(pair, pool.shape[0], batches)
     yield MODEL, pair
     yield MODEL_MEANS, pair.with_prediction(Broadcast(own, number, measured))
-    yield CONTROL_CELLS, pair.with_prediction(Drawn(pair, number, pool))
+    yield CONTROL_CELLS, pair.with_prediction(Drawn(pool, partners, number, measured))
     for name, mean in means.items():
         chosen = mean[:, columns]
-        cells = Drawn(pair, number, pool, chosen) if ranked else Broadcast(chosen, number, measured)
+        cells = (
+            Drawn(pool, partners, number, measured, chosen)
+            if ranked
+            else Broadcast(chosen, number, measured)
+        )
         yield name, pair.with_prediction(cells)
 
 
@@ -132,20 +141,25 @@ class Drawn:
     """
 
     def __init__(
-        self, pair: Pair, number: NDArray[np.int64], pool: csr_matrix, means: Floats | None = None
+        self,
+        pool: csr_matrix,
+        partners: NDArray[np.int64],
+        number: NDArray[np.int64],
+        measured: Matrix,
+        means: Floats | None = None,
     ) -> None:
         order = np.argsort(number, kind="stable")
-        first = np.searchsorted(number[order], np.arange(len(pair.perturbations) + 1))
-        self.first = first - first[0]
+        self.first = np.searchsorted(number[order], np.arange(number.max() + 2))
         """First cell of each perturbation, in the order of `partners`."""
-        self.partners = draw_partners(pair.labels[order[first[0] :]], pool.shape[0], SEED)
+        self.partners = partners[order]
+        """Of each cell, perturbation by perturbation, after the controls."""
         self.number = number
         self.pool = pool
         self.means = means
-        self.measured = pair.measured
+        self.measured = measured
         self.place = pd.Series(number).groupby(number).cumcount().to_numpy()
         """Of each cell among those of its perturbation."""
-        self.shape: tuple[int, int] = self.measured.shape
+        self.shape: tuple[int, int] = measured.shape
         self.dtype = np.dtype(np.float32)
 
     def __getitem__(self, rows: "NDArray[np.integer] | slice") -> csr_matrix:
@@ -170,7 +184,7 @@ class Drawn:
         cells = self.pool[self.partners[start:stop]]
         if self.means is None:
             return cells
-        rng = _after(start * self.shape[1])
+        rng = _after((start - self.first[0]) * self.shape[1])
         return csr_matrix(rank_cells(cells.toarray(), self.means[one], rng))
 
 
@@ -181,3 +195,16 @@ def _after(draws: int) -> np.random.Generator:
     rng = np.random.Generator(bits)
     rng.random(draws % 2, np.float32)
     return rng
+
+
+def _partners(pair: Pair, controls: int, batches: NDArray[np.str_] | None) -> NDArray[np.int64]:
+    """Return which control each perturbed cell is made from, [cells]; of control rows -1."""
+    perturbed = np.flatnonzero(pair.labels != pair.control)
+    labels = pair.labels[perturbed]
+    partners = np.full(len(pair.labels), -1)
+    if batches is None:
+        partners[perturbed] = draw_partners(labels, controls, SEED)
+    else:
+        own = pair.obs[BATCH].to_numpy(str)[perturbed]
+        partners[perturbed] = draw_matched_partners(labels, own, batches, SEED)
+    return partners

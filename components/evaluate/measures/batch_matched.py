@@ -1,8 +1,8 @@
-"""pearson_delta where measured cells are compared with the controls of their own batch.
+"""Scores of mean changes where measured cells are compared with the controls of their own batch.
 
 cell-eval compares every cell with all controls of the line. Where batches differ and hold
-perturbations unevenly, a part of each measured change is then the batches'. This is reported beside
-its scores and takes no part in them.
+perturbations unevenly, a part of each measured change is then the batches'. These are reported
+beside its scores and take no part in them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,11 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.evaluate.measures.centred import row_correlations
+from components.evaluate.measures.discrimination import discrimination_scores
 from components.shared.artifacts.cells import Cells
 from components.shared.artifacts.matched_controls import batches_of, matched
 from components.shared.artifacts.splits import TEST, Splits
 
 Floats = NDArray[np.float64]
+
+OF_MEANS = ("pearson_delta", "mae_delta", "discrimination_score_l1")
+"""Those of mean changes among the headline's; the others are tests of cells against one pool."""
 
 
 @dataclass(frozen=True)
@@ -30,17 +34,28 @@ class MatchedChange:
     """Of the cells, how many have ten or more reference controls in their batch."""
     batches: int
 
-    def scores(self, changes: Mapping[str, Floats]) -> dict[str, Any]:
-        """Return what `metrics.json` holds: the mean over perturbations of pearson_delta, by name.
+    def scores(
+        self, changes: Mapping[str, Floats], perturbations: Sequence[str], genes: Sequence[str]
+    ) -> dict[str, Any]:
+        """Return what `metrics.json` holds: by metric and prediction the mean over perturbations.
 
         Args:
             changes: predicted, by prediction, each [perturbations, genes].
+            perturbations: labels of the rows.
+            genes: names of the columns.
         """
-        means = {}
+        scores: dict[str, Any] = {metric: {} for metric in OF_MEANS}
         for name, change in changes.items():
-            found = row_correlations(change, self.change)
-            means[name] = float(np.nanmean(found)) if np.isfinite(found).any() else None
-        return {"pearson_delta": means, "matched_cells": self.share, "batches": self.batches}
+            told_apart = discrimination_scores(self.change, change, perturbations, genes, "l1")
+            found = {
+                "pearson_delta": row_correlations(change, self.change),
+                "mae_delta": np.abs(change - self.change).mean(axis=1),
+                "discrimination_score_l1": np.array(list(told_apart.values())),
+            }
+            for metric, values in found.items():
+                some = bool(np.isfinite(values).any())
+                scores[metric][name] = float(np.nanmean(values)) if some else None
+        return scores | {"matched_cells": self.share, "batches": self.batches}
 
 
 def matched_change(

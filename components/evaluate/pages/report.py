@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from components.evaluate.inputs.pair import Matrix, Pair
 from components.evaluate.inputs.rows import dense
+from components.evaluate.measures.batch_matched import OF_MEANS
 from components.evaluate.measures.calibrated import AVERAGE, SCORED
 from components.evaluate.measures.diagnosis import CHANCE
 from components.evaluate.measures.metrics import (
@@ -172,30 +173,12 @@ def write_report(
         "trained": _trained(origin),
         "verdict": verdict(numbers),
         "numbers": numbers,
-        "batches_text": batches_text(numbers),
         "predicted": _predicted(effects, table),
         "trust": trust,
     }
     content |= _scores(found, numbers) if found else {}
     page = environment.get_template("report.html.j2").render(content)
     file.write_text(with_contents(page), encoding="utf-8")
-
-
-def batches_text(numbers: Mapping[str, Any]) -> str:
-    """Say what scores are against controls of the own batch; empty where that is unknown."""
-    found = numbers.get("batch_matched")
-    if not found:
-        return ""
-    scores = (
-        f"{TITLES.get(name, name)} {number(value)}"
-        for name, value in found["pearson_delta"].items()
-        if value is not None
-    )
-    return (
-        f"The test line's cells are in {found['batches']} batches. Compared with the controls of "
-        f"their own batch, as {found['matched_cells']:.0%} of them can be, pearson_delta is: "
-        f"{', '.join(scores)}. The tables pool the controls, as cell-eval does."
-    )
 
 
 def _trained(origin: Origin) -> str:
@@ -265,6 +248,11 @@ def _scores(found: Findings, numbers: Mapping[str, Any]) -> dict[str, Any]:
         "smallest": SMALLEST,
         "columns": _columns(found, strongest),
         "headline": [_row(found, EVERY[name], strongest) for name in COMPARED],
+        "own_batch": [
+            {"metric": EVERY[name], "cells": numbers["batch_matched"][name]}
+            for name in OF_MEANS
+            if "batch_matched" in numbers
+        ],
         "retrieval": [_row(found, EVERY[name], strongest) for name in RETRIEVAL],
         "others": [_row(found, metric, strongest) for metric in OTHERS],
         "reference": _reference(found),

@@ -11,6 +11,8 @@ import hashlib
 import numpy as np
 from numpy.typing import NDArray
 
+from components.shared.artifacts.matched_controls import matched
+
 RANK = "rank"
 """Control cells mapped by rank to the predicted mean."""
 DENOISED = "denoised"
@@ -51,6 +53,33 @@ def draw_partners(labels: NDArray[np.str_], n_controls: int, seed: int) -> NDArr
         rounds = -(-len(cells) // n_controls)
         pool = np.concatenate([rng.permutation(n_controls) for _ in range(rounds)])
         partners[cells] = pool[: len(cells)]
+    return partners
+
+
+def draw_matched_partners(
+    labels: NDArray[np.str_],
+    batches: NDArray[np.str_],
+    of_controls: NDArray[np.str_],
+    seed: int,
+) -> NDArray[np.int64]:
+    """Draw as `draw_partners` does, for each cell from the controls of its own batch.
+
+    Args:
+        labels: perturbation of each cell, [cells].
+        batches: batch of each cell, [cells]; one that is unknown, or has too few controls (see
+            `matched`), leaves the whole pool.
+        of_controls: batch of each control, [controls].
+        seed: seed of the draw.
+
+    Returns:
+        Positions in the control pool, [cells].
+    """
+    cells = np.arange(len(labels))
+    pool = len(cells) + np.arange(len(of_controls))
+    partners = np.empty(len(cells), np.int64)
+    for _, own, places in matched(cells, pool, np.concatenate([batches, of_controls])):
+        drawn = draw_partners(labels[places], len(own), seed)
+        partners[places] = own[drawn] - len(cells)
     return partners
 
 

@@ -10,7 +10,12 @@ from hypothesis.extra.numpy import arrays
 from scipy.stats import rankdata
 
 from components.shared.model import rank_cells as module
-from components.shared.model.rank_cells import HIGHEST, draw_partners, rank_cells
+from components.shared.model.rank_cells import (
+    HIGHEST,
+    draw_matched_partners,
+    draw_partners,
+    rank_cells,
+)
 
 LOG_TEN_THOUSAND = float(np.log1p(np.float32(1e4)))
 
@@ -149,3 +154,22 @@ def test_partners_are_drawn_again_only_when_the_pool_is_used_up(n_controls: int)
     for label in "AB":
         counts = np.bincount(partners[labels == label], minlength=n_controls)
         assert counts.max() - counts.min() <= 1
+
+
+def test_matched_partners_are_of_the_own_batch_where_that_has_ten_controls() -> None:
+    of_controls = np.repeat(["one", "two", "few", "nan"], [12, 20, 9, 15])
+    labels = np.repeat(["A", "B"], [30, 20])
+    batches = np.tile(["one", "two", "few", "nan", ""], 10)
+    partners = draw_matched_partners(labels, batches, of_controls, seed=0)
+    np.testing.assert_array_equal(
+        partners, draw_matched_partners(labels, batches, of_controls, seed=0)
+    )
+    assert (partners != draw_matched_partners(labels, batches, of_controls, seed=1)).any()
+    for batch in ("one", "two"):
+        drawn = partners[batches == batch]
+        assert set(of_controls[drawn]) == {batch}
+        for label in "AB":
+            own = drawn[labels[batches == batch] == label]
+            assert len(set(own)) == len(own)
+    for batch in ("few", "nan", ""):
+        assert len(set(of_controls[partners[batches == batch]])) > 1
