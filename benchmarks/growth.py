@@ -5,9 +5,8 @@
 Every stage runs on a generated screen of so many cells, then of 2 and 4 times as many, of the same
 genes and perturbations. Each run is a process of its own that reports its own peak; seconds are
 those of its CPU, since they hardly depend on what else runs. Time a cell should stay as it is or
-fall. Memory may grow by what is told of a cell (names, labels, a role: some hundred bytes) and by
-what a stage holds of them by design: finetune its training cells, predict and evaluate the
-controls of the test line.
+fall. Memory may grow by what is told of a cell (names, labels, a role) and by what a stage holds of
+them by design: finetune its training cells, predict and evaluate the controls of the test line.
 """
 
 import argparse
