@@ -37,7 +37,7 @@ from components.finetune.start import (
     start_model,
 )
 from components.finetune.state import Epoch, Fit
-from components.finetune.training import fit
+from components.finetune.training import Measured, fit
 from components.finetune.workers import Workers
 from components.shared.artifacts.artifact import Artifact
 from components.shared.artifacts.cells import Cells
@@ -79,6 +79,7 @@ class Ready:
     args: dict[str, Any]
     vocabulary: Vocabulary
     data: TrainingData
+    measured: Measured
     effects: EffectTable | None
     brought: Brought | None
     """Of the first process alone."""
@@ -100,6 +101,7 @@ class Ready:
             checkpoints=self.store,
             saved=self.saved,
             workers=self.workers,
+            measured=self.measured,
         )
 
 
@@ -152,7 +154,18 @@ def made_ready(asked: Asked, workers: Workers) -> Ready:
         facts["prior_coverage"] = coverage_of(table, vocabulary, cells, splits)
     facts["compiled"] = scgpt_model.compile_on(model.to(device), device)
     return Ready(
-        model, args, vocabulary, data, effects, brought, asked, workers, store, saved, facts
+        model,
+        args,
+        vocabulary,
+        data,
+        Measured.of(data, settings, deltas[0]),
+        effects,
+        brought,
+        asked,
+        workers,
+        store,
+        saved,
+        facts,
     )
 
 

@@ -26,12 +26,12 @@ from torch import Tensor, nn
 from components.finetune.batches import Step, TrainingBatch, divided, epoch_pairs, steps
 from components.finetune.checkpoint_manager import CheckpointManager
 from components.finetune.checkpoints import Checkpoints, Saved
-from components.finetune.data import TrainingData
-from components.finetune.deltas import line_deltas
+from components.finetune.data import Floats, TrainingData
+from components.finetune.deltas import LineDeltas, line_deltas
 from components.finetune.objective import Deltas, delta_loss, measured_deltas
 from components.finetune.selection import leads
 from components.finetune.state import Epoch, Fit, TrainingState
-from components.finetune.validation import Validation, own_responses, validate
+from components.finetune.validation import HeldOut, Validation, own_responses, validate
 from components.finetune.workers import ALONE, Workers
 from components.shared.model.inference import autocast, forward
 from components.shared.model.model import export_state, weigh_network
@@ -46,6 +46,22 @@ STEPS_UNREAD = 50
 """Steps of a GPU whose losses are looked at together; the CPU's are at once."""
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What training looks at of the changes that its cells show, which are as large as they."""
+
+    deltas: Deltas | None
+    """What sets of cells are trained on, where the recipe has it."""
+    responses: dict[str, Floats]
+    """See `own_responses`."""
+
+    @classmethod
+    def of(cls, data: TrainingData, recipe: Recipe, changes: LineDeltas) -> "Measured":
+        """Take it from the changes of all lines and perturbations."""
+        deltas = measured_deltas(data, changes) if recipe.delta_weight else None
+        return cls(deltas, own_responses(data, changes))
+
+
 def fit(
     model: nn.Module,
     data: TrainingData,
@@ -57,6 +73,7 @@ def fit(
     checkpoints: Checkpoints | None = None,
     saved: Saved | None = None,
     workers: Workers = ALONE,
+    measured: Measured | None = None,
 ) -> Fit:
     """Fine-tune ``model`` in place and return the weights of its best validation epoch.
 
@@ -70,6 +87,7 @@ def fit(
         checkpoints: where the state is kept, if it is; SIGTERM is answered then.
         saved: the checkpoint to resume from; training then ends as if it had never stopped.
         workers: the processes that train together; each calls this with the same arguments.
+        measured: of the training cells, where that is known already.
 
     Raises:
         InputError: the loss is not finite (names epoch, step and perturbations), or a set of cells
@@ -79,8 +97,7 @@ def fit(
     state = TrainingState.begin(model, recipe, device=device, workers=workers)
     if saved:
         state.restore(saved.parts)
-    measured = line_deltas(data)
-    deltas = measured_deltas(data, measured) if recipe.delta_weight else None
+    measured = measured or Measured.of(data, recipe, line_deltas(data))
     with CheckpointManager(checkpoints, state, saved) as manager, _memory_told(recipe):
         validated = partial(
             validate,
@@ -91,14 +108,15 @@ def fit(
             device=device,
             manager=manager,
             workers=workers,
-            responses=own_responses(data, measured),
+            sets=HeldOut.of(data, recipe, seed),
+            responses=measured.responses,
         )
         if data.effects is not None and not state.fit.history:
             # Known effects alone: what training has to beat to be kept.
             alone = validated()
             state.fit.known = list(alone.correlations)
             on_epoch(_note(state, recipe, 0, alone))
-        trainer = Trainer(state, data, deltas, recipe, seed, manager)
+        trainer = Trainer(state, data, measured.deltas, recipe, seed, manager)
         while not state.fit.stop_reason:
             trainer.train_epoch()
             on_epoch(_close_epoch(state, recipe, validated()))

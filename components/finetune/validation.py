@@ -45,12 +45,44 @@ class Validation:
 
 
 @dataclass(frozen=True)
+class HeldOut:
+    """What of the held-out sets is the same in every validation of a fine-tune."""
+
+    order: Ints
+    """Of the genes in the windows, [genes]."""
+    drawn: list[tuple[Ints, Ints]]
+    """Rows of each set's cells, and of the controls that they are predicted from."""
+    change: Floats
+    """Measured delta, [sets, genes]."""
+    reliable: Floats
+    """How reliable that is, [sets]."""
+    stray: Floats
+    """How far the mean of those controls is from that of their pool, [sets, genes]."""
+
+    @classmethod
+    def of(cls, data: TrainingData, recipe: Recipe, seed: int) -> "HeldOut":
+        """Draw and measure the held-out sets of ``data``."""
+        rng = np.random.default_rng([seed, 3])
+        order = rng.permutation(len(data.ids))
+        drawn = [_draw(data, recipe, held_out, rng) for held_out in data.validation]
+        pools = {line: _Pool.of(data, line) for line in {one.line for one in data.validation}}
+        shape = len(drawn), len(data.ids)
+        change, stray, reliable = np.empty(shape), np.zeros(shape), np.empty(len(drawn))
+        for i, (held_out, (_, inputs)) in enumerate(zip(data.validation, drawn, strict=True)):
+            pool = pools[held_out.line]
+            change[i], reliable[i] = _measured(data, held_out, pool)
+            # A change hardly differs from cell to cell, but the cells do: the inputs' stray from
+            # their pool would blur every delta alike.
+            if recipe.contrast:
+                stray[i] = moments(data.expression, inputs)[0] - pool.basal
+        return cls(order, drawn, change, reliable, stray)
+
+
+@dataclass(frozen=True)
 class _Prediction:
     """Summary of the prediction of one set."""
 
     mean: Floats
-    inputs: Floats
-    """Mean of the control cells it was made from."""
     error: float
     """Sum over cells of their mean squared error against as many measured ones."""
     cells: int
@@ -65,6 +97,7 @@ def validate(
     device: torch.device,
     manager: CheckpointManager | None = None,
     workers: Workers = ALONE,
+    sets: HeldOut | None = None,
     responses: Mapping[str, Floats] | None = None,
 ) -> Validation:
     """Predict every held-out set and compare its pseudobulk delta with the measured one.
@@ -84,6 +117,7 @@ def validate(
         device: where the model is.
         manager: what answers SIGTERM.
         workers: the processes that validate together.
+        sets: what was drawn and measured of them with this seed, where that is known already.
         responses: what `own_responses` returned. With known effects a network counts for what it
             adds to them and to its lines' own responses.
 
@@ -91,18 +125,16 @@ def validate(
         SystemExit: SIGTERM came; the state is kept.
     """
     model.eval()
-    rng = np.random.default_rng([seed, 3])
-    order = rng.permutation(len(data.ids))
-    drawn = [_draw(data, recipe, held_out, rng) for held_out in data.validation]
+    sets = sets or HeldOut.of(data, recipe, seed)
     own = {}
-    for number, (rows, inputs) in workers.own(drawn):
+    for number, (rows, inputs) in workers.own(sets.drawn):
         if manager and manager.terminated:
             break
         held_out = data.validation[number]
-        own[number] = _predict(model, data, recipe, held_out, rows, inputs, order, device)
+        own[number] = _predict(model, data, recipe, held_out, rows, inputs, sets.order, device)
     if manager:
         manager.leave_if_terminated()
-    return _scored(data, recipe, list(workers.gathered(own).items()), responses or {})
+    return _scored(data, recipe, sets, list(workers.gathered(own).items()), responses or {})
 
 
 def own_responses(data: TrainingData, measured: LineDeltas) -> dict[str, Floats]:
@@ -139,20 +171,18 @@ def _without(change: Floats, response: Floats) -> Floats:
 def _scored(
     data: TrainingData,
     recipe: Recipe,
-    parts: list[tuple[int, "_Prediction"]],
+    sets: HeldOut,
+    parts: list[tuple[int, _Prediction]],
     responses: Mapping[str, Floats],
 ) -> Validation:
     """Score the predictions of all sets, which come with their places among the data's."""
     if not parts:
         return Validation()
     ordered = [part for _, part in sorted(parts, key=lambda item: item[0])]
-    pools = {line: _Pool.of(data, line) for line in {one.line for one in data.validation}}
-    found = [
-        _compared(data, recipe, held_out, part, pools[held_out.line])
-        for held_out, part in zip(data.validation, ordered, strict=True)
-    ]
-    predicted, measured, reliable = (np.array(each) for each in zip(*found, strict=True))
-    weights = reliable if recipe.selection == RELIABLE else np.ones(len(reliable))
+    reference = np.array([data.reference_mean[held_out.line] for held_out in data.validation])
+    predicted = np.array([part.mean for part in ordered]) - sets.stray - reference
+    measured = sets.change
+    weights = sets.reliable if recipe.selection == RELIABLE else np.ones(len(ordered))
     network = 1.0
     if data.effects is not None and recipe.contrast:
         effects = np.array([_effect(data, held_out) for held_out in data.validation])
@@ -197,19 +227,13 @@ class _Pool:
         )
 
 
-def _compared(
-    data: TrainingData, recipe: Recipe, held_out: ValidationSet, part: "_Prediction", pool: _Pool
-) -> tuple[Floats, Floats, float]:
-    """Return the predicted and the measured delta of a set [genes], and how reliable that is."""
-    reference = data.reference_mean[held_out.line]
-    # A change hardly differs from cell to cell, but the cells do: the inputs' stray from their pool
-    # would blur every delta alike.
-    stray = part.inputs - pool.basal if recipe.contrast else 0.0
+def _measured(data: TrainingData, held_out: ValidationSet, pool: _Pool) -> tuple[Floats, float]:
+    """Return the measured delta of a set, [genes], and how reliable it is."""
     mean, variance = moments(data.expression, held_out.rows)
     # A rare gene may not vary among a few cells: it varies as in controls, at least.
     noise = np.fmax(variance, pool.spread) / len(held_out.rows) + pool.spread / pool.cells
-    change = mean - reference
-    return part.mean - stray - reference, change, reliability(change, noise)
+    change = mean - data.reference_mean[held_out.line]
+    return change, reliability(change, noise)
 
 
 def _effect(data: TrainingData, held_out: ValidationSet) -> Floats:
@@ -267,7 +291,7 @@ def _predict(
     inputs: Ints,
     order: Ints,
     device: torch.device,
-) -> "_Prediction":
+) -> _Prediction:
     """Predict a set from the controls ``inputs``, beside its measured cells ``rows``."""
     line, code = _place(data, held_out)
     known = data.known(np.array([line]), np.array([code]), np.arange(len(data.ids)))
@@ -290,7 +314,7 @@ def _predict(
         error += float((output - _cells(data, rows[part]).cpu()).square().mean(1).sum())
         total += output.sum(0, dtype=torch.float64)
     mean = total.numpy() / len(rows)
-    return _Prediction(mean, moments(data.expression, inputs)[0], error, len(rows))
+    return _Prediction(mean, error, len(rows))
 
 
 def _cells(data: TrainingData, rows: Ints) -> Tensor:

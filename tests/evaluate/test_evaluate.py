@@ -18,6 +18,7 @@ from cell_eval import MetricsEvaluator
 from safetensors.numpy import save_file
 from scipy.sparse import csr_matrix, issparse
 
+from components.evaluate.contenders import baselines
 from components.evaluate.contenders.baselines import baseline_means, contenders
 from components.evaluate.contenders.halves import halves
 from components.evaluate.contenders.ridge import vectors_of
@@ -56,7 +57,7 @@ from components.shared.artifacts.predictions import (
 )
 from components.shared.findings.origins import facts_of
 from components.shared.findings.verdict import strongest_baseline
-from components.shared.model.rank_cells import DENOISED, RANK
+from components.shared.model.rank_cells import DENOISED, RANK, draw_partners, rank_cells
 from components.shared.telling.errors import InputError
 from tests.evaluate_screen import DOUBLE, LABELS, UNSEEN, Change, Screen
 from tests.helpers import bare_names, cells_artifact
@@ -244,6 +245,39 @@ def test_baselines_of_mapped_cells_are_mapped_from_the_basal_controls_too(small:
         np.testing.assert_allclose(other.means(other.predicted)[1:], means[name], atol=1e-6)
         control = other.rows[other.control]
         assert (other.predicted[control] != reordered.measured[control]).nnz == 0
+
+
+def test_mapped_cells_do_not_depend_on_which_are_asked_for_before(small: Screen) -> None:
+    pair = _pair(small, "one by one", RANK)
+    found, means = _contenders(small, pair, ranked=True)
+    rng = np.random.default_rng(0)  # one for all perturbations, in their order
+    labels = np.repeat(pair.perturbations, [len(pair.rows[x]) for x in pair.perturbations])
+    partners = draw_partners(labels, len(small.basal()), 0)
+    expected = {
+        label: rank_cells(small.basal()[partners[labels == label]], mean, rng)
+        for label, mean in zip(pair.perturbations, means[MEAN_DELTA], strict=True)
+    }
+    for label in reversed(pair.perturbations):
+        cells = found[MEAN_DELTA].predicted[pair.rows[label]].toarray()
+        np.testing.assert_array_equal(cells, expected[label])
+
+
+def test_no_cell_of_a_baseline_is_made_before_it_is_asked_for(
+    small: Screen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = _pair(small, "on request", RANK)
+    made = []
+
+    def noted(controls: np.ndarray, *given: object) -> np.ndarray:
+        made.append(len(controls))
+        return rank_cells(controls, *given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(baselines, "rank_cells", noted)
+    found, _ = _contenders(small, pair, ranked=True)
+    assert not made
+    rows = pair.rows[pair.perturbations[0]]
+    assert found[CONTROL_MEAN].predicted[rows].shape == (len(rows), len(pair.genes))
+    assert made == [len(rows)]
 
 
 def test_random_control_cells_are_basal_ones_each_once_if_there_are_enough(small: Screen) -> None:

@@ -17,12 +17,14 @@ from cell_eval.metrics import discrimination_score
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix, issparse
+from scipy.stats import pearsonr
 from sklearn.metrics import pairwise_distances
 
 from components.evaluate.contenders.halves import halves
 from components.evaluate.inputs.pair import Pair
 from components.evaluate.inputs.rows import Chosen, OnDisk, dense, digest_of, matrix_of
 from components.evaluate.measures import measured as measured_module
+from components.evaluate.measures import side as side_module
 from components.evaluate.measures.discrimination import METRICS, discrimination_scores
 from components.evaluate.measures.energy import Points, distances, mean_distance_within
 from components.evaluate.measures.measured import Measured
@@ -108,6 +110,30 @@ def test_scores_and_ceiling_are_cell_evals(
     assert_same(score(split, threads=1).table, table, energy=energy, rest=rest)
 
 
+def test_products_of_many_perturbations_in_float32_change_no_metric_by_more_than_cell_evals_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = screen(np.float32)
+    theirs, _ = cell_eval(pair, tmp_path).compute(write_csv=False)
+    usual = score(pair, threads=1).table
+    monkeypatch.setattr(measured_module, "MANY", len(pair.perturbations))
+    found = score(pair, threads=1).table
+    assert_same(found.drop(ENERGY), usual.drop(ENERGY), energy=0.0, rest=0.0)
+    energy = []
+    for matrix in (pair.measured, pair.predicted):
+        control = dense(matrix[pair.rows[CONTROL]]).astype(float)
+        cells = [dense(matrix[pair.rows[label]]).astype(float) for label in pair.perturbations]
+        both = [
+            (pairwise_distances(x, control).mean(), pairwise_distances(x).mean()) for x in cells
+        ]
+        energy.append([2 * across - within for across, within in both])
+    exact = float(pearsonr(*energy).statistic)
+    value, other = (float(table[ENERGY][0]) for table in (found, theirs))
+    assert value != float(usual[ENERGY][0])  # another way
+    assert abs(value - exact) < abs(other - exact) + 1e-6 < 1e-5
+    assert value == pytest.approx(other, abs=1e-6)
+
+
 @pytest.mark.parametrize("case", ["perfect", "control mean", "all equal", "one perturbation"])
 def test_degenerate_predictions_score_as_cell_eval_has_it(tmp_path: Path, case: str) -> None:
     pair = screen(kind=np.asarray, perturbations=1 if case == "one perturbation" else 5)
@@ -176,6 +202,45 @@ def test_distances_are_scikit_learns() -> None:
         np.testing.assert_allclose(found, expected, rtol=1e-7, atol=1e-6)
     whole = pairwise_distances(control.astype(float)).mean()
     assert mean_distance_within(y) == pytest.approx(whole, rel=1e-7)
+
+
+def test_distances_from_a_centre_are_right_for_cells_that_are_near_one_another() -> None:
+    rng = np.random.default_rng(0)
+    control = rng.gamma(1, 1, (1100, 1000)).astype(np.float32)
+    cells = rng.gamma(1, 1.2, (90, 1000)).astype(np.float32)
+    cells[:5] = control[:5]
+    cells[5:10] = control[5:10] * np.float32(1.001)
+    centre = control.mean(axis=0, dtype=float)
+    x, y = Points.of(cells, centre), Points.of(control, centre)
+    assert x.values.dtype == y.values.dtype == np.float32
+    found = distances(x, y)
+    expected = pairwise_distances(cells.astype(float), control.astype(float))
+    assert (found[range(5), range(5)] == 0).all()
+    alone = distances(x.rows(7, 8), y)
+    np.testing.assert_array_equal(alone[0], found[7])  # whatever it is multiplied with
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-5)
+
+
+def test_cells_that_hold_one_mean_are_multiplied_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = screen(kind=np.asarray, perturbations=5)
+    for label in pair.perturbations:
+        pair.predicted[pair.rows[label]] = pair.predicted[pair.rows[label]].mean(axis=0)
+    expected = [
+        2 * pairwise_distances(cells, pair.predicted[pair.rows[CONTROL]]).mean()
+        for cells in (pair.predicted[pair.rows[label]] for label in pair.perturbations)
+    ]
+    counted = []
+    real = side_module.distances
+
+    def noted(x: Points, y: Points) -> np.ndarray:
+        counted.append((len(x.norms), len(y.norms)))
+        return real(x, y)
+
+    measured = Measured.of(pair, threads=1)
+    monkeypatch.setattr(side_module, "distances", noted)
+    found = score(pair, threads=1, measured=measured).predicted.energy
+    assert [x for x, y in counted if y == 150] == [5]
+    np.testing.assert_allclose(found, expected, atol=1e-3)
 
 
 def test_energy_distances_are_cell_evals() -> None:

@@ -9,11 +9,14 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from numba.core.caching import FunctionCache
 from pdex import pdex
 from scipy.sparse import csr_matrix
 from scipy.stats import mannwhitneyu
 
 from components.evaluate.inputs.pair import Pair
+from components.evaluate.measures import rank_test as rank_module
+from components.evaluate.measures.compiled import kept
 from components.evaluate.measures.rank_test import SortedControls, rank_test
 from components.evaluate.measures.side import Controls, Side, side_of
 
@@ -29,7 +32,7 @@ def pair_from(cells: np.ndarray, labels: list[str], kind: Callable = np.asarray)
 
 
 def ours(pair: Pair, threads: int = 1) -> Side:
-    controls = Controls.of(pair.measured[pair.rows[CONTROL]])
+    controls = Controls.of(pair.measured[pair.rows[CONTROL]], centred=False)
     return side_of(
         pair.measured,
         pair.rows,
@@ -122,3 +125,17 @@ def test_zeros_that_are_stored_are_zeros_all_the_same() -> None:
     pair = pair_from(cells, labels_of(2, [2]), lambda _: stored.copy())
     assert pair.measured.nnz == 4
     assert ours(pair).de.equals(theirs(pair_from(cells, labels_of(2, [2]))))
+
+
+def test_what_is_compiled_is_kept_where_it_can_be_and_else_compiled_again() -> None:
+    class Compiled:
+        asked = 0
+
+        def enable_caching(self) -> None:
+            self.asked += 1
+            raise RuntimeError("no locator available")
+
+    function = Compiled()
+    assert kept(function) is function and function.asked == 1
+    for own in (rank_module._test, rank_module._ties, rank_module._changes):
+        assert isinstance(own._cache, FunctionCache)

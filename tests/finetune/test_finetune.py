@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from components.finetune import given, training
 from components.finetune.curves import PANELS, curves_page
+from components.finetune.deltas import line_deltas
 from components.finetune.finetune import finetune
 from components.finetune.model_files import CURVES_FILE
 from components.finetune.start import start_model
@@ -138,6 +140,19 @@ def test_one_seed_gives_the_same_weights_to_the_last_bit(world, tmp_path, prior)
     other = read_checkpoint(train(world, tmp_path / "other", prior=prior, seed=4)).state
     assert all(torch.equal(one[name], two[name]) for name in one)
     assert any(not torch.equal(one[name], other[name]) for name in one)
+
+
+def test_changes_of_training_cells_are_measured_once(world, tmp_path, monkeypatch):
+    measured = []
+
+    def noted(data):
+        measured.append(data)
+        return line_deltas(data)
+
+    for module in (given, training):
+        monkeypatch.setattr(module, "line_deltas", noted)
+    train(world, tmp_path / "model", epochs=1)
+    assert len(measured) == 1
 
 
 def test_the_reference_recipe_runs_with_its_flaws(world, tmp_path):

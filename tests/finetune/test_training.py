@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from components.finetune import training
+from components.finetune import deltas, training, validation
 from components.finetune.batches import epoch_pairs, steps
 from components.finetune.checkpoint_manager import CheckpointManager
+from components.finetune.data import moments
 from components.finetune.state import Epoch, TrainingState
 from components.finetune.training import Trainer, dropout_seed, fit
 from components.finetune.validation import Validation
@@ -127,3 +128,24 @@ def test_a_process_whose_first_step_has_no_share_takes_part_in_mixed_precision()
     assert all(map(torch.equal, before, state.model.parameters()))
     assert state.scaler.get_scale() == 4.0
     assert np.isfinite(state.losses.numpy()).all()
+
+
+def test_what_never_changes_is_measured_once_whatever_the_epochs(monkeypatch):
+    counted = []
+    real = moments
+
+    def noted(expression: torch.Tensor, rows: np.ndarray) -> Any:
+        counted.append(len(rows))
+        return real(expression, rows)
+
+    for module in (validation, deltas):
+        monkeypatch.setattr(module, "moments", noted)
+    reads = []
+    for epochs in (1, 3):
+        counted.clear()
+        model = scgpt_model.build(ARGS, VOCABULARY)
+        settings = recipe_of(epochs=epochs, early_stop_after=9)
+        found = fit(model, training_data(), settings, seed=0, device=CPU, on_epoch=lambda _: None)
+        assert len(found.history) == epochs
+        reads.append(sorted(counted))
+    assert reads[0] == reads[1] != []

@@ -5,7 +5,6 @@ level with, or ahead of, deep models.
 """
 
 from collections.abc import Iterator, Mapping
-from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -98,11 +97,11 @@ def contenders(
     partners = _partners(pair, pool.shape[0], batches)
     yield MODEL, pair
     yield MODEL_MEANS, pair.with_prediction(Broadcast(own, number, measured))
-    yield CONTROL_CELLS, pair.with_prediction(_drawn(pair, number, pool, partners))
+    yield CONTROL_CELLS, pair.with_prediction(Drawn(pool, partners, number, measured))
     for name, mean in means.items():
         chosen = mean[:, columns]
         cells = (
-            _drawn(pair, number, pool, partners, chosen)
+            Drawn(pool, partners, number, measured, chosen)
             if ranked
             else Broadcast(chosen, number, measured)
         )
@@ -135,14 +134,28 @@ class Broadcast:
 
 
 class Drawn:
-    """Cells drawn for each perturbation, sparse, beside the measured controls."""
+    """Cells drawn for each perturbation from a pool of controls, beside the measured controls.
+
+    With means they are mapped to those by rank. They are made on request, so that no matrix of all
+    cells is in memory, and are the same whichever are made before.
+    """
 
     def __init__(
-        self, cells: list[csr_matrix], number: NDArray[np.int64], measured: Matrix
+        self,
+        pool: csr_matrix,
+        partners: NDArray[np.int64],
+        number: NDArray[np.int64],
+        measured: Matrix,
+        means: Floats | None = None,
     ) -> None:
-        self.cells = cells
-        """Of each perturbation, in the order of its cells."""
+        order = np.argsort(number, kind="stable")
+        self.first = np.searchsorted(number[order], np.arange(number.max() + 2))
+        """First cell of each perturbation, in the order of `partners`."""
+        self.partners = partners[order]
+        """Of each cell, perturbation by perturbation, after the controls."""
         self.number = number
+        self.pool = pool
+        self.means = means
         self.measured = measured
         self.place = pd.Series(number).groupby(number).cumcount().to_numpy()
         """Of each cell among those of its perturbation."""
@@ -155,7 +168,7 @@ class Drawn:
         number = self.number[rows]
         there = np.unique(number)
         parts = [
-            self.cells[one][self.place[rows[number == one]]]
+            self._cells(one)[self.place[rows[number == one]]]
             if one >= 0
             else csr_matrix(self.measured[rows[number == one]])
             for one in there
@@ -164,6 +177,24 @@ class Drawn:
             return parts[0]
         stacked = vstack([csr_matrix((0, self.shape[1]), dtype=self.dtype), *parts], format="csr")
         return stacked[np.argsort(np.argsort(number, kind="stable"))]
+
+    def _cells(self, one: int) -> csr_matrix:
+        """Return all cells of a perturbation."""
+        start, stop = self.first[one : one + 2]
+        cells = self.pool[self.partners[start:stop]]
+        if self.means is None:
+            return cells
+        rng = _after((start - self.first[0]) * self.shape[1])
+        return csr_matrix(rank_cells(cells.toarray(), self.means[one], rng))
+
+
+def _after(draws: int) -> np.random.Generator:
+    """Return the generator of `SEED` after so many draws of 32 bits, as `rank_cells` makes them."""
+    bits = np.random.PCG64(SEED)
+    bits.advance(int(draws) // 2)
+    rng = np.random.Generator(bits)
+    rng.random(draws % 2, np.float32)
+    return rng
 
 
 def _partners(pair: Pair, controls: int, batches: NDArray[np.str_] | None) -> NDArray[np.int64]:
@@ -177,23 +208,3 @@ def _partners(pair: Pair, controls: int, batches: NDArray[np.str_] | None) -> ND
         own = pair.obs[BATCH].to_numpy(str)[perturbed]
         partners[perturbed] = draw_matched_partners(labels, own, batches, SEED)
     return partners
-
-
-def _drawn(
-    pair: Pair,
-    number: NDArray[np.int64],
-    pool: csr_matrix,
-    partners: NDArray[np.int64],
-    means: Floats | None = None,
-) -> Drawn:
-    """Draw cells of the pool for each perturbation; with means, map them to those by rank."""
-    order = np.argsort(number, kind="stable")
-    first = np.searchsorted(number[order], np.arange(len(pair.perturbations) + 1))
-    rng = np.random.default_rng(SEED)
-    drawn = []
-    for row, (start, stop) in enumerate(pairwise(first)):
-        cells = pool[partners[order[start:stop]]]
-        if means is not None:
-            cells = csr_matrix(rank_cells(cells.toarray(), means[row], rng))
-        drawn.append(cells)
-    return Drawn(drawn, number, pair.measured)

@@ -4,6 +4,10 @@ An energy distance is what little is left of distances ten to a hundred times as
 products of cells are in float64. As scikit-learn does, and cell-eval by it, distances are then kept
 and averaged in the precision of the cells. Cells are converted and squared once, not with every
 other group of cells, and one thread multiplies while another sorts.
+
+Where all cells are taken from one centre, products may be in their own precision, at half the cost:
+what is left of them is as small as their distances, so little cancels. That changes the energy
+distances of float32 cells by about 1e-8, a thousandth of what averaging in float32 does.
 """
 
 from collections.abc import Callable, Iterable
@@ -15,24 +19,31 @@ from numpy.typing import NDArray
 
 ROWS = 512
 """Cells per matrix product."""
+NEAR = 1e-3
+"""Cells that are nearer to each other than to their centre by this share, squared, are subtracted:
+their product has no digits left."""
 
 Mapped = Callable[[Callable[[int], float], Iterable[int]], Iterable[float]]
 
 
 @dataclass(frozen=True)
 class Points:
-    """Cells in float64, [cells, genes], with their squared norms, [cells]."""
+    """Cells ready to be multiplied, [cells, genes], with their squared norms, [cells]."""
 
-    values: NDArray[np.float64]
+    values: NDArray[Any]
     norms: NDArray[np.float64]
     precision: np.dtype
     """Of the cells, and so of distances between them."""
 
     @classmethod
-    def of(cls, cells: NDArray[Any]) -> "Points":
-        """Convert dense cells [cells, genes]."""
-        values = cells.astype(np.float64)
-        return cls(values, np.einsum("ij,ij->i", values, values), cells.dtype)
+    def of(cls, cells: NDArray[Any], centre: NDArray[np.float64] | None = None) -> "Points":
+        """Convert dense cells [cells, genes]: to float64, or to what they are less a centre."""
+        if centre is None:
+            values = cells.astype(np.float64)
+        else:
+            values = np.subtract(cells, centre, out=np.empty_like(cells))
+        norms = np.einsum("ij,ij->i", values, values, dtype=np.float64)
+        return cls(values, norms, cells.dtype)
 
     def rows(self, start: int, stop: int) -> "Points":
         """Return some of the cells, without a copy."""
@@ -44,10 +55,16 @@ def distances(x: Points, y: Points) -> NDArray[Any]:
     found = np.empty((len(x.norms), len(y.norms)), x.precision)
     for start in range(0, len(found), ROWS):
         part = x.rows(start, start + ROWS)
-        squares = part.values @ y.values.T
+        # One cell alone would go to another routine, which adds in another order.
+        values = part.values if len(part.norms) > 1 else np.repeat(part.values, 2, axis=0)
+        squares = (values @ y.values.T)[: len(part.norms)]
         squares *= -2
         squares += part.norms[:, None]
         squares += y.norms
+        if squares.dtype != np.float64:
+            for i, j in np.argwhere(squares < NEAR * part.norms[:, None]):
+                apart = part.values[i].astype(np.float64) - y.values[j]
+                squares[i, j] = apart @ apart
         np.maximum(squares, 0, out=squares)
         found[start : start + ROWS] = squares
     if x is y:

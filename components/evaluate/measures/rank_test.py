@@ -19,6 +19,8 @@ from numba import njit
 from numpy.typing import NDArray
 from scipy.stats import false_discovery_control
 
+from components.evaluate.measures.compiled import kept
+
 Floats = NDArray[Any]
 
 
@@ -99,6 +101,7 @@ def de_table(
     )
 
 
+@kept
 @njit(nogil=True, error_model="numpy")
 def _changes(means, reference):  # type: ignore[no-untyped-def]
     """Return natural means, log2 fold and percent change, row after row, as pdex has them.
@@ -118,11 +121,13 @@ def _changes(means, reference):  # type: ignore[no-untyped-def]
     return target, ref, log2_fold_change, percent_change
 
 
+@kept
 @njit(nogil=True)
 def _cubed_less_itself(count):  # type: ignore[no-untyped-def]
     return float(count) * count * count - count
 
 
+@kept
 @njit(nogil=True)
 def _ties(values, zeros):  # type: ignore[no-untyped-def]
     ties = np.zeros(len(values))
@@ -136,6 +141,7 @@ def _ties(values, zeros):  # type: ignore[no-untyped-def]
     return ties
 
 
+@kept
 @njit(nogil=True)
 def _test(ordered, values, zeros, control_ties):  # type: ignore[no-untyped-def]
     genes, n1 = ordered.shape
@@ -169,6 +175,7 @@ def _test(ordered, values, zeros, control_ties):  # type: ignore[no-untyped-def]
     return statistic, p_value
 
 
+@kept
 @njit(nogil=True)
 def _p_value(u, n1, n2, ties):  # type: ignore[no-untyped-def]
     """Return numba_mwu's two-sided p (`_core._mwu_stats_from_rank_sum`), step by step."""

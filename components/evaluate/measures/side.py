@@ -22,6 +22,9 @@ from components.evaluate.measures.energy import ROWS, Points, distances
 from components.evaluate.measures.rank_test import SortedControls, de_table, rank_test
 from components.shared.telling.progress import bar
 
+GENES = 512
+"""Genes whose counts are in memory together."""
+
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
@@ -35,20 +38,24 @@ class Controls:
     cells: int
     means: "Means"
     sorted: SortedControls
+    centre: Floats | None
+    """What is taken from all cells before they are multiplied, see `Points`, [genes]."""
     points: Points
 
     @classmethod
-    def of(cls, cells: Matrix) -> "Controls":
-        """Sort and square control cells [cells, genes], in memory."""
+    def of(cls, cells: Matrix, *, centred: bool) -> "Controls":
+        """Sort and square control cells [cells, genes], in memory, perhaps less their mean."""
         values = dense(cells)
-        ready = Means.of(cells), SortedControls.of(values), Points.of(values)
+        means = Means.of(cells)
+        centre = means.exact if centred else None
+        ready = means, SortedControls.of(values), centre, Points.of(values, centre)
         return cls(_digest(values), len(values), *ready)
 
     def as_in(self, cells: Matrix) -> "Controls":
         """Return the controls of another side, most often the same cells: then little is done."""
         if self.digest == _digest(dense(cells)):
             return replace(self, means=Means.of(cells))
-        return Controls.of(cells)
+        return Controls.of(cells, centred=self.centre is not None)
 
 
 @dataclass(frozen=True)
@@ -68,10 +75,12 @@ class Means:
     def of(cls, cells: Matrix) -> "Means":
         """Average cells [cells, genes], in memory."""
         values = dense(cells)
+        genes = np.arange(0, values.shape[1], GENES)
+        linear = [np.expm1(values[:, i : i + GENES]).mean(axis=0, dtype=np.float64) for i in genes]
         return cls(
             values.mean(axis=0, dtype=np.float64),
             np.asarray(cells.mean(axis=0)).ravel(),
-            np.expm1(values).mean(axis=0, dtype=np.float64),
+            np.concatenate(linear),
             float(np.einsum("ij,ij->", values, values, dtype=np.float64)),
         )
 
@@ -168,15 +177,17 @@ def side_of(
     def compute(batch: range) -> int:
         cells = matrix[np.concatenate([rows[perturbations[at]] for at in batch])]
         values = dense(cells)
-        points = Points.of(values)
-        across = distances(points, controls.points)
+        # Cells that all hold one mean are multiplied once.
+        new = np.r_[True, (values[1:] != values[:-1]).any(axis=1)]
+        across = distances(Points.of(values[new], controls.centre), controls.points)
+        across = across if new.all() else across[np.cumsum(new) - 1]
         stop = 0
         for at in batch:
             part = slice(stop, stop := stop + int(sizes[1 + at]))
             found = Means.of(cells[part])
             note(1 + at, found)
             statistic[at], p_value[at] = rank_test(values[part], controls.sorted)
-            own = points.rows(part.start, part.stop)
+            own = Points.of(values[part])
             energy[at] = 2 * float(across[part].mean()) - float(distances(own, own).mean())
         return stop
 

@@ -8,6 +8,7 @@ holds gene symbols. Controls are labelled `non-targeting` whatever the source ca
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 
 import h5py
@@ -144,9 +145,12 @@ class Cells:
                     continue
                 start = int(wanted[low])
                 block = self._read(group, indptr, start, int(wanted[high - 1]) + 1)
-                for place, row in zip(order[low:high], wanted[low:high] - start, strict=True):
-                    there = slice(ends[place], ends[place + 1])
-                    found = slice(block.indptr[row], block.indptr[row + 1])
+                block, places = block[wanted[low:high] - start], order[low:high]
+                # Cells that follow one another in the result are copied together.
+                breaks = np.flatnonzero(np.diff(places) != 1) + 1
+                for run, end in pairwise([0, *breaks.tolist(), len(places)]):
+                    there = slice(ends[places[run]], ends[places[end - 1] + 1])
+                    found = slice(block.indptr[run], block.indptr[end])
                     values[there], columns[there] = block.data[found], block.indices[found]
         parts = values, columns, ends.astype(columns.dtype)
         return csr_matrix(parts, shape=(len(rows), len(self.genes)))

@@ -27,6 +27,7 @@ from components.shared.model.transformer import (
     EffectEncoder,
     PriorEmbedding,
     PriorProjection,
+    PriorTable,
     TransformerGenerator,
 )
 from components.shared.model.vocabulary import PAD, Vocabulary
@@ -127,13 +128,15 @@ def add_prior(model: nn.Module, table: Tensor, *, neutral: bool) -> None:
     """
     encoder = model.get_submodule("encoder")
     embedding = cast(nn.Embedding, encoder.get_submodule("embedding"))
-    if neutral:
-        ours = _checked_ours(model, "prior_neutral=true")
+    ours = _checked_ours(model, "prior_neutral=true") if neutral else None
+    if ours is not None:
         rows = table[table.any(dim=1)]
         size = rows.square().mean().sqrt().clamp(min=1e-12)
         table = table * (AS_WIDE_AS / table.shape[1] / size)
-        ours.flag_prior = PriorProjection(table, embedding.embedding_dim)
-    encoder.embedding = PriorEmbedding(embedding, table, neutral=neutral)
+    prior = PriorTable(table)
+    if ours is not None:
+        ours.flag_prior = PriorProjection(prior, embedding.embedding_dim)
+    encoder.embedding = PriorEmbedding(embedding, prior, neutral=neutral)
 
 
 def give_effects(model: nn.Module) -> None:

@@ -118,24 +118,39 @@ class GeneEncoder(nn.Module):
         return self.enc_norm(self.embedding(ids))
 
 
-class PriorProjection(nn.Module):
-    """The projection of a frozen per-gene table, which starts as zero."""
+class PriorTable(nn.Module):
+    """A frozen per-gene table, [tokens, prior width].
 
-    def __init__(self, table: Tensor, width: int) -> None:
-        """Project ``table`` [tokens, prior width] to ``width``."""
+    Modules that share it have one copy on a device too: a buffer of each would be moved for each.
+    """
+
+    def __init__(self, rows: Tensor) -> None:
         super().__init__()
-        self.prior: Tensor
-        self.register_buffer("prior", table, persistent=False)
-        self.projection = nn.Linear(table.shape[1], width, bias=False)
+        self.rows: Tensor
+        self.register_buffer("rows", rows, persistent=False)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Return the rows of token ids [S], [S, prior width]."""
+        return self.rows[ids]
+
+
+class PriorProjection(nn.Module):
+    """The projection of a prior table, which starts as zero."""
+
+    def __init__(self, prior: PriorTable, width: int) -> None:
+        """Project ``prior`` to ``width``."""
+        super().__init__()
+        self.prior = prior
+        self.projection = nn.Linear(prior.rows.shape[1], width, bias=False)
         nn.init.zeros_(self.projection.weight)
 
     def forward(self, ids: Tensor) -> Tensor:
         """Embed token ids [S] as [S, d]."""
-        return self.projection(self.prior[ids])
+        return self.projection(self.prior(ids))
 
     def folded(self) -> Tensor:
         """Return the weights of the plain embedding that computes the same, [tokens, d]."""
-        return self.projection(self.prior)
+        return self.projection(self.prior.rows)
 
 
 class EffectEncoder(nn.Module):
@@ -155,10 +170,12 @@ class EffectEncoder(nn.Module):
 
 
 class PriorEmbedding(nn.Embedding):
-    """A gene embedding plus the projection of a frozen per-gene table."""
+    """A gene embedding plus the projection of a prior table."""
 
-    def __init__(self, embedding: nn.Embedding, table: Tensor, *, neutral: bool = False) -> None:
-        """Wrap ``embedding`` [tokens, d] with ``table`` [tokens, prior width].
+    def __init__(
+        self, embedding: nn.Embedding, prior: PriorTable, *, neutral: bool = False
+    ) -> None:
+        """Wrap ``embedding`` [tokens, d] with ``prior`` of the same tokens.
 
         A ``neutral`` projection starts as zero.
         """
@@ -166,9 +183,8 @@ class PriorEmbedding(nn.Embedding):
             embedding.num_embeddings, embedding.embedding_dim, padding_idx=embedding.padding_idx
         )
         self.weight = embedding.weight
-        self.prior: Tensor
-        self.register_buffer("prior", table, persistent=False)
-        self.projection = nn.Linear(table.shape[1], embedding.embedding_dim, bias=False)
+        self.prior = prior
+        self.projection = nn.Linear(prior.rows.shape[1], embedding.embedding_dim, bias=False)
         if neutral:
             nn.init.zeros_(self.projection.weight)
 
@@ -176,11 +192,11 @@ class PriorEmbedding(nn.Embedding):
         """Embed token ids [S]; or [B, S] as scgpt's class has it, once if the rows are one."""
         if ids.dim() == 2 and ids.stride(0) == 0:
             return self.forward(ids[0]).expand(ids.shape[0], -1, -1)
-        return super().forward(ids) + self.projection(self.prior[ids])
+        return super().forward(ids) + self.projection(self.prior(ids))
 
     def folded(self) -> Tensor:
         """Return the weights of the plain embedding that computes the same, [tokens, d]."""
-        return self.weight + self.projection(self.prior)
+        return self.weight + self.projection(self.prior.rows)
 
 
 class ValueEncoder(nn.Module):

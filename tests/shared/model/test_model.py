@@ -331,7 +331,7 @@ def test_the_prior_is_frozen_and_its_projection_learns(model, batch):
     add_prior(model, table.clone(), neutral=False)
     forward(model.train(), batch).sum().backward()
     assert model.encoder.embedding.projection.weight.grad.abs().sum() > 0
-    torch.testing.assert_close(model.encoder.embedding.prior, table)
+    torch.testing.assert_close(model.encoder.embedding.prior.rows, table)
     assert "encoder.embedding.prior" not in dict(model.named_parameters())
 
 
@@ -467,3 +467,10 @@ def test_a_neutral_prior_reaches_the_perturbed_genes_own_token(model):
         after = [model(ids, values, given) for given in (flags, 0 * flags)]
     assert (before[0] - after[0]).abs().max() > 1e-3
     assert torch.equal(before[1], after[1])  # nothing is perturbed
+
+
+def test_a_prior_at_two_places_is_one_table_wherever_it_is_moved(model):
+    add_prior(model, torch.randn(len(VOCABULARY), 4), neutral=True)
+    moved = model.to(torch.float64)  # as to a device: every tensor is another
+    assert moved.flag_prior.prior.rows.dtype == torch.float64
+    assert moved.flag_prior.prior.rows is moved.encoder.embedding.prior.rows
