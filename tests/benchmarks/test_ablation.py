@@ -54,7 +54,7 @@ def test_what_is_done_is_kept_and_not_done_again(folder, capsys, monkeypatch):
 
 def test_the_page_says_how_much_is_done_and_shows_the_baselines(folder):
     page = Results(SIZE, [1, 2], folder).page()
-    assert "2 of 18 runs are done; the rows below have what there is" in page
+    assert "2 of 16 runs are done; the rows below have what there is" in page
     rows = [line.split("|")[1].strip() for line in page.splitlines() if line.startswith("| ")]
     assert "control mean + that perturbation's training delta" in rows
     assert {"reference", EFFECTS} <= set(rows)
