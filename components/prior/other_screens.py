@@ -39,6 +39,7 @@ ROWS_AT_ONCE = 1024
 HIGHEST = 15.0
 """log1p of counts per 10,000 is 9.2 at most; ingest refuses from here on too."""
 OBS = (PERTURBATION, CELL_LINE, "is_control")
+AS_INGEST = "run ingest on it and give its artifact"
 ONE_SIDED = 0.99
 """Share of values that lie on one side of zero: deltas of whole profiles lie on both (41 to 55 % of
 those of four real lines are above it), ranks, p-values and expression levels on one."""
@@ -171,7 +172,7 @@ def _cells(uri: str, ending: str, name: str) -> Iterator[Cells]:
     with fetched(uri) as path, TemporaryDirectory() as folder:
         (Path(folder) / CELLS_FILE).symlink_to(path.absolute())
         _check_h5ad(path, name)
-        yield Cells(Artifact(Path(folder), "", {}))
+        yield Cells(Artifact(Path(folder), "", {}), name, AS_INGEST)
 
 
 def _files_of(provenance: Path, name: str) -> list[str]:
@@ -193,7 +194,7 @@ def _check_h5ad(path: Path, name: str) -> None:
         what = f"obs has no column '{missing[0]}'" if missing else f"X is {kind}"
         raise InputError(
             f"{name}: {what}; expected CSR cells as ingest writes them, with {', '.join(OBS)} in "
-            "obs: run ingest on it and give its artifact"
+            f"obs: {AS_INGEST}"
         )
 
 
@@ -205,10 +206,7 @@ def measure(cells: Cells, name: str) -> OtherEffects:
             are not as ingest writes them.
     """
     obs = cells.obs
-    control, label = obs["is_control"].to_numpy(bool), obs[PERTURBATION].to_numpy(str)
-    if (control != (label == CONTROL)).any():
-        raise InputError(f"{name}: is_control and the label '{CONTROL}' disagree; run ingest on it")
-    lines = obs[CELL_LINE].to_numpy(str)
+    label, lines = obs[PERTURBATION].to_numpy(str), obs[CELL_LINE].to_numpy(str)
     groups, of_cell = np.unique(np.array([lines, label]), axis=1, return_inverse=True)
     mean, variance, n = _moments(cells, of_cell.ravel(), groups.shape[1], name)
     number = {(line, label): i for i, (line, label) in enumerate(groups.T.tolist())}

@@ -177,8 +177,11 @@ def test_cells_that_cannot_be_used_are_told(screen, tmp_path, change, message):
     data = anndata.read_h5ad(screen / CELLS_FILE)
     change(data)
     data.write_h5ad(tmp_path / "c.h5ad")
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=message) as error:
         made(tmp_path / "out", f"effects:{tmp_path / 'c.h5ad'}")
+    # The file that was given, not where it was put to be read; no task of the pipeline made it.
+    assert str(tmp_path / "c.h5ad") in str(error.value)
+    assert "ingest task again" not in str(error.value)
 
 
 @pytest.mark.parametrize(

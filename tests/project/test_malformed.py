@@ -163,6 +163,9 @@ def test_splits(tmp_path: Path, cells: Path) -> None:
         holds(read, str(target))
     (target / PROVENANCE).write_text(json.dumps(provenance))
     asked = json.loads((target / REQUEST_FILE).read_text())
+    for of_no_name in ({"perturbations": [[1]]}, {"other_names": {"A": 1}}):
+        (target / REQUEST_FILE).write_text(json.dumps(asked | of_no_name))
+        assert holds(read, REQUEST_FILE)
     for text in broken_json(asked):
         (target / REQUEST_FILE).write_bytes(text)
         holds(read, REQUEST_FILE)
@@ -171,7 +174,9 @@ def test_splits(tmp_path: Path, cells: Path) -> None:
     for raw in (b"", b"PAR1", whole[:-20], whole[: len(whole) // 2] + bytes(99), whole[::-1]):
         (target / SPLITS_FILE).write_bytes(raw)
         assert holds(read, SPLITS_FILE)
-    for odd in (table[:5], table[["cell"]], table.drop(columns="role"), pd.DataFrame({"x": [1]})):
+    tables = [table[:5], table[["cell"]], table.drop(columns="role"), pd.DataFrame({"x": [1]})]
+    tables += [table[::-1], *(table.assign(**{column: "x"}) for column in table)]
+    for odd in tables:
         odd.to_parquet(target / SPLITS_FILE)
         assert holds(read, SPLITS_FILE)
 

@@ -42,6 +42,10 @@ class Cells:
     """An opened cells artifact; `obs` is in memory, X stays on disk."""
 
     artifact: Artifact
+    name: str = ""
+    """What messages call the file; none = its path."""
+    hint: str = AGAIN
+    """What messages say is to be done about a damaged one."""
 
     @classmethod
     def open(cls, path: Path | str) -> "Cells":
@@ -54,47 +58,52 @@ class Cells:
         return self.artifact.path / CELLS_FILE
 
     @property
+    def called(self) -> str:
+        """What messages call the file."""
+        return self.name or str(self.file)
+
+    @property
     def target_sum(self) -> int:
         """Total that each cell's counts were scaled to before log1p."""
-        with opened_hdf5(self.file, str(self.file)) as file:
+        with opened_hdf5(self.file, self.called) as file:
             if f"uns/{TARGET_SUM}" not in file:
                 return USUAL
-            found = read_part(file, f"uns/{TARGET_SUM}", str(self.file), AGAIN)
+            found = read_part(file, f"uns/{TARGET_SUM}", self.called, self.hint)
         if not isinstance(found, int | float | np.number) or not found >= 1:
-            raise InputError(f"{self.file}: uns/{TARGET_SUM} is no whole number; {AGAIN}")
+            raise InputError(f"{self.called}: uns/{TARGET_SUM} is no whole number; {self.hint}")
         return int(found)
 
     @cached_property
     def obs(self) -> pd.DataFrame:
         """One row a cell, index = cell names; perturbation and cell_line as plain strings."""
-        with opened_hdf5(self.file, str(self.file)) as file:
-            obs = read_frame(file, "obs", str(self.file), AGAIN, LABELS)
+        with opened_hdf5(self.file, self.called) as file:
+            obs = read_frame(file, "obs", self.called, self.hint, LABELS)
         for column in LABELS:
             obs[column] = obs[column].astype(str)
         return self._checked(obs)
 
     def _checked(self, obs: pd.DataFrame) -> pd.DataFrame:
         if not len(obs) or not obs.index.is_unique:
-            raise InputError(f"{self.file}: obs has no cells, or two of a name; {AGAIN}")
+            raise InputError(f"{self.called}: obs has no cells, or two of a name; {self.hint}")
         if "is_control" not in obs or obs["is_control"].dtype != bool:
-            raise InputError(f"{self.file}: obs/is_control is not true or false; {AGAIN}")
+            raise InputError(f"{self.called}: obs/is_control is not true or false; {self.hint}")
         if "batch" in obs and obs["batch"].isna().any():
-            raise InputError(f"{self.file}: obs/batch has an empty entry; {AGAIN}")
+            raise InputError(f"{self.called}: obs/batch has an empty entry; {self.hint}")
         wrong = np.flatnonzero(obs["is_control"] != (obs["perturbation"] == CONTROL))
         if len(wrong):
             raise InputError(
-                f"{self.file}: of cell '{obs.index[wrong[0]]}' obs/is_control and the perturbation "
-                f"disagree; {AGAIN}"
+                f"{self.called}: of cell '{obs.index[wrong[0]]}' obs/is_control and the "
+                f"perturbation disagree; {self.hint}"
             )
         return obs
 
     @cached_property
     def genes(self) -> list[str]:
         """Gene symbols, in column order."""
-        with opened_hdf5(self.file, str(self.file)) as file:
-            genes = read_frame(file, "var", str(self.file), AGAIN).index
+        with opened_hdf5(self.file, self.called) as file:
+            genes = read_frame(file, "var", self.called, self.hint).index
         if not len(genes) or not genes.is_unique:
-            raise InputError(f"{self.file}: var has no genes, or two of a name; {AGAIN}")
+            raise InputError(f"{self.called}: var has no genes, or two of a name; {self.hint}")
         return genes.to_list()
 
     def blocks(self, rows_per_block: int = BLOCK_ROWS) -> Iterator[tuple[int, csr_matrix]]:
@@ -103,7 +112,7 @@ class Cells:
         Raises:
             InputError: X is no CSR matrix of these cells and genes.
         """
-        with opened_hdf5(self.file, str(self.file)) as file:
+        with opened_hdf5(self.file, self.called) as file:
             group, indptr = self._matrix(file)
             for start in range(0, len(indptr) - 1, rows_per_block):
                 stop = min(start + rows_per_block, len(indptr) - 1)
@@ -112,7 +121,7 @@ class Cells:
     def _matrix(self, file: h5py.File) -> tuple[h5py.Group, Ints]:
         """Return X, checked to be a CSR matrix of these cells and genes, and its row ends."""
         group = file.get("X")
-        check_csr(group, (len(self.obs), len(self.genes)), f"{self.file}: X", AGAIN)
+        check_csr(group, (len(self.obs), len(self.genes)), f"{self.called}: X", self.hint)
         return group, group["indptr"][:]
 
     def _read(self, group: h5py.Group, indptr: Ints, start: int, stop: int) -> csr_matrix:
@@ -120,7 +129,7 @@ class Cells:
         low, high = int(indptr[start]), int(indptr[stop])
         parts = group["data"][low:high], group["indices"][low:high], indptr[start : stop + 1] - low
         block = csr_matrix(parts, shape=(stop - start, len(self.genes)))
-        return check_columns(block, f"{self.file}: X", AGAIN)
+        return check_columns(block, f"{self.called}: X", self.hint)
 
     def rows(self, rows: Ints) -> csr_matrix:
         """Return the expression of the cells at ``rows``, in that order, CSR [len(rows), genes].
@@ -133,7 +142,7 @@ class Cells:
         rows = np.asarray(rows, np.int64)
         order = np.argsort(rows, kind="stable")
         wanted = rows[order]
-        with opened_hdf5(self.file, str(self.file)) as file:
+        with opened_hdf5(self.file, self.called) as file:
             group, indptr = self._matrix(file)
             ends = np.concatenate([[0], np.cumsum(np.diff(indptr)[rows])])
             values = np.empty(ends[-1], np.float32)
@@ -169,7 +178,9 @@ class Cells:
             InputError: ``groups`` does not have one entry a cell.
         """
         if len(groups) != len(self.obs):
-            raise InputError(f"{self.file}: {len(self.obs)} cells but {len(groups)} group numbers")
+            raise InputError(
+                f"{self.called}: {len(self.obs)} cells but {len(groups)} group numbers"
+            )
         sums = np.zeros((n_groups, len(self.genes)))
         counts = np.bincount(groups[groups >= 0], minlength=n_groups)
         for start, block in self.blocks():

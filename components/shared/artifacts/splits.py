@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from components.shared.artifacts.artifact import SPLITS, Artifact, opening
 from components.shared.artifacts.cells import Cells
-from components.shared.storage.documents import read_json
+from components.shared.storage.documents import Shape, read_json
 from components.shared.storage.parquet import read_parquet
 from components.shared.telling.errors import InputError
 
@@ -36,6 +36,7 @@ UNUSED = "unused"
 COLUMNS = ("cell", "cell_line", "perturbation", "role")
 AGAIN = "run the split task again"
 ROLES = (TRAIN, VAL, TEST, CONTROL_BASAL, CONTROL_REFERENCE, CONTROL_BOTH, UNUSED)
+REQUEST: Shape = {"perturbations": [str], "other_names": {str: [str]}}
 
 
 @dataclass(frozen=True)
@@ -60,11 +61,9 @@ class Splits:
                 f"{path}: made from other cells (sha256 {made_from[:12]}) than "
                 f"{cells.artifact.path} ({cells.artifact.digest[:12]}); run the split task again"
             )
-        table = read_parquet(artifact.path / SPLITS_FILE, COLUMNS, f"{path}/{SPLITS_FILE}", AGAIN)
-        if len(table) != len(cells.obs):
-            raise InputError(
-                f"{path}/{SPLITS_FILE}: has {len(table)} rows for {len(cells.obs)} cells; {AGAIN}"
-            )
+        name = f"{path}/{SPLITS_FILE}"
+        table = read_parquet(artifact.path / SPLITS_FILE, COLUMNS, name, AGAIN)
+        _check_rows(table, cells.obs, name)
         return cls(artifact, table)
 
     @property
@@ -93,11 +92,7 @@ class Splits:
     @property
     def _requests(self) -> dict[str, Any]:
         file = self.artifact.path / REQUEST_FILE
-        found = read_json(file, str(file), AGAIN)
-        for name, kind in (("perturbations", list), ("other_names", dict)):
-            if not isinstance(found.get(name), kind):
-                raise InputError(f"{file}: '{name}' is not a {kind.__name__}; {AGAIN}")
-        return found
+        return read_json(file, str(file), AGAIN, REQUEST)
 
     def rows(self, *roles: str, line: str | None = None) -> NDArray[np.int64]:
         """Return row numbers of the cells in any of ``roles``, in ``line`` if given, ascending."""
@@ -117,3 +112,21 @@ class Splits:
     def training_perturbations(self) -> set[str]:
         """Return the perturbations with at least one training cell."""
         return set(self.table.loc[self.table["role"] == TRAIN, "perturbation"])
+
+
+def _check_rows(table: pd.DataFrame, obs: pd.DataFrame, name: str) -> None:
+    """Check that a table has a role for each cell, and says of it what the cells do."""
+    if len(table) != len(obs):
+        raise InputError(f"{name}: has {len(table)} rows for {len(obs)} cells; {AGAIN}")
+    if unknown := set(table["role"].unique()) - set(ROLES):
+        raise InputError(
+            f"{name}: has the role '{min(unknown):.60}'; one of {', '.join(ROLES)}; {AGAIN}"
+        )
+    there = {"cell": obs.index, "cell_line": obs["cell_line"], "perturbation": obs["perturbation"]}
+    for column, wanted in there.items():
+        odd = np.flatnonzero(table[column].to_numpy(object) != wanted.to_numpy(object))
+        if odd.size:
+            raise InputError(
+                f"{name}: {column} '{table[column].iloc[odd[0]]:.60}' is not that of cell "
+                f"'{obs.index[odd[0]]:.60}'; {AGAIN}"
+            )

@@ -20,8 +20,10 @@ from torch import Tensor, nn
 
 from components.shared.artifacts.settings import OURS, SCGPT
 from components.shared.model.checkpoint import Checkpoint, check_shapes
+from components.shared.model.checkpoint_files import ARGS_FILE
 from components.shared.model.scgpt_package import build_scgpt
 from components.shared.model.transformer import (
+    FLAGS,
     NOT_PERTURBED,
     PERTURBED,
     EffectEncoder,
@@ -199,8 +201,14 @@ def load_finetuned(checkpoint: Checkpoint, path: Path) -> TransformerGenerator:
     """Build the model of a fine-tuned checkpoint, every tensor loaded, ready to predict.
 
     Raises:
-        InputError: a tensor is missing, unknown or of another shape.
+        InputError: a tensor is missing, unknown or of another shape, or no flag is said to be zero.
     """
+    flag = checkpoint.args.get("pert_pad_id")
+    if type(flag) is not int or not 0 <= flag < FLAGS:
+        raise InputError(
+            f"{path.with_name(ARGS_FILE)}: 'pert_pad_id' is {flag!r:.60}; expected a whole number "
+            f"from 0 to {FLAGS - 1}, as finetune writes it"
+        )
     model = cast(TransformerGenerator, build(checkpoint.args, checkpoint.vocabulary))
     width = checkpoint.args["embsize"]
     if "flag_prior.weight" in checkpoint.state:

@@ -375,6 +375,15 @@ def test_a_finetuned_checkpoint_loads_strictly(tmp_path, model, batch):
         load_finetuned(read_checkpoint(extra), extra)
 
 
+@pytest.mark.parametrize("flag", [None, [], "x", 0.5, True, -1, 3, 10**30])
+def test_a_finetuned_checkpoint_that_does_not_say_which_flag_is_zero_is_refused(
+    tmp_path, model, flag
+):
+    folder = write_checkpoint(tmp_path / "model", export_state(model), ARGS | {"pert_pad_id": flag})
+    with pytest.raises(InputError, match=r"args\.json: 'pert_pad_id' is .*; expected a whole"):
+        load_finetuned(read_checkpoint(folder), folder / files.WEIGHTS_FILE)
+
+
 @pytest.mark.parametrize("name", files.CHECKPOINT_FILES)
 def test_a_checkpoint_without_one_of_its_files_is_refused(tmp_path, model, name):
     folder = write_checkpoint(tmp_path / "model", model.state_dict())

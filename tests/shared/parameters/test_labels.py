@@ -451,6 +451,11 @@ def test_blanks_at_the_ends_of_a_name_are_still_taken_off(tmp_path):
     assert set(made.obs["cell_line"]) == {"k562"}
 
 
+@pytest.mark.parametrize("name", ["STAT1 ", " STAT1", "A +B", "A+ B", "A+", "", "A+ctrl"])
+def test_blanks_fillers_and_missing_halves_are_no_part_of_a_bare_name(name):
+    assert is_bare("A+B") and is_bare("STAT1") and not is_bare(name)
+
+
 @pytest.mark.parametrize("name", STEERING)
 def test_such_a_name_is_no_bare_one_and_no_message_holds_it(name):
     assert not is_bare(name)
