@@ -550,7 +550,7 @@ def test_the_report_is_one_whole_page_with_every_headline_metric(evaluated: Path
         "better than same perturbation",  # in words, beside the mark at the model's number
         "mapped gene by gene, by rank, to the predicted mean",
         "1 of 12 perturbations are in no training line",
-        "How each metric spreads over perturbations",
+        "Distribution over perturbations",
         "Calibrated scores of cell-eval2",
     ):
         assert sentence in " ".join(page.text.split())

@@ -9,13 +9,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from numba.core.caching import FunctionCache
 from pdex import pdex
 from scipy.sparse import csr_matrix
 from scipy.stats import mannwhitneyu
 
 from components.evaluate.inputs.pair import Pair
-from components.evaluate.measures import rank_test as rank_module
 from components.evaluate.measures.compiled import kept
 from components.evaluate.measures.rank_test import SortedControls, rank_test
 from components.evaluate.measures.side import Controls, Side, side_of
@@ -137,5 +135,3 @@ def test_what_is_compiled_is_kept_where_it_can_be_and_else_compiled_again() -> N
 
     function = Compiled()
     assert kept(function) is function and function.asked == 1
-    for own in (rank_module._test, rank_module._ties, rank_module._changes):
-        assert isinstance(own._cache, FunctionCache)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import anndata
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -73,3 +74,22 @@ def refused(folder: Path, source: Any, **options: Any) -> str:
 
 def wanted(adata: anndata.AnnData) -> np.ndarray:
     return np.log1p(per(1e4, adata.X.toarray()))
+
+
+def ten_x(folder: Path) -> tuple[str, np.ndarray]:
+    """A matrix of Cell Ranger with two guides among its features, and a symbol that is twice."""
+    raw = counts(30, 40).astype(np.int32)
+    x = sparse.csr_matrix(np.c_[raw, np.full((30, 2), 500)])
+    path = folder / "filtered_feature_bc_matrix.h5"
+    with h5py.File(path, "w") as file:
+        matrix = file.create_group("matrix")
+        matrix["data"], matrix["indices"] = x.data, x.indices.astype(np.int64)
+        matrix["indptr"], matrix["shape"] = x.indptr.astype(np.int64), np.array([42, 30])
+        matrix["barcodes"] = np.array([f"BC{i}-1" for i in range(30)], dtype="S")
+        names = [*GENES[:-1], GENES[0], "guide1", "guide2"]
+        kinds = ["Gene Expression"] * 40 + ["CRISPR Guide Capture"] * 2
+        features = matrix.create_group("features")
+        features["name"] = np.array(names, dtype="S")
+        features["id"] = np.array([f"ENSG{i:011d}" for i in range(42)], dtype="S")
+        features["feature_type"] = np.array(kinds, dtype="S")
+    return str(path), raw

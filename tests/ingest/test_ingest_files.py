@@ -17,7 +17,16 @@ from components.ingest.ingest import ingest
 from components.shared.artifacts.perturbation import CONTROL
 from components.shared.telling.errors import InputError
 from components.split.split import split
-from tests.ingest.files import GENES, counts, per, read, refused, screen, wanted, written
+from tests.ingest.files import (
+    GENES,
+    per,
+    read,
+    refused,
+    screen,
+    ten_x,
+    wanted,
+    written,
+)
 
 # ---- symbols in a column ----
 
@@ -325,25 +334,6 @@ def test_a_zarr_store_of_another_form_is_read(tmp_path: Path, form: Any) -> None
     adata.write_zarr(tmp_path / "in.zarr")
     ingest(str(tmp_path / "in.zarr"), tmp_path / "out")
     np.testing.assert_allclose(read(tmp_path / "out")[0].X.toarray(), wanted(raw), rtol=1e-5)
-
-
-def ten_x(folder: Path) -> tuple[str, np.ndarray]:
-    """A matrix of Cell Ranger with two guides among its features, and a symbol that is twice."""
-    raw = counts(30, 40).astype(np.int32)
-    x = sparse.csr_matrix(np.c_[raw, np.full((30, 2), 500)])
-    path = folder / "filtered_feature_bc_matrix.h5"
-    with h5py.File(path, "w") as file:
-        matrix = file.create_group("matrix")
-        matrix["data"], matrix["indices"] = x.data, x.indices.astype(np.int64)
-        matrix["indptr"], matrix["shape"] = x.indptr.astype(np.int64), np.array([42, 30])
-        matrix["barcodes"] = np.array([f"BC{i}-1" for i in range(30)], dtype="S")
-        names = [*GENES[:-1], GENES[0], "guide1", "guide2"]
-        kinds = ["Gene Expression"] * 40 + ["CRISPR Guide Capture"] * 2
-        features = matrix.create_group("features")
-        features["name"] = np.array(names, dtype="S")
-        features["id"] = np.array([f"ENSG{i:011d}" for i in range(42)], dtype="S")
-        features["feature_type"] = np.array(kinds, dtype="S")
-    return str(path), raw
 
 
 def test_a_10x_matrix_of_controls_is_read_without_its_guides(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from pipelines.history import LATEST
@@ -39,3 +41,12 @@ def path_after(word: str, output: str) -> Path:
         told[name] = line.split(maxsplit=1)[1]
     folder, _, inside = told[word].partition(f"/{LATEST}/")
     return Path(folder, told["run"], inside).resolve()
+
+
+def processes(session: int) -> Iterator[tuple[int, str]]:
+    """Yield the processes of a session that live, each with its command line."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError, ProcessLookupError):
+            state, _, _, of = (folder / "stat").read_text().rpartition(")")[2].split()[:4]
+            if int(of) == session and state != "Z":
+                yield int(folder.name), (folder / "cmdline").read_text().replace("\0", " ")

@@ -6,13 +6,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 from components.shared.artifacts.artifact import DRAFT
+from tests.pipelines.runs import ROOT, processes
 
-ROOT = Path(__file__).resolve().parents[2]
 STAGES = ("check", "ingest", "split", "prior", "finetune", "predict", "evaluate", "publish")
 SMALL = [
     "dataset=sim://screen?cells=300&genes=40&perturbations=6&lines=3&seed=3",
@@ -41,15 +40,6 @@ def started(runs: Path) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             command, cwd=ROOT, env=environment, stdout=said, stderr=said, start_new_session=True
         )
-
-
-def processes(session: int) -> Iterator[tuple[int, str]]:
-    """Yield the processes of a session that live, each with its command line."""
-    for folder in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError, ProcessLookupError):
-            state, _, _, of = (folder / "stat").read_text().rpartition(")")[2].split()[:4]
-            if int(of) == session and state != "Z":
-                yield int(folder.name), (folder / "cmdline").read_text().replace("\0", " ")
 
 
 def kill(run: subprocess.Popen[bytes], stage: str) -> bool:

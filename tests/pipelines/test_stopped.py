@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.pipelines.test_killed import ROOT, processes
+from tests.pipelines.runs import ROOT, processes
 
 LONG = [
     "dataset=sim://screen?cells=300&genes=40&perturbations=6&lines=3&seed=3",

@@ -20,7 +20,7 @@ from components.ingest.ingest import ingest
 from components.prior.other_screens import write_effects
 from components.shared.artifacts.perturbation import CONTROL
 from tests.helpers import cells_artifact, screen
-from tests.ingest import test_ingest_files as files
+from tests.ingest import files
 from tests.servers.malformed import (
     Damage,
     Held,

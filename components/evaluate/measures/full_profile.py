@@ -21,7 +21,6 @@ from cell_eval import (
 )
 from scipy.stats import pearsonr
 
-from components.evaluate.measures.compiled import kept
 from components.evaluate.measures.discrimination import METRICS, discrimination_scores
 from components.evaluate.measures.side import Side
 from components.shared.telling.progress import bar
@@ -98,17 +97,8 @@ def _of_means(real: Side, predicted: Side) -> pl.DataFrame:
     pair.bulk_pred["_default"] = (labels, np.asfortranarray(predicted.pseudobulks))
     pipeline = MetricPipeline("anndata")
     pipeline.skip_metrics([ENERGY, *DISCRIMINATION])
-    _keep_umap_compiled()
     pipeline.compute_anndata_metrics(pair)
     return pipeline.get_results()
-
-
-def _keep_umap_compiled() -> None:
-    """Spare the next process the compilation of what scanpy takes of umap for its neighbours."""
-    from umap.umap_ import compute_membership_strengths, smooth_knn_dist
-
-    for function in (compute_membership_strengths, smooth_knn_dist):
-        kept(function)
 
 
 def _agreement_in_numbers_called(table: pl.DataFrame) -> float:
