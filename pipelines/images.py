@@ -32,8 +32,8 @@ STAGES = IMAGES / "stages.toml"
 PACKAGES_LOCK = IMAGES / "requirements.lock"
 IMAGES_LOCK = IMAGES / "images.lock"
 PLATFORM = "linux/amd64"
-NOT_CONTENT = ("README.md", "*.pyc", "*.partial", "*.swp", ".*")
-"""Names that `.dockerignore` keeps out of a build."""
+NOT_CONTENT = ("README.md", "*.pyc", "*.nbi", "*.nbc", "*.partial", "*.swp", ".*")
+"""Names that `.dockerignore` keeps out of a build, numba's cache among them."""
 
 
 def stages() -> list[str]:
