@@ -7,7 +7,7 @@ import torch
 from components.shared.model import model as scgpt_model
 from components.shared.model.inference import predict_cells
 from components.shared.model.tokens import Targets
-from tests.shared.model.test_model import ARGS, VOCABULARY
+from tests.shared.model.checkpoints import ARGS, VOCABULARY
 
 
 @pytest.mark.parametrize("window", [0, 8])
