@@ -127,7 +127,7 @@ def _drawn(found: Findings) -> tuple[pd.DataFrame, dict[str, float]]:
     rows = found.means[(found.means["part"] == ALL) & (found.means["metric"] == HEADLINE_METRIC)]
     own = rows[rows["prediction"] == MODEL].assign(name=rows["prior"].map(shown))
     points = {
-        prior: [run.numbers["model"][HEADLINE_METRIC] for run in found.grid.of(prior)]
+        prior: [run.numbers["model"].get(HEADLINE_METRIC) for run in found.grid.of(prior)]
         for prior in found.grid.priors
     }
     first = rows[rows["prior"] == found.grid.priors[0]].set_index("prediction")["mean"]

@@ -104,14 +104,15 @@ class _Run:
     """Content of the artifacts, read once."""
 
     def __init__(self, artifacts: Mapping[str, Artifact]) -> None:
-        self.stats = _json(artifacts["model"].path / "training_stats.json", shapes.STATS)
+        self.model_at = made_elsewhere(artifacts["model"])
+        shape = shapes.STATS if self.model_at else shapes.FULL_STATS
+        self.stats = _json(artifacts["model"].path / "training_stats.json", shape)
         self.metrics = read_numbers(artifacts["evaluation"].path)
         self.scored = is_scored(artifacts["evaluation"])
         results = artifacts["evaluation"].path / RESULTS_FILE
         self.results = _columns(results) if self.scored else {}
         confidence = artifacts["model"].path / "confidence.json"
         self.confidence = _json(confidence, shapes.CONFIDENCE)
-        self.model_at = made_elsewhere(artifacts["model"])
         self.predictions = artifacts["predictions"].summary
         self.splits = artifacts["splits"].summary
         self.source = source_of(artifacts)
@@ -151,11 +152,12 @@ def _columns(path: Path) -> dict[str, list[float]]:
     """Return the finite numbers of each column of a CSV file."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
+            table = csv.DictReader(file)
+            names, rows = table.fieldnames or (), list(table)
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: is not a CSV file ({error}); evaluate again") from None
     columns: dict[str, list[float]] = {}
-    for name in rows[0] if rows else []:
+    for name in names:
         columns[name] = [value for row in rows if math.isfinite(value := _float(row[name]))]
     return columns
 

@@ -136,7 +136,12 @@ def check_means(adata: AnnData, pair: Predicted, where: str) -> str:
         InputError: means or kind of the cells are missing, or cells with another mean.
     """
     kind, labels = adata.uns.get(CELLS_KIND), adata.uns.get(PERTURBATIONS)
-    if kind not in PREDICTED_CELLS or labels is None or MEANS not in adata.varm:
+    if (
+        not isinstance(kind, str)
+        or kind not in PREDICTED_CELLS
+        or labels is None
+        or MEANS not in adata.varm
+    ):
         raise InputError(
             f"{where}: no varm '{MEANS}', or uns lacks '{PERTURBATIONS}' or '{CELLS_KIND}' "
             f"({' or '.join(PREDICTED_CELLS)}); run the predict task again"

@@ -12,6 +12,7 @@ from scipy.sparse import issparse
 from components.evaluate.inputs.rows import BLOCK, Chosen, Matrix, dense, matrix_of
 from components.shared.artifacts.perturbation_names import is_bare
 from components.shared.artifacts.predictions import MEASURED, TRUTH
+from components.shared.storage.text_columns import is_text
 from components.shared.telling.errors import InputError, nearest, shortlist
 
 HIGHEST = 15.0
@@ -175,6 +176,12 @@ def _names(adata: AnnData, where: str) -> tuple[str, str]:
         if needed not in adata.obs:
             have = [str(name) for name in adata.obs.columns]
             raise InputError(f"{where}: no obs column '{needed}'{nearest(needed, have)}")
+    for labels in (column, "cell_line"):
+        if not is_text(adata.obs[labels]):
+            raise InputError(
+                f"{where}: obs column '{labels}' is not text in every row; run the predict task "
+                "again"
+            )
     return column, control
 
 

@@ -100,6 +100,7 @@ NUMBERS: Shape = {
             "verdict": str,
         }
     },
+    "tests?": {str: {str: {"verdict": str}}},
     "not_computed?": {str: str},
     "fallbacks?": {str: int},
     "metrics_of?": {"means": [str], "cells": [str]},

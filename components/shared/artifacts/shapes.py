@@ -63,6 +63,17 @@ STATS: Shape = {
     "settings?": {str: object},
 }
 """`training_stats.json` of a model."""
+FULL_STATS: Shape = STATS | {
+    "recipe": str,
+    "best_val_pearson_delta": VALUE,
+    "stop_reason": str,
+    "training_cells": int,
+    "cells_per_epoch": int,
+    "cells_seen": int,
+    "parameters": int,
+    "device": str,
+}
+"""The same, of which a card can tell how the model was trained."""
 
 HELD_OUT: Shape = {
     "line": str,

@@ -55,8 +55,8 @@ def read_json(path: Path, name: str, hint: str, shape: Shape = None) -> dict[str
         shape: what it has to be, None = any object.
 
     Raises:
-        InputError: missing, too large, not JSON, nested without end, no object, or of another
-            shape.
+        InputError: missing, a folder, too large, not JSON, nested without end, no object, or of
+            another shape.
     """
     try:
         if path.stat().st_size > LARGEST_JSON:
@@ -64,6 +64,8 @@ def read_json(path: Path, name: str, hint: str, shape: Shape = None) -> dict[str
         text = path.read_bytes()
     except FileNotFoundError:
         raise InputError(f"{name}: no such file; {hint}") from None
+    except IsADirectoryError:
+        raise InputError(f"{name}: is a folder; {hint}") from None
     found = json_object(text, name, hint)
     if shape is not None:
         check_shape(found, shape, name, hint)
