@@ -6,12 +6,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from components.shared.artifacts import shapes
 from components.shared.artifacts.artifact import EVALUATION, Artifact, FailedError, opening
 from components.shared.artifacts.evaluation import (
     GROUPS_FILE,
+    HEADLINE_METRIC,
+    MODEL,
     REPORT_FILE,
     SCORES_FILE,
     SEEN,
@@ -43,7 +46,11 @@ class Run:
     @cached_property
     def scores(self) -> pd.DataFrame:
         """Each metric's value: rows (prediction, perturbation), one column per metric."""
-        table = read_labelled(self.evaluation.path / SCORES_FILE, "prediction", "metric", "value")
+        file = self.evaluation.path / SCORES_FILE
+        table = read_labelled(file, "prediction", "metric", "value")
+        own = table[(table["prediction"] == MODEL) & (table["metric"] == HEADLINE_METRIC)]
+        if not np.isfinite(own["value"].to_numpy(float)).any():
+            raise InputError(f"{file}: no {HEADLINE_METRIC} of the {MODEL}; {EVALUATE}")
         return table.pivot(index=["prediction", "perturbation"], columns="metric", values="value")
 
     @property

@@ -51,6 +51,7 @@ def finetune(
     Path(stats.path).write_text("{}\n")  # whoever collects a grid reads a failed fine-tune's too
     with errors_of("finetune", model.path, in_grid=in_grid):
         check_gpus(gpus)
+        prior = describe(gene_prior.path)["sha256"]
         run(
             cells.path,
             splits.path,
@@ -62,9 +63,7 @@ def finetune(
             seed=seed,
             processes=max(gpus, 1),
             checkpoints=checkpoints
-            or own_place(
-                model.uri, model.path, name=f"{gene_prior.metadata['sha256'][:12]}-{seed}"
-            ),
+            or own_place(model.uri, model.path, name=f"{prior[:12]}-{seed}"),
         )
         model.metadata.update(describe(model.path))
         shutil.copyfile(f"{model.path}/{CURVES_FILE}", curves.path)
