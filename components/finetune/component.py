@@ -51,7 +51,7 @@ def finetune(
     Path(stats.path).write_text("{}\n")  # whoever collects a grid reads a failed fine-tune's too
     with errors_of("finetune", model.path, in_grid=in_grid):
         check_gpus(gpus)
-        prior = describe(gene_prior.path)["sha256"]
+        prior = str(gene_prior.metadata.get("sha256", ""))
         run(
             cells.path,
             splits.path,
