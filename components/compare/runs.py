@@ -6,7 +6,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from components.shared.artifacts import shapes
@@ -49,7 +48,7 @@ class Run:
         file = self.evaluation.path / SCORES_FILE
         table = read_labelled(file, "prediction", "metric", "value")
         own = table[(table["prediction"] == MODEL) & (table["metric"] == HEADLINE_METRIC)]
-        if not np.isfinite(own["value"].to_numpy(float)).any():
+        if own.empty:
             raise InputError(f"{file}: no {HEADLINE_METRIC} of the {MODEL}; {EVALUATE}")
         return table.pivot(index=["prediction", "perturbation"], columns="metric", values="value")
 
