@@ -155,7 +155,7 @@ def test_a_small_screen_is_kept_whole(tmp_path: Path) -> None:
     page, kept = written(generated(4, 12, 3), tmp_path)
     assert kept["rounded"] == kept["error"] == kept["measured_left_out"] == 0
     text = (tmp_path / "explorer.html").read_text()
-    assert "none is rounded" in text and "No measured change is left out" in text
+    assert "No predicted change is rounded" in text and "No measured change is left out" in text
     assert page.array("genes-index", 4, 12).shape == (4, 12)
 
 
