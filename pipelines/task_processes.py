@@ -54,11 +54,14 @@ class Tasks:
             for line in process.stdout or ():
                 print(line, end="")
             print("\n")
-            return process.wait()
+            code = process.wait()
+            # Its number may be another process's from here on.
+            self._processes.remove(process)
+            return code
 
     def stop(self, number: int, frame: FrameType | None) -> None:
         """Handle a signal: ask the tasks to end; the second time, end them."""
-        for process in self._processes:
+        for process in list(self._processes):
             _signal(process, signal.SIGKILL if self.stopped else signal.SIGTERM)
         self.stopped = True
 

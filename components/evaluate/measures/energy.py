@@ -6,8 +6,9 @@ and averaged in the precision of the cells. Cells are converted and squared once
 other group of cells, and one thread multiplies while another sorts.
 
 Where all cells are taken from one centre, products may be in their own precision, at half the cost:
-what is left of them is as small as their distances, so little cancels. That changes the energy
-distances of float32 cells by about 1e-8, a thousandth of what averaging in float32 does.
+what is left of them is as small as their distances, so little cancels. On two generated screens
+that changes an energy distance of float32 cells by up to 3e-6 of it, and the correlation of 500
+predicted with 500 measured ones by 1.3e-8.
 """
 
 from collections.abc import Callable, Iterable
