@@ -22,8 +22,8 @@ from components.shared.storage.digests import sha256_of
 from components.shared.telling.errors import InputError
 
 MANY = 500
-"""Perturbations from which cells are multiplied in float32: a correlation of so many energy distances
-is moved by 1e-8 (`energy`), one of 50 was moved by 1e-6."""
+"""Perturbations from which cells are multiplied in float32: a correlation of so many energy
+distances is moved by 1e-8 (`energy`), one of 50 was moved by 1e-6."""
 
 
 @dataclass(frozen=True)
