@@ -20,7 +20,8 @@ from components.finetune.cross_line_effects import (
     others_of,
 )
 from components.finetune.data import Floats
-from components.finetune.effect_parts import estimates_from, weights_of
+from components.finetune.effect_parts import estimates_from
+from components.finetune.effect_weights import weights_of
 from components.finetune.evidence import Evidence
 from components.finetune.left_out import LeftOut, Screen, left_out, strength_of
 from components.shared.artifacts.confidence import (

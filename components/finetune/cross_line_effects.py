@@ -19,14 +19,14 @@ from torch import Tensor
 from components.finetune.data import Floats
 from components.finetune.deltas import LineDeltas
 from components.finetune.effect_parts import (
+    COMMON,
     COPIED,
     Estimates,
     Mask,
     SourceLine,
-    Weights,
     estimates_from,
-    weights_of,
 )
+from components.finetune.effect_weights import Weights, weights_of
 from components.finetune.near_by import near_by
 from components.shared.artifacts.confidence import MEAN, MEASURED, MOST_SCALE, NEAR_BY, SUMMED
 from components.shared.artifacts.gene_prior import OtherEffects
@@ -115,7 +115,7 @@ class Effects:
     near: NearBy | None
     """For perturbations that are not among them, where the prior's vectors help in a new line."""
     weights: Weights
-    """The weight of each way to estimate an effect in a new line, summing to 1."""
+    """The weight of each way to estimate an effect in a new line (`effect_weights`)."""
     sizes: Sizes
     """Of all training lines that can be estimated from others."""
 
@@ -277,9 +277,10 @@ def carried(
         Effects [perturbations, genes], where each is from, and how others follow from the prior.
     """
     there = estimates.there
-    known = estimates.combined(weights)
-    effects = np.zeros((len(there), known.shape[1]))
-    effects[there] = known
+    # What is held back of the mean effect is so to tell these apart; the others are told from all.
+    whole = weights | {COMMON: max(weights[COMMON], 0.0)}
+    effects = np.zeros((len(there), estimates.parts[COPIED].shape[1]))
+    effects[there] = estimates.combined(whole)
     origin = [MEASURED if known else MEAN for known in there]
     effects[~there] = effects[there].mean(axis=0) if there.any() else 0.0
     near = None if vectors is None else near_by(effects[there], vectors[there])
@@ -293,5 +294,6 @@ def carried(
         if not there[i] and len(genes) > 1 and all(gene in place for gene in genes):
             effects[i] = effects[[place[gene] for gene in genes]].sum(axis=0)
             origin[i] = SUMMED
+    effects[there] = estimates.combined(weights)
     effects[[label == CONTROL for label in labels]] = 0.0
     return effects, origin, near

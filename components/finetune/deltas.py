@@ -1,5 +1,6 @@
 """Changes under each perturbation in each training line, with their variances."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,6 +8,7 @@ from numpy.typing import NDArray
 
 from components.finetune.data import Floats, TrainingData, moments
 from components.shared.artifacts.matched_controls import matched
+from components.shared.model.tokens import Ints
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,8 @@ class LineDeltas:
     """Sampling variance of the change, same shape."""
     there: NDArray[np.bool_]
     """Which perturbations a line has, [lines, perturbations]."""
+    targets: Sequence[Ints] = ()
+    """Positions of each perturbation's own genes; none where perturbations are no genes."""
 
 
 def line_deltas(data: TrainingData) -> LineDeltas:
@@ -51,4 +55,5 @@ def line_deltas(data: TrainingData) -> LineDeltas:
                 noise = np.fmax(own_spread, spread) / len(places)
                 variance[number, code] += share**2 * (noise + spread / len(against))
             there[number, code] = True
-    return LineDeltas(list(data.controls), change, variance, there)
+    own_genes = [target.measured for target in data.targets]
+    return LineDeltas(list(data.controls), change, variance, there, own_genes)

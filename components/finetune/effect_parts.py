@@ -9,18 +9,14 @@
   2.25) whose kernel is the mean of those products.
 - `mean`: the mean effect of all perturbations, the most that carries between lines in some data.
 
-Which of them carries to another line differs from screen to screen, so each line is left out in
-turn and estimated from the others, and what it measured is regressed on the four. No weight is
-negative (stacking; Breiman 1996, "Stacked regressions"). They are brought to a sum of 1: the size
-of an effect is the business of the factor in `confidence`.
+What each way counts is learned from the lines (`effect_weights`).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import nnls
 
 from components.finetune.data import Floats
 from components.finetune.deltas import LineDeltas
@@ -28,11 +24,6 @@ from components.finetune.shrinkage import UNKNOWN, shrunk
 
 COPIED, SHRUNK, KERNEL, COMMON = "copied", "shrunk", "kernel", "mean"
 PARTS = (COPIED, SHRUNK, KERNEL, COMMON)
-WITHOUT_LINES = {COPIED: 0.0, SHRUNK: 0.5, KERNEL: 0.5, COMMON: 0.0}
-"""Weights where no line can be left out. From one cell type of OP3 to another the mean correlation
-is 0.220 and discrimination 0.862 with them; 0.216 and 0.826 where a fifth is the mean effect, 0.162
-and 0.918 for copying. On three kinds of generated screens that fifth costs 0.01 and 0.05. Where a
-line tells nothing but the mean effect, the kernel is that: it is most of every product."""
 OWN_PART = 0.5
 """Share of one line's signal that is taken to be its own, where there is no second line: with 0.3
 to 0.8 of the whole the kernel is ahead of copying in OP3."""
@@ -40,12 +31,8 @@ LEAST_VARIANCE = 1e-6
 """Of a delta: less is a gene that does not vary, which carries no information."""
 LEAST_NOISE = 1e-6
 """Of a perturbation, as a share of the mean over perturbations: keeps the kernel solvable."""
-RIDGE = 1e-3
-"""On the weights, as a share of the mean square of a part: two parts that say the same share."""
-
 SourceLine = tuple[LineDeltas, int]
 """A line that effects are estimated from: the deltas it is part of, and its place in them."""
-Weights = dict[str, float]
 Mask = NDArray[np.bool_]
 
 
@@ -60,11 +47,16 @@ class Estimates:
 
     def combined(self, weights: Mapping[str, float]) -> Floats:
         """Return the weighted sum of the parts, [known, genes]."""
-        found = np.zeros_like(self.parts[COPIED])
-        for name, weight in weights.items():
-            if weight:
-                found += weight * self.parts[name]
-        return found
+        return weighted(self.parts, weights)
+
+
+def weighted(parts: Mapping[str, Floats], weights: Mapping[str, float]) -> Floats:
+    """Return the weighted sum of ``parts``, by way, all of one shape."""
+    found = np.zeros_like(parts[COPIED])
+    for name, weight in weights.items():
+        if weight:
+            found += weight * parts[name]
+    return found
 
 
 def estimates_from(lines: Sequence[SourceLine], *, centre: bool = False) -> Estimates:
@@ -170,60 +162,3 @@ def _positive(kernel: Floats) -> Floats:
     """Return the nearest kernel without negative eigenvalues."""
     values, axes = np.linalg.eigh((kernel + kernel.T) / 2)
     return (axes * np.maximum(values, 0.0)) @ axes.T
-
-
-def weights_of(
-    lines: Sequence[SourceLine],
-    key: Callable[[str], str],
-    estimate: Callable[[Sequence[SourceLine]], Estimates] = estimates_from,
-) -> Weights:
-    """Return how much each way counts when another line is estimated from ``lines``, summing to 1.
-
-    Each line is predicted from the others, and its deltas are regressed on the four predictions.
-    Every perturbation counts alike, however strong it is, as in a mean of correlations.
-
-    Args:
-        lines: to estimate from.
-        key: what two names of one line have in common.
-        estimate: makes the estimates from some of them.
-    """
-    gram, target = np.zeros((len(PARTS), len(PARTS))), np.zeros(len(PARTS))
-    for part, number in lines:
-        name = key(part.lines[number])
-        others = [(other, i) for other, i in lines if key(other.lines[i]) != name]
-        if not others or not part.there[number].any():
-            continue
-        found = estimate(others)
-        rows = found.there & part.there[number]
-        measured, kept = _centred(part.change[number][rows]), rows[found.there]
-        norm = np.linalg.norm(measured, axis=1, keepdims=True)
-        scale = np.divide(1.0, norm, out=np.zeros_like(norm), where=norm > 0)
-        measured *= scale
-        ways = [_centred(found.parts[way][kept]) * scale for way in PARTS]
-        gram += [[float((a * b).sum()) for b in ways] for a in ways]
-        target += [float((a * measured).sum()) for a in ways]
-    return _stacked(gram, target)
-
-
-def _stacked(gram: Floats, target: Floats) -> Weights:
-    if not gram.trace() or not (target > 0).any():
-        return dict(WITHOUT_LINES)
-    root = np.linalg.cholesky(gram + RIDGE * gram.trace() / len(gram) * np.eye(len(gram)))
-    found, _ = nnls(root.T, np.linalg.solve(root, target))
-    return {way: float(weight / found.sum()) for way, weight in zip(PARTS, found, strict=True)}
-
-
-def _centred(effects: Floats) -> Floats:
-    return effects - effects.mean(axis=1, keepdims=True)
-
-
-def in_words(weights: Mapping[str, float]) -> str:
-    """Return the weights as a part of a sentence, the largest first."""
-    ways = {
-        COPIED: "the mean of the lines' own changes",
-        SHRUNK: "that mean without its noise, gene by gene",
-        KERNEL: "that mean without its noise, by what perturbations have in common",
-        COMMON: "the mean effect of all perturbations",
-    }
-    ordered = sorted(weights.items(), key=lambda item: -item[1])
-    return ", ".join(f"{weight:.2f} of {ways[way]}" for way, weight in ordered if weight >= 0.005)

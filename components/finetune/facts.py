@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from components.finetune.cross_line_effects import Effects
 from components.finetune.data import TrainingData
-from components.finetune.effect_parts import in_words
+from components.finetune.effect_weights import in_words
 from components.finetune.workers import Workers
 from components.shared.artifacts.artifact import Artifact
 from components.shared.artifacts.cells import Cells

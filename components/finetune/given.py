@@ -16,7 +16,7 @@ from components.finetune.cross_line_effects import (
 )
 from components.finetune.data import Floats, TrainingData
 from components.finetune.deltas import LineDeltas, line_deltas
-from components.finetune.effect_parts import in_words
+from components.finetune.effect_weights import in_words
 from components.finetune.table_scale import brought_to_scale
 from components.shared.artifacts.artifact import Artifact
 from components.shared.artifacts.cells import Cells

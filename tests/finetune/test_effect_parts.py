@@ -7,17 +7,8 @@ from hypothesis import strategies as st
 
 from components.finetune.cross_line_effects import FACTORS, NO_ESTIMATES, Sizes, line_key
 from components.finetune.deltas import LineDeltas
-from components.finetune.effect_parts import (
-    COMMON,
-    COPIED,
-    KERNEL,
-    PARTS,
-    SHRUNK,
-    WITHOUT_LINES,
-    estimates_from,
-    in_words,
-    weights_of,
-)
+from components.finetune.effect_parts import COPIED, KERNEL, PARTS, estimates_from
+from components.finetune.effect_weights import weights_of
 from tests.finetune.shared_effects import screen, tellers
 
 
@@ -40,19 +31,6 @@ def test_where_perturbations_share_pathways_each_tells_of_the_others(seed: int) 
     found = carried(*screen(seed, pathways=4, noise=1.0))
     assert found[KERNEL] > found[COPIED] + 0.1
     assert found["stack"] > found[COPIED] + 0.1
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_where_lines_share_little_but_their_mean_effect_that_counts_most(seed: int) -> None:
-    shared, deltas = screen(seed, common=1.0, noise=0.3)
-    alone = np.where(deltas.there[..., None], deltas.change - shared, 0.0)
-    mean = shared[1:].mean(axis=0)
-    unlike = LineDeltas(
-        deltas.lines, alone + mean * deltas.there[..., None], deltas.variance, deltas.there
-    )
-    weights = weights_of(tellers(unlike), line_key)
-    assert weights[COMMON] + weights[KERNEL] > 0.9
-    assert sum(weights.values()) == pytest.approx(1.0)
 
 
 @settings(max_examples=15, deadline=None)
@@ -88,17 +66,6 @@ def test_the_kernel_keeps_what_is_certain() -> None:
     np.testing.assert_allclose(found.parts[KERNEL], shared[1:], atol=0.01)
 
 
-def test_one_line_tells_half_its_mean_effect_and_half_what_perturbations_share() -> None:
-    _, deltas = screen(2, lines=1, pathways=4, common=0.5)
-    assert weights_of(tellers(deltas), line_key) == WITHOUT_LINES
-    _, same = screen(2, lines=2, pathways=4)
-    named = LineDeltas(["K562", "k-562"], same.change, same.variance, same.there)
-    assert weights_of(tellers(named), line_key) == WITHOUT_LINES  # one line by two names
-    shared, deltas = screen(2, lines=1, pathways=4, common=0.5, noise=1.0, own=0.7)
-    found = carried(shared, deltas)
-    assert found["stack"] > found[COPIED]
-
-
 def test_a_perturbation_of_one_line_is_told_beside_those_of_several() -> None:
     shared, deltas = screen(3, missing=0.5, pathways=4, noise=0.3, own=0.2)
     lines = tellers(deltas)
@@ -106,13 +73,6 @@ def test_a_perturbation_of_one_line_is_told_beside_those_of_several() -> None:
     once = deltas.there.sum(axis=0)[estimates.there] == 1
     assert once.any() and np.isfinite(estimates.parts[KERNEL]).all()
     assert _correlation(estimates.parts[KERNEL][once], shared[estimates.there][once]) > 0.8
-
-
-def test_weights_are_named_in_words_the_largest_first() -> None:
-    said = in_words({COPIED: 0.0, SHRUNK: 0.25, KERNEL: 0.7, COMMON: 0.05})
-    assert said.index("0.70 of that mean without its noise, by what") < said.index("0.25 of")
-    assert "own changes" not in said
-    assert set(WITHOUT_LINES) == set(PARTS)
 
 
 # The factor -------------------------------------------------------------------------------------

@@ -13,7 +13,8 @@ from torch import nn
 
 from components.finetune import validation
 from components.finetune.data import ValidationSet
-from components.finetune.validation import discrimination, pearson, validate
+from components.finetune.scores import discrimination, pearson
+from components.finetune.validation import validate
 from components.shared.parameters.recipe import load_recipe
 from tests.finetune.arrays import CPU, GENES, training_data
 
