@@ -195,7 +195,8 @@ def _test_alone(pair: Any, matrix: Any, threads: int) -> None:
 
     def tested(label: str) -> tuple[Any, Any, Any]:
         cells = matrix[pair.rows[label]]
-        return cells.mean(axis=0), *rank_test(cells, controls)
+        statistic, p_value = rank_test(cells, np.array([len(cells)]), controls)
+        return cells.mean(axis=0), statistic[0], p_value[0]
 
     own = matrix[pair.rows[pair.control]]
     controls = SortedControls.of(own)

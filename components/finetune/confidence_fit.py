@@ -13,7 +13,6 @@ from sklearn.linear_model import Ridge
 
 from components.finetune.cross_line_effects import (
     Effects,
-    Sizes,
     carried,
     known_effects,
     line_key,
@@ -21,6 +20,7 @@ from components.finetune.cross_line_effects import (
 )
 from components.finetune.data import Floats
 from components.finetune.effect_parts import estimates_from
+from components.finetune.effect_sizes import Sizes
 from components.finetune.effect_weights import weights_of
 from components.finetune.evidence import Evidence
 from components.finetune.left_out import LeftOut, Screen, left_out, strength_of
@@ -45,7 +45,8 @@ than itself."""
 AS_LARGE_AS_ERRORS_ALLOW = (
     "It is the largest factor with which the training lines, each left out in turn ({}), are "
     "predicted with no larger error, squared or absolute, than by copying the other lines' "
-    "changes, or by predicting nothing."
+    "changes, or by predicting nothing; or a larger one, with no larger error than copying, where "
+    "copying told perturbations apart better."
 )
 PENALTY = 1.0
 """On the weights of standardised features, as one more row for each."""

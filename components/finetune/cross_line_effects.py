@@ -22,85 +22,19 @@ from components.finetune.effect_parts import (
     COMMON,
     COPIED,
     Estimates,
-    Mask,
     SourceLine,
     estimates_from,
 )
-from components.finetune.effect_weights import Weights, weights_of
+from components.finetune.effect_sizes import NO_ESTIMATES, Sizes
+from components.finetune.effect_weights import Compared, Weights, weights_of
 from components.finetune.near_by import near_by
-from components.shared.artifacts.confidence import MEAN, MEASURED, MOST_SCALE, NEAR_BY, SUMMED
+from components.shared.artifacts.confidence import MEAN, MEASURED, NEAR_BY, SUMMED
 from components.shared.artifacts.gene_prior import OtherEffects
 from components.shared.artifacts.known_effects import NearBy
 from components.shared.artifacts.perturbation import CONTROL, genes_of
 from components.shared.model.vocabulary import Vocabulary
 from components.shared.telling.errors import InputError
 from components.shared.telling.progress import bar
-
-FACTORS = np.linspace(0.0, MOST_SCALE, 61)
-"""That the one for the size of known effects is chosen from."""
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """Errors of the estimates of left-out lines, by the factor that they are multiplied by."""
-
-    squared: Floats
-    """Sum over perturbations and genes of squared errors with each of `FACTORS`."""
-    absolute: Floats
-    """The same of absolute errors."""
-    copied: tuple[float, float]
-    """Both sums of copying: the mean of the other lines' changes, as measured."""
-    perturbations: int
-
-    def __add__(self, other: "Sizes") -> "Sizes":
-        return Sizes(
-            self.squared + other.squared,
-            self.absolute + other.absolute,
-            (self.copied[0] + other.copied[0], self.copied[1] + other.copied[1]),
-            self.perturbations + other.perturbations,
-        )
-
-    @classmethod
-    def of(cls, estimates: Estimates, weights: Weights, change: Floats, there: Mask) -> "Sizes":
-        """Compare the estimates of a line with what it measured.
-
-        Args:
-            estimates: from the other lines.
-            weights: the weight of each way to estimate.
-            change: what the line measured, [perturbations, genes].
-            there: which perturbations it has.
-        """
-        both = estimates.there & there
-        kept, measured = both[estimates.there], change[both]
-        found = estimates.combined(weights)[kept]
-        missed = estimates.parts[COPIED][kept] - measured
-        squared, absolute = np.zeros(len(FACTORS)), np.zeros(len(FACTORS))
-        for i, factor in enumerate(FACTORS):
-            error = factor * found - measured
-            squared[i], absolute[i] = np.square(error).sum(), np.abs(error).sum()
-        copied = float(np.square(missed).sum()), float(np.abs(missed).sum())
-        return cls(squared, absolute, copied, int(both.sum()))
-
-    @property
-    def factor(self) -> float | None:
-        """The largest factor whose errors are no larger than copying's or predicting nothing's.
-
-        The least error asks for small effects, since what is not known of one is best left out; but
-        effects that are too small are taken for other, weaker ones, and for none.
-
-        It is one of `FACTORS`; the one with the least squared error where none is as good as that;
-        None where nothing was estimates.
-        """
-        if not self.perturbations or np.ptp(self.squared) == 0:
-            return None
-        good = self.squared <= min(self.copied[0], self.squared[0])
-        good &= self.absolute <= min(self.copied[1], self.absolute[0])
-        good &= np.arange(len(FACTORS)) >= self.squared.argmin()
-        found = np.flatnonzero(good)
-        return float(FACTORS[found.max() if len(found) else self.squared.argmin()])
-
-
-NO_ESTIMATES = Sizes(np.zeros(len(FACTORS)), np.zeros(len(FACTORS)), (0.0, 0.0), 0)
 
 
 @dataclass(frozen=True)
@@ -168,8 +102,7 @@ def known_effects(
             weights = weights_of(every if alone else others, line_key, estimate)
             change, origin, near = carried(labels, estimate(others), weights, vectors)
             if line is not None:
-                part = deltas[0].change[number], deltas[0].there[number]
-                sizes += Sizes.of(estimate(others), weights, *part)
+                sizes += Sizes.of(Compared.of(estimate(others), (deltas[0], number)), weights)
             tables.append(torch.from_numpy(change).float())
             origins.append(origin)
             progress.update()

@@ -74,8 +74,8 @@ def weights_of(
 
 
 @dataclass(frozen=True)
-class _LeftOut:
-    """A line as others estimate it, and as it was measured."""
+class Compared:
+    """What a line measured, beside its estimates from other lines."""
 
     parts: dict[str, Floats]
     """By way, [perturbations, genes]."""
@@ -84,37 +84,53 @@ class _LeftOut:
     targets: list[Ints]
     """Positions of each perturbation's own genes."""
 
-    def discrimination(self, weights: Mapping[str, float]) -> Floats:
-        """Return each perturbation's discrimination by the weighted parts, as large as copying.
+    @classmethod
+    def of(cls, estimates: Estimates, line: SourceLine) -> "Compared":
+        """Compare the perturbations that are both estimated and measured."""
+        part, number = line
+        rows = estimates.there & part.there[number]
+        kept = rows[estimates.there]
+        return cls(
+            {way: effects[kept] for way, effects in estimates.parts.items()},
+            part.change[number][rows],
+            [part.targets[i] if part.targets else NO_GENES for i in np.flatnonzero(rows).tolist()],
+        )
 
-        How large effects are made moves discrimination too, and is decided later (`Sizes`).
-        """
-        told = np.array(weighted(self.parts, weights), dtype=float)
-        told *= np.linalg.norm(self.parts[COPIED]) / (np.linalg.norm(told) or 1.0)
-        return np.array(discrimination(told, self.measured, self.targets))
+    def discrimination(self, effects: Floats) -> Floats:
+        """Return the discrimination of each perturbation by its effect [perturbations, genes]."""
+        return np.array(discrimination(np.array(effects, dtype=float), self.measured, self.targets))
+
+    @property
+    def thinned(self) -> "Compared":
+        """No more than `TOLD_APART` of the perturbations, evenly spread."""
+        count = len(self.measured)
+        rows = np.unique(np.linspace(0, count - 1, min(count, TOLD_APART)).astype(int))
+        return Compared(
+            {way: effects[rows] for way, effects in self.parts.items()},
+            self.measured[rows],
+            [self.targets[i] for i in rows.tolist()],
+        )
+
+
+def ahead_beyond_luck(one: Floats, other: Floats) -> bool:
+    """Say whether scores are higher on average than others by more than two standard errors."""
+    difference = one - other
+    return bool(difference.mean() > 2 * difference.std() / np.sqrt(len(difference)))
 
 
 def _left_out(
     lines: Sequence[SourceLine],
     key: Callable[[str], str],
     estimate: Callable[[Sequence[SourceLine]], Estimates],
-) -> Iterator[_LeftOut]:
+) -> Iterator[Compared]:
     for part, number in lines:
         name = key(part.lines[number])
         others = [(other, i) for other, i in lines if key(other.lines[i]) != name]
-        if not others or not part.there[number].any():
-            continue
-        found = estimate(others)
-        rows = found.there & part.there[number]
-        kept = rows[found.there]
-        yield _LeftOut(
-            {way: effects[kept] for way, effects in found.parts.items()},
-            part.change[number][rows],
-            [part.targets[i] if part.targets else NO_GENES for i in np.flatnonzero(rows).tolist()],
-        )
+        if others and part.there[number].any():
+            yield Compared.of(estimate(others), (part, number))
 
 
-def _stacked(left_out: Sequence[_LeftOut]) -> Weights:
+def _stacked(left_out: Sequence[Compared]) -> Weights:
     """Regress what was measured on its estimates, every perturbation scaled to norm 1."""
     gram, target = np.zeros((len(PARTS), len(PARTS))), np.zeros(len(PARTS))
     for line in left_out:
@@ -132,37 +148,35 @@ def _stacked(left_out: Sequence[_LeftOut]) -> Weights:
     return {way: float(weight / found.sum()) for way, weight in zip(PARTS, found, strict=True)}
 
 
-def _told_apart(weights: Weights, left_out: Sequence[_LeftOut]) -> Weights:
+def _told_apart(weights: Weights, left_out: Sequence[Compared]) -> Weights:
     """Hold back the least of the mean effect with which lines are told apart as by copying.
 
-    That is, where copying is ahead by no more than luck, two standard errors over perturbations.
-    Where no share of it does, the one that tells them apart best is held back: none, where the mean
-    effect is not what makes perturbations alike.
+    That is, where copying is not ahead beyond luck. Where no share of it does, the one that tells
+    them apart best is held back: none, where the mean effect is not what makes perturbations alike.
     """
-    lines = [_thinned(line) for line in left_out if len(line.measured) > 1]
+    lines = [line.thinned for line in left_out if len(line.measured) > 1]
     if not lines:
         return weights
-    copying = np.concatenate([line.discrimination({COPIED: 1.0}) for line in lines])
-    least, found = np.inf, weights
+    copying = np.concatenate([line.discrimination(line.parts[COPIED]) for line in lines])
+    best, found = -np.inf, weights
     for share in HELD_BACK:
         held_back = weights | {COMMON: weights[COMMON] - float(share)}
-        ahead = copying - np.concatenate([line.discrimination(held_back) for line in lines])
-        if ahead.mean() < least:
-            least, found = ahead.mean(), held_back
-        if least <= 2 * ahead.std() / np.sqrt(len(ahead)):
+        apart = np.concatenate([_as_large_as_copying(line, held_back) for line in lines])
+        if apart.mean() > best:
+            best, found = apart.mean(), held_back
+        if not ahead_beyond_luck(copying, apart):
             break
     return found
 
 
-def _thinned(line: _LeftOut) -> _LeftOut:
-    """Return the line with no more than `TOLD_APART` perturbations, evenly spread."""
-    count = len(line.measured)
-    rows = np.unique(np.linspace(0, count - 1, min(count, TOLD_APART)).astype(int))
-    return _LeftOut(
-        {way: effects[rows] for way, effects in line.parts.items()},
-        line.measured[rows],
-        [line.targets[i] for i in rows.tolist()],
-    )
+def _as_large_as_copying(line: Compared, weights: Weights) -> Floats:
+    """Return the discrimination of the weighted parts, brought to the size of copying.
+
+    How large effects are made moves discrimination too, and is decided later (`effect_sizes`).
+    """
+    effects = weighted(line.parts, weights)
+    size = np.linalg.norm(line.parts[COPIED]) / (np.linalg.norm(effects) or 1.0)
+    return line.discrimination(effects * size)
 
 
 def _centred(effects: Floats) -> Floats:

@@ -109,10 +109,11 @@ def test_a_screen_of_counts_has_pdexs_table_whatever_the_threads() -> None:
 def test_u_and_p_are_scipys() -> None:
     rng = np.random.default_rng(1)
     own, control = rng.integers(0, 4, (15, 5)) / 2.0, rng.integers(0, 5, (40, 5)) / 2.0
-    u, p = rank_test(own, SortedControls.of(control))
-    expected = mannwhitneyu(own, control, method="asymptotic")
-    np.testing.assert_array_equal(u, expected.statistic)
-    np.testing.assert_allclose(p, expected.pvalue, rtol=1e-12)
+    u, p = rank_test(own, np.array([6, 15]), SortedControls.of(control))
+    for row, part in enumerate((own[:6], own[6:])):
+        expected = mannwhitneyu(part, control, method="asymptotic")
+        np.testing.assert_array_equal(u[row], expected.statistic)
+        np.testing.assert_allclose(p[row], expected.pvalue, rtol=1e-12)
 
 
 def test_zeros_that_are_stored_are_zeros_all_the_same() -> None:

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.finetune.cross_line_effects import FACTORS, NO_ESTIMATES, Sizes, line_key
+from components.finetune.cross_line_effects import line_key
 from components.finetune.deltas import LineDeltas
-from components.finetune.effect_parts import COPIED, KERNEL, PARTS, estimates_from
+from components.finetune.effect_parts import COPIED, KERNEL, estimates_from
 from components.finetune.effect_weights import weights_of
 from tests.finetune.shared_effects import screen, tellers
 
@@ -73,36 +73,3 @@ def test_a_perturbation_of_one_line_is_told_beside_those_of_several() -> None:
     once = deltas.there.sum(axis=0)[estimates.there] == 1
     assert once.any() and np.isfinite(estimates.parts[KERNEL]).all()
     assert _correlation(estimates.parts[KERNEL][once], shared[estimates.there][once]) > 0.8
-
-
-# The factor -------------------------------------------------------------------------------------
-
-
-def _sizes(deltas: LineDeltas, weights: dict[str, float] | None = None) -> Sizes:
-    estimates = estimates_from(tellers(deltas)[1:])
-    weights = weights or weights_of(tellers(deltas)[1:], line_key)
-    return Sizes.of(estimates, weights, deltas.change[0], deltas.there[0])
-
-
-def test_copying_itself_keeps_its_size() -> None:
-    _, deltas = screen(4)
-    copied = {way: float(way == COPIED) for way in PARTS}
-    assert _sizes(deltas, copied).factor == pytest.approx(1.0, abs=0.051)
-
-
-@settings(max_examples=20, deadline=None)
-@given(st.integers(0, 1000), st.floats(0.2, 2.0), st.sampled_from([0, 5]))
-def test_with_the_factor_errors_are_no_larger_than_copyings_nor_than_predicting_nothing(
-    seed, noise, pathways
-) -> None:
-    _, deltas = screen(seed, noise=noise, pathways=pathways)
-    sizes = _sizes(deltas)
-    place = int(np.argmin(np.abs(FACTORS - sizes.factor)))
-    least = sizes.squared.min()
-    assert sizes.squared[place] <= max(min(sizes.copied[0], sizes.squared[0]), least)
-    if sizes.squared[place] > least:
-        assert sizes.absolute[place] <= min(sizes.copied[1], sizes.absolute[0])
-
-
-def test_no_estimates_have_no_factor() -> None:
-    assert NO_ESTIMATES.factor is None

@@ -16,7 +16,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
+
+from components.evaluate.measures.compiled import kept
 
 ROWS = 512
 """Cells per matrix product."""
@@ -24,7 +27,7 @@ NEAR = 1e-3
 """Cells that are nearer to each other than to their centre by this share, squared, are subtracted:
 their product has no digits left."""
 
-Mapped = Callable[[Callable[[int], float], Iterable[int]], Iterable[float]]
+Mapped = Callable[[Callable[[int], Any], Iterable[int]], Iterable[Any]]
 
 
 @dataclass(frozen=True)
@@ -37,13 +40,32 @@ class Points:
     """Of the cells, and so of distances between them."""
 
     @classmethod
-    def of(cls, cells: NDArray[Any], centre: NDArray[np.float64] | None = None) -> "Points":
-        """Convert dense cells [cells, genes]: to float64, or to what they are less a centre."""
-        if centre is None:
-            values = cells.astype(np.float64)
-        else:
-            values = np.subtract(cells, centre, out=np.empty_like(cells))
-        norms = np.einsum("ij,ij->i", values, values, dtype=np.float64)
+    def of(
+        cls,
+        cells: NDArray[Any],
+        centre: NDArray[np.float64] | None = None,
+        mapped: Mapped = map,
+    ) -> "Points":
+        """Convert dense cells [cells, genes]: to float64, or to what they are less a centre.
+
+        Args:
+            cells: values of any precision.
+            centre: what is taken from each, None = nothing.
+            mapped: `map`, or that of a thread pool.
+        """
+        values = np.empty(cells.shape, np.float64 if centre is None else cells.dtype)
+        norms = np.empty(len(cells))
+
+        def convert(start: int) -> None:
+            part = slice(start, start + ROWS)
+            own = values[part]
+            if centre is None:
+                own[...] = cells[part]
+            else:
+                np.subtract(cells[part], centre, out=own, casting="same_kind")
+            norms[part] = np.einsum("ij,ij->i", own, own, dtype=np.float64)
+
+        list(mapped(convert, range(0, len(cells), ROWS)))
         return cls(values, norms, cells.dtype)
 
     def rows(self, start: int, stop: int) -> "Points":
@@ -54,23 +76,42 @@ class Points:
 def distances(x: Points, y: Points) -> NDArray[Any]:
     """Return the distance of each cell of ``x`` to each of ``y``, [cells of x, cells of y]."""
     found = np.empty((len(x.norms), len(y.norms)), x.precision)
+    rounded = x.values.dtype != np.float64
     for start in range(0, len(found), ROWS):
         part = x.rows(start, start + ROWS)
         # One cell alone would go to another routine, which adds in another order.
         values = part.values if len(part.norms) > 1 else np.repeat(part.values, 2, axis=0)
-        squares = (values @ y.values.T)[: len(part.norms)]
-        squares *= -2
-        squares += part.norms[:, None]
-        squares += y.norms
-        if squares.dtype != np.float64:
-            for i, j in np.argwhere(squares < NEAR * part.norms[:, None]):
-                apart = part.values[i].astype(np.float64) - y.values[j]
-                squares[i, j] = apart @ apart
-        np.maximum(squares, 0, out=squares)
-        found[start : start + ROWS] = squares
+        products = values @ y.values.T
+        block = found[start : start + ROWS]
+        _from_products(products, part.values, y.values, part.norms, y.norms, rounded, block)
     if x is y:
         np.fill_diagonal(found, 0)
-    return np.sqrt(found, out=found)
+    return found
+
+
+@kept
+@njit(nogil=True)
+def _from_products(products, x, y, x_norms, y_norms, rounded, found):  # type: ignore[no-untyped-def]
+    """Write the distances of some cells to others, from their products, into ``found``.
+
+    Where products are rounded, cells that are `NEAR` each other are subtracted.
+    """
+    for i in range(len(found)):
+        least = np.inf
+        for j in range(found.shape[1]):
+            square = -2.0 * products[i, j] + x_norms[i] + y_norms[j]
+            least = min(least, square)
+            found[i, j] = max(square, 0.0)
+        if rounded and least < NEAR * x_norms[i]:
+            for j in range(found.shape[1]):
+                if -2.0 * products[i, j] + x_norms[i] + y_norms[j] < NEAR * x_norms[i]:
+                    square = 0.0
+                    for k in range(x.shape[1]):
+                        apart = np.float64(x[i, k]) - np.float64(y[j, k])
+                        square += apart * apart
+                    found[i, j] = square
+        for j in range(found.shape[1]):
+            found[i, j] = np.sqrt(found[i, j])
 
 
 def mean_distance_within(x: Points, mapped: Mapped = map) -> float:

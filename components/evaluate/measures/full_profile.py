@@ -21,6 +21,7 @@ from cell_eval import (
 )
 from scipy.stats import pearsonr
 
+from components.evaluate.measures.compiled import keep_umaps
 from components.evaluate.measures.discrimination import METRICS, discrimination_scores
 from components.evaluate.measures.side import Side
 from components.shared.telling.progress import bar
@@ -95,6 +96,7 @@ def _of_means(real: Side, predicted: Side) -> pl.DataFrame:
     # In polars' order of the columns, for the last bit of sums along them.
     pair.bulk_real["_default"] = (labels, np.asfortranarray(real.pseudobulks))
     pair.bulk_pred["_default"] = (labels, np.asfortranarray(predicted.pseudobulks))
+    keep_umaps()
     pipeline = MetricPipeline("anndata")
     pipeline.skip_metrics([ENERGY, *DISCRIMINATION])
     pipeline.compute_anndata_metrics(pair)

@@ -52,7 +52,8 @@ class Measured:
             cache: folder kept between evaluations, None = keep nothing.
         """
         centred = len(pair.perturbations) >= MANY
-        controls = Controls.of(pair.measured[pair.rows[pair.control]], centred=centred)
+        cells = pair.measured[pair.rows[pair.control]]
+        controls = Controls.of(cells, centred=centred, threads=threads)
         side = cached_side(
             pair, pair.measured, lambda: controls, threads=threads, what=what, cache=cache
         )
@@ -136,7 +137,8 @@ def _kept(file: Path, compute: Callable[[], Side]) -> Side:
     """Return the side in ``file``; where there is none, or a damaged one, compute and keep it."""
     if file.exists():
         try:
-            with np.load(file, allow_pickle=False) as stored:  # a zip: checks each part's CRC
+            # A zip: checks each part's CRC.
+            with file.open("rb") as opened, np.load(opened, allow_pickle=False) as stored:
                 return _side({field.name: stored[field.name] for field in fields(Side)})
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             print(f"evaluate: {file}: damaged ({error}), so computed again", file=sys.stderr)

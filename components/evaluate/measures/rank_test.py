@@ -9,7 +9,7 @@ whole numbers, so the order of adding does not change a bit of them below 200,00
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,46 +21,75 @@ from scipy.stats import false_discovery_control
 
 from components.evaluate.measures.compiled import kept
 
+GENES = 512
+"""Genes that one thread sorts at a time."""
+
 Floats = NDArray[Any]
 
 
 @dataclass(frozen=True)
 class SortedControls:
-    """The controls' values, sorted within each gene."""
+    """The controls' values above zero, sorted within each gene."""
 
+    cells: int
+    """How many controls there are; those of a gene that have no value here are zero."""
     values: Floats
-    """[genes, cells]"""
-    zeros: NDArray[np.int64]
-    """How many of them are zero, [genes]."""
+    """Gene after gene."""
+    starts: NDArray[np.int64]
+    """Where each gene begins in them, and the last one ends, [genes + 1]."""
     ties: NDArray[np.float64]
-    """Sum of t^3 - t over the groups of t equal values above zero, [genes]."""
+    """Sum of t^3 - t over the groups of t equal values, [genes]."""
 
     @classmethod
-    def of(cls, cells: Floats) -> "SortedControls":
-        """Sort dense controls [cells, genes], log1p of counts per 10,000, none below zero."""
-        values = np.ascontiguousarray(cells.T)
-        values.sort(axis=1)
-        zeros = values.shape[1] - np.count_nonzero(values, axis=1)
-        return cls(values, zeros, _ties(values, zeros))
+    def of(cls, cells: Floats, mapped: Callable = map) -> "SortedControls":
+        """Sort dense controls [cells, genes], log1p of counts per 10,000, none below zero.
+
+        Args:
+            cells: the controls.
+            mapped: `map`, or that of a thread pool.
+        """
+        count, genes = cells.shape
+
+        def counted(start: int) -> NDArray[np.int64]:
+            return np.count_nonzero(cells[:, start : start + GENES], axis=0)
+
+        blocks = range(0, genes, GENES)
+        above = np.concatenate([*mapped(counted, blocks)])
+        starts = np.concatenate([[0], np.cumsum(above)])
+        values, ties = np.empty(starts[-1], cells.dtype), np.empty(genes)
+
+        def sort(start: int) -> None:
+            block = np.array(cells[:, start : start + GENES].T, order="C")
+            block.sort(axis=1)
+            for gene, own in enumerate(block, start):
+                values[starts[gene] : starts[gene + 1]] = own[count - above[gene] :]
+            stop = start + len(block)
+            ties[start:stop] = _ties(values, starts[start : stop + 1])
+
+        list(mapped(sort, blocks))
+        return cls(count, values, starts, ties)
 
 
 def rank_test(
-    cells: Floats, controls: SortedControls
+    cells: Floats, stops: NDArray[np.int64], controls: SortedControls
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Test whether a perturbation's cells rank above or below the controls, gene by gene.
+    """Test whether each perturbation's cells rank above or below the controls, gene by gene.
 
-    It lets go of Python's lock, so that threads can test perturbations side by side.
+    Several perturbations go through the controls of a gene together, while those are at hand. It
+    lets go of Python's lock, so that threads can test side by side.
 
     Args:
-        cells: dense expression, none below zero, [cells, genes].
+        cells: dense expression, none below zero, one perturbation after the other, [cells, genes].
+        stops: the row after each perturbation's last, [perturbations].
         controls: of the same genes.
 
     Returns:
-        U of the perturbation's cells and p, each of shape [genes].
+        U of each perturbation's cells and p, each of shape [perturbations, genes].
     """
-    ordered = np.ascontiguousarray(cells.T)
-    ordered.sort(axis=1)
-    return _test(ordered, controls.values, controls.zeros, controls.ties)
+    ordered = np.array(cells.T, order="C")  # a copy, also of one gene's cells
+    for part in np.split(ordered, stops[:-1], axis=1):
+        part.sort(axis=1)
+    return _test(ordered, stops, controls.cells, controls.values, controls.starts, controls.ties)
 
 
 def de_table(
@@ -129,10 +158,10 @@ def _cubed_less_itself(count):  # type: ignore[no-untyped-def]
 
 @kept
 @njit(nogil=True)
-def _ties(values, zeros):  # type: ignore[no-untyped-def]
-    ties = np.zeros(len(values))
-    for gene in range(len(values)):
-        own = values[gene, zeros[gene] :]
+def _ties(values, starts):  # type: ignore[no-untyped-def]
+    ties = np.zeros(len(starts) - 1)
+    for gene in range(len(ties)):
+        own = values[starts[gene] : starts[gene + 1]]
         first = 0
         for i in range(1, len(own) + 1):
             if i == len(own) or own[i] != own[first]:
@@ -143,36 +172,52 @@ def _ties(values, zeros):  # type: ignore[no-untyped-def]
 
 @kept
 @njit(nogil=True)
-def _test(ordered, values, zeros, control_ties):  # type: ignore[no-untyped-def]
-    genes, n1 = ordered.shape
-    n2 = values.shape[1]
-    statistic, p_value = np.empty(genes), np.empty(genes)
+def _test(ordered, stops, n2, values, starts, control_ties):  # type: ignore[no-untyped-def]
+    genes = len(ordered)
+    statistic = np.empty((len(stops), genes))
+    p_value = np.empty((len(stops), genes))
     for gene in range(genes):
-        own, controls = ordered[gene], values[gene, zeros[gene] :]
-        i = low = 0
-        while i < n1 and own[i] == 0:
-            i += 1
-        u = i * zeros[gene] / 2.0
-        ties = _cubed_less_itself(i + zeros[gene]) + control_ties[gene]
-        while i < n1:
-            j = i + 1
-            while j < n1 and own[j] == own[i]:
-                j += 1
-            top = len(controls)
-            while low < top:  # the first control that is not below
-                middle = (low + top) // 2
-                if controls[middle] < own[i]:
-                    low = middle + 1
-                else:
-                    top = middle
-            high = low
-            while high < len(controls) and controls[high] == own[i]:
-                high += 1
-            u += (j - i) * (zeros[gene] + low + (high - low) / 2.0)
-            ties += _cubed_less_itself(j - i + high - low) - _cubed_less_itself(high - low)
-            i, low = j, high
-        statistic[gene], p_value[gene] = u, _p_value(u, n1, n2, ties)
+        controls = values[starts[gene] : starts[gene + 1]]
+        start = 0
+        for at in range(len(stops)):
+            own = ordered[gene, start : stops[at]]
+            u, ties = _ranked(own, controls, n2 - len(controls))
+            statistic[at, gene] = u
+            p_value[at, gene] = _p_value(u, len(own), n2, ties + control_ties[gene])
+            start = stops[at]
     return statistic, p_value
+
+
+@kept
+@njit(nogil=True)
+def _ranked(own, controls, zeros):  # type: ignore[no-untyped-def]
+    """Return U of sorted values, and what they add to the controls' tie correction.
+
+    ``controls`` are those above zero, sorted; ``zeros`` is how many others there are.
+    """
+    i = low = 0
+    while i < len(own) and own[i] == 0:
+        i += 1
+    u = i * zeros / 2.0
+    ties = _cubed_less_itself(i + zeros)
+    while i < len(own):
+        j = i + 1
+        while j < len(own) and own[j] == own[i]:
+            j += 1
+        top = len(controls)
+        while low < top:  # the first control that is not below
+            middle = (low + top) // 2
+            if controls[middle] < own[i]:
+                low = middle + 1
+            else:
+                top = middle
+        high = low
+        while high < len(controls) and controls[high] == own[i]:
+            high += 1
+        u += (j - i) * (zeros + low + (high - low) / 2.0)
+        ties += _cubed_less_itself(j - i + high - low) - _cubed_less_itself(high - low)
+        i, low = j, high
+    return u, ties
 
 
 @kept

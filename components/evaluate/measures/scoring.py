@@ -76,7 +76,7 @@ def score(
     predicted = cached_side(
         pair,
         pair.predicted,
-        lambda: known.as_in(pair.predicted[pair.rows[pair.control]]),
+        lambda: known.as_in(pair.predicted[pair.rows[pair.control]], threads=threads),
         threads=threads,
         what=what,
         cache=cache,

@@ -9,12 +9,13 @@ import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
+from scipy.sparse import issparse
 from threadpoolctl import threadpool_limits
 
 from components.evaluate.inputs.rows import Matrix, dense
@@ -34,7 +35,7 @@ class Controls:
     """Control cells, made ready to compare perturbations with."""
 
     digest: str
-    """sha256 of their values."""
+    """sha256 of their values, and of whether they are sparse, which is how they are averaged."""
     cells: int
     means: "Means"
     sorted: SortedControls
@@ -43,19 +44,22 @@ class Controls:
     points: Points
 
     @classmethod
-    def of(cls, cells: Matrix, *, centred: bool) -> "Controls":
+    def of(cls, cells: Matrix, *, centred: bool, threads: int = 0) -> "Controls":
         """Sort and square control cells [cells, genes], in memory, perhaps less their mean."""
         values = dense(cells)
-        means = Means.of(cells)
-        centre = means.exact if centred else None
-        ready = means, SortedControls.of(values), centre, Points.of(values, centre)
-        return cls(_digest(values), len(values), *ready)
+        with thread_pool(threads) as pool:
+            digest = pool.submit(_digest, cells)
+            means = Means.of(cells)
+            centre = means.exact if centred else None
+            ordered = SortedControls.of(values, pool.map)
+            points = Points.of(values, centre, pool.map)
+            return cls(digest.result(), len(values), means, ordered, centre, points)
 
-    def as_in(self, cells: Matrix) -> "Controls":
+    def as_in(self, cells: Matrix, *, threads: int = 0) -> "Controls":
         """Return the controls of another side, most often the same cells: then little is done."""
-        if self.digest == _digest(dense(cells)):
-            return replace(self, means=Means.of(cells))
-        return Controls.of(cells, centred=self.centre is not None)
+        if self.digest == _digest(cells):
+            return self
+        return Controls.of(cells, centred=self.centre is not None, threads=threads)
 
 
 @dataclass(frozen=True)
@@ -181,12 +185,13 @@ def side_of(
         new = np.r_[True, (values[1:] != values[:-1]).any(axis=1)]
         across = distances(Points.of(values[new], controls.centre), controls.points)
         across = across if new.all() else across[np.cumsum(new) - 1]
+        stops, rows_of = np.cumsum(sizes[1:][batch]), slice(batch.start, batch.stop)
+        statistic[rows_of], p_value[rows_of] = rank_test(values, stops, controls.sorted)
         stop = 0
         for at in batch:
             part = slice(stop, stop := stop + int(sizes[1 + at]))
             found = Means.of(cells[part])
             note(1 + at, found)
-            statistic[at], p_value[at] = rank_test(values[part], controls.sorted)
             own = Points.of(values[part])
             energy[at] = 2 * float(across[part].mean()) - float(distances(own, own).mean())
         return stop
@@ -213,8 +218,11 @@ def side_of(
     )
 
 
-def _digest(values: NDArray[Any]) -> str:
-    return hashlib.sha256(np.ascontiguousarray(values).data).hexdigest()
+def _digest(cells: Matrix) -> str:
+    found = hashlib.sha256(f"{issparse(cells)} {cells.shape} {cells.dtype}".encode())
+    for start in range(0, cells.shape[0], ROWS):
+        found.update(np.ascontiguousarray(dense(cells[start : start + ROWS])).data)
+    return found.hexdigest()
 
 
 def _batches(sizes: Ints) -> Iterator[range]:

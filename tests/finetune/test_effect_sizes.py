@@ -1,0 +1,84 @@
+"""By what factor known effects are multiplied."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from components.finetune.cross_line_effects import line_key
+from components.finetune.deltas import LineDeltas
+from components.finetune.effect_parts import COPIED, PARTS, estimates_from
+from components.finetune.effect_sizes import FACTORS, NO_ESTIMATES, Sizes
+from components.finetune.effect_weights import Compared, weights_of
+from tests.finetune.shared_effects import screen, tellers
+
+
+def sizes_of(deltas: LineDeltas, weights: dict[str, float] | None = None) -> Sizes:
+    left, *others = tellers(deltas)
+    weights = weights or weights_of(others, line_key)
+    return Sizes.of(Compared.of(estimates_from(others), left), weights)
+
+
+def test_copying_itself_keeps_its_size() -> None:
+    _, deltas = screen(4)
+    copied = {way: float(way == COPIED) for way in PARTS}
+    assert sizes_of(deltas, copied).factor == pytest.approx(1.0, abs=0.051)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 1000), st.floats(0.2, 2.0), st.sampled_from([0, 5]))
+def test_with_the_factor_errors_are_no_larger_than_copyings(seed, noise, pathways) -> None:
+    _, deltas = screen(seed, noise=noise, pathways=pathways)
+    sizes = sizes_of(deltas)
+    place = int(np.argmin(np.abs(FACTORS - sizes.factor)))
+    assert place >= sizes.squared.argmin()
+    if place > sizes.squared.argmin():
+        assert sizes.squared[place] <= sizes.copied[0]
+        assert sizes.absolute[place] <= sizes.copied[1]
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 1000), st.floats(0.2, 2.0), st.sampled_from([0, 5]))
+def test_effects_told_apart_as_by_copying_are_no_worse_than_predicting_nothing(
+    seed, noise, pathways
+) -> None:
+    _, deltas = screen(seed, noise=noise, pathways=pathways)
+    sizes = replace(sizes_of(deltas), lines=())
+    place = int(np.argmin(np.abs(FACTORS - sizes.factor)))
+    least = sizes.squared.min()
+    assert sizes.squared[place] <= max(min(sizes.copied[0], sizes.squared[0]), least)
+    if sizes.squared[place] > least:
+        assert sizes.absolute[place] <= min(sizes.copied[1], sizes.absolute[0])
+
+
+def weak_and_strong(seed: int) -> LineDeltas:
+    """Return lines in which perturbations are alike but for how strong they are."""
+    rng = np.random.default_rng(seed)
+    _, deltas = screen(seed, lines=2, pathways=6, own=0.8, noise=1.2)
+    strength = rng.gamma(1.0, 1.0, (1, deltas.there.shape[1], 1))
+    own = rng.normal(size=deltas.change.shape)
+    return replace(deltas, change=(strength * deltas.change + 0.3 * own) * deltas.there[..., None])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_effects_that_are_too_small_to_tell_perturbations_apart_are_made_larger(seed: int) -> None:
+    sizes = sizes_of(weak_and_strong(seed))
+    small = replace(sizes, lines=())
+    copied, line = sizes.lines[0][0].parts[COPIED], sizes.lines[0][0]
+    effects = sizes.lines[0][1]
+    reached = [line.discrimination(s.factor * effects).mean() for s in (small, sizes)]
+    assert small.factor < sizes.factor
+    assert reached[0] < line.discrimination(copied).mean() - 0.02
+    assert reached[1] > reached[0] + 0.01
+
+
+def test_size_alone_that_tells_nothing_apart_is_left() -> None:
+    _, deltas = screen(0, own=0.2, noise=0.2)
+    sizes = sizes_of(deltas)
+    assert sizes.factor == replace(sizes, lines=()).factor
+
+
+def test_no_estimates_have_no_factor() -> None:
+    assert NO_ESTIMATES.factor is None
