@@ -363,7 +363,9 @@ agreement cannot be seen there and expectations of one perturbation and another 
 Known effects are right in direction before they are right in size. They are multiplied by the
 largest factor with which left-out lines are predicted with no larger error, squared or absolute,
 than by copying the other lines' changes or by predicting nothing: what is too small is taken for
-another, weaker effect (discrimination), and with the least error everything is small. "Nothing"
+another, weaker effect (discrimination), and with the least error everything is small. Where copying
+still tells left-out perturbations apart better, it is the smallest larger factor that does as well,
+of those with no larger error than copying (`components/finetune/effect_sizes.py`). "Nothing"
 predicts the control mean; "best there" is the factor with the least squared error in the test line
 itself, which nobody can know. A network without known effects gets the factor with the least
 squared error over left-out lines, brought to as many lines as tell of a new one.
