@@ -237,8 +237,8 @@ WORDS = """\
   (0.821 for 0.896). Holding out 15 % of the sets costs it 0.03. Its weights start from random
   values and it is still learning at the last epoch.
 - Known effects lead copying in pearson_delta, errors and correlation with the truth in every seed.
-  They are behind in discrimination here, by 0.02: these screens are hard (predicting nothing has
-  the same error as copying), so that effects are kept small. In `docs/transfer.md` they lead.
+  In discrimination they are level with it (-0.004): these screens are hard (predicting nothing has
+  the same error as copying), and effects as small as errors allow were behind by 0.02.
 - `reliable` keeps the last epoch in every seed; `best` leaves it once, for a worse one.
 """
 """Of the figures of three seeds; read them again where those change."""
