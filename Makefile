@@ -76,7 +76,7 @@ run-containers: images ## the same with every task in its image
 	@$(BIN)/python -m pipelines.run "$$PARAMS" --assign "$$ARGS" --containers
 
 test: lint types check-compiled ## lint, types, compile check and all tests but those in containers and on a cluster
-	@$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/containers --ignore tests/live
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore tests/containers --ignore tests/live
 
 lint: env ## check style
 	@$(BIN)/ruff check .
