@@ -7,7 +7,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import requests
+from requests.adapters import HTTPAdapter
 from urllib3.exceptions import HTTPError as BrokenBody
+from urllib3.util.retry import Retry
 
 from components.shared.storage.downloads import check_space, part_of, reason, shown, watching
 from components.shared.storage.proxies import REQUESTS, check_proxy, through
@@ -60,13 +62,16 @@ def in_part(
 ) -> tuple[int, Callable[[int, int], bytes]]:
     """Return the size of a file, and what fetches its bytes from a start up to an end.
 
-    Nothing is tried twice: who reads in part can do without.
+    Nothing that fails is tried twice, since who reads in part can do without; but a connection
+    that was kept open and that the server has closed since is opened anew.
 
     Raises:
         InputError: the server cannot be reached, refuses, or sends no parts.
     """
     check_proxy(url, shown(url), REQUESTS)
     session = requests.Session()
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, HTTPAdapter(max_retries=Retry(total=1, connect=0, status=0)))
     given = {"Accept-Encoding": "identity", **(headers or {})}
 
     def ask(start: int, end: int) -> requests.Response:

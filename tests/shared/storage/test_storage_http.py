@@ -6,9 +6,11 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -303,3 +305,29 @@ def test_a_big_download_shows_its_progress(
     said = capfd.readouterr().err
     assert "downloading cells.h5ad" in said and "100%" in said
     assert f"({len(CONTENT)} bytes)" in said
+
+
+def test_a_kept_connection_that_the_server_has_closed_is_opened_anew() -> None:
+    answer = b"HTTP/1.1 206 Part\r\nContent-Range: bytes 0-0/10\r\nContent-Length: 1\r\n\r\nx"
+    connections = []
+
+    def head(lines: BinaryIO) -> bool:
+        return any(line == b"\r\n" for line in iter(lines.readline, b""))
+
+    def serve() -> None:
+        for _ in range(2):
+            connection, _ = server.accept()
+            connections.append(connection)
+            with connection, connection.makefile("rb") as lines:
+                if head(lines):
+                    connection.sendall(answer)
+                if len(connections) == 1:
+                    head(lines)  # the next request, which gets no answer
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        size, piece = storage_http.in_part(f"http://127.0.0.1:{server.getsockname()[1]}/cells.h5ad")
+        assert (size, piece(0, 1)) == (10, b"x")
+        thread.join(10)
+    assert len(connections) == 2
