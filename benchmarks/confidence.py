@@ -379,9 +379,9 @@ Networks, three lines, prior `none` and `effects`, settings of the demo on a scr
 ## What does not hold
 
 Of perturbations that no training line has, the interval holds less than its 80 %: there are few
-left-out lines to learn from. Where known effects are made
-large enough to be told apart, errors come a little above predicting nothing's now and then. Of untrained perturbations without a
-prior the expectation is one number for all, so it ranks nothing.
+left-out lines to learn from. Where known effects are made large enough to be told apart, errors
+come a little above predicting nothing's now and then. Of untrained perturbations without a prior
+the expectation is one number for all, so it ranks nothing.
 
 ## What did not help
 
