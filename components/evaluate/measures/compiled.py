@@ -8,8 +8,10 @@ Compiled = TypeVar("Compiled")
 
 def keep_umaps() -> None:
     """Keep the two functions of umap that scanpy's neighbours call, too: 7 s of compilation."""
-    from umap import umap_
-
+    try:
+        from umap import umap_
+    except RuntimeError:  # umap keeps others itself, and there is no folder for them
+        return
     for function in (umap_.smooth_knn_dist, umap_.compute_membership_strengths):
         kept(function)
 
