@@ -183,7 +183,7 @@ other three: mean over compounds of the correlation over 6,349 genes, and of dis
 (`components/finetune/effect_weights.py`). What shares over perturbations agrees more with the truth
 and tells like compounds less apart; so as much of the mean effect is held back as is needed to tell
 them apart as well as copying does. Both cannot be had here: of everything tried that is told apart
-as well as by copying, the correlation is 0.335 at most (`docs/log.md`).
+as well as by copying, the correlation is 0.336 at most (`docs/log.md`).
 
 {op3}
 

@@ -177,7 +177,7 @@ def of_other_screens(
         change[place] = np.where(found >= 0, other.delta[i, found], 0.0)
         spread = usual if other.error is None else np.square(other.error[i, found])
         variance[place] = np.where((found >= 0) & np.isfinite(spread), spread, np.inf)
-    return LineDeltas(lines, change, variance, there)
+    return LineDeltas(lines, change, variance, there, own.targets)
 
 
 def vectors_of(labels: Sequence[str], table: Tensor, vocabulary: Vocabulary) -> Floats:

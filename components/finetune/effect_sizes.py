@@ -5,7 +5,7 @@ that are too small are taken for other, weaker ones, and for none. So they are m
 errors allow, and larger still where copying tells the perturbations of left-out lines better apart.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from components.finetune.effect_parts import COPIED, weighted
 from components.finetune.effect_weights import Compared, Weights, ahead_beyond_luck
 from components.shared.artifacts.confidence import MOST_SCALE
 
+ESTIMATED = "estimated"
 FACTORS = np.linspace(0.0, MOST_SCALE, 61)
 """That the one for the size of known effects is chosen from."""
 
@@ -29,8 +30,8 @@ class Sizes:
     copied: tuple[float, float]
     """Both sums of copying: the mean of the other lines' changes, as measured."""
     perturbations: int
-    lines: tuple[tuple[Compared, Floats], ...]
-    """Of each line some perturbations, and their effects as estimated, [perturbations, genes]."""
+    lines: tuple[Compared, ...]
+    """Of each line some perturbations, as copied and as `ESTIMATED`."""
 
     def __add__(self, other: "Sizes") -> "Sizes":
         return Sizes(
@@ -56,8 +57,8 @@ class Sizes:
             error = factor * found - line.measured
             squared[i], absolute[i] = np.square(error).sum(), np.abs(error).sum()
         copied = float(np.square(missed).sum()), float(np.abs(missed).sum())
-        some = line.thinned
-        told = ((some, weighted(some.parts, weights)),) if len(some.measured) > 1 else ()
+        kept = replace(line, parts={COPIED: line.parts[COPIED], ESTIMATED: found})
+        told = (kept.thinned,) if len(found) > 1 else ()
         return cls(squared, absolute, copied, len(found), told)
 
     @property
@@ -82,12 +83,10 @@ class Sizes:
 
     def _told_apart(self, places: list[int]) -> int:
         """Return the first of ``places`` in `FACTORS` that tells apart as well as copying."""
-        copying = np.concatenate(
-            [line.discrimination(line.parts[COPIED]) for line, _ in self.lines]
-        )
+        copying = self._discrimination(COPIED)
         apart = []
         for place in places:
-            apart.append(self._discrimination(FACTORS[place]))
+            apart.append(self._discrimination(ESTIMATED, FACTORS[place]))
             if not ahead_beyond_luck(copying, apart[-1]):
                 return place
         best = apart[int(np.argmax([scores.mean() for scores in apart]))]
@@ -97,9 +96,9 @@ class Sizes:
             if not ahead_beyond_luck(best, scores)
         )
 
-    def _discrimination(self, factor: float) -> Floats:
+    def _discrimination(self, way: str, factor: float = 1.0) -> Floats:
         return np.concatenate(
-            [line.discrimination(factor * effects) for line, effects in self.lines]
+            [line.discrimination(factor * line.parts[way]) for line in self.lines]
         )
 
 

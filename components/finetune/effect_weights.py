@@ -68,9 +68,13 @@ def weights_of(
         key: what two names of one line have in common.
         estimate: makes the estimates from some of them.
     """
-    left_out = list(_left_out(lines, key, estimate))
-    weights = _stacked(left_out)
-    return _told_apart(weights, left_out) if left_out else weights
+    gram, target = np.zeros((len(PARTS), len(PARTS))), np.zeros(len(PARTS))
+    some = []
+    for line in _left_out(lines, key, estimate):
+        own, measured = _products(line)
+        gram, target = gram + own, target + measured
+        some.append(line.thinned)
+    return _told_apart(_stacked(gram, target), [line for line in some if len(line.measured) > 1])
 
 
 @dataclass(frozen=True)
@@ -130,17 +134,21 @@ def _left_out(
             yield Compared.of(estimate(others), (part, number))
 
 
-def _stacked(left_out: Sequence[Compared]) -> Weights:
-    """Regress what was measured on its estimates, every perturbation scaled to norm 1."""
-    gram, target = np.zeros((len(PARTS), len(PARTS))), np.zeros(len(PARTS))
-    for line in left_out:
-        measured = _centred(line.measured)
-        norm = np.linalg.norm(measured, axis=1, keepdims=True)
-        scale = np.divide(1.0, norm, out=np.zeros_like(norm), where=norm > 0)
-        measured *= scale
-        ways = [_centred(line.parts[way]) * scale for way in PARTS]
-        gram += [[float((a * b).sum()) for b in ways] for a in ways]
-        target += [float((a * measured).sum()) for a in ways]
+def _products(line: Compared) -> tuple[Floats, Floats]:
+    """Return the products of the four estimates with each other and with what was measured.
+
+    Every perturbation is scaled to norm 1 by what was measured: [ways, ways] and [ways].
+    """
+    measured = _centred(line.measured)
+    norm = np.linalg.norm(measured, axis=1, keepdims=True)
+    scale = np.divide(1.0, norm, out=np.zeros_like(norm), where=norm > 0)
+    measured *= scale
+    ways = [_centred(line.parts[way]) * scale for way in PARTS]
+    gram = np.array([[float((a * b).sum()) for b in ways] for a in ways])
+    return gram, np.array([float((a * measured).sum()) for a in ways])
+
+
+def _stacked(gram: Floats, target: Floats) -> Weights:
     if not gram.trace() or not (target > 0).any():
         return dict(WITHOUT_LINES)
     root = np.linalg.cholesky(gram + RIDGE * gram.trace() / len(gram) * np.eye(len(gram)))
@@ -148,13 +156,12 @@ def _stacked(left_out: Sequence[Compared]) -> Weights:
     return {way: float(weight / found.sum()) for way, weight in zip(PARTS, found, strict=True)}
 
 
-def _told_apart(weights: Weights, left_out: Sequence[Compared]) -> Weights:
+def _told_apart(weights: Weights, lines: Sequence[Compared]) -> Weights:
     """Hold back the least of the mean effect with which lines are told apart as by copying.
 
     That is, where copying is not ahead beyond luck. Where no share of it does, the one that tells
     them apart best is held back: none, where the mean effect is not what makes perturbations alike.
     """
-    lines = [line.thinned for line in left_out if len(line.measured) > 1]
     if not lines:
         return weights
     copying = np.concatenate([line.discrimination(line.parts[COPIED]) for line in lines])

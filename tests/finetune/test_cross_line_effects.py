@@ -203,8 +203,10 @@ def test_other_screens_count_as_lines_but_never_the_test_line_nor_a_line_of_the_
         genes=["h", *genes[::-1]][:-1],
         delta=np.stack([np.full(GENES, value, np.float32) for value in (3, 9, 1, 5)]),
     )
+    own = replace(own, targets=[np.array([i], np.int64) for i in range(len(LABELS))])
     found = of_other_screens(other, LABELS, genes, own, "Te-st")
     assert found.lines == ["far", "one"]
+    assert found.targets == own.targets  # the same perturbations of the same genes
     assert found.there.sum() == 2 and np.isinf(found.variance[:, :, 0]).all()
     known = known_effects(LABELS, [own, found], None)
     z, last = LABELS.index("Z"), GENES - 1

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from components.finetune.cross_line_effects import line_key
 from components.finetune.deltas import LineDeltas
 from components.finetune.effect_parts import COPIED, PARTS, estimates_from
-from components.finetune.effect_sizes import FACTORS, NO_ESTIMATES, Sizes
+from components.finetune.effect_sizes import ESTIMATED, FACTORS, NO_ESTIMATES, Sizes
 from components.finetune.effect_weights import Compared, weights_of
 from tests.finetune.shared_effects import screen, tellers
 
@@ -66,11 +66,11 @@ def weak_and_strong(seed: int) -> LineDeltas:
 def test_effects_that_are_too_small_to_tell_perturbations_apart_are_made_larger(seed: int) -> None:
     sizes = sizes_of(weak_and_strong(seed))
     small = replace(sizes, lines=())
-    copied, line = sizes.lines[0][0].parts[COPIED], sizes.lines[0][0]
-    effects = sizes.lines[0][1]
+    [line] = sizes.lines
+    effects = line.parts[ESTIMATED]
     reached = [line.discrimination(s.factor * effects).mean() for s in (small, sizes)]
     assert small.factor < sizes.factor
-    assert reached[0] < line.discrimination(copied).mean() - 0.02
+    assert reached[0] < line.discrimination(line.parts[COPIED]).mean() - 0.02
     assert reached[1] > reached[0] + 0.01
 
 

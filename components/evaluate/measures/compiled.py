@@ -8,10 +8,8 @@ Compiled = TypeVar("Compiled")
 
 def keep_umaps() -> None:
     """Keep the two functions of umap that scanpy's neighbours call, too: 7 s of compilation."""
-    try:
-        from umap import umap_
-    except RuntimeError:  # umap keeps others itself, and there is no folder for them
-        return
+    from umap import umap_
+
     for function in (umap_.smooth_knn_dist, umap_.compute_membership_strengths):
         kept(function)
 
