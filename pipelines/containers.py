@@ -8,6 +8,7 @@ from typing import Any
 
 from kfp import local
 
+from components.finetune.places import OWN_PLACE
 from components.shared.storage.buckets import SCHEMES
 from components.shared.storage.files import SHA256, at_home, local_path
 from components.shared.telling.addresses import scheme_of
@@ -54,7 +55,7 @@ def here(uri: str) -> Path | None:
 
 
 def docker_runner(
-    params: Mapping[str, Any], root: Path, images: Mapping[str, str]
+    params: Mapping[str, Any], root: Path, images: Mapping[str, str], state: Path
 ) -> local.DockerRunner:
     """Return a runner whose containers have a read-only root file system and no capabilities.
 
@@ -66,6 +67,7 @@ def docker_runner(
         root: folder of the run; what is made in it belongs to whoever runs this, or to the images'
             user if that is root.
         images: image by stage.
+        state: folder in which training keeps checkpoints for the same command to resume from.
 
     Raises:
         InputError: no engine answers, an image is not built, or a folder cannot be written to.
@@ -80,7 +82,7 @@ def docker_runner(
     # On the disk and not in memory, and kept: a download that was cut off resumes in the next run.
     scratch = root.parent / f".tmp-{user.partition(':')[0]}"
     published = {path.parent for path in _paths([params.get("publish_to")])}
-    write = {root, scratch, *published, *_paths([params.get("checkpoints")])}
+    write = {root, scratch, state, *published, *_paths([params.get("checkpoints")])}
     for folder in write:
         _give(folder, new=folder == root)
     # Cached tasks left their outputs in runs beside this one.
@@ -98,7 +100,7 @@ def docker_runner(
         cap_drop=["ALL"],
         security_opt=["no-new-privileges"],
         network_mode=_network(uris, environment),
-        environment=environment | {"TMPDIR": str(scratch)},
+        environment=environment | {"TMPDIR": str(scratch), OWN_PLACE: str(state)},
         working_dir=str(Path.cwd()),
         mounts=mounts,
     )

@@ -31,6 +31,8 @@ SELECTOR = "expression selector"
 ITEM = "to parent value: "
 """Text before the item of a loop in the line that says that a task takes something from it."""
 CHATTER = re.compile(r"Streamed logs:|outputs:|has no outputs|Cleaned up workspace")
+NEWS_TO_NOBODY = re.compile(r"Skipping task |(Executing task|Task) 'conclude'")
+"""Of what comes after a task that failed, or that was stopped; the run's last line says it."""
 RESULT = re.compile(r"[a-z-]+: result: ")
 """Lines for a cluster's last page; here the end of the run says it."""
 STARTED = re.compile(r"Executing task '(.+)'")
@@ -91,6 +93,7 @@ class _Readable(io.TextIOBase):
             self._said.task, self._said.in_json = started[1], False
         clock = time.strftime("%H:%M:%S", time.localtime(record.created))
         chatter = record.levelno < logging.WARNING and bool(CHATTER.search(text))
+        chatter = chatter or bool(NEWS_TO_NOBODY.search(text))
         for number, line in enumerate(text.rstrip().split("\n")):
             self._pass(f"{clock} {line}" if not number else line, chatter=chatter)
         if self._runs > 1 and ENDED.search(text):

@@ -17,7 +17,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,7 @@ from pipelines.outcome import comparison_summary, summary
 from pipelines.pipeline import pipeline_on, scgpt_perturb
 from pipelines.scheduling import LOCAL
 from pipelines.sources import digest_of_code
+from pipelines.task_containers import TaskContainers, tasks_in_containers
 from pipelines.task_processes import Tasks, tasks_here
 
 PARAMS = Path(__file__).parent / "params"
@@ -63,6 +64,8 @@ PINNED = ("dataset", "prior", "priors")
 """Parameters whose files `pinned` names by content."""
 AFTER_TRAINING = ("publish_to", "checkpoints")
 """Parameters that change nothing of what is trained."""
+MEASURED = "SCGPT_PERTURB_EVALUATION_CACHE"
+"""Variable that says where evaluations keep what they measured of the reference."""
 STOPPED = 128 + signal.SIGINT
 
 
@@ -314,16 +317,14 @@ def run(
     runs = at_home(runs)
     root = new_folder(runs.resolve(), name, params)
     comparing = is_comparison(params)
+    images = development_images() if containers else code_as_images()
+    state = runs.resolve() / CHECKPOINTS / run_digest(given, images)
+    started: AbstractContextManager[TaskContainers | Tasks]
     if containers:
-        images = development_images()
-        runner = docker_runner(params, root, images)
+        runner, started = docker_runner(params, root, images, state), tasks_in_containers()
     else:
-        images, runner = code_as_images(), local.SubprocessRunner(use_venv=False)
-        state = runs.resolve() / CHECKPOINTS / run_digest(given, images)
-        os.environ[OWN_PLACE] = str(state)
-        if comparing:
-            measured = runs.resolve() / ".cache" / "evaluate"
-            os.environ.setdefault("SCGPT_PERTURB_EVALUATION_CACHE", str(measured))
+        runner = local.SubprocessRunner(use_venv=False)
+        started = tasks_here(_environment(runs.resolve(), state, comparing=comparing))
     others = comparison_on if comparing else pipeline_on
     pipeline = (prediction_on if is_prediction(params) else others)(LOCAL, images)
     local.init(
@@ -332,12 +333,8 @@ def run(
         enable_caching=True,
         cache_root=str(runs / ".cache" / state_of_inputs(params)),
     )
-    # OpenMP threads wait for each other by spinning, for very long. Where a core is shared that is
-    # ten times slower than spinning briefly; where it is not, this costs nothing.
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
         count = len(priors_of(params)) * len(params.get("seeds", [0])) if comparing else 1
-        started = nullcontext(Tasks()) if containers else tasks_here()
         with readable_log(private(root / LOG), runs=count) as told, started as tasks:
             pipeline(**given)
     except RuntimeError as error:
@@ -350,9 +347,19 @@ def run(
     wanted = "*/compare/comparison" if comparing else "*/publish/published"
     [found] = root.glob(wanted)
     link_results(root, found)
-    if not containers:
-        shutil.rmtree(state, ignore_errors=True)
+    shutil.rmtree(state, ignore_errors=True)
     return root
+
+
+def _environment(runs: Path, state: Path, *, comparing: bool) -> dict[str, str]:
+    """Return what tasks that are processes are told: where runs share what they keep."""
+    # OpenMP threads wait for each other by spinning, for very long. Where a core is shared that is
+    # ten times slower than spinning briefly; where it is not, this costs nothing.
+    told = {OWN_PLACE: str(state), "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "10000")}
+    if comparing:
+        measured = str(runs / ".cache" / "evaluate")
+        told[MEASURED] = os.environ.get(MEASURED, measured)
+    return told
 
 
 def run_digest(params: Mapping[str, Any], images: Mapping[str, str]) -> str:

@@ -12,23 +12,25 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
 
 from kfp.dsl import executor_main
 from kfp.local import subprocess_task_handler
 
+from pipelines.signals import signals_to
+
 INPUT = "SCGPT_PERTURB_EXECUTOR_INPUT"
 FLAG = "--executor_input"
-STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Tasks:
     """The processes of the tasks of a run."""
 
-    def __init__(self) -> None:
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self.environment = environment
+        """What every task's environment has beside this process's own."""
         self.stopped = False
         """Whether the run was asked to stop: no further task starts."""
         self._processes: list[subprocess.Popen[str]] = []
@@ -45,7 +47,7 @@ class Tasks:
             stderr=subprocess.STDOUT,
             text=True,
             bufsize=1,
-            env={**os.environ, **(env_vars or {}), **given},
+            env={**os.environ, **self.environment, **(env_vars or {}), **given},
             process_group=0,  # Ctrl-C in a terminal reaches the run alone, which passes it on
         ) as process:
             self._processes.append(process)
@@ -73,19 +75,16 @@ def _signal(process: subprocess.Popen[str], number: signal.Signals) -> None:
 
 
 @contextmanager
-def tasks_here() -> Iterator[Tasks]:
+def tasks_here(environment: Mapping[str, str]) -> Iterator[Tasks]:
     """Let KFP's local runner start tasks by way of `Tasks`, which signals to this process stop."""
-    tasks = Tasks()
+    tasks = Tasks(environment)
     start = subprocess_task_handler.run_local_subprocess
     subprocess_task_handler.run_local_subprocess = tasks.start
-    main = threading.current_thread() is threading.main_thread()
-    before = {number: signal.signal(number, tasks.stop) for number in STOPPING} if main else {}
     try:
-        yield tasks
+        with signals_to(tasks.stop):
+            yield tasks
     finally:
         subprocess_task_handler.run_local_subprocess = start
-        for number, handler in before.items():
-            signal.signal(number, handler or signal.SIG_DFL)
 
 
 def handed_over(command: Sequence[str]) -> tuple[list[str], dict[str, str]]:

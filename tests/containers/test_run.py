@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import anndata
+import docker
 import pandas as pd
 import pytest
 
@@ -14,7 +16,9 @@ from components.shared.artifacts.artifact import MODEL, PUBLISHED, opening
 from components.shared.storage.buckets import open_bucket
 from pipelines.containers import ENVIRONMENT
 from pipelines.scheduling import USER
+from pipelines.task_containers import TaskContainers
 from tests.pipelines.runs import PUBLISHED_FILES, path_after
+from tests.pipelines.test_stopped import interrupt, started, wait_for
 from tests.servers.stores import serving
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -122,6 +126,33 @@ def test_a_bad_parameter_fails_its_container_in_one_line_and_conclude_says_how_t
     newest = max(runs.glob("2*/*"), key=lambda path: path.name)
     assert "same command again" in (newest / "conclude" / "outcome").read_text()
     assert not (newest / "ingest" / "cells").exists()
+
+
+def test_a_task_that_fails_at_once_is_no_success_and_leaves_no_container(built: dict) -> None:
+    """KFP's own function takes it for one where the engine has removed the container by then."""
+    client = docker.from_env()
+    tasks = TaskContainers()
+    command = ["sh", "-c", "exit 3"]
+    codes = {tasks.start(client, built["split"], command, {}, labels=["fails"]) for _ in range(20)}
+    assert codes == {3}
+    assert not client.containers.list(all=True, filters={"label": "fails"})
+
+
+def test_ctrl_c_ends_containers_and_the_same_command_resumes_from_a_checkpoint(
+    runs: Path, tmp_path: Path, built: dict
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    with started(runs, first, "--containers") as process:
+        wait_for(r"epoch [23]/400", first, process)
+        assert interrupt(process) == 130
+    assert not docker.from_env().containers.list(filters={"ancestor": built["finetune"]})
+    said = first.read_text()
+    assert "Traceback" not in said and "Skipping" not in said
+    assert re.search(r"finetune: stopped at epoch (\d+), step \d+; .*same command resumes", said)
+    assert said.rstrip().splitlines()[-1].startswith("run: stopped; the same command continues")
+    with started(runs, second, "--containers") as process:
+        wait_for(r"finetune: resuming from epoch ([2-9]|\d\d)", second, process)
+        assert interrupt(process) == 130
 
 
 @pytest.mark.parametrize("scheme", ["gs", "s3", "minio"])

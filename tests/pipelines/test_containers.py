@@ -7,6 +7,7 @@ import pytest
 
 docker = pytest.importorskip("docker")
 
+from components.finetune.places import OWN_PLACE  # noqa: E402
 from pipelines import containers  # noqa: E402
 
 
@@ -29,12 +30,12 @@ def runner_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
     for name in containers.ENVIRONMENT:
         monkeypatch.delenv(name, raising=False)
-    root = tmp_path / "runs" / "run"
+    root, state = tmp_path / "runs" / "run", tmp_path / "runs" / "state"
     root.mkdir(parents=True)
 
     def runner(**params: str) -> dict:
         given = {"dataset": "sim://screen", "pretrained": "random://tiny"} | params
-        made = containers.docker_runner(given, root, {"split": "scgpt-perturb/split:1"})
+        made = containers.docker_runner(given, root, {"split": "scgpt-perturb/split:1"}, state)
         return made.container_run_args
 
     return runner
@@ -49,8 +50,9 @@ def test_a_task_has_no_rights_and_writes_only_where_it_should(runner_for, tmp_pa
     runs = tmp_path / "runs"
     seen = {mount["Target"]: mount["ReadOnly"] for mount in arguments["mounts"]}
     scratch = str(runs / f".tmp-{os.getuid() or containers.USER}")
-    assert seen == {str(runs): True, scratch: False}
-    assert arguments["environment"] == {"TMPDIR": scratch}
+    state = str(runs / "state")
+    assert seen == {str(runs): True, scratch: False, state: False}
+    assert arguments["environment"] == {"TMPDIR": scratch, OWN_PLACE: state}
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder away")
@@ -142,4 +144,4 @@ def test_an_image_that_is_not_built_is_named(tmp_path: Path, monkeypatch) -> Non
     with pytest.raises(
         containers.InputError, match=r"scgpt-perturb/prior:2 is not built; run make"
     ):
-        containers.docker_runner(params, tmp_path, {"prior": "scgpt-perturb/prior:2"})
+        containers.docker_runner(params, tmp_path, {"prior": "scgpt-perturb/prior:2"}, tmp_path)
