@@ -1,82 +1,124 @@
-"""Tasks as processes of this machine, whose command lines tell none of their parameters.
+"""Tasks as processes of this machine, each forked from one that has imported what they need.
 
-KFP's local runner puts a task's parameters on its command line, which every user of the machine may
-read, and an address among them may hold a password. Here the task's process gets them in its
-environment, which its owner alone may read. Run as a module, this is that process.
+KFP's local runner starts each task's Python anew, with its parameters on its command line, which
+every user of the machine may read, and an address among them may hold a password. Here a
+`task_host` forks it and hands them over.
 
 Ctrl-C stops a run as SIGTERM stops a task: what is being trained finishes its step and writes a
 checkpoint. A second one ends the tasks at once.
 """
 
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from threading import Lock
 from types import FrameType
+from typing import Any
 
-from kfp.dsl import executor_main
 from kfp.local import subprocess_task_handler
 
+from pipelines import task_host
 from pipelines.signals import signals_to
 
-INPUT = "SCGPT_PERTURB_EXECUTOR_INPUT"
 FLAG = "--executor_input"
+RUNTIME = {
+    "_KFP_RUNTIME": "true",  # as KFP sets it for a task: it then imports only what a task needs
+    "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # GPUs are counted without what a fork cannot take over
+}
 
 
 class Tasks:
     """The processes of the tasks of a run."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
-        self.environment = environment
-        """What every task's environment has beside this process's own."""
         self.stopped = False
         """Whether the run was asked to stop: no further task starts."""
-        self._processes: list[subprocess.Popen[str]] = []
+        self._environment = {**RUNTIME, **environment}
+        self._numbers: list[int] = []
+        self._host: tuple[subprocess.Popen[bytes], socket.socket] | None = None
+        self._asking = Lock()
 
     def start(self, full_command: list[str], env_vars: dict[str, str] | None = None) -> int:
         """Run a task to its end and return its exit code, as KFP's `run_local_subprocess` does."""
         if self.stopped:
             return 1
-        command, given = handed_over(full_command)
-        with subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            bufsize=1,
-            env={**os.environ, **self.environment, **(env_vars or {}), **given},
-            process_group=0,  # Ctrl-C in a terminal reaches the run alone, which passes it on
-        ) as process:
-            self._processes.append(process)
+        environment = {**os.environ, **self._environment, **(env_vars or {})}
+        ours, reader = self._fork()
+        with ours, ours.makefile("rw") as channel, os.fdopen(reader, errors="replace") as said:
+            channel.write(json.dumps(handed_over(full_command, environment)) + "\n")
+            channel.flush()
+            number = int(channel.readline() or 0)
+            self._numbers.append(number)
             if self.stopped:  # since it was asked above
-                _signal(process, signal.SIGTERM)
-            for line in process.stdout or ():
+                _signal(number, signal.SIGTERM)
+            for line in said:
                 print(line, end="")
             print("\n")
-            code = process.wait()
+            code = channel.readline()
             # Its number may be another process's from here on.
-            self._processes.remove(process)
-            return code
+            self._numbers.remove(number)
+            return int(code or 1)
+
+    def _fork(self) -> tuple[socket.socket, int]:
+        """Have the host fork; return the socket of the new process and where to read its output."""
+        ours, theirs = socket.socketpair()
+        reader, writer = os.pipe()
+        with theirs, self._asking:
+            socket.send_fds(self._control(), [b"."], [theirs.fileno(), writer])
+        os.close(writer)
+        return ours, reader
+
+    def _control(self) -> socket.socket:
+        """Return the socket of a host that runs."""
+        if self._host and self._host[0].poll() is None:
+            return self._host[1]
+        self.close()
+        control, its = socket.socketpair()
+        with its:
+            process = subprocess.Popen(
+                [sys.executable, "-m", task_host.__name__],
+                stdin=its.fileno(),
+                env={**os.environ, **self._environment},
+                process_group=0,  # Ctrl-C in a terminal reaches the run alone, which passes it on
+            )
+        self._host = process, control
+        return control
+
+    def close(self) -> None:
+        """End the host; it ends with this process in any case."""
+        if self._host:
+            process, control = self._host
+            control.close()
+            process.wait()
 
     def stop(self, number: int, frame: FrameType | None) -> None:
         """Handle a signal: ask the tasks to end; the second time, end them."""
-        for process in list(self._processes):
-            _signal(process, signal.SIGKILL if self.stopped else signal.SIGTERM)
+        for task in list(self._numbers):
+            _signal(task, signal.SIGKILL if self.stopped else signal.SIGTERM)
         self.stopped = True
 
 
-def _signal(process: subprocess.Popen[str], number: signal.Signals) -> None:
+def _signal(task: int, number: signal.Signals) -> None:
     """Send a signal to a task's process and those that it started."""
     with suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, number)
+        if os.getpgid(task) == task:
+            os.killpg(task, number)
+        else:  # it has only just begun
+            os.kill(task, number)
 
 
 @contextmanager
 def tasks_here(environment: Mapping[str, str]) -> Iterator[Tasks]:
-    """Let KFP's local runner start tasks by way of `Tasks`, which signals to this process stop."""
+    """Let KFP's local runner start tasks by way of `Tasks`, which signals to this process stop.
+
+    Args:
+        environment: what every task's environment has beside this process's own.
+    """
     tasks = Tasks(environment)
     start = subprocess_task_handler.run_local_subprocess
     subprocess_task_handler.run_local_subprocess = tasks.start
@@ -85,16 +127,15 @@ def tasks_here(environment: Mapping[str, str]) -> Iterator[Tasks]:
             yield tasks
     finally:
         subprocess_task_handler.run_local_subprocess = start
+        tasks.close()
 
 
-def handed_over(command: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """Return a task's command without its parameters, and the environment that has them."""
+def handed_over(command: Sequence[str], environment: Mapping[str, str]) -> dict[str, Any]:
+    """Return what a task's process needs of the command with which KFP would start it."""
     at = command.index(FLAG)
-    kept = [*command[:at], *command[at + 2 :]]
-    ours = [part.replace(f"-m {executor_main.__name__}", f"-m {__name__}") for part in kept]
-    return ours, {INPUT: command[at + 1]}
-
-
-if __name__ == "__main__":
-    sys.argv += [FLAG, os.environ.pop(INPUT)]
-    executor_main.executor_main()
+    return {
+        "name": command[-1],
+        "source": command[at - 1],
+        "arguments": command[at:],
+        "environment": environment,
+    }

@@ -1,5 +1,6 @@
 """Fixtures every test may ask for."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -7,6 +8,10 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).resolve().parents[1]
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Workers take all CPUs; threads of one would only wait for those of another.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # How long an example takes says how busy the machine is, not whether the program is right.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -20,3 +25,9 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"real test data are not at {folder} (set SCGPT_PERTURB_TEST_DATA)")
     return folder
+
+
+def pytest_collection_finish() -> None:
+    """Keep what was imported out of the passes of the garbage collector, some of which are long."""
+    gc.collect()
+    gc.freeze()

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -44,9 +45,19 @@ def path_after(word: str, output: str) -> Path:
 
 
 def processes(session: int) -> Iterator[tuple[int, str]]:
-    """Yield the processes of a session that live, each with its command line."""
+    """Yield the processes of a session that live, each with the name that ps shows."""
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError, ProcessLookupError):
             state, _, _, of = (folder / "stat").read_text().rpartition(")")[2].split()[:4]
             if int(of) == session and state != "Z":
-                yield int(folder.name), (folder / "cmdline").read_text().replace("\0", " ")
+                yield int(folder.name), (folder / "comm").read_text().strip()
+
+
+def no_process_left(session: int) -> bool:
+    """Return whether all processes of a session end within seconds."""
+    until = time.monotonic() + 5
+    while left := list(processes(session)):
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.1)
+    return not left

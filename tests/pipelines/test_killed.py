@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from components.shared.artifacts.artifact import DRAFT
-from tests.pipelines.runs import ROOT, processes
+from tests.pipelines.runs import ROOT, no_process_left, processes
 
 STAGES = ("check", "ingest", "split", "prior", "finetune", "predict", "evaluate", "publish")
 SMALL = [
@@ -45,9 +45,9 @@ def started(runs: Path) -> subprocess.Popen[bytes]:
 def kill(run: subprocess.Popen[bytes], stage: str) -> bool:
     """Kill the process of a stage soon after it began; return whether there was one."""
     while run.poll() is None:
-        for pid, command in processes(run.pid):
-            if "task_processes" in command and command.endswith(f"--function_to_execute {stage} "):
-                time.sleep(0.2)
+        for pid, name in processes(run.pid):
+            if name == f"task {stage}":
+                time.sleep(0.03)
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
                 return True
@@ -73,10 +73,7 @@ def test_a_run_whose_stages_were_each_killed_once_ends_with_the_same_files(tmp_p
         assert kill(run, stage), (stage, (folder / "said").read_text()[-2000:])
         assert run.wait(120) == 1
         assert "Traceback" not in (folder / "said").read_text()
-        until = time.monotonic() + 5
-        while (left := list(processes(run.pid))) and time.monotonic() < until:
-            time.sleep(0.1)
-        assert left == []
+        assert no_process_left(run.pid)
         assert list(folder.rglob(f"*{DRAFT}")) == []
     for name in ("killed", "undisturbed"):
         assert started(tmp_path / name).wait(600) == 0, (tmp_path / name / "said").read_text()
