@@ -167,7 +167,11 @@ def _cells(uri: str, ending: str, name: str) -> Iterator[Cells]:
         with fetched_folder(uri, (PROVENANCE,)) as folder:
             files = _files_of(folder / PROVENANCE, name)
         with fetched_folder(uri, (PROVENANCE, *files)) as folder:
-            yield Cells.open(folder)
+            try:
+                artifact = Cells.open(folder).artifact
+            except InputError as error:
+                raise InputError(str(error).replace(str(folder), name)) from None
+            yield Cells(artifact, f"{name}/{CELLS_FILE}", AS_INGEST)
         return
     with fetched(uri) as path, TemporaryDirectory() as folder:
         (Path(folder) / CELLS_FILE).symlink_to(path.absolute())

@@ -1,6 +1,7 @@
 """`effects:<uri>`: deltas of other screens, from cells or a table, in the prior's artifact."""
 
 import json
+import shutil
 from pathlib import Path
 
 import anndata
@@ -17,7 +18,9 @@ from components.prior.prior import prior
 from components.shared.artifacts.artifact import GENE_PRIOR, opening
 from components.shared.artifacts.cells import CELLS_FILE, Cells
 from components.shared.artifacts.gene_prior import OtherEffects
+from components.shared.storage.buckets import open_bucket
 from components.shared.telling.errors import InputError
+from tests.servers.stores import serving
 
 
 def made(folder: Path, text: str) -> tuple[dict, OtherEffects]:
@@ -203,13 +206,27 @@ def test_deltas_that_were_changed_are_not_read(tmp_path):
         OtherEffects.read(tmp_path / "out")
 
 
+def damaged(screen: Path, folder: Path) -> Path:
+    """Copy a cells artifact; its cells are not those that its provenance names."""
+    shutil.copytree(screen, folder)
+    facts = json.loads((folder / "provenance.json").read_text())
+    facts["files"][CELLS_FILE]["sha256"] = "0" * 64
+    (folder / "provenance.json").write_text(json.dumps(facts))
+    return folder
+
+
 def test_the_cells_artifact_is_checked(screen, tmp_path):
     assert Cells.open(screen).genes
-    (tmp_path / "cells").mkdir()
-    for path in screen.iterdir():
-        (tmp_path / "cells" / path.name).write_bytes(path.read_bytes())
-    facts = json.loads((tmp_path / "cells" / "provenance.json").read_text())
-    facts["files"][CELLS_FILE]["sha256"] = "0" * 64
-    (tmp_path / "cells" / "provenance.json").write_text(json.dumps(facts))
+    folder = damaged(screen, tmp_path / "cells")
     with pytest.raises(InputError, match="sha256 is not the one"):
-        made(tmp_path / "out", f"effects:{tmp_path / 'cells'}")
+        made(tmp_path / "out", f"effects:{folder}")
+
+
+def test_an_artifact_of_a_bucket_is_called_by_its_address(screen, tmp_path, monkeypatch):
+    folder = damaged(screen, tmp_path / "cells")
+    with serving("gs", monkeypatch, "screens"):
+        for file in folder.iterdir():
+            open_bucket("gs://screens").upload(file, f"cells/{file.name}")
+        with pytest.raises(InputError) as told:
+            made(tmp_path / "out", "effects:gs://screens/cells")
+    assert str(told.value).startswith(f"gs://screens/cells/{CELLS_FILE}: sha256 is not the one")
