@@ -9,10 +9,6 @@ from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).resolve().parents[1]
 
-if "PYTEST_XDIST_WORKER" in os.environ:
-    # Workers take all CPUs; threads of one would only wait for those of another.
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-
 # How long an example takes says how busy the machine is, not whether the program is right.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")

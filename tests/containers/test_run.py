@@ -17,8 +17,7 @@ from components.shared.storage.buckets import open_bucket
 from pipelines.containers import ENVIRONMENT
 from pipelines.scheduling import USER
 from pipelines.task_containers import TaskContainers
-from tests.pipelines.runs import PUBLISHED_FILES, path_after
-from tests.pipelines.test_stopped import interrupt, started, wait_for
+from tests.pipelines.runs import PUBLISHED_FILES, interrupt, path_after, started, wait_for
 from tests.servers.stores import serving
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -1,11 +1,13 @@
 """A run from the command line, and where what it wrote lies."""
 
 import os
+import re
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pipelines.history import LATEST
@@ -61,3 +63,43 @@ def no_process_left(session: int) -> bool:
             return False
         time.sleep(0.1)
     return not left
+
+
+LONG = [
+    "dataset=sim://screen?cells=300&genes=40&perturbations=6&lines=3&seed=3",
+    "train_lines=[k562, jurkat]",
+    "test_line=hepg2",
+    "recipe=smoke",
+    "prior=random:4",
+    "overrides={epochs: 400, batch_size: 8, early_stop_after: 400}",
+]
+
+
+@contextmanager
+def started(runs: Path, said: Path, *flags: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Start a run that trains for long, in a session of its own; kill what is left of it."""
+    command = [sys.executable, "-m", "pipelines.run", "demo", *LONG, *flags]
+    command += ["--runs", str(runs)]
+    environment = dict(os.environ) | {"WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1"}
+    with said.open("wb") as file:
+        run = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=file, stderr=file, start_new_session=True
+        )
+    try:
+        yield run
+    finally:
+        for pid, _ in processes(run.pid):
+            os.kill(pid, signal.SIGKILL)
+        run.wait(30)
+
+
+def wait_for(pattern: str, said: Path, run: subprocess.Popen[bytes]) -> None:
+    until = time.monotonic() + 900
+    while not re.search(pattern, said.read_text()):
+        assert run.poll() is None and time.monotonic() < until, said.read_text()[-2000:]
+        time.sleep(0.1)
+
+
+def interrupt(run: subprocess.Popen[bytes]) -> int:
+    os.killpg(run.pid, signal.SIGINT)  # as a terminal does
+    return run.wait(300)
