@@ -28,6 +28,7 @@ from components.finetune.cross_line_effects import known_effects, line_key, othe
 from components.finetune.data import Floats
 from components.finetune.deltas import LineDeltas, line_deltas
 from components.finetune.effect_parts import COMMON, COPIED, PARTS, estimates_from
+from components.finetune.effect_sizes import as_large_as_measured
 from components.finetune.effect_weights import weights_of
 from components.finetune.evidence import correlations
 from components.finetune.loading import load_training_data
@@ -103,7 +104,7 @@ def screen(asked: str, lines: int, seed: int, folder: Path) -> dict[str, Any]:
     told = [i for i, name in enumerate(line.perturbations) if copied.there[place[name]]]
     rows = [place[line.perturbations[i]] for i in told]
     row_of = np.cumsum(copied.there) - 1
-    factor = known.sizes.factor or 1.0
+    factor = known.sizes.factor or as_large_as_measured(copied, known.weights)
     changes = {
         "nothing": np.zeros((len(rows), len(cells.genes))),
         "copying": copied.parts[COPIED][row_of[rows]],
@@ -224,7 +225,7 @@ def main() -> None:
     print("\n".join(real), flush=True)
     found: dict[str, list[dict[str, Any]]] = {}
     kinds = [(name, "three lines") for name in SCREENS]
-    kinds += [("usual", lines) for lines in ("two lines", "one line")]
+    kinds += [("usual", "two lines"), ("usual", "one line"), ("few cells", "one line")]
     for name, lines in kinds:
         title = f"{name}, {lines}"
         for seed in range(1, asked.seeds + 1):

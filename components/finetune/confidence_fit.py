@@ -6,6 +6,7 @@ tell of it agree beyond their noise, and how near the line's controls are to the
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -20,7 +21,7 @@ from components.finetune.cross_line_effects import (
 )
 from components.finetune.data import Floats
 from components.finetune.effect_parts import estimates_from
-from components.finetune.effect_sizes import Sizes
+from components.finetune.effect_sizes import Sizes, as_large_as_measured
 from components.finetune.effect_weights import weights_of
 from components.finetune.evidence import Evidence
 from components.finetune.left_out import LeftOut, Screen, left_out, strength_of
@@ -48,6 +49,10 @@ AS_LARGE_AS_ERRORS_ALLOW = (
     "changes, or by predicting nothing; or a larger one, with no larger error than copying, where "
     "copying told perturbations apart better."
 )
+AS_LARGE_AS_MEASURED = (
+    "No training line can be left out and told by others, so the factor makes known effects as "
+    "large, on the whole, as what was measured of them."
+)
 PENALTY = 1.0
 """On the weights of standardised features, as one more row for each."""
 SIMILARITY_UNIT = 0.1
@@ -71,9 +76,13 @@ def confidence(screen: Screen, known: Effects | None = None) -> Confidence:
     lines = screen.deltas[0].lines
     if any(not others_of(line, screen.deltas) for line in lines):
         every = others_of(None, screen.deltas)
-        weights = weights_of(every, line_key)
-        effects, origin, _ = carried(screen.labels, estimates_from(every), weights, screen.vectors)
-        return _learned([], _table(screen, evidence, origin, strength_of(effects)))
+        weights, estimates = weights_of(every, line_key), estimates_from(every)
+        effects, origin, _ = carried(screen.labels, estimates, weights, screen.vectors)
+        learned = _learned([], _table(screen, evidence, origin, strength_of(effects)))
+        if known is None:
+            return learned
+        scale = as_large_as_measured(estimates, weights)
+        return replace(learned, scale=scale, scale_from=AS_LARGE_AS_MEASURED)
     given = known is not None
     known = known or known_effects(screen.labels, screen.deltas, screen.vectors)
     parts = [

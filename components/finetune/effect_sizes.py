@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from components.finetune.data import Floats
-from components.finetune.effect_parts import COPIED, weighted
+from components.finetune.effect_parts import COPIED, Estimates, weighted
 from components.finetune.effect_weights import Compared, Weights, ahead_beyond_luck
 from components.shared.artifacts.confidence import MOST_SCALE
 
@@ -103,3 +103,16 @@ class Sizes:
 
 
 NO_ESTIMATES = Sizes(np.zeros(len(FACTORS)), np.zeros(len(FACTORS)), (0.0, 0.0), 0, ())
+
+
+def as_large_as_measured(estimates: Estimates, weights: Weights) -> float:
+    """Return the factor that gives weighted estimates the norm of what their lines measured.
+
+    For where no line can be left out. That norm holds noise, so it is an upper bound of the size
+    that the least error asks for; but on five kinds of generated screens with one training line,
+    errors stay below copying's with it (mae_delta 0.186 to 0.261 for 0.205 to 0.288), while
+    discrimination rises by 0.04 to 0.11, to 0.85 to 0.94 for copying's 0.85 to 0.95.
+    """
+    found = float(np.linalg.norm(estimates.combined(weights)))
+    measured = float(np.linalg.norm(estimates.parts[COPIED]))
+    return min(measured / found, MOST_SCALE) if found else 1.0

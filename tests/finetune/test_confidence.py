@@ -1,6 +1,7 @@
 """What to expect of predictions, learned from left-out lines; and the factor for their size."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.finetune.confidence_fit import LEAST_SCALE, confidence
+from components.finetune.cross_line_effects import known_effects
 from components.finetune.deltas import LineDeltas
 from components.finetune.left_out import Screen
 from components.shared.artifacts.confidence import (
@@ -120,6 +122,18 @@ def test_one_line_tells_of_no_other_and_says_so(lines: int) -> None:
     assert "leaving out each training line" in found.why and found.held_out == []
     table = found.expected(["P1", "NEW"], 0.9)
     assert table[COLUMNS[2:]].isna().all().all()
+
+
+def test_effects_of_one_line_that_a_model_is_given_are_made_as_large_as_they_were_measured() -> (
+    None
+):
+    one = screen(lines=1)
+    known = known_effects(one.labels, one.deltas, None)
+    found = confidence(one, known)
+    size = np.linalg.norm(found.scale * known.change[-1].numpy())
+    assert found.scale > 1.0 and size == pytest.approx(np.linalg.norm(one.deltas[0].change), 1e-6)
+    assert "as large, on the whole, as what was measured" in found.scale_from
+    assert replace(found, scale=1.0, scale_from="").why == confidence(one).why
 
 
 def test_each_line_is_left_out_once_trained_and_untrained_apart() -> None:

@@ -10,8 +10,15 @@ from hypothesis import strategies as st
 from components.finetune.cross_line_effects import line_key
 from components.finetune.deltas import LineDeltas
 from components.finetune.effect_parts import COPIED, PARTS, estimates_from
-from components.finetune.effect_sizes import ESTIMATED, FACTORS, NO_ESTIMATES, Sizes
-from components.finetune.effect_weights import Compared, weights_of
+from components.finetune.effect_sizes import (
+    ESTIMATED,
+    FACTORS,
+    NO_ESTIMATES,
+    Sizes,
+    as_large_as_measured,
+)
+from components.finetune.effect_weights import WITHOUT_LINES, Compared, weights_of
+from components.shared.artifacts.confidence import MOST_SCALE
 from tests.finetune.shared_effects import screen, tellers
 
 
@@ -82,3 +89,20 @@ def test_size_alone_that_tells_nothing_apart_is_left() -> None:
 
 def test_no_estimates_have_no_factor() -> None:
     assert NO_ESTIMATES.factor is None
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 1000), st.floats(0.2, 2.0))
+def test_estimates_of_one_line_become_as_large_as_it_measured(seed, noise) -> None:
+    _, deltas = screen(seed, lines=1, noise=noise)
+    estimates = estimates_from(tellers(deltas))
+    factor = as_large_as_measured(estimates, WITHOUT_LINES)
+    found = factor * np.linalg.norm(estimates.combined(WITHOUT_LINES))
+    assert factor == MOST_SCALE or found == pytest.approx(np.linalg.norm(deltas.change))
+
+
+def test_estimates_that_are_zero_or_all_but_are_not_blown_up() -> None:
+    _, deltas = screen(1, lines=1)
+    estimates = estimates_from(tellers(deltas))
+    assert as_large_as_measured(estimates, dict.fromkeys(PARTS, 0.0)) == 1.0
+    assert as_large_as_measured(estimates, dict.fromkeys(PARTS, 1e-9)) == MOST_SCALE

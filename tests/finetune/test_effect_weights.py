@@ -46,12 +46,13 @@ def test_where_lines_share_little_but_their_mean_effect_that_counts_most(seed: i
         assert np.corrcoef(effects, mean)[0, 1] > 0.9
 
 
-def test_one_line_is_half_shrunk_and_half_what_perturbations_share() -> None:
+def test_one_line_is_half_shrunk_and_half_what_perturbations_share_less_their_mean_effect() -> None:
     _, deltas = screen(2, lines=1, pathways=4, common=0.5)
     assert weights_of(tellers(deltas), line_key) == WITHOUT_LINES
     _, same = screen(2, lines=2, pathways=4)
     named = LineDeltas(["K562", "k-562"], same.change, same.variance, same.there)
     assert weights_of(tellers(named), line_key) == WITHOUT_LINES  # one line by two names
+    assert WITHOUT_LINES[SHRUNK] == WITHOUT_LINES[KERNEL] == 0.5 and WITHOUT_LINES[COMMON] < 0
 
 
 @pytest.mark.parametrize("seed", range(3))
