@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 from scipy.stats import mannwhitneyu, pearsonr, wilcoxon
+from statsmodels.stats.multitest import multipletests
 
 from components.evaluate.contenders.halves import halves
 from components.evaluate.contenders.ridge import PENALTIES, ridge_deltas
@@ -501,6 +502,15 @@ def test_the_summarys_spread_is_that_of_a_sample() -> None:
 def test_the_same_values_have_the_same_interval() -> None:
     values = np.random.default_rng(3).normal(size=30)
     assert interval(values) == interval(values)
+
+
+@given(st.lists(st.one_of(st.floats(0, 1), st.just(np.nan)), max_size=12))
+def test_holm_is_that_of_statsmodels(p) -> None:
+    known = [value for value in p if not np.isnan(value)]
+    expected = np.full(len(p), np.nan)
+    if known:
+        expected[~np.isnan(p)] = multipletests(known, method="holm")[1]
+    np.testing.assert_allclose(holm(p), expected, rtol=1e-12)
 
 
 def test_holm_corrects_each_p_by_those_that_are_no_smaller() -> None:

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import bootstrap, wilcoxon
-from statsmodels.stats.multitest import multipletests
 
 RESAMPLES = 2000
 """Of the bootstrap: 50 of them lie beyond each end of a 95 % interval."""
@@ -48,9 +47,13 @@ def signed_rank_p(differences: Floats) -> float:
 
 
 def holm(p: Sequence[float] | Floats) -> Floats:
-    """Return p values corrected by Holm over those that are not NaN."""
+    """Return p values corrected by Holm (1979) over those that are not NaN.
+
+    As `statsmodels.stats.multitest.multipletests`, which has the garbage collected in each call.
+    """
     corrected = np.asarray(p, dtype=float).copy()
-    tested = ~np.isnan(corrected)
-    if tested.any():
-        corrected[tested] = multipletests(corrected[tested], method="holm")[1]
+    tested = np.flatnonzero(~np.isnan(corrected))
+    rising = tested[np.argsort(corrected[tested])]
+    tests_left = np.arange(len(rising), 0, -1)
+    corrected[rising] = np.minimum(np.maximum.accumulate(tests_left * corrected[rising]), 1.0)
     return corrected
