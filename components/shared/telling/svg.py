@@ -9,6 +9,7 @@ from typing import Any
 from markupsafe import escape
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 
@@ -24,6 +25,8 @@ VARIABLES = {
 INK, SOFT, LINE, MODEL, OTHER, QUIET = VARIABLES
 WIDTH = 4.3
 """Inches, of every figure: what a phone is wide."""
+PIXELS_PER_INCH = 150
+"""Of what is drawn as pixels."""
 POINT = "point:"
 """Stand-in addresses of points, with the number of the name that they become."""
 
@@ -85,7 +88,9 @@ def plot(height: float) -> Iterator[Plot]:
 def _inline(figure: Figure) -> str:
     """Return a figure as an SVG element that takes colours and width from the page."""
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", dpi=150, transparent=True)
+    figure.set_dpi(PIXELS_PER_INCH)
+    # Figure.savefig would draw all of it twice.
+    FigureCanvasSVG(figure).print_svg(buffer)
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
