@@ -397,8 +397,8 @@ def main(given: Sequence[str] | None = None) -> None:
             )
         with telling_instead(arguments.params):
             check_early(params)
-        print("\n".join([*described(params), *looked_at(params)]), flush=True)
         try:
+            print("\n".join([*described(params), *looked_at(params)]), flush=True)
             root = run(
                 params,
                 arguments.runs,
@@ -408,7 +408,7 @@ def main(given: Sequence[str] | None = None) -> None:
         except TaskError as error:
             print(error, file=sys.stderr, flush=True)
             raise SystemExit(1) from None
-        except StoppedError:
+        except (StoppedError, KeyboardInterrupt):
             print(
                 "run: stopped; the same command continues from here: finished tasks come from the "
                 "cache, training from its checkpoint",

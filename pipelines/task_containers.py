@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from pipelines.signals import signals_to
@@ -54,11 +53,10 @@ class TaskContainers:
         """
         if self.stopped:
             return 1
-        container = client.containers.run(
-            image=image, command=command, detach=True, volumes=volumes, **arguments
-        )
+        container = client.containers.create(image, command, volumes=volumes, **arguments)
         self._containers.append(container)
         try:
+            container.start()
             if self.stopped:  # since it was asked above
                 self._end(container)
             text = codecs.getincrementaldecoder("utf-8")("replace")
@@ -69,11 +67,11 @@ class TaskContainers:
             self._containers.remove(container)
             container.remove(force=True)
 
-    def stop(self, number: int, frame: FrameType | None) -> None:
-        """Handle a signal: ask the tasks to end; the second time, end them."""
-        for container in list(self._containers):
-            self._end(container, at_once=self.stopped)
+    def stop(self, again: bool) -> None:
+        """Ask the tasks to end; the second time, end them."""
         self.stopped = True
+        for container in list(self._containers):
+            self._end(container, at_once=again)
 
     def _end(self, container: "Container", *, at_once: bool = False) -> None:
         """Stop a container from a thread of its own: the engine answers when it has ended."""

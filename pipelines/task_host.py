@@ -6,11 +6,13 @@ user of the machine may read. Each request brings two files: a socket for the ta
 its command comes and its number and exit code go back, and where it writes what it says.
 """
 
+import atexit
 import gc
 import importlib
 import json
 import os
 import select
+import shutil
 import signal
 import socket
 import sys
@@ -65,8 +67,10 @@ def _begin(channel: socket.socket, output: int) -> tempfile.TemporaryDirectory[s
     """Fork once more and return in the new process; the old one waits for it and tells its end."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     command = json.loads(channel.makefile().readline())
+    nothing = os.open(os.devnull, os.O_RDWR)
     if pid := os.fork():
-        os.close(output)
+        for number in (0, 1, 2, output):  # whoever reads them is not to wait for this process
+            os.dup2(nothing, number)
         channel.sendall(b"%d\n" % pid)
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         with suppress(OSError):  # the run has ended
@@ -77,7 +81,7 @@ def _begin(channel: socket.socket, output: int) -> tempfile.TemporaryDirectory[s
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.clear()
     os.environ.update(command["environment"])
-    for stream, number in ((os.open(os.devnull, os.O_RDONLY), 0), (output, 1), (output, 2)):
+    for stream, number in ((nothing, 0), (output, 1), (output, 2)):
         os.dup2(stream, number)
     sys.stdout, sys.stderr = (
         os.fdopen(number, "w", encoding=was.encoding, errors=was.errors, buffering=1)
@@ -85,9 +89,13 @@ def _begin(channel: socket.socket, output: int) -> tempfile.TemporaryDirectory[s
     )
     with suppress(OSError):
         Path("/proc/self/comm").write_text(f"task {command['name']}")  # for ps
-    folder = tempfile.TemporaryDirectory()
-    source = Path(folder.name, "ephemeral_component.py")
-    source.write_text(command["source"])
+    atexit.unregister(shutil.rmtree)  # of a folder that a library made for all of these processes
+    try:
+        folder = tempfile.TemporaryDirectory()
+        source = Path(folder.name, "ephemeral_component.py")
+        source.write_text(command["source"])
+    except OSError as error:
+        sys.exit(f"{command['name']}: error: no temporary file can be written ({error})")
     sys.argv[1:] = ["--component_module_path", str(source), *command["arguments"]]
     return folder
 

@@ -15,10 +15,9 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from threading import Lock
-from types import FrameType
-from typing import Any
+from typing import Any, TextIO
 
 from kfp.local import subprocess_task_handler
 
@@ -48,29 +47,47 @@ class Tasks:
         if self.stopped:
             return 1
         environment = {**os.environ, **self._environment, **(env_vars or {})}
-        ours, reader = self._fork()
-        with ours, ours.makefile("rw") as channel, os.fdopen(reader, errors="replace") as said:
-            channel.write(json.dumps(handed_over(full_command, environment)) + "\n")
-            channel.flush()
-            number = int(channel.readline() or 0)
-            self._numbers.append(number)
+        try:
+            ours, reader = self._fork()
+            with ours, ours.makefile("rw") as channel, os.fdopen(reader, errors="replace") as said:
+                channel.write(json.dumps(handed_over(full_command, environment)) + "\n")
+                channel.flush()
+                number = int(channel.readline() or 0)
+                if number:
+                    self._follow(number, said)
+                return int(channel.readline() or 1) if number else 1
+        except ConnectionError:  # the host was killed
+            return 1
+
+    def _follow(self, number: int, said: TextIO) -> None:
+        """Print what a task says, until it has ended."""
+        self._numbers.append(number)
+        try:
             if self.stopped:  # since it was asked above
                 _signal(number, signal.SIGTERM)
             for line in said:
                 print(line, end="")
             print("\n")
-            code = channel.readline()
+        except BaseException:
+            _signal(number, signal.SIGTERM)
+            raise
+        finally:
             # Its number may be another process's from here on.
             self._numbers.remove(number)
-            return int(code or 1)
 
     def _fork(self) -> tuple[socket.socket, int]:
         """Have the host fork; return the socket of the new process and where to read its output."""
         ours, theirs = socket.socketpair()
         reader, writer = os.pipe()
-        with theirs, self._asking:
-            socket.send_fds(self._control(), [b"."], [theirs.fileno(), writer])
-        os.close(writer)
+        try:
+            with theirs, self._asking:
+                socket.send_fds(self._control(), [b"."], [theirs.fileno(), writer])
+        except BaseException:
+            ours.close()
+            os.close(reader)
+            raise
+        finally:
+            os.close(writer)
         return ours, reader
 
     def _control(self) -> socket.socket:
@@ -94,21 +111,25 @@ class Tasks:
         if self._host:
             process, control = self._host
             control.close()
-            process.wait()
+            try:
+                process.wait(1)
+            except subprocess.TimeoutExpired:  # it is importing something
+                process.kill()
+                process.wait()
 
-    def stop(self, number: int, frame: FrameType | None) -> None:
-        """Handle a signal: ask the tasks to end; the second time, end them."""
-        for task in list(self._numbers):
-            _signal(task, signal.SIGKILL if self.stopped else signal.SIGTERM)
+    def stop(self, again: bool) -> None:
+        """Ask the tasks to end; the second time, end them."""
         self.stopped = True
+        for task in list(self._numbers):
+            _signal(task, signal.SIGKILL if again else signal.SIGTERM)
 
 
 def _signal(task: int, number: signal.Signals) -> None:
     """Send a signal to a task's process and those that it started."""
     with suppress(ProcessLookupError, PermissionError):
-        if os.getpgid(task) == task:
+        try:
             os.killpg(task, number)
-        else:  # it has only just begun
+        except ProcessLookupError:  # it has only just begun
             os.kill(task, number)
 
 
@@ -123,11 +144,10 @@ def tasks_here(environment: Mapping[str, str]) -> Iterator[Tasks]:
     start = subprocess_task_handler.run_local_subprocess
     subprocess_task_handler.run_local_subprocess = tasks.start
     try:
-        with signals_to(tasks.stop):
+        with signals_to(tasks.stop), closing(tasks):
             yield tasks
     finally:
         subprocess_task_handler.run_local_subprocess = start
-        tasks.close()
 
 
 def handed_over(command: Sequence[str], environment: Mapping[str, str]) -> dict[str, Any]:

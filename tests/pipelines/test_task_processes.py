@@ -1,0 +1,105 @@
+"""Tasks as processes that are forked from one that has imported what they need."""
+
+import json
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from pipelines import signals
+from pipelines.task_processes import FLAG, Tasks
+
+
+@pytest.fixture(scope="module")
+def tasks() -> Iterator[Tasks]:
+    started = Tasks({"SAID": "by the run"})
+    yield started
+    started.close()
+
+
+def command(folder: Path, *lines: str) -> list[str]:
+    """Return what KFP would start for a component whose function has these lines."""
+    source = "\n    ".join(["import os, sys, threading, time\ndef task():", *lines])
+    given = {"inputs": {}, "outputs": {"outputFile": str(folder / "out.json")}}
+    return ["sh", "-ec", "…", source, FLAG, json.dumps(given), "--function_to_execute", "task"]
+
+
+def test_a_task_says_what_it_says_and_has_the_runs_environment(tasks, tmp_path, capsys) -> None:
+    told = "print(os.environ['SAID'], os.environ['MORE'], os.getcwd(), sys.stdin.read() == '')"
+    assert tasks.start(command(tmp_path, told), {"MORE": "and the task"}) == 0
+    assert f"by the run and the task {Path.cwd()} True" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("end", "code"),
+    [
+        ("raise ValueError('no')", 1),
+        ("sys.exit(3)", 3),
+        ("os.kill(os.getpid(), 9)", -9),
+    ],
+)
+def test_how_a_task_ends_is_its_exit_code(tasks, tmp_path, end: str, code: int) -> None:
+    assert tasks.start(command(tmp_path, end)) == code
+
+
+def test_tasks_side_by_side_do_not_wait_for_each_other(tasks, tmp_path, capsys) -> None:
+    """Each waits for a file of the other's."""
+
+    def meet(mine: str, others: str) -> int:
+        return tasks.start(
+            command(
+                tmp_path,
+                f"open({str(tmp_path / mine)!r}, 'w').close()",
+                f"while not os.path.exists({str(tmp_path / others)!r}): time.sleep(0.01)",
+            )
+        )
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(meet, ("a", "b"), ("b", "a"))) == [0, 0]
+
+
+def test_a_task_that_is_asked_to_stop_ends_with_what_it_started(tmp_path) -> None:
+    tasks, codes = Tasks({}), []
+    ready = tmp_path / "ready"
+    child = f"os.system('touch {ready}; sleep 600')"
+    thread = threading.Thread(target=lambda: codes.append(tasks.start(command(tmp_path, child))))
+    thread.start()
+    while not ready.exists():
+        thread.join(0.05)
+    tasks.stop(again=False)
+    thread.join(10)
+    tasks.close()
+    assert codes == [-signal.SIGTERM]
+    assert tasks.start(command(tmp_path, "pass")) == 1  # no further one starts
+
+
+def test_a_task_fails_whose_waiter_was_killed_and_the_next_one_runs(tasks, tmp_path) -> None:
+    lines = ("os.kill(os.getppid(), 9)", "time.sleep(0.2)")
+    assert tasks.start(command(tmp_path, *lines)) == 1
+    assert tasks.start(command(tmp_path, "pass")) == 0
+
+
+def test_signals_that_come_together_are_one(monkeypatch) -> None:
+    asked: list[bool] = []
+    with signals.signals_to(asked.append):
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert asked == [False]
+        monkeypatch.setattr(signals, "ONCE", 0.0)
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert asked == [False, True]
+
+
+def test_what_nohup_ignores_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    asked: list[bool] = []
+    try:
+        with signals.signals_to(asked.append):
+            os.kill(os.getpid(), signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert asked == []
