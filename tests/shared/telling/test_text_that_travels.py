@@ -5,11 +5,20 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from components.publish.publish import publish
 from components.shared.artifacts.artifact import CELLS, FAILED, opening, writing
 from components.shared.artifacts.failure import errors_of
-from components.shared.telling.errors import FULL, InputError, nearest, one_line_errors, shortlist
+from components.shared.telling.errors import (
+    FULL,
+    LONGEST,
+    InputError,
+    nearest,
+    one_line_errors,
+    shortlist,
+)
 from components.shared.telling.spreadsheet import BEGINS_A_FORMULA, without_formulas
 from tests.publish.publish_run import finished_run
 
@@ -71,3 +80,15 @@ def test_a_failure_that_is_kept_is_plain_text(tmp_path: Path) -> None:
     with writing(tmp_path / "b", CELLS, parameters={"label": HOSTILE[0]}):
         pass
     assert opening(tmp_path / "b", CELLS).provenance["parameters"]["label"] == HOSTILE[0]
+
+
+@given(st.integers(0, 3 * LONGEST))
+def test_of_a_long_message_the_middle_is_left_out(length: int) -> None:
+    text = "".join(f"{number:05d}" for number in range(length // 5 + 1))[:length]
+    said = str(InputError(text))
+    if length <= LONGEST:
+        assert said == text
+    else:
+        head, tail = said.split(" … ")
+        assert len(head) == len(tail) == LONGEST // 2
+        assert text.startswith(head) and text.endswith(tail)
