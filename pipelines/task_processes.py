@@ -47,17 +47,21 @@ class Tasks:
         if self.stopped:
             return 1
         environment = {**os.environ, **self._environment, **(env_vars or {})}
+        given = json.dumps(handed_over(full_command, environment)) + "\n"
+        number, code = 0, 1
         try:
             ours, reader = self._fork()
-            with ours, ours.makefile("rw") as channel, os.fdopen(reader, errors="replace") as said:
-                channel.write(json.dumps(handed_over(full_command, environment)) + "\n")
-                channel.flush()
-                number = int(channel.readline() or 0)
-                if number:
-                    self._follow(number, said)
-                return int(channel.readline() or 1) if number else 1
         except ConnectionError:  # the host was killed
-            return 1
+            return code
+        with ours, ours.makefile() as answers, os.fdopen(reader, errors="replace") as said:
+            with suppress(ConnectionError):
+                ours.sendall(given.encode())
+                number = int(answers.readline() or number)
+            if number:
+                self._follow(number, said)
+                with suppress(ConnectionError):
+                    code = int(answers.readline() or code)
+        return code
 
     def _follow(self, number: int, said: TextIO) -> None:
         """Print what a task says, until it has ended."""

@@ -1,11 +1,14 @@
 """Tasks as processes that are forked from one that has imported what they need."""
 
+import io
 import json
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -81,6 +84,26 @@ def test_a_task_fails_whose_waiter_was_killed_and_the_next_one_runs(tasks, tmp_p
     lines = ("os.kill(os.getppid(), 9)", "time.sleep(0.2)")
     assert tasks.start(command(tmp_path, *lines)) == 1
     assert tasks.start(command(tmp_path, "pass")) == 0
+
+
+class Closed(io.StringIO):
+    """As standard output is whose reader ends with a line."""
+
+    def write(self, text: str) -> int:
+        if text.strip() == "enough":
+            raise BrokenPipeError
+        return super().write(text)
+
+
+def test_output_that_nobody_reads_is_an_error_of_its_own_and_ends_the_task(tasks, tmp_path) -> None:
+    lines = (f"print(os.getpid(), file=open({str(tmp_path / 'pid')!r}, 'w'), flush=True)",)
+    lines += ("print('enough', flush=True)", "time.sleep(600)")
+    with redirect_stdout(Closed()), pytest.raises(BrokenPipeError):
+        tasks.start(command(tmp_path, *lines))
+    task, until = int((tmp_path / "pid").read_text()), time.monotonic() + 10
+    while Path(f"/proc/{task}").exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not Path(f"/proc/{task}").exists()
 
 
 def test_signals_that_come_together_are_one(monkeypatch) -> None:
