@@ -8,13 +8,14 @@ that every process sees the same.
 """
 
 import os
+import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from signal import SIGTERM
 from typing import Any
 
 import torch
@@ -134,12 +135,13 @@ def launch(processes: int, function: Callable[..., None], arguments: Mapping[str
         shutdown_timeout=STOPS_WITHIN,
     )
     try:
-        elastic_launch(config, _work)(function, dict(arguments))
+        with _handlers_restored():
+            elastic_launch(config, _work)(function, dict(arguments))
     except ChildFailedError as failed:
         codes = {failure.exitcode for failure in failed.failures.values()}
         if 1 not in codes:  # 1 is an error that was told; a retry may well mend any other end
             worst = min(codes)
-            if codes != {128 + SIGTERM}:
+            if codes != {128 + signal.SIGTERM}:
                 print(
                     f"finetune: one of {processes} processes ended, exit code {worst}",
                     file=sys.stderr,
@@ -151,6 +153,19 @@ def launch(processes: int, function: Callable[..., None], arguments: Mapping[str
         ) from None
     except SignalException as signalled:
         raise SystemExit(128 + signalled.sigval) from None
+
+
+@contextmanager
+def _handlers_restored() -> Iterator[None]:
+    """Put back the handlers of signals that torchrun replaces, in a main thread alone."""
+    main = threading.current_thread() is threading.main_thread()
+    replaced = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+    before = {number: signal.getsignal(number) for number in replaced if main}
+    try:
+        yield
+    finally:
+        for number, was in before.items():
+            signal.signal(number, was or signal.SIG_DFL)
 
 
 def _work(function: Callable[..., None], arguments: dict[str, Any]) -> None:

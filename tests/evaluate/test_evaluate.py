@@ -97,6 +97,12 @@ def evaluated(small: Screen) -> Path:
     return small.evaluate(small.predictions(_with_known_means, kind=RANK), prior=small.prior())
 
 
+@pytest.fixture
+def predicted(small: Screen, evaluated: Path) -> anndata.AnnData:
+    """What was evaluated."""
+    return anndata.read_h5ad(small.folder / "predictions" / PREDICTIONS_FILE)
+
+
 def _with_known_means(adata: anndata.AnnData) -> None:
     adata.varm[KNOWN_MEANS] = adata.varm[MEANS] * np.float32(0.9)
 
@@ -395,12 +401,12 @@ def test_a_prior_that_does_not_name_its_genes_is_refused(small: Screen) -> None:
         vectors_of(artifact, {"G1"})
 
 
-def test_pearson_delta_is_what_numpy_says(small: Screen, evaluated: Path) -> None:
-    pair = pair_of(anndata.read_h5ad(small.folder / "predictions" / PREDICTIONS_FILE), "file")
-    predicted, measured = pair.deltas()
+def test_pearson_delta_is_what_numpy_says(predicted: anndata.AnnData, evaluated: Path) -> None:
+    pair = pair_of(predicted, "file")
+    change, measured = pair.deltas()
     results = pd.read_csv(evaluated / "results.csv", index_col=0)
     for row, label in enumerate(pair.perturbations):
-        expected = np.corrcoef(predicted[row], measured[row])[0, 1]
+        expected = np.corrcoef(change[row], measured[row])[0, 1]
         assert results.loc[label, "pearson_delta"] == pytest.approx(expected, abs=1e-4)
 
 
@@ -484,8 +490,10 @@ def test_metrics_json_says_what_the_cells_are_and_which_metrics_look_at_them(
     assert {*of["means"], *of["cells"]} == {*numbers["model"]} - {"de_nsig_counts_real"}
 
 
-def test_the_ceiling_is_cell_evals_where_no_value_is_missing(small: Screen, tmp_path: Path) -> None:
-    pair = pair_of(anndata.read_h5ad(small.folder / "predictions" / PREDICTIONS_FILE), "file")
+def test_the_ceiling_is_cell_evals_where_no_value_is_missing(
+    predicted: anndata.AnnData, tmp_path: Path
+) -> None:
+    pair = pair_of(predicted, "file")
     _, measured = pair.anndata()
     evaluator = MetricsEvaluator(
         None, measured, pert_col="perturbation", num_threads=1, outdir=str(tmp_path)
@@ -868,25 +876,26 @@ def test_perturbations_without_de_genes_are_counted_and_left_out_of_the_means(
 
 
 @pytest.mark.parametrize("kind", [csr_matrix, np.asarray])
-def test_the_pair_keeps_sparse_and_dense_as_they_are(small: Screen, kind: Callable) -> None:
-    adata = anndata.read_h5ad(small.folder / "predictions" / PREDICTIONS_FILE)
-    adata.X = kind(adata.X.toarray())
-    predicted, measured = pair_of(adata, "file").anndata()
-    assert issparse(predicted.X) == (kind is csr_matrix) and issparse(measured.X)
+def test_the_pair_keeps_sparse_and_dense_as_they_are(
+    predicted: anndata.AnnData, kind: Callable
+) -> None:
+    predicted.X = kind(predicted.X.toarray())
+    model, measured = pair_of(predicted, "file").anndata()
+    assert issparse(model.X) == (kind is csr_matrix) and issparse(measured.X)
 
 
-def test_unused_categories_are_not_taken_for_perturbations(small: Screen) -> None:
-    adata = anndata.read_h5ad(small.folder / "predictions" / PREDICTIONS_FILE)
-    adata.obs["perturbation"] = adata.obs["perturbation"].cat.add_categories("NOT_THERE")
-    pair = pair_of(adata, "file")
+def test_unused_categories_are_not_taken_for_perturbations(predicted: anndata.AnnData) -> None:
+    labels = predicted.obs["perturbation"].cat.add_categories("NOT_THERE")
+    predicted.obs["perturbation"] = labels
+    pair = pair_of(predicted, "file")
     assert "NOT_THERE" not in pair.perturbations
     assert "NOT_THERE" not in pair.anndata()[0].obs["perturbation"].cat.categories
 
 
-def test_a_ceiling_needs_two_controls(small: Screen) -> None:
-    adata = anndata.read_h5ad(small.folder / "predictions" / PREDICTIONS_FILE)
-    first = adata.obs.index[adata.obs["is_control"]][1:]
-    assert halves(pair_of(adata[~adata.obs.index.isin(first)].copy(), "f")) is None
+def test_a_ceiling_needs_two_controls(predicted: anndata.AnnData) -> None:
+    rest = predicted.obs.index[predicted.obs["is_control"]][1:]
+    one_left = predicted[~predicted.obs.index.isin(rest)].copy()
+    assert halves(pair_of(one_left, "file")) is None
 
 
 def test_the_report_says_for_each_prediction_why_its_roc_auc_is_below_chance(

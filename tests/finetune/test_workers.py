@@ -71,7 +71,9 @@ def test_two_processes_give_the_scores_of_one_at_the_same_batch(
     alone: Path,
     tmp_path: Path,
 ) -> None:
+    before = signal.getsignal(signal.SIGTERM)
     two = train(world, tmp_path / "two", processes=2)
+    assert signal.getsignal(signal.SIGTERM) == before
     assert_close(alone, two)
     stats = json.loads((two / "training_stats.json").read_text())
     assert stats["processes"] == 2
