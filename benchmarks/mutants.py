@@ -22,8 +22,14 @@ import yaml
 from pipelines.images import ROOT
 
 # Each is tried against its own folder of tests: a fault that only tests of other stages notice is
-# found far from where it lies.
-PACKAGES = ("finetune", "evaluate", "split", "compare", "shared")
+# found far from where it lies. What stages share is there for them, so theirs count too.
+PACKAGES = {
+    "finetune": ["finetune"],
+    "evaluate": ["evaluate"],
+    "split": ["split"],
+    "compare": ["compare"],
+    "shared": ["shared", "check", "ingest", "split", "prior", "predict", "publish", "compare"],
+}
 WORK = ROOT / "build" / "mutants"
 EQUIVALENT = Path(__file__).with_name("mutants_equivalent.yaml")
 # Interfaces run in a process of KFP's, and Weights & Biases in one without our packages: no mutant
@@ -129,7 +135,7 @@ def _prepared(package: str) -> Path:
         package=package,
         not_mutated=json.dumps(NOT_MUTATED),
         others=json.dumps(sorted(others)),
-        tests=json.dumps([f"tests/{package}"]),
+        tests=json.dumps([f"tests/{name}" for name in PACKAGES[package]]),
     )
     project = folder / "pyproject.toml"
     project.write_text((ROOT / "pyproject.toml").read_text() + config)

@@ -13,10 +13,13 @@ from scipy.sparse import csr_matrix
 from components.evaluate.evaluate import evaluate
 from components.shared.artifacts.artifact import GENE_PRIOR, PREDICTIONS, SPLITS, writing
 from components.shared.artifacts.cells import Cells
+from components.shared.artifacts.matched_controls import BATCH
 from components.shared.artifacts.perturbation import CONTROL
 from components.shared.artifacts.predictions import (
     CELLS_KIND,
+    MATCH_BATCHES,
     MEANS,
+    MEASURED,
     PERTURBATIONS,
     PREDICTIONS_FILE,
     TRUTH,
@@ -34,9 +37,14 @@ Change = Callable[[anndata.AnnData], anndata.AnnData | None]
 class Screen:
     """Cells, splits and predictions artifacts of one generated screen, in a folder."""
 
-    def __init__(self, folder: Path, **shape) -> None:
+    def __init__(
+        self, folder: Path, *, measured: bool = True, batches: bool = False, **shape
+    ) -> None:
         self.folder = folder
+        self.measured = measured
         self.obs, self.X, self.genes = screen(**({"perturbations": LABELS} | shape))
+        if batches:
+            self.obs[BATCH] = np.where(np.arange(len(self.obs)) % 4 < 2, "one", "two")
         self.X = self.X.astype(np.float32)
         cells_artifact(folder / "cells", self.obs, self.X, self.genes)
         self.cells = Cells.open(folder / "cells")
@@ -53,12 +61,16 @@ class Screen:
         return roles
 
     def write_splits(self) -> None:
+        """Write the splits; of a line that was not measured the cells are there to predict from."""
+        roles = self.roles
+        if not self.measured:
+            roles = np.where(roles == "test", "unused", roles)
         table = pd.DataFrame(
             {
                 "cell": self.obs.index,
                 "cell_line": self.obs["cell_line"].to_numpy(),
                 "perturbation": self.obs["perturbation"].to_numpy(),
-                "role": self.roles,
+                "role": roles,
             }
         )
         inputs = {"cells": self.cells.artifact}
@@ -75,12 +87,18 @@ class Screen:
         )
 
     def predictions(
-        self, change: Change | None = None, *, name: str = "predictions", kind: str = DENOISED
+        self,
+        change: Change | None = None,
+        *,
+        name: str = "predictions",
+        kind: str = DENOISED,
+        matched: bool = False,
     ) -> Path:
         """Write a predictions artifact: the truth plus noise in perturbed cells, then changed."""
         rows = self.rows()
         truth = self.X[rows]
-        obs = self.obs.iloc[rows][["perturbation", "cell_line"]].copy()
+        there = [name for name in ("perturbation", "cell_line", BATCH) if name in self.obs]
+        obs = self.obs.iloc[rows][there].copy()
         obs["is_control"] = obs["perturbation"] == CONTROL
         obs["seen_in_training"] = ~obs["perturbation"].isin([CONTROL, UNSEEN])
         noise = np.random.default_rng(1).normal(0, 0.8, truth.shape)
@@ -105,12 +123,16 @@ class Screen:
                 CELLS_KIND: kind,
             },
         )
+        if not self.measured:
+            del adata.layers[TRUTH]
+            adata.obs[MEASURED] = control = adata.obs["is_control"].to_numpy(bool)
+            adata.obs_names = np.where(control, adata.obs_names, adata.obs_names + "-predicted")
         adata = (change(adata) if change else None) or adata
         inputs = {"cells": self.cells.artifact, "splits": self.splits.artifact}
         target = self.folder / name
         with writing(target, PREDICTIONS, parameters={}, inputs=inputs) as draft:
             adata.write_h5ad(draft.path / PREDICTIONS_FILE)
-            draft.summary["perturbations"] = len(perturbations)
+            draft.summary |= {"perturbations": len(perturbations), MATCH_BATCHES: matched}
         return target
 
     def basal(self) -> np.ndarray:

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from cell_eval import MetricsEvaluator
+from pyarrow.parquet import ParquetFile
 from safetensors.numpy import save_file
 from scipy.sparse import csr_matrix, issparse
 
@@ -85,6 +86,10 @@ FILES = {
 }
 KNOWN = tuple(b for b in BASELINES if b not in (CONTROL_CELLS, RIDGE, KNOWN_EFFECTS))
 """Baselines that are means and need no prior."""
+
+
+VERSIONS = ("cell_eval", "cell_eval2")
+"""Whose scores they are."""
 
 
 @pytest.fixture(scope="module")
@@ -318,6 +323,16 @@ def test_baselines_take_controls_of_the_own_batch_where_the_model_did(small: Scr
         assert (first == (batches == "one"))[perturbed].all() == apart
 
 
+def test_an_evaluation_takes_them_so_where_the_predictions_say_that_it_did(tmp_path: Path) -> None:
+    screen = Screen(tmp_path, genes=40, cells_each=8, controls_each=120, batches=True)
+    found = []
+    for matched in (False, True):
+        given = screen.predictions(name=f"{matched}", kind=RANK, matched=matched)
+        scores = json.loads((screen.evaluate(given, f"of {matched}") / "metrics.json").read_text())
+        found.append(scores["baselines"][CONTROL_CELLS]["mae_delta"])
+    assert found[0] != found[1]
+
+
 def test_metrics_said_to_be_of_means_do_not_move_with_the_cells_and_the_others_do(
     small: Screen,
 ) -> None:
@@ -504,6 +519,9 @@ def test_the_ceiling_is_cell_evals_where_no_value_is_missing(
     theirs = reported.to_pandas().iloc[0].astype(float).dropna()
     assert "pearson_delta" in theirs.index
     np.testing.assert_allclose(found.table["ceiling"][theirs.index], theirs, rtol=1e-6)
+    pd.testing.assert_series_equal(
+        found.table["half_depth"], found.outcome.metrics.mean(), check_names=False
+    )
     pd.testing.assert_frame_equal(
         as_floats(found.outcome.table),
         as_floats(theirs_by_half),
@@ -896,6 +914,22 @@ def test_a_ceiling_needs_two_controls(predicted: anndata.AnnData) -> None:
     rest = predicted.obs.index[predicted.obs["is_control"]][1:]
     one_left = predicted[~predicted.obs.index.isin(rest)].copy()
     assert halves(pair_of(one_left, "file")) is None
+
+
+def test_a_line_that_was_not_measured_gets_effects_and_keys_without_scores(
+    numbers: dict, tmp_path: Path
+) -> None:
+    bare = Screen(tmp_path, genes=60, cells_each=10, controls_each=100, measured=False)
+    found = bare.evaluate(bare.predictions())
+    told = json.loads((found / "metrics.json").read_text())
+    assert told["not_scored"] == "no perturbed cell of rpe1 was measured"
+    assert told["not_scored"] in (found / "report.html").read_text()
+    assert numbers.keys() - told.keys() <= {"too_few", "predicted_strength", *VERSIONS}
+    assert not any(told[name] for name in ("scored", "model", "ceiling", "baselines", "intervals"))
+    effects = ParquetFile(found / "effects.parquet")
+    assert set(effects.read()["perturbation"].to_pylist()) == set(LABELS)
+    assert effects.metadata.row_group(0).column(0).compression == "ZSTD"  # half of the default
+    assert not (found / "results.csv").exists()
 
 
 def test_the_report_says_for_each_prediction_why_its_roc_auc_is_below_chance(

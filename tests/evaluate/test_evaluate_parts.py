@@ -47,11 +47,13 @@ from components.evaluate.measures.uncertainty import (
     compare,
     interval,
 )
+from components.evaluate.pages.effect_tables import read_asked
 from components.evaluate.pages.repeat_command import repeat_command
 from components.evaluate.pages.seeds import spread_over_seeds
 from components.evaluate.pages.summary import described, summary_table, undefined_table
 from components.shared.artifacts.artifact import CELLS, EVALUATION, Artifact, opening, writing
 from components.shared.artifacts.evaluation import HEADLINE, SEEN, UNSEEN
+from components.shared.artifacts.predictions import PERTURBATIONS_FILE
 from components.shared.findings.paired import holm
 from components.shared.model.rank_cells import rank_cells
 from components.shared.telling.errors import InputError
@@ -484,6 +486,12 @@ def test_cells_that_do_not_say_where_they_are_from_give_no_command() -> None:
     assert repeat_command({"cells": _artifact(), "splits": _artifact(seed=1)}) == ""
 
 
+def test_a_finished_model_that_was_applied_gives_no_command_to_train_it() -> None:
+    inputs = {"cells": _artifact(source="screen.h5ad"), "splits": _artifact(train_lines=[])}
+    assert repeat_command(inputs) == ""
+    assert repeat_command(inputs | {"splits": _artifact(train_lines=["k562"])})
+
+
 def test_a_win_whose_interval_includes_no_difference_is_none() -> None:
     """Many small gains pass the test of ranks; one large loss leaves the mean unclear."""
     difference = np.array([0.2] * 39 + [-6.8])
@@ -520,3 +528,12 @@ def test_holm_corrects_each_p_by_those_that_are_no_smaller() -> None:
 
 def test_the_headline_metrics_are_described_in_the_order_that_an_evaluation_promises() -> None:
     assert tuple(metric.name for metric in metrics.HEADLINE) == HEADLINE
+
+
+def test_a_table_of_perturbations_that_cannot_be_read_is_refused_with_what_to_do(
+    tmp_path: Path,
+) -> None:
+    assert read_asked(tmp_path) is None
+    (tmp_path / PERTURBATIONS_FILE).write_bytes(b"no parquet")
+    with pytest.raises(InputError, match=r"; run the predict task again$"):
+        read_asked(tmp_path)

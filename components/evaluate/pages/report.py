@@ -217,19 +217,20 @@ WORDS = ("trained in", "known")
 """Columns of the strongest predictions that hold words."""
 
 
-def _more(row: pd.Series, *, scored: bool) -> dict[str, str]:
-    """Return what else is known of a perturbation, by the title of its column."""
+def _more(row: pd.Series, *, scored: bool) -> dict[str, tuple[str, str]]:
+    """Return what else is known of a perturbation, and its interval, by the title of its column."""
     found = {}
     if "training_lines" in row:
-        found["trained in"] = str(row["training_lines"] or "").replace(",", ", ") or "no line"
+        lines = str(row["training_lines"] or "").replace(",", ", ")
+        found["trained in"] = lines or "no line", ""
     if "known" in row:
-        found["known"] = str(row["known"])
+        found["known"] = str(row["known"]), ""
     if "expected_pearson_delta" in row:
         low, high = (number(row[name], ".2f") for name in ("expected_low", "expected_high"))
         expected = number(row["expected_pearson_delta"], ".2f")
-        found[f"expected {HEADLINE_METRIC}"] = f"{expected} ({low} to {high})"
+        found[f"expected {HEADLINE_METRIC}"] = expected, f"{low} to {high}"
     if scored:
-        found[f"reached {HEADLINE_METRIC}"] = number(row[HEADLINE_METRIC], ".2f")
+        found[f"reached {HEADLINE_METRIC}"] = number(row[HEADLINE_METRIC], ".2f"), ""
     return found
 
 

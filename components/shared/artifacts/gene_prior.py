@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
+from components.shared.storage.documents import said
 from components.shared.storage.parquet import PARQUET_FAULTS, opened_parquet
 from components.shared.telling.errors import InputError
 
@@ -91,9 +92,7 @@ class OtherEffects:
                 _matrix(errors, genes) if errors is not None else None,
             )
         except (*PARQUET_FAULTS, KeyError) as error:
-            raise InputError(
-                f"{folder / EFFECTS_FILE}: {error}; run the prior task again"
-            ) from None
+            raise InputError(f"{folder / EFFECTS_FILE}: {error}; {AGAIN}") from None
 
     def _table(self, values: NDArray[np.float32]) -> pa.Table:
         columns: dict[str, object] = {PERTURBATION: self.perturbations, CELL_LINE: self.lines}
@@ -104,9 +103,9 @@ class OtherEffects:
 
 def _table_of(path: Path) -> pa.Table:
     try:
-        return opened_parquet(path, str(path)).read()
-    except InputError as error:
-        raise InputError(f"{error}; run the prior task again") from None
+        return opened_parquet(path, str(path), hint=AGAIN).read()
+    except PARQUET_FAULTS as error:
+        raise InputError(f"{path}: not readable as parquet ({said(error)}); {AGAIN}") from None
 
 
 def _matrix(table: pa.Table, genes: list[str]) -> NDArray[np.float32]:

@@ -18,7 +18,9 @@ PARQUET_FAULTS = (pa.ArrowException, OSError, ValueError)
 """Errors that pyarrow raises for a damaged parquet file."""
 
 
-def opened_parquet(path: Path, name: str, kind: str = "parquet") -> pq.ParquetFile:
+def opened_parquet(
+    path: Path, name: str, kind: str = "parquet", hint: str = "download or write it again"
+) -> pq.ParquetFile:
     """Return an opened parquet table; messages call it ``name`` and its form ``kind``.
 
     Raises:
@@ -27,7 +29,7 @@ def opened_parquet(path: Path, name: str, kind: str = "parquet") -> pq.ParquetFi
     try:
         file = pq.ParquetFile(path)
     except PARQUET_FAULTS as error:
-        raise InputError(f"{name}: not readable as {kind} ({said(error)})") from None
+        raise InputError(f"{name}: not readable as {kind} ({said(error)}); {hint}") from None
     rows, columns = file.metadata.num_rows, file.metadata.num_columns
     if rows > MOST_ROWS or rows * columns > MOST_FIELDS:
         raise InputError(
@@ -44,7 +46,7 @@ def read_parquet(path: Path, columns: tuple[str, ...], name: str, hint: str) -> 
         InputError: missing, damaged, too large, or without one of ``columns``, which are of text.
     """
     try:
-        table = opened_parquet(path, name).read().to_pandas()
+        table = opened_parquet(path, name, hint=hint).read().to_pandas()
     except PARQUET_FAULTS as error:
         raise InputError(f"{name}: not readable as parquet ({said(error)}); {hint}") from None
     for column in columns:
