@@ -28,7 +28,11 @@ PACKAGES = {
     "evaluate": ["evaluate"],
     "split": ["split"],
     "compare": ["compare"],
-    "shared": ["shared", "check", "ingest", "split", "prior", "predict", "publish", "compare"],
+    "shared": [
+        "shared",
+        *("check", "ingest", "split", "prior", "predict", "publish", "compare"),
+        *("pipelines/test_params.py", "finetune/test_cross_line_effects.py"),
+    ],
 }
 WORK = ROOT / "build" / "mutants"
 EQUIVALENT = Path(__file__).with_name("mutants_equivalent.yaml")

@@ -78,6 +78,15 @@ def test_a_run_whose_nodes_tell_no_ids_has_no_tasks_but_names_what_failed():
     assert Run({}).tasks() == [] and Run({}).failed_names() == []
 
 
+def test_a_task_whose_detail_is_not_there_yet_is_left_out():
+    look = Look("RUNNING", {"ingest": "RUNNING", "split": "RUNNING"})
+    details = list(nodes(look))
+    [own] = [task.detail for task in run_of(look).tasks() if task.name == "split"]
+    rest = [detail for detail in details if detail != own]
+    run = Run({"run_id": "run-0", "run_details": {"task_details": rest}})
+    assert [task.name for task in run.tasks()] == ["ingest"]
+
+
 @pytest.mark.parametrize("tail", ["", "}\n", "time=2026-11-29T02:00:00Z level=INFO msg=x\n"])
 def test_the_last_line_of_a_killed_task_is_its_own(tail):
     log = f"predict: reading\npredicting:  25%|##5       | 1.00k/4.00k\n{tail}"
