@@ -49,6 +49,22 @@ def test_how_a_task_ends_is_its_exit_code(tasks, tmp_path, end: str, code: int) 
     assert tasks.start(command(tmp_path, end)) == code
 
 
+def test_a_task_that_ends_well_waits_for_its_threads_and_runs_what_it_left_for_its_exit(
+    tasks, tmp_path, capsys
+) -> None:
+    lines = (
+        "import atexit",
+        "print('here', os.path.dirname(__file__))",
+        "atexit.register(print, 'at exit', end='')",
+        "threading.Timer(0.3, print, ['by a thread']).start()",
+    )
+    assert tasks.start(command(tmp_path, *lines)) == 0
+    said = capsys.readouterr().out.strip().splitlines()
+    assert said[-2:] == ["by a thread", "at exit"]
+    [folder] = (line.removeprefix("here ") for line in said if line.startswith("here "))
+    assert folder and not Path(folder).exists()
+
+
 def test_tasks_side_by_side_do_not_wait_for_each_other(tasks, tmp_path, capsys) -> None:
     """Each waits for a file of the other's."""
 
