@@ -4,6 +4,7 @@ import ast
 import hashlib
 from collections.abc import Iterator
 from fnmatch import fnmatch
+from functools import cache
 from pathlib import Path
 
 from pipelines.images import NOT_CONTENT, ROOT
@@ -49,20 +50,28 @@ def modules_of(stage: str, root: Path = ROOT) -> set[Path]:
     return found
 
 
-def imports_of(module: Path) -> Iterator[str]:
-    """Yield the names that a module imports, and what it imports of them: `a`, `a.b`."""
-    for node in ast.walk(ast.parse(module.read_text())):
+def imports_of(module: Path) -> set[str]:
+    """Return the names that a module imports, and what it imports of them: `a`, `a.b`."""
+    return _said(module.read_text())[0]
+
+
+@cache  # most modules are part of several stages
+def _said(source: str) -> tuple[set[str], set[str]]:
+    """Return the names that a source imports, and the texts in it."""
+    imports, texts = set(), set()
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            imports |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            imports |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            texts.add(node.value)
+    return imports, texts
 
 
 def _named_beside(module: Path) -> Iterator[Path]:
     """Yield the files and folders beside a module that its source names, modules apart."""
-    nodes = ast.walk(ast.parse(module.read_text()))
-    texts = {node.value for node in nodes if isinstance(node, ast.Constant)}
+    texts = _said(module.read_text())[1]
     for path in module.parent.iterdir():
         if path.suffix == ".py" or path.name not in texts:
             continue
