@@ -21,9 +21,12 @@ from components.check.estimate import Size, estimated, training_of
 from components.shared.artifacts.perturbation import CONTROL, genes_of
 from components.shared.artifacts.perturbation_names import line_named, text_of
 from components.shared.parameters.datasets import files
-from components.shared.parameters.options import checked_options
 from components.shared.parameters.pretrained import resolve_vocabulary
-from components.shared.parameters.stage_options import INGEST_OPTIONS, SPLIT_OPTIONS
+from components.shared.parameters.stage_options import (
+    INGEST_OPTIONS,
+    SPLIT_OPTIONS,
+    checked_options,
+)
 from components.shared.reading.file_kinds import check_is_anndata, check_is_hdf5
 from components.shared.reading.labels import check_names, with_one_name_a_line
 from components.shared.reading.readings import Reading, readings
@@ -129,10 +132,8 @@ def print_look(parameters: Mapping[str, Any]) -> None:
 
 def _common(parameters: Mapping[str, Any]) -> tuple[Reading, str]:
     """Return how files are read that say nothing else, and which genes of several are kept."""
-    given = checked_options(
-        INGEST_OPTIONS, parameters.get("ingest_options") or {}, name="ingest_options"
-    )
-    options = INGEST_OPTIONS | given
+    given = parameters.get("ingest_options")
+    options = INGEST_OPTIONS | checked_options(INGEST_OPTIONS, given, name="ingest_options")
     genes = options.pop("genes")
     options["obs_filter"] = options["obs_filter"] or {}
     common = Reading(
@@ -213,9 +214,8 @@ def _labelled(source: Any, reading: Reading, entries: int, download: int) -> See
 
 
 def _split(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    return SPLIT_OPTIONS | checked_options(
-        SPLIT_OPTIONS, parameters.get("split_options") or {}, name="split_options"
-    )
+    given = parameters.get("split_options")
+    return SPLIT_OPTIONS | checked_options(SPLIT_OPTIONS, given, name="split_options")
 
 
 def _line(name: str, given: Any, known: Sequence[str]) -> str:

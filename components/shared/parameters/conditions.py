@@ -14,10 +14,13 @@ from components.shared.artifacts.normalisation import TARGET_SUM, USUAL, read_ta
 from components.shared.artifacts.perturbation_names import line_key, same_things, text_of
 from components.shared.model.checkpoint_files import CHECKPOINT_FILES
 from components.shared.parameters.datasets import files
-from components.shared.parameters.options import checked_options
 from components.shared.parameters.pretrained import parse_pretrained
 from components.shared.parameters.prior_grammar import parse_prior, uris
-from components.shared.parameters.stage_options import INGEST_OPTIONS, SPLIT_OPTIONS
+from components.shared.parameters.stage_options import (
+    INGEST_OPTIONS,
+    SPLIT_OPTIONS,
+    checked_options,
+)
 from components.shared.storage.files import SHA256, local_path
 from components.shared.telling.addresses import LOCAL, scheme_of
 from components.shared.telling.errors import InputError, nearest, shortlist
@@ -44,15 +47,12 @@ def check_parameters(parameters: Mapping[str, Any]) -> None:
     check_filled_in(parameters)
     for name in WHOLE:
         check_whole(name, parameters.get(name, 0))
-    ingest = checked_options(
-        INGEST_OPTIONS, parameters.get("ingest_options") or {}, name="ingest_options"
-    )
+    options = parameters.get("ingest_options"), parameters.get("split_options")
+    ingest = checked_options(INGEST_OPTIONS, options[0], name="ingest_options")
     read_target_sum(ingest.get(TARGET_SUM, USUAL))
     if not text_of(parameters.get("control_label", "x")) and not ingest.get("missing_is_control"):
         raise InputError("control_label is empty; expected the label of control cells")
-    split = checked_options(
-        SPLIT_OPTIONS, parameters.get("split_options") or {}, name="split_options"
-    )
+    split = checked_options(SPLIT_OPTIONS, options[1], name="split_options")
     check_fraction(split.get("val_fraction", 0.0))
     if "train_lines" in parameters:
         check_lines(
