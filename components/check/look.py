@@ -19,7 +19,7 @@ import pandas as pd
 
 from components.check.estimate import Size, estimated, training_of
 from components.shared.artifacts.perturbation import CONTROL, genes_of
-from components.shared.artifacts.perturbation_names import line_named, text_of
+from components.shared.artifacts.perturbation_names import known_line
 from components.shared.parameters.datasets import files
 from components.shared.parameters.pretrained import resolve_vocabulary
 from components.shared.parameters.stage_options import (
@@ -36,7 +36,7 @@ from components.shared.storage.downloads import shown
 from components.shared.storage.hdf5 import file_of
 from components.shared.storage.ranged import Ranged, UnreadError, opened_in_part
 from components.shared.telling.addresses import visible
-from components.shared.telling.errors import InputError, nearest, shortlist
+from components.shared.telling.errors import InputError, shortlist
 
 GENERATED = "sim://"
 UNREAD = ("X", "layers", "uns", "obsm", "obsp", "varm", "varp", "mod")
@@ -218,31 +218,16 @@ def _split(parameters: Mapping[str, Any]) -> dict[str, Any]:
     return SPLIT_OPTIONS | checked_options(SPLIT_OPTIONS, given, name="split_options")
 
 
-def _line(name: str, given: Any, known: Sequence[str]) -> str:
-    """Return a line by the name that the cells have for it.
-
-    Raises:
-        InputError: there is none, as split would say.
-    """
-    line = line_named(text_of(given), known)
-    if line not in known:
-        raise InputError(
-            f"{name}: cell line '{line}' is not in the cells{nearest(line, known)}; "
-            f"lines: {shortlist(known, 12)}"
-        )
-    return line
-
-
 def _used(seen: Seen, parameters: Mapping[str, Any]) -> tuple[list[str], str]:
     """Return the lines that train, none where a split file says it, and the one to predict."""
     known = [str(line) for line in seen.obs["cell_line"].cat.categories]
     if _split(parameters)["split_file"]:
         return [], ""
-    trained = [_line("train_lines", one, known) for one in parameters.get("train_lines", [])]
+    trained = [known_line(one, known, "train_lines") for one in parameters.get("train_lines", [])]
     asked = parameters.get("test_line") or parameters.get("cell_line") or ""
     if not asked:
         return trained, known[0] if len(known) == 1 else ""
-    return trained, _line("test_line", asked, known)
+    return trained, known_line(asked, known, "test_line")
 
 
 def _perturbed(seen: Seen, lines: Sequence[str]) -> pd.DataFrame:

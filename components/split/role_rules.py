@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import cycle
 
-from components.shared.artifacts.perturbation_names import line_named
+from components.shared.artifacts.perturbation_names import known_line, line_named
 from components.shared.artifacts.splits import TEST, TRAIN, VAL
 from components.shared.parameters.conditions import test_line_trains
 from components.shared.telling.errors import InputError, nearest, shortlist
@@ -40,15 +40,6 @@ class Rules:
         return role in roles
 
 
-def check_line(line: str, labels: Labels, where: str) -> None:
-    """Check that cells of ``line`` exist."""
-    if line not in labels.lines:
-        raise InputError(
-            f"{where}: cell line '{line}' is not in the cells{nearest(line, labels.lines)}; "
-            f"lines: {shortlist(labels.lines, 12)}"
-        )
-
-
 def from_lines(train_lines: Sequence[str], test_line: str, labels: Labels) -> Rules:
     """Return the rules that the arguments give: whole lines train, one line tests.
 
@@ -61,15 +52,13 @@ def from_lines(train_lines: Sequence[str], test_line: str, labels: Labels) -> Ru
     """
     if isinstance(train_lines, str):
         raise InputError(f"train_lines: expected a list of cell lines, got {train_lines!r}")
-    train_lines = [line_named(line, labels.lines) for line in train_lines]
     test_line = line_named(test_line, labels.lines)
     if not test_line and not train_lines and len(labels.lines) == 1:
         test_line = labels.lines[0]
     if not test_line:
         raise InputError("test_line is empty; expected the cell line to predict")
-    for line in train_lines:
-        check_line(line, labels, "train_lines")
-    check_line(test_line, labels, "test_line")
+    train_lines = [known_line(line, labels.lines, "train_lines") for line in train_lines]
+    test_line = known_line(test_line, labels.lines, "test_line")
     twice = sorted({line for line in train_lines if list(train_lines).count(line) > 1})
     if twice:
         raise InputError(f"train_lines: {shortlist(twice)} given more than once; give each once")

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from components.shared.artifacts.perturbation import CONTROL, in_the_words_of
-from components.shared.artifacts.perturbation_names import canonical_name, line_named
+from components.shared.artifacts.perturbation_names import canonical_name, known_line, line_named
 from components.shared.artifacts.splits import TEST, TRAIN, UNUSED, VAL
 from components.shared.storage.digests import sha256_of
 from components.shared.storage.documents import read_text
 from components.shared.telling.errors import InputError, nearest, shortlist
 from components.split.coded_labels import Labels
-from components.split.role_rules import Rules, check_line
+from components.split.role_rules import Rules
 
 ROLES = (TRAIN, VAL, TEST)
 LISTED_ROLES = (VAL, TEST)
@@ -152,7 +152,7 @@ def rules_of(
     """
     file = _in_the_words_of(file, labels)
     for line in [*file.whole, *file.listed]:
-        check_line(line, labels, file.name)
+        known_line(line, labels.lines, file.name)
     train_lines = [line_named(line, labels.lines) for line in train_lines]
     test = _test_line(file, line_named(test_line, labels.lines))
     roles = dict(file.whole) | dict.fromkeys(file.listed, TRAIN)
