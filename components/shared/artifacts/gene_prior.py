@@ -12,8 +12,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from components.shared.storage.documents import said
-from components.shared.storage.parquet import PARQUET_FAULTS, opened_parquet
+from components.shared.storage.parquet import PARQUET_FAULTS, whole_parquet
 from components.shared.telling.errors import InputError
 
 TABLE_FILE = "prior.safetensors"
@@ -80,8 +79,9 @@ class OtherEffects:
             InputError: a file is missing or not what was written.
         """
         try:
-            table = _table_of(folder / EFFECTS_FILE)
-            errors = _table_of(folder / ERRORS_FILE) if (folder / ERRORS_FILE).is_file() else None
+            files = [folder / EFFECTS_FILE, folder / ERRORS_FILE]
+            table = whole_parquet(files[0], str(files[0]), AGAIN)
+            errors = whole_parquet(files[1], str(files[1]), AGAIN) if files[1].is_file() else None
             genes = [c for c in table.column_names if c not in (PERTURBATION, CELL_LINE, CELLS)]
             return cls(
                 table.column(PERTURBATION).to_pylist(),
@@ -99,13 +99,6 @@ class OtherEffects:
         if self.cells is not None:
             columns[CELLS] = self.cells
         return pa.table(columns | {gene: values[:, i] for i, gene in enumerate(self.genes)})
-
-
-def _table_of(path: Path) -> pa.Table:
-    try:
-        return opened_parquet(path, str(path), hint=AGAIN).read()
-    except PARQUET_FAULTS as error:
-        raise InputError(f"{path}: not readable as parquet ({said(error)}); {AGAIN}") from None
 
 
 def _matrix(table: pa.Table, genes: list[str]) -> NDArray[np.float32]:

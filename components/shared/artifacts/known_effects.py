@@ -6,13 +6,11 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from components.shared.artifacts.confidence import MEAN, MEASURED, NEAR_BY, SUMMED
 from components.shared.artifacts.perturbation import genes_of
-from components.shared.storage.documents import check_names
-from components.shared.storage.tensors import FAULTS, as_metadata, of_metadata
+from components.shared.storage.tensors import FAULTS, as_metadata, read_named
 from components.shared.telling.errors import InputError
 
 EFFECTS_FILE = "effects.safetensors"
@@ -81,10 +79,7 @@ class EffectTable:
             InputError: the file is not what was written.
         """
         try:
-            with safe_open(str(path), framework="numpy") as file:
-                names = of_metadata(file.metadata())
-                check_names(names, "perturbations", "genes")
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            names, tensors = read_named(path, "perturbations", "genes")
             table = cls(
                 names["perturbations"], names["genes"], tensors.pop("change"), names["origin"]
             )

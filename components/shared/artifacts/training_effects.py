@@ -18,8 +18,7 @@ from safetensors.numpy import save_file
 from components.shared.artifacts.cells import Cells
 from components.shared.artifacts.matched_controls import batches_of, matched
 from components.shared.artifacts.splits import TRAIN, Splits
-from components.shared.storage.documents import check_names
-from components.shared.storage.tensors import FAULTS, as_metadata, of_metadata
+from components.shared.storage.tensors import FAULTS, as_metadata, of_metadata, read_named
 from components.shared.telling.errors import InputError, shortlist
 
 TRAINING_EFFECTS_FILE = "training_effects.safetensors"
@@ -87,10 +86,8 @@ class TrainingEffects:
             InputError: the file is missing or not what was written.
         """
         try:
-            with safe_open(str(path), framework="numpy") as file:
-                names = of_metadata(file.metadata())
-                check_names(names, "lines", "perturbations", "genes")
-                found = cls(**names, **{key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118
+            names, tensors = read_named(path, "lines", "perturbations", "genes")
+            found = cls(**names, **tensors)
         except FAULTS as error:
             raise InputError(f"{path}: no training effects ({error}); fine-tune again") from None
         shape = len(found.lines), len(found.perturbations), len(found.genes)

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.csv as pc
 import pyarrow.parquet as pq
 
+from components.shared.storage.documents import said
 from components.shared.storage.parquet import MOST_ROWS, opened_parquet
 from components.shared.telling.errors import InputError, nearest, shortlist
 
@@ -43,8 +44,7 @@ def read_columns(
         columns = [*wanted, *(column for column in optional if column in found)]
         table = _bounded(blocks(path, columns), name)
     except FAULTS as error:
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{name}: not readable as {path.suffix} ({said[:160]})") from None
+        raise InputError(f"{name}: not readable as {path.suffix} ({said(error)})") from None
     return {column: table.column(column).fill_null("").to_pylist() for column in columns}
 
 

@@ -132,18 +132,6 @@ def _entries(found: dict[str, Any], shape: dict[Any, Shape]) -> Iterator[tuple[s
             yield key[:-1], found[key[:-1]], inner
 
 
-def check_names(names: dict[str, Any], *lists: str) -> None:
-    """Check that some entries of a document are lists of texts.
-
-    Raises:
-        ValueError: one is not.
-    """
-    for key in lists:
-        found = names.get(key)
-        if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
-            raise ValueError(f"'{key}' is not a list of names")
-
-
 def said(error: BaseException) -> str:
     """Return the first line of what a library says, shortened."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]

@@ -39,16 +39,21 @@ def opened_parquet(
     return file
 
 
+def whole_parquet(path: Path, name: str, hint: str) -> pa.Table:
+    """Return all of a parquet table, as `opened_parquet`."""
+    try:
+        return opened_parquet(path, name, hint=hint).read()
+    except PARQUET_FAULTS as error:
+        raise InputError(f"{name}: not readable as parquet ({said(error)}); {hint}") from None
+
+
 def read_parquet(path: Path, columns: tuple[str, ...], name: str, hint: str) -> Any:
     """Return a parquet table of a task's as a data frame; messages call it ``name``.
 
     Raises:
         InputError: missing, damaged, too large, or without one of ``columns``, which are of text.
     """
-    try:
-        table = opened_parquet(path, name, hint=hint).read().to_pandas()
-    except PARQUET_FAULTS as error:
-        raise InputError(f"{name}: not readable as parquet ({said(error)}); {hint}") from None
+    table = whole_parquet(path, name, hint).to_pandas()
     for column in columns:
         if column not in table:
             raise InputError(f"{name}: has no column '{column}'; {hint}")
