@@ -28,9 +28,9 @@ from components.shared.parameters.stage_options import (
     checked_options,
 )
 from components.shared.reading.file_kinds import check_is_anndata, check_is_hdf5
-from components.shared.reading.labels import check_names, with_one_name_a_line
-from components.shared.reading.readings import Reading, readings
-from components.shared.reading.source import Source
+from components.shared.reading.labels import check_names, labels_of, with_one_name_a_line
+from components.shared.reading.readings import readings
+from components.shared.reading.source import Reading, Source
 from components.shared.reading.tables import Tables
 from components.shared.storage.downloads import shown
 from components.shared.storage.hdf5 import file_of
@@ -56,11 +56,6 @@ Generate = Callable[[str], Source]
 @dataclass(frozen=True)
 class Head(Tables):
     """The tables of an h5ad file; cells bear numbers, since their names are most of obs."""
-
-    file: Any
-    name: str
-    layer: str = ""
-    gene_column: str = ""
 
     @cached_property
     def cells(self) -> "pd.Index[Any]":
@@ -205,7 +200,7 @@ def _head(file: Path | Ranged, name: str, reading: Reading) -> Iterator[Head]:
 
 
 def _labelled(source: Any, reading: Reading, entries: int, download: int) -> Seen:
-    labels = reading.labels(source)
+    labels = labels_of(source, reading)
     if isinstance(source, Tables):
         said = (source.genes_said, source.symbols_hint())
         check_names(cast(Source, source), labels.obs.index, *said)

@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from components.ingest.depth import brought_to
 from components.ingest.generator import SCHEME, Screen
 from components.ingest.joined_files import (
     GENES,
     INTERSECTION,
     Genes,
     Part,
+    brought_to,
     facts_of_all,
     genes_of_all,
     obs_of_all,
@@ -37,9 +37,9 @@ from components.shared.artifacts.cells import CELLS_FILE
 from components.shared.artifacts.normalisation import TARGET_SUM, USUAL, read_target_sum, unit_of
 from components.shared.parameters.datasets import as_text, with_files
 from components.shared.reading.file_kinds import check_is_no_folder
-from components.shared.reading.labels import check_names, counts_of
-from components.shared.reading.readings import Reading, readings
-from components.shared.reading.source import Source
+from components.shared.reading.labels import check_names, counts_of, labels_of
+from components.shared.reading.readings import readings
+from components.shared.reading.source import Reading, Source
 from components.shared.storage.csr_writer import CsrWriter
 from components.shared.storage.downloads import shown
 from components.shared.storage.files import fetched, local_path
@@ -92,7 +92,7 @@ def _say(text: str) -> None:
 
 def _part(source: Source, reading: Reading, seed: int) -> Part:
     """Label the cells of an opened source, and measure its scale."""
-    labels = reading.labels(source)
+    labels = labels_of(source, reading)
     if isinstance(source, H5adSource):
         check_names(source, labels.obs.index, source.genes_said, source.symbols_hint())
         labels.facts.update(source.gene_facts)

@@ -42,7 +42,7 @@ def opened(
         raise InputError(f"{name}: no such file; expected an h5ad file")
     with _open(path, name) as file:
         kind = TenXSource if is_10x(file) else H5adSource
-        source = kind(file, path, name, scratch, layer, gene_column)
+        source = kind(file, name, layer, gene_column, path, scratch)
         try:
             if kind is H5adSource:
                 check_is_anndata(file, name)

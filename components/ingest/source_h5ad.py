@@ -39,16 +39,9 @@ def dense_to_csr(block: NDArray) -> csr_matrix:
 class H5adSource(Tables):
     """An opened h5ad file with X as dense, CSR or CSC of any real type."""
 
-    file: Any
-    """Of h5py or of zarr, which are used alike."""
     path: Path
-    name: str
     scratch: Path
     """A folder on disk for the buckets of a CSC matrix."""
-    layer: str = ""
-    """Which matrix is read: empty = X, the name of a layer, or raw."""
-    gene_column: str = ""
-    """Column of var with the gene symbols; empty = the index."""
 
     @property
     def _x(self) -> Any:

@@ -19,7 +19,7 @@ from components.shared.reading.doubts import (
     check_like_controls,
 )
 from components.shared.reading.names import Reader, is_missing, names_of
-from components.shared.reading.source import Source
+from components.shared.reading.source import Reading, Source
 from components.shared.telling.addresses import hides
 from components.shared.telling.errors import InputError, nearest, shortlist
 
@@ -213,50 +213,41 @@ def _named(
     return named, said
 
 
-def labels_of(
-    source: Source,
-    *,
-    perturbation_column: str,
-    cell_line_column: str,
-    control: str | Sequence[str],
-    batch_column: str,
-    obs_filter: Mapping[str, Any],
-    label_separator: str = "",
-    missing_is_control: bool = False,
-    left_out: Sequence[str] = (),
-) -> Labels:
+def labels_of(source: Source, how: Reading) -> Labels:
     """Return what each cell is; cells without a perturbation or line are left out and counted.
 
     Raises:
         InputError: missing column, unknown filter value, nothing left, no such control label, a
             line without control cells, or labels that are not what they would be taken for.
     """
+    control, own, of_line = how.control, how.perturbation_column, how.cell_line_column
     said_control = control if isinstance(control, str) else ", ".join(control)
     raw = _column_or_name(
-        source, perturbation_column, "perturbation_column", f"'={said_control}' if all are controls"
+        source, own, "perturbation_column", f"'={said_control}' if all are controls"
     )
     raw_line = _column_or_name(
-        source, cell_line_column, "cell_line_column", "'=jurkat' if all cells are of one line"
+        source, of_line, "cell_line_column", "'=jurkat' if all cells are of one line"
     )
-    if perturbation_column.startswith("="):
-        control = _control_of_all(source, perturbation_column, control)
-    batch = column_of(source, batch_column, "batch_column") if batch_column else None
-    for column, name in ((raw, perturbation_column), (raw_line, cell_line_column)):
+    if own.startswith("="):
+        control = _control_of_all(source, own, control)
+    read = {own: raw, of_line: raw_line}
+    batch = None
+    if how.batch_column:
+        batch = read[how.batch_column] = column_of(source, how.batch_column, "batch_column")
+    for name, column in read.items():
         _check_seen(pd.Categorical(column).categories, f"{source.name}: column '{name}'")
-    if batch is not None:
-        _check_seen(pd.Categorical(batch).categories, f"{source.name}: column '{batch_column}'")
-    passed = passing(source, obs_filter)
+    passed = passing(source, how.obs_filter)
     perturbation, line = _as_text(raw), _as_text(raw_line)
     everywhere = _label_counts(perturbation)
-    where = f"{source.name}: column '{perturbation_column}'"
+    where = f"{source.name}: column '{own}'"
     genes = frozenset(source.genes)
     missing = int((perturbation.codes < 0).sum()) + sum(
         n for label, n in everywhere.items() if is_missing(label)
     )
     controls = controls_among(
-        control, everywhere, genes, where, missing=missing, optional=missing_is_control
+        control, everywhere, genes, where, missing=missing, optional=how.missing_is_control
     )
-    if missing_is_control and not missing:
+    if how.missing_is_control and not missing:
         raise InputError(
             f"{where}: missing_is_control is set, but every cell has a label; leave it out"
         )
@@ -265,14 +256,14 @@ def labels_of(
             f"{where} has both '{said_control}' and '{CONTROL}'; give both as control_label "
             f"('{said_control}, {CONTROL}'), or one in left_out of ingest_options"
         )
-    unwanted = _left_out(left_out, everywhere, where)
-    reader = Reader(genes, controls, label_separator, missing_is_control, unwanted)
+    unwanted = _left_out(how.left_out, everywhere, where)
+    reader = Reader(genes, controls, how.label_separator, how.missing_is_control, unwanted)
     if not passed.any():
         raise InputError(
             f"{source.name}: no cell is left of {len(passed)}; loosen obs_filter "
-            f"({dict(obs_filter)})"
+            f"({dict(how.obs_filter)})"
         )
-    named, said = _named(source, perturbation, passed, reader, perturbation_column)
+    named, said = _named(source, perturbation, passed, reader, own)
     lines = _line_names(_label_counts(line[passed]))
     line_named = _merged(line, [lines.get(str(label)) for label in line.categories])
     labelled = (named.codes >= 0) & (line_named.codes >= 0)
@@ -280,7 +271,7 @@ def labels_of(
     if not kept.any():
         raise InputError(
             f"{source.name}: no cell is left of {len(kept)} that has a perturbation and a line; "
-            f"check '{perturbation_column}', '{cell_line_column}' and obs_filter"
+            f"check '{own}', '{of_line}' and obs_filter"
         )
     obs = pd.DataFrame(index=source.cells[kept])
     obs["perturbation"] = named[kept].remove_unused_categories()

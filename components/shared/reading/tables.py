@@ -1,5 +1,6 @@
 """The tables of a file of cells as anndata writes it: obs and var, without the matrix."""
 
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -21,6 +22,7 @@ from components.shared.storage.hdf5 import DAMAGE
 from components.shared.telling.errors import InputError, shortlist
 
 
+@dataclass(frozen=True)
 class Tables:
     """The labels of cells and the names of genes in an opened file."""
 
