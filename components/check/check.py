@@ -3,6 +3,7 @@
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from components.check.bounds import check_argument
@@ -85,19 +86,20 @@ def _check_all(parameters: Mapping[str, Any]) -> None:
     if "recipe" in parameters:
         load_recipe(parameters["recipe"], parameters.get("overrides") or {})
     check_target_form(parameters.get("publish_to", ""))
-    _asked_for(parameters)
-
-
-def _asked_for(parameters: Mapping[str, Any]) -> None:
-    """Read the list of perturbations now rather than after the cells were read."""
+    # The list of perturbations is read now rather than after the cells were read.
     read_perturbations(parameters.get("perturbations") or ())
+
+
+def give_out(target: str, value: Any) -> None:
+    """Write what a task gives out, as text: KFP drops an accelerator whose count is a number."""
+    Path(target).parent.mkdir(parents=True, exist_ok=True)
+    Path(target).write_text(str(value))
 
 
 def _prior(text: Any) -> str:
     if not isinstance(text, str):
         raise InputError(f"priors: {text!r} is not text; expected a list of priors, as in [none]")
-    prior = parse_prior(text)
-    return str(prior)
+    return str(parse_prior(text))
 
 
 def _seed(value: Any) -> int:
