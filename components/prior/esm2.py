@@ -27,9 +27,7 @@ from transformers.utils import logging
 
 from components.shared.storage.digests import sha256_of
 from components.shared.storage.downloads import shown
-from components.shared.storage.files import fetch_folder
-from components.shared.storage.scratch import scratch_for
-from components.shared.telling.addresses import LOCAL, scheme_of
+from components.shared.storage.files import fetch_folder, place_for
 from components.shared.telling.errors import InputError
 from components.shared.telling.progress import bar
 
@@ -81,10 +79,7 @@ def fetched_checkpoint(uri: str) -> Iterator[Path]:
     Raises:
         InputError: a file of it is not there.
     """
-    if scheme_of(uri) in LOCAL:
-        yield _fetch(uri, Path())
-        return
-    with scratch_for(uri, ("esm2",)) as folder:
+    with place_for(uri, ("esm2",)) as folder:
         yield _fetch(uri, folder)
 
 

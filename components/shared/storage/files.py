@@ -10,11 +10,12 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from components.shared.storage import buckets
+from components.shared.storage.digests import sha256_of
 from components.shared.storage.downloads import check_sha256, discard, local_name, shown
 from components.shared.storage.scratch import scratch_for
 from components.shared.telling.addresses import LOCAL, scheme_of
@@ -52,21 +53,20 @@ def fetched(uri: str) -> Iterator[Path]:
     A download is removed when the block ends well and kept for a later run when it does not, see
     `scratch_for`.
     """
-    if scheme_of(uri) in LOCAL:
-        yield fetch(uri, Path())
-        return
-    with scratch_for(uri) as folder:
+    with place_for(uri) as folder:
         yield fetch(uri, folder)
 
 
 @contextmanager
 def fetched_folder(uri: str, names: tuple[str, ...]) -> Iterator[Path]:
     """Yield a local folder that holds ``names`` of the folder that ``uri`` names, as `fetched`."""
-    if scheme_of(uri) in LOCAL:
-        yield fetch_folder(uri, Path(), names)
-        return
-    with scratch_for(uri, names) as folder:
+    with place_for(uri, names) as folder:
         yield fetch_folder(uri, folder, names)
+
+
+def place_for(uri: str, names: tuple[str, ...] = ()) -> AbstractContextManager[Path]:
+    """Return where a download goes, see `scratch_for`; a local file stays where it is."""
+    return nullcontext(Path()) if scheme_of(uri) in LOCAL else scratch_for(uri, names)
 
 
 def fetch(uri: str, folder: Path) -> Path:
@@ -225,8 +225,6 @@ def download_by_scheme(scheme: str, uri: str, folder: Path, sha256: str) -> Path
 
 def _is(path: Path, sha256: str) -> bool:
     """Return whether the file was downloaded before."""
-    try:
-        check_sha256(path, sha256, "")
-    except (InputError, OSError):
-        return False
-    return True
+    with suppress(OSError):
+        return sha256_of(path) == sha256
+    return False
