@@ -59,18 +59,10 @@ def docker_runner(
 ) -> local.DockerRunner:
     """Return a runner whose containers have a read-only root file system and no capabilities.
 
-    They see ``root`` and the other runs beside it, and, to read only, the local files that
-    parameters name; they have a network only if a parameter or a key needs one.
-
-    Args:
-        params: the pipeline's parameters; relative paths are as seen from the working folder.
-        root: folder of the run; what is made in it belongs to whoever runs this, or to the images'
-            user if that is root.
-        images: image by stage.
-        state: folder in which training keeps checkpoints for the same command to resume from.
-
-    Raises:
-        InputError: no engine answers, an image is not built, or a folder cannot be written to.
+    They see ``root``, the folder of the run, and the other runs beside it, and, to read only, the
+    local files that parameters name; they have a network only if a parameter or a key needs one.
+    What is made in ``root`` belongs to whoever runs this, or to the images' user if that is root.
+    In ``state`` training keeps checkpoints for the same command to resume from.
     """
     from docker.types import Mount
 
@@ -124,15 +116,7 @@ def _check_built(images: Mapping[str, str]) -> None:
 
 
 def _give(folder: Path, *, new: bool = False) -> None:
-    """Make a folder that tasks write to; root's tasks are another user, who is given what is new.
-
-    Args:
-        folder: to write to.
-        new: made a moment ago, for tasks, with what is kept of the run in it.
-
-    Raises:
-        InputError: root was told to write to a folder in which that user may not.
-    """
+    """Make a folder that tasks write to; root's tasks are another user, who is given a new one."""
     new = new or not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     if os.getuid():

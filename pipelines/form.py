@@ -30,9 +30,7 @@ puts in cells of her own must not train by a demo's settings unseen."""
 def make_form(spec: pipeline_spec_pb2.PipelineSpec, profile: Profile) -> None:
     """Write into a pipeline what KFP's compiler does not: choices, and defaults that run.
 
-    Args:
-        spec: a pipeline; it is changed.
-        profile: the kind of cluster; one for small data gets small data as its defaults.
+    For a cluster for small data the defaults are small data.
     """
     parameters = spec.root.input_definitions.parameters
     for name, values in CHOICES.items():

@@ -74,12 +74,7 @@ def development_images() -> dict[str, str]:
 
 
 def released_images(lock: Path = IMAGES_LOCK) -> dict[str, str]:
-    """Return the image of every stage as `make push` pinned it.
-
-    Raises:
-        InputError: no lock, a stage is missing from it, an image is not named by digest, or its
-            content is not what is here now.
-    """
+    """Return the image of every stage as `make push` pinned it, if it is of what is here now."""
     try:
         pinned = json.loads(lock.read_text())
         found = {stage: (pinned[stage]["image"], pinned[stage]["built_from"]) for stage in stages()}
@@ -105,11 +100,7 @@ def released_images(lock: Path = IMAGES_LOCK) -> dict[str, str]:
 
 
 def docker() -> str:
-    """Return a Docker client that knows BuildKit, `DOCKER` in the environment first.
-
-    Raises:
-        InputError: there is none, or no engine answers it.
-    """
+    """Return a Docker client that knows BuildKit, `DOCKER` in the environment first."""
     wanted = os.environ.get("DOCKER") or "docker"
     folders = os.environ.get("PATH", "").split(os.pathsep)
     found = [path for folder in folders if (path := shutil.which(wanted, path=folder))]
@@ -132,11 +123,7 @@ def engine_address(client: str) -> str:
 
 
 def build(network: str) -> None:
-    """Build the images that are not there yet.
-
-    Raises:
-        InputError: no engine, a build failed, or the code changed while it was built.
-    """
+    """Build the images that are not there yet."""
     client = docker()
     images = development_images()
     source = source_address()
@@ -172,11 +159,7 @@ def build(network: str) -> None:
 
 
 def push(registry: str, lock: Path = IMAGES_LOCK) -> None:
-    """Push the images and write their digests to ``lock``.
-
-    Raises:
-        InputError: an image is not built, or a push failed; the lock is as it was then.
-    """
+    """Push the images and write their digests to ``lock``; if a push fails it stays as it was."""
     client = docker()
     pinned = {}
     for stage, image in development_images().items():

@@ -179,9 +179,7 @@ def _value(text: str) -> Any:
 def readable_log(log: Path | None = None, *, runs: int = 1) -> Iterator[_Readable]:
     """Leave out executor messages, task inputs as JSON, and warnings; yield what hears the log.
 
-    Args:
-        log: file that is to hold what VERBOSE=1 would show.
-        runs: of a comparison, to count those that are done.
+    The file ``log`` is to hold what VERBOSE=1 would show. Several ``runs`` are counted as they end.
     """
     verbose = os.environ.get("VERBOSE", "0") not in ("", "0")
     root = logging.getLogger()

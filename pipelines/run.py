@@ -88,13 +88,9 @@ def read_params(path: Path, assignments: Sequence[str]) -> dict[str, Any]:
     """Read a parameter file and apply ``key=value`` assignments.
 
     A file with `priors` is of the pipeline that compares them, one with `model` of the pipeline
-    that applies a finished model. Values are YAML, but those of text
-    parameters are taken as they stand, so that a control labelled ``NO`` stays one.
-    ``overrides.epochs=3`` sets one entry of a dict parameter.
-
-    Raises:
-        InputError: unreadable file, unknown or missing parameter, a malformed assignment, or a
-            value of the wrong type.
+    that applies a finished model. Values are YAML, but those of text parameters are taken as they
+    stand, so that a control labelled ``NO`` stays one. ``overrides.epochs=3`` sets one entry of a
+    dict parameter.
     """
     path = at_home(path)
     named = PARAMS / f"{path.name.removesuffix('.yaml')}.yaml"
@@ -227,11 +223,7 @@ def assignments_in(text: str) -> list[str]:
 
 
 def pinned(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Add the sha256 of local files to their paths, so that a cached task knows its content.
-
-    Raises:
-        InputError: a file is not what the sha256 that was given with it says.
-    """
+    """Add the sha256 of local files to their paths, so that a cached task knows its content."""
     result = dict(params)
     result["dataset"] = with_files(params["dataset"], _pinned)
     if is_prediction(params):
@@ -274,8 +266,7 @@ def state_of_inputs(params: Mapping[str, Any]) -> str:
 def _indirect_files(params: Mapping[str, Any]) -> Iterator[Path]:
     """Yield the local files of models, a vocabulary, a split file, lists and priors' folders.
 
-    The dataset's and a prior's file are not among them: `pinned` names their content, so that what
-    it does not touch stays in the cache.
+    `pinned` names the content of the dataset's and a prior's file, for what those do not touch.
     """
     for name, named in input_uris(params).items():
         for path in (here(uri) for uri in named if uri):
@@ -299,17 +290,11 @@ def without_links(value: Any) -> Any:
 def run(
     params: Mapping[str, Any], runs: Path, *, name: str = "run", containers: bool = False
 ) -> Path:
-    """Run a pipeline under ``runs``; return the run's folder.
+    """Run a pipeline under ``runs``, where what finished tasks made lies; return the run's folder.
 
-    Args:
-        params: the pipeline's parameters.
-        runs: where runs are kept, and what finished tasks made.
-        name: of the parameter file, for the folder's name.
-        containers: whether each task runs in its image rather than in a process.
-
-    Raises:
-        InputError: a task failed, its own line says why; or see `pinned`.
-        StoppedError: a signal stopped it.
+    The ``name``, of the parameter file, is part of the folder's. With ``containers`` each task runs
+    in its image rather than in a process. A task that fails is a `TaskError`, its own line; a
+    signal that stops the run is a `StoppedError`.
     """
     params = {key: without_links(value) for key, value in params.items()}
     given = pinned(params)

@@ -141,8 +141,7 @@ def _signal(task: int, number: signal.Signals) -> None:
 def tasks_here(environment: Mapping[str, str]) -> Iterator[Tasks]:
     """Let KFP's local runner start tasks by way of `Tasks`, which signals to this process stop.
 
-    Args:
-        environment: what every task's environment has beside this process's own.
+    Every task has the ``environment`` beside this process's own.
     """
     tasks = Tasks(environment)
     start = subprocess_task_handler.run_local_subprocess

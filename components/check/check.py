@@ -18,11 +18,9 @@ from components.shared.telling.errors import InputError
 
 
 def check(parameters: Mapping[str, Any], package: str) -> str:
-    """Check a run's parameters, and return the commands that repeat it.
+    """Check a run's parameters, those that the result depends on, and return what repeats it.
 
-    Args:
-        parameters: the pipeline parameters that the result depends on.
-        package: the compiled pipeline, as a path in the repository.
+    The ``package`` is the compiled pipeline, as a path in the repository.
     """
     _check_all(parameters)
     _prior(parameters["prior"])
@@ -31,28 +29,16 @@ def check(parameters: Mapping[str, Any], package: str) -> str:
 
 
 def check_prediction(parameters: Mapping[str, Any], package: str) -> str:
-    """Check the parameters of a prediction by a finished model, and return what repeats it.
-
-    Args:
-        parameters: the pipeline parameters that the result depends on.
-        package: the compiled pipeline, as a path in the repository.
-    """
+    """Check the parameters of a prediction by a finished model, as `check`."""
     _check_all(parameters)
     return commands("predict", package, parameters)
 
 
 def grid(parameters: Mapping[str, Any], package: str, checkpoints: str) -> list[dict[str, Any]]:
-    """Check a comparison's parameters, and return the cells of its grid.
+    """Check a comparison's parameters, as `check`, and return the cells of its grid, priors first.
 
-    Args:
-        parameters: the pipeline parameters that the result depends on, priors and seeds among them.
-        package: the compiled pipeline, as a path in the repository.
-        checkpoints: where fine-tunes keep their checkpoints, a folder below for each; empty = each
-            beside its model.
-
-    Returns:
-        A dict per cell, priors first: prior, seed, checkpoints, and repeat, the commands that make
-        this cell alone.
+    Each is a dict: prior, seed, checkpoints, and repeat, the commands that make this cell alone. A
+    fine-tune keeps its checkpoints in a folder below ``checkpoints``; empty = beside its model.
     """
     _check_all(parameters)
     priors = _distinct("priors", [_prior(text) for text in parameters["priors"]])

@@ -92,12 +92,8 @@ def look(
 ) -> list[str]:
     """Return what there is to know of a run's dataset, in lines of a title and a fact.
 
-    Args:
-        parameters: those of any of the pipelines, defaults included.
-        generate: what makes the labels of a generated screen, where that is at hand.
-
-    Raises:
-        InputError: labels, lines or names of genes that ingest or split would refuse.
+    Parameters are those of any of the pipelines, defaults included; ``generate`` makes the labels
+    of a generated screen, where that is at hand. What ingest or split would refuse is refused.
     """
     try:
         seen = _seen(parameters, generate)

@@ -54,11 +54,7 @@ JOIN = " + "
 
 @contextmanager
 def source_at(uri: str, scratch: Path, seed: int, reading: Reading) -> Iterator[Source]:
-    """Yield the source that ``uri`` names; the buckets of a CSC matrix go to ``scratch``.
-
-    Raises:
-        InputError: unknown scheme, bad query, or a file that is no usable h5ad.
-    """
+    """Yield the source that ``uri`` names; the buckets of a CSC matrix go to ``scratch``."""
     if uri.startswith(SCHEME):
         if reading.layer or reading.gene_column:
             raise InputError(
@@ -161,11 +157,7 @@ def _write_part(
 
 
 def write_cells(parts: Sequence[Part], genes: Genes, total: int, draft: Draft) -> dict[str, Any]:
-    """Write `cells.h5ad` into the draft and return facts for its summary.
-
-    Raises:
-        InputError: a value of X that cannot be; names its cell and gene.
-    """
+    """Write `cells.h5ad`, every value checked, into the draft and return facts for its summary."""
     obs = obs_of_all(parts)
     spellings = spellings_of_all(parts, obs)
     labels = facts_of_all(parts)

@@ -64,9 +64,7 @@ class Genes:
 def genes_of_all(parts: Sequence[Part], how: str) -> tuple[Genes, dict[str, Any]]:
     """Return the genes that are kept of several files, and facts for the summary.
 
-    Args:
-        parts: the files.
-        how: ``intersection``: those that all files have; ``union``: those of any, zeros elsewhere.
+    ``intersection``: those that all files have; ``union``: those of any, zeros elsewhere.
     """
     each = [pd.Index(part.genes, dtype=object) for part in parts]
     if len(parts) == 1:
@@ -120,9 +118,7 @@ def obs_of_all(parts: Sequence[Part]) -> pd.DataFrame:
 def spellings_of_all(parts: Sequence[Part], obs: pd.DataFrame) -> dict[str, dict[str, list[str]]]:
     """Return column to name to what the files call it, where that is not the name alone.
 
-    Args:
-        parts: the files.
-        obs: the labels of the cells of all files, where a line has one name.
+    In ``obs``, the labels of the cells of all files, a line has one name.
     """
     lines = {line_key(str(line)): str(line) for line in obs["cell_line"].cat.categories}
     merged: dict[str, dict[str, list[str]]] = {}
@@ -163,9 +159,6 @@ def brought_to(
 
     The median is over the control cells of all files: what a perturbation does to the depth of its
     cells must not move it, and a data set of controls alone has one.
-
-    Raises:
-        InputError: the option is none, or the cells do not tell their depth.
     """
     asked = read_target_sum(target_sum)
     if any(not part.found.how for part in parts):

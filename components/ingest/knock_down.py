@@ -42,11 +42,7 @@ class Least:
     perturbation: float = 0.0
 
     def __post_init__(self) -> None:
-        """Check both.
-
-        Raises:
-            InputError: no number from 0 to below 1.
-        """
+        """Check that both are from 0 to below 1."""
         for name, value in ((CELLS_ASKED, self.cell), (PERTURBATIONS_ASKED, self.perturbation)):
             if isinstance(value, bool) or not 0 <= value < 1:
                 raise InputError(
@@ -117,10 +113,7 @@ def left_of_targets(
 ) -> Left:
     """Measure what is left of each cell's targets.
 
-    Args:
-        obs: labels of the cells, row by row.
-        genes: of the columns.
-        blocks: first row and log1p of counts per 10,000, in the order of ``obs``.
+    The ``blocks``, row numbers and log1p of counts per 10,000, are in the order of ``obs``.
     """
     codes, labels = pd.factorize(obs["perturbation"].to_numpy(object))
     lines, names = pd.factorize(obs["cell_line"].to_numpy(object))

@@ -28,15 +28,9 @@ def opened(
 ) -> Iterator[H5adSource]:
     """Open and check the file of cells at ``path``; messages call it ``name``.
 
-    Args:
-        path: an h5ad file, a 10x matrix, or the folder of a zarr store that anndata wrote.
-        name: what messages call it.
-        scratch: a folder on disk for the buckets of a CSC matrix.
-        layer: the matrix to read, see `matrices.matrix_of`.
-        gene_column: column of var with the gene symbols; empty = the index.
-
-    Raises:
-        InputError: missing, another form, truncated, without X, or parts that do not fit.
+    It is an h5ad file, a 10x matrix, or the folder of a zarr store that anndata wrote; the buckets
+    of a CSC matrix go to ``scratch``. For ``layer`` see `matrices.matrix_of`; the ``gene_column``
+    of var has the gene symbols, empty = the index.
     """
     if not path.exists():
         raise InputError(f"{name}: no such file; expected an h5ad file")
@@ -93,11 +87,7 @@ def _zarr(path: Path, name: str) -> Any:
 
 
 def _stored(path: Path, name: str) -> int:
-    """Return the bytes of a store's files.
-
-    Raises:
-        InputError: one is a link, which may lead out of the store.
-    """
+    """Return the bytes of a store's files; no link is among them, which may lead out of it."""
     found = 0
     for part in path.rglob("*"):
         if part.is_symlink():

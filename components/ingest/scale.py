@@ -141,11 +141,7 @@ class Found:
         return ""
 
     def convert(self, block: csr_matrix, cells: NDArray[np.object_]) -> None:
-        """Bring a block to the target, in place; ``cells`` are the names of its rows.
-
-        Raises:
-            InputError: a cell is on another scale; names it.
-        """
+        """Bring a block to the target, in place; ``cells`` are the names of its rows."""
         scale = self.scale
         if self.is_counts:
             log1p_of_counts(block, self.target)
@@ -273,15 +269,9 @@ def _undone(log: str, cells: csr_matrix) -> _Undone | None:
 
 
 def measure(cells: csr_matrix, name: str, hint: str = "") -> Found:
-    """Tell the scale of values that are not whole numbers.
+    """Tell the scale of values that are not whole numbers; one that is not known is refused.
 
-    Args:
-        cells: whole cells from all over the source, CSR; finite and not negative.
-        name: what messages call the source.
-        hint: what else the user may read.
-
-    Raises:
-        InputError: the scale is none that is known.
+    The ``cells`` are whole ones from all over the source, CSR; finite and not negative.
     """
     undone = [found for log in UNDO if (found := _undone(log, cells)) is not None]
     n = int((np.diff(cells.indptr) > 0).sum())
@@ -400,11 +390,7 @@ def as_log1p(cells: csr_matrix, name: str) -> Found:
 def scale_of(
     source: Source, kept: NDArray[np.bool_], expression: str, scale: str, seed: int
 ) -> Found:
-    """Return the scale of a source: as the user says it, else as it is measured.
-
-    Raises:
-        InputError: the scale is none that is known, or not the one that was said.
-    """
+    """Return the scale of a source: as the user says it, if that can be, else as it is measured."""
     if COUNTS in (expression, scale) and {expression, scale} - {AUTO, COUNTS}:
         raise InputError(f"expression {expression} and scale {scale} differ; give one of them")
     logged = expression == LOG1P or "_" in scale

@@ -145,11 +145,7 @@ class H5adSource(Tables):
         return np.concatenate(found)
 
     def blocks(self, kept: NDArray[np.bool_]) -> Iterator[tuple[NDArray[np.int64], csr_matrix]]:
-        """Yield (row numbers, CSR float32 [rows, genes]) over the kept rows, in order.
-
-        Raises:
-            InputError: X cannot be read or points outside itself.
-        """
+        """Yield (row numbers, CSR float32 [rows, genes]) over the kept rows, in order."""
         rows = self._block_rows()
         with self._damage_told():
             if self.kind == "csc":

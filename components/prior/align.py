@@ -32,10 +32,6 @@ def align(table: Table, vocabulary: Vocabulary, name: str, aliases: Aliases) -> 
     """Copy each gene's vector to the row of its token; messages call the table ``name``.
 
     Special tokens get no prior, whatever the table says.
-
-    Raises:
-        InputError: a symbol that comes twice, widths that differ, a value that is not finite as
-            float32, or no gene that the vocabulary has.
     """
     if not table.genes:
         raise InputError(f"{name}: holds no gene; expected one vector per gene")

@@ -74,11 +74,7 @@ class _Piece:
 
 @contextmanager
 def fetched_checkpoint(uri: str) -> Iterator[Path]:
-    """Yield a local folder with the checkpoint that ``uri`` names, for use inside the block.
-
-    Raises:
-        InputError: a file of it is not there.
-    """
+    """Yield a local folder with the checkpoint that ``uri`` names, for use inside the block."""
     with place_for(uri, ("esm2",)) as folder:
         yield _fetch(uri, folder)
 
@@ -114,11 +110,7 @@ def _parts(index: Path) -> list[str]:
 
 
 def load_esm2(folder: Path, name: str) -> Esm2:
-    """Load a checkpoint that was fetched, on the GPU if there is one; messages call it ``name``.
-
-    Raises:
-        InputError: no ESM2, or files that are damaged or do not belong together.
-    """
+    """Load a checkpoint that was fetched, on the GPU if there is one; messages name it ``name``."""
     config = _config(folder, name)
     try:
         loaded: Any = EsmModel.from_pretrained(
@@ -184,10 +176,8 @@ def pieces_of(sequence: str) -> list[str]:
 def embed(esm2: Esm2, sequences: Sequence[str], folder: Path) -> NDArray[np.float32]:
     """Return the embedding of each sequence, [sequences, width].
 
-    Args:
-        esm2: the model.
-        sequences: residues, upper-case letters, each sequence once.
-        folder: where finished embeddings are kept; those that are there are not computed again.
+    Sequences are residues, upper-case letters, each once. Finished embeddings are kept in
+    ``folder``; those that are there are not computed again.
     """
     vectors = np.zeros((len(sequences), esm2.width), dtype=np.float32)
     shards = _Shards(folder)

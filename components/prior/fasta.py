@@ -70,11 +70,7 @@ class _Record:
 
 
 def read_fasta(path: Path, name: str) -> Proteins:
-    """Read protein sequences, one per gene; messages call the file ``name``.
-
-    Raises:
-        InputError: no FASTA, residues that are not letters, no gene at all, or too large a file.
-    """
+    """Read protein sequences, one per gene, of FASTA; messages call the file ``name``."""
     best: dict[str, _Record] = {}
     several: set[str] = set()
     records = foreign = nameless = from_uniprot = 0

@@ -72,11 +72,7 @@ class Context:
 
 
 def make(prior: Prior, context: Context) -> Vectors:
-    """Make the vectors of a prior that is not none.
-
-    Raises:
-        InputError: a file or option that cannot be used.
-    """
+    """Make the vectors of a prior that is not none."""
     return KINDS[prior.kind](prior, context)
 
 

@@ -50,15 +50,10 @@ Floats = NDArray[np.float64]
 
 
 def write_effects(uri: str, folder: Path) -> tuple[dict[str, Any], Source]:
-    """Write the deltas of another screen into the folder of an artifact.
+    """Write the deltas of another screen into the folder of an artifact; return facts and source.
 
-    Args:
-        uri: a cells artifact's folder; an h5ad file as in one; or a table of deltas, parquet with
-            the column `perturbation`, perhaps `cell_line` and `cells`, and one column per gene.
-        folder: of the gene prior artifact.
-
-    Returns:
-        Facts for `prior.json`, and the source.
+    The ``uri`` is a cells artifact's folder; an h5ad file as in one; or a table of deltas, parquet
+    with the column `perturbation`, perhaps `cell_line` and `cells`, and one column per gene.
     """
     name = shown(uri).partition(SHA256)[0]
     ending = ending_of(uri)
@@ -87,12 +82,7 @@ def write_effects(uri: str, folder: Path) -> tuple[dict[str, Any], Source]:
 
 
 def read_deltas(path: Path, name: str) -> OtherEffects:
-    """Read a table of deltas; rows of controls are left out. Messages call it ``name``.
-
-    Raises:
-        InputError: a column that is missing or no number, a row that comes twice, or a delta that
-            is not finite.
-    """
+    """Read a table of deltas; rows of controls are left out. Messages call it ``name``."""
     try:
         file = opened_parquet(path, name, "a table of deltas")
         genes = _gene_columns(file.schema_arrow, name)
@@ -203,12 +193,7 @@ def _check_h5ad(path: Path, name: str) -> None:
 
 
 def measure(cells: Cells, name: str) -> OtherEffects:
-    """Measure the delta of every (perturbation, cell line), controls aside, and its error.
-
-    Raises:
-        InputError: a line without two control cells, no perturbed cell, or values or labels that
-            are not as ingest writes them.
-    """
+    """Measure the delta of every (perturbation, cell line), controls aside, and its error."""
     obs = cells.obs
     label, lines = obs[PERTURBATION].to_numpy(str), obs[CELL_LINE].to_numpy(str)
     groups, of_cell = np.unique(np.array([lines, label]), axis=1, return_inverse=True)

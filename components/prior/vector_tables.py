@@ -49,11 +49,7 @@ class Table:
 
 
 def read_table(path: Path, ending: str, name: str) -> Table:
-    """Open a table of gene vectors; messages call it ``name``.
-
-    Raises:
-        InputError: not of the format its ending says, or of another layout. Blocks raise it too.
-    """
+    """Open a table of gene vectors; messages call it ``name``. Its blocks may be refused later."""
     return READERS[ending](path, name)
 
 

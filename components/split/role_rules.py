@@ -44,11 +44,8 @@ def from_lines(train_lines: Sequence[str], test_line: str, labels: Labels) -> Ru
     """Return the rules that the arguments give: whole lines train, one line tests.
 
     Without training lines nothing is left but to apply a finished model to the test line, which
-    need not be named where it is the only one.
-
-    Raises:
-        InputError: a line that is unknown, given twice, or both trained and tested, or no test
-            line.
+    need not be named where it is the only one. A line is refused that is unknown, given twice, or
+    both.
     """
     if isinstance(train_lines, str):
         raise InputError(f"train_lines: expected a list of cell lines, got {train_lines!r}")
@@ -77,16 +74,9 @@ def with_validation(
     as in the reference run (5 % of K562's perturbations); a fraction of 1 holds a whole line out.
     The draw is over sorted names, so it does not depend on the order of cells.
 
-    Args:
-        rules: rules without validation.
-        labels: labels of the cells.
-        val_line: a training line; empty for all, or for the first one with a fraction of 1.
-        val_fraction: of the sets, rounded; unless 0 it is at least one, and without a line at least
-            `LEAST_SETS` where those are no more than `MOST_RAISED` of all.
-        seed: of the draw.
-
-    Raises:
-        InputError: a line that does not train, or that has no perturbed cell.
+    The ``val_line`` is a training line; empty for all, or for the first one with a fraction of 1.
+    The ``val_fraction`` is of the sets, rounded; unless 0 it is at least one, and without a line at
+    least `LEAST_SETS` where those are no more than `MOST_RAISED` of all.
     """
     lines = rules.train_lines
     val_line = line_named(val_line, lines) if val_line else ""

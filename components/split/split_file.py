@@ -48,11 +48,7 @@ class SplitFile:
 
 
 def read_split_file(path: Path, name: str) -> SplitFile:
-    """Read a split file; messages call it ``name``.
-
-    Raises:
-        InputError: not TOML, an unknown table or role, or a line with two roles.
-    """
+    """Read a split file; messages call it ``name``. No line may have two roles."""
     hint = "expected cell-load's split form"
     text = read_text(path, name, hint)
     try:
@@ -141,14 +137,8 @@ def rules_of(
 ) -> tuple[Rules, dict[str, Any]]:
     """Hold a split file against the cells; return its rules and facts for the summary.
 
-    Args:
-        file: the split file.
-        labels: labels of the cells.
-        train_lines: only orders the lines that the file makes train (the first one validates).
-        test_line: chooses among several test lines; else the file's goes before it.
-
-    Raises:
-        InputError: a line that the cells lack, no test line, or several and none chosen.
+    ``train_lines`` only orders the lines that the file makes train (the first one validates);
+    ``test_line`` chooses among several test lines; else the file's goes before it.
     """
     file = _in_the_words_of(file, labels)
     for line in [*file.whole, *file.listed]:

@@ -59,11 +59,7 @@ class Spec:
 
     @classmethod
     def from_uri(cls, uri: str, *, seed: int = 0) -> "Spec":
-        """Parse ``uri``; ``seed`` is taken where it names none.
-
-        Raises:
-            InputError: unknown or doubled key, a value that cannot be, or too few cells.
-        """
+        """Parse ``uri``, whose keys are checked; ``seed`` is taken where it names none."""
         parts = urlsplit(uri)
         if parts.netloc != HOST or parts.path.strip("/") or parts.fragment:
             raise InputError(f"{uri}: expected sim://{HOST}?{'=&'.join(KEYS)}=")

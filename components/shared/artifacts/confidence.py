@@ -124,11 +124,7 @@ class Confidence:
 
     @classmethod
     def read(cls, path: Path) -> "Confidence":
-        """Read what `write` wrote.
-
-        Raises:
-            InputError: the file is missing or not what was written.
-        """
+        """Read what `write` wrote; anything else is refused."""
         try:
             content = read_json(path, str(path), "fine-tune again", CONFIDENCE)
             table = pd.DataFrame(content.pop("perturbations")).set_index("label")
@@ -162,16 +158,11 @@ class Confidence:
     ) -> pd.DataFrame:
         """Return what to expect of predictions of some perturbations in a line.
 
-        Args:
-            labels: perturbations.
-            control_similarity: of the line's controls to the nearest training line's, see
-                `control_similarity`.
-            known: how the effect of each is known, where that is not as in `perturbations`; None =
-                as there, and of those that are not there as the mean.
-
-        Returns:
-            One row per label, in their order, with `agreement`, `known`, `expected_pearson_delta`,
-            `expected_low`, `expected_high`; NaN where it cannot be said, see `why`.
+        ``control_similarity`` is that of the line's controls to the nearest training line's (see
+        the function). ``known`` says how the effect of each is known, where that is not as in
+        `perturbations`; None = as there, and of those that are not there as the mean. There is a
+        row per label, in their order, with `agreement`, `known`, `expected_pearson_delta`,
+        `expected_low`, `expected_high`; NaN where it cannot be said, see `why`.
         """
         table = self.perturbations.reindex(pd.Index(labels, dtype=object))
         table["known"] = table["known"].fillna(MEAN) if known is None else list(known)
@@ -197,12 +188,8 @@ def control_similarity(
     """Return how near a line's controls are to those of the nearest training line.
 
     It is the highest correlation of mean expression over the genes that both have, NaN where those
-    are fewer than two or do not vary.
-
-    Args:
-        control: mean of the line's controls, [genes], log1p of counts per 10,000.
-        genes: their names.
-        training: what the training lines measured.
+    are fewer than two or do not vary. ``control`` is the mean of the line's controls, [genes],
+    log1p of counts per 10,000.
     """
     columns = pd.Index(genes).get_indexer(pd.Index(training.genes))
     own, others = np.asarray(control, float)[columns[columns >= 0]], training.control

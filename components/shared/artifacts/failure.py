@@ -24,10 +24,7 @@ from components.shared.telling.errors import InputError, any_text, one_line_erro
 def errors_of(stage: str, target: Path | str, *, in_grid: bool) -> Iterator[None]:
     """Tell what goes wrong in a stage, as `one_line_errors`, or in a grid as a failed artifact.
 
-    Args:
-        stage: its name.
-        target: the folder of its artifact.
-        in_grid: whether the task is one of a grid, and its failure a result.
+    ``target`` is the folder of its artifact.
     """
     if not in_grid:
         with one_line_errors(stage):

@@ -40,12 +40,7 @@ PUBLISHED_AT = "published_at"
 def take_model(uri: str, target: Path | str) -> dict[str, Any]:
     """Make a model artifact of a finished model, and return its summary.
 
-    Args:
-        uri: a folder or its URI; that of a file in it stands for the folder.
-        target: folder of the model artifact.
-
-    Raises:
-        InputError: a file is missing, damaged or of another kind of model.
+    The URI of a file in the model's folder stands for the folder.
     """
     where = shown(uri)
     folder_uri = folder_of(uri, (*NEEDED, *BESIDE, PROVENANCE))

@@ -34,11 +34,7 @@ PERTURBATION, CELL_LINE, CELLS = "perturbation", "cell_line", "cells"
 
 @contextmanager
 def opened_table(path: Path, framework: str) -> Iterator[tuple[Any, dict[str, str]]]:
-    """Yield the table of a gene prior, [rows, width], read where it is indexed, and its metadata.
-
-    Raises:
-        InputError: the file cannot be read, or holds no such table.
-    """
+    """Yield the table of a gene prior, [rows, width], read where it is indexed, and metadata."""
     try:
         with safe_open(str(path), framework=framework) as file:
             rows = file.get_slice(TENSOR)
@@ -73,11 +69,7 @@ class OtherEffects:
 
     @classmethod
     def read(cls, folder: Path) -> "OtherEffects":
-        """Read what `write` wrote into the folder of a gene prior artifact.
-
-        Raises:
-            InputError: a file is missing or not what was written.
-        """
+        """Read what `write` wrote into the folder of a gene prior artifact."""
         try:
             files = [folder / EFFECTS_FILE, folder / ERRORS_FILE]
             table = whole_parquet(files[0], str(files[0]), AGAIN)
@@ -109,25 +101,15 @@ def _matrix(table: pa.Table, genes: list[str]) -> NDArray[np.float32]:
 
 
 def genes_with_vector(table: NDArray[np.float32], tokens: Iterable[str]) -> set[str]:
-    """Return the genes that have a prior.
-
-    Args:
-        table: the prior, [tokens, width]; a row of zeros = none.
-        tokens: the token of each row.
-    """
+    """Return the tokens of a prior [tokens, width] that have a vector; a row of zeros = none."""
     filled = np.any(table, axis=1).tolist()
     return {token for token, there in zip(tokens, filled, strict=True) if there}
 
 
 def coverage(with_vector: Collection[str], genes: Iterable[str]) -> dict[str, int | float]:
-    """Return how many of some genes have a prior.
+    """Return how many of some genes, each once, have a prior, see `genes_with_vector`.
 
-    Args:
-        with_vector: the genes that have one, see `genes_with_vector`.
-        genes: those asked about, such as the perturbed genes of the test set; each counts once.
-
-    Returns:
-        ``genes``, ``covered`` and ``fraction`` (0 if there are no genes).
+    That is ``genes``, ``covered`` and ``fraction`` (0 if there are no genes).
     """
     asked = set(genes)
     covered = len(asked & set(with_vector))

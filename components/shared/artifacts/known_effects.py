@@ -73,11 +73,7 @@ class EffectTable:
 
     @classmethod
     def read(cls, path: Path) -> "EffectTable":
-        """Read what `write` wrote.
-
-        Raises:
-            InputError: the file is not what was written.
-        """
+        """Read what `write` wrote; anything else is refused."""
         try:
             names, tensors = read_named(path, "perturbations", "genes")
             table = cls(

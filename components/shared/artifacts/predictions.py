@@ -92,11 +92,7 @@ class Predictions:
 
     @cached_property
     def on_disk(self) -> AnnData:
-        """The predictions with X and the truth left in the file, which stays open.
-
-        Raises:
-            InputError: a part that is missing, cannot be read or does not fit the others.
-        """
+        """The predictions with X and the truth left in the file, which stays open."""
         name = str(self.file)
         file = file_of(self.file, name)
         kept: dict[str, Any] = {x: read_frame(file, x, name, AGAIN) for x in ("obs", "var")}

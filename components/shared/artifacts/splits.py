@@ -49,11 +49,7 @@ class Splits:
 
     @classmethod
     def open(cls, path: Path | str, cells: Cells) -> "Splits":
-        """Check the artifact at ``path`` and that it was made from ``cells``.
-
-        Raises:
-            InputError: not a splits artifact, damaged, or made from other cells.
-        """
+        """Check the artifact at ``path``, and that it was made from ``cells`` and no others."""
         artifact = opening(path, SPLITS)
         made_from = artifact.provenance["inputs"]["cells"]["sha256"]
         if made_from != cells.artifact.digest:

@@ -80,11 +80,7 @@ class TrainingEffects:
 
     @classmethod
     def read(cls, path: Path) -> "TrainingEffects":
-        """Read what `write` wrote.
-
-        Raises:
-            InputError: the file is missing or not what was written.
-        """
+        """Read what `write` wrote; anything else is refused."""
         try:
             names, tensors = read_named(path, "lines", "perturbations", "genes")
             found = cls(**names, **tensors)
@@ -105,11 +101,7 @@ class TrainingEffects:
 
 
 def is_matched(path: Path) -> bool:
-    """Return whether written changes are against the controls of each cell's own batch.
-
-    Raises:
-        InputError: the file is not what `TrainingEffects.write` wrote.
-    """
+    """Return whether written changes are against the controls of each cell's own batch."""
     try:
         with safe_open(str(path), framework="numpy") as file:
             return "matched" in of_metadata(file.metadata() or {})
@@ -123,10 +115,7 @@ def training_effects(
     """Measure the training cells of ``splits``, in one pass over the file; no test cell is read.
 
     With ``match_batches`` each cell is compared with the reference controls of its own batch, where
-    cells have one and it has enough of them.
-
-    Raises:
-        InputError: no training cells, or a training line without reference controls.
+    cells have one and it has enough of them. Each training line needs reference controls.
     """
     table = splits.table
     rows = splits.rows(TRAIN)
@@ -170,15 +159,10 @@ def _match(
     pairs: NDArray[np.int64],
     batches: NDArray[np.str_],
 ) -> None:
-    """Take changes against the controls of each cell's batch, in place.
+    """Take ``change`` [pairs of line and perturbation, genes] against controls of cells' batches.
 
-    Args:
-        change: against each line's controls, [pairs of line and perturbation, genes].
-        cells: the cells.
-        splits: splits made from them.
-        control: mean of each training line's controls, lines sorted, [lines, genes].
-        pairs: of each training cell.
-        batches: of every cell.
+    It is changed in place. ``control`` is the mean of each training line's controls, lines sorted,
+    [lines, genes]; ``pairs`` are of each training cell, ``batches`` of every cell.
     """
     rows = splits.rows(TRAIN)
     of_row = splits.table["cell_line"].to_numpy(str)[rows]

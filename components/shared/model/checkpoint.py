@@ -47,9 +47,6 @@ def read_checkpoint(folder: Path) -> Checkpoint:
 
     scGPT's flash-attention layers call the input projection `Wqkv`; it is the same tensor as
     `in_proj_` (see `scgpt.utils.load_pretrained`).
-
-    Raises:
-        InputError: a file is missing or cannot be read, or `args.json` lacks a shape.
     """
     for name in CHECKPOINT_FILES:
         if not (folder / name).is_file():
@@ -74,11 +71,7 @@ def _check_size(args: dict[str, Any], state: dict[str, Tensor], path: Path) -> N
 
 
 def read_args(path: Path) -> dict[str, Any]:
-    """Read an `args.json` and check that it has the shape of a model.
-
-    Raises:
-        InputError: not JSON, or a shape is missing.
-    """
+    """Read an `args.json` and check that it has the shape of a model."""
     args = read_json(path, str(path), "expected an object with scGPT's arguments")
     for name, most in SIZE_ARGS.items():
         if type(args.get(name)) is not int or not 1 <= args[name] <= most:
@@ -154,16 +147,9 @@ def _read_extra(path: Path) -> dict[str, Tensor]:
 def check_shapes(
     expected: dict[str, Tensor], found: dict[str, Tensor], path: Path, *, strict: bool
 ) -> None:
-    """Check tensors of a checkpoint against a model's own.
+    """Check the tensors ``found`` in a checkpoint against those of a model built by `args.json`.
 
-    Args:
-        expected: the tensors that must be there, from a model built by `args.json`.
-        found: the checkpoint's tensors.
-        path: the weights file, for the message.
-        strict: whether tensors the model does not know are refused too.
-
-    Raises:
-        InputError: one is missing, unknown (when strict), or has another shape.
+    With ``strict`` tensors that the model does not know are refused too.
     """
     for name, tensor in expected.items():
         if name not in found:

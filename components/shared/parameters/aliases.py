@@ -44,13 +44,8 @@ class Match:
 def read_aliases(path: Path, name: str) -> Aliases:
     """Read a table of other names; messages call it ``name``.
 
-    Args:
-        path: csv, tsv or parquet (see `columns`) with the column `symbol` and one or more of
-            `alias`, `alias_symbol`, `prev_symbol`, `ensembl_id` and `ensembl_gene_id`.
-        name: for messages.
-
-    Raises:
-        InputError: another format, or none of these columns.
+    It is csv, tsv or parquet (see `columns`), with the column `symbol` and one or more of
+    OTHER_NAMES.
     """
     columns = read_columns(path, name, (SYMBOL,), optional=OTHER_NAMES)
     others = [column for column in OTHER_NAMES if column in columns]

@@ -34,14 +34,9 @@ WHOLE = ("seed", "split_seed", "cells_per_perturbation", "gpus")
 
 
 def check_parameters(parameters: Mapping[str, Any]) -> None:
-    """Check what the parameters of any of the pipelines alone can tell.
+    """Check what the parameters of any of the pipelines alone can tell, of those that it has.
 
-    Args:
-        parameters: by name; those that a pipeline lacks are not checked.
-
-    Raises:
-        InputError: an unknown or mistyped option, lines that cannot be, a number that is too small
-            or large, or a local path where nothing is.
+    That is options, lines, numbers, and whether local paths lead anywhere.
     """
     check_sendable(parameters)
     check_filled_in(parameters)
@@ -68,12 +63,7 @@ def check_parameters(parameters: Mapping[str, Any]) -> None:
 
 
 def check_sendable(params: Mapping[str, Any]) -> None:
-    """Check that each parameter can be sent as JSON.
-
-    Raises:
-        InputError: a value that JSON has no word for, such as a date or nan, or text that no file
-            can be called.
-    """
+    """Check that each parameter can be sent as JSON, which has no word for a date or nan."""
     for name, value in params.items():
         try:
             said = json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
@@ -132,11 +122,7 @@ def check_fraction(value: float) -> None:
 
 
 def check_lines(train_lines: Any, test_line: str, *, by_file: bool) -> None:
-    """Check the lines of a run that trains.
-
-    Raises:
-        InputError: no list of names, a line given twice, or one that is trained on and tested.
-    """
+    """Check the lines of a run that trains: names, each once, and the test line none of them."""
     if isinstance(train_lines, str) or not isinstance(train_lines, Sequence):
         raise InputError(f"train_lines: expected a list of cell lines, got {train_lines!r}")
     if not train_lines:

@@ -25,13 +25,9 @@ MOST = 100_000
 def read_perturbations(given: str | Sequence[str]) -> list[str]:
     """Return the perturbations that a parameter names, each once, in the order given.
 
-    Args:
-        given: labels such as ``MYC`` or ``KLF1+MAP2K6``; or paths or URIs of text or csv files with
-            one per line (of a table the first column; a title such as ``gene`` and lines that begin
-            with # are left out). A single string is one of either.
-
-    Raises:
-        InputError: a file that cannot be read, or a label that cannot be one.
+    They are labels such as ``MYC`` or ``KLF1+MAP2K6``; or paths or URIs of text or csv files with
+    one per line (of a table the first column; a title such as ``gene`` and lines that begin with #
+    are left out). A single string is one of either.
     """
     entries = [given] if isinstance(given, str) else given
     labels: list[str] = []
@@ -59,12 +55,7 @@ def names_a_file(entry: str) -> bool:
 
 
 def canonical(label: str, where: str) -> str:
-    """Return a label without blanks around its genes, which are sorted, each once.
-
-    Raises:
-        InputError: it names no gene, is the control's, is too long, or holds characters that are
-            not to be seen.
-    """
+    """Return a label without blanks around its genes, which are sorted, each once."""
     text = canonical_name(label)
     hidden = any(unicodedata.category(character).startswith("C") for character in label)
     if not genes_of(text) or text == CONTROL or len(text) > LONGEST or hidden:

@@ -42,11 +42,7 @@ class Labels:
 
 
 def column_of(source: Source, name: str, parameter: str) -> "pd.Series[Any]":
-    """Return a column of obs.
-
-    Raises:
-        InputError: there is no such column; names the nearest.
-    """
+    """Return a column of obs; one that is not there is refused with the nearest."""
     if not source.columns:
         raise InputError(f"{source.name}: obs has no column '{name}', nor any other")
     if name not in source.columns:
@@ -58,11 +54,7 @@ def column_of(source: Source, name: str, parameter: str) -> "pd.Series[Any]":
 
 
 def passing(source: Source, obs_filter: Mapping[str, Any]) -> NDArray[np.bool_]:
-    """Return which cells have an allowed value in every column of ``obs_filter``.
-
-    Raises:
-        InputError: unknown column or a value no cell has.
-    """
+    """Return which cells have an allowed value in every column of ``obs_filter``."""
     kept = np.ones(len(source.cells), dtype=bool)
     for name, wanted in obs_filter.items():
         column = pd.Categorical(column_of(source, name, "obs_filter"))
@@ -188,11 +180,7 @@ def _named(
     reader: Reader,
     name: str,
 ) -> "tuple[pd.Categorical[str], list[str]]":
-    """Return the perturbation of every cell, code -1 = none, and what is to be said of them.
-
-    Raises:
-        InputError: labels that look like controls or like two genes, or most of them no genes.
-    """
+    """Return the perturbation of every cell, code -1 = none, and what is to be said of them."""
     where = f"{source.name}: column '{name}'"
     names = names_of(_label_counts(column[kept]), reader)
     check_like_controls(names, reader.controls, where)
@@ -216,9 +204,7 @@ def _named(
 def labels_of(source: Source, how: Reading) -> Labels:
     """Return what each cell is; cells without a perturbation or line are left out and counted.
 
-    Raises:
-        InputError: missing column, unknown filter value, nothing left, no such control label, a
-            line without control cells, or labels that are not what they would be taken for.
+    A line without control cells, and labels that are not what they would be taken for, are refused.
     """
     control, own, of_line = how.control, how.perturbation_column, how.cell_line_column
     said_control = control if isinstance(control, str) else ", ".join(control)
@@ -298,11 +284,7 @@ def labels_of(source: Source, how: Reading) -> Labels:
 
 
 def _control_of_all(source: Source, column: str, control: str | Sequence[str]) -> str:
-    """Return the name of all cells in a perturbation column ``=name``: a control label.
-
-    Raises:
-        InputError: it is none, so that no line would have controls.
-    """
+    """Return the name of all cells in a perturbation column ``=name``, which must be a control."""
     name = text_of(column[1:])
     entries = entries_of(control, [name])
     if not any(matching(entry, [name]) for entry in [*entries, CONTROL]):
@@ -349,16 +331,9 @@ def _told(
 def check_names(
     source: Source, cells: "pd.Index[str]", where: str = "the var index", hint: str = ""
 ) -> None:
-    """Check that genes are symbols and that no gene or cell is there twice.
+    """Check that genes are symbols and that no gene, and no kept cell, is there twice.
 
-    Args:
-        source: its genes.
-        cells: names of the cells that are kept.
-        where: where the genes' names come from, and
-        hint: where symbols may be, both for the message.
-
-    Raises:
-        InputError: duplicates (some are named), Ensembl ids or numbers instead of symbols.
+    ``where`` says where the genes' names come from, ``hint`` where symbols may be.
     """
     genes = pd.Index(source.genes, dtype=object)
     if len(genes) == 0:

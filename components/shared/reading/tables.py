@@ -99,11 +99,7 @@ class Tables:
         return columns_of(self._frame("obs"))
 
     def column(self, name: str) -> "pd.Series[Any]":
-        """Return one column of obs; categories stay categories.
-
-        Raises:
-            InputError: it cannot be read, or does not have an entry a cell.
-        """
+        """Return one column of obs, an entry a cell; categories stay categories."""
         try:
             found = self._column(name)
         except DAMAGE as error:

@@ -21,19 +21,10 @@ FAULTS = (pa.ArrowException, OSError, ValueError, KeyError)
 def read_columns(
     path: Path, name: str, wanted: tuple[str, ...], optional: tuple[str, ...] = ()
 ) -> dict[str, list[str]]:
-    """Read columns of text; messages call the file ``name``.
+    """Read columns of text, ``wanted`` ones and what there is of ``optional`` ones, row by row.
 
-    Args:
-        path: a file that ends in one of the ENDINGS and names its columns, text in the first line.
-        name: for messages.
-        wanted: columns that must be there.
-        optional: columns that are read where they are there.
-
-    Returns:
-        Column to its fields, row by row; empty where a field is missing.
-
-    Raises:
-        InputError: another format, a column that is missing or no text, or too large a file.
+    The file, in messages ``name``, ends in one of the ENDINGS and names its columns, text in the
+    first line. A field that is missing is empty.
     """
     try:
         if path.suffix == ".parquet":

@@ -27,15 +27,9 @@ WORDS = {
 
 
 def read_text(path: Path, name: str, hint: str) -> str:
-    """Return a text that people write, as UTF-8; messages call the file ``name``.
+    """Return a text that people write, as UTF-8; ``name`` and ``hint`` are for messages.
 
-    Args:
-        path: the file.
-        name: for messages.
-        hint: for messages, what was expected.
-
-    Raises:
-        InputError: too large, as a file of cells that was given in its place, or not text.
+    One that is too large, as a file of cells that was given in its place, is refused.
     """
     if path.stat().st_size > LARGEST_TEXT:
         raise InputError(f"{name}: is larger than {LARGEST_TEXT / 2**20:.0f} MiB; {hint}")
@@ -46,17 +40,9 @@ def read_text(path: Path, name: str, hint: str) -> str:
 
 
 def read_json(path: Path, name: str, hint: str, shape: Shape = None) -> dict[str, Any]:
-    """Return the object in a JSON file; messages call it ``name``.
+    """Return the object in a JSON file; ``name`` and ``hint`` are for messages.
 
-    Args:
-        path: the file.
-        name: for messages.
-        hint: for messages, what was expected, or what to do.
-        shape: what it has to be, None = any object.
-
-    Raises:
-        InputError: missing, a folder, too large, not JSON, nested without end, no object, or of
-            another shape.
+    One that is too large, nested without end or not of the ``shape`` (None = any) is refused.
     """
     try:
         if path.stat().st_size > LARGEST_JSON:
@@ -73,11 +59,7 @@ def read_json(path: Path, name: str, hint: str, shape: Shape = None) -> dict[str
 
 
 def json_object(text: bytes | str, name: str, hint: str) -> dict[str, Any]:
-    """Return the object that a JSON text holds; messages call the text ``name``.
-
-    Raises:
-        InputError: not JSON, nested without end, or no object.
-    """
+    """Return the object that a JSON text holds; messages call the text ``name``."""
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:

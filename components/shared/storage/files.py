@@ -70,17 +70,11 @@ def place_for(uri: str, names: tuple[str, ...] = ()) -> AbstractContextManager[P
 
 
 def fetch(uri: str, folder: Path) -> Path:
-    """Return a local path of the file that ``uri`` names.
+    """Return a local path of the file that ``uri`` names: a path or a URI of the ALLOWED forms.
 
-    Args:
-        uri: a path or a URI of one of the ALLOWED forms, perhaps ending in ``#sha256=<hex>``.
-        folder: where downloads go, under their own name (of the Hub: their path in the
-            repository); a file of the same name there is replaced, unless it is known to be the
-            same. A local file stays where it is.
-
-    Raises:
-        InputError: no such file, no access, a digest or size that does not match, or a scheme that
-            is not allowed.
+    A download goes into ``folder`` under its own name (of the Hub: its path in the repository) and
+    replaces a file of the same name there, unless it is known to be the same. A local file stays
+    where it is. A ``#sha256=<hex>`` at the end is checked.
     """
     bare, sha256 = _split_sha256(uri)
     scheme = scheme_of(bare)
@@ -105,10 +99,7 @@ def fetch(uri: str, folder: Path) -> Path:
 def fetch_folder(uri: str, folder: Path, names: Sequence[str]) -> Path:
     """Return a local folder that holds the files ``names`` of the folder that ``uri`` names.
 
-    Args:
-        uri: as for `fetch`, of a folder: ``s3://bucket/prefix``, ``hf://models/<owner>/<name>``.
-        folder: where downloads go; a local folder stays where it is.
-        names: plain file names.
+    Downloads go into ``folder``; a local folder stays where it is.
     """
     if SHA256 in uri:
         raise InputError(f"{shown(uri)}: {SHA256}… is for single files, and this is a folder")
@@ -126,11 +117,7 @@ def fetch_folder(uri: str, folder: Path, names: Sequence[str]) -> Path:
 
 
 def local_path(uri: str) -> Path:
-    """Return the path that a plain path or a ``file://`` URI names.
-
-    Raises:
-        InputError: empty, or the URI of another machine.
-    """
+    """Return the path that a plain path or a ``file://`` URI of this machine names."""
     if not uri.strip():
         raise InputError(f"an empty path was given; expected {ALLOWED}")
     if scheme_of(uri) != "file":

@@ -69,9 +69,8 @@ def file_of(path: Any, name: str, unread: Collection[str] = ()) -> h5py.File:
 def check_contained(file: h5py.File, name: str, unread: Collection[str] = ()) -> None:
     """Check that what is read of a file lies in it, and that the file can hold it.
 
-    Raises:
-        InputError: a link out of the file, a dataset that is stored elsewhere or would be larger
-            than what is stored of it can become, or parts without end; names the part.
+    Refused are links out of the file, datasets that are stored elsewhere or would be larger than
+    what is stored of them can become, and parts without end.
     """
     stored = int(file.id.get_filesize())
     groups, seen, parts = [(file["/"], "", 0)], set(), 0
@@ -162,11 +161,7 @@ def _check_dataset(data: h5py.Dataset, file_bytes: int, where: str) -> None:
 
 
 def read_part(file: h5py.File, key: str, name: str, hint: str) -> Any:
-    """Return what anndata reads of a part of a file; messages call the file ``name``.
-
-    Raises:
-        InputError: it is missing or cannot be read.
-    """
+    """Return what anndata reads of a part of a file, called ``name``, or refuse a damaged one."""
     if key not in file:
         raise InputError(f"{name}: has no {key}; {hint}")
     try:
@@ -178,12 +173,7 @@ def read_part(file: h5py.File, key: str, name: str, hint: str) -> Any:
 def read_frame(
     file: h5py.File, key: str, name: str, hint: str, columns: Collection[str] = ()
 ) -> pd.DataFrame:
-    """Return a table of a file, such as obs, whose index holds names.
-
-    Raises:
-        InputError: it is missing, cannot be read, is no table, lacks a column or has an entry that
-            is no text.
-    """
+    """Return a table of a file, such as obs, whose index and ``columns`` hold text in every row."""
     found = read_part(file, key, name, hint)
     if not isinstance(found, pd.DataFrame):
         raise InputError(f"{name}: {key} is not a table; {hint}")

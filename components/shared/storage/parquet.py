@@ -21,11 +21,7 @@ PARQUET_FAULTS = (pa.ArrowException, OSError, ValueError)
 def opened_parquet(
     path: Path, name: str, kind: str = "parquet", hint: str = "download or write it again"
 ) -> pq.ParquetFile:
-    """Return an opened parquet table; messages call it ``name`` and its form ``kind``.
-
-    Raises:
-        InputError: damaged, or larger than any table that is of use here.
-    """
+    """Return an opened parquet table; messages call it ``name`` and its form ``kind``."""
     try:
         file = pq.ParquetFile(path)
     except PARQUET_FAULTS as error:
@@ -48,11 +44,7 @@ def whole_parquet(path: Path, name: str, hint: str) -> pa.Table:
 
 
 def read_parquet(path: Path, columns: tuple[str, ...], name: str, hint: str) -> Any:
-    """Return a parquet table of a task's as a data frame; messages call it ``name``.
-
-    Raises:
-        InputError: missing, damaged, too large, or without one of ``columns``, which are of text.
-    """
+    """Return a parquet table of a task's as a data frame, in which ``columns`` hold text."""
     table = whole_parquet(path, name, hint).to_pandas()
     for column in columns:
         if column not in table:

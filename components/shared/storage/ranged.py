@@ -65,9 +65,7 @@ class Ranged(AbstractBufferedFile):  # type: ignore[misc]
 def opened_in_part(uri: str) -> Iterator[Path | Ranged]:
     """Yield the path of a local file, or a remote one that is fetched where it is read.
 
-    Raises:
-        UnreadError: its store does not give parts of it, or cannot be reached.
-        InputError: a path that is none.
+    It is an `UnreadError` that a store does not give parts of it, or cannot be reached.
     """
     bare, scheme = uri.partition(SHA256)[0], scheme_of(uri)
     if scheme in LOCAL:

@@ -36,15 +36,9 @@ def trying(
 ) -> T:
     """Return what ``call`` does, made again after each `PassingError`, with growing waits.
 
-    Args:
-        name: what is asked for, in messages.
-        call: one that may be made twice, since an answer can get lost.
-        tries: calls in a row that bring nothing new before it is given up.
-        first_wait: seconds before the second, doubled for each further one.
-        size: tells how much of it is here.
-
-    Raises:
-        PassingError: the last of them.
+    The call must be one that may be made twice, since an answer can get lost. After so many
+    ``tries`` in a row that bring nothing new (``size`` tells how much is here) the last error is
+    raised. The ``first_wait``, in seconds, is doubled for each further one.
     """
     failures = 0
     while True:

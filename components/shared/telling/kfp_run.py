@@ -152,9 +152,7 @@ class Run:
 def templates_of(spec: Mapping[str, Any], name: str) -> list[str]:
     """Return what Argo's template for the pod of a task may be called.
 
-    Args:
-        spec: the pipeline, as the API gives it back: alone, or with its platform's settings.
-        name: of the task.
+    ``spec`` is the pipeline as the API gives it back: alone, or with its platform's settings.
     """
     pipeline, platform = spec.get("pipeline_spec") or spec, spec.get("platform_spec") or {}
     for part in (pipeline.get("root", {}), *pipeline.get("components", {}).values()):
