@@ -33,7 +33,7 @@ from components.shared.reading.readings import readings
 from components.shared.reading.source import Reading, Source
 from components.shared.reading.tables import Tables
 from components.shared.storage.downloads import shown
-from components.shared.storage.hdf5 import file_of
+from components.shared.storage.hdf5 import opened_hdf5
 from components.shared.storage.ranged import Ranged, UnreadError, opened_in_part
 from components.shared.telling.addresses import visible
 from components.shared.telling.errors import InputError, shortlist
@@ -183,7 +183,7 @@ def _head(file: Path | Ranged, name: str, reading: Reading) -> Iterator[Head]:
             raise InputError(f"{name}: no such file; expected an h5ad file")
         check_is_hdf5(file, name)
     try:
-        opened = file_of(file, name, UNREAD)
+        opened = opened_hdf5(file, name, UNREAD)
     except InputError as error:
         if isinstance(file, Path):
             raise

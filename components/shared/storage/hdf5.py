@@ -1,8 +1,6 @@
 """HDF5 files of strangers: nothing outside the file is read, and no more than it can hold."""
 
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Collection
 from typing import Any
 
 import h5py
@@ -35,18 +33,8 @@ ANNDATA_DAMAGE = (*DAMAGE, IORegistryError)
 PLAIN = "write it again with anndata, adata.write_h5ad(file), where all of it is at hand"
 
 
-@contextmanager
-def opened_hdf5(path: Path, name: str, unread: Collection[str] = ()) -> Iterator[h5py.File]:
-    """Open an HDF5 file for reading, once it is known to be whole within itself."""
-    with file_of(path, name, unread) as file:
-        yield file
-
-
-def file_of(path: Any, name: str, unread: Collection[str] = ()) -> h5py.File:
-    """Return an opened HDF5 file (a path or an open file) that the caller closes, checked.
-
-    See `opened_hdf5`.
-    """
+def opened_hdf5(path: Any, name: str, unread: Collection[str] = ()) -> h5py.File:
+    """Return an HDF5 file (a path or an open file) for reading, known to be whole within itself."""
     try:
         file = h5py.File(path, "r")
     except FileNotFoundError:
