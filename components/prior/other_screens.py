@@ -29,7 +29,7 @@ from components.shared.artifacts.perturbation_names import canonical_name
 from components.shared.storage.digests import sha256_of
 from components.shared.storage.documents import read_json
 from components.shared.storage.downloads import shown
-from components.shared.storage.files import SHA256, ending_of, fetched, fetched_folder
+from components.shared.storage.files import ending_of, fetched, fetched_folder
 from components.shared.storage.hdf5 import FAULTS, opened_hdf5
 from components.shared.storage.parquet import PARQUET_FAULTS, opened_parquet
 from components.shared.telling.errors import InputError, shortlist
@@ -55,7 +55,7 @@ def write_effects(uri: str, folder: Path) -> tuple[dict[str, Any], Source]:
     The ``uri`` is a cells artifact's folder; an h5ad file as in one; or a table of deltas, parquet
     with the column `perturbation`, perhaps `cell_line` and `cells`, and one column per gene.
     """
-    name = shown(uri).partition(SHA256)[0]
+    name = shown(uri)
     ending = ending_of(uri)
     if ending == ".parquet":
         with fetched(uri) as path:
