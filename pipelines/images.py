@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -155,7 +155,8 @@ def build(network: str) -> None:
         if development_image(stage) != image:
             _output(client, "image", "rm", image)
             raise InputError(f"{image}: the code changed while it was built; run it again")
-        _say(f"{where}: {_size(client, image)}, {time.perf_counter() - started:.0f} s")
+        size = int(_output(client, "image", "inspect", "--format", "{{.Size}}", image)) / 1e6
+        _say(f"{where}: {size:.0f} MB, {time.perf_counter() - started:.0f} s")
 
 
 def push(registry: str, lock: Path = IMAGES_LOCK) -> None:
@@ -176,19 +177,10 @@ def push(registry: str, lock: Path = IMAGES_LOCK) -> None:
         if digest is None:
             raise InputError(f"{tagged}: was pushed, but docker did not say its digest")
         pinned[stage] = {"image": f"{remote}@{digest[1]}", "built_from": image}
-    _write(lock, pinned)
-    _say(f"wrote {lock}: {len(pinned)} images")
-
-
-def _write(lock: Path, pinned: Mapping[str, Mapping[str, str]]) -> None:
     draft = lock.with_name(lock.name + ".partial")
     draft.write_text(json.dumps(pinned, indent=2) + "\n")
     draft.replace(lock)
-
-
-def _size(client: str, image: str) -> str:
-    size = _output(client, "image", "inspect", "--format", "{{.Size}}", image)
-    return f"{int(size) / 1e6:.0f} MB"
+    _say(f"wrote {lock}: {len(pinned)} images")
 
 
 def source_address() -> str:
