@@ -16,6 +16,7 @@ from kfp.kubernetes import kubernetes_executor_config_pb2
 from kfp.pipeline_spec import pipeline_spec_pb2
 
 from components.shared.telling.errors import one_line_errors
+from components.shared.telling.progress import say
 from pipelines import compare, line, pipeline
 from pipelines.form import make_form
 from pipelines.images import development_images, released_images
@@ -101,10 +102,7 @@ def check(folder: Path = FOLDER) -> bool:
     with tempfile.TemporaryDirectory() as scratch:
         old = stale(folder, compile_to(Path(scratch), development_images()))
     for name in old:
-        print(
-            f"{folder / name}: not what the pipeline compiles to; run make compile",
-            file=sys.stderr,
-        )
+        say(f"{folder / name}: not what the pipeline compiles to; run make compile")
     if not old:
         print(f"{', '.join(PROFILES)}: what the pipeline compiles to")
     return not old

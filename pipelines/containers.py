@@ -12,7 +12,7 @@ from components.finetune.places import OWN_PLACE
 from components.shared.storage.buckets import SCHEMES
 from components.shared.storage.files import SHA256, at_home, local_path
 from components.shared.telling.addresses import scheme_of
-from components.shared.telling.errors import InputError
+from components.shared.telling.errors import InputError, refusing
 from pipelines.images import docker as docker_client
 from pipelines.images import engine_address
 from pipelines.inputs import input_uris
@@ -104,12 +104,10 @@ def _check_built(images: Mapping[str, str]) -> None:
     if not os.environ.get("DOCKER_HOST"):
         # Docker's Python client does not know the contexts of its command line.
         os.environ["DOCKER_HOST"] = engine_address(docker_client())
-    try:
+    with refusing(docker.errors.DockerException, "no Docker engine answers", "; start it"):
         client = docker.from_env()
         known = {tag for image in client.images.list() for tag in image.tags}
         client.close()
-    except docker.errors.DockerException as error:
-        raise InputError(f"no Docker engine answers ({error}); start it") from None
     missing = sorted(set(images.values()) - known)
     if missing:
         raise InputError(f"image {missing[0]} is not built; run make images")

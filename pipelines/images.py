@@ -15,7 +15,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import time
 import tomllib
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from pathlib import Path
 
 from components import __version__
 from components.shared.telling.errors import InputError, one_line_errors
+from components.shared.telling.progress import say
 
 ROOT = Path(__file__).resolve().parents[1]
 IMAGES = ROOT / "images"
@@ -130,9 +130,9 @@ def build(network: str) -> None:
     for number, (stage, image) in enumerate(images.items(), start=1):
         where = f"[{number}/{len(images)}] {image}"
         if _output(client, "image", "inspect", "--format", "{{.Id}}", image):
-            _say(f"{where}: there already")
+            say(f"{where}: there already")
             continue
-        _say(f"{where}: building")
+        say(f"{where}: building")
         started = time.perf_counter()
         arguments = differences(stage) | {
             "IMAGE": image,
@@ -156,7 +156,7 @@ def build(network: str) -> None:
             _output(client, "image", "rm", image)
             raise InputError(f"{image}: the code changed while it was built; run it again")
         size = int(_output(client, "image", "inspect", "--format", "{{.Size}}", image)) / 1e6
-        _say(f"{where}: {size:.0f} MB, {time.perf_counter() - started:.0f} s")
+        say(f"{where}: {size:.0f} MB, {time.perf_counter() - started:.0f} s")
 
 
 def push(registry: str, lock: Path = IMAGES_LOCK) -> None:
@@ -168,7 +168,7 @@ def push(registry: str, lock: Path = IMAGES_LOCK) -> None:
             raise InputError(f"{image}: is not built; run make images first")
         remote = f"{registry.rstrip('/')}/{stage}"
         tagged = f"{remote}:{image.rpartition(':')[2]}"
-        _say(f"pushing {tagged}")
+        say(f"pushing {tagged}")
         for command in (("tag", image, tagged), ("push", tagged)):
             done = subprocess.run([client, *command], capture_output=True, text=True, check=False)
             if done.returncode:
@@ -180,7 +180,7 @@ def push(registry: str, lock: Path = IMAGES_LOCK) -> None:
     draft = lock.with_name(lock.name + ".partial")
     draft.write_text(json.dumps(pinned, indent=2) + "\n")
     draft.replace(lock)
-    _say(f"wrote {lock}: {len(pinned)} images")
+    say(f"wrote {lock}: {len(pinned)} images")
 
 
 def source_address() -> str:
@@ -207,10 +207,6 @@ def _output(*command: str) -> str:
     """Return what a command prints, an empty string if it fails."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.stdout.strip() if done.returncode == 0 else ""
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def main() -> None:

@@ -14,7 +14,6 @@ import os
 import shlex
 import shutil
 import signal
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -34,6 +33,7 @@ from components.shared.parameters.prior_grammar import parse_prior, with_uris
 from components.shared.storage.digests import sha256_of
 from components.shared.storage.files import SHA256, at_home, fetch
 from components.shared.telling.errors import InputError, nearest, one_line_errors, said_by_system
+from components.shared.telling.progress import say
 from pipelines.compare import compare_priors, comparison_on
 from pipelines.containers import docker_runner, here
 from pipelines.history import (
@@ -391,14 +391,12 @@ def main(given: Sequence[str] | None = None) -> None:
                 containers=arguments.containers,
             )
         except TaskError as error:
-            print(error, file=sys.stderr, flush=True)
+            say(error)
             raise SystemExit(1) from None
         except (StoppedError, KeyboardInterrupt):
-            print(
+            say(
                 "run: stopped; the same command continues from here: finished tasks come from the "
-                "cache, training from its checkpoint",
-                file=sys.stderr,
-                flush=True,
+                "cache, training from its checkpoint"
             )
             raise SystemExit(STOPPED) from None
         end = comparison_summary if is_comparison(params) else summary

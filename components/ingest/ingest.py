@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -45,7 +44,7 @@ from components.shared.storage.downloads import shown
 from components.shared.storage.files import fetched, local_path
 from components.shared.telling.addresses import LOCAL, scheme_of, visible
 from components.shared.telling.errors import InputError, nearest
-from components.shared.telling.progress import bar
+from components.shared.telling.progress import bar, say
 
 TRUTH_FILE = "truth.npz"
 JOIN = " + "
@@ -83,7 +82,7 @@ def _here(uri: str) -> Iterator[Path]:
 
 
 def _say(text: str) -> None:
-    print(f"ingest: {visible(text)}", file=sys.stderr, flush=True)
+    say(f"ingest: {visible(text)}")
 
 
 def _part(source: Source, reading: Reading, seed: int) -> Part:

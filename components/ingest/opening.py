@@ -13,8 +13,8 @@ from components.shared.reading.file_kinds import (
     check_is_hdf5,
     is_10x,
 )
-from components.shared.storage.hdf5 import DAMAGE, PACKED, UNPACKED, opened_hdf5
-from components.shared.telling.errors import InputError
+from components.shared.storage.hdf5 import DAMAGE, DAMAGED, PACKED, UNPACKED, opened_hdf5
+from components.shared.telling.errors import InputError, refusing
 
 UNREAD = ("uns", "obsm", "obsp", "varm", "varp", "mod")
 """Groups of a file that ingest does not look into."""
@@ -37,16 +37,11 @@ def opened(
     with _open(path, name) as file:
         kind = TenXSource if is_10x(file) else H5adSource
         source = kind(file, name, layer, gene_column, path, scratch)
-        try:
+        with refusing(DAMAGE, f"{name}: obs, var or X cannot be read", DAMAGED):
             if kind is H5adSource:
                 check_is_anndata(file, name)
             check_filters(source.stored(), name)
             source.check()
-        except DAMAGE as error:
-            raise InputError(
-                f"{name}: obs, var or X cannot be read ({error}); the file is damaged, "
-                f"fetch it again"
-            ) from None
         yield source
 
 
@@ -71,12 +66,11 @@ def _zarr(path: Path, name: str) -> Any:
     stored = _stored(path, name)
     import zarr  # seconds that an h5ad does not need
 
-    try:
+    # Errors are of many kinds, by version and store.
+    with refusing(Exception, f"{name}: the zarr store cannot be opened"):
         store = zarr.open_group(str(path), mode="r")
         members: Any = store.members(max_depth=None)
         arrays = [part for _, part in members if hasattr(part, "nbytes")]
-    except Exception as error:  # of many kinds, by version and store
-        raise InputError(f"{name}: the zarr store cannot be opened ({error})") from None
     for array in arrays:
         if array.nbytes > max(UNPACKED, PACKED * stored):
             raise InputError(

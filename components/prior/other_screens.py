@@ -32,7 +32,7 @@ from components.shared.storage.downloads import shown
 from components.shared.storage.files import ending_of, fetched, fetched_folder
 from components.shared.storage.hdf5 import FAULTS, opened_hdf5
 from components.shared.storage.parquet import PARQUET_FAULTS, opened_parquet
-from components.shared.telling.errors import InputError, shortlist
+from components.shared.telling.errors import InputError, refusing, shortlist
 from components.shared.telling.progress import bar
 
 ROWS_AT_ONCE = 1024
@@ -83,7 +83,7 @@ def write_effects(uri: str, folder: Path) -> tuple[dict[str, Any], Source]:
 
 def read_deltas(path: Path, name: str) -> OtherEffects:
     """Read a table of deltas; rows of controls are left out. Messages call it ``name``."""
-    try:
+    with refusing(PARQUET_FAULTS, f"{name}: not readable as a table of deltas"):
         file = opened_parquet(path, name, "a table of deltas")
         genes = _gene_columns(file.schema_arrow, name)
         labels = [canonical_name(label) for label in _text(file, PERTURBATION, name)]
@@ -91,8 +91,6 @@ def read_deltas(path: Path, name: str) -> OtherEffects:
         lines = _text(file, CELL_LINE, name) if CELL_LINE in named else [""] * len(labels)
         cells = file.read([CELLS]).column(0).cast(pa.int64()) if CELLS in named else None
         delta = parquet_numbers(file, genes)
-    except PARQUET_FAULTS as error:
-        raise InputError(f"{name}: not readable as a table of deltas ({error})") from None
     kept = np.array([i for i, label in enumerate(labels) if label != CONTROL], dtype=np.int64)
     if not len(kept):
         raise InputError(f"{name}: has no row of a perturbation; expected one row per perturbation")
@@ -178,12 +176,9 @@ def _files_of(provenance: Path, name: str) -> list[str]:
 
 
 def _check_h5ad(path: Path, name: str) -> None:
-    try:
-        with opened_hdf5(path, name) as file:
-            missing = [column for column in OBS if f"obs/{column}" not in file]
-            kind = str(file["X"].attrs.get("encoding-type", "dense"))
-    except FAULTS as error:
-        raise InputError(f"{name}: not readable as h5ad ({error})") from None
+    with refusing(FAULTS, f"{name}: not readable as h5ad"), opened_hdf5(path, name) as file:
+        missing = [column for column in OBS if f"obs/{column}" not in file]
+        kind = str(file["X"].attrs.get("encoding-type", "dense"))
     if missing or kind != "csr_matrix":
         what = f"obs has no column '{missing[0]}'" if missing else f"X is {kind}"
         raise InputError(

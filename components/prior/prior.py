@@ -5,7 +5,6 @@
 
 import json
 import shutil
-import sys
 from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -39,6 +38,7 @@ from components.shared.storage.files import fetched
 from components.shared.storage.tensors import order_metadata
 from components.shared.telling.addresses import LOCAL, scheme_of
 from components.shared.telling.errors import InputError
+from components.shared.telling.progress import say
 
 
 def prior(uri: str, vocabulary: str, target: Path | str, *, seed: int = 0) -> None:
@@ -127,10 +127,9 @@ def _take_licence(source: str, target: Path) -> None:
         with fetched(f"{folder}{STATE_LICENCE}{at}{revision}") as file:
             shutil.copyfile(file, target)
     except InputError as error:
-        print(
+        say(
             f"prior: WARNING: no {STATE_LICENCE} beside {source} ({error}); its terms ask that a "
-            "complete copy goes along with a model that is passed on",
-            file=sys.stderr,
+            "complete copy goes along with a model that is passed on"
         )
 
 
@@ -157,10 +156,9 @@ def _report(facts: dict[str, Any], target: Path) -> None:
     for source in facts["sources"]:
         print(f"prior: licence of {source['source'] or source['kind']}: {source['licence']}")
         if is_non_commercial(source["licence"]):
-            print(
+            say(
                 f"prior: WARNING: {source['source']} is not for commercial use, and neither may be "
-                "a model that is trained with it",
-                file=sys.stderr,
+                "a model that is trained with it"
             )
     for member in facts.get("members", []):
         print(f"prior: {member['prior']}: width {member['width']:,}, {_covered(member)}")

@@ -17,7 +17,7 @@ from components.shared.artifacts.perturbation_names import canonical_name, known
 from components.shared.artifacts.splits import TEST, TRAIN, UNUSED, VAL
 from components.shared.storage.digests import sha256_of
 from components.shared.storage.documents import read_text
-from components.shared.telling.errors import InputError, nearest, shortlist
+from components.shared.telling.errors import InputError, nearest, refusing, shortlist
 from components.split.coded_labels import Labels
 from components.split.role_rules import Rules
 
@@ -51,10 +51,9 @@ def read_split_file(path: Path, name: str) -> SplitFile:
     """Read a split file; messages call it ``name``. No line may have two roles."""
     hint = "expected cell-load's split form"
     text = read_text(path, name, hint)
-    try:
+    # A number may have too many digits to be one, which is a ValueError.
+    with refusing((ValueError, RecursionError), f"{name}: not TOML", f"; {hint}"):
         document = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:  # a number may have too many digits to be one
-        raise InputError(f"{name}: not TOML ({error}); {hint}") from None
     for table, value in document.items():
         # Numbers and strings beside the tables are settings of cell-load's loader.
         if isinstance(value, dict) and table not in TABLES:

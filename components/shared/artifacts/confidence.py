@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from components.shared.artifacts.shapes import CONFIDENCE
 from components.shared.artifacts.training_effects import TrainingEffects
 from components.shared.storage.documents import read_json
-from components.shared.telling.errors import InputError
+from components.shared.telling.errors import InputError, refusing
 
 CONFIDENCE_FILE = "confidence.json"
 
@@ -125,7 +125,8 @@ class Confidence:
     @classmethod
     def read(cls, path: Path) -> "Confidence":
         """Read what `write` wrote; anything else is refused."""
-        try:
+        faults = (OSError, ValueError, TypeError, KeyError, AttributeError)
+        with refusing(faults, f"{path}: no table of confidence", "; fine-tune again"):
             content = read_json(path, str(path), "fine-tune again", CONFIDENCE)
             table = pd.DataFrame(content.pop("perturbations")).set_index("label")
             numbers = table.columns.drop("known")
@@ -141,8 +142,6 @@ class Confidence:
             )
             found.expected(table.index[:1].tolist(), 0.0)
             usable = 0 < found.scale <= MOST_SCALE
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            raise InputError(f"{path}: no table of confidence ({error}); fine-tune again") from None
         if not usable:
             raise InputError(
                 f"{path}: scale {found.scale}, expected more than 0, at most {MOST_SCALE:g}; "

@@ -9,7 +9,6 @@ What kills the process from outside (a lost node, the kernel for memory) fails t
 """
 
 import shutil
-import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from pathlib import Path
 from components.shared.artifacts.artifact import FAILED, FailedError, writing
 from components.shared.telling.addresses import visible, without_secrets
 from components.shared.telling.errors import InputError, any_text, one_line_errors
+from components.shared.telling.progress import say
 
 
 @contextmanager
@@ -44,7 +44,7 @@ def errors_of(stage: str, target: Path | str, *, in_grid: bool) -> Iterator[None
 
 def _write(stage: str, reason: str, target: Path | str) -> None:
     reason = visible(without_secrets(" ".join(reason.split())))
-    print(f"{stage}: error: {reason}; the other runs continue", file=sys.stderr, flush=True)
+    say(f"{stage}: error: {reason}; the other runs continue")
     shutil.rmtree(target, ignore_errors=True)
     with writing(target, FAILED, parameters={}) as draft:
         draft.summary |= {"stage": stage, "reason": reason}

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from components.shared.storage.parquet import PARQUET_FAULTS, whole_parquet
-from components.shared.telling.errors import InputError
+from components.shared.telling.errors import InputError, refusing
 
 TABLE_FILE = "prior.safetensors"
 """One tensor, `prior`, float32 [tokens, width], a zero row where a token has none."""
@@ -35,14 +35,14 @@ PERTURBATION, CELL_LINE, CELLS = "perturbation", "cell_line", "cells"
 @contextmanager
 def opened_table(path: Path, framework: str) -> Iterator[tuple[Any, dict[str, str]]]:
     """Yield the table of a gene prior, [rows, width], read where it is indexed, and metadata."""
-    try:
-        with safe_open(str(path), framework=framework) as file:
-            rows = file.get_slice(TENSOR)
-            if len(rows.get_shape()) != 2 or rows.get_dtype() != "F32":
-                raise InputError(f"{path}: '{TENSOR}' is not a table of float32; {AGAIN}")
-            yield rows, file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); {AGAIN}") from None
+    with (
+        refusing((SafetensorError, OSError), f"{path}: cannot be read", f"; {AGAIN}"),
+        safe_open(str(path), framework=framework) as file,
+    ):
+        rows = file.get_slice(TENSOR)
+        if len(rows.get_shape()) != 2 or rows.get_dtype() != "F32":
+            raise InputError(f"{path}: '{TENSOR}' is not a table of float32; {AGAIN}")
+        yield rows, file.metadata() or {}
 
 
 @dataclass(frozen=True)

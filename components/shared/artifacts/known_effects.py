@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 from components.shared.artifacts.confidence import MEAN, MEASURED, NEAR_BY, SUMMED
 from components.shared.artifacts.perturbation import genes_of
 from components.shared.storage.tensors import FAULTS, as_metadata, read_named
-from components.shared.telling.errors import InputError
+from components.shared.telling.errors import InputError, refusing
 
 EFFECTS_FILE = "effects.safetensors"
 MOST_CHANGE = 1e6
@@ -74,7 +74,7 @@ class EffectTable:
     @classmethod
     def read(cls, path: Path) -> "EffectTable":
         """Read what `write` wrote; anything else is refused."""
-        try:
+        with refusing(FAULTS, f"{path}: no table of effects", "; fine-tune again"):
             names, tensors = read_named(path, "perturbations", "genes")
             table = cls(
                 names["perturbations"], names["genes"], tensors.pop("change"), names["origin"]
@@ -83,8 +83,6 @@ class EffectTable:
                 vectors = dict(zip(genes, tensors.pop("vectors"), strict=True))
                 own = table.perturbations, table.genes, table.change, table.origin
                 table = cls(*own, NearBy(**tensors), vectors)
-        except FAULTS as error:
-            raise InputError(f"{path}: no table of effects ({error}); fine-tune again") from None
         if table.change.shape != (len(table.perturbations), len(table.genes)):
             raise InputError(f"{path}: names do not fit its tensor; fine-tune again")
         if not (np.abs(table.change) < MOST_CHANGE).all():

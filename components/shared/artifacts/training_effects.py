@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from components.shared.artifacts.cells import Cells
 from components.shared.artifacts.matched_controls import batches_of, matched
 from components.shared.artifacts.splits import TRAIN, Splits
 from components.shared.storage.tensors import FAULTS, as_metadata, of_metadata, read_named
-from components.shared.telling.errors import InputError, shortlist
+from components.shared.telling.errors import InputError, refusing, shortlist
 
 TRAINING_EFFECTS_FILE = "training_effects.safetensors"
 AGAIN = "fine-tune again"
@@ -81,11 +81,9 @@ class TrainingEffects:
     @classmethod
     def read(cls, path: Path) -> "TrainingEffects":
         """Read what `write` wrote; anything else is refused."""
-        try:
+        with refusing(FAULTS, f"{path}: no training effects", f"; {AGAIN}"):
             names, tensors = read_named(path, "lines", "perturbations", "genes")
             found = cls(**names, **tensors)
-        except FAULTS as error:
-            raise InputError(f"{path}: no training effects ({error}); fine-tune again") from None
         shape = len(found.lines), len(found.perturbations), len(found.genes)
         shapes = found.change.shape, found.cells.shape, found.control.shape
         if shapes != (shape, shape[:2], shape[::2]):
@@ -102,11 +100,11 @@ class TrainingEffects:
 
 def is_matched(path: Path) -> bool:
     """Return whether written changes are against the controls of each cell's own batch."""
-    try:
-        with safe_open(str(path), framework="numpy") as file:
-            return "matched" in of_metadata(file.metadata() or {})
-    except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"{path}: no training effects ({error}); fine-tune again") from None
+    with (
+        refusing(FAULTS, f"{path}: no training effects", f"; {AGAIN}"),
+        safe_open(str(path), framework="numpy") as file,
+    ):
+        return "matched" in of_metadata(file.metadata() or {})
 
 
 def training_effects(

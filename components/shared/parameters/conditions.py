@@ -23,7 +23,7 @@ from components.shared.parameters.stage_options import (
 )
 from components.shared.storage.files import SHA256, local_path
 from components.shared.telling.addresses import LOCAL, scheme_of
-from components.shared.telling.errors import InputError, nearest, shortlist
+from components.shared.telling.errors import InputError, nearest, refusing, shortlist
 
 PLACEHOLDER = re.compile(
     r"\byour-(bucket|file\.h5ad|line-[ab]|test-line|scgpt-folder)\b|<your[^>]*>"
@@ -65,12 +65,10 @@ def check_parameters(parameters: Mapping[str, Any]) -> None:
 def check_sendable(params: Mapping[str, Any]) -> None:
     """Check that each parameter can be sent as JSON, which has no word for a date or nan."""
     for name, value in params.items():
-        try:
+        with refusing((TypeError, ValueError), f"parameter {name}={value!r}: cannot be sent"):
             said = json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
             if b"\\u0000" in said:
                 raise ValueError("holds a null character")
-        except (TypeError, ValueError) as error:
-            raise InputError(f"parameter {name}={value!r}: cannot be sent ({error})") from None
 
 
 def check_filled_in(parameters: Mapping[str, Any]) -> None:

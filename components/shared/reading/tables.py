@@ -18,8 +18,8 @@ from components.shared.reading.matrices import (
     symbols_in,
 )
 from components.shared.storage.documents import said
-from components.shared.storage.hdf5 import DAMAGE
-from components.shared.telling.errors import InputError, shortlist
+from components.shared.storage.hdf5 import DAMAGE, DAMAGED
+from components.shared.telling.errors import InputError, refusing, shortlist
 
 
 @dataclass(frozen=True)
@@ -100,13 +100,8 @@ class Tables:
 
     def column(self, name: str) -> "pd.Series[Any]":
         """Return one column of obs, an entry a cell; categories stay categories."""
-        try:
+        with refusing(DAMAGE, f"{self.name}: obs/{name} cannot be read", DAMAGED, said):
             found = self._column(name)
-        except DAMAGE as error:
-            raise InputError(
-                f"{self.name}: obs/{name} cannot be read ({said(error)}); the file is damaged, "
-                "fetch it again"
-            ) from None
         if len(found) != len(self.cells):
             raise InputError(
                 f"{self.name}: obs/{name} has {len(found)} entries for {len(self.cells)} cells; "

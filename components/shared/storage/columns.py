@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from components.shared.storage.documents import said
 from components.shared.storage.parquet import MOST_ROWS, opened_parquet
-from components.shared.telling.errors import InputError, nearest, shortlist
+from components.shared.telling.errors import InputError, nearest, refusing, shortlist
 
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
 ENDINGS = ".csv, .tsv, .txt (tabs), each perhaps with .gz, or .parquet"
@@ -26,7 +26,7 @@ def read_columns(
     The file, in messages ``name``, ends in one of the ENDINGS and names its columns, text in the
     first line. A field that is missing is empty.
     """
-    try:
+    with refusing(FAULTS, f"{name}: not readable as {path.suffix}", said=said):
         if path.suffix == ".parquet":
             found, blocks = opened_parquet(path, name, path.suffix).schema_arrow.names, _parquet
         else:
@@ -34,8 +34,6 @@ def read_columns(
         _check_columns(found, name, wanted)
         columns = [*wanted, *(column for column in optional if column in found)]
         table = _bounded(blocks(path, columns), name)
-    except FAULTS as error:
-        raise InputError(f"{name}: not readable as {path.suffix} ({said(error)})") from None
     return {column: table.column(column).fill_null("").to_pylist() for column in columns}
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from components.shared.telling.errors import InputError
+from components.shared.telling.errors import InputError, refusing
 
 LARGEST_JSON = 2**28
 """Bytes of a JSON file; a vocabulary has one or two million."""
@@ -60,10 +60,8 @@ def read_json(path: Path, name: str, hint: str, shape: Shape = None) -> dict[str
 
 def json_object(text: bytes | str, name: str, hint: str) -> dict[str, Any]:
     """Return the object that a JSON text holds; messages call the text ``name``."""
-    try:
+    with refusing((ValueError, RecursionError), f"{name}: not JSON", f"; {hint}"):
         found = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{name}: not JSON ({error}); {hint}") from None
     if not isinstance(found, dict):
         raise InputError(f"{name}: is not a JSON object; {hint}")
     return found

@@ -8,7 +8,6 @@ again.
 
 import os
 import re
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path, PurePosixPath
@@ -19,7 +18,8 @@ from components.shared.storage.digests import sha256_of
 from components.shared.storage.downloads import check_sha256, discard, local_name, shown
 from components.shared.storage.scratch import scratch_for
 from components.shared.telling.addresses import LOCAL, scheme_of
-from components.shared.telling.errors import InputError, nearest
+from components.shared.telling.errors import InputError, nearest, refusing
+from components.shared.telling.progress import say
 
 ALLOWED = (
     "a path, file://, gs://bucket/object, s3://bucket/object, minio://bucket/object, "
@@ -37,10 +37,8 @@ def ending_of(uri: str) -> str:
     bare = uri.partition(SHA256)[0]
     scheme = scheme_of(bare)
     if scheme in ("http", "https"):
-        try:
+        with refusing(ValueError, f"{shown(bare)}: is not a web address"):
             bare = urlsplit(bare).path
-        except ValueError as error:
-            raise InputError(f"{shown(bare)}: is not a web address ({error})") from None
     elif scheme == "hf":
         bare = bare.partition("@")[0]
     return PurePosixPath(bare).suffix.lower()
@@ -91,8 +89,7 @@ def fetch(uri: str, folder: Path) -> Path:
         except InputError:
             discard(path)
             raise
-    size = path.stat().st_size
-    print(f"{shown(bare)}: is at {path} ({size} bytes)", file=sys.stderr, flush=True)
+    say(f"{shown(bare)}: is at {path} ({path.stat().st_size} bytes)")
     return path
 
 

@@ -12,7 +12,7 @@ from scipy.sparse import csr_matrix
 
 from components.shared.storage.documents import said
 from components.shared.storage.text_columns import is_text
-from components.shared.telling.errors import InputError
+from components.shared.telling.errors import InputError, refusing
 
 MOST_PARTS = 20_000
 """Groups and datasets of a file."""
@@ -28,6 +28,7 @@ FAULTS = (OSError, KeyError, ValueError, RuntimeError)
 """Errors that h5py raises for a damaged file."""
 DAMAGE = (*FAULTS, IndexError, TypeError, AttributeError, OverflowError)
 """Errors that anndata raises where parts of a file do not fit each other."""
+DAMAGED = "; the file is damaged, fetch it again"
 ANNDATA_DAMAGE = (*DAMAGE, IORegistryError)
 """Errors that reading one part with anndata raises."""
 PLAIN = "write it again with anndata, adata.write_h5ad(file), where all of it is at hand"
@@ -88,12 +89,8 @@ def _address(part: Any) -> Any:
 
 
 def _part(group: h5py.Group, key: str, where: str) -> Any:
-    try:
+    with refusing(FAULTS, f"{where} cannot be read", DAMAGED):
         return group[key]
-    except FAULTS as error:
-        raise InputError(
-            f"{where} cannot be read ({error}); the file is damaged, fetch it again"
-        ) from None
 
 
 def _check_link(file: h5py.File, group: h5py.Group, key: str, where: str) -> None:
@@ -152,10 +149,8 @@ def read_part(file: h5py.File, key: str, name: str, hint: str) -> Any:
     """Return what anndata reads of a part of a file, called ``name``, or refuse a damaged one."""
     if key not in file:
         raise InputError(f"{name}: has no {key}; {hint}")
-    try:
+    with refusing(ANNDATA_DAMAGE, f"{name}: {key} cannot be read", f"; {hint}", said):
         return read_elem(file[key])
-    except ANNDATA_DAMAGE as error:
-        raise InputError(f"{name}: {key} cannot be read ({said(error)}); {hint}") from None
 
 
 def read_frame(

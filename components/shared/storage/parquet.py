@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 
 from components.shared.storage.documents import said
 from components.shared.storage.text_columns import is_text
-from components.shared.telling.errors import InputError
+from components.shared.telling.errors import InputError, refusing
 
 MOST_ROWS = 20_000_000
 """Rows of a parquet table of strangers: a column of one value takes next to no room in a file."""
@@ -22,10 +22,8 @@ def opened_parquet(
     path: Path, name: str, kind: str = "parquet", hint: str = "download or write it again"
 ) -> pq.ParquetFile:
     """Return an opened parquet table; messages call it ``name`` and its form ``kind``."""
-    try:
+    with refusing(PARQUET_FAULTS, f"{name}: not readable as {kind}", f"; {hint}", said):
         file = pq.ParquetFile(path)
-    except PARQUET_FAULTS as error:
-        raise InputError(f"{name}: not readable as {kind} ({said(error)}); {hint}") from None
     rows, columns = file.metadata.num_rows, file.metadata.num_columns
     if rows > MOST_ROWS or rows * columns > MOST_FIELDS:
         raise InputError(
@@ -37,10 +35,8 @@ def opened_parquet(
 
 def whole_parquet(path: Path, name: str, hint: str) -> pa.Table:
     """Return all of a parquet table, as `opened_parquet`."""
-    try:
+    with refusing(PARQUET_FAULTS, f"{name}: not readable as parquet", f"; {hint}", said):
         return opened_parquet(path, name, hint=hint).read()
-    except PARQUET_FAULTS as error:
-        raise InputError(f"{name}: not readable as parquet ({said(error)}); {hint}") from None
 
 
 def read_parquet(path: Path, columns: tuple[str, ...], name: str, hint: str) -> Any:

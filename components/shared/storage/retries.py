@@ -1,9 +1,10 @@
 """Requests that are made again while the other side may come round."""
 
-import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import TypeVar
+
+from components.shared.telling.progress import say
 
 LONGEST_WAIT = 60.0
 """Seconds, whatever was asked for: a task that waits longer looks as if it hung."""
@@ -51,6 +52,5 @@ def trying(
                 raise
             wait = min(max(first_wait * 2 ** (failures - 1), fault.wait), LONGEST_WAIT)
             at = f" at {size()} bytes" if size() else ""
-            said = f"{name}: {fault}{at}; trying again in {wait:g} s"
-            print(said, file=sys.stderr, flush=True)
+            say(f"{name}: {fault}{at}; trying again in {wait:g} s")
             time.sleep(wait)

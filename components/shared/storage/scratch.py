@@ -5,7 +5,6 @@ import hashlib
 import os
 import shutil
 import stat
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from components.shared.storage.downloads import shown
 from components.shared.telling.errors import InputError
+from components.shared.telling.progress import say
 
 PREFIX = f"scgpt-perturb-{os.geteuid()}-"
 """How the folders of this user begin, in the folder for temporary files (`TMPDIR`, else /tmp)."""
@@ -29,7 +29,7 @@ def scratch_for(uri: str, names: tuple[str, ...] = ()) -> Iterator[Path]:
     folder = folder_for(uri, names)
     lock = _lock(folder)
     if lock is None:
-        _say(f"{shown(uri)}: another process downloads it too; what comes here is not kept")
+        say(f"{shown(uri)}: another process downloads it too; what comes here is not kept")
         with tempfile.TemporaryDirectory(prefix=PREFIX) as private:
             yield Path(private)
         return
@@ -40,7 +40,7 @@ def scratch_for(uri: str, names: tuple[str, ...] = ()) -> Iterator[Path]:
         with suppress(OSError):
             folder.rmdir()  # if nothing came
         if folder.exists():
-            _say(f"{shown(uri)}: what came is kept in {folder}; remove it if it is not run again")
+            say(f"{shown(uri)}: what came is kept in {folder}; remove it if it is not run again")
         raise
     finally:
         os.close(lock)
@@ -89,7 +89,3 @@ def _check_owner(folder: Path) -> None:
             f"{folder}: is not a folder of this user alone; remove it, or set TMPDIR to another "
             "folder for temporary files"
         )
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

@@ -9,6 +9,11 @@ NOTHING_YET = re.compile(r"\| 0(\.0+)?/")
 """In the text of a bar at its start, which as a line of a log says nothing."""
 
 
+def say(text: object) -> None:
+    """Print a line for people, beside what a program gives out."""
+    print(text, file=sys.stderr, flush=True)
+
+
 class Lines:
     """A stream for tqdm that writes each refresh as a line of its own."""
 
@@ -16,7 +21,7 @@ class Lines:
         """Print the text of one refresh, without the carriage return tqdm puts before it."""
         line = text.strip("\r\n ")
         if line and not NOTHING_YET.search(line):
-            print(line, file=sys.stderr, flush=True)
+            say(line)
 
     def flush(self) -> None:
         """Do nothing; every line is flushed as it is written."""
