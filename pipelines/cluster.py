@@ -50,10 +50,7 @@ class Client(kfp.Client):
         """
         made = self._pipelines_api.pipeline_service_create_pipeline(
             V2beta1Pipeline(
-                name=name,
-                display_name=name,
-                description=description,
-                namespace=namespace or None,
+                name=name, display_name=name, description=description, namespace=namespace or None
             )
         )
         return made.pipeline_id

@@ -17,10 +17,7 @@ CHOICES = {"recipe": recipe_names()}
 run is created. `prior` is none of them: `table:<uri>` and `concat(…)` are as good as `effects`, a
 closed list would refuse them, and a second parameter beside it could say otherwise than the first.
 Its field stays text, its kinds are in the manual and `check` names the nearest."""
-EXAMPLE = {
-    "scgpt-perturb": "demo.yaml",
-    "compare-priors": "compare-demo.yaml",
-}
+EXAMPLE = {"scgpt-perturb": "demo.yaml", "compare-priors": "compare-demo.yaml"}
 """The parameter file whose small data a pipeline for small clusters starts from."""
 FROM_EXAMPLE = ("dataset", "train_lines", "test_line", "pretrained", "priors", "seeds")
 """What it takes of it: what has no default otherwise. Settings of training are not among it: who

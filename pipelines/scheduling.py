@@ -192,10 +192,7 @@ def on_a_pod(
         # Argo counts the window from the start of the first try, so it must hold all of them.
         window = int(pod.hours * 3600) * (pod.retries + 1)
         task.set_retry(
-            pod.retries,
-            backoff_duration="60s",
-            backoff_factor=2,
-            backoff_max_duration=f"{window}s",
+            pod.retries, backoff_duration="60s", backoff_factor=2, backoff_max_duration=f"{window}s"
         )
     if pod.gpu:
         if isinstance(gpu_count, PipelineChannel):

@@ -95,11 +95,7 @@ class Stages:
         )
         made = predicted.outputs["predictions"]
         scored = self.add(evaluate, predictions=made, **data, in_grid=in_grid, **of_evaluate)
-        return {
-            "model": model,
-            "predictions": made,
-            "evaluation": scored.outputs["evaluation"],
-        }
+        return {"model": model, "predictions": made, "evaluation": scored.outputs["evaluation"]}
 
     def run(
         self,

@@ -85,11 +85,7 @@ class Seen:
     """Bytes of the remote files."""
 
 
-def look(
-    parameters: Mapping[str, Any],
-    *,
-    generate: Generate | None = None,
-) -> list[str]:
+def look(parameters: Mapping[str, Any], *, generate: Generate | None = None) -> list[str]:
     """Return what there is to know of a run's dataset, in lines of a title and a fact.
 
     Parameters are those of any of the pipelines, defaults included; ``generate`` makes the labels

@@ -30,10 +30,7 @@ if TYPE_CHECKING:
     from components.prior.spectral import Embedding
 
 DEFAULT_WIDTH = {grammar.GRAPH: 128, grammar.ANNOTATION: 256}
-DEFAULT_COLUMNS = {
-    grammar.GRAPH: ("entity1", "entity2"),
-    grammar.ANNOTATION: ("symbol", "go_id"),
-}
+DEFAULT_COLUMNS = {grammar.GRAPH: ("entity1", "entity2"), grammar.ANNOTATION: ("symbol", "go_id")}
 EVIDENCE_COLUMN = "evidence"
 NO_DATA = "ND"
 """GO's evidence code for genes of which nothing is known; it comes with the root terms."""

@@ -68,10 +68,7 @@ def prior(uri: str, vocabulary: str, target: Path | str, *, seed: int = 0) -> No
         "vocabulary": parse_pretrained(vocabulary).shown,
         "seed": seed,
     }
-    with (
-        ExitStack() as until_written,
-        writing(target, GENE_PRIOR, parameters=parameters) as draft,
-    ):
+    with ExitStack() as until_written, writing(target, GENE_PRIOR, parameters=parameters) as draft:
         facts: dict[str, Any] = {"kind": NONE, "width": 0, "covered_genes": 0}
         sources: tuple[Source, ...] = ()
         if by_gene.kind != NONE:

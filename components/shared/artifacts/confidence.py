@@ -150,10 +150,7 @@ class Confidence:
         return found
 
     def expected(
-        self,
-        labels: Sequence[str],
-        control_similarity: float,
-        known: Sequence[str] | None = None,
+        self, labels: Sequence[str], control_similarity: float, known: Sequence[str] | None = None
     ) -> pd.DataFrame:
         """Return what to expect of predictions of some perturbations in a line.
 

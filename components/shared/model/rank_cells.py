@@ -51,10 +51,7 @@ def draw_partners(labels: NDArray[np.str_], n_controls: int, seed: int) -> NDArr
 
 
 def draw_matched_partners(
-    labels: NDArray[np.str_],
-    batches: NDArray[np.str_],
-    of_controls: NDArray[np.str_],
-    seed: int,
+    labels: NDArray[np.str_], batches: NDArray[np.str_], of_controls: NDArray[np.str_], seed: int
 ) -> NDArray[np.int64]:
     """Draw as `draw_partners` does, for each cell from the controls of its own batch.
 
@@ -107,10 +104,7 @@ def rank_cells(controls: Floats, means: NDArray[np.floating], rng: np.random.Gen
 
 
 def _mapped(
-    values: Floats,
-    one_count: Floats,
-    means: NDArray[np.floating],
-    rng: np.random.Generator,
+    values: Floats, one_count: Floats, means: NDArray[np.floating], rng: np.random.Generator
 ) -> Floats:
     """Map genes [genes, cells] to ``means`` [genes]; ``one_count`` [cells]."""
     n = values.shape[1]

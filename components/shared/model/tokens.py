@@ -48,10 +48,7 @@ class GeneTokens:
 
     @classmethod
     def of(
-        cls,
-        genes: Sequence[str],
-        vocabulary: Vocabulary,
-        trained: Collection[str] | None = None,
+        cls, genes: Sequence[str], vocabulary: Vocabulary, trained: Collection[str] | None = None
     ) -> "GeneTokens":
         """Align the genes of a cells artifact to a vocabulary.
 

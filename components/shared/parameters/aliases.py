@@ -9,13 +9,7 @@ from components.shared.storage.columns import read_columns
 from components.shared.telling.errors import InputError
 
 SYMBOL = "symbol"
-OTHER_NAMES = (
-    "alias",
-    "alias_symbol",
-    "prev_symbol",
-    "ensembl_id",
-    "ensembl_gene_id",
-)
+OTHER_NAMES = ("alias", "alias_symbol", "prev_symbol", "ensembl_id", "ensembl_gene_id")
 """Columns of other names, as in HGNC's complete set: several in a field have | between."""
 
 

@@ -208,10 +208,7 @@ def _total_of_range(response: requests.Response, part: _Part) -> int | None:
 
 def _append(response: requests.Response, part: _Part, total: int | None) -> None:
     name = part.path.name.removesuffix(".part")
-    with (
-        part.path.open("ab") as file,
-        watching(total, f"downloading {name}", part.size) as moved,
-    ):
+    with part.path.open("ab") as file, watching(total, f"downloading {name}", part.size) as moved:
         # read1 hands over what has come; read would lose a piece that is cut short.
         while piece := response.raw.read1(PIECE):
             file.write(piece)

@@ -13,15 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 NAMES = "names"
 """Key of a file's metadata."""
-FAULTS = (
-    SafetensorError,
-    RecursionError,
-    OSError,
-    KeyError,
-    ValueError,
-    TypeError,
-    AttributeError,
-)
+FAULTS = (SafetensorError, RecursionError, OSError, KeyError, ValueError, TypeError, AttributeError)
 """Errors that reading a table of another shape raises."""
 
 
