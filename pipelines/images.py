@@ -123,7 +123,7 @@ def engine_address(client: str) -> str:
 
 
 def build(network: str) -> None:
-    """Build the images that are not there yet."""
+    """Build the images that are not there yet, of code that does not change meanwhile."""
     client = docker()
     images = development_images()
     source = source_address()

@@ -188,7 +188,10 @@ def _check_h5ad(path: Path, name: str) -> None:
 
 
 def measure(cells: Cells, name: str) -> OtherEffects:
-    """Measure the delta of every (perturbation, cell line), controls aside, and its error."""
+    """Measure the delta of every (perturbation, cell line), controls aside, and its error.
+
+    Each line needs two control cells, and values and labels as ingest writes them.
+    """
     obs = cells.obs
     label, lines = obs[PERTURBATION].to_numpy(str), obs[CELL_LINE].to_numpy(str)
     groups, of_cell = np.unique(np.array([lines, label]), axis=1, return_inverse=True)

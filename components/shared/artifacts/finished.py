@@ -40,7 +40,8 @@ PUBLISHED_AT = "published_at"
 def take_model(uri: str, target: Path | str) -> dict[str, Any]:
     """Make a model artifact of a finished model, and return its summary.
 
-    The URI of a file in the model's folder stands for the folder.
+    The URI of a file in the model's folder stands for the folder; a damaged or missing file is
+    refused.
     """
     where = shown(uri)
     folder_uri = folder_of(uri, (*NEEDED, *BESIDE, PROVENANCE))

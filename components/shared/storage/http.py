@@ -30,7 +30,7 @@ def download(url: str, target: Path) -> None:
 
     A part is resumed only if the server confirms by `If-Range` (ETag, else Last-Modified) that the
     file is still the same, and a finished file stays only if it does by `If-None-Match` (ETag);
-    otherwise the download starts again.
+    otherwise the download starts again. A size other than the server said is refused.
     """
     part = _Part(url, target)
     check_proxy(url, shown(url), REQUESTS)
@@ -60,7 +60,8 @@ def in_part(
     """Return the size of a file, and what fetches its bytes from a start up to an end.
 
     Nothing that fails is tried twice, since who reads in part can do without; but a connection that
-    was kept open and that the server has closed since is opened anew.
+    was kept open and that the server has closed since is opened anew. A server that sends no parts
+    is refused.
     """
     check_proxy(url, shown(url), REQUESTS)
     session = requests.Session()
