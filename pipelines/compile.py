@@ -15,8 +15,7 @@ from kfp import compiler
 from kfp.kubernetes import kubernetes_executor_config_pb2
 from kfp.pipeline_spec import pipeline_spec_pb2
 
-from components.shared.telling.errors import one_line_errors
-from components.shared.telling.progress import say
+from components.shared.telling.errors import one_line_errors, say
 from pipelines import compare, line, pipeline
 from pipelines.form import make_form
 from pipelines.images import development_images, released_images

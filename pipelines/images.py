@@ -22,8 +22,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from components import __version__
-from components.shared.telling.errors import InputError, one_line_errors
-from components.shared.telling.progress import say
+from components.shared.telling.errors import InputError, one_line_errors, say
 
 ROOT = Path(__file__).resolve().parents[1]
 IMAGES = ROOT / "images"

@@ -32,8 +32,13 @@ from components.shared.parameters.datasets import as_text, with_files
 from components.shared.parameters.prior_grammar import parse_prior, with_uris
 from components.shared.storage.digests import sha256_of
 from components.shared.storage.files import SHA256, at_home, fetch
-from components.shared.telling.errors import InputError, nearest, one_line_errors, said_by_system
-from components.shared.telling.progress import say
+from components.shared.telling.errors import (
+    InputError,
+    nearest,
+    one_line_errors,
+    said_by_system,
+    say,
+)
 from pipelines.compare import compare_priors, comparison_on
 from pipelines.containers import docker_runner, here
 from pipelines.history import (

@@ -13,8 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from components.shared.telling.errors import InputError
-from components.shared.telling.progress import say
+from components.shared.telling.errors import InputError, say
 from pipelines.validation import compiled, file_text, gke, kubernetes_objects, readme, rules, sizes
 from pipelines.validation.tree import Tree
 

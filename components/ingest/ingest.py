@@ -43,8 +43,8 @@ from components.shared.storage.csr_writer import CsrWriter
 from components.shared.storage.downloads import shown
 from components.shared.storage.files import fetched, local_path
 from components.shared.telling.addresses import LOCAL, scheme_of, visible
-from components.shared.telling.errors import InputError, nearest
-from components.shared.telling.progress import bar, say
+from components.shared.telling.errors import InputError, nearest, say
+from components.shared.telling.progress import bar
 
 TRUTH_FILE = "truth.npz"
 JOIN = " + "

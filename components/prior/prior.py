@@ -37,8 +37,7 @@ from components.shared.parameters.prior_grammar import (
 from components.shared.storage.files import fetched
 from components.shared.storage.tensors import order_metadata
 from components.shared.telling.addresses import LOCAL, scheme_of
-from components.shared.telling.errors import InputError
-from components.shared.telling.progress import say
+from components.shared.telling.errors import InputError, say
 
 
 def prior(uri: str, vocabulary: str, target: Path | str, *, seed: int = 0) -> None:

@@ -16,8 +16,7 @@ from pathlib import Path
 
 from components.shared.artifacts.artifact import FAILED, FailedError, writing
 from components.shared.telling.addresses import visible, without_secrets
-from components.shared.telling.errors import InputError, any_text, one_line_errors
-from components.shared.telling.progress import say
+from components.shared.telling.errors import InputError, any_text, one_line_errors, say
 
 
 @contextmanager

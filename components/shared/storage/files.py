@@ -18,8 +18,7 @@ from components.shared.storage.digests import sha256_of
 from components.shared.storage.downloads import check_sha256, discard, local_name, shown
 from components.shared.storage.scratch import scratch_for
 from components.shared.telling.addresses import LOCAL, scheme_of
-from components.shared.telling.errors import InputError, nearest, refusing
-from components.shared.telling.progress import say
+from components.shared.telling.errors import InputError, nearest, refusing, say
 
 ALLOWED = (
     "a path, file://, gs://bucket/object, s3://bucket/object, minio://bucket/object, "

@@ -23,8 +23,7 @@ from google.cloud.storage.retry import DEFAULT_RETRY
 
 from components.shared.storage.downloads import reason, shown
 from components.shared.storage.objects import GoneError, Stored, split_uri
-from components.shared.telling.errors import InputError, nearest
-from components.shared.telling.progress import say
+from components.shared.telling.errors import InputError, nearest, say
 
 UPLOAD_CHUNK = 32 * 2**20
 """Bytes of one request of an upload, a multiple of 256 KiB."""

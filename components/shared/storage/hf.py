@@ -29,8 +29,8 @@ from components.shared.storage import retries
 from components.shared.storage.downloads import check_remote_path, check_space, reason, shown
 from components.shared.storage.proxies import HTTPX, check_proxy, through
 from components.shared.storage.retries import PASSING, PassingError, asked_wait
-from components.shared.telling.errors import InputError
-from components.shared.telling.progress import SECONDS_BETWEEN_LINES, Lines, say
+from components.shared.telling.errors import InputError, say
+from components.shared.telling.progress import SECONDS_BETWEEN_LINES, Lines
 
 KINDS = {"datasets": "dataset", "models": "model"}
 FORM = "expected hf://datasets/<owner>/<name>/<file>[@revision] or hf://models/…"

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
-from components.shared.telling.progress import say
+from components.shared.telling.errors import say
 
 LONGEST_WAIT = 60.0
 """Seconds, whatever was asked for: a task that waits longer looks as if it hung."""

@@ -46,8 +46,7 @@ from components.shared.storage.s3_digests import (
     md5_of,
     md5_of_parts,
 )
-from components.shared.telling.errors import InputError, nearest
-from components.shared.telling.progress import say
+from components.shared.telling.errors import InputError, nearest, say
 
 UPLOAD_PART = 32 * 2**20
 """Bytes of one request of an upload, at least 5 MiB; a smaller file is one request."""

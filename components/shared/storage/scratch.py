@@ -11,8 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from components.shared.storage.downloads import shown
-from components.shared.telling.errors import InputError
-from components.shared.telling.progress import say
+from components.shared.telling.errors import InputError, say
 
 PREFIX = f"scgpt-perturb-{os.geteuid()}-"
 """How the folders of this user begin, in the folder for temporary files (`TMPDIR`, else /tmp)."""

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 
 from components.shared.telling.addresses import visible, without_secrets
-from components.shared.telling.progress import say
 
 LONGEST = 1400
 """Letters of a message; of one that repeats far longer input the middle is left out."""
@@ -22,6 +21,11 @@ class InputError(Exception):
         said = visible(without_secrets(" ".join(message.split())))
         half = LONGEST // 2
         super().__init__(said if len(said) <= LONGEST else f"{said[:half]} … {said[-half:]}")
+
+
+def say(text: object) -> None:
+    """Print a line for people, beside what a program gives out."""
+    print(text, file=sys.stderr, flush=True)
 
 
 FULL = (errno.ENOSPC, errno.EDQUOT)

@@ -4,14 +4,11 @@ import re
 import sys
 from typing import Any
 
+from components.shared.telling.errors import say
+
 SECONDS_BETWEEN_LINES = 10.0
 NOTHING_YET = re.compile(r"\| 0(\.0+)?/")
 """In the text of a bar at its start, which as a line of a log says nothing."""
-
-
-def say(text: object) -> None:
-    """Print a line for people, beside what a program gives out."""
-    print(text, file=sys.stderr, flush=True)
 
 
 class Lines:
