@@ -63,6 +63,9 @@ def docker_runner(
     local files that parameters name; they have a network only if a parameter or a key needs one.
     What is made in ``root`` belongs to whoever runs this, or to the images' user if that is root.
     In ``state`` training keeps checkpoints for the same command to resume from.
+
+    Raises:
+        InputError: no engine answers, an image is not built, or a folder cannot be written to.
     """
     from docker.types import Mount
 

@@ -73,7 +73,12 @@ def development_images() -> dict[str, str]:
 
 
 def released_images(lock: Path = IMAGES_LOCK) -> dict[str, str]:
-    """Return the image of every stage as `make push` pinned it, if it is of what is here now."""
+    """Return the image of every stage as `make push` pinned it, if it is of what is here now.
+
+    Raises:
+        InputError: no lock, a stage is missing from it, an image is not named by digest, or its
+            content is not what is here now.
+    """
     try:
         pinned = json.loads(lock.read_text())
         found = {stage: (pinned[stage]["image"], pinned[stage]["built_from"]) for stage in stages()}
@@ -99,7 +104,11 @@ def released_images(lock: Path = IMAGES_LOCK) -> dict[str, str]:
 
 
 def docker() -> str:
-    """Return a Docker client that knows BuildKit, `DOCKER` in the environment first."""
+    """Return a Docker client that knows BuildKit, `DOCKER` in the environment first.
+
+    Raises:
+        InputError: there is none, or no engine answers it.
+    """
     wanted = os.environ.get("DOCKER") or "docker"
     folders = os.environ.get("PATH", "").split(os.pathsep)
     found = [path for folder in folders if (path := shutil.which(wanted, path=folder))]
@@ -122,7 +131,11 @@ def engine_address(client: str) -> str:
 
 
 def build(network: str) -> None:
-    """Build the images that are not there yet, of code that does not change meanwhile."""
+    """Build the images that are not there yet, of code that does not change meanwhile.
+
+    Raises:
+        InputError: no engine, a build failed, or the code changed while it was built.
+    """
     client = docker()
     images = development_images()
     source = source_address()
@@ -159,7 +172,11 @@ def build(network: str) -> None:
 
 
 def push(registry: str, lock: Path = IMAGES_LOCK) -> None:
-    """Push the images and write their digests to ``lock``; if a push fails it stays as it was."""
+    """Push the images and write their digests to ``lock``; if a push fails it stays as it was.
+
+    Raises:
+        InputError: an image is not built, or a push failed; the lock is as it was then.
+    """
     client = docker()
     pinned = {}
     for stage, image in development_images().items():

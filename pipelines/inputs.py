@@ -32,7 +32,11 @@ def priors_of(params: Mapping[str, Any]) -> list[str]:
 
 
 def input_uris(params: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Return the URIs and paths that parameters name to be read, by parameter."""
+    """Return the URIs and paths that parameters name to be read, by parameter.
+
+    Raises:
+        InputError: a prior, or a list of files, that is not written as it must be.
+    """
     options = params.get("split_options") or {}
     found = {"dataset": files(params.get("dataset", ""))}
     if is_prediction(params):

@@ -96,6 +96,10 @@ def read_params(path: Path, assignments: Sequence[str]) -> dict[str, Any]:
     that applies a finished model. Values are YAML, but those of text parameters are taken as they
     stand, so that a control labelled ``NO`` stays one. ``overrides.epochs=3`` sets one entry of a
     dict parameter.
+
+    Raises:
+        InputError: unreadable file, unknown or missing parameter, a malformed assignment, or a
+            value of the wrong type.
     """
     path = at_home(path)
     named = PARAMS / f"{path.name.removesuffix('.yaml')}.yaml"
@@ -228,7 +232,11 @@ def assignments_in(text: str) -> list[str]:
 
 
 def pinned(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Add the sha256 of local files to their paths, so that a cached task knows its content."""
+    """Add the sha256 of local files to their paths, so that a cached task knows its content.
+
+    Raises:
+        InputError: a file is not what the sha256 that was given with it says.
+    """
     result = dict(params)
     result["dataset"] = with_files(params["dataset"], _pinned)
     if is_prediction(params):

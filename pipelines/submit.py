@@ -57,6 +57,9 @@ def check_visible(params: Mapping[str, Any]) -> None:
     """Check that what parameters name can be seen from a cluster.
 
     Whether it may be read or written is for the cluster's own credentials to say.
+
+    Raises:
+        InputError: a path of this machine, or a target nothing can be published to.
     """
     named = input_uris(params) | {
         "checkpoints": [params.get("checkpoints", "")],

@@ -104,6 +104,9 @@ def follow(
 
     An API that is away for a while is asked again, ever less often, for ``patience`` seconds; when
     a token has expired, a new client signs in anew.
+
+    Raises:
+        InputError: no answer for ``patience`` seconds, or one that waiting does not change.
     """
     answered, misses, expired = time.monotonic(), 0, False
     while True:

@@ -53,7 +53,11 @@ JOIN = " + "
 
 @contextmanager
 def source_at(uri: str, scratch: Path, seed: int, reading: Reading) -> Iterator[Source]:
-    """Yield the source that ``uri`` names; the buckets of a CSC matrix go to ``scratch``."""
+    """Yield the source that ``uri`` names; the buckets of a CSC matrix go to ``scratch``.
+
+    Raises:
+        InputError: unknown scheme, bad query, or a file that is no usable h5ad.
+    """
     if uri.startswith(SCHEME):
         if reading.layer or reading.gene_column:
             raise InputError(

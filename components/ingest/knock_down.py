@@ -42,7 +42,11 @@ class Least:
     perturbation: float = 0.0
 
     def __post_init__(self) -> None:
-        """Check that both are from 0 to below 1."""
+        """Check that both are from 0 to below 1.
+
+        Raises:
+            InputError: no number from 0 to below 1.
+        """
         for name, value in ((CELLS_ASKED, self.cell), (PERTURBATIONS_ASKED, self.perturbation)):
             if isinstance(value, bool) or not 0 <= value < 1:
                 raise InputError(

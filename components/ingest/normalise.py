@@ -27,6 +27,9 @@ def detect(sample: NDArray[np.float32], given: str, name: str) -> tuple[str, str
     """Return (counts, log1p or not known yet, how that is known) from non-zero values of X.
 
     The sample is from all over the file, ``given`` what the user says: auto, counts or log1p.
+
+    Raises:
+        InputError: neither fits, or ``given`` cannot be.
     """
     values = sample[np.isfinite(sample)]
     whole = bool(len(values)) and bool((values == np.rint(values)).all())
@@ -84,7 +87,11 @@ class ValueCheck:
     """Other matrices that could be read."""
 
     def __call__(self, rows: NDArray[np.int64], block: csr_matrix) -> None:
-        """Check a block whose rows are the source's ``rows``."""
+        """Check a block whose rows are the source's ``rows``.
+
+        Raises:
+            InputError: negative, NaN, infinite, log1p of 15 or more, or a fraction among counts.
+        """
         low = float(block.data.min(initial=0.0))
         high = float(block.data.max(initial=0.0))
         if not (np.isfinite(low) and np.isfinite(high)):

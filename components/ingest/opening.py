@@ -31,6 +31,9 @@ def opened(
     It is an h5ad file, a 10x matrix, or the folder of a zarr store that anndata wrote; the buckets
     of a CSC matrix go to ``scratch``. For ``layer`` see `matrices.matrix_of`; the ``gene_column``
     of var has the gene symbols, empty = the index.
+
+    Raises:
+        InputError: missing, another form, truncated, without X, or parts that do not fit.
     """
     if not path.exists():
         raise InputError(f"{name}: no such file; expected an h5ad file")

@@ -141,7 +141,11 @@ class Found:
         return ""
 
     def convert(self, block: csr_matrix, cells: NDArray[np.object_]) -> None:
-        """Bring a block to the target, in place; ``cells`` are the names of its rows."""
+        """Bring a block to the target, in place; ``cells`` are the names of its rows.
+
+        Raises:
+            InputError: a cell is on another scale; names it.
+        """
         scale = self.scale
         if self.is_counts:
             log1p_of_counts(block, self.target)
@@ -390,7 +394,11 @@ def as_log1p(cells: csr_matrix, name: str) -> Found:
 def scale_of(
     source: Source, kept: NDArray[np.bool_], expression: str, scale: str, seed: int
 ) -> Found:
-    """Return the scale of a source: as the user says it, if that can be, else as it is measured."""
+    """Return the scale of a source: as the user says it, if that can be, else as it is measured.
+
+    Raises:
+        InputError: the scale is none that is known, or not the one that was said.
+    """
     if COUNTS in (expression, scale) and {expression, scale} - {AUTO, COUNTS}:
         raise InputError(f"expression {expression} and scale {scale} differ; give one of them")
     logged = expression == LOG1P or "_" in scale

@@ -145,7 +145,11 @@ class H5adSource(Tables):
         return np.concatenate(found)
 
     def blocks(self, kept: NDArray[np.bool_]) -> Iterator[tuple[NDArray[np.int64], csr_matrix]]:
-        """Yield (row numbers, CSR float32 [rows, genes]) over the kept rows, in order."""
+        """Yield (row numbers, CSR float32 [rows, genes]) over the kept rows, in order.
+
+        Raises:
+            InputError: X cannot be read or points outside itself.
+        """
         rows = self._block_rows()
         with self._damage_told():
             if self.kind == "csc":

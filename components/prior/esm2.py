@@ -74,7 +74,11 @@ class _Piece:
 
 @contextmanager
 def fetched_checkpoint(uri: str) -> Iterator[Path]:
-    """Yield a local folder with the checkpoint that ``uri`` names, for use inside the block."""
+    """Yield a local folder with the checkpoint that ``uri`` names, for use inside the block.
+
+    Raises:
+        InputError: a file of it is not there.
+    """
     with place_for(uri, ("esm2",)) as folder:
         yield _fetch(uri, folder)
 
@@ -110,7 +114,11 @@ def _parts(index: Path) -> list[str]:
 
 
 def load_esm2(folder: Path, name: str) -> Esm2:
-    """Load a checkpoint that was fetched, on the GPU if there is one; messages name it ``name``."""
+    """Load a checkpoint that was fetched, on the GPU if there is one; messages name it ``name``.
+
+    Raises:
+        InputError: no ESM2, or files that are damaged or do not belong together.
+    """
     config = _config(folder, name)
     try:
         loaded: Any = EsmModel.from_pretrained(

@@ -70,7 +70,11 @@ class _Record:
 
 
 def read_fasta(path: Path, name: str) -> Proteins:
-    """Read protein sequences, one per gene, of FASTA; messages call the file ``name``."""
+    """Read protein sequences, one per gene, of FASTA; messages call the file ``name``.
+
+    Raises:
+        InputError: no FASTA, residues that are not letters, no gene at all, or too large a file.
+    """
     best: dict[str, _Record] = {}
     several: set[str] = set()
     records = foreign = nameless = from_uniprot = 0

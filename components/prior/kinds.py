@@ -68,7 +68,11 @@ class Context:
 
 
 def make(prior: Prior, context: Context) -> Vectors:
-    """Make the vectors of a prior that is not none."""
+    """Make the vectors of a prior that is not none.
+
+    Raises:
+        InputError: a file or option that cannot be used.
+    """
     return KINDS[prior.kind](prior, context)
 
 

@@ -82,7 +82,12 @@ def write_effects(uri: str, folder: Path) -> tuple[dict[str, Any], Source]:
 
 
 def read_deltas(path: Path, name: str) -> OtherEffects:
-    """Read a table of deltas; rows of controls are left out. Messages call it ``name``."""
+    """Read a table of deltas; rows of controls are left out. Messages call it ``name``.
+
+    Raises:
+        InputError: a column that is missing or no number, a row that comes twice, or a delta that
+            is not finite.
+    """
     with refusing(PARQUET_FAULTS, f"{name}: not readable as a table of deltas"):
         file = opened_parquet(path, name, "a table of deltas")
         genes = _gene_columns(file.schema_arrow, name)
@@ -191,6 +196,10 @@ def measure(cells: Cells, name: str) -> OtherEffects:
     """Measure the delta of every (perturbation, cell line), controls aside, and its error.
 
     Each line needs two control cells, and values and labels as ingest writes them.
+
+    Raises:
+        InputError: a line without two control cells, no perturbed cell, or values or labels that
+            are not as ingest writes them.
     """
     obs = cells.obs
     label, lines = obs[PERTURBATION].to_numpy(str), obs[CELL_LINE].to_numpy(str)

@@ -77,6 +77,9 @@ def with_validation(
     The ``val_line`` is a training line; empty for all, or for the first one with a fraction of 1.
     The ``val_fraction`` is of the sets, rounded; unless 0 it is at least one, and without a line at
     least `LEAST_SETS` where those are no more than `MOST_RAISED` of all.
+
+    Raises:
+        InputError: a line that does not train, or that has no perturbed cell.
     """
     lines = rules.train_lines
     val_line = line_named(val_line, lines) if val_line else ""

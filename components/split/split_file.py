@@ -48,7 +48,11 @@ class SplitFile:
 
 
 def read_split_file(path: Path, name: str) -> SplitFile:
-    """Read a split file; messages call it ``name``. No line may have two roles."""
+    """Read a split file; messages call it ``name``. No line may have two roles.
+
+    Raises:
+        InputError: not TOML, an unknown table or role, or a line with two roles.
+    """
     hint = "expected cell-load's split form"
     text = read_text(path, name, hint)
     # A number may have too many digits to be one, which is a ValueError.
@@ -138,6 +142,9 @@ def rules_of(
 
     ``train_lines`` only orders the lines that the file makes train (the first one validates);
     ``test_line`` chooses among several test lines; else the file's goes before it.
+
+    Raises:
+        InputError: a line that the cells lack, no test line, or several and none chosen.
     """
     file = _in_the_words_of(file, labels)
     for line in [*file.whole, *file.listed]:

@@ -224,7 +224,11 @@ class Screen:
 
 
 def write_raw(uri: str, target: Path, *, seed: int = 0) -> None:
-    """Write the screen of ``uri`` as an h5ad of raw counts (CSR) with obs gene and cell_line."""
+    """Write the screen of ``uri`` as an h5ad of raw counts (CSR) with obs gene and cell_line.
+
+    Raises:
+        InputError: the query cannot be used, or ``target`` exists.
+    """
     screen = Screen.from_uri(uri, seed=seed)
     if target.exists():
         raise InputError(f"{target}: exists already; give another name or remove it first")

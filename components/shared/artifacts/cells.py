@@ -107,7 +107,11 @@ class Cells:
         return genes.to_list()
 
     def blocks(self, rows_per_block: int = BLOCK_ROWS) -> Iterator[tuple[int, csr_matrix]]:
-        """Yield (first row, block) over all cells; a block is CSR float32 [rows, genes]."""
+        """Yield (first row, block) over all cells; a block is CSR float32 [rows, genes].
+
+        Raises:
+            InputError: X is no CSR matrix of these cells and genes.
+        """
         with opened_hdf5(self.file, self.called) as file:
             group, indptr = self._matrix(file)
             for start in range(0, len(indptr) - 1, rows_per_block):
@@ -131,6 +135,9 @@ class Cells:
         """Return the expression of the cells at ``rows``, in that order, CSR [len(rows), genes].
 
         What is found is written where it stays: beside it there is a block of the file in memory.
+
+        Raises:
+            InputError: X is no CSR matrix of these cells and genes.
         """
         rows = np.asarray(rows, np.int64)
         order = np.argsort(rows, kind="stable")
@@ -162,6 +169,9 @@ class Cells:
 
         ``groups`` has the group number of every cell, [cells]; negative = in no group. Means are
         [n_groups, genes]; NaN for a group without cells.
+
+        Raises:
+            InputError: ``groups`` does not have one entry a cell.
         """
         if len(groups) != len(self.obs):
             raise InputError(

@@ -34,7 +34,11 @@ PERTURBATION, CELL_LINE, CELLS = "perturbation", "cell_line", "cells"
 
 @contextmanager
 def opened_table(path: Path, framework: str) -> Iterator[tuple[Any, dict[str, str]]]:
-    """Yield the table of a gene prior, [rows, width], read where it is indexed, and metadata."""
+    """Yield the table of a gene prior, [rows, width], read where it is indexed, and metadata.
+
+    Raises:
+        InputError: the file cannot be read, or holds no such table.
+    """
     with (
         refusing((SafetensorError, OSError), f"{path}: cannot be read", f"; {AGAIN}"),
         safe_open(str(path), framework=framework) as file,
@@ -69,7 +73,11 @@ class OtherEffects:
 
     @classmethod
     def read(cls, folder: Path) -> "OtherEffects":
-        """Read what `write` wrote into the folder of a gene prior artifact."""
+        """Read what `write` wrote into the folder of a gene prior artifact.
+
+        Raises:
+            InputError: a file is missing or not what was written.
+        """
         try:
             files = [folder / EFFECTS_FILE, folder / ERRORS_FILE]
             table = whole_parquet(files[0], str(files[0]), AGAIN)

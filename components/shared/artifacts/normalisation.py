@@ -22,7 +22,11 @@ def unit_of(total: int) -> str:
 
 
 def read_target_sum(value: str | float) -> int | None:
-    """Return the total that the option names, a whole number up to `MOST`; None for the median."""
+    """Return the total that the option names, a whole number up to `MOST`; None for the median.
+
+    Raises:
+        InputError: it is neither a whole number from 1 to `MOST` nor `MEDIAN`.
+    """
     text = text_of(value)
     if text == MEDIAN:
         return None

@@ -92,7 +92,11 @@ class Predictions:
 
     @cached_property
     def on_disk(self) -> AnnData:
-        """The predictions with X and the truth left in the file, which stays open."""
+        """The predictions with X and the truth left in the file, which stays open.
+
+        Raises:
+            InputError: a part that is missing, cannot be read or does not fit the others.
+        """
         name = str(self.file)
         file = opened_hdf5(self.file, name)
         kept: dict[str, Any] = {x: read_frame(file, x, name, AGAIN) for x in ("obs", "var")}

@@ -22,7 +22,11 @@ LEAST = {"batch_size": 1, "predict_window": 0}
 
 
 def settings_of(args: Mapping[str, Any], folder: Path | str) -> dict[str, Any]:
-    """Return the settings of a fine-tune from its `args.json`; an scGPT checkpoint has none."""
+    """Return the settings of a fine-tune from its `args.json`; an scGPT checkpoint has none.
+
+    Raises:
+        InputError: it was not fine-tuned by this pipeline.
+    """
     name = f"{folder}/args.json"
     try:
         found = dict(args[OWN]["settings"])

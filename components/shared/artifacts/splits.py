@@ -49,7 +49,11 @@ class Splits:
 
     @classmethod
     def open(cls, path: Path | str, cells: Cells) -> "Splits":
-        """Check the artifact at ``path``, and that it was made from ``cells`` and no others."""
+        """Check the artifact at ``path``, and that it was made from ``cells`` and no others.
+
+        Raises:
+            InputError: not a splits artifact, damaged, or made from other cells.
+        """
         artifact = opening(path, SPLITS)
         made_from = artifact.provenance["inputs"]["cells"]["sha256"]
         if made_from != cells.artifact.digest:

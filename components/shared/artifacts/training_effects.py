@@ -99,7 +99,11 @@ class TrainingEffects:
 
 
 def is_matched(path: Path) -> bool:
-    """Return whether written changes are against the controls of each cell's own batch."""
+    """Return whether written changes are against the controls of each cell's own batch.
+
+    Raises:
+        InputError: the file is not what `TrainingEffects.write` wrote.
+    """
     with (
         refusing(FAULTS, f"{path}: no training effects", f"; {AGAIN}"),
         safe_open(str(path), framework="numpy") as file,
@@ -114,6 +118,9 @@ def training_effects(
 
     With ``match_batches`` each cell is compared with the reference controls of its own batch, where
     cells have one and it has enough of them. Each training line needs reference controls.
+
+    Raises:
+        InputError: no training cells, or a training line without reference controls.
     """
     table = splits.table
     rows = splits.rows(TRAIN)

@@ -47,6 +47,9 @@ def read_checkpoint(folder: Path) -> Checkpoint:
 
     scGPT's flash-attention layers call the input projection `Wqkv`; it is the same tensor as
     `in_proj_` (see `scgpt.utils.load_pretrained`).
+
+    Raises:
+        InputError: a file is missing or cannot be read, or `args.json` lacks a shape.
     """
     for name in CHECKPOINT_FILES:
         if not (folder / name).is_file():
@@ -71,7 +74,11 @@ def _check_size(args: dict[str, Any], state: dict[str, Tensor], path: Path) -> N
 
 
 def read_args(path: Path) -> dict[str, Any]:
-    """Read an `args.json` and check that it has the shape of a model."""
+    """Read an `args.json` and check that it has the shape of a model.
+
+    Raises:
+        InputError: not JSON, or a shape is missing.
+    """
     args = read_json(path, str(path), "expected an object with scGPT's arguments")
     for name, most in SIZE_ARGS.items():
         if type(args.get(name)) is not int or not 1 <= args[name] <= most:

@@ -54,6 +54,9 @@ def build(args: dict[str, Any], vocabulary: Vocabulary, implementation: str = OU
 
     ``args`` are as in `checkpoint.read_args`, with `pert_pad_id`, the flag whose embedding is zero.
     ``implementation`` is ours, or scgpt's own class, which is called the same way.
+
+    Raises:
+        InputError: scgpt's own is requested and the package is not installed.
     """
     if implementation == SCGPT:
         model: nn.Module = build_scgpt(args, vocabulary)
@@ -96,7 +99,11 @@ def compile_on(model: nn.Module, device: torch.device) -> bool:
 
 
 def load_pretrained(model: nn.Module, checkpoint: Checkpoint, path: Path) -> list[str]:
-    """Copy the pretrained parts of ``checkpoint`` into ``model``; return the names copied."""
+    """Copy the pretrained parts of ``checkpoint`` into ``model``; return the names copied.
+
+    Raises:
+        InputError: a tensor is missing or its shape does not fit `args.json`.
+    """
     own = model.state_dict()
     wanted = {name: own[name] for name in own if name.startswith(PRETRAINED_PREFIXES)}
     check_shapes(wanted, checkpoint.state, path, strict=False)
@@ -111,6 +118,9 @@ def add_prior(model: nn.Module, table: Tensor, *, neutral: bool) -> None:
     set how fast it is learned, and reaches the perturbed gene's token too, which scgpt's own class
     cannot take. Else, as in the reference run, its projection starts random and the numbers are
     taken as they are.
+
+    Raises:
+        InputError: scgpt's own class cannot take a prior at the perturbed gene's token.
     """
     encoder = model.get_submodule("encoder")
     embedding = cast(nn.Embedding, encoder.get_submodule("embedding"))
@@ -182,7 +192,11 @@ def parted(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tenso
 
 
 def load_finetuned(checkpoint: Checkpoint, path: Path) -> TransformerGenerator:
-    """Build the model of a fine-tuned checkpoint, every tensor loaded, ready to predict."""
+    """Build the model of a fine-tuned checkpoint, every tensor loaded, ready to predict.
+
+    Raises:
+        InputError: a tensor is missing, unknown or of another shape, or no flag is said to be zero.
+    """
     flag = checkpoint.args.get("pert_pad_id")
     if type(flag) is not int or not 0 <= flag < FLAGS:
         raise InputError(

@@ -54,6 +54,9 @@ class GeneTokens:
 
         ``trained`` are the genes that a finished model was trained on, the only ones it can
         predict; None = all.
+
+        Raises:
+            InputError: no gene is in the vocabulary, or none was trained on.
         """
         ids = token_ids(vocabulary, genes)
         columns = np.flatnonzero(ids >= 0)

@@ -20,7 +20,11 @@ Vocabulary = Mapping[str, int]
 
 
 def read_vocabulary(path: Path) -> dict[str, int]:
-    """Read a `vocab.json`: every id from 0 to n-1 once, `<pad>` among the tokens."""
+    """Read a `vocab.json`: every id from 0 to n-1 once, `<pad>` among the tokens.
+
+    Raises:
+        InputError: missing, not JSON, or ids that are not 0 to n-1.
+    """
     vocabulary = read_json(path, str(path), "expected scGPT's vocab.json")
     ids = list(vocabulary.values())
     if any(type(i) is not int for i in ids) or set(ids) != set(range(len(ids))):

@@ -40,6 +40,9 @@ def read_aliases(path: Path, name: str) -> Aliases:
 
     It is csv, tsv or parquet (see `columns`), with the column `symbol` and one or more of
     OTHER_NAMES.
+
+    Raises:
+        InputError: another format, or none of these columns.
     """
     columns = read_columns(path, name, (SYMBOL,), optional=OTHER_NAMES)
     others = [column for column in OTHER_NAMES if column in columns]

@@ -37,6 +37,10 @@ def check_parameters(parameters: Mapping[str, Any]) -> None:
     """Check what the parameters of any of the pipelines alone can tell, of those that it has.
 
     That is options, lines, numbers, and whether local paths lead anywhere.
+
+    Raises:
+        InputError: an unknown or mistyped option, lines that cannot be, a number that is too small
+            or large, or a local path where nothing is.
     """
     check_sendable(parameters)
     check_filled_in(parameters)
@@ -63,7 +67,12 @@ def check_parameters(parameters: Mapping[str, Any]) -> None:
 
 
 def check_sendable(params: Mapping[str, Any]) -> None:
-    """Check that each parameter can be sent as JSON, which has no word for a date or nan."""
+    """Check that each parameter can be sent as JSON, which has no word for a date or nan.
+
+    Raises:
+        InputError: a value that JSON has no word for, such as a date or nan, or text that no file
+            can be called.
+    """
     for name, value in params.items():
         with refusing((TypeError, ValueError), f"parameter {name}={value!r}: cannot be sent"):
             said = json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
@@ -120,7 +129,11 @@ def check_fraction(value: float) -> None:
 
 
 def check_lines(train_lines: Any, test_line: str, *, by_file: bool) -> None:
-    """Check the lines of a run that trains: names, each once, and the test line none of them."""
+    """Check the lines of a run that trains: names, each once, and the test line none of them.
+
+    Raises:
+        InputError: no list of names, a line given twice, or one that is trained on and tested.
+    """
     if isinstance(train_lines, str) or not isinstance(train_lines, Sequence):
         raise InputError(f"train_lines: expected a list of cell lines, got {train_lines!r}")
     if not train_lines:

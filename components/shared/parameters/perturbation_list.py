@@ -28,6 +28,9 @@ def read_perturbations(given: str | Sequence[str]) -> list[str]:
     They are labels such as ``MYC`` or ``KLF1+MAP2K6``; or paths or URIs of text or csv files with
     one per line (of a table the first column; a title such as ``gene`` and lines that begin with #
     are left out). A single string is one of either.
+
+    Raises:
+        InputError: a file that cannot be read, or a label that cannot be one.
     """
     entries = [given] if isinstance(given, str) else given
     labels: list[str] = []
@@ -55,7 +58,12 @@ def names_a_file(entry: str) -> bool:
 
 
 def canonical(label: str, where: str) -> str:
-    """Return a label without blanks around its genes, which are sorted, each once."""
+    """Return a label without blanks around its genes, which are sorted, each once.
+
+    Raises:
+        InputError: it names no gene, is the control's, is too long, or holds characters that are
+            not to be seen.
+    """
     text = canonical_name(label)
     hidden = any(unicodedata.category(character).startswith("C") for character in label)
     if not genes_of(text) or text == CONTROL or len(text) > LONGEST or hidden:

@@ -24,7 +24,11 @@ def check_target_form(publish_to: str) -> None:
 
 
 def repository_of(uri: str) -> tuple[str, str]:
-    """Return repository id and branch of ``hf://<owner>/<name>[@branch]``."""
+    """Return repository id and branch of ``hf://<owner>/<name>[@branch]``.
+
+    Raises:
+        InputError: it is not written so, or no name that a repository can have.
+    """
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
 

@@ -70,7 +70,11 @@ def check_like_controls(names: Names, controls: Collection[str], where: str) -> 
 
 
 def check_doubles(names: Names, reader: Reader, where: str) -> None:
-    """Check that no label that is taken for one gene is two known genes with a mark between."""
+    """Check that no label that is taken for one gene is two known genes with a mark between.
+
+    Raises:
+        InputError: some are, and no separator was given; names them and the mark.
+    """
     if reader.separator:
         return
     single = {name for name in names.of.values() if name and JOINT not in name}

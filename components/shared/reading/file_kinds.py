@@ -28,7 +28,11 @@ FILTERS = {32001: "blosc", 32004: "lz4", 32008: "bitshuffle", 32015: "zstd", 320
 
 
 def check_is_hdf5(path: Path, name: str) -> None:
-    """Check that a file is HDF5, or say what it is, and how to make an h5ad of it."""
+    """Check that a file is HDF5, or say what it is, and how to make an h5ad of it.
+
+    Raises:
+        InputError: it is not; says what it is, and how to make an h5ad of it.
+    """
     if h5py.is_hdf5(path):
         return
     raise InputError(f"{name}: {_not_hdf5(path)}")
@@ -66,7 +70,11 @@ def is_10x(file: Any) -> bool:
 
 
 def check_is_anndata(file: Any, name: str) -> None:
-    """Check that an HDF5 file is none of the other kinds that hold cells, or say which it is."""
+    """Check that an HDF5 file is none of the other kinds that hold cells, or say which it is.
+
+    Raises:
+        InputError: it is; says which, and how to make an h5ad of it.
+    """
     if "mod" in file and hasattr(file["mod"], "keys") and "X" not in file:
         found = sorted(file["mod"])
         first = next(
@@ -122,7 +130,11 @@ def has_plugin(code: int) -> bool:
 
 
 def check_is_no_folder(path: Path, name: str) -> None:
-    """Check that a path of this machine is no folder, as Cell Ranger's of a matrix is."""
+    """Check that a path of this machine is no folder, as Cell Ranger's of a matrix is.
+
+    Raises:
+        InputError: it is one; says which files of it may be meant.
+    """
     if not path.is_dir():
         return
     inside = sorted(other.name for other in path.iterdir())

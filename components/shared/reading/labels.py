@@ -54,7 +54,11 @@ def column_of(source: Source, name: str, parameter: str) -> "pd.Series[Any]":
 
 
 def passing(source: Source, obs_filter: Mapping[str, Any]) -> NDArray[np.bool_]:
-    """Return which cells have an allowed value in every column of ``obs_filter``."""
+    """Return which cells have an allowed value in every column of ``obs_filter``.
+
+    Raises:
+        InputError: unknown column or a value no cell has.
+    """
     kept = np.ones(len(source.cells), dtype=bool)
     for name, wanted in obs_filter.items():
         column = pd.Categorical(column_of(source, name, "obs_filter"))
@@ -334,6 +338,9 @@ def check_names(
     """Check that genes are symbols and that no gene, and no kept cell, is there twice.
 
     ``where`` says where the genes' names come from, ``hint`` where symbols may be.
+
+    Raises:
+        InputError: duplicates (some are named), Ensembl ids or numbers instead of symbols.
     """
     genes = pd.Index(source.genes, dtype=object)
     if len(genes) == 0:

@@ -41,7 +41,11 @@ class Matrix:
 
 
 def matrix_of(file: Mapping[str, Any], layer: str, name: str) -> Matrix:
-    """Return where the matrix is that ``layer`` names: empty = X, a layer's name, or raw."""
+    """Return where the matrix is that ``layer`` names: empty = X, a layer's name, or raw.
+
+    Raises:
+        InputError: the file has no such matrix; says which it has.
+    """
     layers = list(file.get("layers", ()))
     if not layer:
         return Matrix("X")

@@ -24,7 +24,11 @@ KINDS: dict[str, tuple[tuple[type, ...], str]] = {
 
 
 def readings(dataset: str | Sequence[Any], common: Reading) -> list[tuple[str, Reading]]:
-    """Return each file of a `dataset` and how it is read; what it does not say is ``common``."""
+    """Return each file of a `dataset` and how it is read; what it does not say is ``common``.
+
+    Raises:
+        InputError: not a list of files, or an option that a file cannot have.
+    """
     found = []
     for entry in entries(dataset):
         uri = entry.pop(FILE)

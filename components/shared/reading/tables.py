@@ -99,7 +99,11 @@ class Tables:
         return columns_of(self._frame("obs"))
 
     def column(self, name: str) -> "pd.Series[Any]":
-        """Return one column of obs, an entry a cell; categories stay categories."""
+        """Return one column of obs, an entry a cell; categories stay categories.
+
+        Raises:
+            InputError: it cannot be read, or does not have an entry a cell.
+        """
         with refusing(DAMAGE, f"{self.name}: obs/{name} cannot be read", DAMAGED, said):
             found = self._column(name)
         if len(found) != len(self.cells):

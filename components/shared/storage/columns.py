@@ -25,6 +25,9 @@ def read_columns(
 
     The file, in messages ``name``, ends in one of the ENDINGS and names its columns, text in the
     first line. A field that is missing is empty.
+
+    Raises:
+        InputError: another format, a column that is missing or no text, or too large a file.
     """
     with refusing(FAULTS, f"{name}: not readable as {path.suffix}", said=said):
         if path.suffix == ".parquet":

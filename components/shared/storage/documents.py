@@ -59,7 +59,11 @@ def read_json(path: Path, name: str, hint: str, shape: Shape = None) -> dict[str
 
 
 def json_object(text: bytes | str, name: str, hint: str) -> dict[str, Any]:
-    """Return the object that a JSON text holds; messages call the text ``name``."""
+    """Return the object that a JSON text holds; messages call the text ``name``.
+
+    Raises:
+        InputError: not JSON, nested without end, or no object.
+    """
     with refusing((ValueError, RecursionError), f"{name}: not JSON", f"; {hint}"):
         found = json.loads(text)
     if not isinstance(found, dict):

@@ -17,7 +17,11 @@ BIG = 32 * 2**20
 
 
 def local_name(path: str, uri: str) -> str:
-    """Return the last part of a remote path as a local name, one that does not lead elsewhere."""
+    """Return the last part of a remote path as a local name, one that does not lead elsewhere.
+
+    Raises:
+        InputError: the path has no last part, or one that would lead elsewhere.
+    """
     name = unquote(PurePosixPath(path).name) if not path.endswith("/") else ""
     if name in ("", ".", "..") or any(bad in name for bad in "/\\\0"):
         raise InputError(f"{shown(uri)}: names no file; expected a URI that ends in a file name")

@@ -113,7 +113,11 @@ def fetch_folder(uri: str, folder: Path, names: Sequence[str]) -> Path:
 
 
 def local_path(uri: str) -> Path:
-    """Return the path that a plain path or a ``file://`` URI of this machine names."""
+    """Return the path that a plain path or a ``file://`` URI of this machine names.
+
+    Raises:
+        InputError: empty, or the URI of another machine.
+    """
     if not uri.strip():
         raise InputError(f"an empty path was given; expected {ALLOWED}")
     if scheme_of(uri) != "file":

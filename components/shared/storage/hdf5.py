@@ -60,6 +60,10 @@ def check_contained(file: h5py.File, name: str, unread: Collection[str] = ()) ->
 
     Refused are links out of the file, datasets that are stored elsewhere or would be larger than
     what is stored of them can become, and parts without end.
+
+    Raises:
+        InputError: a link out of the file, a dataset that is stored elsewhere or would be larger
+            than what is stored of it can become, or parts without end; names the part.
     """
     stored = int(file.id.get_filesize())
     groups, seen, parts = [(file["/"], "", 0)], set(), 0
@@ -156,7 +160,12 @@ def read_part(file: h5py.File, key: str, name: str, hint: str) -> Any:
 def read_frame(
     file: h5py.File, key: str, name: str, hint: str, columns: Collection[str] = ()
 ) -> pd.DataFrame:
-    """Return a table of a file, such as obs, whose index and ``columns`` hold text in every row."""
+    """Return a table of a file, such as obs, whose index and ``columns`` hold text in every row.
+
+    Raises:
+        InputError: it is missing, cannot be read, is no table, lacks a column or has an entry that
+            is no text.
+    """
     found = read_part(file, key, name, hint)
     if not isinstance(found, pd.DataFrame):
         raise InputError(f"{name}: {key} is not a table; {hint}")

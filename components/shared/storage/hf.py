@@ -70,7 +70,11 @@ def split_uri(uri: str) -> tuple[str, str, str, str | None]:
 
 
 def download(uri: str, folder: Path) -> Path:
-    """Download one file of a repository into ``folder``, under its path in the repository."""
+    """Download one file of a repository into ``folder``, under its path in the repository.
+
+    Raises:
+        InputError: no such repository, revision or file, no access, or another digest.
+    """
     kind, repository, file, revision = split_uri(uri)
     with errors(uri, repository):
         url = hf_hub_url(repository, file, repo_type=kind, revision=revision)

@@ -21,7 +21,11 @@ PARQUET_FAULTS = (pa.ArrowException, OSError, ValueError)
 def opened_parquet(
     path: Path, name: str, kind: str = "parquet", hint: str = "download or write it again"
 ) -> pq.ParquetFile:
-    """Return an opened parquet table; messages call it ``name`` and its form ``kind``."""
+    """Return an opened parquet table; messages call it ``name`` and its form ``kind``.
+
+    Raises:
+        InputError: damaged, or larger than any table that is of use here.
+    """
     with refusing(PARQUET_FAULTS, f"{name}: not readable as {kind}", f"; {hint}", said):
         file = pq.ParquetFile(path)
     rows, columns = file.metadata.num_rows, file.metadata.num_columns
@@ -40,7 +44,11 @@ def whole_parquet(path: Path, name: str, hint: str) -> pa.Table:
 
 
 def read_parquet(path: Path, columns: tuple[str, ...], name: str, hint: str) -> Any:
-    """Return a parquet table of a task's as a data frame, in which ``columns`` hold text."""
+    """Return a parquet table of a task's as a data frame, in which ``columns`` hold text.
+
+    Raises:
+        InputError: missing, damaged, too large, or without one of ``columns``, which are of text.
+    """
     table = whole_parquet(path, name, hint).to_pandas()
     for column in columns:
         if column not in table:

@@ -27,7 +27,11 @@ def through(url: str) -> str:
 
 
 def check_proxy(url: str, where: str, needs: tuple[str, str]) -> None:
-    """Check that the proxy for ``url`` can be used: one of SOCKS needs a package."""
+    """Check that the proxy for ``url`` can be used: one of SOCKS needs a package.
+
+    Raises:
+        InputError: it is a SOCKS proxy, and its package is not installed.
+    """
     proxy = proxy_of(url)
     if not proxy.lower().startswith("socks") or find_spec(needs[0]) is not None:
         return

@@ -24,6 +24,9 @@ def scratch_for(uri: str, names: tuple[str, ...] = ()) -> Iterator[Path]:
     It is removed when the block ends well. When the block fails or its process is killed, it is
     kept with what is in it. Of several processes at once one has it, the others a temporary folder
     each, which is not kept. Of a folder's URI other ``names`` go elsewhere.
+
+    Raises:
+        InputError: what has the folder's name is a link, or not this user's alone.
     """
     folder = folder_for(uri, names)
     lock = _lock(folder)
