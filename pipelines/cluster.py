@@ -38,12 +38,10 @@ class Client(kfp.Client):
 
     def pipeline_id(self, name: str, namespace: str = "") -> str | None:
         """Return the id of an uploaded pipeline; None where there is none of this name."""
-        wanted = {"operation": "EQUALS", "key": "display_name", "stringValue": name}
         answer = self._pipelines_api.pipeline_service_list_pipelines(
-            namespace=namespace, filter=json.dumps({"predicates": [wanted]})
+            namespace=namespace, filter=_of_name(name)
         )
-        found = [one.pipeline_id for one in answer.pipelines or []]
-        return found[0] if found else None
+        return next((one.pipeline_id for one in answer.pipelines or []), None)
 
     def create_pipeline(self, name: str, description: str, namespace: str = "") -> str | None:
         """Make a pipeline without versions, and return its id.
@@ -52,22 +50,15 @@ class Client(kfp.Client):
         """
         made = self._pipelines_api.pipeline_service_create_pipeline(
             V2beta1Pipeline(
-                name=name,
-                display_name=name,
-                description=description,
-                namespace=namespace or None,
+                name=name, display_name=name, description=description, namespace=namespace or None
             )
         )
         return made.pipeline_id
 
     def version_id(self, pipeline_id: str, name: str) -> str | None:
         """Return the id of a version of a pipeline; None where there is none of this name."""
-        wanted = {"operation": "EQUALS", "key": "display_name", "stringValue": name}
-        answer = self.list_pipeline_versions(
-            pipeline_id, filter=json.dumps({"predicates": [wanted]})
-        )
-        found = [one.pipeline_version_id for one in answer.pipeline_versions or []]
-        return found[0] if found else None
+        answer = self.list_pipeline_versions(pipeline_id, filter=_of_name(name))
+        return next((one.pipeline_version_id for one in answer.pipeline_versions or []), None)
 
     def told(self, run: V2beta1Run) -> Run:
         """Return a run with what its nodes tell."""
@@ -89,6 +80,11 @@ class Client(kfp.Client):
             return None
         text = answer.data.decode(errors="replace")
         return None if HTML.match(text) else text
+
+
+def _of_name(name: str) -> str:
+    wanted = {"operation": "EQUALS", "key": "display_name", "stringValue": name}
+    return json.dumps({"predicates": [wanted]})
 
 
 def bare_host(host: str) -> str:

@@ -102,6 +102,13 @@ def main() -> None:
     """Predict what knocking down a gene does in a cell line that was never screened."""
 
 
+def runs_here(function: Callable[..., None]) -> Callable[..., None]:
+    """Add what each command takes that runs a pipeline on this machine."""
+    for taken in (VERBOSE, CONTAINERS, RUNS, ASSIGNMENTS):
+        function = taken(function)
+    return function
+
+
 @main.command(
     "run",
     cls=PipelineCommand,
@@ -109,15 +116,10 @@ def main() -> None:
     example="scgpt-perturb run demo seed=2 overrides.epochs=3",
 )
 @click.argument("params", default="demo")
-@ASSIGNMENTS
-@RUNS
-@CONTAINERS
-@VERBOSE
-def run_command(
-    params: str, assignments: tuple[str, ...], folder: Path, containers: bool, verbose: bool
-) -> None:
+@runs_here
+def run_command(params: str, assignments: tuple[str, ...], **options: Any) -> None:
     """Run the pipeline here, by a parameter file or its name."""
-    _run([params, *assignments], folder, containers=containers, verbose=verbose)
+    _run([params, *assignments], **options)
 
 
 @main.command(
@@ -127,15 +129,10 @@ def run_command(
     example="scgpt-perturb compare compare-demo 'priors=[none, effects]' 'seeds=[0, 1, 2]'",
 )
 @click.argument("params", default="compare-demo")
-@ASSIGNMENTS
-@RUNS
-@CONTAINERS
-@VERBOSE
-def compare_command(
-    params: str, assignments: tuple[str, ...], folder: Path, containers: bool, verbose: bool
-) -> None:
+@runs_here
+def compare_command(params: str, assignments: tuple[str, ...], **options: Any) -> None:
     """Compare priors here, by a parameter file or its name."""
-    _run([params, *assignments, "--comparison"], folder, containers=containers, verbose=verbose)
+    _run([params, *assignments, "--comparison"], **options)
 
 
 @main.command(
@@ -146,21 +143,11 @@ def compare_command(
 )
 @click.argument("model")
 @click.argument("dataset")
-@ASSIGNMENTS
-@RUNS
-@CONTAINERS
-@VERBOSE
-def predict_command(
-    model: str,
-    dataset: str,
-    assignments: tuple[str, ...],
-    folder: Path,
-    containers: bool,
-    verbose: bool,
-) -> None:
+@runs_here
+def predict_command(model: str, dataset: str, assignments: tuple[str, ...], **options: Any) -> None:
     """Apply a published model to the cells of another line."""
     given = ["predict-line", f"model={model}", f"dataset={dataset}", *assignments]
-    _run(given, folder, containers=containers, verbose=verbose)
+    _run(given, **options)
 
 
 @main.command(
@@ -181,44 +168,34 @@ def check_command(params: str, assignments: tuple[str, ...]) -> None:
         click.echo("\n".join([*running.looked_at(given), "nothing wrong was found"]))
 
 
-@main.command(
-    "submit",
-    cls=PipelineCommand,
-    pipelines=[scgpt_perturb, compare_priors, predict_line],
-    parser=submit.argument_parser,
-    context_settings=PASSED_ON,
-    example="scgpt-perturb submit demo seed=2 --host http://localhost:8080",
-)
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="PARAMS [KEY=VALUE]...")
-def submit_command(arguments: tuple[str, ...]) -> None:
-    """Run on a cluster, and follow the run to its end."""
-    sys.exit(submit.main(list(arguments)))
+def _pass_on(name: str, program: Any, about: str, given: str, *pipelines: Any) -> None:
+    """Add a command that hands whatever it is given to the program of its name."""
+
+    @main.command(
+        name,
+        cls=PipelineCommand,
+        help=about,
+        pipelines=pipelines,
+        parser=program.argument_parser,
+        context_settings=PASSED_ON,
+        example=f"scgpt-perturb {name} {given}",
+    )
+    @click.argument(
+        "arguments",
+        nargs=-1,
+        type=click.UNPROCESSED,
+        metavar="PARAMS [KEY=VALUE]..." if pipelines else "",
+    )
+    def command(arguments: tuple[str, ...]) -> None:
+        sys.exit(program.main(list(arguments)))
 
 
-@main.command(
-    "upload",
-    cls=PipelineCommand,
-    parser=upload.argument_parser,
-    context_settings=PASSED_ON,
-    example="scgpt-perturb upload --host http://localhost:8080",
-)
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="")
-def upload_command(arguments: tuple[str, ...]) -> None:
-    """Put the compiled pipelines into KFP's UI, with manuals."""
-    sys.exit(upload.main(list(arguments)))
-
-
-@main.command(
-    "compile",
-    cls=PipelineCommand,
-    parser=compiling.argument_parser,
-    context_settings=PASSED_ON,
-    example="scgpt-perturb compile --check",
-)
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="")
-def compile_command(arguments: tuple[str, ...]) -> None:
-    """Compile the pipelines for a cluster."""
-    sys.exit(compiling.main(list(arguments)))
+SUBMITTED = (scgpt_perturb, compare_priors, predict_line)
+HOST = "--host http://localhost:8080"
+FOLLOWED = "Run on a cluster, and follow the run to its end."
+_pass_on("submit", submit, FOLLOWED, f"demo seed=2 {HOST}", *SUBMITTED)
+_pass_on("upload", upload, "Put the compiled pipelines into KFP's UI, with manuals.", HOST)
+_pass_on("compile", compiling, "Compile the pipelines for a cluster.", "--check")
 
 
 @main.command("runs", cls=PipelineCommand, example="scgpt-perturb runs --keep 5")

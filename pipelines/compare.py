@@ -17,10 +17,7 @@ NAME = "compare-priors"
 def comparison_on(profile: Profile, images: Mapping[str, str]) -> Any:
     """Return the pipeline for a kind of cluster: the same tasks, other nodes and images.
 
-    Args:
-        profile: what each task asks of its node, how many runs work at a time, and the defaults
-            of the GPU parameters.
-        images: the image of each stage; those that are not named keep their component's.
+    Stages whose image is not named keep their component's.
     """
 
     @dsl.pipeline(

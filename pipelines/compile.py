@@ -15,7 +15,7 @@ from kfp import compiler
 from kfp.kubernetes import kubernetes_executor_config_pb2
 from kfp.pipeline_spec import pipeline_spec_pb2
 
-from components.shared.telling.errors import one_line_errors
+from components.shared.telling.errors import one_line_errors, say
 from pipelines import compare, line, pipeline
 from pipelines.form import make_form
 from pipelines.images import development_images, released_images
@@ -41,14 +41,9 @@ DEFAULT = re.compile(r"^(#    \w+: (?:dict|list) \[Default: )(.*)\]$", re.MULTIL
 
 
 def compile_to(folder: Path, images: Mapping[str, str]) -> list[Path]:
-    """Compile every pipeline for every profile into ``folder`` and check what was written.
+    """Compile every pipeline for every profile into ``folder``; check and return what was written.
 
-    Args:
-        folder: where the files go; each is replaced only when it is whole.
-        images: the image of each stage.
-
-    Returns:
-        The files.
+    Each file is replaced only when the new one is whole.
     """
     folder.mkdir(parents=True, exist_ok=True)
     written = []
@@ -88,11 +83,7 @@ def documents(path: Path) -> list[dict[str, Any]]:
 
 
 def check_protos(path: Path) -> None:
-    """Parse a compiled file into KFP's own messages; unknown fields are refused.
-
-    Raises:
-        google.protobuf.json_format.ParseError: the file is not what a KFP backend reads.
-    """
+    """Parse a compiled file into KFP's own messages; unknown fields are refused."""
     pipeline, platform = list(yaml.load_all(path.read_text(), Loader=LOADER))
     json_format.ParseDict(pipeline, pipeline_spec_pb2.PipelineSpec())
     spec = pipeline_spec_pb2.PlatformSpec()
@@ -110,10 +101,7 @@ def check(folder: Path = FOLDER) -> bool:
     with tempfile.TemporaryDirectory() as scratch:
         old = stale(folder, compile_to(Path(scratch), development_images()))
     for name in old:
-        print(
-            f"{folder / name}: not what the pipeline compiles to; run make compile",
-            file=sys.stderr,
-        )
+        say(f"{folder / name}: not what the pipeline compiles to; run make compile")
     if not old:
         print(f"{', '.join(PROFILES)}: what the pipeline compiles to")
     return not old

@@ -12,7 +12,7 @@ from components.finetune.places import OWN_PLACE
 from components.shared.storage.buckets import SCHEMES
 from components.shared.storage.files import SHA256, at_home, local_path
 from components.shared.telling.addresses import scheme_of
-from components.shared.telling.errors import InputError
+from components.shared.telling.errors import InputError, refusing
 from pipelines.images import docker as docker_client
 from pipelines.images import engine_address
 from pipelines.inputs import input_uris
@@ -59,15 +59,10 @@ def docker_runner(
 ) -> local.DockerRunner:
     """Return a runner whose containers have a read-only root file system and no capabilities.
 
-    They see ``root`` and the other runs beside it, and, to read only, the local files that
-    parameters name; they have a network only if a parameter or a key needs one.
-
-    Args:
-        params: the pipeline's parameters; relative paths are as seen from the working folder.
-        root: folder of the run; what is made in it belongs to whoever runs this, or to the images'
-            user if that is root.
-        images: image by stage.
-        state: folder in which training keeps checkpoints for the same command to resume from.
+    They see ``root``, the folder of the run, and the other runs beside it, and, to read only, the
+    local files that parameters name; they have a network only if a parameter or a key needs one.
+    What is made in ``root`` belongs to whoever runs this, or to the images' user if that is root.
+    In ``state`` training keeps checkpoints for the same command to resume from.
 
     Raises:
         InputError: no engine answers, an image is not built, or a folder cannot be written to.
@@ -112,27 +107,17 @@ def _check_built(images: Mapping[str, str]) -> None:
     if not os.environ.get("DOCKER_HOST"):
         # Docker's Python client does not know the contexts of its command line.
         os.environ["DOCKER_HOST"] = engine_address(docker_client())
-    try:
+    with refusing(docker.errors.DockerException, "no Docker engine answers", "; start it"):
         client = docker.from_env()
         known = {tag for image in client.images.list() for tag in image.tags}
         client.close()
-    except docker.errors.DockerException as error:
-        raise InputError(f"no Docker engine answers ({error}); start it") from None
     missing = sorted(set(images.values()) - known)
     if missing:
         raise InputError(f"image {missing[0]} is not built; run make images")
 
 
 def _give(folder: Path, *, new: bool = False) -> None:
-    """Make a folder that tasks write to; root's tasks are another user, who is given what is new.
-
-    Args:
-        folder: to write to.
-        new: made a moment ago, for tasks, with what is kept of the run in it.
-
-    Raises:
-        InputError: root was told to write to a folder in which that user may not.
-    """
+    """Make a folder that tasks write to; root's tasks are another user, who is given a new one."""
     new = new or not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     if os.getuid():

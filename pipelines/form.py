@@ -17,10 +17,7 @@ CHOICES = {"recipe": recipe_names()}
 run is created. `prior` is none of them: `table:<uri>` and `concat(…)` are as good as `effects`, a
 closed list would refuse them, and a second parameter beside it could say otherwise than the first.
 Its field stays text, its kinds are in the manual and `check` names the nearest."""
-EXAMPLE = {
-    "scgpt-perturb": "demo.yaml",
-    "compare-priors": "compare-demo.yaml",
-}
+EXAMPLE = {"scgpt-perturb": "demo.yaml", "compare-priors": "compare-demo.yaml"}
 """The parameter file whose small data a pipeline for small clusters starts from."""
 FROM_EXAMPLE = ("dataset", "train_lines", "test_line", "pretrained", "priors", "seeds")
 """What it takes of it: what has no default otherwise. Settings of training are not among it: who
@@ -30,9 +27,7 @@ puts in cells of her own must not train by a demo's settings unseen."""
 def make_form(spec: pipeline_spec_pb2.PipelineSpec, profile: Profile) -> None:
     """Write into a pipeline what KFP's compiler does not: choices, and defaults that run.
 
-    Args:
-        spec: a pipeline; it is changed.
-        profile: the kind of cluster; one for small data gets small data as its defaults.
+    For a cluster for small data the defaults are small data.
     """
     parameters = spec.root.input_definitions.parameters
     for name, values in CHOICES.items():

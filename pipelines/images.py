@@ -15,15 +15,14 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import time
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 
 from components import __version__
-from components.shared.telling.errors import InputError, one_line_errors
+from components.shared.telling.errors import InputError, one_line_errors, say
 
 ROOT = Path(__file__).resolve().parents[1]
 IMAGES = ROOT / "images"
@@ -74,7 +73,7 @@ def development_images() -> dict[str, str]:
 
 
 def released_images(lock: Path = IMAGES_LOCK) -> dict[str, str]:
-    """Return the image of every stage as `make push` pinned it.
+    """Return the image of every stage as `make push` pinned it, if it is of what is here now.
 
     Raises:
         InputError: no lock, a stage is missing from it, an image is not named by digest, or its
@@ -132,7 +131,7 @@ def engine_address(client: str) -> str:
 
 
 def build(network: str) -> None:
-    """Build the images that are not there yet.
+    """Build the images that are not there yet, of code that does not change meanwhile.
 
     Raises:
         InputError: no engine, a build failed, or the code changed while it was built.
@@ -143,9 +142,9 @@ def build(network: str) -> None:
     for number, (stage, image) in enumerate(images.items(), start=1):
         where = f"[{number}/{len(images)}] {image}"
         if _output(client, "image", "inspect", "--format", "{{.Id}}", image):
-            _say(f"{where}: there already")
+            say(f"{where}: there already")
             continue
-        _say(f"{where}: building")
+        say(f"{where}: building")
         started = time.perf_counter()
         arguments = differences(stage) | {
             "IMAGE": image,
@@ -168,11 +167,12 @@ def build(network: str) -> None:
         if development_image(stage) != image:
             _output(client, "image", "rm", image)
             raise InputError(f"{image}: the code changed while it was built; run it again")
-        _say(f"{where}: {_size(client, image)}, {time.perf_counter() - started:.0f} s")
+        size = int(_output(client, "image", "inspect", "--format", "{{.Size}}", image)) / 1e6
+        say(f"{where}: {size:.0f} MB, {time.perf_counter() - started:.0f} s")
 
 
 def push(registry: str, lock: Path = IMAGES_LOCK) -> None:
-    """Push the images and write their digests to ``lock``.
+    """Push the images and write their digests to ``lock``; if a push fails it stays as it was.
 
     Raises:
         InputError: an image is not built, or a push failed; the lock is as it was then.
@@ -184,7 +184,7 @@ def push(registry: str, lock: Path = IMAGES_LOCK) -> None:
             raise InputError(f"{image}: is not built; run make images first")
         remote = f"{registry.rstrip('/')}/{stage}"
         tagged = f"{remote}:{image.rpartition(':')[2]}"
-        _say(f"pushing {tagged}")
+        say(f"pushing {tagged}")
         for command in (("tag", image, tagged), ("push", tagged)):
             done = subprocess.run([client, *command], capture_output=True, text=True, check=False)
             if done.returncode:
@@ -193,19 +193,10 @@ def push(registry: str, lock: Path = IMAGES_LOCK) -> None:
         if digest is None:
             raise InputError(f"{tagged}: was pushed, but docker did not say its digest")
         pinned[stage] = {"image": f"{remote}@{digest[1]}", "built_from": image}
-    _write(lock, pinned)
-    _say(f"wrote {lock}: {len(pinned)} images")
-
-
-def _write(lock: Path, pinned: Mapping[str, Mapping[str, str]]) -> None:
     draft = lock.with_name(lock.name + ".partial")
     draft.write_text(json.dumps(pinned, indent=2) + "\n")
     draft.replace(lock)
-
-
-def _size(client: str, image: str) -> str:
-    size = _output(client, "image", "inspect", "--format", "{{.Size}}", image)
-    return f"{int(size) / 1e6:.0f} MB"
+    say(f"wrote {lock}: {len(pinned)} images")
 
 
 def source_address() -> str:
@@ -232,10 +223,6 @@ def _output(*command: str) -> str:
     """Return what a command prints, an empty string if it fails."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.stdout.strip() if done.returncode == 0 else ""
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def main() -> None:

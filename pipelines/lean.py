@@ -21,9 +21,6 @@ def make_lean(spec: pipeline_spec_pb2.PipelineSpec) -> None:
     """Drop the descriptions of a pipeline's components, and import their functions from the images.
 
     What a person fills in, the pipeline's own parameters, keeps its descriptions.
-
-    Args:
-        spec: a pipeline of components that the images hold; it is changed.
     """
     for component in spec.components.values():
         for definitions in (component.input_definitions, component.output_definitions):

@@ -16,7 +16,7 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -165,23 +165,17 @@ def label_of(text: str) -> str:
 
 
 def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        pass
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return None
+    for read in (json.loads, ast.literal_eval):
+        with suppress(ValueError, SyntaxError):
+            return read(text)
+    return None
 
 
 @contextmanager
 def readable_log(log: Path | None = None, *, runs: int = 1) -> Iterator[_Readable]:
     """Leave out executor messages, task inputs as JSON, and warnings; yield what hears the log.
 
-    Args:
-        log: file that is to hold what VERBOSE=1 would show.
-        runs: of a comparison, to count those that are done.
+    The file ``log`` is to hold what VERBOSE=1 would show. Several ``runs`` are counted as they end.
     """
     verbose = os.environ.get("VERBOSE", "0") not in ("", "0")
     root = logging.getLogger()

@@ -95,11 +95,7 @@ def _wrapped(text: str) -> list[str]:
 
 
 def _page(
-    root: Path,
-    told: Sequence[str],
-    files: Mapping[str, str],
-    tried: Sequence[str],
-    seconds: float,
+    root: Path, told: Sequence[str], files: Mapping[str, str], tried: Sequence[str], seconds: float
 ) -> str:
     where = shown_root(root)
     return "\n".join(

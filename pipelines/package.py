@@ -64,11 +64,7 @@ class Package:
 
 
 def read_package(path: Path) -> Package:
-    """Read a compiled pipeline.
-
-    Raises:
-        InputError: no such file, or not what a KFP backend reads.
-    """
+    """Read a compiled pipeline; a file that no KFP backend reads is refused."""
     if path.suffix not in (".yaml", ".yml"):
         raise InputError(f"{path}: expected a compiled pipeline, a .yaml file")
     try:

@@ -18,8 +18,7 @@ from components.predict.predict import predict
 from components.shared.artifacts.finished import take_model
 from components.shared.artifacts.normalisation import check_asked
 from components.shared.artifacts.predictions import PERTURBATIONS_FILE, Predictions
-from components.shared.parameters.options import checked_options
-from components.shared.parameters.stage_options import INGEST_OPTIONS
+from components.shared.parameters.stage_options import INGEST_OPTIONS, checked_options
 from components.split.split import split
 
 TABLE = "perturbation_table"
@@ -74,7 +73,7 @@ def predict_line(
         source = folder / "cells.h5ad"
         if isinstance(cells, AnnData):
             cells.write_h5ad(source)
-        options = checked_options(INGEST_OPTIONS, ingest_options or {}, name="ingest_options")
+        options = checked_options(INGEST_OPTIONS, ingest_options, name="ingest_options")
         where = os.fspath(model)
         check_asked(options, take_model(where, folder / "model"), where)
         ingest(

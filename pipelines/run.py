@@ -14,7 +14,6 @@ import os
 import shlex
 import shutil
 import signal
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -33,7 +32,13 @@ from components.shared.parameters.datasets import as_text, with_files
 from components.shared.parameters.prior_grammar import parse_prior, with_uris
 from components.shared.storage.digests import sha256_of
 from components.shared.storage.files import SHA256, at_home, fetch
-from components.shared.telling.errors import InputError, nearest, one_line_errors, said_by_system
+from components.shared.telling.errors import (
+    InputError,
+    nearest,
+    one_line_errors,
+    said_by_system,
+    say,
+)
 from pipelines.compare import compare_priors, comparison_on
 from pipelines.containers import docker_runner, here
 from pipelines.history import (
@@ -88,9 +93,9 @@ def read_params(path: Path, assignments: Sequence[str]) -> dict[str, Any]:
     """Read a parameter file and apply ``key=value`` assignments.
 
     A file with `priors` is of the pipeline that compares them, one with `model` of the pipeline
-    that applies a finished model. Values are YAML, but those of text
-    parameters are taken as they stand, so that a control labelled ``NO`` stays one.
-    ``overrides.epochs=3`` sets one entry of a dict parameter.
+    that applies a finished model. Values are YAML, but those of text parameters are taken as they
+    stand, so that a control labelled ``NO`` stays one. ``overrides.epochs=3`` sets one entry of a
+    dict parameter.
 
     Raises:
         InputError: unreadable file, unknown or missing parameter, a malformed assignment, or a
@@ -274,8 +279,7 @@ def state_of_inputs(params: Mapping[str, Any]) -> str:
 def _indirect_files(params: Mapping[str, Any]) -> Iterator[Path]:
     """Yield the local files of models, a vocabulary, a split file, lists and priors' folders.
 
-    The dataset's and a prior's file are not among them: `pinned` names their content, so that what
-    it does not touch stays in the cache.
+    `pinned` names the content of the dataset's and a prior's file, for what those do not touch.
     """
     for name, named in input_uris(params).items():
         for path in (here(uri) for uri in named if uri):
@@ -299,17 +303,11 @@ def without_links(value: Any) -> Any:
 def run(
     params: Mapping[str, Any], runs: Path, *, name: str = "run", containers: bool = False
 ) -> Path:
-    """Run a pipeline under ``runs``; return the run's folder.
+    """Run a pipeline under ``runs``, where what finished tasks made lies; return the run's folder.
 
-    Args:
-        params: the pipeline's parameters.
-        runs: where runs are kept, and what finished tasks made.
-        name: of the parameter file, for the folder's name.
-        containers: whether each task runs in its image rather than in a process.
-
-    Raises:
-        InputError: a task failed, its own line says why; or see `pinned`.
-        StoppedError: a signal stopped it.
+    The ``name``, of the parameter file, is part of the folder's. With ``containers`` each task runs
+    in its image rather than in a process. A task that fails is a `TaskError`, its own line; a
+    signal that stops the run is a `StoppedError`.
     """
     params = {key: without_links(value) for key, value in params.items()}
     given = pinned(params)
@@ -406,14 +404,12 @@ def main(given: Sequence[str] | None = None) -> None:
                 containers=arguments.containers,
             )
         except TaskError as error:
-            print(error, file=sys.stderr, flush=True)
+            say(error)
             raise SystemExit(1) from None
         except (StoppedError, KeyboardInterrupt):
-            print(
+            say(
                 "run: stopped; the same command continues from here: finished tasks come from the "
-                "cache, training from its checkpoint",
-                file=sys.stderr,
-                flush=True,
+                "cache, training from its checkpoint"
             )
             raise SystemExit(STOPPED) from None
         end = comparison_summary if is_comparison(params) else summary

@@ -171,17 +171,12 @@ def on_a_pod(
     node_selector: dict[str, Any],
     tolerations: list[Any],
 ) -> None:
-    """Ask for what ``stage`` needs in ``profile``.
+    """Ask for what ``stage`` needs in ``profile``, if that knows the stage.
 
-    Args:
-        task: the task.
-        stage: its name in the profile; a stage the profile does not know asks for nothing.
-        profile: the kind of cluster.
-        gpu_count: GPUs of a task that uses them, as text or a task's output of type str: KFP's
-            driver reads the text of what it refers to, and of a number that is empty, whereupon
-            it leaves the accelerator out without a word.
-        node_selector: labels of the nodes with GPUs; this and the next may be pipeline parameters.
-        tolerations: tolerations for the taints of those nodes.
+    The ``gpu_count``, of a task that uses GPUs, is text or a task's output of type str: KFP's
+    driver reads the text of what it refers to, and of a number that is empty, whereupon it leaves
+    the accelerator out without a word. The labels, ``node_selector``, of the nodes with GPUs and
+    the ``tolerations`` for their taints may be pipeline parameters.
     """
     pod = profile.pods.get(stage)
     if pod is None:
@@ -197,10 +192,7 @@ def on_a_pod(
         # Argo counts the window from the start of the first try, so it must hold all of them.
         window = int(pod.hours * 3600) * (pod.retries + 1)
         task.set_retry(
-            pod.retries,
-            backoff_duration="60s",
-            backoff_factor=2,
-            backoff_max_duration=f"{window}s",
+            pod.retries, backoff_duration="60s", backoff_factor=2, backoff_max_duration=f"{window}s"
         )
     if pod.gpu:
         if isinstance(gpu_count, PipelineChannel):

@@ -5,10 +5,24 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 ONCE = 1.0
 """Seconds within which signals are one: a terminal that closes, and a `timeout`, send two."""
+
+
+@contextmanager
+def started_by(tasks: Any, module: ModuleType, name: str) -> Iterator[None]:
+    """Let ``tasks`` start what a function of KFP's would, and stop with signals to this process."""
+    start = getattr(module, name)
+    setattr(module, name, tasks.start)
+    try:
+        with signals_to(tasks.stop):
+            yield
+    finally:
+        setattr(module, name, start)
 
 
 @contextmanager

@@ -41,12 +41,9 @@ class Stages:
     def add(
         self, component: Any, *, gpu_count: str | PipelineChannel = "0", **inputs: Any
     ) -> dsl.PipelineTask:
-        """Return a new task, placed where its stage runs.
+        """Return a new task, placed where its stage runs; ``gpu_count`` is text.
 
-        Args:
-            component: what the task runs.
-            gpu_count: GPUs of a task that uses them, as text.
-            inputs: what it does not take from the pipeline parameters of its inputs' names.
+        The ``inputs`` are what it does not take from the pipeline parameters of its inputs' names.
         """
         named = self.parameters.keys() & (component.component_spec.inputs or {}).keys()
         task = component(**({name: self.parameters[name] for name in named} | inputs))
@@ -98,11 +95,7 @@ class Stages:
         )
         made = predicted.outputs["predictions"]
         scored = self.add(evaluate, predictions=made, **data, in_grid=in_grid, **of_evaluate)
-        return {
-            "model": model,
-            "predictions": made,
-            "evaluation": scored.outputs["evaluation"],
-        }
+        return {"model": model, "predictions": made, "evaluation": scored.outputs["evaluation"]}
 
     def run(
         self,
@@ -116,20 +109,11 @@ class Stages:
         in_grid: bool,
         after: dsl.PipelineTask | None = None,
     ) -> tuple[Artifacts, PipelineChannel]:
-        """Add all of one run from its prior to its evaluation.
+        """Add all of one run from its prior to its evaluation; return what it made, and its stats.
 
-        Args:
-            data: cells and splits.
-            prior: the prior's URI.
-            seed: reaches prior, finetune and predict.
-            checkpoints: where a stopped fine-tune resumes from.
-            repeat: the commands that repeat the run.
-            gpu_count: GPUs as text.
-            in_grid: whether this is one of the runs of a comparison, which continue when it fails.
-            after: the task that the prior waits for.
-
-        Returns:
-            The run's model, predictions and evaluation, and the stats of its fine-tune.
+        The seed reaches prior, finetune and predict; a stopped fine-tune resumes from
+        ``checkpoints``. In a grid, of a comparison, other runs continue when this fails. The prior
+        waits for ``after``.
         """
         aligned = self.add(gene_prior, uri=prior, seed=seed, in_grid=in_grid)
         if after:

@@ -93,20 +93,6 @@ def printable(text: str) -> str:
     return WEB_ADDRESS.sub(lambda found: found[1] + found[2] + ("?…" if found[3] else ""), text)
 
 
-def kfp_command(
-    host: str, namespace: str, experiment: str, run: str, package: Path, params: Mapping[str, Any]
-) -> str:
-    """Return the `kfp run create` command, quoted for a shell, that submits the same run.
-
-    The query of a signed URL is left out, since whoever reads a log could use it.
-    """
-    command = ["kfp", "--endpoint", host, "--namespace", namespace]
-    command += ["run", "create", "-e", experiment, "-r", run, "-f", os.path.relpath(package)]
-    for name, value in params.items():
-        command.append(f"{name}={printable(on_command_line(value))}")
-    return shlex.join(command)
-
-
 def argument_parser() -> argparse.ArgumentParser:
     """Return what reads the command line."""
     parser = argparse.ArgumentParser(
@@ -181,13 +167,7 @@ class Submission:
 
     def _create_run(self, client: Client, experiment_id: str) -> str:
         with tempfile.TemporaryDirectory() as scratch, redirect_stdout(io.StringIO()):
-            run = client.run_pipeline(
-                experiment_id,
-                self.name,
-                pipeline_package_path=str(self._sent(Path(scratch)).path),
-                params=self.params,
-                service_account=self.arguments.service_account,
-            )
+            run = client.run_pipeline(experiment_id, self.name, **self._sent(Path(scratch)))
         return run.run_id
 
     def _create_recurring_run(self, client: Client, experiment_id: str) -> int:
@@ -199,32 +179,33 @@ class Submission:
                 # A run still on the GPU, or a cluster that was down, must not pile up others.
                 max_concurrency=1,
                 no_catchup=True,
-                pipeline_package_path=str(self._sent(Path(scratch)).path),
-                params=self.params,
-                service_account=self.arguments.service_account,
+                **self._sent(Path(scratch)),
             )
         link = self.link("recurringrun", recurring.recurring_run_id)
         print(f"recurring run '{self.name}' ({self.arguments.cron}): {link}")
         return 0
 
-    def _sent(self, scratch: Path) -> Package:
+    def _sent(self, scratch: Path) -> dict[str, Any]:
+        package = self.package
         if self.arguments.no_cache:
-            return self.package.without_caching(scratch / "package.yaml")
-        return self.package
+            package = package.without_caching(scratch / "package.yaml")
+        account = self.arguments.service_account
+        path = str(package.path)
+        return {"pipeline_package_path": path, "params": self.params, "service_account": account}
 
     def _how_to_repeat(self) -> str:
-        given = self.arguments
-        command = kfp_command(
-            shown(self.host),
-            given.namespace,
-            given.experiment,
-            self.name,
-            self.package.path,
-            self.params,
-        )
+        """Return the `kfp run create` command, quoted for a shell, that submits the same run.
+
+        The query of a signed URL is left out, since whoever reads a log could use it.
+        """
+        given, package = self.arguments, os.path.relpath(self.package.path)
+        command = ["kfp", "--endpoint", shown(self.host), "--namespace", given.namespace, "run"]
+        command += ["create", "-e", given.experiment, "-r", self.name, "-f", package]
+        for name, value in self.params.items():
+            command.append(f"{name}={printable(on_command_line(value))}")
         return (
             "the same with KFP's command line (which takes the cluster's default service account):"
-            f"\n  {command}"
+            f"\n  {shlex.join(command)}"
         )
 
     def _watch(self, client: Client, run_id: str) -> int:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from pipelines.signals import signals_to
+from pipelines.signals import started_by
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -93,10 +93,5 @@ def tasks_in_containers() -> Iterator[TaskContainers]:
     from kfp.local import docker_task_handler
 
     tasks = TaskContainers()
-    start = docker_task_handler.run_docker_container
-    docker_task_handler.run_docker_container = tasks.start
-    try:
-        with signals_to(tasks.stop):
-            yield tasks
-    finally:
-        docker_task_handler.run_docker_container = start
+    with started_by(tasks, docker_task_handler, "run_docker_container"):
+        yield tasks

@@ -22,7 +22,7 @@ from typing import Any, TextIO
 from kfp.local import subprocess_task_handler
 
 from pipelines import task_host
-from pipelines.signals import signals_to
+from pipelines.signals import started_by
 
 FLAG = "--executor_input"
 RUNTIME = {
@@ -141,17 +141,11 @@ def _signal(task: int, number: signal.Signals) -> None:
 def tasks_here(environment: Mapping[str, str]) -> Iterator[Tasks]:
     """Let KFP's local runner start tasks by way of `Tasks`, which signals to this process stop.
 
-    Args:
-        environment: what every task's environment has beside this process's own.
+    Every task has the ``environment`` beside this process's own.
     """
     tasks = Tasks(environment)
-    start = subprocess_task_handler.run_local_subprocess
-    subprocess_task_handler.run_local_subprocess = tasks.start
-    try:
-        with signals_to(tasks.stop), closing(tasks):
-            yield tasks
-    finally:
-        subprocess_task_handler.run_local_subprocess = start
+    with started_by(tasks, subprocess_task_handler, "run_local_subprocess"), closing(tasks):
+        yield tasks
 
 
 def handed_over(command: Sequence[str], environment: Mapping[str, str]) -> dict[str, Any]:

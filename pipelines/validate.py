@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from components.shared.telling.errors import InputError
+from components.shared.telling.errors import InputError, say
 from pipelines.validation import compiled, file_text, gke, kubernetes_objects, readme, rules, sizes
 from pipelines.validation.tree import Tree
 
@@ -64,9 +64,9 @@ def main() -> int:
     root, started = parser.parse_args().root, time.perf_counter()
     found = findings(root)
     for finding in found:
-        print(f"validate: {finding}", file=sys.stderr)
+        say(f"validate: {finding}")
     if found:
-        print(f"validate: {len(found)} findings", file=sys.stderr)
+        say(f"validate: {len(found)} findings")
         return 1
     spent = time.perf_counter() - started
     print(f"validate: {len(CHECKS)} checks found nothing wrong in {spent:.0f} s")

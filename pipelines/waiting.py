@@ -32,11 +32,7 @@ class Waiting:
     def told(self, run: Run, tasks: list[Task], page: Fetch, label: Label) -> Iterator[str]:
         """Yield a line for each pod that waits.
 
-        Args:
-            run: what the API tells now.
-            tasks: its tasks.
-            page: gets a page of the UI's server, which knows pods and their events.
-            label: what a task is called.
+        The UI's server, which ``page`` asks, knows pods and their events.
         """
         running = [task for task in tasks if task.state == "RUNNING"]
         for task in running:

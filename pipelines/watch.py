@@ -40,12 +40,7 @@ class Progress:
         self._terminal = sys.stdout.isatty()
 
     def show(self, run: Run, page: Fetch) -> None:
-        """Print what changed since the last call.
-
-        Args:
-            run: what the API tells now.
-            page: gets a page of the UI's server.
-        """
+        """Print what changed since the last call; ``page`` gets a page of the UI's server."""
         tasks = run.tasks()
         rounds = {id(task.detail): task.round for task in tasks}
         for detail in sorted(run.details, key=_start):
@@ -107,8 +102,8 @@ def follow(
 ) -> V2beta1Run:
     """Ask for a run every ``poll`` seconds until it ends, and return it.
 
-    An API that is away for a while is asked again, ever less often; when a token has expired, a
-    new client signs in anew.
+    An API that is away for a while is asked again, ever less often, for ``patience`` seconds; when
+    a token has expired, a new client signs in anew.
 
     Raises:
         InputError: no answer for ``patience`` seconds, or one that waiting does not change.

@@ -29,9 +29,7 @@ WORKFLOW_BESIDE = 121_000
 def argument_bytes(cells: Sequence[Mapping[str, Any]], repeat: str) -> int:
     """Return the bytes of the longest argument that a comparison makes: what compare takes.
 
-    Args:
-        cells: the grid, one dict per run with prior and seed.
-        repeat: the commands that repeat the comparison.
+    The ``cells`` of the grid have prior and seed; ``repeat`` are the commands that repeat it all.
     """
     shown = [{"prior": cell["prior"], "seed": cell["seed"]} for cell in cells]
     return ARGUMENT_BESIDE + _bytes(repeat) + _bytes(shown) + ARGUMENT_RUN * len(cells)
@@ -40,8 +38,7 @@ def argument_bytes(cells: Sequence[Mapping[str, Any]], repeat: str) -> int:
 def workflow_bytes(cells: Sequence[Mapping[str, Any]]) -> int:
     """Return the bytes of Argo's object of a comparison of which nothing is in the cache.
 
-    Args:
-        cells: the grid, one dict per run with repeat.
+    The ``cells`` of the grid have repeat, the commands that make them.
     """
     repeats = sum(_bytes(cell["repeat"]) for cell in cells)
     return WORKFLOW_BESIDE + WORKFLOW_RUN * len(cells) + int(WORKFLOW_REPEAT * repeats)

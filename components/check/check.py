@@ -3,6 +3,7 @@
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from components.check.bounds import check_argument
@@ -17,11 +18,9 @@ from components.shared.telling.errors import InputError
 
 
 def check(parameters: Mapping[str, Any], package: str) -> str:
-    """Check a run's parameters, and return the commands that repeat it.
+    """Check a run's parameters, those that the result depends on, and return what repeats it.
 
-    Args:
-        parameters: the pipeline parameters that the result depends on.
-        package: the compiled pipeline, as a path in the repository.
+    The ``package`` is the compiled pipeline, as a path in the repository.
     """
     _check_all(parameters)
     _prior(parameters["prior"])
@@ -30,28 +29,16 @@ def check(parameters: Mapping[str, Any], package: str) -> str:
 
 
 def check_prediction(parameters: Mapping[str, Any], package: str) -> str:
-    """Check the parameters of a prediction by a finished model, and return what repeats it.
-
-    Args:
-        parameters: the pipeline parameters that the result depends on.
-        package: the compiled pipeline, as a path in the repository.
-    """
+    """Check the parameters of a prediction by a finished model, as `check`."""
     _check_all(parameters)
     return commands("predict", package, parameters)
 
 
 def grid(parameters: Mapping[str, Any], package: str, checkpoints: str) -> list[dict[str, Any]]:
-    """Check a comparison's parameters, and return the cells of its grid.
+    """Check a comparison's parameters, as `check`, and return the cells of its grid, priors first.
 
-    Args:
-        parameters: the pipeline parameters that the result depends on, priors and seeds among them.
-        package: the compiled pipeline, as a path in the repository.
-        checkpoints: where fine-tunes keep their checkpoints, a folder below for each; empty = each
-            beside its model.
-
-    Returns:
-        A dict per cell, priors first: prior, seed, checkpoints, and repeat, the commands that make
-        this cell alone.
+    Each is a dict: prior, seed, checkpoints, and repeat, the commands that make this cell alone. A
+    fine-tune keeps its checkpoints in a folder below ``checkpoints``; empty = beside its model.
     """
     _check_all(parameters)
     priors = _distinct("priors", [_prior(text) for text in parameters["priors"]])
@@ -85,19 +72,20 @@ def _check_all(parameters: Mapping[str, Any]) -> None:
     if "recipe" in parameters:
         load_recipe(parameters["recipe"], parameters.get("overrides") or {})
     check_target_form(parameters.get("publish_to", ""))
-    _asked_for(parameters)
-
-
-def _asked_for(parameters: Mapping[str, Any]) -> None:
-    """Read the list of perturbations now rather than after the cells were read."""
+    # The list of perturbations is read now rather than after the cells were read.
     read_perturbations(parameters.get("perturbations") or ())
+
+
+def give_out(target: str, value: Any) -> None:
+    """Write what a task gives out, as text: KFP drops an accelerator whose count is a number."""
+    Path(target).parent.mkdir(parents=True, exist_ok=True)
+    Path(target).write_text(str(value))
 
 
 def _prior(text: Any) -> str:
     if not isinstance(text, str):
         raise InputError(f"priors: {text!r} is not text; expected a list of priors, as in [none]")
-    prior = parse_prior(text)
-    return str(prior)
+    return str(parse_prior(text))
 
 
 def _seed(value: Any) -> int:

@@ -32,9 +32,8 @@ def check(
     accelerator whose count is a number.
     """
     parameters = dict(locals())
-    from pathlib import Path
-
     from components.check.check import check as run
+    from components.check.check import give_out
     from components.check.look import print_look
     from components.shared.parameters.publish_to import check_target_form
     from components.shared.telling.errors import one_line_errors
@@ -45,8 +44,7 @@ def check(
         check_target_form(publish_to)
         repeat = run(parameters, package)
         print_look(parameters)
-        Path(gpu_count).parent.mkdir(parents=True, exist_ok=True)
-        Path(gpu_count).write_text(str(gpus))
+        give_out(gpu_count, gpus)
         return repeat
 
 
@@ -83,10 +81,9 @@ def check_grid(
     """
     parameters = dict(locals())
     import json
-    from pathlib import Path
 
     from components.check.bounds import room_in_workflow
-    from components.check.check import grid, repeat_comparison
+    from components.check.check import give_out, grid, repeat_comparison
     from components.check.look import print_look
     from components.shared.parameters.publish_to import check_target_form
     from components.shared.telling.errors import one_line_errors
@@ -100,13 +97,9 @@ def check_grid(
             print(f"check: note: {note}", flush=True)
         print_look(parameters)
         short = [{"prior": cell["prior"], "seed": cell["seed"]} for cell in cells]
-        for target, text in (
-            (repeat, repeat_comparison(parameters, package)),
-            (runs, json.dumps(short)),
-            (gpu_count, gpus),
-        ):
-            Path(target).parent.mkdir(parents=True, exist_ok=True)
-            Path(target).write_text(str(text))
+        give_out(repeat, repeat_comparison(parameters, package))
+        give_out(runs, json.dumps(short))
+        give_out(gpu_count, gpus)
         return cells
 
 
@@ -135,9 +128,7 @@ def check_model(
     checked copy of the finished one.
     """
     parameters = dict(locals())
-    from pathlib import Path
-
-    from components.check.check import check_prediction
+    from components.check.check import check_prediction, give_out
     from components.check.look import print_look
     from components.shared.artifacts.artifact import describe
     from components.shared.artifacts.finished import take_model
@@ -154,6 +145,5 @@ def check_model(
         check_asked(ingest_options, take_model(model, taken.path), shown(model))
         print_look(parameters)
         taken.metadata.update(describe(taken.path))
-        Path(gpu_count).parent.mkdir(parents=True, exist_ok=True)
-        Path(gpu_count).write_text(str(gpus))
+        give_out(gpu_count, gpus)
         return repeat

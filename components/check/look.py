@@ -19,21 +19,24 @@ import pandas as pd
 
 from components.check.estimate import Size, estimated, training_of
 from components.shared.artifacts.perturbation import CONTROL, genes_of
-from components.shared.artifacts.perturbation_names import line_named, text_of
+from components.shared.artifacts.perturbation_names import known_line
 from components.shared.parameters.datasets import files
-from components.shared.parameters.options import checked_options
 from components.shared.parameters.pretrained import resolve_vocabulary
-from components.shared.parameters.stage_options import INGEST_OPTIONS, SPLIT_OPTIONS
+from components.shared.parameters.stage_options import (
+    INGEST_OPTIONS,
+    SPLIT_OPTIONS,
+    checked_options,
+)
 from components.shared.reading.file_kinds import check_is_anndata, check_is_hdf5
-from components.shared.reading.labels import check_names, with_one_name_a_line
-from components.shared.reading.readings import Reading, readings
-from components.shared.reading.source import Source
+from components.shared.reading.labels import check_names, labels_of, with_one_name_a_line
+from components.shared.reading.readings import readings
+from components.shared.reading.source import Reading, Source
 from components.shared.reading.tables import Tables
 from components.shared.storage.downloads import shown
-from components.shared.storage.hdf5 import file_of
+from components.shared.storage.hdf5 import opened_hdf5
 from components.shared.storage.ranged import Ranged, UnreadError, opened_in_part
 from components.shared.telling.addresses import visible
-from components.shared.telling.errors import InputError, nearest, shortlist
+from components.shared.telling.errors import InputError, shortlist
 
 GENERATED = "sim://"
 UNREAD = ("X", "layers", "uns", "obsm", "obsp", "varm", "varp", "mod")
@@ -53,11 +56,6 @@ Generate = Callable[[str], Source]
 @dataclass(frozen=True)
 class Head(Tables):
     """The tables of an h5ad file; cells bear numbers, since their names are most of obs."""
-
-    file: Any
-    name: str
-    layer: str = ""
-    gene_column: str = ""
 
     @cached_property
     def cells(self) -> "pd.Index[Any]":
@@ -87,19 +85,11 @@ class Seen:
     """Bytes of the remote files."""
 
 
-def look(
-    parameters: Mapping[str, Any],
-    *,
-    generate: Generate | None = None,
-) -> list[str]:
+def look(parameters: Mapping[str, Any], *, generate: Generate | None = None) -> list[str]:
     """Return what there is to know of a run's dataset, in lines of a title and a fact.
 
-    Args:
-        parameters: those of any of the pipelines, defaults included.
-        generate: what makes the labels of a generated screen, where that is at hand.
-
-    Raises:
-        InputError: labels, lines or names of genes that ingest or split would refuse.
+    Parameters are those of any of the pipelines, defaults included; ``generate`` makes the labels
+    of a generated screen, where that is at hand. What ingest or split would refuse is refused.
     """
     try:
         seen = _seen(parameters, generate)
@@ -129,10 +119,8 @@ def print_look(parameters: Mapping[str, Any]) -> None:
 
 def _common(parameters: Mapping[str, Any]) -> tuple[Reading, str]:
     """Return how files are read that say nothing else, and which genes of several are kept."""
-    given = checked_options(
-        INGEST_OPTIONS, parameters.get("ingest_options") or {}, name="ingest_options"
-    )
-    options = INGEST_OPTIONS | given
+    given = parameters.get("ingest_options")
+    options = INGEST_OPTIONS | checked_options(INGEST_OPTIONS, given, name="ingest_options")
     genes = options.pop("genes")
     options["obs_filter"] = options["obs_filter"] or {}
     common = Reading(
@@ -191,7 +179,7 @@ def _head(file: Path | Ranged, name: str, reading: Reading) -> Iterator[Head]:
             raise InputError(f"{name}: no such file; expected an h5ad file")
         check_is_hdf5(file, name)
     try:
-        opened = file_of(file, name, UNREAD)
+        opened = opened_hdf5(file, name, UNREAD)
     except InputError as error:
         if isinstance(file, Path):
             raise
@@ -204,7 +192,7 @@ def _head(file: Path | Ranged, name: str, reading: Reading) -> Iterator[Head]:
 
 
 def _labelled(source: Any, reading: Reading, entries: int, download: int) -> Seen:
-    labels = reading.labels(source)
+    labels = labels_of(source, reading)
     if isinstance(source, Tables):
         said = (source.genes_said, source.symbols_hint())
         check_names(cast(Source, source), labels.obs.index, *said)
@@ -213,24 +201,8 @@ def _labelled(source: Any, reading: Reading, entries: int, download: int) -> See
 
 
 def _split(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    return SPLIT_OPTIONS | checked_options(
-        SPLIT_OPTIONS, parameters.get("split_options") or {}, name="split_options"
-    )
-
-
-def _line(name: str, given: Any, known: Sequence[str]) -> str:
-    """Return a line by the name that the cells have for it.
-
-    Raises:
-        InputError: there is none, as split would say.
-    """
-    line = line_named(text_of(given), known)
-    if line not in known:
-        raise InputError(
-            f"{name}: cell line '{line}' is not in the cells{nearest(line, known)}; "
-            f"lines: {shortlist(known, 12)}"
-        )
-    return line
+    given = parameters.get("split_options")
+    return SPLIT_OPTIONS | checked_options(SPLIT_OPTIONS, given, name="split_options")
 
 
 def _used(seen: Seen, parameters: Mapping[str, Any]) -> tuple[list[str], str]:
@@ -238,11 +210,11 @@ def _used(seen: Seen, parameters: Mapping[str, Any]) -> tuple[list[str], str]:
     known = [str(line) for line in seen.obs["cell_line"].cat.categories]
     if _split(parameters)["split_file"]:
         return [], ""
-    trained = [_line("train_lines", one, known) for one in parameters.get("train_lines", [])]
+    trained = [known_line(one, known, "train_lines") for one in parameters.get("train_lines", [])]
     asked = parameters.get("test_line") or parameters.get("cell_line") or ""
     if not asked:
         return trained, known[0] if len(known) == 1 else ""
-    return trained, _line("test_line", asked, known)
+    return trained, known_line(asked, known, "test_line")
 
 
 def _perturbed(seen: Seen, lines: Sequence[str]) -> pd.DataFrame:

@@ -29,17 +29,11 @@ def ingest(
     """
     from components.ingest.ingest import ingest as run
     from components.shared.artifacts.artifact import describe
-    from components.shared.parameters.options import options_for
-    from components.shared.parameters.stage_options import INGEST_OPTIONS
+    from components.shared.parameters.stage_options import INGEST_OPTIONS, checked_options
     from components.shared.telling.errors import one_line_errors
 
     with one_line_errors("ingest"):
-        keywords = options_for(
-            run,
-            options,
-            allowed=tuple(INGEST_OPTIONS),
-            name="ingest_options",
-        )
+        keywords = checked_options(INGEST_OPTIONS, options, name="ingest_options")
         run(
             dataset,
             cells.path,

@@ -38,16 +38,10 @@ def _append(entries: NDArray[np.void], bucket_rows: int, folder: Path) -> None:
 def fill_buckets(
     group: h5py.Group, kept: NDArray[np.bool_], bucket_rows: int, folder: Path
 ) -> None:
-    """Distribute the entries of the kept rows to one file a bucket, in column order.
+    """Distribute the entries of the kept rows [rows] to one file a bucket, in column order.
 
-    Args:
-        group: a CSC matrix as anndata writes it (data, indices = rows, indptr of columns).
-        kept: which rows to take, shape [rows].
-        bucket_rows: kept rows per bucket.
-        folder: an empty folder.
-
-    Raises:
-        IndexError: an entry names a row that is not there (the caller says so in one line).
+    The CSC matrix is as anndata writes it (data, indices = rows, indptr of columns). An entry that
+    names a row that is not there is an IndexError (the caller says so in one line).
     """
     position = np.cumsum(kept) - 1
     indptr = group["indptr"][:]

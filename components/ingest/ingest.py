@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -15,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from components.ingest.depth import brought_to
 from components.ingest.generator import SCHEME, Screen
 from components.ingest.joined_files import (
     GENES,
     INTERSECTION,
     Genes,
     Part,
+    brought_to,
     facts_of_all,
     genes_of_all,
     obs_of_all,
@@ -37,14 +36,14 @@ from components.shared.artifacts.cells import CELLS_FILE
 from components.shared.artifacts.normalisation import TARGET_SUM, USUAL, read_target_sum, unit_of
 from components.shared.parameters.datasets import as_text, with_files
 from components.shared.reading.file_kinds import check_is_no_folder
-from components.shared.reading.labels import check_names, counts_of
-from components.shared.reading.readings import Reading, readings
-from components.shared.reading.source import Source
+from components.shared.reading.labels import check_names, counts_of, labels_of
+from components.shared.reading.readings import readings
+from components.shared.reading.source import Reading, Source
 from components.shared.storage.csr_writer import CsrWriter
 from components.shared.storage.downloads import shown
 from components.shared.storage.files import fetched, local_path
 from components.shared.telling.addresses import LOCAL, scheme_of, visible
-from components.shared.telling.errors import InputError, nearest
+from components.shared.telling.errors import InputError, nearest, say
 from components.shared.telling.progress import bar
 
 TRUTH_FILE = "truth.npz"
@@ -87,12 +86,12 @@ def _here(uri: str) -> Iterator[Path]:
 
 
 def _say(text: str) -> None:
-    print(f"ingest: {visible(text)}", file=sys.stderr, flush=True)
+    say(f"ingest: {visible(text)}")
 
 
 def _part(source: Source, reading: Reading, seed: int) -> Part:
     """Label the cells of an opened source, and measure its scale."""
-    labels = reading.labels(source)
+    labels = labels_of(source, reading)
     if isinstance(source, H5adSource):
         check_names(source, labels.obs.index, source.genes_said, source.symbols_hint())
         labels.facts.update(source.gene_facts)
@@ -161,11 +160,7 @@ def _write_part(
 
 
 def write_cells(parts: Sequence[Part], genes: Genes, total: int, draft: Draft) -> dict[str, Any]:
-    """Write `cells.h5ad` into the draft and return facts for its summary.
-
-    Raises:
-        InputError: a value of X that cannot be; names its cell and gene.
-    """
+    """Write `cells.h5ad`, every value checked, into the draft and return facts for its summary."""
     obs = obs_of_all(parts)
     spellings = spellings_of_all(parts, obs)
     labels = facts_of_all(parts)

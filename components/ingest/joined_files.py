@@ -1,7 +1,12 @@
-"""Several files as one data set: which genes are kept, and where each file's genes go."""
+"""Several files as one data set: which genes are kept, and the total that cells are brought to.
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+Ten thousand counts, to which cells are brought as a rule, are a tenth to a whole of what a cell has
+over all genes. Of a panel of hundreds of genes it has a few hundred, and brought to ten thousand
+one molecule becomes many: hence the controls' median depth, where that is requested.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -10,7 +15,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
+from components.ingest.normalise import ValueCheck
 from components.ingest.scale import Found
+from components.shared.artifacts.normalisation import TARGET_SUM, USUAL, read_target_sum
 from components.shared.artifacts.perturbation_names import line_key
 from components.shared.reading.labels import Labels, with_one_name_a_line
 from components.shared.reading.source import Source
@@ -57,9 +64,7 @@ class Genes:
 def genes_of_all(parts: Sequence[Part], how: str) -> tuple[Genes, dict[str, Any]]:
     """Return the genes that are kept of several files, and facts for the summary.
 
-    Args:
-        parts: the files.
-        how: ``intersection``: those that all files have; ``union``: those of any, zeros elsewhere.
+    ``intersection``: those that all files have; ``union``: those of any, zeros elsewhere.
     """
     each = [pd.Index(part.genes, dtype=object) for part in parts]
     if len(parts) == 1:
@@ -113,9 +118,7 @@ def obs_of_all(parts: Sequence[Part]) -> pd.DataFrame:
 def spellings_of_all(parts: Sequence[Part], obs: pd.DataFrame) -> dict[str, dict[str, list[str]]]:
     """Return column to name to what the files call it, where that is not the name alone.
 
-    Args:
-        parts: the files.
-        obs: the labels of the cells of all files, where a line has one name.
+    In ``obs``, the labels of the cells of all files, a line has one name.
     """
     lines = {line_key(str(line)): str(line) for line in obs["cell_line"].cat.categories}
     merged: dict[str, dict[str, list[str]]] = {}
@@ -147,3 +150,49 @@ def _together(one: Any, other: Any) -> Any:
     if isinstance(one, str):
         return ", ".join(dict.fromkeys([*one.split(", "), *other.split(", ")]))
     return one + other
+
+
+def brought_to(
+    parts: Sequence[Part], target_sum: str | float, checker: Callable[[Part], ValueCheck]
+) -> tuple[list[Part], int]:
+    """Return the parts with what their cells are to be brought to, and that total.
+
+    The median is over the control cells of all files: what a perturbation does to the depth of its
+    cells must not move it, and a data set of controls alone has one.
+    """
+    asked = read_target_sum(target_sum)
+    if any(not part.found.how for part in parts):
+        return list(parts), USUAL  # values that cannot be, which reading refuses by name
+    total = _median(parts, checker) if asked is None else asked
+    for part in parts:
+        if total != USUAL and part.found.lenient:
+            raise InputError(
+                f"{part.source.name}: {TARGET_SUM}={total} needs to know what X is, and expression "
+                "log1p alone keeps it as it is; set scale, as in scale: log1p_cp10k"
+            )
+    return [replace(part, found=replace(part.found, target=float(total))) for part in parts], total
+
+
+def _median(parts: Sequence[Part], checker: Callable[[Part], ValueCheck]) -> int:
+    totals: list[NDArray[np.float64]] = []
+    for part in parts:
+        found = part.found
+        if found.scale.total is not None or found.scale.factors or found.lenient:
+            raise InputError(
+                f"{part.source.name}: {TARGET_SUM}=median needs the cells' raw counts, and X is "
+                f"{found.scale.said}; give raw counts (a layer, or layer: raw), or a number"
+            )
+        kept = part.labels.kept.copy()
+        kept[kept] = part.labels.obs["is_control"].to_numpy(bool)
+        check = checker(part)
+        for rows, block in part.source.blocks(kept):
+            check(rows, block)
+            totals.append(found.totals(block))
+    every = np.concatenate([np.zeros(0), *totals])
+    every = every[every > 0]
+    if not len(every):
+        raise InputError(
+            f"{parts[0].source.name}: {TARGET_SUM}=median needs control cells with counts, and "
+            "there are none; give a number"
+        )
+    return max(1, round(float(np.median(every))))

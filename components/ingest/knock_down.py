@@ -42,7 +42,7 @@ class Least:
     perturbation: float = 0.0
 
     def __post_init__(self) -> None:
-        """Check both.
+        """Check that both are from 0 to below 1.
 
         Raises:
             InputError: no number from 0 to below 1.
@@ -117,10 +117,7 @@ def left_of_targets(
 ) -> Left:
     """Measure what is left of each cell's targets.
 
-    Args:
-        obs: labels of the cells, row by row.
-        genes: of the columns.
-        blocks: first row and log1p of counts per 10,000, in the order of ``obs``.
+    The ``blocks``, row numbers and log1p of counts per 10,000, are in the order of ``obs``.
     """
     codes, labels = pd.factorize(obs["perturbation"].to_numpy(object))
     lines, names = pd.factorize(obs["cell_line"].to_numpy(object))

@@ -26,10 +26,7 @@ LOG1P_LIMIT = 15.0
 def detect(sample: NDArray[np.float32], given: str, name: str) -> tuple[str, str]:
     """Return (counts, log1p or not known yet, how that is known) from non-zero values of X.
 
-    Args:
-        sample: non-zero values from all over the file.
-        given: what the user says: auto, counts or log1p.
-        name: what messages call the source.
+    The sample is from all over the file, ``given`` what the user says: auto, counts or log1p.
 
     Raises:
         InputError: neither fits, or ``given`` cannot be.

@@ -13,8 +13,8 @@ from components.shared.reading.file_kinds import (
     check_is_hdf5,
     is_10x,
 )
-from components.shared.storage.hdf5 import DAMAGE, PACKED, UNPACKED, opened_hdf5
-from components.shared.telling.errors import InputError
+from components.shared.storage.hdf5 import DAMAGE, DAMAGED, PACKED, UNPACKED, opened_hdf5
+from components.shared.telling.errors import InputError, refusing
 
 UNREAD = ("uns", "obsm", "obsp", "varm", "varp", "mod")
 """Groups of a file that ingest does not look into."""
@@ -28,12 +28,9 @@ def opened(
 ) -> Iterator[H5adSource]:
     """Open and check the file of cells at ``path``; messages call it ``name``.
 
-    Args:
-        path: an h5ad file, a 10x matrix, or the folder of a zarr store that anndata wrote.
-        name: what messages call it.
-        scratch: a folder on disk for the buckets of a CSC matrix.
-        layer: the matrix to read, see `matrices.matrix_of`.
-        gene_column: column of var with the gene symbols; empty = the index.
+    It is an h5ad file, a 10x matrix, or the folder of a zarr store that anndata wrote; the buckets
+    of a CSC matrix go to ``scratch``. For ``layer`` see `matrices.matrix_of`; the ``gene_column``
+    of var has the gene symbols, empty = the index.
 
     Raises:
         InputError: missing, another form, truncated, without X, or parts that do not fit.
@@ -42,17 +39,12 @@ def opened(
         raise InputError(f"{name}: no such file; expected an h5ad file")
     with _open(path, name) as file:
         kind = TenXSource if is_10x(file) else H5adSource
-        source = kind(file, path, name, scratch, layer, gene_column)
-        try:
+        source = kind(file, name, layer, gene_column, path, scratch)
+        with refusing(DAMAGE, f"{name}: obs, var or X cannot be read", DAMAGED):
             if kind is H5adSource:
                 check_is_anndata(file, name)
             check_filters(source.stored(), name)
             source.check()
-        except DAMAGE as error:
-            raise InputError(
-                f"{name}: obs, var or X cannot be read ({error}); the file is damaged, "
-                f"fetch it again"
-            ) from None
         yield source
 
 
@@ -77,12 +69,11 @@ def _zarr(path: Path, name: str) -> Any:
     stored = _stored(path, name)
     import zarr  # seconds that an h5ad does not need
 
-    try:
+    # Errors are of many kinds, by version and store.
+    with refusing(Exception, f"{name}: the zarr store cannot be opened"):
         store = zarr.open_group(str(path), mode="r")
         members: Any = store.members(max_depth=None)
         arrays = [part for _, part in members if hasattr(part, "nbytes")]
-    except Exception as error:  # of many kinds, by version and store
-        raise InputError(f"{name}: the zarr store cannot be opened ({error})") from None
     for array in arrays:
         if array.nbytes > max(UNPACKED, PACKED * stored):
             raise InputError(
@@ -93,11 +84,7 @@ def _zarr(path: Path, name: str) -> Any:
 
 
 def _stored(path: Path, name: str) -> int:
-    """Return the bytes of a store's files.
-
-    Raises:
-        InputError: one is a link, which may lead out of the store.
-    """
+    """Return the bytes of a store's files; no link is among them, which may lead out of it."""
     found = 0
     for part in path.rglob("*"):
         if part.is_symlink():

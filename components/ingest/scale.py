@@ -238,6 +238,10 @@ class _Undone:
     """A cell's smallest value, the median over cells."""
 
     @property
+    def ends(self) -> tuple[float, float]:
+        return float(self.totals.min()), float(self.totals.max())
+
+    @property
     def median(self) -> float:
         return float(np.median(self.totals))
 
@@ -269,15 +273,9 @@ def _undone(log: str, cells: csr_matrix) -> _Undone | None:
 
 
 def measure(cells: csr_matrix, name: str, hint: str = "") -> Found:
-    """Tell the scale of values that are not whole numbers.
+    """Tell the scale of values that are not whole numbers; one that is not known is refused.
 
-    Args:
-        cells: whole cells from all over the source, CSR; finite and not negative.
-        name: what messages call the source.
-        hint: what else the user may read.
-
-    Raises:
-        InputError: the scale is none that is known.
+    The ``cells`` are whole ones from all over the source, CSR; finite and not negative.
     """
     undone = [found for log in UNDO if (found := _undone(log, cells)) is not None]
     n = int((np.diff(cells.indptr) > 0).sum())
@@ -324,7 +322,7 @@ def _of_some_genes(one: _Undone, name: str, n: int) -> Found | None:
     """Take multiples of a count, in cells of many totals, for what they can be."""
     if one.multiples < MOSTLY:
         return None
-    low, high = float(one.totals.min()), float(one.totals.max())
+    low, high = one.ends
     if not one.log:
         how = f"detected: in each of {n} sampled cells, multiples of its smallest value"
         return Found(name, Scale("", None, factors=True), how)
@@ -346,8 +344,7 @@ def _unknown(undone: list[_Undone], best: _Undone | None) -> str:
     shown = likely or next((one for one in undone if one.log == "log1p"), None)
     seen = "no usual logarithm can be undone"
     if shown:
-        low, high = float(shown.totals.min()), float(shown.totals.max())
-        seen = f"taken for {SAID[shown.log]}counts, cells add up to {_range(low, high)}"
+        seen = f"taken for {SAID[shown.log]}counts, cells add up to {_range(*shown.ends)}"
     log = likely.log if likely and likely.log else "log1p"
     return (
         f"X is on no scale that is recognised: not whole numbers, and {seen}; expected raw counts, "
@@ -363,7 +360,7 @@ def given(scale: str, cells: csr_matrix, name: str) -> Found:
     undone = _undone(log, cells)
     if undone is None:
         raise InputError(f"{name}: scale {scale} is given, but X cannot be that; set another scale")
-    low, high = float(undone.totals.min()), float(undone.totals.max())
+    low, high = undone.ends
     if total is None:
         factors = bool(log) and not _are_counts(undone)
         if factors and undone.multiples < MOSTLY:
@@ -388,9 +385,7 @@ def as_log1p(cells: csr_matrix, name: str) -> Found:
     if undone is not None and undone.spread <= SAME:
         total = _round(undone.median)
         return Found(name, Scale("log1p", total), f"given; cells add up to {total:,.6g}")
-    low, high = (
-        (float(undone.totals.min()), float(undone.totals.max())) if undone else (SCALE, SCALE)
-    )
+    low, high = undone.ends if undone else (SCALE, SCALE)
     how = f"given; sampled cells add up to {_range(low, high)} before the logarithm"
     part = high <= SCALE * (1 + SAME)
     return Found(name, Scale("log1p", SCALE, part=part), how, lenient=True, low=low, high=high)
@@ -399,7 +394,7 @@ def as_log1p(cells: csr_matrix, name: str) -> Found:
 def scale_of(
     source: Source, kept: NDArray[np.bool_], expression: str, scale: str, seed: int
 ) -> Found:
-    """Return the scale of a source: as the user says it, else as it is measured.
+    """Return the scale of a source: as the user says it, if that can be, else as it is measured.
 
     Raises:
         InputError: the scale is none that is known, or not the one that was said.

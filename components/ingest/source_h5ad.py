@@ -3,7 +3,7 @@
 import hashlib
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -18,8 +18,8 @@ from components.ingest.csc import fill_buckets, read_buckets
 from components.shared.reading.source import rows_per_block
 from components.shared.reading.tables import Tables
 from components.shared.storage.digests import sha256_of
-from components.shared.storage.hdf5 import DAMAGE
-from components.shared.telling.errors import InputError
+from components.shared.storage.hdf5 import DAMAGE, DAMAGED
+from components.shared.telling.errors import InputError, refusing
 
 SAMPLE_RUNS = 32
 SAMPLE_RUN_ROWS = 16
@@ -39,16 +39,9 @@ def dense_to_csr(block: NDArray) -> csr_matrix:
 class H5adSource(Tables):
     """An opened h5ad file with X as dense, CSR or CSC of any real type."""
 
-    file: Any
-    """Of h5py or of zarr, which are used alike."""
     path: Path
-    name: str
     scratch: Path
     """A folder on disk for the buckets of a CSC matrix."""
-    layer: str = ""
-    """Which matrix is read: empty = X, the name of a layer, or raw."""
-    gene_column: str = ""
-    """Column of var with the gene symbols; empty = the index."""
 
     @property
     def _x(self) -> Any:
@@ -196,15 +189,8 @@ class H5adSource(Tables):
         block.eliminate_zeros()
         return block
 
-    @contextmanager
-    def _damage_told(self) -> Iterator[None]:
-        try:
-            yield
-        except DAMAGE as error:
-            raise InputError(
-                f"{self.name}: {self.matrix.said} cannot be read ({error}); the file is damaged, "
-                "fetch it again"
-            ) from None
+    def _damage_told(self) -> AbstractContextManager[None]:
+        return refusing(DAMAGE, f"{self.name}: {self.matrix.said} cannot be read", DAMAGED)
 
     def stored(self) -> Iterator[Any]:
         """Yield the parts of the file that are read."""

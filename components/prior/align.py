@@ -31,11 +31,8 @@ def genes_of(vocabulary: Vocabulary) -> dict[str, int]:
 def align(table: Table, vocabulary: Vocabulary, name: str, aliases: Aliases) -> Aligned:
     """Copy each gene's vector to the row of its token; messages call the table ``name``.
 
-    Special tokens get no prior, whatever the table says.
-
-    Raises:
-        InputError: a symbol that comes twice, widths that differ, a value that is not finite as
-            float32, or no gene that the vocabulary has.
+    Special tokens get no prior, whatever the table says. A symbol that comes twice, widths that
+    differ, and values that are not finite as float32 are refused.
     """
     if not table.genes:
         raise InputError(f"{name}: holds no gene; expected one vector per gene")

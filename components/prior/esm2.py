@@ -27,9 +27,7 @@ from transformers.utils import logging
 
 from components.shared.storage.digests import sha256_of
 from components.shared.storage.downloads import shown
-from components.shared.storage.files import fetch_folder
-from components.shared.storage.scratch import scratch_for
-from components.shared.telling.addresses import LOCAL, scheme_of
+from components.shared.storage.files import fetch_folder, place_for
 from components.shared.telling.errors import InputError
 from components.shared.telling.progress import bar
 
@@ -81,10 +79,7 @@ def fetched_checkpoint(uri: str) -> Iterator[Path]:
     Raises:
         InputError: a file of it is not there.
     """
-    if scheme_of(uri) in LOCAL:
-        yield _fetch(uri, Path())
-        return
-    with scratch_for(uri, ("esm2",)) as folder:
+    with place_for(uri, ("esm2",)) as folder:
         yield _fetch(uri, folder)
 
 
@@ -119,7 +114,7 @@ def _parts(index: Path) -> list[str]:
 
 
 def load_esm2(folder: Path, name: str) -> Esm2:
-    """Load a checkpoint that was fetched, on the GPU if there is one; messages call it ``name``.
+    """Load a checkpoint that was fetched, on the GPU if there is one; messages name it ``name``.
 
     Raises:
         InputError: no ESM2, or files that are damaged or do not belong together.
@@ -189,10 +184,8 @@ def pieces_of(sequence: str) -> list[str]:
 def embed(esm2: Esm2, sequences: Sequence[str], folder: Path) -> NDArray[np.float32]:
     """Return the embedding of each sequence, [sequences, width].
 
-    Args:
-        esm2: the model.
-        sequences: residues, upper-case letters, each sequence once.
-        folder: where finished embeddings are kept; those that are there are not computed again.
+    Sequences are residues, upper-case letters, each once. Finished embeddings are kept in
+    ``folder``; those that are there are not computed again.
     """
     vectors = np.zeros((len(sequences), esm2.width), dtype=np.float32)
     shards = _Shards(folder)

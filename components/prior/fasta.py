@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from components.shared.telling.errors import InputError
+from components.shared.telling.errors import InputError, refusing
 
 HUMAN = "9606"
 MOST_RESIDUES = 500_000_000
@@ -70,7 +70,7 @@ class _Record:
 
 
 def read_fasta(path: Path, name: str) -> Proteins:
-    """Read protein sequences, one per gene; messages call the file ``name``.
+    """Read protein sequences, one per gene, of FASTA; messages call the file ``name``.
 
     Raises:
         InputError: no FASTA, residues that are not letters, no gene at all, or too large a file.
@@ -129,15 +129,13 @@ def _record(header: str, parts: list[str], name: str) -> _Record:
 
 def _lines(path: Path, name: str) -> Iterator[str]:
     size = 0
-    try:
-        with closing(_opened(path)) as file:
-            while line := file.readline(LONGEST_LINE):
-                size += len(line)
-                if size > MOST_RESIDUES:
-                    raise InputError(f"{name}: holds over {MOST_RESIDUES:,} letters; give fewer")
-                yield line.decode("ascii", "replace")
-    except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{name}: cannot be read ({error})") from None
+    faults = (OSError, EOFError, zlib.error)
+    with refusing(faults, f"{name}: cannot be read"), closing(_opened(path)) as file:
+        while line := file.readline(LONGEST_LINE):
+            size += len(line)
+            if size > MOST_RESIDUES:
+                raise InputError(f"{name}: holds over {MOST_RESIDUES:,} letters; give fewer")
+            yield line.decode("ascii", "replace")
 
 
 def _opened(path: Path) -> IO[bytes]:

@@ -1,15 +1,14 @@
 """How each kind of prior is made: a function a kind, from a parsed prior to vectors by token."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from components.prior.align import Aligned, align, genes_of
+from components.prior.align import align, genes_of
 from components.prior.fasta import read_fasta
 from components.prior.vector_tables import Table, read_table
 from components.shared.artifacts.licences import CC0, CC_BY, Source, licence_of
@@ -23,7 +22,7 @@ from components.shared.parameters.prior_grammar import Prior
 from components.shared.storage.columns import read_columns
 from components.shared.storage.digests import sha256_of
 from components.shared.storage.downloads import shown
-from components.shared.storage.files import SHA256, ending_of, fetched, fetched_folder
+from components.shared.storage.files import ending_of, fetched, fetched_folder
 from components.shared.storage.scratch import scratch_for
 from components.shared.telling.errors import InputError, shortlist
 
@@ -31,10 +30,7 @@ if TYPE_CHECKING:
     from components.prior.spectral import Embedding
 
 DEFAULT_WIDTH = {grammar.GRAPH: 128, grammar.ANNOTATION: 256}
-DEFAULT_COLUMNS = {
-    grammar.GRAPH: ("entity1", "entity2"),
-    grammar.ANNOTATION: ("symbol", "go_id"),
-}
+DEFAULT_COLUMNS = {grammar.GRAPH: ("entity1", "entity2"), grammar.ANNOTATION: ("symbol", "go_id")}
 EVIDENCE_COLUMN = "evidence"
 NO_DATA = "ND"
 """GO's evidence code for genes of which nothing is known; it comes with the root terms."""
@@ -88,7 +84,7 @@ def from_table(prior: Prior, context: Context) -> Vectors:
         table = read_table(path, ending_of(prior.argument), name)
         source = Source(prior.kind, name, sha256_of(path), licence_of(name, table.licence))
         aligned = align(table, context.vocabulary, name, others)
-    return _vectors(prior, aligned, (source, *sources))
+    return Vectors(aligned.vectors, (source, *sources), {**aligned.facts})
 
 
 def from_graph(prior: Prior, context: Context) -> Vectors:
@@ -118,7 +114,7 @@ def from_esm2(prior: Prior, context: Context) -> Vectors:
 
     name = _name(prior)
     fasta = prior.options[grammar.FASTA]
-    fasta_name = _bare(fasta)
+    fasta_name = shown(fasta)
     others, sources = _aliases(prior)
     with fetched(fasta) as path:
         proteins = read_fasta(path, fasta_name)
@@ -142,7 +138,8 @@ def from_esm2(prior: Prior, context: Context) -> Vectors:
             rows[i] = vectors[sequence]
     aligned = align(Table(list(proteins.sequences), [rows]), context.vocabulary, fasta_name, others)
     model = Source(prior.kind, name, esm2.digest, licence_of(name, ""))
-    return _vectors(prior, aligned, (model, of_fasta, *sources), proteins.facts)
+    facts = {**aligned.facts, **proteins.facts}
+    return Vectors(aligned.vectors, (model, of_fasta, *sources), facts)
 
 
 def from_scgpt(prior: Prior, context: Context) -> Vectors:
@@ -166,7 +163,7 @@ def from_scgpt(prior: Prior, context: Context) -> Vectors:
     ids = genes_of(context.vocabulary)
     rows = weight.float().numpy()[list(ids.values())]
     aligned = align(Table(list(ids), [rows]), context.vocabulary, name, Aliases())
-    return _vectors(prior, aligned, (source,))
+    return Vectors(aligned.vectors, (source,), {**aligned.facts})
 
 
 def from_random(prior: Prior, context: Context) -> Vectors:
@@ -224,12 +221,8 @@ KINDS: dict[str, Callable[[Prior, Context], Vectors]] = {
 """Kind of prior to the function that makes it."""
 
 
-def _bare(uri: str) -> str:
-    return shown(uri).partition(SHA256)[0]
-
-
 def _name(prior: Prior) -> str:
-    return _bare(prior.argument)
+    return shown(prior.argument)
 
 
 def _width(prior: Prior) -> int:
@@ -240,7 +233,7 @@ def _aliases(prior: Prior) -> tuple[Aliases, tuple[Source, ...]]:
     uri = prior.options.get(grammar.ALIASES)
     if not uri:
         return Aliases(), ()
-    name = _bare(uri)
+    name = shown(uri)
     with fetched(uri) as path:
         source = Source("aliases", name, sha256_of(path), licence_of(name, ""))
         return read_aliases(path, name), (source,)
@@ -289,16 +282,8 @@ def _embedded(prior: Prior, context: Context, embedding: "Embedding", source: So
     others, sources = _aliases(prior)
     table = Table(embedding.genes, [embedding.vectors])
     aligned = align(table, context.vocabulary, _name(prior), others)
-    return _vectors(prior, aligned, (source, *sources), embedding.facts)
-
-
-def _vectors(
-    prior: Prior,
-    aligned: Aligned,
-    sources: tuple[Source, ...],
-    facts: Mapping[str, Any] = MappingProxyType({}),
-) -> Vectors:
-    return Vectors(aligned.vectors, sources, {**aligned.facts, **facts})
+    facts = {**aligned.facts, **embedding.facts}
+    return Vectors(aligned.vectors, (source, *sources), facts)
 
 
 def _entry(prior: Prior, made: Vectors) -> dict[str, Any]:

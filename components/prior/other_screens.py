@@ -29,10 +29,10 @@ from components.shared.artifacts.perturbation_names import canonical_name
 from components.shared.storage.digests import sha256_of
 from components.shared.storage.documents import read_json
 from components.shared.storage.downloads import shown
-from components.shared.storage.files import SHA256, ending_of, fetched, fetched_folder
+from components.shared.storage.files import ending_of, fetched, fetched_folder
 from components.shared.storage.hdf5 import FAULTS, opened_hdf5
 from components.shared.storage.parquet import PARQUET_FAULTS, opened_parquet
-from components.shared.telling.errors import InputError, shortlist
+from components.shared.telling.errors import InputError, refusing, shortlist
 from components.shared.telling.progress import bar
 
 ROWS_AT_ONCE = 1024
@@ -50,17 +50,12 @@ Floats = NDArray[np.float64]
 
 
 def write_effects(uri: str, folder: Path) -> tuple[dict[str, Any], Source]:
-    """Write the deltas of another screen into the folder of an artifact.
+    """Write the deltas of another screen into the folder of an artifact; return facts and source.
 
-    Args:
-        uri: a cells artifact's folder; an h5ad file as in one; or a table of deltas, parquet with
-            the column `perturbation`, perhaps `cell_line` and `cells`, and one column per gene.
-        folder: of the gene prior artifact.
-
-    Returns:
-        Facts for `prior.json`, and the source.
+    The ``uri`` is a cells artifact's folder; an h5ad file as in one; or a table of deltas, parquet
+    with the column `perturbation`, perhaps `cell_line` and `cells`, and one column per gene.
     """
-    name = shown(uri).partition(SHA256)[0]
+    name = shown(uri)
     ending = ending_of(uri)
     if ending == ".parquet":
         with fetched(uri) as path:
@@ -93,7 +88,7 @@ def read_deltas(path: Path, name: str) -> OtherEffects:
         InputError: a column that is missing or no number, a row that comes twice, or a delta that
             is not finite.
     """
-    try:
+    with refusing(PARQUET_FAULTS, f"{name}: not readable as a table of deltas"):
         file = opened_parquet(path, name, "a table of deltas")
         genes = _gene_columns(file.schema_arrow, name)
         labels = [canonical_name(label) for label in _text(file, PERTURBATION, name)]
@@ -101,8 +96,6 @@ def read_deltas(path: Path, name: str) -> OtherEffects:
         lines = _text(file, CELL_LINE, name) if CELL_LINE in named else [""] * len(labels)
         cells = file.read([CELLS]).column(0).cast(pa.int64()) if CELLS in named else None
         delta = parquet_numbers(file, genes)
-    except PARQUET_FAULTS as error:
-        raise InputError(f"{name}: not readable as a table of deltas ({error})") from None
     kept = np.array([i for i, label in enumerate(labels) if label != CONTROL], dtype=np.int64)
     if not len(kept):
         raise InputError(f"{name}: has no row of a perturbation; expected one row per perturbation")
@@ -188,12 +181,9 @@ def _files_of(provenance: Path, name: str) -> list[str]:
 
 
 def _check_h5ad(path: Path, name: str) -> None:
-    try:
-        with opened_hdf5(path, name) as file:
-            missing = [column for column in OBS if f"obs/{column}" not in file]
-            kind = str(file["X"].attrs.get("encoding-type", "dense"))
-    except FAULTS as error:
-        raise InputError(f"{name}: not readable as h5ad ({error})") from None
+    with refusing(FAULTS, f"{name}: not readable as h5ad"), opened_hdf5(path, name) as file:
+        missing = [column for column in OBS if f"obs/{column}" not in file]
+        kind = str(file["X"].attrs.get("encoding-type", "dense"))
     if missing or kind != "csr_matrix":
         what = f"obs has no column '{missing[0]}'" if missing else f"X is {kind}"
         raise InputError(
@@ -204,6 +194,8 @@ def _check_h5ad(path: Path, name: str) -> None:
 
 def measure(cells: Cells, name: str) -> OtherEffects:
     """Measure the delta of every (perturbation, cell line), controls aside, and its error.
+
+    Each line needs two control cells, and values and labels as ingest writes them.
 
     Raises:
         InputError: a line without two control cells, no perturbed cell, or values or labels that

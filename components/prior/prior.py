@@ -5,7 +5,6 @@
 
 import json
 import shutil
-import sys
 from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -38,7 +37,7 @@ from components.shared.parameters.prior_grammar import (
 from components.shared.storage.files import fetched
 from components.shared.storage.tensors import order_metadata
 from components.shared.telling.addresses import LOCAL, scheme_of
-from components.shared.telling.errors import InputError
+from components.shared.telling.errors import InputError, say
 
 
 def prior(uri: str, vocabulary: str, target: Path | str, *, seed: int = 0) -> None:
@@ -68,10 +67,7 @@ def prior(uri: str, vocabulary: str, target: Path | str, *, seed: int = 0) -> No
         "vocabulary": parse_pretrained(vocabulary).shown,
         "seed": seed,
     }
-    with (
-        ExitStack() as until_written,
-        writing(target, GENE_PRIOR, parameters=parameters) as draft,
-    ):
+    with ExitStack() as until_written, writing(target, GENE_PRIOR, parameters=parameters) as draft:
         facts: dict[str, Any] = {"kind": NONE, "width": 0, "covered_genes": 0}
         sources: tuple[Source, ...] = ()
         if by_gene.kind != NONE:
@@ -127,10 +123,9 @@ def _take_licence(source: str, target: Path) -> None:
         with fetched(f"{folder}{STATE_LICENCE}{at}{revision}") as file:
             shutil.copyfile(file, target)
     except InputError as error:
-        print(
+        say(
             f"prior: WARNING: no {STATE_LICENCE} beside {source} ({error}); its terms ask that a "
-            "complete copy goes along with a model that is passed on",
-            file=sys.stderr,
+            "complete copy goes along with a model that is passed on"
         )
 
 
@@ -157,10 +152,9 @@ def _report(facts: dict[str, Any], target: Path) -> None:
     for source in facts["sources"]:
         print(f"prior: licence of {source['source'] or source['kind']}: {source['licence']}")
         if is_non_commercial(source["licence"]):
-            print(
+            say(
                 f"prior: WARNING: {source['source']} is not for commercial use, and neither may be "
-                "a model that is trained with it",
-                file=sys.stderr,
+                "a model that is trained with it"
             )
     for member in facts.get("members", []):
         print(f"prior: {member['prior']}: width {member['width']:,}, {_covered(member)}")

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from components.shared.storage.parquet import PARQUET_FAULTS, opened_parquet
-from components.shared.telling.errors import InputError
+from components.shared.telling.errors import InputError, refusing
 
 Block = NDArray[np.generic]
 """Vectors of the next genes, [genes, width]."""
@@ -49,11 +49,7 @@ class Table:
 
 
 def read_table(path: Path, ending: str, name: str) -> Table:
-    """Open a table of gene vectors; messages call it ``name``.
-
-    Raises:
-        InputError: not of the format its ending says, or of another layout. Blocks raise it too.
-    """
+    """Open a table of gene vectors; messages call it ``name``. Its blocks may be refused later."""
     return READERS[ending](path, name)
 
 
@@ -73,10 +69,9 @@ def _numbers(values: Any, where: str) -> NDArray[np.generic]:
         if values.is_complex() or values.layout != torch.strided or values.device.type == "meta":
             raise InputError(f"{where} is a {values.dtype} tensor; expected plain real numbers")
         values = values.detach()
-        try:
+        with refusing((RuntimeError, TypeError), f"{where} cannot be read as numbers"):
+            # Quantised and other kinds have no numbers.
             values = (values.float() if values.is_floating_point() else values).numpy()
-        except (RuntimeError, TypeError) as error:  # Quantised and other kinds without numbers.
-            raise InputError(f"{where} cannot be read as numbers ({error})") from None
     if values.dtype.kind not in "fiub":
         raise InputError(f"{where} is of type {values.dtype}; expected numbers")
     return values
@@ -99,10 +94,8 @@ def _blocks(genes: list[str], rows: Any, name: str) -> Iterator[Block]:
 
 
 def _safetensors(path: Path, name: str) -> Table:
-    try:
+    with refusing((SafetensorError, OSError), f"{name}: not readable as safetensors"):
         file = safe_open(str(path), framework="pt")
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{name}: not readable as safetensors ({error})") from None
     metadata = file.metadata() or {}
     licence = metadata.get("license", metadata.get("licence", ""))
     keys = list(file.keys())
@@ -131,10 +124,8 @@ def _gene_list(text: str, name: str) -> list[str]:
 
 
 def _npz(path: Path, name: str) -> Table:
-    try:
+    with refusing(NPZ_FAULTS, f"{name}: not readable as npz"):
         file = np.load(path, allow_pickle=False)
-    except NPZ_FAULTS as error:
-        raise InputError(f"{name}: not readable as npz ({error})") from None
     if not isinstance(file, np.lib.npyio.NpzFile):
         raise InputError(f"{name}: is a single array; expected an npz with genes and embeddings")
     if {"genes", "embeddings"} <= set(file.files):
@@ -152,10 +143,8 @@ def _npz(path: Path, name: str) -> Table:
 
 
 def _array(file: Any, key: str, name: str) -> NDArray[np.generic]:
-    try:
+    with refusing(NPZ_FAULTS, f"{name}: array '{key}' cannot be read"):
         return np.asarray(file[key])
-    except NPZ_FAULTS as error:
-        raise InputError(f"{name}: array '{key}' cannot be read ({error})") from None
 
 
 def _parquet(path: Path, name: str) -> Table:
@@ -200,10 +189,8 @@ def _index_columns(metadata: dict[bytes, bytes]) -> list[str]:
 
 
 def _parquet_genes(file: pq.ParquetFile, symbols: str, name: str) -> list[str]:
-    try:
+    with refusing(PARQUET_FAULTS, f"{name}: damaged parquet"):
         genes: list[str] = file.read([symbols]).column(symbols).to_pylist()
-    except PARQUET_FAULTS as error:
-        raise InputError(f"{name}: damaged parquet ({error})") from None
     if None in genes:
         raise InputError(f"{name}: column '{symbols}' has an empty gene symbol")
     return genes
@@ -212,10 +199,8 @@ def _parquet_genes(file: pq.ParquetFile, symbols: str, name: str) -> list[str]:
 def _parquet_blocks(
     file: pq.ParquetFile, genes: list[str], columns: list[str], name: str
 ) -> Iterator[Block]:
-    try:
+    with refusing(PARQUET_FAULTS, f"{name}: damaged parquet"):
         rows = parquet_numbers(file, columns)
-    except PARQUET_FAULTS as error:
-        raise InputError(f"{name}: damaged parquet ({error})") from None
     yield from _blocks(genes, rows, name)
 
 

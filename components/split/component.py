@@ -26,18 +26,12 @@ def split(
         seed: draws validation perturbations and control halves.
     """
     from components.shared.artifacts.artifact import describe
-    from components.shared.parameters.options import options_for
-    from components.shared.parameters.stage_options import SPLIT_OPTIONS
+    from components.shared.parameters.stage_options import SPLIT_OPTIONS, checked_options
     from components.shared.telling.errors import one_line_errors
     from components.split.split import split as run
 
     with one_line_errors("split"):
-        keywords = options_for(
-            run,
-            options,
-            allowed=tuple(SPLIT_OPTIONS),
-            name="split_options",
-        )
+        keywords = checked_options(SPLIT_OPTIONS, options, name="split_options")
         run(
             cells.path,
             splits.path,

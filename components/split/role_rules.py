@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import cycle
 
-from components.shared.artifacts.perturbation_names import line_named
+from components.shared.artifacts.perturbation_names import known_line, line_named
 from components.shared.artifacts.splits import TEST, TRAIN, VAL
 from components.shared.parameters.conditions import test_line_trains
 from components.shared.telling.errors import InputError, nearest, shortlist
@@ -40,36 +40,22 @@ class Rules:
         return role in roles
 
 
-def check_line(line: str, labels: Labels, where: str) -> None:
-    """Check that cells of ``line`` exist."""
-    if line not in labels.lines:
-        raise InputError(
-            f"{where}: cell line '{line}' is not in the cells{nearest(line, labels.lines)}; "
-            f"lines: {shortlist(labels.lines, 12)}"
-        )
-
-
 def from_lines(train_lines: Sequence[str], test_line: str, labels: Labels) -> Rules:
     """Return the rules that the arguments give: whole lines train, one line tests.
 
     Without training lines nothing is left but to apply a finished model to the test line, which
-    need not be named where it is the only one.
-
-    Raises:
-        InputError: a line that is unknown, given twice, or both trained and tested, or no test
-            line.
+    need not be named where it is the only one. A line is refused that is unknown, given twice, or
+    both.
     """
     if isinstance(train_lines, str):
         raise InputError(f"train_lines: expected a list of cell lines, got {train_lines!r}")
-    train_lines = [line_named(line, labels.lines) for line in train_lines]
     test_line = line_named(test_line, labels.lines)
     if not test_line and not train_lines and len(labels.lines) == 1:
         test_line = labels.lines[0]
     if not test_line:
         raise InputError("test_line is empty; expected the cell line to predict")
-    for line in train_lines:
-        check_line(line, labels, "train_lines")
-    check_line(test_line, labels, "test_line")
+    train_lines = [known_line(line, labels.lines, "train_lines") for line in train_lines]
+    test_line = known_line(test_line, labels.lines, "test_line")
     twice = sorted({line for line in train_lines if list(train_lines).count(line) > 1})
     if twice:
         raise InputError(f"train_lines: {shortlist(twice)} given more than once; give each once")
@@ -88,13 +74,9 @@ def with_validation(
     as in the reference run (5 % of K562's perturbations); a fraction of 1 holds a whole line out.
     The draw is over sorted names, so it does not depend on the order of cells.
 
-    Args:
-        rules: rules without validation.
-        labels: labels of the cells.
-        val_line: a training line; empty for all, or for the first one with a fraction of 1.
-        val_fraction: of the sets, rounded; unless 0 it is at least one, and without a line at least
-            `LEAST_SETS` where those are no more than `MOST_RAISED` of all.
-        seed: of the draw.
+    The ``val_line`` is a training line; empty for all, or for the first one with a fraction of 1.
+    The ``val_fraction`` is of the sets, rounded; unless 0 it is at least one, and without a line at
+    least `LEAST_SETS` where those are no more than `MOST_RAISED` of all.
 
     Raises:
         InputError: a line that does not train, or that has no perturbed cell.

@@ -48,20 +48,12 @@ def assign(
     halve_controls: bool,
     seed: int,
 ) -> Assignment:
-    """Give every cell exactly one role.
+    """Give every cell exactly one role; a used line without controls is refused.
 
-    Args:
-        labels: labels of the cells.
-        rules: roles of lines and of single perturbations.
-        asked: the perturbations to test, whether or not training has them; none = all there are.
-        restrict_test_to_training: where nothing is requested, leave out test cells whose
-            perturbation no training line has, as the reference run does.
-        halve_controls: part each line's controls into basal and reference halves. Those of a test
-            line without test cells stay whole.
-        seed: of the halves.
-
-    Raises:
-        InputError: a used line without controls, or with one that cannot be halved.
+    ``asked`` are the perturbations to test, whether or not training has them; none = all there are,
+    of which ``restrict_test_to_training`` leaves out those that no training line has, as the
+    reference run does. ``halve_controls`` parts each line's controls into basal and reference
+    halves; those of a test line without test cells stay whole.
     """
     table = _table(labels, rules)
     by_rule = table.copy()

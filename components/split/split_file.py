@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from components.shared.artifacts.perturbation import CONTROL, in_the_words_of
-from components.shared.artifacts.perturbation_names import canonical_name, line_named
+from components.shared.artifacts.perturbation_names import canonical_name, known_line, line_named
 from components.shared.artifacts.splits import TEST, TRAIN, UNUSED, VAL
 from components.shared.storage.digests import sha256_of
 from components.shared.storage.documents import read_text
-from components.shared.telling.errors import InputError, nearest, shortlist
+from components.shared.telling.errors import InputError, nearest, refusing, shortlist
 from components.split.coded_labels import Labels
-from components.split.role_rules import Rules, check_line
+from components.split.role_rules import Rules
 
 ROLES = (TRAIN, VAL, TEST)
 LISTED_ROLES = (VAL, TEST)
@@ -48,17 +48,16 @@ class SplitFile:
 
 
 def read_split_file(path: Path, name: str) -> SplitFile:
-    """Read a split file; messages call it ``name``.
+    """Read a split file; messages call it ``name``. No line may have two roles.
 
     Raises:
         InputError: not TOML, an unknown table or role, or a line with two roles.
     """
     hint = "expected cell-load's split form"
     text = read_text(path, name, hint)
-    try:
+    # A number may have too many digits to be one, which is a ValueError.
+    with refusing((ValueError, RecursionError), f"{name}: not TOML", f"; {hint}"):
         document = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:  # a number may have too many digits to be one
-        raise InputError(f"{name}: not TOML ({error}); {hint}") from None
     for table, value in document.items():
         # Numbers and strings beside the tables are settings of cell-load's loader.
         if isinstance(value, dict) and table not in TABLES:
@@ -141,18 +140,15 @@ def rules_of(
 ) -> tuple[Rules, dict[str, Any]]:
     """Hold a split file against the cells; return its rules and facts for the summary.
 
-    Args:
-        file: the split file.
-        labels: labels of the cells.
-        train_lines: only orders the lines that the file makes train (the first one validates).
-        test_line: chooses among several test lines; else the file's goes before it.
+    ``train_lines`` only orders the lines that the file makes train (the first one validates);
+    ``test_line`` chooses among several test lines; else the file's goes before it.
 
     Raises:
         InputError: a line that the cells lack, no test line, or several and none chosen.
     """
     file = _in_the_words_of(file, labels)
     for line in [*file.whole, *file.listed]:
-        check_line(line, labels, file.name)
+        known_line(line, labels.lines, file.name)
     train_lines = [line_named(line, labels.lines) for line in train_lines]
     test = _test_line(file, line_named(test_line, labels.lines))
     roles = dict(file.whole) | dict.fromkeys(file.listed, TRAIN)

@@ -12,7 +12,7 @@ from typing import Any
 
 from kubernetes.utils.quantity import parse_quantity
 
-from components.shared.telling.errors import InputError
+from components.shared.telling.errors import refusing
 from pipelines.inputs import is_comparison, is_prediction
 from pipelines.lean import stage_of
 from pipelines.validation.rules import at
@@ -135,13 +135,10 @@ def check_secrets(tree: Tree) -> list[str]:
 def check_release(tree: Tree) -> list[str]:
     """A release that is compiled here has the images that were pushed."""
     released = [task for task in tasks(tree) if task.package.startswith(RELEASE)]
-    try:
+    faults = (ValueError, TypeError, AttributeError, KeyError)
+    with refusing(faults, f"{LOCK}: no lock of images", "; make push REGISTRY=… writes it"):
         lock = json.loads(tree.text(LOCK) or "{}")
         pinned = {stage: str(entry["image"]) for stage, entry in lock.items()}
-    except (ValueError, TypeError, AttributeError, KeyError) as error:
-        raise InputError(
-            f"{LOCK}: no lock of images ({error}); make push REGISTRY=… writes it"
-        ) from None
     return [
         f"{task}: image {image}; {LOCK} has {wanted or 'none'}, expected by digest; make push and "
         f"compile RELEASE=1, or remove {RELEASE}"

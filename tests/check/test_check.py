@@ -14,9 +14,12 @@ from components.check.component import check_grid as grid_component
 from components.ingest.ingest import ingest
 from components.shared.artifacts.artifact import CELLS, FAILED, FailedError, opening
 from components.shared.artifacts.failure import errors_of
-from components.shared.parameters.options import checked_options
 from components.shared.parameters.repeat import commands
-from components.shared.parameters.stage_options import INGEST_OPTIONS, SPLIT_OPTIONS
+from components.shared.parameters.stage_options import (
+    INGEST_OPTIONS,
+    SPLIT_OPTIONS,
+    checked_options,
+)
 from components.shared.telling.errors import InputError
 from components.split.split import split
 from pipelines.run import PARAMS, assignments_in, check_settings, read_params

@@ -14,7 +14,6 @@ from components.check.look import look, print_look
 from components.ingest.generator import Screen, write_raw
 from components.ingest.ingest import ingest
 from components.shared.parameters.recipe import load_recipe, recipe_names
-from components.shared.reading import readings
 from components.shared.storage import ranged
 from components.shared.storage.ranged import UnreadError, opened_in_part
 from components.shared.telling.errors import InputError
@@ -140,7 +139,7 @@ def test_any_other_fault_is_a_note(h5ad: Path, monkeypatch: pytest.MonkeyPatch) 
     def fails(*_: object, **__: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(readings, "labels_of", fails)
+    monkeypatch.setattr(looking, "labels_of", fails)
     assert "(MemoryError)" in look(asked(h5ad))[0]
 
 

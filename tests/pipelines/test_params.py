@@ -6,10 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from components.ingest.ingest import ingest
-from components.shared.parameters.options import options_for
 from components.shared.parameters.recipe import load_recipe
 from components.shared.parameters.repeat import commands
+from components.shared.parameters.stage_options import INGEST_OPTIONS, checked_options
 from components.shared.telling.errors import InputError
 from pipelines.inputs import input_uris
 from pipelines.run import (
@@ -191,7 +190,7 @@ def test_a_changed_folder_of_a_prior_changes_what_the_cache_sees(tmp_path, key):
 )
 def test_a_bad_option_is_one_line(given, says):
     with pytest.raises(InputError, match=says):
-        options_for(ingest, given, allowed=("expression", "obs_filter"), name="ingest_options")
+        checked_options(INGEST_OPTIONS, given, name="ingest_options")
 
 
 OWN = (PARAMS / "own-data.yaml").read_text()

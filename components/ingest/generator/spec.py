@@ -59,11 +59,7 @@ class Spec:
 
     @classmethod
     def from_uri(cls, uri: str, *, seed: int = 0) -> "Spec":
-        """Parse ``uri``; ``seed`` is taken where it names none.
-
-        Raises:
-            InputError: unknown or doubled key, a value that cannot be, or too few cells.
-        """
+        """Parse ``uri``, whose keys are checked; ``seed`` is taken where it names none."""
         parts = urlsplit(uri)
         if parts.netloc != HOST or parts.path.strip("/") or parts.fragment:
             raise InputError(f"{uri}: expected sim://{HOST}?{'=&'.join(KEYS)}=")
@@ -84,19 +80,15 @@ class Spec:
             raise InputError(f"{uri}: a key is given twice; give each once")
         most = len(symbols())
         lines = _lines(given["lines"]) if "lines" in given else cls.lines
-        spec = cls(
-            cells=_number("cells", given.get("cells", str(cls.cells)), 1, 10**8),
-            genes=_number("genes", given.get("genes", str(cls.genes)), 20, most),
-            perturbations=_number(
-                "perturbations", given.get("perturbations", str(cls.perturbations)), 1, most // 2
-            ),
-            lines=lines,
-            seed=_number("seed", given.get("seed", str(seed)), 0, 2**63 - 1),
-            controls_only=tuple(given[CONTROLS_ONLY].split(",")) if CONTROLS_ONLY in given else (),
-            escape=_number(ESCAPE, given.get(ESCAPE, "0"), 0, 100),
-            batches=_number(BATCHES, given.get(BATCHES, "0"), 0, 100),
-            pathways=_number(PATHWAYS, given.get(PATHWAYS, "0"), 0, 1000),
-        )
+        bounds = {"cells": (1, 10**8), "genes": (20, most), "perturbations": (1, most // 2)}
+        bounds |= {"seed": (0, 2**63 - 1), ESCAPE: (0, 100), BATCHES: (0, 100), PATHWAYS: (0, 1000)}
+        usual = vars(cls()) | {"seed": seed}
+        numbers = {
+            key: _number(key, given.get(key, str(usual[key])), *ends)
+            for key, ends in bounds.items()
+        }
+        bare = tuple(given[CONTROLS_ONLY].split(",")) if CONTROLS_ONLY in given else ()
+        spec = cls(lines=lines, controls_only=bare, **numbers)
         for line in spec.controls_only:
             if line not in lines:
                 raise InputError(

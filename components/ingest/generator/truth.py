@@ -205,8 +205,7 @@ def design(spec: Spec) -> Design:
 def expected_shares(plan: Design, line: int) -> Floats:
     """Return each gene's expected share of the measured molecules of one line.
 
-    Returns:
-        Shape [perturbations + 1, genes], the control last; rows add up to 1.
+    [perturbations + 1, genes], the control last; rows add up to 1.
     """
     change = plan.loadings @ plan.programmes[line] + plan.own
     change = MOST_CHANGE * np.tanh(change / MOST_CHANGE)

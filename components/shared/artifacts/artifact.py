@@ -127,11 +127,7 @@ def code_version() -> dict[str, str]:
 
 @contextmanager
 def beside(target: Path) -> Iterator[Path]:
-    """Yield an empty folder beside ``target`` that becomes ``target`` when the block succeeds.
-
-    Raises:
-        InputError: ``target`` exists already and is not an empty folder.
-    """
+    """Yield an empty folder beside ``target``, which must not exist, that becomes it on success."""
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise InputError(f"{target}: exists already; give another folder or remove it first")
     draft = _draft(target)
@@ -167,14 +163,9 @@ def writing(
 ) -> Iterator[Draft]:
     """Yield a draft of an artifact folder; on success hash its files and move it to ``target``.
 
-    Args:
-        target: folder that will appear whole or not at all.
-        format: one of the format markers of this module.
-        parameters: what the stage was called with; anything JSON can hold.
-        inputs: the artifacts that were read, by name.
-
-    Raises:
-        InputError: ``target`` exists already and is not an empty folder.
+    The folder appears whole or not at all; one that is there already and not empty is refused.
+    ``format`` is a marker of this module, ``parameters`` what the stage was called with, anything
+    that JSON can hold, and ``inputs`` the artifacts that were read, by name.
     """
     with beside(Path(target)) as folder:
         draft = Draft(folder)
@@ -224,9 +215,7 @@ def link_or_copy(source: Path, target: Path) -> None:
 def opening(path: Path | str, format: str) -> Artifact:
     """Check an artifact folder's format marker and its files, and return it.
 
-    Raises:
-        InputError: no artifact there, another format, or a file that is missing or changed.
-        FailedError: the task that should have made it failed.
+    One in place of which a task says that it failed is a `FailedError`.
     """
     path = Path(path)
     maker = f"expected a {format} artifact as made by the {MADE_BY[format]} task"
@@ -268,11 +257,7 @@ class _Facts(dict[str, Any]):
 
 
 def _checked(provenance: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Return a provenance of the shape that `writing` gives it.
-
-    Raises:
-        InputError: another shape, or a file outside of its folder; names the part.
-    """
+    """Return a provenance of the shape that `writing` gives it, of files in its folder alone."""
     where = f"{path / PROVENANCE}:"
     check_shape(provenance, shapes.PROVENANCE, where[:-1], _anew(path))
     name = f"{where} 'summary'"

@@ -167,12 +167,8 @@ class Cells:
     def group_means(self, groups: Ints, n_groups: int) -> NDArray[np.float64]:
         """Return mean expression (pseudobulk) of each group of cells in one pass over the file.
 
-        Args:
-            groups: group number of every cell, shape [cells]; negative = in no group.
-            n_groups: how many groups there are.
-
-        Returns:
-            Means, shape [n_groups, genes]; NaN for a group without cells.
+        ``groups`` has the group number of every cell, [cells]; negative = in no group. Means are
+        [n_groups, genes]; NaN for a group without cells.
 
         Raises:
             InputError: ``groups`` does not have one entry a cell.

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from components.shared.artifacts.shapes import CONFIDENCE
 from components.shared.artifacts.training_effects import TrainingEffects
 from components.shared.storage.documents import read_json
-from components.shared.telling.errors import InputError
+from components.shared.telling.errors import InputError, refusing
 
 CONFIDENCE_FILE = "confidence.json"
 
@@ -124,12 +124,9 @@ class Confidence:
 
     @classmethod
     def read(cls, path: Path) -> "Confidence":
-        """Read what `write` wrote.
-
-        Raises:
-            InputError: the file is missing or not what was written.
-        """
-        try:
+        """Read what `write` wrote; anything else is refused."""
+        faults = (OSError, ValueError, TypeError, KeyError, AttributeError)
+        with refusing(faults, f"{path}: no table of confidence", "; fine-tune again"):
             content = read_json(path, str(path), "fine-tune again", CONFIDENCE)
             table = pd.DataFrame(content.pop("perturbations")).set_index("label")
             numbers = table.columns.drop("known")
@@ -145,8 +142,6 @@ class Confidence:
             )
             found.expected(table.index[:1].tolist(), 0.0)
             usable = 0 < found.scale <= MOST_SCALE
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            raise InputError(f"{path}: no table of confidence ({error}); fine-tune again") from None
         if not usable:
             raise InputError(
                 f"{path}: scale {found.scale}, expected more than 0, at most {MOST_SCALE:g}; "
@@ -155,23 +150,15 @@ class Confidence:
         return found
 
     def expected(
-        self,
-        labels: Sequence[str],
-        control_similarity: float,
-        known: Sequence[str] | None = None,
+        self, labels: Sequence[str], control_similarity: float, known: Sequence[str] | None = None
     ) -> pd.DataFrame:
         """Return what to expect of predictions of some perturbations in a line.
 
-        Args:
-            labels: perturbations.
-            control_similarity: of the line's controls to the nearest training line's, see
-                `control_similarity`.
-            known: how the effect of each is known, where that is not as in `perturbations`; None =
-                as there, and of those that are not there as the mean.
-
-        Returns:
-            One row per label, in their order, with `agreement`, `known`, `expected_pearson_delta`,
-            `expected_low`, `expected_high`; NaN where it cannot be said, see `why`.
+        ``control_similarity`` is that of the line's controls to the nearest training line's (see
+        the function). ``known`` says how the effect of each is known, where that is not as in
+        `perturbations`; None = as there, and of those that are not there as the mean. There is a
+        row per label, in their order, with `agreement`, `known`, `expected_pearson_delta`,
+        `expected_low`, `expected_high`; NaN where it cannot be said, see `why`.
         """
         table = self.perturbations.reindex(pd.Index(labels, dtype=object))
         table["known"] = table["known"].fillna(MEAN) if known is None else list(known)
@@ -197,12 +184,8 @@ def control_similarity(
     """Return how near a line's controls are to those of the nearest training line.
 
     It is the highest correlation of mean expression over the genes that both have, NaN where those
-    are fewer than two or do not vary.
-
-    Args:
-        control: mean of the line's controls, [genes], log1p of counts per 10,000.
-        genes: their names.
-        training: what the training lines measured.
+    are fewer than two or do not vary. ``control`` is the mean of the line's controls, [genes],
+    log1p of counts per 10,000.
     """
     columns = pd.Index(genes).get_indexer(pd.Index(training.genes))
     own, others = np.asarray(control, float)[columns[columns >= 0]], training.control

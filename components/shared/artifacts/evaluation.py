@@ -118,12 +118,7 @@ NUMBERS: Shape = {
 
 
 def read_numbers(folder: Path, hint: str = "run the evaluate task again") -> dict[str, Any]:
-    """Return what `metrics.json` in a folder holds.
-
-    Args:
-        folder: of the artifact, or where it was published.
-        hint: for messages, what to do.
-    """
+    """Return what `metrics.json` holds in the folder of an artifact, or where it was published."""
     file = folder / METRICS_FILE
     return read_json(file, str(file), hint, NUMBERS)
 

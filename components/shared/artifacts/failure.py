@@ -9,7 +9,6 @@ What kills the process from outside (a lost node, the kernel for memory) fails t
 """
 
 import shutil
-import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,17 +16,14 @@ from pathlib import Path
 
 from components.shared.artifacts.artifact import FAILED, FailedError, writing
 from components.shared.telling.addresses import visible, without_secrets
-from components.shared.telling.errors import InputError, any_text, one_line_errors
+from components.shared.telling.errors import InputError, any_text, one_line_errors, say
 
 
 @contextmanager
 def errors_of(stage: str, target: Path | str, *, in_grid: bool) -> Iterator[None]:
     """Tell what goes wrong in a stage, as `one_line_errors`, or in a grid as a failed artifact.
 
-    Args:
-        stage: its name.
-        target: the folder of its artifact.
-        in_grid: whether the task is one of a grid, and its failure a result.
+    ``target`` is the folder of its artifact.
     """
     if not in_grid:
         with one_line_errors(stage):
@@ -47,7 +43,7 @@ def errors_of(stage: str, target: Path | str, *, in_grid: bool) -> Iterator[None
 
 def _write(stage: str, reason: str, target: Path | str) -> None:
     reason = visible(without_secrets(" ".join(reason.split())))
-    print(f"{stage}: error: {reason}; the other runs continue", file=sys.stderr, flush=True)
+    say(f"{stage}: error: {reason}; the other runs continue")
     shutil.rmtree(target, ignore_errors=True)
     with writing(target, FAILED, parameters={}) as draft:
         draft.summary |= {"stage": stage, "reason": reason}

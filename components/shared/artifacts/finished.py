@@ -40,29 +40,32 @@ PUBLISHED_AT = "published_at"
 def take_model(uri: str, target: Path | str) -> dict[str, Any]:
     """Make a model artifact of a finished model, and return its summary.
 
-    Args:
-        uri: a folder or its URI; that of a file in it stands for the folder.
-        target: folder of the model artifact.
-
-    Raises:
-        InputError: a file is missing, damaged or of another kind of model.
+    The URI of a file in the model's folder stands for the folder; a damaged or missing file is
+    refused.
     """
     where = shown(uri)
     folder_uri = folder_of(uri, (*NEEDED, *BESIDE, PROVENANCE))
     try:
         with fetched_folder(folder_uri, (PROVENANCE,)) as folder:
-            provenance = _provenance(folder / PROVENANCE, where)
+            provenance = _json(folder / PROVENANCE, where)
+            form, files = provenance.get("format"), provenance.get("files")
+            if form not in (PUBLISHED, MODEL) or not isinstance(files, dict):
+                raise InputError(f"{where}: is {str(form)[:60]!r}, not a model")
             digest = sha256_of(folder / PROVENANCE)
     except InputError as error:
         raise InputError(
             f"model: {error}; {EXPECTED} (an scGPT checkpoint has to be fine-tuned first)"
         ) from None
-    names = _names(provenance, where)
+    names = _names(files, where)
     with fetched_folder(folder_uri, (PROVENANCE, *names)) as folder:
         if sha256_of(folder / PROVENANCE) != digest:
             raise InputError(f"{where}: changed while it was read; try again")
         for name in names:
-            _check(folder / name, provenance["files"][name]["sha256"], where)
+            if sha256_of(folder / name) != files[name]["sha256"]:
+                raise InputError(
+                    f"{where}/{name}: sha256 is not the one in {PROVENANCE}; the file changed or "
+                    "is damaged, fetch or publish it again"
+                )
         args, stats = (_json(folder / name, where) for name in ("args.json", "training_stats.json"))
         settings_of(args, where)
         with writing(target, MODEL, parameters={"model": where}) as draft:
@@ -73,15 +76,7 @@ def take_model(uri: str, target: Path | str) -> dict[str, Any]:
             return draft.summary
 
 
-def _provenance(file: Path, where: str) -> dict[str, Any]:
-    found = _json(file, where)
-    if found.get("format") not in (PUBLISHED, MODEL) or not isinstance(found.get("files"), dict):
-        raise InputError(f"{where}: is {str(found.get('format'))[:60]!r}, not a model")
-    return found
-
-
-def _names(provenance: Mapping[str, Any], where: str) -> list[str]:
-    files = provenance["files"]
+def _names(files: Mapping[str, Any], where: str) -> list[str]:
     for name in NEEDED:
         if name not in files:
             raise InputError(
@@ -92,14 +87,6 @@ def _names(provenance: Mapping[str, Any], where: str) -> list[str]:
     if not all(isinstance(files[name], dict) and "sha256" in files[name] for name in names):
         raise InputError(f"{where}/{PROVENANCE}: names no sha256 of its files; {EXPECTED}")
     return names
-
-
-def _check(file: Path, sha256: str, where: str) -> None:
-    if sha256_of(file) != sha256:
-        raise InputError(
-            f"{where}/{file.name}: sha256 is not the one in {PROVENANCE}; the file changed or is "
-            "damaged, fetch or publish it again"
-        )
 
 
 def _json(file: Path, where: str) -> dict[str, Any]:

@@ -12,9 +12,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from components.shared.storage.documents import said
-from components.shared.storage.parquet import PARQUET_FAULTS, opened_parquet
-from components.shared.telling.errors import InputError
+from components.shared.storage.parquet import PARQUET_FAULTS, whole_parquet
+from components.shared.telling.errors import InputError, refusing
 
 TABLE_FILE = "prior.safetensors"
 """One tensor, `prior`, float32 [tokens, width], a zero row where a token has none."""
@@ -35,19 +34,19 @@ PERTURBATION, CELL_LINE, CELLS = "perturbation", "cell_line", "cells"
 
 @contextmanager
 def opened_table(path: Path, framework: str) -> Iterator[tuple[Any, dict[str, str]]]:
-    """Yield the table of a gene prior, [rows, width], read where it is indexed, and its metadata.
+    """Yield the table of a gene prior, [rows, width], read where it is indexed, and metadata.
 
     Raises:
         InputError: the file cannot be read, or holds no such table.
     """
-    try:
-        with safe_open(str(path), framework=framework) as file:
-            rows = file.get_slice(TENSOR)
-            if len(rows.get_shape()) != 2 or rows.get_dtype() != "F32":
-                raise InputError(f"{path}: '{TENSOR}' is not a table of float32; {AGAIN}")
-            yield rows, file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); {AGAIN}") from None
+    with (
+        refusing((SafetensorError, OSError), f"{path}: cannot be read", f"; {AGAIN}"),
+        safe_open(str(path), framework=framework) as file,
+    ):
+        rows = file.get_slice(TENSOR)
+        if len(rows.get_shape()) != 2 or rows.get_dtype() != "F32":
+            raise InputError(f"{path}: '{TENSOR}' is not a table of float32; {AGAIN}")
+        yield rows, file.metadata() or {}
 
 
 @dataclass(frozen=True)
@@ -80,8 +79,9 @@ class OtherEffects:
             InputError: a file is missing or not what was written.
         """
         try:
-            table = _table_of(folder / EFFECTS_FILE)
-            errors = _table_of(folder / ERRORS_FILE) if (folder / ERRORS_FILE).is_file() else None
+            files = [folder / EFFECTS_FILE, folder / ERRORS_FILE]
+            table = whole_parquet(files[0], str(files[0]), AGAIN)
+            errors = whole_parquet(files[1], str(files[1]), AGAIN) if files[1].is_file() else None
             genes = [c for c in table.column_names if c not in (PERTURBATION, CELL_LINE, CELLS)]
             return cls(
                 table.column(PERTURBATION).to_pylist(),
@@ -101,13 +101,6 @@ class OtherEffects:
         return pa.table(columns | {gene: values[:, i] for i, gene in enumerate(self.genes)})
 
 
-def _table_of(path: Path) -> pa.Table:
-    try:
-        return opened_parquet(path, str(path), hint=AGAIN).read()
-    except PARQUET_FAULTS as error:
-        raise InputError(f"{path}: not readable as parquet ({said(error)}); {AGAIN}") from None
-
-
 def _matrix(table: pa.Table, genes: list[str]) -> NDArray[np.float32]:
     values = np.empty((table.num_rows, len(genes)), np.float32)
     for i, gene in enumerate(genes):
@@ -116,25 +109,15 @@ def _matrix(table: pa.Table, genes: list[str]) -> NDArray[np.float32]:
 
 
 def genes_with_vector(table: NDArray[np.float32], tokens: Iterable[str]) -> set[str]:
-    """Return the genes that have a prior.
-
-    Args:
-        table: the prior, [tokens, width]; a row of zeros = none.
-        tokens: the token of each row.
-    """
+    """Return the tokens of a prior [tokens, width] that have a vector; a row of zeros = none."""
     filled = np.any(table, axis=1).tolist()
     return {token for token, there in zip(tokens, filled, strict=True) if there}
 
 
 def coverage(with_vector: Collection[str], genes: Iterable[str]) -> dict[str, int | float]:
-    """Return how many of some genes have a prior.
+    """Return how many of some genes, each once, have a prior, see `genes_with_vector`.
 
-    Args:
-        with_vector: the genes that have one, see `genes_with_vector`.
-        genes: those asked about, such as the perturbed genes of the test set; each counts once.
-
-    Returns:
-        ``genes``, ``covered`` and ``fraction`` (0 if there are no genes).
+    That is ``genes``, ``covered`` and ``fraction`` (0 if there are no genes).
     """
     asked = set(genes)
     covered = len(asked & set(with_vector))

@@ -6,14 +6,12 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from components.shared.artifacts.confidence import MEAN, MEASURED, NEAR_BY, SUMMED
 from components.shared.artifacts.perturbation import genes_of
-from components.shared.storage.documents import check_names
-from components.shared.storage.tensors import FAULTS, as_metadata, of_metadata
-from components.shared.telling.errors import InputError
+from components.shared.storage.tensors import FAULTS, as_metadata, read_named
+from components.shared.telling.errors import InputError, refusing
 
 EFFECTS_FILE = "effects.safetensors"
 MOST_CHANGE = 1e6
@@ -75,16 +73,9 @@ class EffectTable:
 
     @classmethod
     def read(cls, path: Path) -> "EffectTable":
-        """Read what `write` wrote.
-
-        Raises:
-            InputError: the file is not what was written.
-        """
-        try:
-            with safe_open(str(path), framework="numpy") as file:
-                names = of_metadata(file.metadata())
-                check_names(names, "perturbations", "genes")
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        """Read what `write` wrote; anything else is refused."""
+        with refusing(FAULTS, f"{path}: no table of effects", "; fine-tune again"):
+            names, tensors = read_named(path, "perturbations", "genes")
             table = cls(
                 names["perturbations"], names["genes"], tensors.pop("change"), names["origin"]
             )
@@ -92,8 +83,6 @@ class EffectTable:
                 vectors = dict(zip(genes, tensors.pop("vectors"), strict=True))
                 own = table.perturbations, table.genes, table.change, table.origin
                 table = cls(*own, NearBy(**tensors), vectors)
-        except FAULTS as error:
-            raise InputError(f"{path}: no table of effects ({error}); fine-tune again") from None
         if table.change.shape != (len(table.perturbations), len(table.genes)):
             raise InputError(f"{path}: names do not fit its tensor; fine-tune again")
         if not (np.abs(table.change) < MOST_CHANGE).all():

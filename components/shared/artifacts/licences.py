@@ -65,13 +65,9 @@ class Source:
 
 
 def licence_of(source: str, said: str) -> str:
-    """Return the licence of the file or folder at ``source``.
+    """Return the licence of the file or folder at ``source``, a path or URI without its query.
 
-    What `BOUND` knows holds for every copy; else the file's own word goes first.
-
-    Args:
-        source: its path or URI, without digest or query.
-        said: what the file's own metadata says, if anything.
+    What `BOUND` knows holds for every copy; else the file's own word, ``said``, goes first.
     """
     if source.startswith(("sim:", "random:")):
         return GENERATED

@@ -30,16 +30,11 @@ def batches_of(cells: "Cells") -> NDArray[np.str_] | None:
 def matched(
     rows: Ints, controls: Ints, batches: NDArray[np.str_] | None
 ) -> Iterator[tuple[str, Ints, Ints]]:
-    """Yield which cells of one line stand against which of its controls.
+    """Yield which cells of one line, ``rows``, stand against which of its ``controls``.
 
-    Args:
-        rows: numbers of the cells.
-        controls: numbers of the line's controls.
-        batches: of every cell by its number; None = all stand against all controls.
-
-    Yields:
-        The batch (empty = those whose batch has too few controls, which stand against all), numbers
-        of the controls, and places in ``rows``; each place comes once.
+    ``batches`` is of every cell by its number; None = all stand against all controls. Yielded are
+    the batch (empty = those whose batch has too few controls, which stand against all), numbers of
+    the controls, and places in ``rows``; each place comes once.
     """
     rest = np.ones(len(rows), bool)
     if batches is not None:

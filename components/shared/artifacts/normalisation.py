@@ -22,7 +22,7 @@ def unit_of(total: int) -> str:
 
 
 def read_target_sum(value: str | float) -> int | None:
-    """Return the total that the option names, None for the median.
+    """Return the total that the option names, a whole number up to `MOST`; None for the median.
 
     Raises:
         InputError: it is neither a whole number from 1 to `MOST` nor `MEDIAN`.
@@ -48,10 +48,7 @@ def total_of_model(args: Mapping[str, Any]) -> int:
 def check_total(cells: int, model: int, where: object) -> None:
     """Check that cells are on the scale of the model that is applied to them.
 
-    Args:
-        cells: what they are, or are to be, brought to; 0 = their own median.
-        model: what the model's training cells were brought to.
-        where: the model, for the message.
+    Both are what cells are, or are to be, brought to; 0 = their own median.
     """
     if cells != model:
         found = unit_of(cells) if cells else "log1p of counts per their own median"

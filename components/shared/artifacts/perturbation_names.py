@@ -6,10 +6,11 @@ Sources and parameters spell one thing in several ways: with blanks around it, a
 
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from components.shared.telling.addresses import hides
+from components.shared.telling.errors import InputError, nearest, shortlist
 
 BYTES_AS_TEXT = re.compile(r"""b(['"])(.*)\1""", re.DOTALL)
 WHOLE = re.compile(r"([-+]?\d+)\.0+")
@@ -82,6 +83,17 @@ def line_named(given: Any, lines: Iterable[str]) -> str:
         return text
     same = [line for line in lines if line_key(line) == line_key(text)]
     return same[0] if len(same) == 1 else text
+
+
+def known_line(given: Any, lines: Sequence[str], where: str) -> str:
+    """Return the line that a parameter means (`line_named`), or refuse one that is not there."""
+    line = line_named(given, lines)
+    if line not in lines:
+        raise InputError(
+            f"{where}: cell line '{line}' is not in the cells{nearest(line, lines)}; "
+            f"lines: {shortlist(lines, 12)}"
+        )
+    return line
 
 
 def same_things(names: Iterable[str], key: Any) -> list[list[str]]:

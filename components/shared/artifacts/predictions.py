@@ -31,7 +31,7 @@ from anndata import AnnData
 from anndata.io import sparse_dataset
 
 from components.shared.artifacts.artifact import PREDICTIONS, Artifact, opening
-from components.shared.storage.hdf5 import check_csr, file_of, opened_hdf5, read_frame, read_part
+from components.shared.storage.hdf5 import check_csr, opened_hdf5, read_frame, read_part
 from components.shared.telling.errors import InputError
 
 PREDICTIONS_FILE = "scgpt_replogle_test.h5ad"
@@ -98,7 +98,7 @@ class Predictions:
             InputError: a part that is missing, cannot be read or does not fit the others.
         """
         name = str(self.file)
-        file = file_of(self.file, name)
+        file = opened_hdf5(self.file, name)
         kept: dict[str, Any] = {x: read_frame(file, x, name, AGAIN) for x in ("obs", "var")}
         shape = len(kept["obs"]), len(kept["var"])
         kept |= {x: _table(file, x, name) for x in ("uns", "varm")}

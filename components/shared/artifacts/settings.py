@@ -22,7 +22,7 @@ LEAST = {"batch_size": 1, "predict_window": 0}
 
 
 def settings_of(args: Mapping[str, Any], folder: Path | str) -> dict[str, Any]:
-    """Return the settings a model was fine-tuned with, from its `args.json`.
+    """Return the settings of a fine-tune from its `args.json`; an scGPT checkpoint has none.
 
     Raises:
         InputError: it was not fine-tuned by this pipeline.

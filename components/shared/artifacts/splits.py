@@ -49,7 +49,7 @@ class Splits:
 
     @classmethod
     def open(cls, path: Path | str, cells: Cells) -> "Splits":
-        """Check the artifact at ``path`` and that it was made from ``cells``.
+        """Check the artifact at ``path``, and that it was made from ``cells`` and no others.
 
         Raises:
             InputError: not a splits artifact, damaged, or made from other cells.

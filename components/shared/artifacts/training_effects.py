@@ -12,15 +12,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from components.shared.artifacts.cells import Cells
 from components.shared.artifacts.matched_controls import batches_of, matched
 from components.shared.artifacts.splits import TRAIN, Splits
-from components.shared.storage.documents import check_names
-from components.shared.storage.tensors import FAULTS, as_metadata, of_metadata
-from components.shared.telling.errors import InputError, shortlist
+from components.shared.storage.tensors import FAULTS, as_metadata, of_metadata, read_named
+from components.shared.telling.errors import InputError, refusing, shortlist
 
 TRAINING_EFFECTS_FILE = "training_effects.safetensors"
 AGAIN = "fine-tune again"
@@ -81,18 +80,10 @@ class TrainingEffects:
 
     @classmethod
     def read(cls, path: Path) -> "TrainingEffects":
-        """Read what `write` wrote.
-
-        Raises:
-            InputError: the file is missing or not what was written.
-        """
-        try:
-            with safe_open(str(path), framework="numpy") as file:
-                names = of_metadata(file.metadata())
-                check_names(names, "lines", "perturbations", "genes")
-                found = cls(**names, **{key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118
-        except FAULTS as error:
-            raise InputError(f"{path}: no training effects ({error}); fine-tune again") from None
+        """Read what `write` wrote; anything else is refused."""
+        with refusing(FAULTS, f"{path}: no training effects", f"; {AGAIN}"):
+            names, tensors = read_named(path, "lines", "perturbations", "genes")
+            found = cls(**names, **tensors)
         shape = len(found.lines), len(found.perturbations), len(found.genes)
         shapes = found.change.shape, found.cells.shape, found.control.shape
         if shapes != (shape, shape[:2], shape[::2]):
@@ -113,11 +104,11 @@ def is_matched(path: Path) -> bool:
     Raises:
         InputError: the file is not what `TrainingEffects.write` wrote.
     """
-    try:
-        with safe_open(str(path), framework="numpy") as file:
-            return "matched" in of_metadata(file.metadata() or {})
-    except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"{path}: no training effects ({error}); fine-tune again") from None
+    with (
+        refusing(FAULTS, f"{path}: no training effects", f"; {AGAIN}"),
+        safe_open(str(path), framework="numpy") as file,
+    ):
+        return "matched" in of_metadata(file.metadata() or {})
 
 
 def training_effects(
@@ -126,7 +117,7 @@ def training_effects(
     """Measure the training cells of ``splits``, in one pass over the file; no test cell is read.
 
     With ``match_batches`` each cell is compared with the reference controls of its own batch, where
-    cells have one and it has enough of them.
+    cells have one and it has enough of them. Each training line needs reference controls.
 
     Raises:
         InputError: no training cells, or a training line without reference controls.
@@ -173,15 +164,10 @@ def _match(
     pairs: NDArray[np.int64],
     batches: NDArray[np.str_],
 ) -> None:
-    """Take changes against the controls of each cell's batch, in place.
+    """Take ``change`` [pairs of line and perturbation, genes] against controls of cells' batches.
 
-    Args:
-        change: against each line's controls, [pairs of line and perturbation, genes].
-        cells: the cells.
-        splits: splits made from them.
-        control: mean of each training line's controls, lines sorted, [lines, genes].
-        pairs: of each training cell.
-        batches: of every cell.
+    It is changed in place. ``control`` is the mean of each training line's controls, lines sorted,
+    [lines, genes]; ``pairs`` are of each training cell, ``batches`` of every cell.
     """
     rows = splits.rows(TRAIN)
     of_row = splits.table["cell_line"].to_numpy(str)[rows]

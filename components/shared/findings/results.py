@@ -32,8 +32,7 @@ def told_results(log: str) -> list[str]:
 def kept_results(folder: Path) -> list[str]:
     """Return the lines of the results in the artifacts of a run on this machine.
 
-    Args:
-        folder: the run's, with one folder per task and in it one per artifact.
+    Its folder has one folder per task and in it one per artifact.
     """
     files = sorted(folder.glob("*/*/provenance.json"), key=lambda file: file.stat().st_mtime)
     return [line for file in files for line in _kept(file)]

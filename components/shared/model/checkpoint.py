@@ -10,7 +10,7 @@ from torch import Tensor
 from components.shared.model.checkpoint_files import ARGS_FILE, CHECKPOINT_FILES, WEIGHTS_FILE
 from components.shared.model.vocabulary import VOCAB_FILE, read_vocabulary
 from components.shared.storage.documents import read_json
-from components.shared.telling.errors import InputError
+from components.shared.telling.errors import InputError, refusing
 
 EXTRA_FILE = "beyond_scgpt.safetensors"
 """Tensors that scGPT's class does not have, where there are any."""
@@ -145,25 +145,16 @@ def _read_extra(path: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError  # here, so that the model needs nothing but torch
     from safetensors.torch import load_file
 
-    try:
+    with refusing((SafetensorError, OSError), f"{path}: not readable as safetensors"):
         return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path}: not readable as safetensors ({error})") from None
 
 
 def check_shapes(
     expected: dict[str, Tensor], found: dict[str, Tensor], path: Path, *, strict: bool
 ) -> None:
-    """Check tensors of a checkpoint against a model's own.
+    """Check the tensors ``found`` in a checkpoint against those of a model built by `args.json`.
 
-    Args:
-        expected: the tensors that must be there, from a model built by `args.json`.
-        found: the checkpoint's tensors.
-        path: the weights file, for the message.
-        strict: whether tensors the model does not know are refused too.
-
-    Raises:
-        InputError: one is missing, unknown (when strict), or has another shape.
+    With ``strict`` tensors that the model does not know are refused too.
     """
     for name, tensor in expected.items():
         if name not in found:

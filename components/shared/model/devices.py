@@ -7,12 +7,9 @@ from components.shared.telling.errors import InputError
 
 
 def check_gpus(gpus: int) -> None:
-    """Check that a task sees the GPUs that were asked of the cluster for it.
+    """Check that a task sees the GPUs that were asked of the cluster for it; 0 = no demand.
 
     A fine-tune on the CPU by mistake would take weeks.
-
-    Args:
-        gpus: 0 for no demand: a GPU is used where there is one.
     """
     if gpus < 0:
         raise InputError(f"gpus={gpus}: expected 0 (no demand) or more")

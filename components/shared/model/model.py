@@ -52,10 +52,8 @@ is projected the farther the wider the prior: a wide one would be learned by hea
 def build(args: dict[str, Any], vocabulary: Vocabulary, implementation: str = OURS) -> nn.Module:
     """Build a `TransformerGenerator` as `args.json` says, with fresh weights.
 
-    Args:
-        args: see `checkpoint.read_args`; and `pert_pad_id`, the flag whose embedding is zero.
-        vocabulary: token to id.
-        implementation: ours, or scgpt's own class, called the same way.
+    ``args`` are as in `checkpoint.read_args`, with `pert_pad_id`, the flag whose embedding is zero.
+    ``implementation`` is ours, or scgpt's own class, which is called the same way.
 
     Raises:
         InputError: scgpt's own is requested and the package is not installed.
@@ -85,12 +83,10 @@ def has_compiler() -> bool:
 
 
 def compile_on(model: nn.Module, device: torch.device) -> bool:
-    """Let torch.compile fuse what lies between the model's matrix products, on a GPU.
+    """Let torch.compile fuse what lies between matrix products, on a GPU; return whether it does.
 
     Triton, which makes the kernels, needs a C compiler where it runs; without one nothing is done.
-
-    Returns:
-        Whether the model is compiled; its tensors keep their names.
+    Tensors keep their names.
     """
     if device.type != "cuda" or not isinstance(model, TransformerGenerator):
         return False
@@ -116,14 +112,12 @@ def load_pretrained(model: nn.Module, checkpoint: Checkpoint, path: Path) -> lis
 
 
 def add_prior(model: nn.Module, table: Tensor, *, neutral: bool) -> None:
-    """Inject a frozen prior ``table`` [tokens, width] at the model's gene embedding.
+    """Inject a frozen prior ``table`` [tokens, width] at the gene embedding; a row of zeros = none.
 
-    Args:
-        model: of either class.
-        table: the prior; a row of zeros = none.
-        neutral: start without any weight on it, its numbers scaled so that its width does not set
-            how fast it is learned, and inject it at the perturbed gene's token too. Else, as in the
-            reference run, its projection starts random and the numbers are taken as they are.
+    A ``neutral`` one starts without any weight on it, its numbers scaled so that its width does not
+    set how fast it is learned, and reaches the perturbed gene's token too, which scgpt's own class
+    cannot take. Else, as in the reference run, its projection starts random and the numbers are
+    taken as they are.
 
     Raises:
         InputError: scgpt's own class cannot take a prior at the perturbed gene's token.

@@ -35,15 +35,8 @@ def draw_partners(labels: NDArray[np.str_], n_controls: int, seed: int) -> NDArr
     """Draw a control cell for each cell, without replacement within a perturbation if it can be.
 
     A perturbation's mean then strays as little as can be from the mean of the control pool. Each
-    perturbation has a draw of its own, whatever others there are.
-
-    Args:
-        labels: perturbation of each cell, [cells].
-        n_controls: size of the control pool.
-        seed: seed of the draw.
-
-    Returns:
-        Positions in the control pool, [cells].
+    perturbation has a draw of its own, whatever others there are. Of the cells' perturbations,
+    [cells], come positions in the control pool, [cells].
     """
     partners = np.empty(len(labels), np.int64)
     unique, number = np.unique(labels, return_inverse=True)
@@ -58,22 +51,12 @@ def draw_partners(labels: NDArray[np.str_], n_controls: int, seed: int) -> NDArr
 
 
 def draw_matched_partners(
-    labels: NDArray[np.str_],
-    batches: NDArray[np.str_],
-    of_controls: NDArray[np.str_],
-    seed: int,
+    labels: NDArray[np.str_], batches: NDArray[np.str_], of_controls: NDArray[np.str_], seed: int
 ) -> NDArray[np.int64]:
     """Draw as `draw_partners` does, for each cell from the controls of its own batch.
 
-    Args:
-        labels: perturbation of each cell, [cells].
-        batches: batch of each cell, [cells]; one that is unknown, or has too few controls (see
-            `matched`), leaves the whole pool.
-        of_controls: batch of each control, [controls].
-        seed: seed of the draw.
-
-    Returns:
-        Positions in the control pool, [cells].
+    ``batches`` are those of the cells, [cells]; one that is unknown, or has too few controls (see
+    `matched`), leaves the whole pool. ``of_controls`` are those of the controls, [controls].
     """
     cells = np.arange(len(labels))
     pool = len(cells) + np.arange(len(of_controls))
@@ -121,10 +104,7 @@ def rank_cells(controls: Floats, means: NDArray[np.floating], rng: np.random.Gen
 
 
 def _mapped(
-    values: Floats,
-    one_count: Floats,
-    means: NDArray[np.floating],
-    rng: np.random.Generator,
+    values: Floats, one_count: Floats, means: NDArray[np.floating], rng: np.random.Generator
 ) -> Floats:
     """Map genes [genes, cells] to ``means`` [genes]; ``one_count`` [cells]."""
     n = values.shape[1]

@@ -48,18 +48,12 @@ class GeneTokens:
 
     @classmethod
     def of(
-        cls,
-        genes: Sequence[str],
-        vocabulary: Vocabulary,
-        trained: Collection[str] | None = None,
+        cls, genes: Sequence[str], vocabulary: Vocabulary, trained: Collection[str] | None = None
     ) -> "GeneTokens":
         """Align the genes of a cells artifact to a vocabulary.
 
-        Args:
-            genes: of the cells.
-            vocabulary: token to id.
-            trained: the genes that a finished model was trained on, the only ones it can predict;
-                None = all.
+        ``trained`` are the genes that a finished model was trained on, the only ones it can
+        predict; None = all.
 
         Raises:
             InputError: no gene is in the vocabulary, or none was trained on.
@@ -116,15 +110,10 @@ def _room(size: int, n_genes: int, n_extra: int) -> int:
 def training_window(
     n_genes: int, size: int, targets: Iterable[Targets], rng: np.random.Generator, *, keep: bool
 ) -> Window:
-    """Draw the window of one training batch, at most ``size`` tokens where targets allow it.
+    """Draw the window of a training batch, ``size`` tokens (0 = all genes) where targets allow it.
 
-    Args:
-        n_genes: number of modelled genes.
-        size: most tokens; 0 = all genes.
-        targets: the distinct targets of the batch.
-        rng: source of the draw.
-        keep: put every measured target in the window; without it a target is there by luck, as in
-            scGPT's own perturbation training.
+    ``keep`` puts every measured target in the window; without it a target is there by luck, as in
+    scGPT's own perturbation training.
     """
     targets = list(targets)
     extra = union(t.unmeasured for t in targets)
@@ -140,17 +129,10 @@ def training_window(
 def prediction_windows(
     n_genes: int, size: int, targets: Iterable[Targets], order: Ints
 ) -> Iterator[tuple[Window, Ints]]:
-    """Cover all genes with windows of ``size`` tokens, every target in each of them.
+    """Cover all genes with windows of ``size`` tokens (0 = all in one), with every target in each.
 
-    Args:
-        n_genes: number of modelled genes.
-        size: most tokens a window; 0 = all genes in one.
-        targets: the distinct targets of the cells to predict.
-        order: a permutation of the genes; windows are cut from it.
-
-    Yields:
-        A window and the gene positions whose prediction is to be taken from it; over all windows
-        each position comes once.
+    Windows are cut from ``order``, a permutation of the genes. With each come the gene positions
+    whose prediction is to be taken from it; over all windows each position comes once.
     """
     targets = list(targets)
     extra = union(t.unmeasured for t in targets)

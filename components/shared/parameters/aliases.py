@@ -9,13 +9,7 @@ from components.shared.storage.columns import read_columns
 from components.shared.telling.errors import InputError
 
 SYMBOL = "symbol"
-OTHER_NAMES = (
-    "alias",
-    "alias_symbol",
-    "prev_symbol",
-    "ensembl_id",
-    "ensembl_gene_id",
-)
+OTHER_NAMES = ("alias", "alias_symbol", "prev_symbol", "ensembl_id", "ensembl_gene_id")
 """Columns of other names, as in HGNC's complete set: several in a field have | between."""
 
 
@@ -44,10 +38,8 @@ class Match:
 def read_aliases(path: Path, name: str) -> Aliases:
     """Read a table of other names; messages call it ``name``.
 
-    Args:
-        path: csv, tsv or parquet (see `columns`) with the column `symbol` and one or more of
-            `alias`, `alias_symbol`, `prev_symbol`, `ensembl_id` and `ensembl_gene_id`.
-        name: for messages.
+    It is csv, tsv or parquet (see `columns`), with the column `symbol` and one or more of
+    OTHER_NAMES.
 
     Raises:
         InputError: another format, or none of these columns.

@@ -14,13 +14,16 @@ from components.shared.artifacts.normalisation import TARGET_SUM, USUAL, read_ta
 from components.shared.artifacts.perturbation_names import line_key, same_things, text_of
 from components.shared.model.checkpoint_files import CHECKPOINT_FILES
 from components.shared.parameters.datasets import files
-from components.shared.parameters.options import checked_options
 from components.shared.parameters.pretrained import parse_pretrained
 from components.shared.parameters.prior_grammar import parse_prior, uris
-from components.shared.parameters.stage_options import INGEST_OPTIONS, SPLIT_OPTIONS
+from components.shared.parameters.stage_options import (
+    INGEST_OPTIONS,
+    SPLIT_OPTIONS,
+    checked_options,
+)
 from components.shared.storage.files import SHA256, local_path
 from components.shared.telling.addresses import LOCAL, scheme_of
-from components.shared.telling.errors import InputError, nearest, shortlist
+from components.shared.telling.errors import InputError, nearest, refusing, shortlist
 
 PLACEHOLDER = re.compile(
     r"\byour-(bucket|file\.h5ad|line-[ab]|test-line|scgpt-folder)\b|<your[^>]*>"
@@ -31,10 +34,9 @@ WHOLE = ("seed", "split_seed", "cells_per_perturbation", "gpus")
 
 
 def check_parameters(parameters: Mapping[str, Any]) -> None:
-    """Check what the parameters of any of the pipelines alone can tell.
+    """Check what the parameters of any of the pipelines alone can tell, of those that it has.
 
-    Args:
-        parameters: by name; those that a pipeline lacks are not checked.
+    That is options, lines, numbers, and whether local paths lead anywhere.
 
     Raises:
         InputError: an unknown or mistyped option, lines that cannot be, a number that is too small
@@ -44,15 +46,12 @@ def check_parameters(parameters: Mapping[str, Any]) -> None:
     check_filled_in(parameters)
     for name in WHOLE:
         check_whole(name, parameters.get(name, 0))
-    ingest = checked_options(
-        INGEST_OPTIONS, parameters.get("ingest_options") or {}, name="ingest_options"
-    )
+    options = parameters.get("ingest_options"), parameters.get("split_options")
+    ingest = checked_options(INGEST_OPTIONS, options[0], name="ingest_options")
     read_target_sum(ingest.get(TARGET_SUM, USUAL))
     if not text_of(parameters.get("control_label", "x")) and not ingest.get("missing_is_control"):
         raise InputError("control_label is empty; expected the label of control cells")
-    split = checked_options(
-        SPLIT_OPTIONS, parameters.get("split_options") or {}, name="split_options"
-    )
+    split = checked_options(SPLIT_OPTIONS, options[1], name="split_options")
     check_fraction(split.get("val_fraction", 0.0))
     if "train_lines" in parameters:
         check_lines(
@@ -68,19 +67,17 @@ def check_parameters(parameters: Mapping[str, Any]) -> None:
 
 
 def check_sendable(params: Mapping[str, Any]) -> None:
-    """Check that each parameter can be sent as JSON.
+    """Check that each parameter can be sent as JSON, which has no word for a date or nan.
 
     Raises:
         InputError: a value that JSON has no word for, such as a date or nan, or text that no file
             can be called.
     """
     for name, value in params.items():
-        try:
+        with refusing((TypeError, ValueError), f"parameter {name}={value!r}: cannot be sent"):
             said = json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
             if b"\\u0000" in said:
                 raise ValueError("holds a null character")
-        except (TypeError, ValueError) as error:
-            raise InputError(f"parameter {name}={value!r}: cannot be sent ({error})") from None
 
 
 def check_filled_in(parameters: Mapping[str, Any]) -> None:
@@ -132,7 +129,7 @@ def check_fraction(value: float) -> None:
 
 
 def check_lines(train_lines: Any, test_line: str, *, by_file: bool) -> None:
-    """Check the lines of a run that trains.
+    """Check the lines of a run that trains: names, each once, and the test line none of them.
 
     Raises:
         InputError: no list of names, a line given twice, or one that is trained on and tested.

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from components.shared.telling.errors import InputError
+from components.shared.telling.errors import InputError, refusing
 
 FILE = "file"
 EXPECTED = (
@@ -26,10 +26,8 @@ def entries(dataset: str | Sequence[Any]) -> list[dict[str, Any]]:
     if isinstance(dataset, str):
         if not is_list(dataset):
             return [{FILE: dataset}]
-        try:
+        with refusing((ValueError, RecursionError), "dataset: not JSON", f"; {EXPECTED}"):
             dataset = json.loads(dataset)
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"dataset: not JSON ({error}); {EXPECTED}") from None
     if not dataset:
         raise InputError(f"dataset: the list is empty; {EXPECTED}")
     return [_entry(entry) for entry in dataset]

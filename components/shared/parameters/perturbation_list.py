@@ -11,7 +11,7 @@ from components.shared.storage.documents import read_text
 from components.shared.storage.downloads import shown
 from components.shared.storage.files import SHA256, fetched
 from components.shared.telling.addresses import scheme_of
-from components.shared.telling.errors import InputError
+from components.shared.telling.errors import InputError, refusing
 
 ENDINGS = (".txt", ".csv", ".tsv")
 HEADERS = ("perturbation", "perturbations", "gene", "genes", "target_gene", "symbol")
@@ -25,10 +25,9 @@ MOST = 100_000
 def read_perturbations(given: str | Sequence[str]) -> list[str]:
     """Return the perturbations that a parameter names, each once, in the order given.
 
-    Args:
-        given: labels such as ``MYC`` or ``KLF1+MAP2K6``; or paths or URIs of text or csv files with
-            one per line (of a table the first column; a title such as ``gene`` and lines that begin
-            with # are left out). A single string is one of either.
+    They are labels such as ``MYC`` or ``KLF1+MAP2K6``; or paths or URIs of text or csv files with
+    one per line (of a table the first column; a title such as ``gene`` and lines that begin with #
+    are left out). A single string is one of either.
 
     Raises:
         InputError: a file that cannot be read, or a label that cannot be one.
@@ -78,10 +77,8 @@ def canonical(label: str, where: str) -> str:
 def _listed(path: Path, name: str) -> list[str]:
     text = read_text(path, name, "expected one perturbation per line")
     rows = csv.reader(text.splitlines(), delimiter="\t" if "\t" in text else ",")
-    try:
+    with refusing(csv.Error, f"{name}: is not a list", "; expected one per line"):
         first = [row[0].strip() for row in rows if row and row[0].strip()]
-    except csv.Error as error:
-        raise InputError(f"{name}: is not a list ({error}); expected one per line") from None
     labels = [label for label in first if not label.startswith("#")]
     if labels and labels[0].lower() in HEADERS:
         del labels[0]

@@ -57,11 +57,7 @@ class Pretrained:
 
 
 def parse_pretrained(uri: str) -> Pretrained:
-    """Take a `pretrained` parameter apart.
-
-    Raises:
-        InputError: empty, or a ``random://`` URI without a size or with an unknown query key.
-    """
+    """Take a `pretrained` parameter apart; what is not written as the module says is refused."""
     if not uri.strip():
         raise InputError(f"pretrained is empty; expected a checkpoint folder or its URI, or {FORM}")
     if scheme_of(uri) != RANDOM:
@@ -94,9 +90,8 @@ def parse_pretrained(uri: str) -> Pretrained:
 def resolve_vocabulary(pretrained: str) -> dict[str, int]:
     """Return the vocabulary that belongs to a `pretrained` parameter, token to id.
 
-    Args:
-        pretrained: a vocab.json or a folder that holds one, as a path or a URI that
-            `components.shared.storage.files` knows; or a ``random://`` URI (see the module).
+    It is in a vocab.json, or in the folder of one, or is that of a ``random://`` URI (see the
+    module).
     """
     uri = parse_pretrained(pretrained).vocabulary_uri
     if not uri:

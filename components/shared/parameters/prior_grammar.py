@@ -98,11 +98,7 @@ class Prior:
 
 
 def parse_prior(text: str) -> Prior:
-    """Take the parameter `prior` apart.
-
-    Raises:
-        InputError: an unknown kind or option, or one that is not written as the module says.
-    """
+    """Take the parameter `prior` apart; what is not written as the module says is refused."""
     prior = _parse(text.strip(), 1)
     if sum(part.kind == EFFECTS for part in prior.walk()) > 1:
         raise InputError("prior: effects comes more than once; give it once")
@@ -243,11 +239,7 @@ def _shuffled(sign: str, rest: str, depth: int) -> Prior:
 
 
 def _split_options(kind: str, rest: str) -> tuple[str, dict[str, str]]:
-    """Split what follows the colon into the argument and the options.
-
-    Raises:
-        InputError: an option that the kind does not take, or of another form.
-    """
+    """Split what follows the colon into the argument and the options."""
     allowed = OPTIONS.get(kind, ())
     start = rest.find("?")
     if scheme_of(rest) in ("http", "https"):

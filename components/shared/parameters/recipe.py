@@ -77,9 +77,6 @@ def load_recipe(name: str, overrides: Mapping[str, Any]) -> Recipe:
     """Read a recipe and apply overrides, each checked against the recipe's own type.
 
     KFP's local runner hands whole numbers inside a dict over as floats, so 3.0 is taken for 3.
-
-    Raises:
-        InputError: unknown recipe or setting, or a value of the wrong kind or range.
     """
     if name not in recipe_names():
         raise InputError(f"recipe '{name}' is unknown; allowed: {', '.join(recipe_names())}")

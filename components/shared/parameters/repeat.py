@@ -19,11 +19,9 @@ NOT_TEXT_FOR_KFP = ("nan", "inf", "infinity")
 def commands(target: str, package: str, parameters: Mapping[str, Any]) -> str:
     """Return the `make` line and the `kfp run create` line of a run, one below the other.
 
-    Args:
-        target: of the Makefile: run or compare.
-        package: the compiled pipeline, as a path in the repository.
-        parameters: every pipeline parameter that the result depends on, so that the parameter file
-            that `make` reads besides changes nothing.
+    ``target`` is of the Makefile: run or compare; ``package`` is a path in the repository.
+    ``parameters`` are all that the result depends on, so that the parameter file that `make` reads
+    besides changes nothing.
     """
     told = {name: _shown(value) for name, value in parameters.items()}
     if is_list(str(parameters.get("dataset", ""))):

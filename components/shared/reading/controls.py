@@ -63,18 +63,10 @@ def controls_among(
     missing: int,
     optional: bool,
 ) -> frozenset[str]:
-    """Return the control labels.
+    """Return the labels among ``present`` (with their cells) that ``given`` means as the controls.
 
-    Args:
-        given: labels or patterns.
-        present: labels of the column, with their cells.
-        genes: the measured genes, which no hint proposes.
-        where: file and column, for messages.
-        missing: cells without a label.
-        optional: whether there need be none, since those cells are the controls.
-
-    Raises:
-        InputError: a label that no cell has, or a pattern that takes genes for controls.
+    No hint proposes one of the measured ``genes``. So many cells are ``missing`` a label; where
+    they are the controls, others are ``optional``. A pattern must not take genes for controls.
     """
     found: dict[str, None] = {}
     for entry in entries_of(given, present):

@@ -28,7 +28,7 @@ FILTERS = {32001: "blosc", 32004: "lz4", 32008: "bitshuffle", 32015: "zstd", 320
 
 
 def check_is_hdf5(path: Path, name: str) -> None:
-    """Check that a file is HDF5.
+    """Check that a file is HDF5, or say what it is, and how to make an h5ad of it.
 
     Raises:
         InputError: it is not; says what it is, and how to make an h5ad of it.
@@ -70,7 +70,7 @@ def is_10x(file: Any) -> bool:
 
 
 def check_is_anndata(file: Any, name: str) -> None:
-    """Check that an HDF5 file is none of the other kinds that hold cells.
+    """Check that an HDF5 file is none of the other kinds that hold cells, or say which it is.
 
     Raises:
         InputError: it is; says which, and how to make an h5ad of it.
@@ -100,12 +100,7 @@ def check_is_anndata(file: Any, name: str) -> None:
 
 
 def check_filters(parts: Iterable[Any], name: str) -> None:
-    """Check that what compresses the parts of a file can be undone here.
-
-    Args:
-        parts: datasets, or groups of them; those of zarr bring their own means.
-        name: what messages call the file.
-    """
+    """Check that what compresses parts of a file can be undone here; zarr brings its own means."""
     for part in parts:
         if isinstance(part, h5py.Group):
             check_filters(part.values(), name)

@@ -19,7 +19,7 @@ from components.shared.reading.doubts import (
     check_like_controls,
 )
 from components.shared.reading.names import Reader, is_missing, names_of
-from components.shared.reading.source import Source
+from components.shared.reading.source import Reading, Source
 from components.shared.telling.addresses import hides
 from components.shared.telling.errors import InputError, nearest, shortlist
 
@@ -42,11 +42,7 @@ class Labels:
 
 
 def column_of(source: Source, name: str, parameter: str) -> "pd.Series[Any]":
-    """Return a column of obs.
-
-    Raises:
-        InputError: there is no such column; names the nearest.
-    """
+    """Return a column of obs; one that is not there is refused with the nearest."""
     if not source.columns:
         raise InputError(f"{source.name}: obs has no column '{name}', nor any other")
     if name not in source.columns:
@@ -188,11 +184,7 @@ def _named(
     reader: Reader,
     name: str,
 ) -> "tuple[pd.Categorical[str], list[str]]":
-    """Return the perturbation of every cell, code -1 = none, and what is to be said of them.
-
-    Raises:
-        InputError: labels that look like controls or like two genes, or most of them no genes.
-    """
+    """Return the perturbation of every cell, code -1 = none, and what is to be said of them."""
     where = f"{source.name}: column '{name}'"
     names = names_of(_label_counts(column[kept]), reader)
     check_like_controls(names, reader.controls, where)
@@ -213,50 +205,39 @@ def _named(
     return named, said
 
 
-def labels_of(
-    source: Source,
-    *,
-    perturbation_column: str,
-    cell_line_column: str,
-    control: str | Sequence[str],
-    batch_column: str,
-    obs_filter: Mapping[str, Any],
-    label_separator: str = "",
-    missing_is_control: bool = False,
-    left_out: Sequence[str] = (),
-) -> Labels:
+def labels_of(source: Source, how: Reading) -> Labels:
     """Return what each cell is; cells without a perturbation or line are left out and counted.
 
-    Raises:
-        InputError: missing column, unknown filter value, nothing left, no such control label, a
-            line without control cells, or labels that are not what they would be taken for.
+    A line without control cells, and labels that are not what they would be taken for, are refused.
     """
+    control, own, of_line = how.control, how.perturbation_column, how.cell_line_column
     said_control = control if isinstance(control, str) else ", ".join(control)
     raw = _column_or_name(
-        source, perturbation_column, "perturbation_column", f"'={said_control}' if all are controls"
+        source, own, "perturbation_column", f"'={said_control}' if all are controls"
     )
     raw_line = _column_or_name(
-        source, cell_line_column, "cell_line_column", "'=jurkat' if all cells are of one line"
+        source, of_line, "cell_line_column", "'=jurkat' if all cells are of one line"
     )
-    if perturbation_column.startswith("="):
-        control = _control_of_all(source, perturbation_column, control)
-    batch = column_of(source, batch_column, "batch_column") if batch_column else None
-    for column, name in ((raw, perturbation_column), (raw_line, cell_line_column)):
+    if own.startswith("="):
+        control = _control_of_all(source, own, control)
+    read = {own: raw, of_line: raw_line}
+    batch = None
+    if how.batch_column:
+        batch = read[how.batch_column] = column_of(source, how.batch_column, "batch_column")
+    for name, column in read.items():
         _check_seen(pd.Categorical(column).categories, f"{source.name}: column '{name}'")
-    if batch is not None:
-        _check_seen(pd.Categorical(batch).categories, f"{source.name}: column '{batch_column}'")
-    passed = passing(source, obs_filter)
+    passed = passing(source, how.obs_filter)
     perturbation, line = _as_text(raw), _as_text(raw_line)
     everywhere = _label_counts(perturbation)
-    where = f"{source.name}: column '{perturbation_column}'"
+    where = f"{source.name}: column '{own}'"
     genes = frozenset(source.genes)
     missing = int((perturbation.codes < 0).sum()) + sum(
         n for label, n in everywhere.items() if is_missing(label)
     )
     controls = controls_among(
-        control, everywhere, genes, where, missing=missing, optional=missing_is_control
+        control, everywhere, genes, where, missing=missing, optional=how.missing_is_control
     )
-    if missing_is_control and not missing:
+    if how.missing_is_control and not missing:
         raise InputError(
             f"{where}: missing_is_control is set, but every cell has a label; leave it out"
         )
@@ -265,14 +246,14 @@ def labels_of(
             f"{where} has both '{said_control}' and '{CONTROL}'; give both as control_label "
             f"('{said_control}, {CONTROL}'), or one in left_out of ingest_options"
         )
-    unwanted = _left_out(left_out, everywhere, where)
-    reader = Reader(genes, controls, label_separator, missing_is_control, unwanted)
+    unwanted = _left_out(how.left_out, everywhere, where)
+    reader = Reader(genes, controls, how.label_separator, how.missing_is_control, unwanted)
     if not passed.any():
         raise InputError(
             f"{source.name}: no cell is left of {len(passed)}; loosen obs_filter "
-            f"({dict(obs_filter)})"
+            f"({dict(how.obs_filter)})"
         )
-    named, said = _named(source, perturbation, passed, reader, perturbation_column)
+    named, said = _named(source, perturbation, passed, reader, own)
     lines = _line_names(_label_counts(line[passed]))
     line_named = _merged(line, [lines.get(str(label)) for label in line.categories])
     labelled = (named.codes >= 0) & (line_named.codes >= 0)
@@ -280,7 +261,7 @@ def labels_of(
     if not kept.any():
         raise InputError(
             f"{source.name}: no cell is left of {len(kept)} that has a perturbation and a line; "
-            f"check '{perturbation_column}', '{cell_line_column}' and obs_filter"
+            f"check '{own}', '{of_line}' and obs_filter"
         )
     obs = pd.DataFrame(index=source.cells[kept])
     obs["perturbation"] = named[kept].remove_unused_categories()
@@ -307,11 +288,7 @@ def labels_of(
 
 
 def _control_of_all(source: Source, column: str, control: str | Sequence[str]) -> str:
-    """Return the name of all cells in a perturbation column ``=name``: a control label.
-
-    Raises:
-        InputError: it is none, so that no line would have controls.
-    """
+    """Return the name of all cells in a perturbation column ``=name``, which must be a control."""
     name = text_of(column[1:])
     entries = entries_of(control, [name])
     if not any(matching(entry, [name]) for entry in [*entries, CONTROL]):
@@ -358,13 +335,9 @@ def _told(
 def check_names(
     source: Source, cells: "pd.Index[str]", where: str = "the var index", hint: str = ""
 ) -> None:
-    """Check that genes are symbols and that no gene or cell is there twice.
+    """Check that genes are symbols and that no gene, and no kept cell, is there twice.
 
-    Args:
-        source: its genes.
-        cells: names of the cells that are kept.
-        where: where the genes' names come from, and
-        hint: where symbols may be, both for the message.
+    ``where`` says where the genes' names come from, ``hint`` where symbols may be.
 
     Raises:
         InputError: duplicates (some are named), Ensembl ids or numbers instead of symbols.

@@ -14,38 +14,13 @@ MISSING = frozenset(
     ("", "nan", "na", "n/a", "#n/a", "<na>", "nat", "none", "null", "nil", "missing", "no label")
 )
 """Texts, in small letters, that stand for a missing label."""
-NOTHING = MISSING | {
-    "unassigned",
-    "not assigned",
-    "unknown",
-    "undetermined",
-    "undefined",
-    "unmapped",
-    "unlabelled",
-    "unlabeled",
-    "nothing",
-    "noguide",
-    "no guide",
-    "no guides",
-    "no sgrna",
-    "no grna",
-    "nocall",
-    "no call",
-    "not available",
-    "ambiguous",
-    "mixed",
-    "multiple",
-    "multiple guides",
-    "multiple grnas",
-    "multiple sgrnas",
-    "multi",
-    "multiplet",
-    "multiplets",
-    "doublet",
-    "doublets",
-    "several",
-    "tbd",
-}
+NOTHING = MISSING.union(
+    ["unassigned", "not assigned", "unknown", "undetermined", "undefined", "unmapped"],
+    ["unlabelled", "unlabeled", "nothing", "noguide", "no guide", "no guides", "no sgrna"],
+    ["no grna", "nocall", "no call", "not available", "ambiguous", "mixed", "multiple"],
+    ["multiple guides", "multiple grnas", "multiple sgrnas", "multi", "multiplet", "multiplets"],
+    ["doublet", "doublets", "several", "tbd"],
+)
 """Texts that name no perturbation: no guide was found, or several."""
 
 

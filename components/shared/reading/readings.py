@@ -1,48 +1,12 @@
 """How each file of a `dataset` is read: the options that are its own, else those of all."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from components.shared.parameters.datasets import FILE, entries
-from components.shared.reading.labels import Labels, labels_of
-from components.shared.reading.source import Source
+from components.shared.reading.source import Reading
 from components.shared.telling.errors import InputError, nearest
-
-
-@dataclass(frozen=True)
-class Reading:
-    """How one file is read: the options of ingest that are a file's own."""
-
-    perturbation_column: str
-    cell_line_column: str
-    control: str | Sequence[str]
-    batch_column: str
-    expression: str
-    scale: str
-    layer: str
-    gene_column: str
-    obs_filter: Mapping[str, Any]
-    label_separator: str
-    missing_is_control: bool
-    left_out: Sequence[str]
-    least_knock_down: float = 0.0
-    least_perturbation_knock_down: float = 0.0
-
-    def labels(self, source: Source) -> Labels:
-        """Return the perturbation and line of each cell of an opened source."""
-        return labels_of(
-            source,
-            perturbation_column=self.perturbation_column,
-            cell_line_column=self.cell_line_column,
-            control=self.control,
-            batch_column=self.batch_column,
-            obs_filter=self.obs_filter,
-            label_separator=self.label_separator,
-            missing_is_control=self.missing_is_control,
-            left_out=self.left_out,
-        )
-
 
 OPTIONS = {"control_label": "control"} | {
     name: name for name in Reading.__dataclass_fields__ if name != "control"

@@ -1,6 +1,7 @@
-"""Sources that ingest reads: an h5ad file or a generated screen, both in blocks of rows."""
+"""Sources that ingest reads, an h5ad file or a generated screen, and how each is read."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -10,6 +11,26 @@ from scipy.sparse import csr_matrix
 
 ENTRIES_PER_BLOCK = 2**22
 """Rows x genes of a block, dense or sparse: what bounds memory, whatever the number of cells."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How one file is read: the options of ingest that are a file's own."""
+
+    perturbation_column: str
+    cell_line_column: str
+    control: str | Sequence[str]
+    batch_column: str
+    expression: str
+    scale: str
+    layer: str
+    gene_column: str
+    obs_filter: Mapping[str, Any]
+    label_separator: str
+    missing_is_control: bool
+    left_out: Sequence[str]
+    least_knock_down: float = 0.0
+    least_perturbation_knock_down: float = 0.0
 
 
 class Source(Protocol):

@@ -1,5 +1,6 @@
 """The tables of a file of cells as anndata writes it: obs and var, without the matrix."""
 
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -17,10 +18,11 @@ from components.shared.reading.matrices import (
     symbols_in,
 )
 from components.shared.storage.documents import said
-from components.shared.storage.hdf5 import DAMAGE
-from components.shared.telling.errors import InputError, shortlist
+from components.shared.storage.hdf5 import DAMAGE, DAMAGED
+from components.shared.telling.errors import InputError, refusing, shortlist
 
 
+@dataclass(frozen=True)
 class Tables:
     """The labels of cells and the names of genes in an opened file."""
 
@@ -97,18 +99,13 @@ class Tables:
         return columns_of(self._frame("obs"))
 
     def column(self, name: str) -> "pd.Series[Any]":
-        """Return one column of obs; categories stay categories.
+        """Return one column of obs, an entry a cell; categories stay categories.
 
         Raises:
             InputError: it cannot be read, or does not have an entry a cell.
         """
-        try:
+        with refusing(DAMAGE, f"{self.name}: obs/{name} cannot be read", DAMAGED, said):
             found = self._column(name)
-        except DAMAGE as error:
-            raise InputError(
-                f"{self.name}: obs/{name} cannot be read ({said(error)}); the file is damaged, "
-                "fetch it again"
-            ) from None
         if len(found) != len(self.cells):
             raise InputError(
                 f"{self.name}: obs/{name} has {len(found)} entries for {len(self.cells)} cells; "

@@ -14,10 +14,7 @@ FORMS = "gs://bucket/prefix, s3://bucket/prefix, minio://bucket/prefix"
 def open_bucket(uri: str) -> Bucket:
     """Return the bucket of a URI of one of the SCHEMES, or of a text that ends in one.
 
-    Nothing is asked of it yet.
-
-    Raises:
-        InputError: no bucket in it, or credentials or an endpoint that cannot be used.
+    Nothing is asked of it yet; credentials or an endpoint that cannot be used are refused.
     """
     scheme, name = uri.partition("://")[0].split()[-1].lower(), split_uri(uri)[0]
     # The client libraries take seconds to import; only the one that is needed is.

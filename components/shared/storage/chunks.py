@@ -22,11 +22,8 @@ WORKERS = 8
 def download(uri: str, folder: Path) -> Path:
     """Download one object into ``folder`` under the last part of its name.
 
-    A part that an earlier call left there is resumed if it is of the same version; a file that
-    has the size and the digest of the object stays.
-
-    Raises:
-        InputError: no such bucket or object, no access, or a digest that does not match.
+    A part that an earlier call left there is resumed if it is of the same version; a file that has
+    the size and the digest of the object stays. A digest that does not match is refused.
     """
     target = folder / local_name(split_uri(uri)[1], uri)
     bucket = open_bucket(uri)

@@ -7,8 +7,9 @@ import pyarrow as pa
 import pyarrow.csv as pc
 import pyarrow.parquet as pq
 
+from components.shared.storage.documents import said
 from components.shared.storage.parquet import MOST_ROWS, opened_parquet
-from components.shared.telling.errors import InputError, nearest, shortlist
+from components.shared.telling.errors import InputError, nearest, refusing, shortlist
 
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
 ENDINGS = ".csv, .tsv, .txt (tabs), each perhaps with .gz, or .parquet"
@@ -20,21 +21,15 @@ FAULTS = (pa.ArrowException, OSError, ValueError, KeyError)
 def read_columns(
     path: Path, name: str, wanted: tuple[str, ...], optional: tuple[str, ...] = ()
 ) -> dict[str, list[str]]:
-    """Read columns of text; messages call the file ``name``.
+    """Read columns of text, ``wanted`` ones and what there is of ``optional`` ones, row by row.
 
-    Args:
-        path: a file that ends in one of the ENDINGS and names its columns, text in the first line.
-        name: for messages.
-        wanted: columns that must be there.
-        optional: columns that are read where they are there.
-
-    Returns:
-        Column to its fields, row by row; empty where a field is missing.
+    The file, in messages ``name``, ends in one of the ENDINGS and names its columns, text in the
+    first line. A field that is missing is empty.
 
     Raises:
         InputError: another format, a column that is missing or no text, or too large a file.
     """
-    try:
+    with refusing(FAULTS, f"{name}: not readable as {path.suffix}", said=said):
         if path.suffix == ".parquet":
             found, blocks = opened_parquet(path, name, path.suffix).schema_arrow.names, _parquet
         else:
@@ -42,9 +37,6 @@ def read_columns(
         _check_columns(found, name, wanted)
         columns = [*wanted, *(column for column in optional if column in found)]
         table = _bounded(blocks(path, columns), name)
-    except FAULTS as error:
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{name}: not readable as {path.suffix} ({said[:160]})") from None
     return {column: table.column(column).fill_null("").to_pylist() for column in columns}
 
 

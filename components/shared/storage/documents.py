@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from components.shared.telling.errors import InputError
+from components.shared.telling.errors import InputError, refusing
 
 LARGEST_JSON = 2**28
 """Bytes of a JSON file; a vocabulary has one or two million."""
@@ -27,15 +27,9 @@ WORDS = {
 
 
 def read_text(path: Path, name: str, hint: str) -> str:
-    """Return a text that people write, as UTF-8; messages call the file ``name``.
+    """Return a text that people write, as UTF-8; ``name`` and ``hint`` are for messages.
 
-    Args:
-        path: the file.
-        name: for messages.
-        hint: for messages, what was expected.
-
-    Raises:
-        InputError: too large, as a file of cells that was given in its place, or not text.
+    One that is too large, as a file of cells that was given in its place, is refused.
     """
     if path.stat().st_size > LARGEST_TEXT:
         raise InputError(f"{name}: is larger than {LARGEST_TEXT / 2**20:.0f} MiB; {hint}")
@@ -46,17 +40,9 @@ def read_text(path: Path, name: str, hint: str) -> str:
 
 
 def read_json(path: Path, name: str, hint: str, shape: Shape = None) -> dict[str, Any]:
-    """Return the object in a JSON file; messages call it ``name``.
+    """Return the object in a JSON file; ``name`` and ``hint`` are for messages.
 
-    Args:
-        path: the file.
-        name: for messages.
-        hint: for messages, what was expected, or what to do.
-        shape: what it has to be, None = any object.
-
-    Raises:
-        InputError: missing, a folder, too large, not JSON, nested without end, no object, or of
-            another shape.
+    One that is too large, nested without end or not of the ``shape`` (None = any) is refused.
     """
     try:
         if path.stat().st_size > LARGEST_JSON:
@@ -78,10 +64,8 @@ def json_object(text: bytes | str, name: str, hint: str) -> dict[str, Any]:
     Raises:
         InputError: not JSON, nested without end, or no object.
     """
-    try:
+    with refusing((ValueError, RecursionError), f"{name}: not JSON", f"; {hint}"):
         found = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{name}: not JSON ({error}); {hint}") from None
     if not isinstance(found, dict):
         raise InputError(f"{name}: is not a JSON object; {hint}")
     return found
@@ -130,18 +114,6 @@ def _entries(found: dict[str, Any], shape: dict[Any, Shape]) -> Iterator[tuple[s
             yield key, found.get(key, _MISSING), inner
         elif key[:-1] in found:
             yield key[:-1], found[key[:-1]], inner
-
-
-def check_names(names: dict[str, Any], *lists: str) -> None:
-    """Check that some entries of a document are lists of texts.
-
-    Raises:
-        ValueError: one is not.
-    """
-    for key in lists:
-        found = names.get(key)
-        if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
-            raise ValueError(f"'{key}' is not a list of names")
 
 
 def said(error: BaseException) -> str:

@@ -1,12 +1,12 @@
 """Helpers of all storage backends: safe names, text without secrets, progress."""
 
-import hashlib
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
+from components.shared.storage.digests import sha256_of
 from components.shared.telling.addresses import shown as shown
 from components.shared.telling.addresses import without_secrets
 from components.shared.telling.errors import InputError
@@ -17,7 +17,7 @@ BIG = 32 * 2**20
 
 
 def local_name(path: str, uri: str) -> str:
-    """Return the last part of a remote path as the name of a local file.
+    """Return the last part of a remote path as a local name, one that does not lead elsewhere.
 
     Raises:
         InputError: the path has no last part, or one that would lead elsewhere.
@@ -83,8 +83,7 @@ def watching(total: int | None, what: str, done: int = 0) -> Iterator[Callable[[
 
 def check_sha256(path: Path, expected: str, uri: str) -> None:
     """Check the sha256 of a file."""
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = sha256_of(path)
     if found != expected:
         raise InputError(
             f"{shown(uri)}: sha256 is {found}, expected {expected}; the file is another version "

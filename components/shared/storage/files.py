@@ -8,17 +8,17 @@ again.
 
 import os
 import re
-import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from components.shared.storage import buckets
+from components.shared.storage.digests import sha256_of
 from components.shared.storage.downloads import check_sha256, discard, local_name, shown
 from components.shared.storage.scratch import scratch_for
 from components.shared.telling.addresses import LOCAL, scheme_of
-from components.shared.telling.errors import InputError, nearest
+from components.shared.telling.errors import InputError, nearest, refusing, say
 
 ALLOWED = (
     "a path, file://, gs://bucket/object, s3://bucket/object, minio://bucket/object, "
@@ -36,10 +36,8 @@ def ending_of(uri: str) -> str:
     bare = uri.partition(SHA256)[0]
     scheme = scheme_of(bare)
     if scheme in ("http", "https"):
-        try:
+        with refusing(ValueError, f"{shown(bare)}: is not a web address"):
             bare = urlsplit(bare).path
-        except ValueError as error:
-            raise InputError(f"{shown(bare)}: is not a web address ({error})") from None
     elif scheme == "hf":
         bare = bare.partition("@")[0]
     return PurePosixPath(bare).suffix.lower()
@@ -52,35 +50,28 @@ def fetched(uri: str) -> Iterator[Path]:
     A download is removed when the block ends well and kept for a later run when it does not, see
     `scratch_for`.
     """
-    if scheme_of(uri) in LOCAL:
-        yield fetch(uri, Path())
-        return
-    with scratch_for(uri) as folder:
+    with place_for(uri) as folder:
         yield fetch(uri, folder)
 
 
 @contextmanager
 def fetched_folder(uri: str, names: tuple[str, ...]) -> Iterator[Path]:
     """Yield a local folder that holds ``names`` of the folder that ``uri`` names, as `fetched`."""
-    if scheme_of(uri) in LOCAL:
-        yield fetch_folder(uri, Path(), names)
-        return
-    with scratch_for(uri, names) as folder:
+    with place_for(uri, names) as folder:
         yield fetch_folder(uri, folder, names)
 
 
+def place_for(uri: str, names: tuple[str, ...] = ()) -> AbstractContextManager[Path]:
+    """Return where a download goes, see `scratch_for`; a local file stays where it is."""
+    return nullcontext(Path()) if scheme_of(uri) in LOCAL else scratch_for(uri, names)
+
+
 def fetch(uri: str, folder: Path) -> Path:
-    """Return a local path of the file that ``uri`` names.
+    """Return a local path of the file that ``uri`` names: a path or a URI of the ALLOWED forms.
 
-    Args:
-        uri: a path or a URI of one of the ALLOWED forms, perhaps ending in ``#sha256=<hex>``.
-        folder: where downloads go, under their own name (of the Hub: their path in the
-            repository); a file of the same name there is replaced, unless it is known to be the
-            same. A local file stays where it is.
-
-    Raises:
-        InputError: no such file, no access, a digest or size that does not match, or a scheme that
-            is not allowed.
+    A download goes into ``folder`` under its own name (of the Hub: its path in the repository) and
+    replaces a file of the same name there, unless it is known to be the same. A local file stays
+    where it is. A ``#sha256=<hex>`` at the end is checked.
     """
     bare, sha256 = _split_sha256(uri)
     scheme = scheme_of(bare)
@@ -97,18 +88,14 @@ def fetch(uri: str, folder: Path) -> Path:
         except InputError:
             discard(path)
             raise
-    size = path.stat().st_size
-    print(f"{shown(bare)}: is at {path} ({size} bytes)", file=sys.stderr, flush=True)
+    say(f"{shown(bare)}: is at {path} ({path.stat().st_size} bytes)")
     return path
 
 
 def fetch_folder(uri: str, folder: Path, names: Sequence[str]) -> Path:
     """Return a local folder that holds the files ``names`` of the folder that ``uri`` names.
 
-    Args:
-        uri: as for `fetch`, of a folder: ``s3://bucket/prefix``, ``hf://models/<owner>/<name>``.
-        folder: where downloads go; a local folder stays where it is.
-        names: plain file names.
+    Downloads go into ``folder``; a local folder stays where it is.
     """
     if SHA256 in uri:
         raise InputError(f"{shown(uri)}: {SHA256}… is for single files, and this is a folder")
@@ -126,7 +113,7 @@ def fetch_folder(uri: str, folder: Path, names: Sequence[str]) -> Path:
 
 
 def local_path(uri: str) -> Path:
-    """Return the path that a plain path or a ``file://`` URI names.
+    """Return the path that a plain path or a ``file://`` URI of this machine names.
 
     Raises:
         InputError: empty, or the URI of another machine.
@@ -225,8 +212,6 @@ def download_by_scheme(scheme: str, uri: str, folder: Path, sha256: str) -> Path
 
 def _is(path: Path, sha256: str) -> bool:
     """Return whether the file was downloaded before."""
-    try:
-        check_sha256(path, sha256, "")
-    except (InputError, OSError):
-        return False
-    return True
+    with suppress(OSError):
+        return sha256_of(path) == sha256
+    return False

@@ -6,7 +6,6 @@ multipart), which take no precondition and so replace whatever object is there.
 
 import base64
 import os
-import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -24,7 +23,7 @@ from google.cloud.storage.retry import DEFAULT_RETRY
 
 from components.shared.storage.downloads import reason, shown
 from components.shared.storage.objects import GoneError, Stored, split_uri
-from components.shared.telling.errors import InputError, nearest
+from components.shared.telling.errors import InputError, nearest, say
 
 UPLOAD_CHUNK = 32 * 2**20
 """Bytes of one request of an upload, a multiple of 256 KiB."""
@@ -50,7 +49,7 @@ def client() -> storage.Client:
     except auth.DefaultCredentialsError:
         if os.environ.get("GOOGLE_APPLICATION_CREDENTIALS"):
             raise
-        print("gs://: no credentials found, trying without", file=sys.stderr, flush=True)
+        say("gs://: no credentials found, trying without")
         return storage.Client.create_anonymous_client()
     return storage.Client(project=project, credentials=credentials)
 

@@ -1,8 +1,6 @@
 """HDF5 files of strangers: nothing outside the file is read, and no more than it can hold."""
 
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Collection
 from typing import Any
 
 import h5py
@@ -14,7 +12,7 @@ from scipy.sparse import csr_matrix
 
 from components.shared.storage.documents import said
 from components.shared.storage.text_columns import is_text
-from components.shared.telling.errors import InputError
+from components.shared.telling.errors import InputError, refusing
 
 MOST_PARTS = 20_000
 """Groups and datasets of a file."""
@@ -30,23 +28,14 @@ FAULTS = (OSError, KeyError, ValueError, RuntimeError)
 """Errors that h5py raises for a damaged file."""
 DAMAGE = (*FAULTS, IndexError, TypeError, AttributeError, OverflowError)
 """Errors that anndata raises where parts of a file do not fit each other."""
+DAMAGED = "; the file is damaged, fetch it again"
 ANNDATA_DAMAGE = (*DAMAGE, IORegistryError)
 """Errors that reading one part with anndata raises."""
 PLAIN = "write it again with anndata, adata.write_h5ad(file), where all of it is at hand"
 
 
-@contextmanager
-def opened_hdf5(path: Path, name: str, unread: Collection[str] = ()) -> Iterator[h5py.File]:
-    """Open an HDF5 file for reading, once it is known to be whole within itself."""
-    with file_of(path, name, unread) as file:
-        yield file
-
-
-def file_of(path: Any, name: str, unread: Collection[str] = ()) -> h5py.File:
-    """Return an opened HDF5 file (a path or an open file) that the caller closes, checked.
-
-    See `opened_hdf5`.
-    """
+def opened_hdf5(path: Any, name: str, unread: Collection[str] = ()) -> h5py.File:
+    """Return an HDF5 file (a path or an open file) for reading, known to be whole within itself."""
     try:
         file = h5py.File(path, "r")
     except FileNotFoundError:
@@ -68,6 +57,9 @@ def file_of(path: Any, name: str, unread: Collection[str] = ()) -> h5py.File:
 
 def check_contained(file: h5py.File, name: str, unread: Collection[str] = ()) -> None:
     """Check that what is read of a file lies in it, and that the file can hold it.
+
+    Refused are links out of the file, datasets that are stored elsewhere or would be larger than
+    what is stored of them can become, and parts without end.
 
     Raises:
         InputError: a link out of the file, a dataset that is stored elsewhere or would be larger
@@ -101,12 +93,8 @@ def _address(part: Any) -> Any:
 
 
 def _part(group: h5py.Group, key: str, where: str) -> Any:
-    try:
+    with refusing(FAULTS, f"{where} cannot be read", DAMAGED):
         return group[key]
-    except FAULTS as error:
-        raise InputError(
-            f"{where} cannot be read ({error}); the file is damaged, fetch it again"
-        ) from None
 
 
 def _check_link(file: h5py.File, group: h5py.Group, key: str, where: str) -> None:
@@ -162,23 +150,17 @@ def _check_dataset(data: h5py.Dataset, file_bytes: int, where: str) -> None:
 
 
 def read_part(file: h5py.File, key: str, name: str, hint: str) -> Any:
-    """Return what anndata reads of a part of a file; messages call the file ``name``.
-
-    Raises:
-        InputError: it is missing or cannot be read.
-    """
+    """Return what anndata reads of a part of a file, called ``name``, or refuse a damaged one."""
     if key not in file:
         raise InputError(f"{name}: has no {key}; {hint}")
-    try:
+    with refusing(ANNDATA_DAMAGE, f"{name}: {key} cannot be read", f"; {hint}", said):
         return read_elem(file[key])
-    except ANNDATA_DAMAGE as error:
-        raise InputError(f"{name}: {key} cannot be read ({said(error)}); {hint}") from None
 
 
 def read_frame(
     file: h5py.File, key: str, name: str, hint: str, columns: Collection[str] = ()
 ) -> pd.DataFrame:
-    """Return a table of a file, such as obs, whose index holds names.
+    """Return a table of a file, such as obs, whose index and ``columns`` hold text in every row.
 
     Raises:
         InputError: it is missing, cannot be read, is no table, lacks a column or has an entry that

@@ -29,7 +29,7 @@ from components.shared.storage import retries
 from components.shared.storage.downloads import check_remote_path, check_space, reason, shown
 from components.shared.storage.proxies import HTTPX, check_proxy, through
 from components.shared.storage.retries import PASSING, PassingError, asked_wait
-from components.shared.telling.errors import InputError
+from components.shared.telling.errors import InputError, say
 from components.shared.telling.progress import SECONDS_BETWEEN_LINES, Lines
 
 KINDS = {"datasets": "dataset", "models": "model"}
@@ -90,7 +90,7 @@ def download(uri: str, folder: Path) -> Path:
             tqdm_class=_Bar,
         )
     _check_digest(Path(path), facts.etag or "", uri)
-    print(f"{uri}: is commit {facts.commit_hash}", file=sys.stderr, flush=True)
+    say(f"{uri}: is commit {facts.commit_hash}")
     return Path(path)
 
 

@@ -28,12 +28,9 @@ PIECE = 2**20
 def download(url: str, target: Path) -> None:
     """Download ``url`` to ``target``, resuming `<target>.part` if there is one.
 
-    A part is resumed only if the server confirms by `If-Range` (ETag, else Last-Modified)
-    that the file is still the same, and a finished file stays only if it does by `If-None-Match`
-    (ETag); otherwise the download starts again.
-
-    Raises:
-        InputError: the server refuses, cannot be reached, or sends another size than it said.
+    A part is resumed only if the server confirms by `If-Range` (ETag, else Last-Modified) that the
+    file is still the same, and a finished file stays only if it does by `If-None-Match` (ETag);
+    otherwise the download starts again. A size other than the server said is refused.
     """
     part = _Part(url, target)
     check_proxy(url, shown(url), REQUESTS)
@@ -62,11 +59,9 @@ def in_part(
 ) -> tuple[int, Callable[[int, int], bytes]]:
     """Return the size of a file, and what fetches its bytes from a start up to an end.
 
-    Nothing that fails is tried twice, since who reads in part can do without; but a connection
-    that was kept open and that the server has closed since is opened anew.
-
-    Raises:
-        InputError: the server cannot be reached, refuses, or sends no parts.
+    Nothing that fails is tried twice, since who reads in part can do without; but a connection that
+    was kept open and that the server has closed since is opened anew. A server that sends no parts
+    is refused.
     """
     check_proxy(url, shown(url), REQUESTS)
     session = requests.Session()
@@ -150,9 +145,7 @@ class _Part:
 def _request(session: requests.Session, url: str, part: _Part) -> None:
     """Ask for what is missing and append it, until the file is whole.
 
-    Raises:
-        PassingError: something another try may fix.
-        InputError: something it cannot.
+    A `PassingError` is what another try may fix.
     """
     headers = {"Accept-Encoding": "identity"}
     if part.size and not part.validator:
@@ -216,10 +209,7 @@ def _total_of_range(response: requests.Response, part: _Part) -> int | None:
 
 def _append(response: requests.Response, part: _Part, total: int | None) -> None:
     name = part.path.name.removesuffix(".part")
-    with (
-        part.path.open("ab") as file,
-        watching(total, f"downloading {name}", part.size) as moved,
-    ):
+    with part.path.open("ab") as file, watching(total, f"downloading {name}", part.size) as moved:
         # read1 hands over what has come; read would lose a piece that is cut short.
         while piece := response.raw.read1(PIECE):
             file.write(piece)

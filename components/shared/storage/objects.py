@@ -59,13 +59,8 @@ class Bucket(Protocol):
     def upload(self, path: Path, name: str) -> Stored | None:
         """Upload a file as a new object, never replacing another, and check what arrived.
 
-        Returns:
-            The object, or None if the very same content was there already: what a transfer that
-            was killed left behind.
-
-        Raises:
-            InputError: an object of other content is there, or what arrived is damaged (it is
-                deleted then).
+        None = the very same content was there already: what a transfer that was killed left behind.
+        Other content is refused, and what arrived damaged is deleted.
         """
 
     def delete(self, stored: Stored) -> None:

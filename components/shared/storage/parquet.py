@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 
 from components.shared.storage.documents import said
 from components.shared.storage.text_columns import is_text
-from components.shared.telling.errors import InputError
+from components.shared.telling.errors import InputError, refusing
 
 MOST_ROWS = 20_000_000
 """Rows of a parquet table of strangers: a column of one value takes next to no room in a file."""
@@ -26,10 +26,8 @@ def opened_parquet(
     Raises:
         InputError: damaged, or larger than any table that is of use here.
     """
-    try:
+    with refusing(PARQUET_FAULTS, f"{name}: not readable as {kind}", f"; {hint}", said):
         file = pq.ParquetFile(path)
-    except PARQUET_FAULTS as error:
-        raise InputError(f"{name}: not readable as {kind} ({said(error)}); {hint}") from None
     rows, columns = file.metadata.num_rows, file.metadata.num_columns
     if rows > MOST_ROWS or rows * columns > MOST_FIELDS:
         raise InputError(
@@ -39,16 +37,19 @@ def opened_parquet(
     return file
 
 
+def whole_parquet(path: Path, name: str, hint: str) -> pa.Table:
+    """Return all of a parquet table, as `opened_parquet`."""
+    with refusing(PARQUET_FAULTS, f"{name}: not readable as parquet", f"; {hint}", said):
+        return opened_parquet(path, name, hint=hint).read()
+
+
 def read_parquet(path: Path, columns: tuple[str, ...], name: str, hint: str) -> Any:
-    """Return a parquet table of a task's as a data frame; messages call it ``name``.
+    """Return a parquet table of a task's as a data frame, in which ``columns`` hold text.
 
     Raises:
         InputError: missing, damaged, too large, or without one of ``columns``, which are of text.
     """
-    try:
-        table = opened_parquet(path, name, hint=hint).read().to_pandas()
-    except PARQUET_FAULTS as error:
-        raise InputError(f"{name}: not readable as parquet ({said(error)}); {hint}") from None
+    table = whole_parquet(path, name, hint).to_pandas()
     for column in columns:
         if column not in table:
             raise InputError(f"{name}: has no column '{column}'; {hint}")

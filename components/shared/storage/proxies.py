@@ -27,7 +27,7 @@ def through(url: str) -> str:
 
 
 def check_proxy(url: str, where: str, needs: tuple[str, str]) -> None:
-    """Check that the proxy for ``url`` is one that can be used.
+    """Check that the proxy for ``url`` can be used: one of SOCKS needs a package.
 
     Raises:
         InputError: it is a SOCKS proxy, and its package is not installed.

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from fsspec.caching import BlockCache
+from fsspec.spec import AbstractBufferedFile
 
 from components.shared.storage import buckets
 from components.shared.storage.downloads import shown
@@ -34,18 +34,20 @@ class UnreadError(Exception):
     """A file cannot be read in part; its text says why."""
 
 
-class Ranged(io.RawIOBase):
+class Ranged(AbstractBufferedFile):  # type: ignore[misc]
     """A remote file opened for reading, as h5py takes it."""
 
     def __init__(self, size: int, fetch: Fetch, seconds: float = SECONDS) -> None:
-        self.size, self._fetch, self._at = size, fetch, 0
-        self._ends = time.monotonic() + seconds
-        self._cache = BlockCache(BLOCK, self._timed, size, maxblocks=BLOCKS)
+        self._fetch, self._ends = fetch, time.monotonic() + seconds
+        kept = {"maxblocks": BLOCKS}
+        super().__init__(
+            None, "", block_size=BLOCK, cache_type="blockcache", cache_options=kept, size=size
+        )
         self.fault = ""
         """Why a piece did not come, which HDF5 only calls a damaged file; empty = all came."""
         self.fetched = 0
 
-    def _timed(self, start: int, end: int) -> bytes:
+    def _fetch_range(self, start: int, end: int) -> bytes:
         try:
             if time.monotonic() > self._ends:
                 raise UnreadError(f"it takes longer than {SECONDS:g} s")
@@ -58,38 +60,12 @@ class Ranged(io.RawIOBase):
         self.fetched += len(piece)
         return piece
 
-    def readable(self) -> bool:
-        """Return that it can be read."""
-        return True
-
-    def seekable(self) -> bool:
-        """Return that reading can begin anywhere."""
-        return True
-
-    def tell(self) -> int:
-        """Return where the next read begins."""
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move to where the next read begins."""
-        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self.size}[whence]
-        return self._at
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        """Fill a buffer from here on, as far as the file goes."""
-        piece = self._cache._fetch(self._at, min(self._at + len(buffer), self.size))
-        buffer[: len(piece)] = piece
-        self._at += len(piece)
-        return len(piece)
-
 
 @contextmanager
 def opened_in_part(uri: str) -> Iterator[Path | Ranged]:
     """Yield the path of a local file, or a remote one that is fetched where it is read.
 
-    Raises:
-        UnreadError: its store does not give parts of it, or cannot be reached.
-        InputError: a path that is none.
+    It is an `UnreadError` that a store does not give parts of it, or cannot be reached.
     """
     bare, scheme = uri.partition(SHA256)[0], scheme_of(uri)
     if scheme in LOCAL:

@@ -1,9 +1,10 @@
 """Requests that are made again while the other side may come round."""
 
-import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import TypeVar
+
+from components.shared.telling.errors import say
 
 LONGEST_WAIT = 60.0
 """Seconds, whatever was asked for: a task that waits longer looks as if it hung."""
@@ -36,15 +37,9 @@ def trying(
 ) -> T:
     """Return what ``call`` does, made again after each `PassingError`, with growing waits.
 
-    Args:
-        name: what is asked for, in messages.
-        call: one that may be made twice, since an answer can get lost.
-        tries: calls in a row that bring nothing new before it is given up.
-        first_wait: seconds before the second, doubled for each further one.
-        size: tells how much of it is here.
-
-    Raises:
-        PassingError: the last of them.
+    The call must be one that may be made twice, since an answer can get lost. After so many
+    ``tries`` in a row that bring nothing new (``size`` tells how much is here) the last error is
+    raised. The ``first_wait``, in seconds, is doubled for each further one.
     """
     failures = 0
     while True:
@@ -57,6 +52,5 @@ def trying(
                 raise
             wait = min(max(first_wait * 2 ** (failures - 1), fault.wait), LONGEST_WAIT)
             at = f" at {size()} bytes" if size() else ""
-            said = f"{name}: {fault}{at}; trying again in {wait:g} s"
-            print(said, file=sys.stderr, flush=True)
+            say(f"{name}: {fault}{at}; trying again in {wait:g} s")
             time.sleep(wait)

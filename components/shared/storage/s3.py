@@ -14,7 +14,6 @@ counted, not timed. google-api-core's Retry, which Cloud Storage's client uses, 
 import math
 import os
 import re
-import sys
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -47,7 +46,7 @@ from components.shared.storage.s3_digests import (
     md5_of,
     md5_of_parts,
 )
-from components.shared.telling.errors import InputError, nearest
+from components.shared.telling.errors import InputError, nearest, say
 
 UPLOAD_PART = 32 * 2**20
 """Bytes of one request of an upload, at least 5 MiB; a smaller file is one request."""
@@ -140,7 +139,7 @@ def client(scheme: str) -> Any:
         # A name such as <bucket>.minio-service does not resolve.
         options["s3"] = {"addressing_style": "path"}
     if not has_credentials(scheme):
-        print(f"{scheme}://: no credentials found, trying without", file=sys.stderr, flush=True)
+        say(f"{scheme}://: no credentials found, trying without")
         options["signature_version"] = UNSIGNED
     given: dict[str, Any] = {}
     if scheme == "minio":
@@ -312,12 +311,8 @@ class Bucket:
             self._call("abort_multipart_upload", Key=name, UploadId=upload)
         except (boto.BotoCoreError, boto.ClientError, RetryError) as error:
             if not (isinstance(error, boto.ClientError) and _status(error) == 404):
-                print(
-                    f"{self.uri}/{name}: parts of an upload could not be deleted "
-                    f"({type(error).__name__})",
-                    file=sys.stderr,
-                    flush=True,
-                )
+                why = f"parts of an upload could not be deleted ({type(error).__name__})"
+                say(f"{self.uri}/{name}: {why}")
 
     def delete(self, stored: Stored) -> None:
         """See `buckets.Bucket`; S3 deletes by name alone, so it is looked at just before."""
@@ -411,11 +406,9 @@ class _Version:
             return "MD5", etag, md5_of
         if etag and (part := self._bucket.part_size(self._name, self._facts)):
             return "MD5 of parts", etag, partial(etag_of_parts, part=part)
-        print(
+        say(
             f"{self.uri}: WARNING: the store keeps no digest of it that can be checked, only its "
-            f"size is; #sha256=… at the end of the URI checks it",
-            file=sys.stderr,
-            flush=True,
+            f"size is; #sha256=… at the end of the URI checks it"
         )
         return "size", str(self.size), lambda path: str(path.stat().st_size)
 

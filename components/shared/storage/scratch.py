@@ -5,14 +5,13 @@ import hashlib
 import os
 import shutil
 import stat
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from components.shared.storage.downloads import shown
-from components.shared.telling.errors import InputError
+from components.shared.telling.errors import InputError, say
 
 PREFIX = f"scgpt-perturb-{os.geteuid()}-"
 """How the folders of this user begin, in the folder for temporary files (`TMPDIR`, else /tmp)."""
@@ -24,11 +23,7 @@ def scratch_for(uri: str, names: tuple[str, ...] = ()) -> Iterator[Path]:
 
     It is removed when the block ends well. When the block fails or its process is killed, it is
     kept with what is in it. Of several processes at once one has it, the others a temporary folder
-    each, which is not kept.
-
-    Args:
-        uri: what is downloaded.
-        names: which files, where ``uri`` is that of a folder: others of it go elsewhere.
+    each, which is not kept. Of a folder's URI other ``names`` go elsewhere.
 
     Raises:
         InputError: what has the folder's name is a link, or not this user's alone.
@@ -36,7 +31,7 @@ def scratch_for(uri: str, names: tuple[str, ...] = ()) -> Iterator[Path]:
     folder = folder_for(uri, names)
     lock = _lock(folder)
     if lock is None:
-        _say(f"{shown(uri)}: another process downloads it too; what comes here is not kept")
+        say(f"{shown(uri)}: another process downloads it too; what comes here is not kept")
         with tempfile.TemporaryDirectory(prefix=PREFIX) as private:
             yield Path(private)
         return
@@ -47,7 +42,7 @@ def scratch_for(uri: str, names: tuple[str, ...] = ()) -> Iterator[Path]:
         with suppress(OSError):
             folder.rmdir()  # if nothing came
         if folder.exists():
-            _say(f"{shown(uri)}: what came is kept in {folder}; remove it if it is not run again")
+            say(f"{shown(uri)}: what came is kept in {folder}; remove it if it is not run again")
         raise
     finally:
         os.close(lock)
@@ -96,7 +91,3 @@ def _check_owner(folder: Path) -> None:
             f"{folder}: is not a folder of this user alone; remove it, or set TMPDIR to another "
             "folder for temporary files"
         )
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

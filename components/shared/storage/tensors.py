@@ -9,19 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 
 NAMES = "names"
 """Key of a file's metadata."""
-FAULTS = (
-    SafetensorError,
-    RecursionError,
-    OSError,
-    KeyError,
-    ValueError,
-    TypeError,
-    AttributeError,
-)
+FAULTS = (SafetensorError, RecursionError, OSError, KeyError, ValueError, TypeError, AttributeError)
 """Errors that reading a table of another shape raises."""
 
 
@@ -42,6 +34,21 @@ def of_metadata(metadata: Mapping[str, str]) -> dict[str, Any]:
             raise ValueError("the names are not a JSON object")
         return found
     return {key: json.loads(value) for key, value in metadata.items()}
+
+
+def read_named(path: Path, *lists: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the names and the tensors of a file, of which ``lists`` are to be lists of texts.
+
+    Raises:
+        ValueError: one of them is not; a damaged file raises others of `FAULTS`.
+    """
+    with safe_open(str(path), framework="numpy") as file:
+        names = of_metadata(file.metadata())
+        for key in lists:
+            found = names.get(key)
+            if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+                raise ValueError(f"'{key}' is not a list of names")
+        return names, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
 
 
 def order_metadata(path: Path) -> None:

@@ -75,8 +75,7 @@ def kept(value: Any) -> Any:
 def unchecked(source: str) -> str:
     """Say which files of a source came without a digest of their store's; empty if none did.
 
-    Args:
-        source: where cells come from, as ingest says it: addresses with `` + `` between.
+    Of several addresses, as ingest says them, `` + `` stands between.
     """
     with_digest = tuple(f"{scheme}://" for scheme in (*OURS, *DIGEST_KEPT))
     bare = [uri for uri in source.split(" + ") if uri and not uri.lower().startswith(with_digest)]

@@ -5,7 +5,7 @@ import errno
 import io
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 
 from components.shared.telling.addresses import visible, without_secrets
@@ -21,6 +21,11 @@ class InputError(Exception):
         said = visible(without_secrets(" ".join(message.split())))
         half = LONGEST // 2
         super().__init__(said if len(said) <= LONGEST else f"{said[:half]} … {said[-half:]}")
+
+
+def say(text: object) -> None:
+    """Print a line for people, beside what a program gives out."""
+    print(text, file=sys.stderr, flush=True)
 
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -64,15 +69,29 @@ def one_line_errors(stage: str) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        print(f"{stage}: error: {error}", file=sys.stderr, flush=True)
+        say(f"{stage}: error: {error}")
         raise SystemExit(1) from None
     except OSError as error:
         if not (said := said_by_system(error)):
             raise
         if error.errno == errno.EPIPE:
             _drop_output()
-        print(f"{stage}: error: {visible(without_secrets(said))}", file=sys.stderr, flush=True)
+        say(f"{stage}: error: {visible(without_secrets(said))}")
         raise SystemExit(1) from None
+
+
+@contextmanager
+def refusing(
+    faults: tuple[type[Exception], ...] | type[Exception],
+    what: str,
+    hint: str = "",
+    said: Callable[[Exception], str] = str,
+) -> Iterator[None]:
+    """Turn ``faults`` of a library into one line: ``what`` is wrong, what is ``said``, the hint."""
+    try:
+        yield
+    except faults as error:
+        raise InputError(f"{what} ({said(error)}){hint}") from None
 
 
 def any_text() -> None:

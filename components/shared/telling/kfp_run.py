@@ -61,13 +61,11 @@ class Run:
         self.details = list((run.get("run_details") or {}).get("task_details") or [])
         ids = [child for detail in self.details for child in _children(detail)]
         self.workflow = ids[0].rpartition("-")[0] if ids else ""
-        self._known = {int(end) for one in ids if (end := one.rpartition("-")[2]).isdigit()}
+        self._known = _numbers(ids)
         self._by_name: dict[str, list[tuple[Mapping[str, Any], set[int]]]] = {}
         for detail in self.details:
-            after = {
-                int(end) for one in _children(detail) if (end := one.rpartition("-")[2]).isdigit()
-            }
-            self._by_name.setdefault(detail.get("display_name") or "", []).append((detail, after))
+            named = self._by_name.setdefault(detail.get("display_name") or "", [])
+            named.append((detail, _numbers(_children(detail))))
 
     def tasks(self) -> list[Task]:
         """Return the tasks that have begun, each once, in the order of the API's answer."""
@@ -152,9 +150,7 @@ class Run:
 def templates_of(spec: Mapping[str, Any], name: str) -> list[str]:
     """Return what Argo's template for the pod of a task may be called.
 
-    Args:
-        spec: the pipeline, as the API gives it back: alone, or with its platform's settings.
-        name: of the task.
+    ``spec`` is the pipeline as the API gives it back: alone, or with its platform's settings.
     """
     pipeline, platform = spec.get("pipeline_spec") or spec, spec.get("platform_spec") or {}
     for part in (pipeline.get("root", {}), *pipeline.get("components", {}).values()):
@@ -185,6 +181,10 @@ def own_last_line(log: str, stage: str) -> str:
 
 def _children(detail: Mapping[str, Any]) -> list[str]:
     return [child.get("pod_name") or "" for child in detail.get("child_tasks") or []]
+
+
+def _numbers(ids: list[str]) -> set[int]:
+    return {int(end) for one in ids if (end := one.rpartition("-")[2]).isdigit()}
 
 
 def _count(about: Mapping[str, Any] | None, what: str) -> int:

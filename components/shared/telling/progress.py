@@ -4,6 +4,8 @@ import re
 import sys
 from typing import Any
 
+from components.shared.telling.errors import say
+
 SECONDS_BETWEEN_LINES = 10.0
 NOTHING_YET = re.compile(r"\| 0(\.0+)?/")
 """In the text of a bar at its start, which as a line of a log says nothing."""
@@ -16,7 +18,7 @@ class Lines:
         """Print the text of one refresh, without the carriage return tqdm puts before it."""
         line = text.strip("\r\n ")
         if line and not NOTHING_YET.search(line):
-            print(line, file=sys.stderr, flush=True)
+            say(line)
 
     def flush(self) -> None:
         """Do nothing; every line is flushed as it is written."""
