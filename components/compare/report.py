@@ -169,10 +169,7 @@ def markdown(found: Findings) -> str:
     for row in rows_of(found, ALL):
         cells = [row["by"].get(metric) for metric in metrics]
         lines.append(_line([_plain(row["name"]), *map(_cell, cells)]))
-    lines += [
-        "",
-        f"Best in validation: {_plain(shown(found.best.prior))}, seed {found.best.seed}.",
-    ]
+    lines += ["", f"Best in validation: {_plain(shown(found.best.prior))}, seed {found.best.seed}."]
     if found.repeat:
         lines += ["", "Repeat it:", "", "```sh", found.repeat, "```"]
     return names_as_code("\n".join(lines) + "\n")

@@ -36,10 +36,7 @@ GAINS = {
     WORSE: "the gain comes from known effects alone; the network made them worse.",
     BETTER: "the network added to the known effects that it was given.",
 }
-PARTS = {
-    SEEN: "Of perturbations seen in training",
-    UNSEEN: "Of perturbations not seen in training",
-}
+PARTS = {SEEN: "Of perturbations seen in training", UNSEEN: "Of perturbations not seen in training"}
 
 
 def shown(prior: str) -> str:

@@ -39,12 +39,7 @@ from components.evaluate.pages.findings import Findings
 from components.evaluate.pages.repeat_command import repeat_command
 from components.evaluate.pages.report import Origin, write_report
 from components.evaluate.pages.report_markdown import headline_text, markdown
-from components.evaluate.pages.summary import (
-    PREDICTED,
-    described,
-    long_table,
-    nothing_scored,
-)
+from components.evaluate.pages.summary import PREDICTED, described, long_table, nothing_scored
 from components.evaluate.pages.trust import Trust, reached_of, trust, trust_section
 from components.shared.artifacts.artifact import EVALUATION, GENE_PRIOR, Artifact, opening, writing
 from components.shared.artifacts.cells import Cells

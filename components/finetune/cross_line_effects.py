@@ -18,13 +18,7 @@ from torch import Tensor
 
 from components.finetune.data import Floats
 from components.finetune.deltas import LineDeltas
-from components.finetune.effect_parts import (
-    COMMON,
-    COPIED,
-    Estimates,
-    SourceLine,
-    estimates_from,
-)
+from components.finetune.effect_parts import COMMON, COPIED, Estimates, SourceLine, estimates_from
 from components.finetune.effect_sizes import NO_ESTIMATES, Sizes
 from components.finetune.effect_weights import Compared, Weights, weights_of
 from components.finetune.near_by import near_by

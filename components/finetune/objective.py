@@ -68,12 +68,7 @@ def measured_deltas(data: TrainingData, deltas: LineDeltas) -> Deltas:
 
 
 def sets_of(
-    deltas: Deltas,
-    lines: Ints,
-    codes: Ints,
-    lengths: Ints,
-    genes: Ints,
-    device: torch.device,
+    deltas: Deltas, lines: Ints, codes: Ints, lengths: Ints, genes: Ints, device: torch.device
 ) -> Sets:
     """Describe the sets of a batch whose cells come set by set.
 

@@ -12,12 +12,7 @@ from components.finetune.checkpoints import Checkpoints, Saved
 from components.finetune.confidence_fit import confidence
 from components.finetune.cross_line_effects import vectors_of
 from components.finetune.data import TrainingData
-from components.finetune.facts import (
-    coverage_of,
-    facts_of_effects,
-    facts_of_start,
-    other_scale,
-)
+from components.finetune.facts import coverage_of, facts_of_effects, facts_of_start, other_scale
 from components.finetune.given import (
     check_total_of_effects,
     deltas_told,

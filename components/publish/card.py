@@ -12,11 +12,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from components.publish.chain import UNKNOWN, chain_rows, made_elsewhere, source_of
-from components.publish.facts import (
-    against_baselines,
-    means_and_cells,
-    number,
-)
+from components.publish.facts import against_baselines, means_and_cells, number
 from components.publish.published_files import is_scored
 from components.publish.terms import Terms, binding, citations_of, notice_of, terms_of
 from components.shared.artifacts import shapes

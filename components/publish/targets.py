@@ -212,11 +212,7 @@ def _commit(api: "HfApi", repository: str, branch: str, files: dict[str, Path]) 
     additions = [CommitOperationAdd(name, str(path)) for name, path in files.items()]
     # Or a .gitignore in the repository would leave files out without a word.
     api.preupload_lfs_files(
-        repository,
-        additions,
-        revision=branch,
-        free_memory=False,
-        gitignore_content="# nothing\n",
+        repository, additions, revision=branch, free_memory=False, gitignore_content="# nothing\n"
     )
     return api.create_commit(
         repository,

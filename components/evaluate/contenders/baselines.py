@@ -34,9 +34,7 @@ Floats = NDArray[np.float64]
 
 
 def baseline_means(
-    training: Training,
-    perturbations: list[str],
-    vectors: Mapping[str, Floats] | None = None,
+    training: Training, perturbations: list[str], vectors: Mapping[str, Floats] | None = None
 ) -> tuple[dict[str, Floats], dict[str, list[str]]]:
     """Return each baseline's mean for each perturbation, and which perturbations fell back.
 

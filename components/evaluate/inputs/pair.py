@@ -69,12 +69,7 @@ class Pair(Predicted):
     def with_prediction(self, predicted: Matrix) -> "Pair":
         """Return this pair with another prediction in the place of the model's."""
         return Pair(
-            predicted,
-            self.obs,
-            self.genes,
-            self.perturbation_column,
-            self.control,
-            self.measured,
+            predicted, self.obs, self.genes, self.perturbation_column, self.control, self.measured
         )
 
     def anndata(self) -> tuple[AnnData, AnnData]:

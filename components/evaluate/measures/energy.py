@@ -41,10 +41,7 @@ class Points:
 
     @classmethod
     def of(
-        cls,
-        cells: NDArray[Any],
-        centre: NDArray[np.float64] | None = None,
-        mapped: Mapped = map,
+        cls, cells: NDArray[Any], centre: NDArray[np.float64] | None = None, mapped: Mapped = map
     ) -> "Points":
         """Convert dense cells [cells, genes]: to float64, or to what they are less a centre.
 

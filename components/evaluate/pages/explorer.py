@@ -269,9 +269,7 @@ def _facts(explored: Explored, rows: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def alike(
-    change: NDArray[np.floating],
-) -> tuple[NDArray[np.integer], NDArray[np.floating], float]:
+def alike(change: NDArray[np.floating]) -> tuple[NDArray[np.integer], NDArray[np.floating], float]:
     """Find the perturbations whose predicted changes point the same way.
 
     Args:
