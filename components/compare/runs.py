@@ -8,17 +8,10 @@ from typing import Any
 
 import pandas as pd
 
+from components.shared.artifacts import evaluation as evaluated
 from components.shared.artifacts import shapes
 from components.shared.artifacts.artifact import EVALUATION, Artifact, FailedError, opening
-from components.shared.artifacts.evaluation import (
-    GROUPS_FILE,
-    HEADLINE_METRIC,
-    MODEL,
-    REPORT_FILE,
-    SCORES_FILE,
-    SEEN,
-    read_numbers,
-)
+from components.shared.artifacts.evaluation import GROUPS_FILE, HEADLINE_METRIC, MODEL, SEEN
 from components.shared.storage.documents import read_json, said
 from components.shared.telling.errors import InputError
 
@@ -40,12 +33,12 @@ class Run:
     @cached_property
     def numbers(self) -> dict[str, Any]:
         """The evaluation's `metrics.json`."""
-        return read_numbers(self.evaluation.path)
+        return evaluated.read_numbers(self.evaluation.path)
 
     @cached_property
     def scores(self) -> pd.DataFrame:
         """Each metric's value: rows (prediction, perturbation), one column per metric."""
-        file = self.evaluation.path / SCORES_FILE
+        file = self.evaluation.path / evaluated.SCORES_FILE
         table = read_labelled(file, "prediction", "metric", "value")
         own = table[(table["prediction"] == MODEL) & (table["metric"] == HEADLINE_METRIC)]
         if own.empty:
@@ -55,7 +48,7 @@ class Run:
     @property
     def report(self) -> Path | None:
         """Its evaluation's report, None where there is none."""
-        file = self.evaluation.path / REPORT_FILE
+        file = self.evaluation.path / evaluated.REPORT_FILE
         return file if file.is_file() else None
 
     @property

@@ -36,34 +36,15 @@ from components.evaluate.measures.calibrated import calibrate
 from components.evaluate.pages.effect_tables import Effects, asked_of, read_asked, write_effects
 from components.evaluate.pages.explorer import Explored, write_explorer
 from components.evaluate.pages.findings import Findings
-from components.evaluate.pages.repeat_command import repeat_command
 from components.evaluate.pages.report import Origin, write_report
 from components.evaluate.pages.report_markdown import headline_text, markdown
 from components.evaluate.pages.summary import PREDICTED, described, long_table, nothing_scored
 from components.evaluate.pages.trust import Trust, reached_of, trust, trust_section
+from components.shared.artifacts import evaluation
 from components.shared.artifacts.artifact import EVALUATION, GENE_PRIOR, Artifact, opening, writing
 from components.shared.artifacts.cells import Cells
 from components.shared.artifacts.confidence import CONFIDENCE_FILE, Confidence
-from components.shared.artifacts.evaluation import (
-    AGGREGATED_FILE,
-    CALIBRATION_FILE,
-    CALLED_FILE,
-    COMPARISONS_FILE,
-    EXPLORER_FILE,
-    GROUPS_FILE,
-    HEADLINE_METRIC,
-    KNOWN_EFFECTS,
-    MEAN_DELTA,
-    METRICS_FILE,
-    MODEL,
-    REPORT_FILE,
-    RESULTS_FILE,
-    SCORES_FILE,
-    STRATA_FILE,
-    SUMMARY_FILE,
-    SUMMARY_PAGE,
-    UNDEFINED_FILE,
-)
+from components.shared.artifacts.evaluation import HEADLINE_METRIC, MEAN_DELTA, MODEL, REPORT_FILE
 from components.shared.artifacts.matched_controls import BATCH, batches_of
 from components.shared.artifacts.normalisation import unit_of
 from components.shared.artifacts.predictions import KNOWN_MEANS, MATCH_BATCHES, MEANS, Predictions
@@ -73,6 +54,8 @@ from components.shared.findings.limitations import limitations
 from components.shared.findings.verdict import verdict
 from components.shared.model.checkpoint_files import STATS_FILE
 from components.shared.model.rank_cells import RANK
+from components.shared.parameters.repeat import make_command
+from components.shared.parameters.stage_options import INGEST_OPTIONS, SPLIT_OPTIONS
 from components.shared.storage.documents import read_json
 from components.shared.telling.addresses import dataset_of
 from components.shared.telling.errors import InputError
@@ -168,7 +151,9 @@ def evaluate(
             rows = pd.Index(whole.perturbations).get_indexer(pd.Index(pair.perturbations))
             if effects.known_means is not None:
                 known = effects.known_means[rows].astype(float)
-                knowledge.means[KNOWN_EFFECTS] = in_order(known, pair.genes, opened.genes)
+                knowledge.means[evaluation.KNOWN_EFFECTS] = in_order(
+                    known, pair.genes, opened.genes
+                )
             yardstick = Yardstick.of(pair, threads=threads, cache=Path(cache) if cache else None)
             found = _scores(yardstick, effects.means[rows], kind, knowledge)
             own = in_order(effects.means[rows].astype(float), whole.genes, opened.genes)
@@ -302,15 +287,15 @@ def _write(
     with _timed("wrote effects"):
         write_effects(effects, table, folder)
     text = json.dumps(numbers, indent=2, allow_nan=False)
-    (folder / METRICS_FILE).write_text(text + "\n")
+    (folder / evaluation.METRICS_FILE).write_text(text + "\n")
     page = markdown(found, table, origin, verdict(numbers))
-    (folder / SUMMARY_PAGE).write_text(page, encoding="utf-8")
+    (folder / evaluation.SUMMARY_PAGE).write_text(page, encoding="utf-8")
     section = trust_section(told) if told else ""
     write_report(found, effects, table, origin, numbers, folder / REPORT_FILE, trust=section)
     if effects.training:
         with _timed("wrote the explorer"):
             explored = _explored(effects, effects.training, table, origin)
-            write_explorer(explored, origin, folder / EXPLORER_FILE)
+            write_explorer(explored, origin, folder / evaluation.EXPLORER_FILE)
 
 
 def _trust(predictions: Artifact, effects: Effects) -> Trust | None:
@@ -343,17 +328,17 @@ def _write_scores(found: Findings, folder: Path) -> None:
     results = found.model.table.with_columns(
         pl.col("perturbation").map_elements(no_formula, return_dtype=pl.String)
     )
-    results.write_csv(folder / RESULTS_FILE)
-    described(results).write_csv(folder / AGGREGATED_FILE)
+    results.write_csv(folder / evaluation.RESULTS_FILE)
+    described(results).write_csv(folder / evaluation.AGGREGATED_FILE)
     tables = {
-        SCORES_FILE: long_table(found.scores),
-        SUMMARY_FILE: found.summary,
-        COMPARISONS_FILE: found.comparisons,
-        STRATA_FILE: found.strata,
-        GROUPS_FILE: found.groups.rename_axis("perturbation").reset_index(),
-        UNDEFINED_FILE: found.undefined,
-        CALIBRATION_FILE: found.calibration,
-        CALLED_FILE: found.by_expression,
+        evaluation.SCORES_FILE: long_table(found.scores),
+        evaluation.SUMMARY_FILE: found.summary,
+        evaluation.COMPARISONS_FILE: found.comparisons,
+        evaluation.STRATA_FILE: found.strata,
+        evaluation.GROUPS_FILE: found.groups.rename_axis("perturbation").reset_index(),
+        evaluation.UNDEFINED_FILE: found.undefined,
+        evaluation.CALIBRATION_FILE: found.calibration,
+        evaluation.CALLED_FILE: found.by_expression,
     }
     for name, table in tables.items():
         without_formulas(table).to_csv(folder / name, index=False)
@@ -370,3 +355,53 @@ def _summary(numbers: dict[str, Any], test_line: str) -> dict[str, Any]:
         "perturbations_unseen": numbers["perturbations_unseen"],
         **{f"{HEADLINE_METRIC}/{name}": values[HEADLINE_METRIC] for name, values in means.items()},
     }
+
+
+INGEST = {
+    "dataset": "source",
+    "perturbation_column": "perturbation_column",
+    "cell_line_column": "cell_line_column",
+    "control_label": "control",
+}
+"""Pipeline parameter to the parameter of the ingest task it became."""
+EMPTY: tuple[Any, ...] = (None, "", [], (), {})
+"""Values of options that were not given, as artifacts and as signatures spell them."""
+
+
+def repeat_command(inputs: Mapping[str, Artifact]) -> str:
+    """Return the `make run` line, empty where nothing says where the cells or the model are from.
+
+    What the training was told (recipe, overrides) is in the model's `training_stats.json`, which
+    an evaluation does not see: the line leaves it to the parameter file.
+
+    Args:
+        inputs: the evaluation's input artifacts by name; cells, splits, predictions and, where one
+            was given, gene_prior.
+    """
+    given = {name: artifact.provenance["parameters"] for name, artifact in inputs.items()}
+    cells, splits = given["cells"], given["splits"]
+    if "source" not in cells or splits.get("train_lines") == []:  # a finished model was applied
+        return ""
+    found = {name: cells[own] for name, own in INGEST.items() if own in cells}
+    found |= {name: splits[name] for name in ("train_lines", "test_line") if name in splits}
+    prior = given.get("gene_prior", {})
+    found |= {
+        name: prior[own]
+        for name, own in (("prior", "uri"), ("pretrained", "vocabulary"))
+        if own in prior
+    }
+    found |= {"seed": splits["seed"]} if "seed" in splits else {}
+    for name, own, defaults in (
+        ("ingest_options", cells, INGEST_OPTIONS),
+        ("split_options", splits, SPLIT_OPTIONS),
+    ):
+        if said := {
+            key: own[key] for key in defaults if key in own and _told(own[key], defaults[key])
+        }:
+            found[name] = said
+    return make_command("run", found, "<parameter file of the run>")
+
+
+def _told(value: Any, usual: Any) -> bool:
+    """Return whether an option must be said: it is not the default."""
+    return value != usual and not (value in EMPTY and usual in EMPTY)

@@ -18,22 +18,13 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import nnls
 
+from components.finetune import effect_parts
 from components.finetune.data import Floats
-from components.finetune.effect_parts import (
-    COMMON,
-    COPIED,
-    KERNEL,
-    PARTS,
-    SHRUNK,
-    Estimates,
-    SourceLine,
-    estimates_from,
-    weighted,
-)
+from components.finetune.effect_parts import COMMON, COPIED, KERNEL, PARTS, Estimates, SourceLine
 from components.finetune.scores import discrimination
 from components.shared.model.tokens import Ints
 
-HALVES = {COPIED: 0.0, SHRUNK: 0.5, KERNEL: 0.5, COMMON: 0.0}
+HALVES = {COPIED: 0.0, effect_parts.SHRUNK: 0.5, KERNEL: 0.5, COMMON: 0.0}
 """Weights where left-out lines tell nothing. Where a line tells nothing but the mean effect, the
 kernel is that: it is most of every product."""
 WITHOUT_LINES = HALVES | {COMMON: -0.25}
@@ -57,7 +48,7 @@ Weights = dict[str, float]
 def weights_of(
     lines: Sequence[SourceLine],
     key: Callable[[str], str],
-    estimate: Callable[[Sequence[SourceLine]], Estimates] = estimates_from,
+    estimate: Callable[[Sequence[SourceLine]], Estimates] = effect_parts.estimates_from,
 ) -> Weights:
     """Return how much each way counts when another line is estimated from ``lines``.
 
@@ -186,7 +177,7 @@ def _as_large_as_copying(line: Compared, weights: Weights) -> Floats:
 
     How large effects are made moves discrimination too, and is decided later (`effect_sizes`).
     """
-    effects = weighted(line.parts, weights)
+    effects = effect_parts.weighted(line.parts, weights)
     size = np.linalg.norm(line.parts[COPIED]) / (np.linalg.norm(effects) or 1.0)
     return line.discrimination(effects * size)
 
@@ -199,7 +190,7 @@ def in_words(weights: Mapping[str, float]) -> str:
     """Return the weights as a part of a sentence, the largest first."""
     ways = {
         COPIED: "the mean of the lines' own changes",
-        SHRUNK: "that mean without its noise, gene by gene",
+        effect_parts.SHRUNK: "that mean without its noise, gene by gene",
         KERNEL: "that mean without its noise, by what perturbations have in common",
         COMMON: "the mean effect of all perturbations",
     }

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from components.finetune.brought import Brought
 from components.finetune.checkpoints import Checkpoints, Saved
 from components.finetune.confidence_fit import confidence
 from components.finetune.cross_line_effects import vectors_of
@@ -20,9 +20,13 @@ from components.finetune.given import (
     table_for_new_lines,
     vectors_by_gene,
 )
-from components.finetune.known import check_symbols, check_told
 from components.finetune.left_out import Screen
-from components.finetune.loading import batches_in_words, load_training_data
+from components.finetune.loading import (
+    batches_in_words,
+    check_symbols,
+    check_told,
+    load_training_data,
+)
 from components.finetune.places import Place
 from components.finetune.start import (
     check_same_start,
@@ -36,14 +40,43 @@ from components.finetune.training import Measured, fit
 from components.finetune.workers import Workers
 from components.shared.artifacts.artifact import Artifact
 from components.shared.artifacts.cells import Cells
+from components.shared.artifacts.confidence import CONFIDENCE_FILE, Confidence
 from components.shared.artifacts.gene_prior import EFFECTS
 from components.shared.artifacts.known_effects import EffectTable
 from components.shared.artifacts.splits import Splits
-from components.shared.artifacts.training_effects import training_effects
+from components.shared.artifacts.training_effects import (
+    TRAINING_EFFECTS_FILE,
+    TrainingEffects,
+    training_effects,
+)
 from components.shared.model import model as scgpt_model
 from components.shared.model.tokens import GeneTokens
 from components.shared.model.vocabulary import Vocabulary
 from components.shared.parameters.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Brought:
+    """Effects of its training lines, and how far it was right in lines that were left out."""
+
+    training: TrainingEffects
+    confidence: Confidence
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Its entries in the statistics."""
+        found = self.confidence
+        return {
+            "scale": found.scale,
+            "held_out_pearson_delta": found.reached(),
+            "held_out_pearson_delta_untrained": found.reached(trained=False),
+            "expectations": found.why or "learned",
+        }
+
+    def write(self, folder: Path) -> None:
+        """Write both files."""
+        self.training.write(folder / TRAINING_EFFECTS_FILE)
+        self.confidence.write(folder / CONFIDENCE_FILE)
 
 
 @dataclass(frozen=True)

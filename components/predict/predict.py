@@ -14,9 +14,17 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 from tqdm import tqdm
 
-from components.predict.perturbations import Requested, report_unknown, requested_of
-from components.predict.table import perturbation_table
-from components.predict.wanted import Wanted, control_obs, predicted_obs, wanted_cells
+from components.predict.wanted import (
+    Requested,
+    Wanted,
+    control_obs,
+    perturbation_table,
+    predicted_obs,
+    report_unknown,
+    requested_of,
+    wanted_cells,
+)
+from components.shared.artifacts import predictions
 from components.shared.artifacts.artifact import MODEL, PREDICTIONS, link_or_copy, opening, writing
 from components.shared.artifacts.cells import Cells
 from components.shared.artifacts.confidence import CONFIDENCE_FILE, MEAN, Confidence
@@ -24,17 +32,7 @@ from components.shared.artifacts.known_effects import EFFECTS_FILE, EffectTable
 from components.shared.artifacts.matched_controls import batches_of
 from components.shared.artifacts.normalisation import check_total, total_of_model
 from components.shared.artifacts.perturbation import CONTROL, genes_of, in_the_words_of
-from components.shared.artifacts.predictions import (
-    CELLS_KIND,
-    KNOWN_MEANS,
-    MATCH_BATCHES,
-    MEANS,
-    NOT_PREDICTED,
-    PERTURBATIONS,
-    PERTURBATIONS_FILE,
-    PREDICTIONS_FILE,
-    TRUTH,
-)
+from components.shared.artifacts.predictions import CELLS_KIND, MATCH_BATCHES, PREDICTIONS_FILE
 from components.shared.artifacts.settings import settings_of
 from components.shared.artifacts.splits import TEST, Splits
 from components.shared.artifacts.training_effects import TRAINING_EFFECTS_FILE, TrainingEffects
@@ -125,9 +123,9 @@ def predict(
         )
         shell = _shell(opened, obs, wanted, reference)
         shell.uns |= {
-            PERTURBATIONS: labels,
+            predictions.PERTURBATIONS: labels,
             CELLS_KIND: predictor.kind,
-            NOT_PREDICTED: predictor.genes_left_out,
+            predictions.NOT_PREDICTED: predictor.genes_left_out,
         }
         known = predictor.known(labels)
         means = None if known is None else np.maximum(mean_of_cells(control) + known, 0)
@@ -140,7 +138,7 @@ def predict(
             training=predictor.training,
             confidence=predictor.confidence,
         )
-        table.to_parquet(draft.path / PERTURBATIONS_FILE, index=False)
+        table.to_parquet(draft.path / predictions.PERTURBATIONS_FILE, index=False)
         for name in (TRAINING_EFFECTS_FILE, CONFIDENCE_FILE, STATS_FILE):
             if (trained.path / name).is_file():
                 link_or_copy(trained.path / name, draft.path / name)
@@ -389,7 +387,7 @@ def _shell(cells: Cells, obs: pd.DataFrame, wanted: Wanted, reference: Ints) -> 
         sizes = np.zeros(1 + len(rows), found.indptr.dtype)
         sizes[1:][there] = np.diff(found.indptr)
         parts = found.data, found.indices, np.cumsum(sizes, dtype=sizes.dtype)
-        layers[TRUTH] = csr_matrix(parts, shape=(len(rows), found.shape[1]))
+        layers[predictions.TRUTH] = csr_matrix(parts, shape=(len(rows), found.shape[1]))
     uns = {"perturbation_column": "perturbation", "control": CONTROL}
     for column in ("perturbation", "cell_line"):
         obs[column] = obs[column].astype("category")
@@ -418,9 +416,9 @@ def _write(
             rows.append(csr_matrix(cells))
             means.append(mean)
         rows.append(controls)
-        stored = {MEANS: np.stack(means, axis=1)}
+        stored = {predictions.MEANS: np.stack(means, axis=1)}
         if known is not None:
-            stored[KNOWN_MEANS] = np.ascontiguousarray(known.T)
+            stored[predictions.KNOWN_MEANS] = np.ascontiguousarray(known.T)
         anndata.io.write_elem(h5, "varm", stored)
 
 

@@ -1,19 +1,102 @@
-"""The cells to predict: one for each measured cell, some for each perturbation without any."""
+"""What is predicted: which perturbations, their cells, and what stands behind each prediction."""
 
-from collections.abc import Collection
+import sys
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from components.predict.perturbations import Requested
 from components.shared.artifacts.cells import Cells
-from components.shared.artifacts.perturbation import CONTROL
-from components.shared.artifacts.predictions import MEASURED
+from components.shared.artifacts.confidence import Confidence, control_similarity
+from components.shared.artifacts.perturbation import CONTROL, genes_of
+from components.shared.artifacts.predictions import MEASURED, PERTURBATION_COLUMNS
 from components.shared.artifacts.splits import TEST, Splits
+from components.shared.artifacts.training_effects import TrainingEffects
 from components.shared.model.tokens import Ints
-from components.shared.telling.errors import InputError
+from components.shared.telling.errors import InputError, nearest
+
+MOST_NAMED = 20
+"""Perturbations that a warning names one by one; finding the nearest symbol takes a while."""
+
+
+@dataclass(frozen=True)
+class Requested:
+    """The requested perturbations: which were measured, and which can be predicted."""
+
+    measured: list[str]
+    """With cells in the test line, sorted; always predicted, so that all can be scored."""
+    unmeasured: list[str]
+    """Without, sorted."""
+    unknown: list[str]
+    """Those of which the model knows nothing; they are left out."""
+
+    @property
+    def predicted(self) -> list[str]:
+        """All that are predicted, sorted."""
+        return sorted([*self.measured, *self.unmeasured])
+
+
+def requested_of(
+    requested: Sequence[str], measured: Collection[str], knows: Callable[[str], bool]
+) -> Requested:
+    """Split the requested perturbations.
+
+    Args:
+        requested: perturbations to predict.
+        measured: perturbations with test cells.
+        knows: whether the model knows each gene of a perturbation, or its effect.
+    """
+    others = sorted(set(requested) - set(measured))
+    known = [label for label in others if knows(label)]
+    return Requested(sorted(measured), known, [label for label in others if label not in known])
+
+
+def report_unknown(
+    requested: Requested,
+    knows: Callable[[str], bool],
+    symbols: Collection[str],
+    names: Mapping[str, list[str]],
+) -> None:
+    """Name what is left out, and what may be meant.
+
+    Args:
+        requested: from `requested_of`.
+        knows: whether the model knows a perturbation.
+        symbols: genes the model knows.
+        names: what a gene may stand for, by the table of other names.
+    """
+    if not requested.unknown:
+        return
+    listed = [_named(label, knows, symbols, names) for label in requested.unknown[:MOST_NAMED]]
+    if len(requested.unknown) > MOST_NAMED:
+        listed.append(f"{len(requested.unknown) - MOST_NAMED} more")
+    many = len(requested.unknown) > 1
+    text = (
+        f"{'these' if many else 'this'} cannot be predicted, since the model knows neither the "
+        f"gene nor its effect: {'; '.join(listed)}"
+    )
+    if not requested.predicted:
+        raise InputError(f"perturbations: {text}; name genes of the model's vocab.json")
+    print(f"predict: WARNING: {text}; the others are predicted", file=sys.stderr, flush=True)
+
+
+def _named(
+    label: str,
+    knows: Callable[[str], bool],
+    symbols: Collection[str],
+    names: Mapping[str, list[str]],
+) -> str:
+    hints = []
+    for gene in genes_of(label):
+        if knows(gene):
+            continue
+        if found := names.get(gene):
+            hints.append(f"another name of {' or '.join(found)}")
+        else:
+            hints.append(nearest(gene, symbols).removeprefix(", "))
+    return f"'{label}'" + (f" ({', '.join(filter(None, hints))})" if any(hints) else "")
 
 
 @dataclass(frozen=True)
@@ -85,3 +168,52 @@ def _flagged(obs: pd.DataFrame, measured: NDArray[np.bool_], seen: Collection[st
         seen_in_training=obs["perturbation"].isin(seen).to_numpy(bool),
         **{MEASURED: measured},
     )
+
+
+def perturbation_table(
+    wanted: Wanted,
+    genes: Sequence[str],
+    control: NDArray[np.floating],
+    *,
+    flagged: Callable[[str], bool],
+    training: TrainingEffects | None,
+    confidence: Confidence | None,
+) -> pd.DataFrame:
+    """Return the columns `PERTURBATION_COLUMNS` of each perturbation of ``wanted``, sorted.
+
+    Args:
+        wanted: the predicted cells.
+        genes: measured genes.
+        control: mean of the test line's basal controls, [genes].
+        flagged: whether the model can be told which gene is perturbed.
+        training: what the training lines measured, where the model brings it along.
+        confidence: what to expect, where the model brings it along.
+    """
+    labels, cells = np.unique(wanted.labels, return_counts=True)
+    there = wanted.rows >= 0
+    table = pd.DataFrame({"perturbation": labels.astype(object), "cells": cells})
+    table["measured_cells"] = [int(there[wanted.labels == label].sum()) for label in labels]
+    lines = [training.lines_of(str(label)) if training else [] for label in labels]
+    table["training_lines"] = [", ".join(names) for names in lines]
+    table["training_cells"] = [_training_cells(training, str(label)) for label in labels]
+    table["flagged"] = [flagged(str(label)) for label in labels]
+    table["target_measured"] = _measured(labels, set(genes))
+    if training:
+        similarity = control_similarity(control, genes, training)
+        table["control_similarity"] = similarity
+        if confidence:
+            expected = confidence.expected(table["perturbation"].tolist(), similarity)
+            table = table.join(expected.reset_index(drop=True))
+    table = table.reindex(columns=list(PERTURBATION_COLUMNS))
+    table["known"] = table["known"].fillna("").astype(str)
+    return table
+
+
+def _training_cells(training: TrainingEffects | None, label: str) -> int:
+    if training is None or label not in training.perturbations:
+        return 0
+    return int(training.cells[:, training.perturbations.index(label)].sum())
+
+
+def _measured(labels: NDArray[np.str_], genes: Collection[str]) -> list[bool]:
+    return [set(genes_of(str(label))) <= set(genes) for label in labels]

@@ -20,6 +20,7 @@ from statsmodels.stats.multitest import multipletests
 from components.evaluate.contenders.halves import halves
 from components.evaluate.contenders.ridge import PENALTIES, ridge_deltas
 from components.evaluate.contenders.yardstick import Yardstick
+from components.evaluate.evaluate import repeat_command
 from components.evaluate.inputs.pair import Pair
 from components.evaluate.inputs.training_lines import Training
 from components.evaluate.measures import metrics
@@ -48,9 +49,12 @@ from components.evaluate.measures.uncertainty import (
     interval,
 )
 from components.evaluate.pages.effect_tables import read_asked
-from components.evaluate.pages.repeat_command import repeat_command
-from components.evaluate.pages.seeds import spread_over_seeds
-from components.evaluate.pages.summary import described, summary_table, undefined_table
+from components.evaluate.pages.summary import (
+    described,
+    spread_over_seeds,
+    summary_table,
+    undefined_table,
+)
 from components.shared.artifacts.artifact import CELLS, EVALUATION, Artifact, opening, writing
 from components.shared.artifacts.evaluation import HEADLINE, SEEN, UNSEEN
 from components.shared.artifacts.predictions import PERTURBATIONS_FILE

@@ -15,15 +15,8 @@ from components.evaluate.contenders.ridge import ridge_deltas
 from components.evaluate.inputs.pair import Pair
 from components.evaluate.inputs.rows import Matrix, dense
 from components.evaluate.inputs.training_lines import Training
-from components.shared.artifacts.evaluation import (
-    CONTROL_CELLS,
-    CONTROL_MEAN,
-    MEAN_DELTA,
-    MODEL,
-    MODEL_MEANS,
-    RIDGE,
-    SAME_PERTURBATION_DELTA,
-)
+from components.shared.artifacts import evaluation
+from components.shared.artifacts.evaluation import MEAN_DELTA, MODEL, MODEL_MEANS, RIDGE
 from components.shared.artifacts.matched_controls import BATCH
 from components.shared.model.rank_cells import draw_matched_partners, draw_partners, rank_cells
 
@@ -50,7 +43,7 @@ def baseline_means(
     """
     mean = training.mean_delta()
     known = {
-        SAME_PERTURBATION_DELTA: {
+        evaluation.SAME_PERTURBATION_DELTA: {
             label: delta
             for label in perturbations
             if (delta := training.delta_of(label)) is not None
@@ -59,7 +52,7 @@ def baseline_means(
     if ridge := ridge_deltas(training, vectors or {}, perturbations):
         known[RIDGE] = ridge
     deltas = {
-        CONTROL_MEAN: np.zeros((len(perturbations), len(mean))),
+        evaluation.CONTROL_MEAN: np.zeros((len(perturbations), len(mean))),
         MEAN_DELTA: np.tile(mean, (len(perturbations), 1)),
     } | {name: np.array([own.get(x, mean) for x in perturbations]) for name, own in known.items()}
     fallbacks = {name: [x for x in perturbations if x not in own] for name, own in known.items()}
@@ -95,7 +88,7 @@ def contenders(
     partners = _partners(pair, pool.shape[0], batches)
     yield MODEL, pair
     yield MODEL_MEANS, pair.with_prediction(Broadcast(own, number, measured))
-    yield CONTROL_CELLS, pair.with_prediction(Drawn(pool, partners, number, measured))
+    yield evaluation.CONTROL_CELLS, pair.with_prediction(Drawn(pool, partners, number, measured))
     for name, mean in means.items():
         chosen = mean[:, columns]
         cells = (

@@ -20,18 +20,8 @@ import pandas as pd
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from components.evaluate.pages.compact import (
-    GENES,
-    LEAST_LOG,
-    LOG_STEP,
-    MISSING,
-    PERTURBATIONS,
-    STEP,
-    Compact,
-    Pairs,
-    compact,
-    packed,
-)
+from components.evaluate.pages import compact
+from components.evaluate.pages.compact import GENES, PERTURBATIONS, STEP, Compact, Pairs, packed
 from components.evaluate.pages.report import Origin
 from components.shared.artifacts.artifact import code_version
 from components.shared.artifacts.confidence import MEAN, MEASURED, NEAR_BY, SUMMED
@@ -97,7 +87,7 @@ def write_explorer(explored: Explored, origin: Origin, file: Path) -> dict[str, 
         perturbation and gene), `rounded` (number of rounded predicted changes), `error` (the most
         that one differs) and `measured_left_out` (measured changes that it has not).
     """
-    small = compact(explored.change, _lines(explored), _fdr(explored))
+    small = compact.compact(explored.change, _lines(explored), _fdr(explored))
     kept = {
         "genes_kept": small.genes.index.shape[1],
         "perturbations_kept": small.perturbations.index.shape[1],
@@ -265,7 +255,12 @@ def _facts(explored: Explored, rows: list[dict[str, Any]]) -> dict[str, Any]:
         "typical": _plain(typical),
         "known": KNOWN,
         "keptEach": {"genes": GENES, "perturbations": PERTURBATIONS},
-        "units": {"step": STEP, "log": LOG_STEP, "missing": MISSING, "least": LEAST_LOG},
+        "units": {
+            "step": STEP,
+            "log": compact.LOG_STEP,
+            "missing": compact.MISSING,
+            "least": compact.LEAST_LOG,
+        },
     }
 
 

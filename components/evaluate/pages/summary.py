@@ -1,7 +1,8 @@
 """The tables of an evaluation: every score, their means with intervals, what was undefined."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,20 +14,19 @@ from components.evaluate.measures.metrics import CELLS, EVERY, MEANS, METRICS, R
 from components.evaluate.measures.scoring import OF_THE_SET
 from components.evaluate.measures.strata import TRAINING
 from components.evaluate.measures.uncertainty import too_few
+from components.shared.artifacts import evaluation
+from components.shared.artifacts.artifact import EVALUATION, opening
 from components.shared.artifacts.evaluation import (
-    BASELINES,
     CEILING,
-    HALF,
     HEADLINE_METRIC,
-    MEAN_DELTA,
     MODEL,
-    MODEL_MEANS,
-    SAME_PERTURBATION_DELTA,
     SEEN,
+    SUMMARY_FILE,
     UNSEEN,
 )
 from components.shared.artifacts.predictions import CELLS_KIND
 from components.shared.findings.paired import interval
+from components.shared.telling.errors import InputError
 
 PREDICTED = "perturbations_predicted"
 """Those that were asked for, measured or not."""
@@ -175,11 +175,15 @@ def metrics_json(
         "scored": True,
         "not_scored": "",
         "model": _only(means[MODEL], every),
-        "model_means": _only(means[MODEL_MEANS], every),
+        "model_means": _only(means[evaluation.MODEL_MEANS], every),
         **{part: _part(strata, part, every) for part in (SEEN, UNSEEN)},
-        "baselines": {name: _only(means[name], every) for name in BASELINES if name in means},
+        "baselines": {
+            name: _only(means[name], every) for name in evaluation.BASELINES if name in means
+        },
         "ceiling": dict.fromkeys(every) | _only(means.get(CEILING, {}), every),
-        "ours": {name: _only(found, ours) for name, found in means.items() if name != HALF},
+        "ours": {
+            name: _only(found, ours) for name, found in means.items() if name != evaluation.HALF
+        },
         "intervals": {
             str(name): [finite(row["low"]), finite(row["high"])] for name, row in model.iterrows()
         },
@@ -223,7 +227,7 @@ def compared(numbers: Mapping[str, Any]) -> list[tuple[str, float]]:
     if not numbers["scored"]:
         return [(name, float(numbers[name])) for name in (PREDICTED, "perturbations")]
     found = {name: numbers["model"].get(name) for name in REFERENCE} | numbers["ours"][MODEL]
-    for name in (MEAN_DELTA, SAME_PERTURBATION_DELTA):
+    for name in (evaluation.MEAN_DELTA, evaluation.SAME_PERTURBATION_DELTA):
         found[f"{HEADLINE_METRIC}/{name}"] = numbers["baselines"][name][HEADLINE_METRIC]
     found[f"{HEADLINE_METRIC}/{CEILING}"] = numbers["ceiling"][HEADLINE_METRIC]
     found["vcc2026"] = numbers["calibrated"]["scores"].get(MODEL, {}).get(AVERAGE)
@@ -246,3 +250,34 @@ def _part(strata: pd.DataFrame, part: str, metrics: list[str]) -> Means:
     chosen = strata[(strata["prediction"] == MODEL) & (strata["group"] == part)]
     found = _means(chosen.set_index("metric")["mean"])
     return {name: None if name in OF_THE_SET else found.get(name) for name in metrics}
+
+
+def spread_over_seeds(evaluations: Sequence[Path | str]) -> pd.DataFrame:
+    """Return mean and spread of each metric's mean over several evaluation artifacts.
+
+    Args:
+        evaluations: folders of the artifacts, one a seed.
+
+    Returns:
+        A row per prediction and metric: prediction, metric, seeds (with a value), mean, sd (n - 1;
+        NaN for one), low and high (the extremes).
+
+    Raises:
+        InputError: fewer than two, one given twice, or evaluations of other cells than the first.
+    """
+    if len(evaluations) < 2:
+        raise InputError(f"{len(evaluations)} evaluations; a spread over seeds needs two or more")
+    artifacts = [opening(folder, EVALUATION) for folder in evaluations]
+    cells = [artifact.provenance["inputs"]["cells"]["sha256"] for artifact in artifacts]
+    for number, artifact in enumerate(artifacts):
+        if artifact.digest in [other.digest for other in artifacts[:number]]:
+            raise InputError(f"{artifact.path}: the same evaluation is given twice")
+        if cells[number] != cells[0]:
+            raise InputError(
+                f"{artifact.path}: evaluates other cells (sha256 {cells[number][:12]}) than "
+                f"{artifacts[0].path} ({cells[0][:12]}); give seeds of one data set"
+            )
+    tables = [pd.read_csv(artifact.path / SUMMARY_FILE) for artifact in artifacts]
+    grouped = pd.concat(tables).groupby(["prediction", "metric"], sort=False)["mean"]
+    found = grouped.agg(seeds="count", mean="mean", sd="std", low="min", high="max")
+    return found.reset_index()

@@ -10,8 +10,8 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from components.evaluate.pages.effect_tables import Effects
+from components.evaluate.pages.plots import expected_against_reached, surest_curve
 from components.evaluate.pages.summary import finite
-from components.evaluate.pages.trust_plots import expected_against_reached, surest_curve
 from components.shared.artifacts.confidence import COVERED, MEASURED, Confidence
 from components.shared.telling.page import number, share
 
