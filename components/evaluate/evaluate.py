@@ -158,7 +158,7 @@ def evaluate(
             found = _scores(yardstick, effects.means[rows], kind, knowledge)
             own = in_order(effects.means[rows].astype(float), whole.genes, opened.genes)
             by_batch = _by_batch(opened, split, pair, control, {MODEL: own} | knowledge.means)
-            effects = replace(effects, measured=yardstick.groups)
+            effects = replace(effects, measured=yardstick.measured.side)
         stats = _stats(given.artifact)
         origin = Origin(
             split.test_line,

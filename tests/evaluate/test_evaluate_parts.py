@@ -36,9 +36,9 @@ from components.evaluate.measures.calibrated import (
 from components.evaluate.measures.calls import EDGES, calls
 from components.evaluate.measures.centred import pearson_delta_centred
 from components.evaluate.measures.diagnosis import control_skew, diagnose
-from components.evaluate.measures.groups import Groups
 from components.evaluate.measures.measured import Measured
 from components.evaluate.measures.scoring import score
+from components.evaluate.measures.side import Side
 from components.evaluate.measures.strata import by_stratum, strata
 from components.evaluate.measures.uncertainty import (
     BEATS,
@@ -309,16 +309,12 @@ def pair() -> Pair:
     )
 
 
-def _groups(pair: Pair) -> tuple[Groups, Groups]:
+def _groups(pair: Pair) -> tuple[Side, Side]:
     measured = Measured.of(pair, threads=1)
-    found = score(pair, threads=1, measured=measured)
-    return (
-        Groups.of(found.predicted),
-        Groups.of(measured.side),
-    )
+    return score(pair, threads=1, measured=measured).predicted, measured.side
 
 
-def _theirs(pair: Pair, whole: Groups, **changes: str) -> dict[str, float]:
+def _theirs(pair: Pair, whole: Side, **changes: str) -> dict[str, float]:
     config = replace(settings_of(whole, pair.genes), cache_strict=False, num_threads=1, **changes)
     config = replace(config, pert_col=pair.perturbation_column)
     table = aggregate_metrics(compute_metrics(*pair.anndata(), config=config))

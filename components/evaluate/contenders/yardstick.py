@@ -13,10 +13,10 @@ from components.evaluate.measures.calibrated import Raw, raw_scores, replicate_s
 from components.evaluate.measures.calls import Calls, calls
 from components.evaluate.measures.centred import pearson_delta_centred
 from components.evaluate.measures.diagnosis import CHANCE, Diagnosis, control_skew, diagnose
-from components.evaluate.measures.groups import Groups
 from components.evaluate.measures.measured import Measured
 from components.evaluate.measures.metrics import EVERY
 from components.evaluate.measures.scoring import Score, score
+from components.evaluate.measures.side import Side
 from components.shared.artifacts.evaluation import CENTRED
 
 
@@ -55,7 +55,6 @@ class Yardstick:
 
     pair: Pair
     measured: Measured
-    groups: Groups
     threads: int
     cache: Path | None
 
@@ -65,8 +64,7 @@ class Yardstick:
     ) -> "Yardstick":
         """Make the measured cells of ``pair`` ready; its prediction is not looked at."""
         measured = Measured.of(pair, threads=threads, what=what, cache=cache)
-        groups = Groups.of(measured.side)
-        return cls(pair, measured, groups, threads, cache)
+        return cls(pair, measured, threads, cache)
 
     def examine(self, prediction: Pair, *, what: str) -> Outcome:
         """Score a prediction of the same cells; ``what`` names it in the progress bar."""
@@ -75,8 +73,7 @@ class Yardstick:
         found = score(
             prediction, threads=self.threads, measured=self.measured, what=what, cache=cache
         )
-        groups = Groups.of(found.predicted)
-        return self._outcome(found, groups, own_controls=False)
+        return self._outcome(found, own_controls=False)
 
     def ceiling(self) -> Ceiling | None:
         """Score one half of the measured cells as a prediction of the other, if it can be done."""
@@ -88,32 +85,33 @@ class Yardstick:
         found = score(
             split, threads=threads, measured=half.measured, what="the other half", cache=cache
         )
-        groups = Groups.of(found.predicted)
-        outcome = half._outcome(found, groups, own_controls=True)
-        replicate = replicate_scores(groups, half.groups, self.groups, split.genes)
+        outcome = half._outcome(found, own_controls=True)
+        sides = found.predicted, half.measured.side, self.measured.side
+        replicate = replicate_scores(*sides, split.genes)
         return Ceiling(outcome, at_full_depth(outcome.metrics), replicate)
 
-    def _outcome(self, found: Score, groups: Groups, *, own_controls: bool) -> Outcome:
-        ours = {CENTRED: pearson_delta_centred(groups.deltas, self.groups.deltas)}
+    def _outcome(self, found: Score, *, own_controls: bool) -> Outcome:
+        predicted, measured = found.predicted, self.measured.side
+        ours = {CENTRED: pearson_delta_centred(predicted.deltas, measured.deltas)}
         # cell-eval leaves out a metric that no perturbation has.
         metrics = found.metrics.assign(**ours).reindex(columns=list(EVERY))
-        really, failed = self.groups.called, dict(found.not_computed)
+        failed = dict(found.not_computed)
         raw = raw_scores(
-            groups, self.groups, self.pair.genes, own_controls=own_controls, failed=failed
+            predicted, measured, self.pair.genes, own_controls=own_controls, failed=failed
         )
         return Outcome(
             found.table,
             metrics,
             failed,
-            calls(groups.fdr, really, self.groups.means[0]),
-            self._diagnosis(metrics, groups),
+            calls(predicted.fdr, measured.called, measured.centroids[0]),
+            self._diagnosis(metrics, predicted),
             raw,
         )
 
-    def _diagnosis(self, metrics: pd.DataFrame, groups: Groups) -> Diagnosis | None:
+    def _diagnosis(self, metrics: pd.DataFrame, predicted: Side) -> Diagnosis | None:
         """Say why roc_auc is below chance, where it is."""
         if not metrics["roc_auc"].mean() < CHANCE:
             return None
         controls = dense(self.pair.measured[self.pair.rows[self.pair.control]])
-        skew = control_skew(groups.means[1:], controls)
-        return diagnose(groups.fdr, self.groups.called, skew)
+        skew = control_skew(predicted.centroids[1:], controls)
+        return diagnose(predicted.fdr, self.measured.side.called, skew)

@@ -27,7 +27,7 @@ from cell_eval2.run import dispatch_anndata_metrics, dispatch_de_metrics, metric
 from cell_eval2.scoring import Scoring, is_degenerate, score_one
 from numpy.typing import NDArray
 
-from components.evaluate.measures.groups import Groups
+from components.evaluate.measures.side import Side
 
 PROFILE = "vcc2026"
 AVERAGE = "average"
@@ -60,8 +60,8 @@ class Calibrated:
 
 
 def raw_scores(
-    predicted: Groups,
-    measured: Groups,
+    predicted: Side,
+    measured: Side,
     genes: list[str],
     *,
     own_controls: bool = False,
@@ -73,8 +73,8 @@ def raw_scores(
     perturbation's target.
 
     Args:
-        predicted: groups of the predicted cells.
-        measured: groups of the measured cells.
+        predicted: the predicted cells.
+        measured: the measured cells.
         genes: names of their columns.
         own_controls: whether the sides have different controls, as the halves of the ceiling.
         failed: filled with the metrics that cannot be computed, and cell-eval2's reason.
@@ -155,13 +155,13 @@ def _has_value(rows: pl.DataFrame, ratio: DerivedAgg | None) -> bool:
     return below.join(above, on="perturbation", how="semi")["value"].sum() > 0
 
 
-def replicate_scores(half: Groups, other: Groups, whole: Groups, genes: list[str]) -> Raw:
+def replicate_scores(half: Side, other: Side, whole: Side, genes: list[str]) -> Raw:
     """Return what a replicate scores: one half of the measured cells against the other.
 
     Args:
-        half: groups of one half's cells.
-        other: groups of the other half's.
-        whole: groups of all measured cells: it says which genes de_wilcoxon_lfc_nmae looks at, as
+        half: one half's cells.
+        other: the other half's.
+        whole: all measured cells: it says which genes de_wilcoxon_lfc_nmae looks at, as
             cell-eval2's `compute_lfc_nmae_reference` does.
         genes: names of their columns.
     """
@@ -169,7 +169,7 @@ def replicate_scores(half: Groups, other: Groups, whole: Groups, genes: list[str
     return found | {LFC_NMAE: _fold_change_error(half, other, whole, genes)}
 
 
-def _fold_change_error(half: Groups, other: Groups, whole: Groups, genes: list[str]) -> float:
+def _fold_change_error(half: Side, other: Side, whole: Side, genes: list[str]) -> float:
     epsilon = settings_of(whole, genes).de.epsilon
     # Perturbations of a single cell have no halves.
     rows = [whole.perturbations.index(label) for label in half.perturbations]
@@ -185,20 +185,20 @@ def _fold_change_error(half: Groups, other: Groups, whole: Groups, genes: list[s
     return float(np.mean(ratios)) if ratios else np.nan
 
 
-def _moments(side: Groups) -> tuple[dict[str, Any], dict[str, GroupMoments]]:
+def _moments(side: Side) -> tuple[dict[str, Any], dict[str, GroupMoments]]:
     """Return means and squares in cell-eval2's form, by the name of the space they are in."""
     labels = np.array([side.control, *side.perturbations])
-    moments = GroupMoments(labels, side.sizes, side.squares)
-    return {"lognorm": (labels, side.means)}, {"lognorm": moments}
+    moments = GroupMoments(labels, side.sizes.astype(np.float64), side.squares)
+    return {"lognorm": (labels, side.centroids)}, {"lognorm": moments}
 
 
-def _fold_changes(side: Groups, epsilon: float) -> Floats:
+def _fold_changes(side: Side, epsilon: float) -> Floats:
     """Return log2 fold changes of means in counts per 10,000, [perturbations, genes]."""
     logs = np.log2(side.linear_means + epsilon)
     return logs[1:] - logs[0]
 
 
-def _de(side: Groups, fold: Floats, genes: list[str], part: slice) -> pl.DataFrame:
+def _de(side: Side, fold: Floats, genes: list[str], part: slice) -> pl.DataFrame:
     """Return some perturbations' differential expression in cell-eval2's form."""
     # A cross join repeats names many times as fast as an array of them is read.
     targets = pl.DataFrame({"target": side.perturbations[part]}, schema={"target": pl.String})
@@ -250,7 +250,7 @@ def _no_scale(zero: float, replicate: float, policy: Scoring) -> str:
     return ""
 
 
-def settings_of(measured: Groups, genes: list[str]) -> EvalConfig:
+def settings_of(measured: Side, genes: list[str]) -> EvalConfig:
     """Return the profile's settings for log1p values."""
     known = set(genes)
     return replace(

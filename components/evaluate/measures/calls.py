@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from components.evaluate.measures.groups import SIGNIFICANT
+from components.evaluate.measures.side import SIGNIFICANT
 
 EDGES = (0.0, 1e-10, 1e-4, 1e-2, SIGNIFICANT, 0.2, 0.5, 1.0)
 """Of the bins of predicted FDR; below 1e-10 cell-eval's ranking makes no difference."""

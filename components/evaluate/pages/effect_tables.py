@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pyarrow import csv, parquet
 
 from components.evaluate.inputs.pair import Predicted
-from components.evaluate.measures.groups import Groups
+from components.evaluate.measures.side import Side
 from components.shared.artifacts.predictions import PERTURBATION_COLUMNS, PERTURBATIONS_FILE
 from components.shared.artifacts.training_effects import TrainingEffects
 from components.shared.storage.parquet import read_parquet
@@ -53,7 +53,7 @@ class Effects:
     """Predicted means, [perturbations, genes]."""
     known_means: Floats | None
     """What the effects that the model was given come to without it, [perturbations, genes]."""
-    measured: Groups | None
+    measured: Side | None
     """Measured changes of some of them, genes in the same order; None = of none."""
     training: TrainingEffects | None
     """Changes in the training lines; None = not known here."""
@@ -78,7 +78,7 @@ class Effects:
         there = rows >= 0
         if self.measured and there.any():
             own = rows[there]
-            change = self.measured.means[own + 1] - self.measured.means[0]
+            change = self.measured.centroids[own + 1] - self.measured.centroids[0]
             values = (change, self.measured.p_value[own], self.measured.fdr[own])
             for name, value in zip(columns, values, strict=True):
                 found[name][there] = value

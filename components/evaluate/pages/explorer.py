@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import jinja2
 import numpy as np
 import pandas as pd
 from markupsafe import Markup
@@ -22,12 +21,12 @@ from numpy.typing import NDArray
 
 from components.evaluate.pages import compact
 from components.evaluate.pages.compact import GENES, PERTURBATIONS, STEP, Compact, Pairs, packed
-from components.evaluate.pages.report import Origin
+from components.evaluate.pages.report import Origin, rendered
 from components.shared.artifacts.artifact import code_version
 from components.shared.artifacts.confidence import MEAN, MEASURED, NEAR_BY, SUMMED
 from components.shared.artifacts.predictions import PERTURBATION_COLUMNS
 from components.shared.artifacts.training_effects import TrainingEffects
-from components.shared.telling.page import number, page_css
+from components.shared.telling.page import page_css
 
 REACHED = "pearson_delta"
 ALIKE = 10
@@ -95,11 +94,7 @@ def write_explorer(explored: Explored, origin: Origin, file: Path) -> dict[str, 
         "error": small.error,
         "measured_left_out": _left_out(explored, small),
     }
-    page = (
-        _environment()
-        .get_template("explorer.html.j2")
-        .render(_content(explored, small, kept, origin))
-    )
+    page = rendered("explorer.html.j2", _content(explored, small, kept, origin))
     file.write_text(page, encoding="utf-8")
     return kept | {"bytes": file.stat().st_size}
 
@@ -112,18 +107,6 @@ def fragment(label: str) -> str:
 def visible(label: object) -> str:
     r"""Return a label with characters that are not seen written out, as ``\u202e``."""
     return UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", str(label))
-
-
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("components.evaluate.pages", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"number": number, "thousands": "{:,}".format}
-    return environment
 
 
 def _content(

@@ -62,9 +62,7 @@ def distributions(values: Mapping[str, pd.Series], metric: str) -> str:
                 zorder=3,
             )
         axes.set_yticks(range(len(values)), list(values))
-        axes.set_ylim(len(values) - 0.45, -0.55)
-        axes.set_xlabel(metric)
-        axes.set_xlim(*_span(values, metric))
+        axes.set(ylim=(len(values) - 0.45, -0.55), xlim=_span(values, metric), xlabel=metric)
         axes.grid(visible=False, axis="y")
     return plot.svg
 
@@ -99,8 +97,7 @@ def model_against(
     with plot_of(3.9) as plot:
         _by_seen(plot, both)
         _diagonal(plot.axes, both[["x", "y"]].to_numpy(float))
-        plot.axes.set_xlabel(names[0])
-        plot.axes.set_ylabel(names[1])
+        plot.axes.set(xlabel=names[0], ylabel=names[1])
     return plot.svg
 
 
@@ -114,8 +111,7 @@ def by_size(size: pd.Series, model: pd.Series, seen: pd.Series, names: tuple[str
         ticks = [0, *(10**power for power in range(6))]
         plot.axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
         plot.axes.set_xlim(-0.2, max(both["x"].max() * 1.5, 10) if len(both) else 10)
-        plot.axes.set_xlabel(names[0])
-        plot.axes.set_ylabel(names[1])
+        plot.axes.set(xlabel=names[0], ylabel=names[1])
     return plot.svg
 
 
@@ -152,9 +148,7 @@ def effect(
             points = axes.scatter(measured[own], predicted[own], s=34, color=OTHER, zorder=3)
             if genes:
                 plot.name(points, [genes[n] for n in own])
-        axes.set_title(title)
-        axes.set_xlabel("measured change")
-        axes.set_ylabel("predicted change")
+        axes.set(title=title, xlabel="measured change", ylabel="predicted change")
     return plot.svg
 
 
@@ -174,9 +168,8 @@ def calibration(tables: Mapping[str, pd.DataFrame]) -> str:
             )
         edges = next(iter(tables.values()))
         axes.set_xticks(range(len(edges)), [f"{high:g}" for high in edges["high"]])
-        axes.set_ylim(-0.03, 1.03)
+        axes.set(ylim=(-0.03, 1.03), ylabel="share really called")
         axes.set_xlabel("bin of predicted FDR, up to")
-        axes.set_ylabel("share really called")
         axes.legend()
     return plot.svg
 
@@ -226,14 +219,13 @@ def _farthest(x: Floats, y: Floats) -> list[int]:
     return np.argsort(-reach, kind="stable")[:NAMED].tolist()
 
 
-def _diagonal(axes: Axes, values: Floats) -> None:
+def _diagonal(axes: Axes, values: Floats, margin: float = 0.06) -> None:
     if values.size:
         low, high = float(values.min()), float(values.max())
-        pad = 0.06 * (high - low or 1.0)
+        pad = margin * (high - low or 1.0)
         ends = (low - pad, high + pad)
         axes.plot(ends, ends, color=QUIET, linewidth=1, zorder=0)
-        axes.set_xlim(ends)
-        axes.set_ylim(ends)
+        axes.set(xlim=ends, ylim=ends)
     axes.set_aspect("equal")
 
 
@@ -252,10 +244,7 @@ def expected_against_reached(table: pd.DataFrame, bins: pd.DataFrame) -> str:
     with plot_of(3.9) as plot:
         axes = plot.axes
         values = table[["expected", "reached"]].to_numpy(float)
-        low, high = float(min(values.min(), 0)), float(max(values.max(), 0.1))
-        pad = 0.05 * (high - low)
-        ends = (low - pad, high + pad)
-        axes.plot(ends, ends, color=QUIET, linewidth=1, zorder=0)
+        _diagonal(axes, np.append(values, (0.0, 0.1)), 0.05)
         many = len(table) > MANY_POINTS
         groups = (("a training line has it", MODEL, True), ("none has it", OTHER, False))
         for title, colour, trained in groups:
@@ -285,11 +274,7 @@ def expected_against_reached(table: pd.DataFrame, bins: pd.DataFrame) -> str:
                 linewidth=1.2,
                 label="means of similar expectations",
             )
-        axes.set_xlim(ends)
-        axes.set_ylim(ends)
-        axes.set_aspect("equal")
-        axes.set_xlabel("expected pearson_delta")
-        axes.set_ylabel("achieved")
+        axes.set(xlabel="expected pearson_delta", ylabel="achieved")
         axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), handletextpad=0.3)
     return plot.svg
 

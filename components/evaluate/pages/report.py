@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.resources import files
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -128,20 +127,6 @@ def write_report(
         file: to write.
         trust: a section of HTML about how far predictions can be trusted; empty = none.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(str(files("components.evaluate.pages"))),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "number": number,
-        "signed": signed,
-        "share": share,
-        "breakable": breakable,
-        "thousands": "{:,}".format,
-    }
     content = {
         "found": found,
         "origin": origin,
@@ -155,8 +140,21 @@ def write_report(
         "trust": trust,
     }
     content |= _scores(found, numbers) if found else {}
-    page = environment.get_template("report.html.j2").render(content)
-    file.write_text(with_contents(page), encoding="utf-8")
+    file.write_text(with_contents(rendered("report.html.j2", content)), encoding="utf-8")
+
+
+def rendered(template: str, content: Mapping[str, Any]) -> str:
+    """Return a page, or a part of one, by a template of this folder."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("components.evaluate.pages", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": number, "signed": signed, "share": share}
+    environment.filters |= {"breakable": breakable, "thousands": "{:,}".format}
+    return environment.get_template(template).render(content)
 
 
 def _trained(origin: Origin) -> str:

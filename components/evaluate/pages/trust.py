@@ -1,19 +1,17 @@
 """How far each prediction can be trusted: what was expected beforehand, and whether it held."""
 
 from dataclasses import dataclass
-from importlib.resources import files
 from typing import Any
 
-import jinja2
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
 from components.evaluate.pages.effect_tables import Effects
 from components.evaluate.pages.plots import expected_against_reached, surest_curve
+from components.evaluate.pages.report import rendered
 from components.evaluate.pages.summary import finite
 from components.shared.artifacts.confidence import COVERED, MEASURED, Confidence
-from components.shared.telling.page import number, share
 
 BLOCK = 64
 """Perturbations whose changes are in memory at a time."""
@@ -203,20 +201,13 @@ def kept_surest(expected: ArrayLike, reached: ArrayLike, kept: float) -> float:
 
 def trust_section(found: Trust) -> str:
     """Return the report's section as HTML."""
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"number": number, "share": share}
-    template = (
-        files("components.evaluate.pages").joinpath("trust.html.j2").read_text(encoding="utf-8")
-    )
     content = {
         "found": found,
         "surest": _named(found.table, ascending=False),
         "least": _named(found.table, ascending=True),
         "plots": _plots(found),
     }
-    return environment.from_string(template).render(content)
+    return rendered("trust.html.j2", content)
 
 
 def _named(table: pd.DataFrame, *, ascending: bool) -> list[dict[str, Any]]:
