@@ -130,12 +130,9 @@ def read_grid(
     stats: Sequence[Path | str],
     cells: Sequence[Mapping[str, Any]],
 ) -> Grid:
-    """Read the runs of a grid.
+    """Read the runs of a grid: evaluations (failed ones too), training stats, and prior and seed.
 
-    Args:
-        evaluations: evaluation artifacts, or failed ones, in the order of the grid.
-        stats: `training_stats.json` of each; empty where the fine-tune failed.
-        cells: prior and seed of each.
+    All are in the order of the grid; the stats of a fine-tune that failed are empty.
 
     Raises:
         InputError: lists of different length, a run that is not what its cell says, evaluations of

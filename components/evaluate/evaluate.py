@@ -372,11 +372,8 @@ def repeat_command(inputs: Mapping[str, Artifact]) -> str:
     """Return the `make run` line, empty where nothing says where the cells or the model are from.
 
     What the training was told (recipe, overrides) is in the model's `training_stats.json`, which
-    an evaluation does not see: the line leaves it to the parameter file.
-
-    Args:
-        inputs: the evaluation's input artifacts by name; cells, splits, predictions and, where one
-            was given, gene_prior.
+    an evaluation does not see: the line leaves it to the parameter file. ``inputs`` are the
+    evaluation's: cells, splits, predictions and, where one was given, gene_prior.
     """
     given = {name: artifact.provenance["parameters"] for name, artifact in inputs.items()}
     cells, splits = given["cells"], given["splits"]

@@ -65,13 +65,10 @@ def known_effects(
     Args:
         labels: perturbations, the control first.
         deltas: of the training lines, and of other screens; where a line of those is a training
-            line by `line_key`, that line does not see it.
+            line by `line_key`, that line does not see it. One line must have perturbations.
         vectors: a gene prior's vector of each perturbation, a row of zeros = none, [perturbations,
             width].
         centre: whether lines are put together without their own mean effects (`estimates_from`).
-
-    Raises:
-        InputError: no line has perturbations to estimate from.
     """
     own = deltas[0].lines
     every = others_of(None, deltas)
@@ -177,10 +174,7 @@ def of_other_screens(
 def vectors_of(labels: Sequence[str], table: Tensor, vocabulary: Vocabulary) -> Floats:
     """Return each perturbation's vector, the sum over its genes, [perturbations, width].
 
-    Args:
-        labels: perturbations.
-        table: a gene prior's vector of each token, [tokens, width].
-        vocabulary: token to id.
+    ``table`` is a gene prior's vector of each token, [tokens, width].
     """
     vectors = np.zeros((len(labels), table.shape[1]))
     for i, label in enumerate(labels):
@@ -192,16 +186,9 @@ def vectors_of(labels: Sequence[str], table: Tensor, vocabulary: Vocabulary) -> 
 def carried(
     labels: Sequence[str], estimates: Estimates, weights: Weights, vectors: Floats | None
 ) -> tuple[Floats, list[str], NearBy | None]:
-    """Carry the estimates from some lines over to another.
+    """Carry the estimates from some lines over to another; see `known_effects`.
 
-    Args:
-        labels: perturbations, the control first.
-        estimates: from those lines.
-        weights: the weight of each way to estimate.
-        vectors: see `known_effects`.
-
-    Returns:
-        Effects [perturbations, genes], where each is from, and how others follow from the prior.
+    Returns effects [perturbations, genes], where each is from, and how others follow from a prior.
     """
     there = estimates.there
     # What is held back of the mean effect is so to tell these apart; the others are told from all.

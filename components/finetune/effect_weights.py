@@ -55,12 +55,8 @@ def weights_of(
     They sum to 1 before a share of the mean effect is held back.
 
     Each line is predicted from the others, and its deltas are regressed on the four predictions.
-    Every perturbation counts alike, however strong it is, as in a mean of correlations.
-
-    Args:
-        lines: to estimate from.
-        key: what two names of one line have in common.
-        estimate: makes the estimates from some of them.
+    Every perturbation counts alike, however strong it is, as in a mean of correlations. ``key`` is
+    what two names of one line have in common.
     """
     gram, target = np.zeros((len(PARTS), len(PARTS))), np.zeros(len(PARTS))
     some = []

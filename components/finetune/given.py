@@ -42,13 +42,9 @@ def check_total_of_effects(prior: Artifact, cells: Cells) -> None:
 def deltas_told(
     prior: Artifact, data: TrainingData, genes: list[str], test_line: str, *, tell: bool
 ) -> tuple[list[LineDeltas], str]:
-    """Return the deltas of the training lines and of the prior's other screens.
+    """Return the deltas of the training lines, then, if any, of the prior's other screens.
 
-    Returns:
-        The lines' own, then those of other screens, if any; and in words what was done to these.
-
-    Raises:
-        InputError: a table on another scale, and which cannot be told.
+    With them, in words, what was done to these; a table on a scale that cannot be told is refused.
     """
     own = line_deltas(data)
     if not (prior.path / EFFECTS_FILE).exists():

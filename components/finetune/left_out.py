@@ -132,9 +132,8 @@ def _ways(screen: Screen, known: Effects, number: int) -> Iterator[Known]:
 def _held_against(screen: Screen, line: str, places: NDArray[np.int64], effects: Floats) -> Floats:
     """Compare effects of some perturbations with what a line measured, all genes.
 
-    Returns:
-        Root mean square of the effect over modelled genes, correlation with what was measured,
-        sum of products, sum of squares, [perturbations, 4].
+    Returns the root mean square of the effect over modelled genes, correlation with what was
+    measured, sum of products, sum of squares, [perturbations, 4].
     """
     training = screen.training
     columns = pd.Index(training.genes).get_indexer(pd.Index(screen.genes))

@@ -28,11 +28,7 @@ NAMED = 3
 
 
 def check_symbols(genes: Sequence[str], vocabulary: Vocabulary) -> None:
-    """Check that the vocabulary has most of the measured genes.
-
-    Raises:
-        InputError: it lacks most, as it does another species' or another naming's.
-    """
+    """Check that the vocabulary has most of the genes, not those of another species or naming."""
     unknown = [gene for gene in genes if gene not in vocabulary]
     known = len(genes) - len(unknown)
     if known < LEAST * len(genes):
@@ -161,10 +157,8 @@ def room_for(rows: int, columns: int, device: torch.device) -> Tensor:
     For the CPU it is float32. For a GPU it is float16, exact to 0.05 %, on the GPU if it takes no
     more than `RESIDENT_SHARE` of what is free there, else in pinned memory of the host. What would
     take more than `HOST_SHARE` of the host's memory is a file in the folder for temporary files,
-    mapped into memory: the numbers are the same, and the file goes with the process.
-
-    Raises:
-        InputError: that folder has no room for it.
+    which needs room for it, mapped into memory: the numbers are the same, and the file goes with
+    the process.
     """
     if device.type == "cpu":
         return _on_host(rows, columns, torch.float32)

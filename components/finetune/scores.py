@@ -20,15 +20,8 @@ def discrimination(predicted: Floats, measured: Floats, targets: list[Ints]) -> 
     """Return how far up its own measured delta comes among all, nearest first (l1 distance).
 
     1 if none is nearer, 1/n if all others are, about 0.5 by chance: cell-eval's
-    `discrimination_score_l1`. The perturbation's own genes do not count.
-
-    Args:
-        predicted: deltas, [n, genes].
-        measured: deltas, [n, genes].
-        targets: positions of each perturbation's own genes.
-
-    Returns:
-        A score for each; NaN where there is but one, or what is predicted is not finite.
+    `discrimination_score_l1`. The perturbation's own genes (positions ``targets``) do not count.
+    Deltas are [n, genes]; NaN where there is but one, or what is predicted is not finite.
     """
     n = len(predicted)
     if n < 2:

@@ -23,9 +23,7 @@ STEPS = 10_000
 def reliability(change: Floats, variance: Floats) -> float:
     """Return the share of a change's square that is no noise, from 0 to 1.
 
-    Args:
-        change: measured, [genes].
-        variance: its sampling variance, [genes].
+    A measured change and its sampling variance are [genes].
     """
     total = float(np.square(change - change.mean()).sum())
     return float(np.clip(1 - np.nansum(variance) / total, 0.0, 1.0)) if total > 0 else 0.0
@@ -45,13 +43,9 @@ def leads(
 ) -> bool:
     """Return whether ``one`` is better on the same sets, by a paired t test at 5 %.
 
-    Sets count by their weights, and as many as those are worth (Kish's effective sample size).
-
-    Args:
-        one: score of each set, NaN = none.
-        other: the same of what is to be beaten.
-        weights: of each set.
-        tests: how many were looked at, for Bonferroni's correction: the best of many leads by luck.
+    Sets (NaN = no score) count by their weights, and as many as those are worth (Kish's effective
+    sample size). ``tests`` is how many were looked at, for Bonferroni's correction: the best of
+    many leads by luck.
     """
     lead = np.array(one) - np.array(other)
     weight = np.where(np.isfinite(lead), np.array(weights), 0.0)
@@ -84,15 +78,10 @@ def student_tail(score: float, freedom: float) -> float:
 def network_weight(known: Floats, change: Floats, measured: Floats, weights: Floats) -> float:
     """Return how much of the network's own change to add to known effects, from 0 to 1.
 
-    What was measured is regressed on both, every set scaled to one size. The network's share is
-    then drawn towards 0 by how unsure it is over sets (the positive part of James and Stein's
-    estimate, of one number), so that what chance may have made counts for little or nothing.
-
-    Args:
-        known: effects, [sets, genes].
-        change: what the network adds to them, [sets, genes].
-        measured: [sets, genes].
-        weights: of each set, [sets].
+    What was measured is regressed on both, all [sets, genes], every set scaled to one size. The
+    network's share is then drawn towards 0 by how unsure it is over sets (the positive part of
+    James and Stein's estimate, of one number), so that what chance may have made counts for little
+    or nothing. ``weights`` are [sets].
     """
     norm = np.linalg.norm(_centred(measured), axis=1, keepdims=True)
     scale = np.sqrt(weights)[:, None] * np.divide(
@@ -113,8 +102,7 @@ def network_weight(known: Floats, change: Floats, measured: Floats, weights: Flo
 def _share(sums: Floats) -> float:
     """Return the network's coefficient as a share of that of known effects.
 
-    Args:
-        sums: of products, rows known and change, columns known, change and measured, [2, 3].
+    ``sums`` of products: rows known and change, columns known, change and measured, [2, 3].
     """
     gram, target = sums[:, :2], sums[:, 2]
     determinant = float(np.linalg.det(gram))

@@ -140,14 +140,7 @@ def own_responses(data: TrainingData, measured: LineDeltas) -> dict[str, Floats]
     """Return what each line's perturbations change, on average, beside what other lines tell.
 
     Held-out sets are of lines that train, so a network knows this of their line. It cannot know it
-    of a new one.
-
-    Args:
-        data: training cells, with known effects or without.
-        measured: the changes of their perturbations.
-
-    Returns:
-        Line to change, [genes]; nothing where there are no known effects.
+    of a new one. Line to change, [genes]; nothing where there are no known effects.
     """
     if data.effects is None:
         return {}

@@ -164,16 +164,11 @@ def predict(
 
 
 def clipped_keeping_mean(cells: Floats) -> Floats:
-    """Clip one perturbation's cells at 0 without raising any gene's mean.
+    """Clip one perturbation's cells [cells, genes] at 0 without raising any gene's mean.
 
     A control cell's zero cannot fall, so clipping alone would shrink a predicted fall by the share
-    of zeros but leave a rise whole. Each gene is scaled back to the mean it had before.
-
-    Args:
-        cells: predicted expression of all cells of a perturbation, [cells, genes].
-
-    Returns:
-        Values from 0 up, with the means of ``cells`` (0 where those are negative), [cells, genes].
+    of zeros but leave a rise whole. Each gene is scaled back to the mean it had before, 0 where
+    that is negative.
     """
     clipped = np.maximum(cells, 0.0)
     wanted = np.maximum(cells.mean(axis=0, dtype=np.float64), 0.0)
@@ -403,8 +398,7 @@ def _write(
 ) -> None:
     """Write the h5ad, predictions block by block: mapped cells sparse, denoised ones dense.
 
-    ``controls`` are the measured ones that end the file;
-    ``known`` are the means that the effects the model was given come to without it.
+    The measured ``controls`` end the file; ``known`` are the means by known effects alone.
     """
     shell.write_h5ad(file)
     shell.layers.clear()  # as large as what is predicted, and on disk now

@@ -41,13 +41,7 @@ class Requested:
 def requested_of(
     requested: Sequence[str], measured: Collection[str], knows: Callable[[str], bool]
 ) -> Requested:
-    """Split the requested perturbations.
-
-    Args:
-        requested: perturbations to predict.
-        measured: perturbations with test cells.
-        knows: whether the model knows each gene of a perturbation, or its effect.
-    """
+    """Split the requested perturbations, by what was measured and what the model knows."""
     others = sorted(set(requested) - set(measured))
     known = [label for label in others if knows(label)]
     return Requested(sorted(measured), known, [label for label in others if label not in known])
@@ -59,14 +53,7 @@ def report_unknown(
     symbols: Collection[str],
     names: Mapping[str, list[str]],
 ) -> None:
-    """Name what is left out, and what may be meant.
-
-    Args:
-        requested: from `requested_of`.
-        knows: whether the model knows a perturbation.
-        symbols: genes the model knows.
-        names: what a gene may stand for, by the table of other names.
-    """
+    """Name what is left out, and what may be meant, by genes and the table of other ``names``."""
     if not requested.unknown:
         return
     listed = [_named(label, knows, symbols, names) for label in requested.unknown[:MOST_NAMED]]
@@ -130,11 +117,7 @@ def wanted_cells(requested: Requested, splits: Splits, cells_each: int) -> Wante
 def predicted_obs(
     cells: Cells, splits: Splits, wanted: Wanted, seen: Collection[str]
 ) -> pd.DataFrame:
-    """Return `obs` of the cells to predict, [cells].
-
-    Raises:
-        InputError: a cell of the data already has the name of one that is to be made.
-    """
+    """Return `obs` of the cells to predict, whose names no cell of the data may have, [cells]."""
     there = wanted.rows >= 0
     found = cells.obs.iloc[wanted.rows[there]]
     numbers = pd.Series(wanted.labels).groupby(wanted.labels).cumcount().to_numpy()
@@ -181,13 +164,8 @@ def perturbation_table(
 ) -> pd.DataFrame:
     """Return the columns `PERTURBATION_COLUMNS` of each perturbation of ``wanted``, sorted.
 
-    Args:
-        wanted: the predicted cells.
-        genes: measured genes.
-        control: mean of the test line's basal controls, [genes].
-        flagged: whether the model can be told which gene is perturbed.
-        training: what the training lines measured, where the model brings it along.
-        confidence: what to expect, where the model brings it along.
+    ``genes`` are the measured ones, ``control`` is the mean of the test line's basal controls,
+    [genes]; the others are what the model tells, where it brings that along.
     """
     labels, cells = np.unique(wanted.labels, return_counts=True)
     there = wanted.rows >= 0

@@ -42,11 +42,7 @@ class Group:
 
 
 def groups(*, scored: bool) -> list[Group]:
-    """Return what a run publishes, in the reference run's layout.
-
-    Args:
-        scored: whether anything was measured, so that there are scores.
-    """
+    """Return what a run publishes, in the reference run's layout; scores where it has any."""
     return [
         Group("model", "", NEEDED),
         Group("model", "", BESIDE, optional=True),
@@ -115,11 +111,7 @@ def check_files(artifacts: Mapping[str, Artifact]) -> None:
 
 
 def collect(artifacts: Mapping[str, Artifact], folder: Path) -> list[dict[str, str | int]]:
-    """Put the files of the artifacts into ``folder``.
-
-    Returns:
-        One row per file: its path in the folder, what it is, sha256 and bytes.
-    """
+    """Put the artifacts' files into ``folder``; return path, what, sha256 and bytes of each."""
     rows: list[dict[str, str | int]] = []
     for group in groups(scored=is_scored(artifacts["evaluation"])):
         source = artifacts[group.artifact].path

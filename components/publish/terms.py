@@ -54,9 +54,7 @@ class Terms:
 def terms_of(source: str, stats: Mapping[str, Any]) -> list[Terms]:
     """Return the terms of the cells, of the base weights and of all that the prior was made of.
 
-    Args:
-        source: where the cells are from; several joined by `JOIN`, empty = not known.
-        stats: the model's `training_stats.json`.
+    ``source`` is where the cells are from, several joined by `JOIN`, empty = not known.
     """
     found = [Terms("data", public(one), licence_of(one, "")) for one in _split(source)]
     base = str(stats["pretrained"])

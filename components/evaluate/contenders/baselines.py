@@ -31,15 +31,9 @@ def baseline_means(
 ) -> tuple[dict[str, Floats], dict[str, list[str]]]:
     """Return each baseline's mean for each perturbation, and which perturbations fell back.
 
-    Args:
-        training: from `training_pseudobulks`.
-        perturbations: what to predict.
-        vectors: the gene prior's, from `ridge.vectors_of`; None or empty = no ridge baseline.
-
-    Returns:
-        Means by baseline, each of shape [perturbations, genes], clipped to >= 0; and by baseline
-        the perturbations it knows nothing of, which get the mean delta: those no training line
-        has, or those without a vector.
+    Means are [perturbations, genes], clipped to >= 0. By baseline, the perturbations it knows
+    nothing of get the mean delta: those no training line has, or those without a vector of the gene
+    prior (``vectors``, from `ridge.vectors_of`; None or empty = no ridge baseline).
     """
     mean = training.mean_delta()
     known = {

@@ -17,11 +17,8 @@ def halves(pair: Pair) -> Pair | None:
 
     The cells of each perturbation and the controls are split at random into two disjoint halves
     of floor(n / 2), as cell-eval's `compute_ceiling` does; each half has controls of its own.
-    Perturbations with a single cell are left out.
-
-    Returns:
-        None where no halves can be made: fewer than two controls, or no perturbation with two
-        cells.
+    Perturbations with a single cell are left out. None where no halves can be made: fewer than two
+    controls, or no perturbation with two cells.
     """
     sizes = {label: len(rows) for label, rows in pair.rows.items()}
     if sizes.pop(pair.control) < 2 or max(sizes.values()) < 2:
@@ -50,13 +47,7 @@ def at_full_depth(metrics: pd.DataFrame) -> pd.DataFrame:
     Spearman-Brown, 2r / (1 + r), of each metric's mean over perturbations, in the metrics that
     cell-eval holds fit for it (`SB_METRICS`; no error metric is) and in our correlation, where
     r > 0. cell-eval's own mean is NaN as soon as one perturbation has no value; this one leaves
-    those out.
-
-    Args:
-        metrics: the halves' scores, one row per perturbation.
-
-    Returns:
-        Index = metric; columns half_depth (the halves' mean), ceiling and n_nan.
+    those out. Index = metric; columns half_depth (the halves' mean), ceiling and n_nan.
     """
     mean = metrics.mean()
     fit = mean.index.isin([*SB_METRICS, CENTRED])

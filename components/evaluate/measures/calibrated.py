@@ -70,14 +70,8 @@ def raw_scores(
     """Return the profile's metrics before rescaling, aggregated over perturbations.
 
     One that cannot be computed of these cells is NaN, as pds_cosine is where every gene is some
-    perturbation's target.
-
-    Args:
-        predicted: the predicted cells.
-        measured: the measured cells.
-        genes: names of their columns.
-        own_controls: whether the sides have different controls, as the halves of the ceiling.
-        failed: filled with the metrics that cannot be computed, and cell-eval2's reason.
+    perturbation's target; ``failed`` is filled with cell-eval2's reason. ``own_controls``: the
+    sides have different controls, as the halves of the ceiling.
     """
     failed = {} if failed is None else failed
     settings = settings_of(measured, genes)
@@ -143,10 +137,7 @@ def _aggregated(rows: pl.DataFrame, names: list[str]) -> Raw:
 
 
 def _has_value(rows: pl.DataFrame, ratio: DerivedAgg | None) -> bool:
-    """Return whether a ratio of sums has a positive denominator, where both its parts are finite.
-
-    A metric that is no ratio has a value.
-    """
+    """Return whether a metric has a value: a ratio of sums needs a positive, finite denominator."""
     if ratio is None:
         return True
     finite = rows.filter(pl.col("value").is_finite())
@@ -158,12 +149,8 @@ def _has_value(rows: pl.DataFrame, ratio: DerivedAgg | None) -> bool:
 def replicate_scores(half: Side, other: Side, whole: Side, genes: list[str]) -> Raw:
     """Return what a replicate scores: one half of the measured cells against the other.
 
-    Args:
-        half: one half's cells.
-        other: the other half's.
-        whole: all measured cells: it says which genes de_wilcoxon_lfc_nmae looks at, as
-            cell-eval2's `compute_lfc_nmae_reference` does.
-        genes: names of their columns.
+    All measured cells, the ``whole``, say which genes de_wilcoxon_lfc_nmae looks at, as in
+    cell-eval2's `compute_lfc_nmae_reference`.
     """
     found = raw_scores(half, other, genes, own_controls=True)
     return found | {LFC_NMAE: _fold_change_error(half, other, whole, genes)}
@@ -211,13 +198,7 @@ def _de(side: Side, fold: Floats, genes: list[str], part: slice) -> pl.DataFrame
 
 
 def calibrate(raw: Mapping[str, Raw], zero: Raw, replicate: Raw) -> Calibrated:
-    """Rescale the scores of predictions.
-
-    Args:
-        raw: from `raw_scores`, by prediction.
-        zero: what the mean response scores.
-        replicate: from `replicate_scores`.
-    """
+    """Rescale scores: from 0, what the mean response scores, to 1, what a replicate does."""
     policies, without = {}, {}
     for name, policy in SCORED.items():
         if why := _no_scale(zero[name], replicate[name], policy):

@@ -30,12 +30,9 @@ class Calls:
 
 
 def calls(predicted: Floats, really: Flags, expression: Floats) -> Calls:
-    """Compare what is called.
+    """Compare the predicted FDR with what the measured cells call, each [perturbations, genes].
 
-    Args:
-        predicted: FDR of the predicted cells, [perturbations, genes].
-        really: what the measured cells call, [perturbations, genes].
-        expression: mean of the measured controls, [genes], log1p of counts per 10,000.
+    ``expression`` is the mean of the measured controls, [genes], log1p of counts per 10,000.
     """
     return Calls(_calibration(predicted, really), _by_expression(predicted, really, expression))
 

@@ -43,14 +43,9 @@ def control_skew(means: Floats, controls: NDArray[np.floating]) -> Floats:
     """Return how far from the middle of the control cells each predicted mean lies.
 
     It is |2 F - 1| with F the share of control cells below the mean (those that tie count half),
-    which is what the Mann-Whitney test makes of cells that all hold that mean.
-
-    Args:
-        means: predicted means, [perturbations, genes], log1p of counts per 10,000.
-        controls: control cells, [controls, genes], in the same unit.
-
-    Returns:
-        From 0 (the median) to 1 (outside of all controls), [perturbations, genes].
+    which is what the Mann-Whitney test makes of cells that all hold that mean: from 0 (the median)
+    to 1 (outside of all controls), [perturbations, genes] like ``means``, whose unit the
+    ``controls`` [controls, genes] share.
     """
     ordered = np.sort(controls, axis=0)
     skew = np.empty(means.shape)
@@ -65,13 +60,8 @@ def control_skew(means: Floats, controls: NDArray[np.floating]) -> Floats:
 def diagnose(fdr: Floats, really: Flags, skew: Floats) -> Diagnosis | None:
     """Hold a prediction's significance against the control skew of its means.
 
-    Args:
-        fdr: of the predicted cells, [perturbations, genes].
-        really: what the measured cells call, [perturbations, genes].
-        skew: from `control_skew`, [perturbations, genes].
-
-    Returns:
-        None where no perturbation has both genes that are called and genes that are not.
+    All are [perturbations, genes]: FDR of the predicted cells, what the measured cells call, and
+    `control_skew`. None where no perturbation has both genes that are called and others.
     """
     scores = -np.log10(np.clip(fdr, 1e-10, 1.0))  # cell-eval's own
     rows = np.flatnonzero(really.any(axis=1) & ~really.all(axis=1))

@@ -38,9 +38,8 @@ COUNTS = ["de_nsig_counts_real", "de_nsig_counts_pred"]
 def full_profile(real: Side, predicted: Side) -> tuple[pl.DataFrame, dict[str, str]]:
     """Compare a predicted with the measured side.
 
-    Returns:
-        cell-eval's table, a row per perturbation (`results.csv`), and metrics computed here that
-        could not be, with the reason. Those that cell-eval could not compute it logs.
+    Returns cell-eval's table, a row per perturbation (`results.csv`), and metrics computed here
+    that could not be, with the reason. Those that cell-eval could not compute it logs.
     """
     table = _of_tables(real, predicted)
     table = table.join(_of_means(real, predicted), on=LABEL, how="left", maintain_order="left")

@@ -175,16 +175,10 @@ def side_of(
     threads: int,
     what: str,
 ) -> Side:
-    """Compute a side.
+    """Compute a side from the rows that belong to each label in ``matrix`` [cells, genes].
 
-    Args:
-        matrix: log1p of counts per 10,000, [cells, genes].
-        rows: rows of the matrix that belong to each label.
-        control: label of the controls.
-        genes: names of the columns.
-        controls: the control cells of this side.
-        threads: CPU threads, 0 = all available; they do not change a bit of the result.
-        what: names the side in the progress bar.
+    Values are log1p of counts per 10,000; ``controls`` are those of this side. Threads (0 = all
+    available) do not change a bit of the result; ``what`` names the side in the progress bar.
     """
     perturbations = sorted(set(rows) - {control})
     sizes = np.array([controls.cells, *(len(rows[label]) for label in perturbations)])

@@ -146,14 +146,10 @@ class Effects:
             )
 
     def table(self, pearson_delta: pd.Series | None) -> pd.DataFrame:
-        """Return one row per perturbation.
+        """Return one row per perturbation: the columns of `asked`, and what is said here.
 
-        Args:
-            pearson_delta: of those that were scored, index = perturbation; None = none was.
-
-        Returns:
-            The columns of `asked`, then predicted_strength, top_up and top_down (genes with spaces
-            between) and pearson_delta, NaN where nothing was measured.
+        That is predicted_strength, top_up and top_down (genes with spaces between) and the given
+        pearson_delta, index = perturbation (None = none was scored); NaN where not measured.
         """
         tops = [self.top(row) for row in range(len(self.perturbations))]
         reached = {} if pearson_delta is None else pearson_delta.to_dict()
@@ -166,13 +162,7 @@ class Effects:
 
 
 def write_effects(effects: Effects, table: pd.DataFrame, folder: Path) -> None:
-    """Write `effects.parquet`, `effects.csv.gz` and `perturbations.csv`.
-
-    Args:
-        effects: what is predicted.
-        table: from `Effects.table`.
-        folder: to write to.
-    """
+    """Write `effects.parquet`, `effects.csv.gz` and, from `Effects.table`, `perturbations.csv`."""
     blocks = effects.tables()
     first = next(blocks)
     numbers = [name for name in first.column_names if name not in ("perturbation", "gene")]
@@ -193,11 +183,7 @@ def write_effects(effects: Effects, table: pd.DataFrame, folder: Path) -> None:
 
 
 def read_asked(folder: Path) -> pd.DataFrame | None:
-    """Return what the predict task says of each perturbation, None where it says nothing.
-
-    Raises:
-        InputError: a table that cannot be read or that names no perturbations.
-    """
+    """Return the predict task's table of perturbations, None where there is none; check it."""
     file = folder / PERTURBATIONS_FILE
     if not file.is_file():
         return None
@@ -208,13 +194,7 @@ def read_asked(folder: Path) -> pd.DataFrame | None:
 def asked_of(
     given: Predicted, measured: list[str], said: pd.DataFrame | None, folder: Path
 ) -> pd.DataFrame:
-    """Return what is said of each perturbation; at least its cells, where nothing is.
-
-    Args:
-        given: the predictions.
-        measured: the perturbations that were measured.
-        said: from `read_asked`.
-        folder: of the predictions artifact, for messages.
+    """Return what is ``said`` of each perturbation; at least its cells, where nothing is.
 
     Raises:
         InputError: ``said`` is not of the perturbations that were predicted.

@@ -74,17 +74,11 @@ class Explored:
 
 
 def write_explorer(explored: Explored, origin: Origin, file: Path) -> dict[str, Any]:
-    """Write the page.
+    """Write the page, and return what it keeps.
 
-    Args:
-        explored: what is shown.
-        origin: where it comes from.
-        file: the HTML file.
-
-    Returns:
-        What the page keeps: `bytes`, `genes_kept` and `perturbations_kept` (as they are, of each
-        perturbation and gene), `rounded` (number of rounded predicted changes), `error` (the most
-        that one differs) and `measured_left_out` (measured changes that it has not).
+    That is `bytes`, `genes_kept` and `perturbations_kept` (as they are, of each perturbation and
+    gene), `rounded` (number of rounded predicted changes), `error` (the most that one differs) and
+    `measured_left_out` (measured changes that it has not).
     """
     small = compact.compact(explored.change, _lines(explored), _fdr(explored))
     kept = {
@@ -248,14 +242,10 @@ def _facts(explored: Explored, rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def alike(change: NDArray[np.floating]) -> tuple[NDArray[np.integer], NDArray[np.floating], float]:
-    """Find the perturbations whose predicted changes point the same way.
+    """Find the perturbations whose predicted changes [perturbations, genes] point the same way.
 
-    Args:
-        change: [perturbations, genes].
-
-    Returns:
-        Which, [perturbations, most alike], the nearest first; their cosines; the median cosine of
-        all pairs, NaN if there is none. Without any predicted change a cosine is 0.
+    Returns which, [perturbations, most alike], the nearest first; their cosines; the median cosine
+    of all pairs, NaN if there is none. Without any predicted change a cosine is 0.
     """
     long = np.asarray(change, np.float32)
     length = np.linalg.norm(long, axis=1, keepdims=True)

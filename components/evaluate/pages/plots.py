@@ -26,9 +26,7 @@ FEW_POINTS = 60
 def distributions(values: Mapping[str, pd.Series], metric: str) -> str:
     """Draw a metric's distribution over perturbations, a row each: quartiles, mean, 5 to 95 %.
 
-    Args:
-        values: metric by perturbation (NaN is left out), by the row's title; the model's first.
-        metric: its name, for the axis.
+    ``values`` are by perturbation (NaN is left out), by the row's title; the model's first.
     """
     with plot_of(0.27 * len(values) + 0.75) as plot:
         axes, rng = plot.axes, np.random.default_rng(0)
@@ -87,11 +85,7 @@ def model_against(
 ) -> str:
     """Draw the model's metric against a baseline's, one point per perturbation.
 
-    Args:
-        model: metric by perturbation.
-        baseline: the same of the baseline.
-        seen: whether training had each perturbation.
-        names: labels of the axes, the baseline's first.
+    ``seen``: whether training had it; ``names``: labels of the axes, the baseline's first.
     """
     both = pd.DataFrame({"x": baseline, "y": model, "seen": seen}).dropna()
     with plot_of(3.9) as plot:
@@ -118,15 +112,10 @@ def by_size(size: pd.Series, model: pd.Series, seen: pd.Series, names: tuple[str
 def effect(
     predicted: Floats, measured: Floats, own: list[int], title: str, genes: Sequence[str] = ()
 ) -> str:
-    """Draw predicted against measured deltas of one perturbation, one point per gene.
+    """Draw predicted against measured deltas [genes] of one perturbation, one point per gene.
 
-    Args:
-        predicted: deltas, shape [genes], log1p of counts per 10,000.
-        measured: the same of the measured cells.
-        own: which genes are the perturbed ones.
-        title: of the plot.
-        genes: names of the points; where they are too many to be vector, those farthest out are
-            named. Empty = no names.
+    Units are log1p of counts per 10,000; ``own`` are the perturbed genes. Points have the names of
+    ``genes``; where they are too many to be vector, those farthest out. Empty = no names.
     """
     with plot_of(3.6) as plot:
         axes = plot.axes
@@ -153,11 +142,7 @@ def effect(
 
 
 def calibration(tables: Mapping[str, pd.DataFrame]) -> str:
-    """Draw how many genes of each bin of predicted FDR are really called.
-
-    Args:
-        tables: `calls.Calls.calibration` by title; the model's first.
-    """
+    """Draw how many genes of each bin of predicted FDR are really called; the model's first."""
     with plot_of(3.2) as plot:
         axes = plot.axes
         for number, (title, table) in enumerate(tables.items()):
@@ -175,10 +160,9 @@ def calibration(tables: Mapping[str, pd.DataFrame]) -> str:
 
 
 def called_by_expression(lines: Mapping[str, Floats]) -> str:
-    """Draw the share of genes that is called, by quintile of expression.
+    """Draw the share of genes that is called, by quintile of expression, the lowest first.
 
-    Args:
-        lines: share by quintile, lowest expression first, by title; the measured cells' first.
+    ``lines`` are by title; the measured cells' first.
     """
     with plot_of(3.2) as plot:
         axes = plot.axes
@@ -237,9 +221,8 @@ def short(label: str, most: int = 22) -> str:
 def expected_against_reached(table: pd.DataFrame, bins: pd.DataFrame) -> str:
     """Draw what was reached over what was expected, one point per perturbation.
 
-    Args:
-        table: `expected`, `reached`, `trained` (bool), index = perturbation, no NaN.
-        bins: means of both over perturbations with like expectations, `expected`, `reached`.
+    ``table`` has `expected`, `reached` and `trained` (bool), index = perturbation, no NaN; ``bins``
+    means of both over perturbations with like expectations.
     """
     with plot_of(3.9) as plot:
         axes = plot.axes
@@ -282,8 +265,7 @@ def expected_against_reached(table: pd.DataFrame, bins: pd.DataFrame) -> str:
 def surest_curve(curves: Mapping[str, pd.DataFrame]) -> str:
     """Draw the mean of what was reached when only the surest are kept.
 
-    Args:
-        curves: `kept` (share, ascending) and `reached` (mean over those), by title.
+    ``curves`` have `kept` (share, ascending) and `reached` (mean over those), by title.
     """
     with plot_of(3.2) as plot:
         axes = plot.axes

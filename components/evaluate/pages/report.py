@@ -118,14 +118,9 @@ def write_report(
 ) -> None:
     """Write the report.
 
-    Args:
-        found: what the scores are; None = nothing was measured.
-        effects: what is predicted.
-        table: one row per perturbation, from `Effects.table`.
-        origin: where it comes from.
-        numbers: what `metrics.json` holds.
-        file: to write.
-        trust: a section of HTML about how far predictions can be trusted; empty = none.
+    ``found`` is None where nothing was measured; ``table`` is from `Effects.table`, ``numbers`` are
+    those of `metrics.json`, and ``trust`` is a section of HTML about how far predictions can be
+    trusted, empty = none.
     """
     content = {
         "found": found,

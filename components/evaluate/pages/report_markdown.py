@@ -16,10 +16,7 @@ from components.shared.telling.page import number, signed
 def headline_text(found: Findings | None, table: pd.DataFrame, origin: Origin) -> str:
     """Return the headline metrics as a plain table, and how many perturbations have none.
 
-    Args:
-        found: what the scores are; None = nothing was measured.
-        table: one row per perturbation, from `Effects.table`.
-        origin: where it comes from.
+    ``found`` is None where nothing was measured; ``table`` is from `Effects.table`.
     """
     left = int((table["measured_cells"] == 0).sum())
     if found is None:
@@ -41,14 +38,7 @@ def _headline_table(found: Findings) -> str:
 
 
 def markdown(found: Findings | None, table: pd.DataFrame, origin: Origin, verdict: str) -> str:
-    """Return a summary in Markdown.
-
-    Args:
-        found: what the scores are; None = nothing was measured.
-        table: one row per perturbation, from `Effects.table`.
-        origin: where it comes from.
-        verdict: what the run came to, from `components.shared.findings.verdict`.
-    """
+    """Return a summary in Markdown; see `headline_text`. ``verdict``: what the run came to."""
     lines = [f"# Evaluation on {_plain(origin.test_line)}", "", f"**{_plain(verdict)}**", ""]
     lines += [f"{_plain(origin.known_by)}.", ""] if origin.run else []
     lines += _scores(found, origin) if found else []

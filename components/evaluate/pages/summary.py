@@ -56,15 +56,10 @@ def long_table(scores: Scores) -> pd.DataFrame:
 def summary_table(scores: Scores, ceiling: pd.DataFrame | None) -> pd.DataFrame:
     """Summarise every metric of every prediction over the perturbations that have a value.
 
-    Args:
-        scores: metrics of each prediction.
-        ceiling: from `halves.at_full_depth`, None = there is none.
-
-    Returns:
-        A row per prediction and metric: prediction, metric, mean, low and high (bootstrap interval
-        of the mean over perturbations, see `uncertainty`), median, max, min, sd, n (with a value),
-        undefined. The ceiling has means alone. Metrics that are one number for the whole set have
-        no interval.
+    A row per prediction and metric: prediction, metric, mean, low and high (bootstrap interval of
+    the mean over perturbations, see `uncertainty`), median, max, min, sd, n (with a value),
+    undefined. The ceiling (from `halves.at_full_depth`, None = there is none) has means alone.
+    Metrics that are one number for the whole set have no interval.
     """
     parts = [_summarised(values).assign(prediction=name) for name, values in scores.items()]
     if ceiling is not None:
@@ -109,16 +104,10 @@ def described(table: pl.DataFrame) -> pl.DataFrame:
 
 
 def undefined_table(scores: Scores, de_genes: pd.Series) -> pd.DataFrame:
-    """Count what has no value and say why.
+    """Count what has no value and say why, by prediction and metric.
 
-    Args:
-        scores: metrics of each prediction.
-        de_genes: measured differentially expressed genes of each perturbation.
-
-    Returns:
-        One row per prediction and metric with a perturbation without a value: prediction, metric,
-        undefined, without_de (how many of them have no measured differentially expressed gene),
-        why.
+    Columns: prediction, metric, undefined, without_de (how many of them have no measured
+    differentially expressed gene, as ``de_genes`` counts them), why.
     """
     rows = []
     for name, values in scores.items():
@@ -135,9 +124,7 @@ def undefined_table(scores: Scores, de_genes: pd.Series) -> pd.DataFrame:
 def nothing_scored(why: str, kind: str) -> dict[str, Any]:
     """Return the numbers of `metrics.json` where nothing was measured: the same keys, empty.
 
-    Args:
-        why: one sentence.
-        kind: what the predicted cells are, one of `rank_cells.PREDICTED_CELLS`.
+    ``why`` is one sentence; ``kind`` is one of `rank_cells.PREDICTED_CELLS`.
     """
     empty = ["model", "model_means", SEEN, UNSEEN, "baselines", "ceiling", "ours", "intervals"]
     empty += ("nan_counts", "comparisons", "tests", "not_computed", "fallbacks", "diagnosis")
@@ -158,11 +145,8 @@ def metrics_json(
 ) -> dict[str, Any]:
     """Return the numbers of `metrics.json`; every one is finite or None.
 
-    Args:
-        summary: from `summary_table`.
-        strata: from `strata.by_stratum` over all metrics.
-        groups: from `strata.strata`.
-        comparisons: from `uncertainty.compare`.
+    From `summary_table`, `strata.by_stratum` over all metrics, `strata.strata` and
+    `uncertainty.compare`.
     """
     rows = summary.set_index(["prediction", "metric"])
     named = dict.fromkeys(rows.index.get_level_values(0))
@@ -219,10 +203,7 @@ def _tests(comparisons: pd.DataFrame) -> dict[str, dict[str, dict[str, Any]]]:
 def compared(numbers: Mapping[str, Any]) -> list[tuple[str, float]]:
     """Return what a list of runs shows: the headline metrics and those of the baselines that count.
 
-    KFP's Metrics hold finite numbers only, so what has no value is left out.
-
-    Args:
-        numbers: what `metrics.json` holds.
+    KFP's Metrics hold finite numbers only, so of `metrics.json` what has no value is left out.
     """
     if not numbers["scored"]:
         return [(name, float(numbers[name])) for name in (PREDICTED, "perturbations")]
@@ -253,14 +234,10 @@ def _part(strata: pd.DataFrame, part: str, metrics: list[str]) -> Means:
 
 
 def spread_over_seeds(evaluations: Sequence[Path | str]) -> pd.DataFrame:
-    """Return mean and spread of each metric's mean over several evaluation artifacts.
+    """Return mean and spread of each metric's mean over several evaluation artifacts, one a seed.
 
-    Args:
-        evaluations: folders of the artifacts, one a seed.
-
-    Returns:
-        A row per prediction and metric: prediction, metric, seeds (with a value), mean, sd (n - 1;
-        NaN for one), low and high (the extremes).
+    A row per prediction and metric: prediction, metric, seeds (with a value), mean, sd (n - 1; NaN
+    for one), low and high (the extremes).
 
     Raises:
         InputError: fewer than two, one given twice, or evaluations of other cells than the first.

@@ -136,13 +136,9 @@ class Trust:
 
 
 def trust(asked: pd.DataFrame, reached: pd.Series, confidence: Confidence, scale: float) -> Trust:
-    """Put what was expected beside what was reached.
+    """Put what was expected (`predictions.PERTURBATION_COLUMNS`) beside what was reached.
 
-    Args:
-        asked: `predictions.PERTURBATION_COLUMNS`, one row per perturbation.
-        reached: from `reached_of`, index = perturbation; those that were measured.
-        confidence: what the model brought along.
-        scale: the factor that predictions were multiplied by.
+    ``reached`` is from `reached_of`; ``scale`` is the factor that predictions were multiplied by.
     """
     table = pd.DataFrame(
         {
