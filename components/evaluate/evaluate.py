@@ -18,19 +18,9 @@ from numpy.typing import NDArray
 from components.evaluate.contenders.baselines import baseline_means, contenders
 from components.evaluate.contenders.ridge import vectors_of
 from components.evaluate.contenders.yardstick import Yardstick
-from components.evaluate.inputs.checks import (
-    check_cells,
-    check_genes,
-    check_means,
-    check_same_splits,
-)
+from components.evaluate.inputs import checks, training_lines
 from components.evaluate.inputs.pair import Pair, predicted_of
-from components.evaluate.inputs.training_lines import (
-    Training,
-    basal_mean,
-    known_of_training,
-    no_training,
-)
+from components.evaluate.inputs.training_lines import Training, basal_mean, no_training
 from components.evaluate.measures.batch_matched import matched_change
 from components.evaluate.measures.calibrated import calibrate
 from components.evaluate.pages.effect_tables import Effects, asked_of, read_asked, write_effects
@@ -116,15 +106,17 @@ def evaluate(
     split = Splits.open(splits, opened)
     given = Predictions.open(predictions)
     table = opening(prior, GENE_PRIOR) if prior is not None else None
-    check_same_splits(given.artifact, split)
+    checks.check_same_splits(given.artifact, split)
     where = str(given.file)
     whole, pair = predicted_of(given.on_disk, where)
-    check_genes(whole, opened.genes, where)
+    checks.check_genes(whole, opened.genes, where)
     said = read_asked(given.artifact.path)
     asked = asked_of(whole, pair.perturbations if pair else [], said, given.artifact.path)
-    check_cells(whole, pair, split, None if said is None else set(asked["perturbation"]), where)
-    kind = check_means(given.on_disk, whole, where)
-    training = known_of_training(opened, split, given.artifact.path)
+    checks.check_cells(
+        whole, pair, split, None if said is None else set(asked["perturbation"]), where
+    )
+    kind = checks.check_means(given.on_disk, whole, where)
+    training = training_lines.known_of_training(opened, split, given.artifact.path)
     if pair and training is None:
         raise no_training(split)
 

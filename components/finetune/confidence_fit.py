@@ -12,13 +12,8 @@ import numpy as np
 import pandas as pd
 from sklearn.linear_model import Ridge
 
-from components.finetune.cross_line_effects import (
-    Effects,
-    carried,
-    known_effects,
-    line_key,
-    others_of,
-)
+from components.finetune import cross_line_effects
+from components.finetune.cross_line_effects import Effects, carried, line_key, others_of
 from components.finetune.data import Floats
 from components.finetune.effect_parts import estimates_from
 from components.finetune.effect_sizes import Sizes, as_large_as_measured
@@ -82,7 +77,7 @@ def confidence(screen: Screen, known: Effects | None = None) -> Confidence:
         scale = as_large_as_measured(estimates, weights)
         return replace(learned, scale=scale, scale_from=AS_LARGE_AS_MEASURED)
     given = known is not None
-    known = known or known_effects(screen.labels, screen.deltas, screen.vectors)
+    known = known or cross_line_effects.known_effects(screen.labels, screen.deltas, screen.vectors)
     parts = [
         left_out(screen, known, evidence, i)
         for i, there in enumerate(screen.deltas[0].there)

@@ -8,12 +8,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from components.finetune.cross_line_effects import (
-    Effects,
-    known_effects,
-    line_key,
-    of_other_screens,
-)
+from components.finetune import cross_line_effects
+from components.finetune.cross_line_effects import Effects, known_effects, line_key
 from components.finetune.data import Floats, TrainingData
 from components.finetune.deltas import LineDeltas, line_deltas
 from components.finetune.effect_weights import in_words
@@ -54,7 +50,9 @@ def deltas_told(
     on_scale = brought_to_scale(other, data.perturbations, genes, own, test_line, uri)
     if on_scale.said and tell:
         print(f"finetune: WARNING: {on_scale.said}", file=sys.stderr, flush=True)
-    given = of_other_screens(on_scale.effects, data.perturbations, genes, own, test_line)
+    given = cross_line_effects.of_other_screens(
+        on_scale.effects, data.perturbations, genes, own, test_line
+    )
     return [own, given], on_scale.said
 
 

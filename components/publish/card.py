@@ -16,20 +16,10 @@ from components.publish.published_files import is_scored
 from components.publish.terms import Terms, binding, citations_of, notice_of, terms_of
 from components.shared.artifacts import evaluation, shapes
 from components.shared.artifacts.artifact import Artifact, code_version
-from components.shared.artifacts.evaluation import (
-    HEADLINE,
-    HEADLINE_METRIC,
-    RESULTS_FILE,
-    read_numbers,
-)
+from components.shared.artifacts.evaluation import HEADLINE, HEADLINE_METRIC, RESULTS_FILE
 from components.shared.artifacts.normalisation import TARGET_SUM, USUAL, unit_of
-from components.shared.findings.limitations import (
-    count,
-    few_shot,
-    limitations,
-    no_prior,
-    open_licence,
-)
+from components.shared.findings import limitations as told
+from components.shared.findings.limitations import count, few_shot, limitations, no_prior
 from components.shared.findings.origins import prior_asked_for
 from components.shared.findings.verdict import INCOMPARABLE, standing, verdict
 from components.shared.storage.documents import Shape, read_json
@@ -154,7 +144,7 @@ class _Run:
         self.model_at = made_elsewhere(artifacts["model"])
         shape = shapes.STATS if self.model_at else shapes.FULL_STATS
         self.stats = _json(artifacts["model"].path / "training_stats.json", shape)
-        self.metrics = read_numbers(artifacts["evaluation"].path)
+        self.metrics = evaluation.read_numbers(artifacts["evaluation"].path)
         self.scored = is_scored(artifacts["evaluation"])
         results = artifacts["evaluation"].path / RESULTS_FILE
         self.results = _columns(results) if self.scored else {}
@@ -230,7 +220,7 @@ def _hub_id(uri: str, kind: str) -> str | None:
 def _licence(run: _Run) -> tuple[str, str | None]:
     """Return licence and its name for the front matter; a prior or data can take MIT away."""
     prior = run.stats["prior"]
-    if not open_licence(prior):
+    if not told.open_licence(prior):
         return "other", f"prior-{_slug(str(prior.get('licence') or 'unknown'))}"
     bound = binding(run.terms)
     return ("other", _slug(bound)) if bound else ("mit", None)

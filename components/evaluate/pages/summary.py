@@ -16,14 +16,7 @@ from components.evaluate.measures.strata import TRAINING
 from components.evaluate.measures.uncertainty import too_few
 from components.shared.artifacts import evaluation
 from components.shared.artifacts.artifact import EVALUATION, opening
-from components.shared.artifacts.evaluation import (
-    CEILING,
-    HEADLINE_METRIC,
-    MODEL,
-    SEEN,
-    SUMMARY_FILE,
-    UNSEEN,
-)
+from components.shared.artifacts.evaluation import CEILING, HEADLINE_METRIC, MODEL, SEEN, UNSEEN
 from components.shared.artifacts.predictions import CELLS_KIND
 from components.shared.findings.paired import interval
 from components.shared.telling.errors import InputError
@@ -254,7 +247,7 @@ def spread_over_seeds(evaluations: Sequence[Path | str]) -> pd.DataFrame:
                 f"{artifact.path}: evaluates other cells (sha256 {cells[number][:12]}) than "
                 f"{artifacts[0].path} ({cells[0][:12]}); give seeds of one data set"
             )
-    tables = [pd.read_csv(artifact.path / SUMMARY_FILE) for artifact in artifacts]
+    tables = [pd.read_csv(artifact.path / evaluation.SUMMARY_FILE) for artifact in artifacts]
     grouped = pd.concat(tables).groupby(["prediction", "metric"], sort=False)["mean"]
     found = grouped.agg(seeds="count", mean="mean", sd="std", low="min", high="max")
     return found.reset_index()
