@@ -3,9 +3,9 @@
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,21 +50,6 @@ from components.shared.storage.documents import read_json
 from components.shared.telling.addresses import dataset_of
 from components.shared.telling.errors import InputError
 from components.shared.telling.spreadsheet import no_formula, without_formulas
-
-
-@dataclass(frozen=True)
-class Knowledge:
-    """What predictions without a model are made of: nothing of the test cells."""
-
-    means: dict[str, NDArray[np.float64]]
-    """Each baseline's mean for each perturbation, [perturbations, genes of the cells]."""
-    fallbacks: dict[str, list[str]]
-    """By baseline, the perturbations that it knows nothing of."""
-    genes: list[str]
-    controls: Any
-    """Basal controls of the test line, CSR [controls, genes]."""
-    batches: NDArray[np.str_] | None
-    """Their batches where cells are made from controls of their own batch, [controls]."""
 
 
 def evaluate(
@@ -139,17 +124,28 @@ def evaluate(
         if pair and training:
             baselines = Training.of(training, control, opened.genes)
             matched = bool(given.artifact.summary.get(MATCH_BATCHES)) and BATCH in pair.obs
-            knowledge = _knowledge(pair, opened, split, baselines, table, matched=matched)
+            known_labels = {*baselines.perturbations, *pair.perturbations}
+            vectors = vectors_of(table, known_labels) if table else None
+            means, fallbacks = baseline_means(baselines, pair.perturbations, vectors)
             rows = pd.Index(whole.perturbations).get_indexer(pd.Index(pair.perturbations))
             if effects.known_means is not None:
                 known = effects.known_means[rows].astype(float)
-                knowledge.means[evaluation.KNOWN_EFFECTS] = in_order(
-                    known, pair.genes, opened.genes
-                )
+                means[evaluation.KNOWN_EFFECTS] = in_order(known, pair.genes, opened.genes)
+            basal = split.basal(split.test_line)
+            batches = batches_of(opened) if matched else None
+            predicted = contenders(
+                pair,
+                effects.means[rows],
+                means,
+                opened.genes,
+                opened.rows(basal),
+                ranked=kind == RANK,
+                batches=None if batches is None else batches[basal],
+            )
             yardstick = Yardstick.of(pair, threads=threads, cache=Path(cache) if cache else None)
-            found = _scores(yardstick, effects.means[rows], kind, knowledge)
+            found = _scores(yardstick, predicted, kind, fallbacks)
             own = in_order(effects.means[rows].astype(float), whole.genes, opened.genes)
-            by_batch = _by_batch(opened, split, pair, control, {MODEL: own} | knowledge.means)
+            by_batch = _by_batch(opened, split, pair, control, {MODEL: own} | means)
             effects = replace(effects, measured=yardstick.measured.side)
         stats = _stats(given.artifact)
         origin = Origin(
@@ -203,38 +199,15 @@ def _means(adata: AnnData, name: str) -> NDArray[np.floating]:
     return np.asarray(adata.varm[name]).T
 
 
-def _knowledge(
-    pair: Pair,
-    cells: Cells,
-    splits: Splits,
-    training: Training,
-    prior: Artifact | None,
-    *,
-    matched: bool,
-) -> Knowledge:
-    asked = {*training.perturbations, *pair.perturbations}
-    vectors = vectors_of(prior, asked) if prior else None
-    means, fallbacks = baseline_means(training, pair.perturbations, vectors)
-    basal = splits.basal(splits.test_line)
-    batches = batches_of(cells) if matched else None
-    of_controls = None if batches is None else batches[basal]
-    return Knowledge(means, fallbacks, cells.genes, cells.rows(basal), of_controls)
-
-
 def _scores(
-    yardstick: Yardstick, own: NDArray[np.floating], kind: str, knowledge: Knowledge
+    yardstick: Yardstick,
+    predictions: Iterable[tuple[str, Pair]],
+    kind: str,
+    fallbacks: Mapping[str, list[str]],
 ) -> Findings:
     """Hold every prediction, and the measured cells themselves, against the measured cells."""
-    pair, outcomes = yardstick.pair, {}
-    for name, prediction in contenders(
-        pair,
-        own,
-        knowledge.means,
-        knowledge.genes,
-        knowledge.controls,
-        ranked=kind == RANK,
-        batches=knowledge.batches,
-    ):
+    outcomes = {}
+    for name, prediction in predictions:
         with _timed(f"scored {name}"):
             outcomes[name] = yardstick.examine(prediction, what=name)
     if HEADLINE_METRIC in outcomes[MODEL].not_computed:
@@ -246,7 +219,7 @@ def _scores(
         ceiling = yardstick.ceiling()
     raw = {name: outcome.calibrated for name, outcome in outcomes.items()}
     calibrated = calibrate(raw, raw[MEAN_DELTA], ceiling.replicate) if ceiling else None
-    return Findings(pair, kind, outcomes, ceiling, calibrated, knowledge.fallbacks)
+    return Findings(yardstick.pair, kind, outcomes, ceiling, calibrated, fallbacks)
 
 
 def in_order(means: NDArray[np.float64], genes: list[str], wanted: list[str]) -> Any:

@@ -21,7 +21,7 @@ from scipy.optimize import nnls
 from components.finetune import effect_parts
 from components.finetune.data import Floats
 from components.finetune.effect_parts import COMMON, COPIED, KERNEL, PARTS, Estimates, SourceLine
-from components.finetune.scores import discrimination
+from components.finetune.selection import discrimination
 from components.shared.model.tokens import Ints
 
 HALVES = {COPIED: 0.0, effect_parts.SHRUNK: 0.5, KERNEL: 0.5, COMMON: 0.0}

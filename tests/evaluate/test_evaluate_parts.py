@@ -17,9 +17,8 @@ from scipy.sparse import csr_matrix
 from scipy.stats import mannwhitneyu, pearsonr, wilcoxon
 from statsmodels.stats.multitest import multipletests
 
-from components.evaluate.contenders.halves import halves
 from components.evaluate.contenders.ridge import PENALTIES, ridge_deltas
-from components.evaluate.contenders.yardstick import Yardstick
+from components.evaluate.contenders.yardstick import Yardstick, halves
 from components.evaluate.evaluate import repeat_command
 from components.evaluate.inputs.pair import Pair
 from components.evaluate.inputs.training_lines import Training
@@ -33,9 +32,8 @@ from components.evaluate.measures.calibrated import (
     replicate_scores,
     settings_of,
 )
-from components.evaluate.measures.calls import EDGES, calls
 from components.evaluate.measures.centred import pearson_delta_centred
-from components.evaluate.measures.diagnosis import control_skew, diagnose
+from components.evaluate.measures.diagnosis import EDGES, calls, control_skew, diagnose
 from components.evaluate.measures.measured import Measured
 from components.evaluate.measures.scoring import score
 from components.evaluate.measures.side import Side

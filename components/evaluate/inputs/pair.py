@@ -1,6 +1,6 @@
 """A predictions file, checked, and of what was measured the pair that cell-eval compares."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -65,9 +65,7 @@ class Pair(Predicted):
 
     def with_prediction(self, predicted: Matrix) -> "Pair":
         """Return this pair with another prediction in the place of the model's."""
-        return Pair(
-            predicted, self.obs, self.genes, self.perturbation_column, self.control, self.measured
-        )
+        return replace(self, predicted=predicted)
 
     def anndata(self) -> tuple[AnnData, AnnData]:
         """Return (predicted, measured) as the two AnnData cell-eval takes, all in memory."""

@@ -51,7 +51,7 @@ def summary_table(scores: Scores, ceiling: pd.DataFrame | None) -> pd.DataFrame:
 
     A row per prediction and metric: prediction, metric, mean, low and high (bootstrap interval of
     the mean over perturbations, see `uncertainty`), median, max, min, sd, n (with a value),
-    undefined. The ceiling (from `halves.at_full_depth`, None = there is none) has means alone.
+    undefined. The ceiling (from `yardstick.at_full_depth`, None = there is none) has means alone.
     Metrics that are one number for the whole set have no interval.
     """
     parts = [_summarised(values).assign(prediction=name) for name, values in scores.items()]
