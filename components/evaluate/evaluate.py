@@ -23,12 +23,13 @@ from components.evaluate.inputs.pair import Pair, predicted_of
 from components.evaluate.inputs.training_lines import Training, basal_mean, no_training
 from components.evaluate.measures.batch_matched import matched_change
 from components.evaluate.measures.calibrated import calibrate
+from components.evaluate.measures.strata import long_table
 from components.evaluate.pages.effect_tables import Effects, asked_of, read_asked, write_effects
 from components.evaluate.pages.explorer import Explored, write_explorer
 from components.evaluate.pages.findings import Findings
 from components.evaluate.pages.report import Origin, write_report
 from components.evaluate.pages.report_markdown import headline_text, markdown
-from components.evaluate.pages.summary import PREDICTED, described, long_table, nothing_scored
+from components.evaluate.pages.summary import PREDICTED, described, nothing_scored
 from components.evaluate.pages.trust import Trust, reached_of, trust, trust_section
 from components.shared.artifacts import evaluation
 from components.shared.artifacts.artifact import EVALUATION, GENE_PRIOR, Artifact, opening, writing

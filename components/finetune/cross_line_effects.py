@@ -66,8 +66,7 @@ def known_effects(
         labels: perturbations, the control first.
         deltas: of the training lines, and of other screens; where a line of those is a training
             line by `line_key`, that line does not see it. One line must have perturbations.
-        vectors: a gene prior's vector of each perturbation, a row of zeros = none, [perturbations,
-            width].
+        vectors: a gene prior's, [perturbations, width], a row of zeros = none.
         centre: whether lines are put together without their own mean effects (`estimates_from`).
     """
     own = deltas[0].lines
@@ -142,15 +141,11 @@ def line_key(name: str) -> str:
 def of_other_screens(
     other: OtherEffects, labels: Sequence[str], genes: Sequence[str], own: LineDeltas, without: str
 ) -> LineDeltas:
-    """Put the deltas of other screens in the order of a training set's.
+    """Put the deltas of a gene prior's other screens in the order of a training set's.
 
-    Args:
-        other: as the gene prior artifact holds them. Where it has no errors, they are taken to be
-            those of the training lines, on average over perturbations.
-        labels: perturbations.
-        genes: modelled genes; those that other screens lack are not known from them.
-        own: the deltas of the training lines.
-        without: the test line, whose own deltas would give away what is to be predicted.
+    Where they have no errors, they are taken to be those of the training lines (``own``), on
+    average over perturbations. Modelled ``genes`` that they lack are not known from them. They are
+    ``without`` the test line, whose own deltas would give away what is to be predicted.
     """
     lines = sorted(line for line in set(other.lines) if line_key(line) != line_key(without))
     row = {label: i for i, label in enumerate(labels)}

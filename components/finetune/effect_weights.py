@@ -21,7 +21,7 @@ from scipy.optimize import nnls
 from components.finetune import effect_parts
 from components.finetune.data import Floats
 from components.finetune.effect_parts import COMMON, COPIED, KERNEL, PARTS, Estimates, SourceLine
-from components.finetune.selection import discrimination
+from components.finetune.selection import centred, discrimination
 from components.shared.model.tokens import Ints
 
 HALVES = {COPIED: 0.0, effect_parts.SHRUNK: 0.5, KERNEL: 0.5, COMMON: 0.0}
@@ -52,11 +52,9 @@ def weights_of(
 ) -> Weights:
     """Return how much each way counts when another line is estimated from ``lines``.
 
-    They sum to 1 before a share of the mean effect is held back.
-
     Each line is predicted from the others, and its deltas are regressed on the four predictions.
-    Every perturbation counts alike, however strong it is, as in a mean of correlations. ``key`` is
-    what two names of one line have in common.
+    Every perturbation counts alike, however strong it is, as in a mean of correlations. Weights
+    sum to 1 before a share of the mean effect is held back. ``key``: what names of a line share.
     """
     gram, target = np.zeros((len(PARTS), len(PARTS))), np.zeros(len(PARTS))
     some = []
@@ -131,11 +129,11 @@ def _products(line: Compared) -> tuple[Floats, Floats]:
 
     Every perturbation is scaled to norm 1 by what was measured: [ways, ways] and [ways].
     """
-    measured = _centred(line.measured)
+    measured = centred(line.measured)
     norm = np.linalg.norm(measured, axis=1, keepdims=True)
     scale = np.divide(1.0, norm, out=np.zeros_like(norm), where=norm > 0)
     measured *= scale
-    ways = [_centred(line.parts[way]) * scale for way in PARTS]
+    ways = [centred(line.parts[way]) * scale for way in PARTS]
     gram = np.array([[float((a * b).sum()) for b in ways] for a in ways])
     return gram, np.array([float((a * measured).sum()) for a in ways])
 
@@ -176,10 +174,6 @@ def _as_large_as_copying(line: Compared, weights: Weights) -> Floats:
     effects = effect_parts.weighted(line.parts, weights)
     size = np.linalg.norm(line.parts[COPIED]) / (np.linalg.norm(effects) or 1.0)
     return line.discrimination(effects * size)
-
-
-def _centred(effects: Floats) -> Floats:
-    return effects - effects.mean(axis=1, keepdims=True)
 
 
 def in_words(weights: Mapping[str, float]) -> str:

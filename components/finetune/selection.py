@@ -114,11 +114,11 @@ def network_weight(known: Floats, change: Floats, measured: Floats, weights: Flo
     James and Stein's estimate, of one number), so that what chance may have made counts for little
     or nothing. ``weights`` are [sets].
     """
-    norm = np.linalg.norm(_centred(measured), axis=1, keepdims=True)
+    norm = np.linalg.norm(centred(measured), axis=1, keepdims=True)
     scale = np.sqrt(weights)[:, None] * np.divide(
         1.0, norm, out=np.zeros_like(norm), where=norm > 0
     )
-    k, c, m = (_centred(each) * scale for each in (known, change, measured))
+    k, c, m = (centred(each) * scale for each in (known, change, measured))
     sums = np.array([[(a * b).sum(axis=1) for b in (k, c, m)] for a in (k, c)])
     used = int(np.count_nonzero(scale))
     whole = _share(sums.sum(axis=2))
@@ -145,5 +145,6 @@ def _share(sums: Floats) -> float:
     return float(change / known) if known > 0 else 1.0
 
 
-def _centred(values: Floats) -> Floats:
+def centred(values: Floats) -> Floats:
+    """Return rows less their mean."""
     return values - values.mean(axis=1, keepdims=True)

@@ -113,22 +113,11 @@ def validate(
     is their rank among the line's sets (see `discrimination`). Predictions are summed as they come:
     what is held of a set is its delta. Several ``workers`` predict a share of the sets each; the
     scores are the same. At SIGTERM to one of them the ``manager`` lets all leave once the set under
-    way is done.
+    way is done (SystemExit; the state is kept).
 
-    Args:
-        model: a `TransformerGenerator`, perhaps with known effects.
-        data: with the held-out sets.
-        recipe: the settings.
-        seed: of the control cells and windows.
-        device: where the model is.
-        manager: what answers SIGTERM.
-        workers: the processes that validate together.
-        sets: what was drawn and measured of them with this seed, where that is known already.
-        responses: what `own_responses` returned. With known effects a network counts for what it
-            adds to them and to its lines' own responses.
-
-    Raises:
-        SystemExit: SIGTERM came; the state is kept.
+    ``seed`` is of the control cells and windows; ``sets`` are what was drawn and measured with it,
+    where that is known already. ``responses`` are `own_responses`: with known effects a network
+    counts for what it adds to them and to its lines' own responses.
     """
     model.eval()
     sets = sets or HeldOut.of(data, recipe, seed)

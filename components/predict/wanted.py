@@ -173,10 +173,13 @@ def perturbation_table(
     table["measured_cells"] = [int(there[wanted.labels == label].sum()) for label in labels]
     lines = [training.lines_of(str(label)) if training else [] for label in labels]
     table["training_lines"] = [", ".join(names) for names in lines]
-    table["training_cells"] = [_training_cells(training, str(label)) for label in labels]
+    table["training_cells"] = 0
     table["flagged"] = [flagged(str(label)) for label in labels]
-    table["target_measured"] = _measured(labels, set(genes))
+    measured = set(genes)
+    table["target_measured"] = [set(genes_of(str(label))) <= measured for label in labels]
     if training:
+        counted = pd.Series(training.cells.sum(axis=0), training.perturbations)
+        table["training_cells"] = counted.reindex(labels, fill_value=0).to_numpy(np.int64)
         similarity = control_similarity(control, genes, training)
         table["control_similarity"] = similarity
         if confidence:
@@ -185,13 +188,3 @@ def perturbation_table(
     table = table.reindex(columns=list(PERTURBATION_COLUMNS))
     table["known"] = table["known"].fillna("").astype(str)
     return table
-
-
-def _training_cells(training: TrainingEffects | None, label: str) -> int:
-    if training is None or label not in training.perturbations:
-        return 0
-    return int(training.cells[:, training.perturbations.index(label)].sum())
-
-
-def _measured(labels: NDArray[np.str_], genes: Collection[str]) -> list[bool]:
-    return [set(genes_of(str(label))) <= set(genes) for label in labels]

@@ -48,6 +48,19 @@ def _range(low: int, high: int) -> str:
     return str(low) if low == high else f"{low} to {high}"
 
 
+def long_table(scores: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Return every score in long form: prediction, perturbation, metric, value (NaN = none)."""
+    parts = [
+        values.rename_axis("perturbation")
+        .reset_index()
+        .melt("perturbation", var_name="metric")
+        .assign(prediction=name)
+        for name, values in scores.items()
+    ]
+    table = pd.concat(parts, ignore_index=True)
+    return table[["prediction", "perturbation", "metric", "value"]]
+
+
 def by_stratum(
     scores: Mapping[str, pd.DataFrame], groups: pd.DataFrame, metrics: Sequence[str]
 ) -> pd.DataFrame:
@@ -55,15 +68,7 @@ def by_stratum(
 
     Columns: stratum, group, perturbations, prediction, metric, mean, undefined.
     """
-    parts = [
-        values[list(metrics)]
-        .rename_axis("perturbation")
-        .reset_index()
-        .melt("perturbation", var_name="metric")
-        .assign(prediction=name)
-        for name, values in scores.items()
-    ]
-    long = pd.concat(parts, ignore_index=True)
+    long = long_table({name: values[list(metrics)] for name, values in scores.items()})
     tables = []
     for stratum in map(str, groups):
         group = long["perturbation"].map(groups[stratum].astype(object))

@@ -122,13 +122,14 @@ def write_report(
     those of `metrics.json`, and ``trust`` is a section of HTML about how far predictions can be
     trusted, empty = none.
     """
+    trained = ", ".join(origin.train_lines)
     content = {
         "found": found,
         "origin": origin,
         "code": code_version(),
         "css": page_css(),
         "genes": len(effects.genes),
-        "trained": _trained(origin),
+        "trained": f"Trained on {trained}. " if trained else "",
         "verdict": verdict(numbers),
         "numbers": numbers,
         "predicted": _predicted(effects, table),
@@ -150,10 +151,6 @@ def rendered(template: str, content: Mapping[str, Any]) -> str:
     environment.filters |= {"number": number, "signed": signed, "share": share}
     environment.filters |= {"breakable": breakable, "thousands": "{:,}".format}
     return environment.get_template(template).render(content)
-
-
-def _trained(origin: Origin) -> str:
-    return f"Trained on {', '.join(origin.train_lines)}. " if origin.train_lines else ""
 
 
 def _predicted(effects: Effects, table: pd.DataFrame) -> dict[str, Any]:

@@ -34,18 +34,6 @@ def finite(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def long_table(scores: Scores) -> pd.DataFrame:
-    """Return every score in long form: prediction, perturbation, metric, value (NaN = none)."""
-    parts = [
-        values.rename_axis("perturbation")
-        .reset_index()
-        .melt("perturbation", var_name="metric")
-        .assign(prediction=name)
-        for name, values in scores.items()
-    ]
-    return pd.concat(parts)[["prediction", "perturbation", "metric", "value"]]
-
-
 def summary_table(scores: Scores, ceiling: pd.DataFrame | None) -> pd.DataFrame:
     """Summarise every metric of every prediction over the perturbations that have a value.
 
