@@ -29,7 +29,7 @@ from components.evaluate.pages.explorer import Explored, write_explorer
 from components.evaluate.pages.findings import Findings
 from components.evaluate.pages.report import Origin, write_report
 from components.evaluate.pages.report_markdown import headline_text, markdown
-from components.evaluate.pages.summary import PREDICTED, described, nothing_scored
+from components.evaluate.pages.summary import PERTURBATIONS, PREDICTED, described, nothing_scored
 from components.evaluate.pages.trust import Trust, reached_of, trust, trust_section
 from components.shared.artifacts import evaluation
 from components.shared.artifacts.artifact import EVALUATION, GENE_PRIOR, Artifact, opening, writing
@@ -40,7 +40,6 @@ from components.shared.artifacts.matched_controls import BATCH, batches_of
 from components.shared.artifacts.normalisation import unit_of
 from components.shared.artifacts.predictions import KNOWN_MEANS, MATCH_BATCHES, MEANS, Predictions
 from components.shared.artifacts.splits import CONTROL_BOTH, Splits
-from components.shared.artifacts.training_effects import TrainingEffects
 from components.shared.findings.limitations import limitations
 from components.shared.findings.verdict import verdict
 from components.shared.model.checkpoint_files import STATS_FILE
@@ -146,7 +145,9 @@ def evaluate(
             yardstick = Yardstick.of(pair, threads=threads, cache=Path(cache) if cache else None)
             found = _scores(yardstick, predicted, kind, fallbacks)
             own = in_order(effects.means[rows].astype(float), whole.genes, opened.genes)
-            by_batch = _by_batch(opened, split, pair, control, {MODEL: own} | means)
+            by_own = matched_change(opened, split, pair.perturbations)
+            changes = {name: mean - control for name, mean in ({MODEL: own} | means).items()}
+            by_batch = by_own and by_own.scores(changes, pair.perturbations, opened.genes)
             effects = replace(effects, measured=yardstick.measured.side)
         stats = _stats(given.artifact)
         origin = Origin(
@@ -174,19 +175,6 @@ def evaluate(
         draft.summary |= _summary(numbers, split.test_line)
     print(f"evaluate: {verdict(numbers)}\n{headline_text(found, labelled, origin)}", flush=True)
     print(f"evaluate: wrote {Path(target)}; open {Path(target) / REPORT_FILE}", flush=True)
-
-
-def _by_batch(
-    cells: Cells,
-    splits: Splits,
-    pair: Pair,
-    control: NDArray[np.float64],
-    means: Mapping[str, NDArray[np.float64]],
-) -> dict[str, Any] | None:
-    """Score means [perturbations, genes] against controls of each cell's own batch."""
-    measured = matched_change(cells, splits, pair.perturbations)
-    changes = {name: mean - control for name, mean in means.items()}
-    return measured.scores(changes, pair.perturbations, cells.genes) if measured else None
 
 
 def _stats(predictions: Artifact) -> dict[str, Any]:
@@ -260,7 +248,17 @@ def _write(
     write_report(found, effects, table, origin, numbers, folder / REPORT_FILE, trust=section)
     if effects.training:
         with _timed("wrote the explorer"):
-            explored = _explored(effects, effects.training, table, origin)
+            measured = effects.measured_of(0, len(effects.perturbations))
+            explored = Explored(
+                origin.test_line,
+                effects.genes,
+                table.reset_index(drop=True),
+                effects.control,
+                effects.change(),
+                measured["measured_change"],
+                measured["fdr"] if effects.measured else None,
+                effects.training,
+            )
             write_explorer(explored, origin, folder / evaluation.EXPLORER_FILE)
 
 
@@ -271,22 +269,6 @@ def _trust(predictions: Artifact, effects: Effects) -> Trust | None:
         return None
     scale = float(predictions.summary.get("scale", 1.0))
     return trust(effects.asked, reached_of(effects), Confidence.read(file), scale)
-
-
-def _explored(
-    effects: Effects, training: TrainingEffects, table: pd.DataFrame, origin: Origin
-) -> Explored:
-    measured = effects.measured_of(0, len(effects.perturbations))
-    return Explored(
-        origin.test_line,
-        effects.genes,
-        table.reset_index(drop=True),
-        effects.control,
-        effects.change(),
-        measured["measured_change"],
-        measured["fdr"] if effects.measured else None,
-        training,
-    )
 
 
 def _write_scores(found: Findings, folder: Path) -> None:
@@ -315,10 +297,7 @@ def _summary(numbers: dict[str, Any], test_line: str) -> dict[str, Any]:
     return {
         "test_line": test_line,
         "scored": numbers["scored"],
-        PREDICTED: numbers[PREDICTED],
-        "perturbations": numbers["perturbations"],
-        "perturbations_seen": numbers["perturbations_seen"],
-        "perturbations_unseen": numbers["perturbations_unseen"],
+        **{name: numbers[name] for name in (PREDICTED, *PERTURBATIONS)},
         **{f"{HEADLINE_METRIC}/{name}": values[HEADLINE_METRIC] for name, values in means.items()},
     }
 

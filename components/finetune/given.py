@@ -18,7 +18,6 @@ from components.shared.artifacts.artifact import Artifact
 from components.shared.artifacts.cells import Cells
 from components.shared.artifacts.confidence import ORIGINS
 from components.shared.artifacts.gene_prior import EFFECTS, EFFECTS_FILE, OtherEffects
-from components.shared.artifacts.known_effects import EffectTable
 from components.shared.artifacts.normalisation import TARGET_SUM, USUAL, unit_of
 from components.shared.model.vocabulary import Vocabulary
 from components.shared.telling.errors import InputError
@@ -66,15 +65,6 @@ def effects_known(
     print(f"finetune: effects that a new line is given: {said}", flush=True)
     print(f"finetune: they are {in_words(known.weights)}", flush=True)
     return known
-
-
-def table_for_new_lines(
-    known: Effects, labels: list[str], genes: list[str], vectors: dict[str, Any] | None
-) -> EffectTable:
-    """Return what the model brings along for a new line, and ``vectors`` where they tell of it."""
-    new = known.change[-1].numpy()
-    near = vectors if known.near else None
-    return EffectTable(labels, genes, new, known.origin, known.near, near)
 
 
 def vectors_by_gene(table: Tensor, vocabulary: Vocabulary) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from components.finetune.checkpoints import Checkpoints, Saved
 from components.finetune.confidence_fit import confidence
 from components.finetune.cross_line_effects import vectors_of
 from components.finetune.data import TrainingData
-from components.finetune.facts import coverage_of, facts_of_effects, facts_of_start, other_scale
+from components.finetune.effect_weights import in_words
+from components.finetune.facts import coverage_of, facts_of_start, other_scale
 from components.finetune.left_out import Screen
 from components.finetune.places import Place
 from components.finetune.state import Epoch, Fit
@@ -143,8 +144,11 @@ def made_ready(asked: Asked, workers: Workers) -> Ready:
             data.perturbations, deltas, vectors, centre=settings.centre_lines
         )
         data = replace(data, effects=known.change[:-1].to(data.expression.device))
-        by_gene = None if table is None else given.vectors_by_gene(table, vocabulary)
-        effects = given.table_for_new_lines(known, data.perturbations, genes, by_gene)
+        by_gene = None
+        if table is not None and known.near:  # for perturbations that are named later
+            by_gene = given.vectors_by_gene(table, vocabulary)
+        new = known.change[-1].numpy()
+        effects = EffectTable(data.perturbations, genes, new, known.origin, known.near, by_gene)
 
     facts = facts_of_start(model, data, cells, tokens, workers, asked.pretrained, prior)
     if not facts["random_init"]:
@@ -156,7 +160,8 @@ def made_ready(asked: Asked, workers: Workers) -> Ready:
         brought = Brought(training, confidence(screen, known))
         facts |= brought.facts
     if known is not None:
-        facts |= facts_of_effects(known, scaled)
+        facts |= {"effects_weights": known.weights, "effects_are": in_words(known.weights)}
+        facts |= {"effects_scaled": scaled} if scaled else {}
     if table is not None:
         facts["prior_coverage"] = coverage_of(table, vocabulary, cells, splits)
     facts["compiled"] = scgpt_model.compile_on(model.to(device), device)

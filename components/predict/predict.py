@@ -117,7 +117,8 @@ def predict(
         file = draft.path / PREDICTIONS_FILE
         labels = requested.predicted
         controls = opened.rows(reference)
-        seen = predictor.trained or split.training_perturbations()
+        told = predictor.training.perturbations if predictor.training else []
+        seen = told or split.training_perturbations()
         obs = pd.concat(
             [predicted_obs(opened, split, wanted, seen), control_obs(opened, reference)]
         )
@@ -128,8 +129,9 @@ def predict(
             predictions.NOT_PREDICTED: predictor.genes_left_out,
         }
         known = predictor.known(labels)
-        means = None if known is None else np.maximum(mean_of_cells(control) + known, 0)
-        _write(file, shell, blocks, controls, means)
+        if known is not None:
+            known = np.maximum(mean_of_cells(control) + predictor.scale * known, 0)
+        _write(file, shell, blocks, controls, known)
         table = perturbation_table(
             wanted,
             opened.genes,
@@ -185,6 +187,8 @@ class _Predictor:
         checkpoint = read_checkpoint(folder)
         self.settings = settings_of(checkpoint.args, folder)
         check_total(cells.target_sum, total_of_model(checkpoint.args), folder)
+        self.kind = str(self.settings[CELLS_KIND])
+        """Of the cells, one of `PREDICTED_CELLS`."""
         self.vocabulary = checkpoint.vocabulary
         self.genes = cells.genes
         self.training = _if_there(folder / TRAINING_EFFECTS_FILE, TrainingEffects.read)
@@ -198,11 +202,6 @@ class _Predictor:
         self.clipped = self.values = 0
         self.seed = seed
         self.order: Ints = np.random.default_rng([seed, 5]).permutation(len(self.tokens.ids))
-
-    @property
-    def kind(self) -> str:
-        """Kind of the cells, one of `PREDICTED_CELLS`."""
-        return str(self.settings[CELLS_KIND])
 
     @property
     def cells_of_a_mean(self) -> int | None:
@@ -219,11 +218,6 @@ class _Predictor:
         """The factor that predicted changes are multiplied by."""
         scaled = self.settings.get("scale_effects", False) and self.confidence is not None
         return self.confidence.scale if scaled and self.confidence else 1.0
-
-    @property
-    def trained(self) -> set[str]:
-        """The perturbations that training had; empty where the model does not say."""
-        return set(self.training.perturbations) if self.training else set()
 
     @property
     def genes_left_out(self) -> list[str]:
@@ -300,18 +294,14 @@ class _Predictor:
                 yield predicted, mean.astype(np.float32)
 
     def known(self, labels: list[str]) -> Floats | None:
-        """Return what the effects the model was given come to without it, [labels, genes]."""
-        known = self._given(labels)
-        return None if known is None else self.scale * known
-
-    def _given(self, labels: list[str]) -> Floats | None:
+        """Return the effects that the model was given, not scaled, [labels, genes]."""
         return self.effects.of(labels, self.genes) if self.effects else None
 
     def _predict(self, basal: Floats, label: str, progress: tqdm) -> Floats:
         """Return the prediction for control cells [cells, genes] under ``label``, in batches."""
         predicted, target = basal.copy(), self._targets(label)
         size = self.settings["batch_size"]
-        known = self._given([label])
+        known = self.known([label])
         effects = None if known is None else torch.from_numpy(known[:, self.tokens.columns])
         for start in range(0, len(basal), size):
             part = predicted[start : start + size]
@@ -374,7 +364,7 @@ def mean_of_cells(cells: csr_matrix) -> Floats:
 def _shell(cells: Cells, obs: pd.DataFrame, wanted: Wanted, reference: Ints) -> AnnData:
     """Return all of the h5ad but the predictions; without a truth where nothing was measured."""
     layers = {}
-    if wanted.any_measured:
+    if (wanted.rows >= 0).any():
         rows = np.concatenate([wanted.rows, reference])
         there = rows >= 0
         # A predicted cell without a measurement is a row without a value: nothing is copied.

@@ -95,11 +95,6 @@ class Wanted:
     rows: Ints
     """The measured cell that each stands for, a row of the cells artifact; -1 = none, [cells]."""
 
-    @property
-    def any_measured(self) -> bool:
-        """Whether any of them stands for a measured cell."""
-        return bool((self.rows >= 0).any())
-
 
 def wanted_cells(requested: Requested, splits: Splits, cells_each: int) -> Wanted:
     """Return the cells to predict."""

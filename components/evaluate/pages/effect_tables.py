@@ -92,7 +92,7 @@ class Effects:
     @cached_property
     def strength(self) -> NDArray[np.float64]:
         """Mean absolute predicted change over genes, [perturbations]: what mae_delta is of."""
-        blocks = (np.abs(self.change(start, stop)).mean(axis=1) for start, stop in self._blocks())
+        blocks = (np.abs(self.change(start, stop)).mean(axis=1) for start, stop in self.blocks())
         return np.concatenate([*blocks])
 
     def top(self, row: int, most: int = TOP) -> tuple[list[str], list[str]]:
@@ -114,13 +114,14 @@ class Effects:
                 found[row] = np.corrcoef(both)[0, 1]
         return found
 
-    def _blocks(self) -> Iterator[tuple[int, int]]:
+    def blocks(self) -> Iterator[tuple[int, int]]:
+        """Yield where some perturbations at a time begin and end."""
         count = len(self.perturbations)
         return ((start, min(start + BLOCK, count)) for start in range(0, count, BLOCK))
 
     def tables(self) -> Iterator[pa.Table]:
         """Yield one row per perturbation and gene, some perturbations at a time, see the README."""
-        for start, stop in self._blocks():
+        for start, stop in self.blocks():
             change = self.change(start, stop)
             columns = {
                 "control_mean": np.broadcast_to(self.control, change.shape),

@@ -24,6 +24,9 @@ from components.shared.telling.errors import InputError
 PREDICTED = "perturbations_predicted"
 """Those that were asked for, measured or not."""
 
+PERTURBATIONS = ("perturbations", "perturbations_seen", "perturbations_unseen")
+"""Counts of those that were measured."""
+
 Scores = Mapping[str, pd.DataFrame]
 """Metrics of each prediction, index = perturbation; NaN where there is no value."""
 Means = dict[str, float | None]
@@ -109,12 +112,11 @@ def nothing_scored(why: str, kind: str) -> dict[str, Any]:
     """
     empty = ["model", "model_means", SEEN, UNSEEN, "baselines", "ceiling", "ours", "intervals"]
     empty += ("nan_counts", "comparisons", "tests", "not_computed", "fallbacks", "diagnosis")
-    counts = ("perturbations", "perturbations_seen", "perturbations_unseen")
     return {
         "scored": False,
         "not_scored": why,
         **{key: {} for key in empty},
-        **dict.fromkeys((*counts, "perturbations_without_de"), 0),
+        **dict.fromkeys((*PERTURBATIONS, "perturbations_without_de"), 0),
         "metrics_of": {MEANS: [], CELLS: []},
         "calibrated": {"scores": {}, "raw": {}, "without_scale": {}},
         CELLS_KIND: kind,

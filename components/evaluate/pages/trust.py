@@ -13,8 +13,6 @@ from components.evaluate.pages.report import rendered
 from components.evaluate.pages.summary import finite
 from components.shared.artifacts.confidence import COVERED, MEASURED, Confidence
 
-BLOCK = 64
-"""Perturbations whose changes are in memory at a time."""
 BIN = 20
 """Least perturbations whose expectations and outcomes are averaged."""
 BINS = 6
@@ -161,9 +159,8 @@ def reached_of(effects: Effects) -> pd.Series:
     measured one against the reference controls. cell-eval's pearson_delta takes both against the
     reference controls, whose noise the two then share.
     """
-    labels, parts = effects.perturbations, []
-    for start in range(0, len(labels), BLOCK):
-        stop = min(start + BLOCK, len(labels))
+    parts = []
+    for start, stop in effects.blocks():
         changes = effects.change(start, stop), effects.measured_of(start, stop)["measured_change"]
         predicted, measured = (each - each.mean(axis=1, keepdims=True) for each in changes)
         norm = np.sqrt(np.square(predicted).sum(axis=1) * np.square(measured).sum(axis=1))
@@ -171,7 +168,7 @@ def reached_of(effects: Effects) -> pd.Series:
         parts.append(
             np.divide((predicted * measured).sum(axis=1), norm, out=nothing, where=norm > 0)
         )
-    return pd.Series(np.concatenate(parts), pd.Index(labels, dtype=object))
+    return pd.Series(np.concatenate(parts), pd.Index(effects.perturbations, dtype=object))
 
 
 def rank_correlation(a: pd.Series, b: pd.Series) -> float | None:
