@@ -140,13 +140,8 @@ def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 def markdown(found: Findings) -> str:
     """Return the summary in Markdown."""
-    metrics = (
-        HEADLINE_METRIC,
-        evaluation.CENTRED,
-        "discrimination_score_l1",
-        evaluation.MAE_DELTA,
-        "pr_auc",
-    )
+    others = (evaluation.CENTRED, "discrimination_score_l1", evaluation.MAE_DELTA, "pr_auc")
+    metrics = (HEADLINE_METRIC, *others)
     lines = ["# Comparison of priors", "", f"**{conclusion(found.grid, found.differences)}**", ""]
     scored = not found.grid.not_scored
     lines += [

@@ -114,7 +114,6 @@ def predict(
         )
         control = opened.rows(basal)
         blocks = predictor.blocks(control, wanted, predictor.partners(basal, wanted))
-        file = draft.path / PREDICTIONS_FILE
         labels = requested.predicted
         controls = opened.rows(reference)
         told = predictor.training.perturbations if predictor.training else []
@@ -131,7 +130,7 @@ def predict(
         known = predictor.known(labels)
         if known is not None:
             known = np.maximum(mean_of_cells(control) + predictor.scale * known, 0)
-        _write(file, shell, blocks, controls, known)
+        _write(draft.path / PREDICTIONS_FILE, shell, blocks, controls, known)
         table = perturbation_table(
             wanted,
             opened.genes,

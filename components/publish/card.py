@@ -18,8 +18,13 @@ from components.shared.artifacts import evaluation, shapes
 from components.shared.artifacts.artifact import Artifact, code_version
 from components.shared.artifacts.evaluation import HEADLINE, HEADLINE_METRIC, RESULTS_FILE
 from components.shared.artifacts.normalisation import TARGET_SUM, USUAL, unit_of
-from components.shared.findings import limitations as told
-from components.shared.findings.limitations import count, few_shot, limitations, no_prior
+from components.shared.findings.limitations import (
+    count,
+    few_shot,
+    limitations,
+    no_prior,
+    open_licence,
+)
 from components.shared.findings.origins import prior_asked_for
 from components.shared.findings.verdict import INCOMPARABLE, standing, verdict
 from components.shared.storage.documents import Shape, read_json
@@ -193,10 +198,8 @@ def _columns(path: Path) -> dict[str, list[float]]:
             names, rows = table.fieldnames or (), list(table)
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: is not a CSV file ({error}); evaluate again") from None
-    columns: dict[str, list[float]] = {}
-    for name in names:
-        columns[name] = [value for row in rows if math.isfinite(value := _float(row[name]))]
-    return columns
+    found = {name: [_float(row[name]) for row in rows] for name in names}
+    return {name: list(filter(math.isfinite, values)) for name, values in found.items()}
 
 
 def _float(text: str | None) -> float:
@@ -220,7 +223,7 @@ def _hub_id(uri: str, kind: str) -> str | None:
 def _licence(run: _Run) -> tuple[str, str | None]:
     """Return licence and its name for the front matter; a prior or data can take MIT away."""
     prior = run.stats["prior"]
-    if not told.open_licence(prior):
+    if not open_licence(prior):
         return "other", f"prior-{_slug(str(prior.get('licence') or 'unknown'))}"
     bound = binding(run.terms)
     return ("other", _slug(bound)) if bound else ("mit", None)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -225,7 +226,10 @@ def _scores(found: Findings, numbers: Mapping[str, Any]) -> dict[str, Any]:
         "retrieval": [_row(found, EVERY[name], strongest) for name in metrics.RETRIEVAL],
         "others": [_row(found, metric, strongest) for metric in OTHERS],
         "reference": _reference(found),
-        "comparisons": {metric: list(rows) for metric, rows in _by_metric(found.comparisons)},
+        "comparisons": {
+            metric: list(rows)
+            for metric, rows in groupby(_records(found.comparisons), key=itemgetter("metric"))
+        },
         "metrics": [EVERY[name] for name in COMPARED],
         "of": {
             what: ", ".join(m.name for m in metrics.HEADLINE if m.of == what)
@@ -248,10 +252,6 @@ def _records(table: pd.DataFrame, **wanted: str) -> list[dict[str, Any]]:
     for column, value in wanted.items():
         table = table[table[column] == value]
     return table.to_dict("records")  # type: ignore[return-value]
-
-
-def _by_metric(table: pd.DataFrame) -> Any:
-    return groupby(table.to_dict("records"), key=lambda row: row["metric"])
 
 
 def _columns(found: Findings, strongest: str) -> list[str]:
