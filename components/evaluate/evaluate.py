@@ -51,6 +51,16 @@ from components.shared.telling.addresses import dataset_of
 from components.shared.telling.errors import InputError
 from components.shared.telling.spreadsheet import no_formula, without_formulas
 
+INGEST = {
+    "dataset": "source",
+    "perturbation_column": "perturbation_column",
+    "cell_line_column": "cell_line_column",
+    "control_label": "control",
+}
+"""Pipeline parameter to the parameter of the ingest task it became."""
+EMPTY: tuple[Any, ...] = (None, "", [], (), {})
+"""Values of options that were not given, as artifacts and as signatures spell them."""
+
 
 def evaluate(
     predictions: Path | str,
@@ -300,17 +310,6 @@ def _summary(numbers: dict[str, Any], test_line: str) -> dict[str, Any]:
         **{name: numbers[name] for name in (PREDICTED, *PERTURBATIONS)},
         **{f"{HEADLINE_METRIC}/{name}": values[HEADLINE_METRIC] for name, values in means.items()},
     }
-
-
-INGEST = {
-    "dataset": "source",
-    "perturbation_column": "perturbation_column",
-    "cell_line_column": "cell_line_column",
-    "control_label": "control",
-}
-"""Pipeline parameter to the parameter of the ingest task it became."""
-EMPTY: tuple[Any, ...] = (None, "", [], (), {})
-"""Values of options that were not given, as artifacts and as signatures spell them."""
 
 
 def repeat_command(inputs: Mapping[str, Artifact]) -> str:

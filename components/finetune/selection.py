@@ -1,9 +1,9 @@
-"""Which epoch's weights are kept, and how much the network counts beside known effects.
+"""Scores of held-out sets, which epoch they keep, and how much the network counts by them.
 
 Held-out sets are few and noisy, so the best of many epochs is often best by luck. A set counts as
 much as what it measured is no noise. The last epoch is kept unless another leads it significantly.
 Where known effects are given, the network's own change counts as far as held-out sets ask for it
-beyond chance.
+beyond chance. Scores of predicted deltas are as cell-eval defines them.
 """
 
 from collections.abc import Sequence
@@ -15,6 +15,12 @@ from components.finetune.data import Floats
 from components.shared.model.tokens import Ints
 
 NAN = float("nan")
+SIGNIFICANT = 0.05
+"""The usual level, divided by the number of epochs that are looked at."""
+LEAST_SETS = 2
+"""Of fewer no chance can be told."""
+STEPS = 10_000
+"""Of a sum in place of an integral: the fifth digit of a probability of 0.001 holds."""
 
 
 def pearson(a: Floats, b: Floats) -> float:
@@ -43,14 +49,6 @@ def discrimination(predicted: Floats, measured: Floats, targets: list[Ints]) -> 
     return scores
 
 
-SIGNIFICANT = 0.05
-"""The usual level, divided by the number of epochs that are looked at."""
-LEAST_SETS = 2
-"""Of fewer no chance can be told."""
-STEPS = 10_000
-"""Of a sum in place of an integral: the fifth digit of a probability of 0.001 holds."""
-
-
 def reliability(change: Floats, variance: Floats) -> float:
     """Return the share of a change's square that is no noise, from 0 to 1.
 
@@ -64,7 +62,7 @@ def weighted_mean(values: Floats, weights: Floats) -> float:
     """Return the mean of finite values, NaN where there is none; all count alike if none weighs."""
     finite = np.isfinite(values)
     if not finite.any():
-        return float("nan")
+        return NAN
     own = weights[finite]
     return float(np.average(values[finite], weights=own if own.sum() > 0 else None))
 

@@ -1,6 +1,6 @@
-"""The measured side of every comparison: one code path for all predictions."""
+"""The measured side of every comparison, and its halves: what data allow any model to score."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -49,14 +49,8 @@ def halves(pair: Pair) -> Pair | None:
         measured.append(drawn[:half])
         predicted.append(drawn[half : 2 * half])
     rows, others = np.concatenate(measured), np.concatenate(predicted)
-    return Pair(
-        Chosen(pair.measured, others),
-        pair.obs.iloc[rows],
-        pair.genes,
-        pair.perturbation_column,
-        pair.control,
-        Chosen(pair.measured, rows),
-    )
+    predicted_half, measured_half = Chosen(pair.measured, others), Chosen(pair.measured, rows)
+    return replace(pair, predicted=predicted_half, obs=pair.obs.iloc[rows], measured=measured_half)
 
 
 def at_full_depth(metrics: pd.DataFrame) -> pd.DataFrame:

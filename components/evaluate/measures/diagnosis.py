@@ -20,6 +20,10 @@ EDGES = (0.0, 1e-10, 1e-4, 1e-2, SIGNIFICANT, 0.2, 0.5, 1.0)
 """Of the bins of predicted FDR; below 1e-10 cell-eval's ranking makes no difference."""
 QUINTILES = 5
 """Of expression: genes in few cells are called differently from those in all."""
+CHANCE = 0.5
+"""roc_auc of genes ranked at random."""
+ALIKE = 0.5
+"""Rank correlation from which on one score is said to explain another."""
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -64,12 +68,6 @@ def _by_expression(predicted: Floats, really: Flags, expression: Floats) -> pd.D
         for number in np.unique(quintile).tolist()
     ]
     return pd.DataFrame(rows)
-
-
-CHANCE = 0.5
-"""roc_auc of genes ranked at random."""
-ALIKE = 0.5
-"""Rank correlation from which on one score is said to explain another."""
 
 
 @dataclass(frozen=True)
