@@ -81,17 +81,14 @@ def known_effects(
     with bar(total=len(own) + 1, what="effects in other lines", unit=" lines") as progress:
         for number, line in enumerate((*own, None)):
             others = others_of(line, deltas)
-            if not others:
+            if others:
+                # One line has none to leave out: weights are those between lines of this screen.
+                alone = len({line_key(part.lines[i]) for part, i in others}) == 1
+                weights = weights_of(every if alone else others, line_key, estimate)
+                change, origin, near = carried(labels, estimate(others), weights, vectors)
+            else:
                 change, origin = _alone(deltas[0], number)
-                tables.append(torch.from_numpy(change).float())
-                origins.append(origin)
-                progress.update()
-                continue
-            # One line has none to leave out: the weights are those between lines of this screen.
-            alone = len({line_key(part.lines[i]) for part, i in others}) == 1
-            weights = weights_of(every if alone else others, line_key, estimate)
-            change, origin, near = carried(labels, estimate(others), weights, vectors)
-            if line is not None:
+            if others and line is not None:
                 sizes += Sizes.of(Compared.of(estimate(others), (deltas[0], number)), weights)
             tables.append(torch.from_numpy(change).float())
             origins.append(origin)
