@@ -82,6 +82,9 @@ class CheckpointManager:
         """Save and end the process with code 143 if it, or one that trains with it, got SIGTERM.
 
         Processes that train together have to call this at the same place: all leave there or none.
+
+        Raises:
+            SystemExit: code 143.
         """
         # Only the signal sets `terminated`; one that comes during the agreement counts next time.
         if not self._store or not self._workers.any(self.terminated):

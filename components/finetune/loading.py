@@ -28,7 +28,11 @@ NAMED = 3
 
 
 def check_symbols(genes: Sequence[str], vocabulary: Vocabulary) -> None:
-    """Check that the vocabulary has most of the genes, not those of another species or naming."""
+    """Check that the vocabulary has most of the genes, not those of another species or naming.
+
+    Raises:
+        InputError: it lacks most, as it does another species' or another naming's.
+    """
     unknown = [gene for gene in genes if gene not in vocabulary]
     known = len(genes) - len(unknown)
     if known < LEAST * len(genes):
@@ -159,6 +163,9 @@ def room_for(rows: int, columns: int, device: torch.device) -> Tensor:
     take more than `HOST_SHARE` of the host's memory is a file in the folder for temporary files,
     which needs room for it, mapped into memory: the numbers are the same, and the file goes with
     the process.
+
+    Raises:
+        InputError: that folder has no room for it.
     """
     if device.type == "cpu":
         return _on_host(rows, columns, torch.float32)

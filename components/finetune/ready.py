@@ -116,7 +116,11 @@ class Ready:
 
 
 def made_ready(asked: Asked, workers: Workers) -> Ready:
-    """Build the model, find the checkpoint to resume from, and read and check the cells."""
+    """Build the model, find the checkpoint to resume from, and read and check the cells.
+
+    Raises:
+        InputError: an input that cannot be used; see the message.
+    """
     cells, splits, prior, settings = asked.cells, asked.splits, asked.prior, asked.settings
     device = workers.device
     torch.manual_seed(asked.seed)

@@ -118,6 +118,9 @@ def validate(
     ``seed`` is of the control cells and windows; ``sets`` are what was drawn and measured with it,
     where that is known already. ``responses`` are `own_responses`: with known effects a network
     counts for what it adds to them and to its lines' own responses.
+
+    Raises:
+        SystemExit: SIGTERM came; the state is kept.
     """
     model.eval()
     sets = sets or HeldOut.of(data, recipe, seed)

@@ -112,7 +112,11 @@ def wanted_cells(requested: Requested, splits: Splits, cells_each: int) -> Wante
 def predicted_obs(
     cells: Cells, splits: Splits, wanted: Wanted, seen: Collection[str]
 ) -> pd.DataFrame:
-    """Return `obs` of the cells to predict, whose names no cell of the data may have, [cells]."""
+    """Return `obs` of the cells to predict, whose names no cell of the data may have, [cells].
+
+    Raises:
+        InputError: a cell of the data already has the name of one that is to be made.
+    """
     there = wanted.rows >= 0
     found = cells.obs.iloc[wanted.rows[there]]
     numbers = pd.Series(wanted.labels).groupby(wanted.labels).cumcount().to_numpy()

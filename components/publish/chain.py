@@ -19,7 +19,11 @@ UNKNOWN = "unknown"
 
 
 def check_chain(artifacts: Mapping[str, Artifact]) -> None:
-    """Check that the artifacts are of one run, so that the card cannot mix two."""
+    """Check that the artifacts are of one run, so that the card cannot mix two.
+
+    Raises:
+        InputError: one was made from another input than the one given.
+    """
     for name, needed in MADE_FROM:
         if name == "model" and made_elsewhere(artifacts["model"]):
             continue

@@ -105,7 +105,11 @@ def _check_roles(pair: Predicted, splits: Splits, where: str) -> None:
 
 
 def check_genes(pair: Predicted, genes: list[str], where: str) -> None:
-    """Check that every gene is one of the cells artifact, once; their order does not matter."""
+    """Check that every gene is one of the cells artifact, once; their order does not matter.
+
+    Raises:
+        InputError: a gene the cells do not have, or one that comes twice.
+    """
     index = pd.Index(pair.genes)
     if twice := sorted(set(index[index.duplicated()])):
         raise InputError(f"{where}: gene {shortlist(twice)} comes twice; name each gene once")

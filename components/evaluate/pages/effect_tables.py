@@ -184,7 +184,11 @@ def write_effects(effects: Effects, table: pd.DataFrame, folder: Path) -> None:
 
 
 def read_asked(folder: Path) -> pd.DataFrame | None:
-    """Return the predict task's table of perturbations, None where there is none; check it."""
+    """Return the predict task's table of perturbations, None where there is none; check it.
+
+    Raises:
+        InputError: a table that cannot be read or that names no perturbations.
+    """
     file = folder / PERTURBATIONS_FILE
     if not file.is_file():
         return None
