@@ -25,7 +25,7 @@ from benchmarks.truth import TEST_LINE, TRAIN_LINES, TestLine
 from components.finetune.cross_line_effects import known_effects
 from components.finetune.deltas import line_deltas
 from components.finetune.loading import load_training_data
-from components.finetune.scores import discrimination, pearson
+from components.finetune.selection import discrimination, pearson
 from components.ingest.ingest import ingest
 from components.shared.artifacts.cells import Cells
 from components.shared.artifacts.confidence import MEASURED

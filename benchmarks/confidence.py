@@ -34,7 +34,7 @@ from components.finetune.deltas import line_deltas
 from components.finetune.finetune import finetune
 from components.finetune.left_out import Screen
 from components.finetune.loading import load_training_data
-from components.finetune.scores import pearson
+from components.finetune.selection import pearson
 from components.ingest.ingest import ingest
 from components.predict.predict import predict
 from components.prior.prior import prior

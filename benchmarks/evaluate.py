@@ -159,7 +159,7 @@ def ours(folder: Path, threads: int) -> tuple[pl.DataFrame, Seconds]:
 
 def ours_full(folder: Path, threads: int) -> tuple[pl.DataFrame, Seconds]:
     """Run it with the ceiling of the data."""
-    from components.evaluate.contenders.halves import halves
+    from components.evaluate.contenders.yardstick import halves
     from components.evaluate.measures.scoring import score
 
     table, seconds, pair = _ours(folder, threads)

@@ -32,7 +32,7 @@ from components.finetune.effect_sizes import as_large_as_measured
 from components.finetune.effect_weights import weights_of
 from components.finetune.evidence import correlations
 from components.finetune.loading import load_training_data
-from components.finetune.scores import discrimination, pearson
+from components.finetune.selection import discrimination, pearson
 from components.shared.artifacts.cells import Cells
 from components.shared.artifacts.splits import Splits
 from components.shared.model.tokens import GeneTokens, Ints

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from components.finetune.scores import discrimination, pearson
+from components.finetune.selection import discrimination, pearson
 from components.shared.artifacts.cells import Cells
 from components.shared.artifacts.perturbation import genes_of
 from components.shared.artifacts.splits import TEST, Splits

@@ -85,9 +85,8 @@ def best(grid: Grid) -> Run:
 def cost(grid: Grid) -> pd.DataFrame:
     """Return what fine-tuning took by prior.
 
-    Returns:
-        prior, runs, device, cells_per_second (mean), hours (sum over runs of wall clock x
-        processes: GPU hours on GPUs), epochs (mean).
+    Columns: prior, runs, device, cells_per_second (mean), hours (sum over runs of wall clock x
+    processes: GPU hours on GPUs), epochs (mean).
     """
     rows = []
     for prior in grid.priors:

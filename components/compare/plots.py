@@ -21,9 +21,8 @@ STYLES = ((OTHER, "--"), (QUIET, "-."), (QUIET, ":"), (INK, (0, (1, 3))))
 def scores(rows: pd.DataFrame, baselines: Mapping[str, float]) -> str:
     """Draw the headline metric by prior: mean, interval over perturbations, one point per seed.
 
-    Args:
-        rows: name, mean, low, high and points (the means of single seeds) of each prior.
-        baselines: means of what needs no model, drawn as lines, by title.
+    ``rows``: name, mean, low, high and points (the means of single seeds); ``baselines`` are means
+    of what needs no model, drawn as lines, by title.
     """
     with plot(_height(rows["name"]) + 1.5) as drawn:
         axes = drawn.axes
@@ -44,11 +43,7 @@ def scores(rows: pd.DataFrame, baselines: Mapping[str, float]) -> str:
 
 
 def forest(rows: pd.DataFrame) -> str:
-    """Draw paired differences in the headline metric with their intervals.
-
-    Args:
-        rows: name, difference, low, high and verdict of each.
-    """
+    """Draw paired differences in the headline metric (difference, low, high, verdict) by name."""
     colours = {BETTER: MODEL, WORSE: OTHER}
     with plot(_height(rows["name"]) + 0.8) as drawn:
         axes = drawn.axes

@@ -12,29 +12,18 @@ from components.compare import plots
 from components.compare.runs import Grid, Run
 from components.compare.statistics import ALL, METRICS
 from components.compare.verdicts import conclusion, sentences, shown
+from components.shared.artifacts import evaluation
 from components.shared.artifacts.artifact import code_version
-from components.shared.artifacts.evaluation import (
-    CEILING,
-    CENTRED,
-    CONTROL_MEAN,
-    HEADLINE_METRIC,
-    MAE_DELTA,
-    MEAN_DELTA,
-    MODEL,
-    SAME_PERTURBATION_DELTA,
-    SEEN,
-    TITLES,
-    UNSEEN,
-)
+from components.shared.artifacts.evaluation import CEILING, HEADLINE_METRIC, MODEL, SEEN, TITLES
 from components.shared.telling.markdown import names_as_code
 from components.shared.telling.page import breakable, number, page_css, signed, with_contents
 
-SHOWN = (SAME_PERTURBATION_DELTA, MEAN_DELTA, CONTROL_MEAN)
+SHOWN = (evaluation.SAME_PERTURBATION_DELTA, evaluation.MEAN_DELTA, evaluation.CONTROL_MEAN)
 """Baselines, the strongest first."""
 PARTS = {
     ALL: "All test perturbations",
     SEEN: "Perturbations seen in training",
-    UNSEEN: "Perturbations not seen in training",
+    evaluation.UNSEEN: "Perturbations not seen in training",
 }
 
 
@@ -151,7 +140,8 @@ def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 def markdown(found: Findings) -> str:
     """Return the summary in Markdown."""
-    metrics = (HEADLINE_METRIC, CENTRED, "discrimination_score_l1", MAE_DELTA, "pr_auc")
+    others = (evaluation.CENTRED, "discrimination_score_l1", evaluation.MAE_DELTA, "pr_auc")
+    metrics = (HEADLINE_METRIC, *others)
     lines = ["# Comparison of priors", "", f"**{conclusion(found.grid, found.differences)}**", ""]
     scored = not found.grid.not_scored
     lines += [
@@ -169,10 +159,7 @@ def markdown(found: Findings) -> str:
     for row in rows_of(found, ALL):
         cells = [row["by"].get(metric) for metric in metrics]
         lines.append(_line([_plain(row["name"]), *map(_cell, cells)]))
-    lines += [
-        "",
-        f"Best in validation: {_plain(shown(found.best.prior))}, seed {found.best.seed}.",
-    ]
+    lines += ["", f"Best in validation: {_plain(shown(found.best.prior))}, seed {found.best.seed}."]
     if found.repeat:
         lines += ["", "Repeat it:", "", "```sh", found.repeat, "```"]
     return names_as_code("\n".join(lines) + "\n")

@@ -8,17 +8,10 @@ from typing import Any
 
 import pandas as pd
 
+from components.shared.artifacts import evaluation as evaluated
 from components.shared.artifacts import shapes
 from components.shared.artifacts.artifact import EVALUATION, Artifact, FailedError, opening
-from components.shared.artifacts.evaluation import (
-    GROUPS_FILE,
-    HEADLINE_METRIC,
-    MODEL,
-    REPORT_FILE,
-    SCORES_FILE,
-    SEEN,
-    read_numbers,
-)
+from components.shared.artifacts.evaluation import GROUPS_FILE, HEADLINE_METRIC, MODEL, SEEN
 from components.shared.storage.documents import read_json, said
 from components.shared.telling.errors import InputError
 
@@ -40,12 +33,12 @@ class Run:
     @cached_property
     def numbers(self) -> dict[str, Any]:
         """The evaluation's `metrics.json`."""
-        return read_numbers(self.evaluation.path)
+        return evaluated.read_numbers(self.evaluation.path)
 
     @cached_property
     def scores(self) -> pd.DataFrame:
         """Each metric's value: rows (prediction, perturbation), one column per metric."""
-        file = self.evaluation.path / SCORES_FILE
+        file = self.evaluation.path / evaluated.SCORES_FILE
         table = read_labelled(file, "prediction", "metric", "value")
         own = table[(table["prediction"] == MODEL) & (table["metric"] == HEADLINE_METRIC)]
         if own.empty:
@@ -55,7 +48,7 @@ class Run:
     @property
     def report(self) -> Path | None:
         """Its evaluation's report, None where there is none."""
-        file = self.evaluation.path / REPORT_FILE
+        file = self.evaluation.path / evaluated.REPORT_FILE
         return file if file.is_file() else None
 
     @property
@@ -137,12 +130,9 @@ def read_grid(
     stats: Sequence[Path | str],
     cells: Sequence[Mapping[str, Any]],
 ) -> Grid:
-    """Read the runs of a grid.
+    """Read the runs of a grid: evaluations (failed ones too), training stats, and prior and seed.
 
-    Args:
-        evaluations: evaluation artifacts, or failed ones, in the order of the grid.
-        stats: `training_stats.json` of each; empty where the fine-tune failed.
-        cells: prior and seed of each.
+    All are in the order of the grid; the stats of a fine-tune that failed are empty.
 
     Raises:
         InputError: lists of different length, a run that is not what its cell says, evaluations of

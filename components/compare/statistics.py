@@ -12,34 +12,18 @@ import pandas as pd
 from scipy.stats import t as student
 
 from components.compare.runs import Grid
-from components.shared.artifacts.evaluation import (
-    BASELINES,
-    CENTRED,
-    CONTROL_CELLS,
-    HEADLINE,
-    HEADLINE_METRIC,
-    KNOWN_EFFECTS,
-    MODEL,
-    SAME_PERTURBATION_DELTA,
-    SEEN,
-    UNSEEN,
-    lower_is_better,
-)
+from components.shared.artifacts import evaluation
+from components.shared.artifacts.evaluation import BASELINES, CENTRED, HEADLINE, MODEL, SEEN, UNSEEN
 from components.shared.findings.paired import ALPHA, holm, interval, signed_rank_p
-from components.shared.parameters.prior_grammar import (
-    CONCAT,
-    NONE,
-    RANDOM,
-    SHUFFLED,
-    Prior,
-    effects_of,
-    gene_part,
-    parse_prior,
-)
+from components.shared.parameters import prior_grammar
+from components.shared.parameters.prior_grammar import NONE, SHUFFLED, effects_of, parse_prior
 
-METRICS = {name: lower_is_better(name) for name in (HEADLINE_METRIC, CENTRED, *HEADLINE[1:])}
+METRICS = {
+    name: evaluation.lower_is_better(name)
+    for name in (evaluation.HEADLINE_METRIC, CENTRED, *HEADLINE[1:])
+}
 """Compared metrics, and whether lower is better."""
-TOLD = tuple(name for name in BASELINES if name != CONTROL_CELLS)
+TOLD = tuple(name for name in BASELINES if name != evaluation.CONTROL_CELLS)
 """Baselines whose means are told; cells drawn at random say what their mean says."""
 ALL = "all"
 
@@ -49,21 +33,25 @@ BETTER, WORSE, NO_EVIDENCE = "better", "worse", "no evidence"
 def is_control(prior: str) -> bool:
     """Return whether a prior says nothing of biology: none, random, or shuffled vectors alone."""
     parsed = parse_prior(prior)
-    genes = gene_part(parsed)
-    members = genes.members if genes.kind == CONCAT else (genes,)
-    empty = all(member.kind in (NONE, RANDOM, SHUFFLED) for member in members)
+    genes = prior_grammar.gene_part(parsed)
+    members = genes.members if genes.kind == prior_grammar.CONCAT else (genes,)
+    empty = all(member.kind in (NONE, prior_grammar.RANDOM, SHUFFLED) for member in members)
     return empty and effects_of(parsed) is None
 
 
 def twin_of(prior: str) -> str:
     """Return the same prior with its vectors dealt to other genes, empty if it has none to deal."""
     parsed = parse_prior(prior)
-    genes = gene_part(parsed)
+    genes = prior_grammar.gene_part(parsed)
     if genes.kind in (NONE, SHUFFLED):
         return ""
-    shuffled = Prior(SHUFFLED, members=(genes,))
+    shuffled = prior_grammar.Prior(SHUFFLED, members=(genes,))
     effects = effects_of(parsed)
-    return str(Prior(CONCAT, members=(effects, shuffled)) if effects else shuffled)
+    return str(
+        prior_grammar.Prior(prior_grammar.CONCAT, members=(effects, shuffled))
+        if effects
+        else shuffled
+    )
 
 
 def references_of(prior: str, priors: list[str]) -> list[str]:
@@ -78,7 +66,7 @@ def references_of(prior: str, priors: list[str]) -> list[str]:
 def _canonical(prior: str) -> tuple[str, str]:
     """Return what is the same for priors that differ in where effects stand alone."""
     parsed = parse_prior(prior)
-    return str(gene_part(parsed)), str(effects_of(parsed) or "")
+    return str(prior_grammar.gene_part(parsed)), str(effects_of(parsed) or "")
 
 
 def by_prior(grid: Grid) -> pd.DataFrame:
@@ -153,7 +141,7 @@ def differences(grid: Grid) -> pd.DataFrame:
             other: {run.seed: run.of(MODEL) for run in grid.of(other)}
             for other in references_of(prior, grid.priors)
         }
-        for baseline in (SAME_PERTURBATION_DELTA, KNOWN_EFFECTS):
+        for baseline in (evaluation.SAME_PERTURBATION_DELTA, evaluation.KNOWN_EFFECTS):
             there = {seed: run for seed, run in runs.items() if baseline in run.predictions}
             if there:
                 others[baseline] = {seed: run.of(baseline) for seed, run in there.items()}

@@ -4,28 +4,16 @@ from typing import Any
 
 import pandas as pd
 
+from components.compare import statistics
 from components.compare.runs import Grid
-from components.compare.statistics import (
-    ALL,
-    BETTER,
-    NO_EVIDENCE,
-    WORSE,
-    is_control,
-    references_of,
-    twin_of,
-)
-from components.shared.artifacts.evaluation import (
-    HEADLINE_METRIC,
-    KNOWN_EFFECTS,
-    SAME_PERTURBATION_DELTA,
-    SEEN,
-    UNSEEN,
-)
+from components.compare.statistics import ALL, BETTER, NO_EVIDENCE, WORSE, is_control, references_of
+from components.shared.artifacts import evaluation
+from components.shared.artifacts.evaluation import HEADLINE_METRIC, KNOWN_EFFECTS, SEEN, UNSEEN
 from components.shared.parameters.prior_grammar import NONE, parse_prior
 from components.shared.telling.page import number, signed
 
 BASELINES = {
-    SAME_PERTURBATION_DELTA: "same-perturbation delta",
+    evaluation.SAME_PERTURBATION_DELTA: "same-perturbation delta",
     KNOWN_EFFECTS: "its known effects alone",
 }
 NOTHING = "nothing"
@@ -36,10 +24,12 @@ GAINS = {
     WORSE: "the gain comes from known effects alone; the network made them worse.",
     BETTER: "the network added to the known effects that it was given.",
 }
-PARTS = {
-    SEEN: "Of perturbations seen in training",
-    UNSEEN: "Of perturbations not seen in training",
+COMPARED = {
+    BETTER: "Better than",
+    WORSE: "Worse than",
+    NO_EVIDENCE: "No evidence of a difference from",
 }
+PARTS = {SEEN: "Of perturbations seen in training", UNSEEN: "Of perturbations not seen in training"}
 
 
 def shown(prior: str) -> str:
@@ -97,7 +87,7 @@ def _found(prior: str, grid: Grid, table: pd.DataFrame) -> list[str]:
     texts = [_against(prior, other, table) for other in references_of(prior, grid.priors)]
     if NONE in grid.priors and prior != NONE:
         texts += [_part(prior, part, table) for part in PARTS]
-    twin = twin_of(prior)
+    twin = statistics.twin_of(prior)
     here = any("shuffled" in other for other in references_of(prior, grid.priors))
     if twin and not here and not is_control(prior):
         texts.append(
@@ -127,13 +117,8 @@ def _against(prior: str, other: str, table: pd.DataFrame) -> str:
     row = _of(table, prior, other)
     if not row:
         return f"It cannot be held against {shown(other)}: no seed is there of both."
-    words = {
-        BETTER: "Better than",
-        WORSE: "Worse than",
-        NO_EVIDENCE: "No evidence of a difference from",
-    }[row["verdict"]]
     because = "" if not row["why"] or row["why"].startswith("corrected") else f"; {row['why']}"
-    return f"{words} {shown(other)}: {figures(row)}{because}."
+    return f"{COMPARED[row['verdict']]} {shown(other)}: {figures(row)}{because}."
 
 
 def _part(prior: str, part: str, table: pd.DataFrame) -> str:
@@ -148,15 +133,11 @@ def _part(prior: str, part: str, table: pd.DataFrame) -> str:
 
 def _carried(prior: str, table: pd.DataFrame) -> str:
     """Hold the model against the delta that training lines have of the same perturbation."""
-    row = _of(table, prior, SAME_PERTURBATION_DELTA)
+    row = _of(table, prior, evaluation.SAME_PERTURBATION_DELTA)
     if not row:
         return ""
-    words = {
-        BETTER: "Better than the perturbation's own training delta carried over",
-        WORSE: "Worse than the perturbation's own training delta carried over",
-        NO_EVIDENCE: "No evidence of a difference from the training delta carried over",
-    }[row["verdict"]]
-    return f"{words}: {figures(row)}."
+    whose = "the" if row["verdict"] == NO_EVIDENCE else "the perturbation's own"
+    return f"{COMPARED[row['verdict']]} {whose} training delta carried over: {figures(row)}."
 
 
 def _network(prior: str, grid: Grid, table: pd.DataFrame) -> str:

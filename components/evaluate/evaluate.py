@@ -3,9 +3,9 @@
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,85 +18,48 @@ from numpy.typing import NDArray
 from components.evaluate.contenders.baselines import baseline_means, contenders
 from components.evaluate.contenders.ridge import vectors_of
 from components.evaluate.contenders.yardstick import Yardstick
-from components.evaluate.inputs.checks import (
-    check_cells,
-    check_genes,
-    check_means,
-    check_same_splits,
-)
+from components.evaluate.inputs import checks, training_lines
 from components.evaluate.inputs.pair import Pair, predicted_of
-from components.evaluate.inputs.training_lines import (
-    Training,
-    basal_mean,
-    known_of_training,
-    no_training,
-)
+from components.evaluate.inputs.training_lines import Training, basal_mean, no_training
 from components.evaluate.measures.batch_matched import matched_change
 from components.evaluate.measures.calibrated import calibrate
+from components.evaluate.measures.strata import long_table
 from components.evaluate.pages.effect_tables import Effects, asked_of, read_asked, write_effects
 from components.evaluate.pages.explorer import Explored, write_explorer
 from components.evaluate.pages.findings import Findings
-from components.evaluate.pages.repeat_command import repeat_command
 from components.evaluate.pages.report import Origin, write_report
 from components.evaluate.pages.report_markdown import headline_text, markdown
-from components.evaluate.pages.summary import (
-    PREDICTED,
-    described,
-    long_table,
-    nothing_scored,
-)
+from components.evaluate.pages.summary import PERTURBATIONS, PREDICTED, described, nothing_scored
 from components.evaluate.pages.trust import Trust, reached_of, trust, trust_section
+from components.shared.artifacts import evaluation
 from components.shared.artifacts.artifact import EVALUATION, GENE_PRIOR, Artifact, opening, writing
 from components.shared.artifacts.cells import Cells
 from components.shared.artifacts.confidence import CONFIDENCE_FILE, Confidence
-from components.shared.artifacts.evaluation import (
-    AGGREGATED_FILE,
-    CALIBRATION_FILE,
-    CALLED_FILE,
-    COMPARISONS_FILE,
-    EXPLORER_FILE,
-    GROUPS_FILE,
-    HEADLINE_METRIC,
-    KNOWN_EFFECTS,
-    MEAN_DELTA,
-    METRICS_FILE,
-    MODEL,
-    REPORT_FILE,
-    RESULTS_FILE,
-    SCORES_FILE,
-    STRATA_FILE,
-    SUMMARY_FILE,
-    SUMMARY_PAGE,
-    UNDEFINED_FILE,
-)
+from components.shared.artifacts.evaluation import HEADLINE_METRIC, MEAN_DELTA, MODEL, REPORT_FILE
 from components.shared.artifacts.matched_controls import BATCH, batches_of
 from components.shared.artifacts.normalisation import unit_of
 from components.shared.artifacts.predictions import KNOWN_MEANS, MATCH_BATCHES, MEANS, Predictions
 from components.shared.artifacts.splits import CONTROL_BOTH, Splits
-from components.shared.artifacts.training_effects import TrainingEffects
 from components.shared.findings.limitations import limitations
 from components.shared.findings.verdict import verdict
 from components.shared.model.checkpoint_files import STATS_FILE
 from components.shared.model.rank_cells import RANK
+from components.shared.parameters.repeat import make_command
+from components.shared.parameters.stage_options import INGEST_OPTIONS, SPLIT_OPTIONS
 from components.shared.storage.documents import read_json
 from components.shared.telling.addresses import dataset_of
 from components.shared.telling.errors import InputError
 from components.shared.telling.spreadsheet import no_formula, without_formulas
 
-
-@dataclass(frozen=True)
-class Knowledge:
-    """What predictions without a model are made of: nothing of the test cells."""
-
-    means: dict[str, NDArray[np.float64]]
-    """Each baseline's mean for each perturbation, [perturbations, genes of the cells]."""
-    fallbacks: dict[str, list[str]]
-    """By baseline, the perturbations that it knows nothing of."""
-    genes: list[str]
-    controls: Any
-    """Basal controls of the test line, CSR [controls, genes]."""
-    batches: NDArray[np.str_] | None
-    """Their batches where cells are made from controls of their own batch, [controls]."""
+INGEST = {
+    "dataset": "source",
+    "perturbation_column": "perturbation_column",
+    "cell_line_column": "cell_line_column",
+    "control_label": "control",
+}
+"""Pipeline parameter to the parameter of the ingest task it became."""
+EMPTY: tuple[Any, ...] = (None, "", [], (), {})
+"""Values of options that were not given, as artifacts and as signatures spell them."""
 
 
 def evaluate(
@@ -138,15 +101,17 @@ def evaluate(
     split = Splits.open(splits, opened)
     given = Predictions.open(predictions)
     table = opening(prior, GENE_PRIOR) if prior is not None else None
-    check_same_splits(given.artifact, split)
+    checks.check_same_splits(given.artifact, split)
     where = str(given.file)
     whole, pair = predicted_of(given.on_disk, where)
-    check_genes(whole, opened.genes, where)
+    checks.check_genes(whole, opened.genes, where)
     said = read_asked(given.artifact.path)
     asked = asked_of(whole, pair.perturbations if pair else [], said, given.artifact.path)
-    check_cells(whole, pair, split, None if said is None else set(asked["perturbation"]), where)
-    kind = check_means(given.on_disk, whole, where)
-    training = known_of_training(opened, split, given.artifact.path)
+    checks.check_cells(
+        whole, pair, split, None if said is None else set(asked["perturbation"]), where
+    )
+    kind = checks.check_means(given.on_disk, whole, where)
+    training = training_lines.known_of_training(opened, split, given.artifact.path)
     if pair and training is None:
         raise no_training(split)
 
@@ -169,16 +134,31 @@ def evaluate(
         if pair and training:
             baselines = Training.of(training, control, opened.genes)
             matched = bool(given.artifact.summary.get(MATCH_BATCHES)) and BATCH in pair.obs
-            knowledge = _knowledge(pair, opened, split, baselines, table, matched=matched)
+            known_labels = {*baselines.perturbations, *pair.perturbations}
+            vectors = vectors_of(table, known_labels) if table else None
+            means, fallbacks = baseline_means(baselines, pair.perturbations, vectors)
             rows = pd.Index(whole.perturbations).get_indexer(pd.Index(pair.perturbations))
             if effects.known_means is not None:
                 known = effects.known_means[rows].astype(float)
-                knowledge.means[KNOWN_EFFECTS] = in_order(known, pair.genes, opened.genes)
+                means[evaluation.KNOWN_EFFECTS] = in_order(known, pair.genes, opened.genes)
+            basal = split.basal(split.test_line)
+            batches = batches_of(opened) if matched else None
+            predicted = contenders(
+                pair,
+                effects.means[rows],
+                means,
+                opened.genes,
+                opened.rows(basal),
+                ranked=kind == RANK,
+                batches=None if batches is None else batches[basal],
+            )
             yardstick = Yardstick.of(pair, threads=threads, cache=Path(cache) if cache else None)
-            found = _scores(yardstick, effects.means[rows], kind, knowledge)
+            found = _scores(yardstick, predicted, kind, fallbacks)
             own = in_order(effects.means[rows].astype(float), whole.genes, opened.genes)
-            by_batch = _by_batch(opened, split, pair, control, {MODEL: own} | knowledge.means)
-            effects = replace(effects, measured=yardstick.groups)
+            by_own = matched_change(opened, split, pair.perturbations)
+            changes = {name: mean - control for name, mean in ({MODEL: own} | means).items()}
+            by_batch = by_own and by_own.scores(changes, pair.perturbations, opened.genes)
+            effects = replace(effects, measured=yardstick.measured.side)
         stats = _stats(given.artifact)
         origin = Origin(
             split.test_line,
@@ -207,19 +187,6 @@ def evaluate(
     print(f"evaluate: wrote {Path(target)}; open {Path(target) / REPORT_FILE}", flush=True)
 
 
-def _by_batch(
-    cells: Cells,
-    splits: Splits,
-    pair: Pair,
-    control: NDArray[np.float64],
-    means: Mapping[str, NDArray[np.float64]],
-) -> dict[str, Any] | None:
-    """Score means [perturbations, genes] against controls of each cell's own batch."""
-    measured = matched_change(cells, splits, pair.perturbations)
-    changes = {name: mean - control for name, mean in means.items()}
-    return measured.scores(changes, pair.perturbations, cells.genes) if measured else None
-
-
 def _stats(predictions: Artifact) -> dict[str, Any]:
     """Return how the model was trained, empty where the predictions do not bring it along."""
     file = predictions.path / STATS_FILE
@@ -231,38 +198,15 @@ def _means(adata: AnnData, name: str) -> NDArray[np.floating]:
     return np.asarray(adata.varm[name]).T
 
 
-def _knowledge(
-    pair: Pair,
-    cells: Cells,
-    splits: Splits,
-    training: Training,
-    prior: Artifact | None,
-    *,
-    matched: bool,
-) -> Knowledge:
-    asked = {*training.perturbations, *pair.perturbations}
-    vectors = vectors_of(prior, asked) if prior else None
-    means, fallbacks = baseline_means(training, pair.perturbations, vectors)
-    basal = splits.basal(splits.test_line)
-    batches = batches_of(cells) if matched else None
-    of_controls = None if batches is None else batches[basal]
-    return Knowledge(means, fallbacks, cells.genes, cells.rows(basal), of_controls)
-
-
 def _scores(
-    yardstick: Yardstick, own: NDArray[np.floating], kind: str, knowledge: Knowledge
+    yardstick: Yardstick,
+    predictions: Iterable[tuple[str, Pair]],
+    kind: str,
+    fallbacks: Mapping[str, list[str]],
 ) -> Findings:
     """Hold every prediction, and the measured cells themselves, against the measured cells."""
-    pair, outcomes = yardstick.pair, {}
-    for name, prediction in contenders(
-        pair,
-        own,
-        knowledge.means,
-        knowledge.genes,
-        knowledge.controls,
-        ranked=kind == RANK,
-        batches=knowledge.batches,
-    ):
+    outcomes = {}
+    for name, prediction in predictions:
         with _timed(f"scored {name}"):
             outcomes[name] = yardstick.examine(prediction, what=name)
     if HEADLINE_METRIC in outcomes[MODEL].not_computed:
@@ -274,7 +218,7 @@ def _scores(
         ceiling = yardstick.ceiling()
     raw = {name: outcome.calibrated for name, outcome in outcomes.items()}
     calibrated = calibrate(raw, raw[MEAN_DELTA], ceiling.replicate) if ceiling else None
-    return Findings(pair, kind, outcomes, ceiling, calibrated, knowledge.fallbacks)
+    return Findings(yardstick.pair, kind, outcomes, ceiling, calibrated, fallbacks)
 
 
 def in_order(means: NDArray[np.float64], genes: list[str], wanted: list[str]) -> Any:
@@ -307,15 +251,25 @@ def _write(
     with _timed("wrote effects"):
         write_effects(effects, table, folder)
     text = json.dumps(numbers, indent=2, allow_nan=False)
-    (folder / METRICS_FILE).write_text(text + "\n")
+    (folder / evaluation.METRICS_FILE).write_text(text + "\n")
     page = markdown(found, table, origin, verdict(numbers))
-    (folder / SUMMARY_PAGE).write_text(page, encoding="utf-8")
+    (folder / evaluation.SUMMARY_PAGE).write_text(page, encoding="utf-8")
     section = trust_section(told) if told else ""
     write_report(found, effects, table, origin, numbers, folder / REPORT_FILE, trust=section)
     if effects.training:
         with _timed("wrote the explorer"):
-            explored = _explored(effects, effects.training, table, origin)
-            write_explorer(explored, origin, folder / EXPLORER_FILE)
+            measured = effects.measured_of(0, len(effects.perturbations))
+            explored = Explored(
+                origin.test_line,
+                effects.genes,
+                table.reset_index(drop=True),
+                effects.control,
+                effects.change(),
+                measured["measured_change"],
+                measured["fdr"] if effects.measured else None,
+                effects.training,
+            )
+            write_explorer(explored, origin, folder / evaluation.EXPLORER_FILE)
 
 
 def _trust(predictions: Artifact, effects: Effects) -> Trust | None:
@@ -327,38 +281,22 @@ def _trust(predictions: Artifact, effects: Effects) -> Trust | None:
     return trust(effects.asked, reached_of(effects), Confidence.read(file), scale)
 
 
-def _explored(
-    effects: Effects, training: TrainingEffects, table: pd.DataFrame, origin: Origin
-) -> Explored:
-    measured = effects.measured_of(0, len(effects.perturbations))
-    return Explored(
-        origin.test_line,
-        effects.genes,
-        table.reset_index(drop=True),
-        effects.control,
-        effects.change(),
-        measured["measured_change"],
-        measured["fdr"] if effects.measured else None,
-        training,
-    )
-
-
 def _write_scores(found: Findings, folder: Path) -> None:
     """Write the tables of scores, in which every perturbation was measured."""
     results = found.model.table.with_columns(
         pl.col("perturbation").map_elements(no_formula, return_dtype=pl.String)
     )
-    results.write_csv(folder / RESULTS_FILE)
-    described(results).write_csv(folder / AGGREGATED_FILE)
+    results.write_csv(folder / evaluation.RESULTS_FILE)
+    described(results).write_csv(folder / evaluation.AGGREGATED_FILE)
     tables = {
-        SCORES_FILE: long_table(found.scores),
-        SUMMARY_FILE: found.summary,
-        COMPARISONS_FILE: found.comparisons,
-        STRATA_FILE: found.strata,
-        GROUPS_FILE: found.groups.rename_axis("perturbation").reset_index(),
-        UNDEFINED_FILE: found.undefined,
-        CALIBRATION_FILE: found.calibration,
-        CALLED_FILE: found.by_expression,
+        evaluation.SCORES_FILE: long_table(found.scores),
+        evaluation.SUMMARY_FILE: found.summary,
+        evaluation.COMPARISONS_FILE: found.comparisons,
+        evaluation.STRATA_FILE: found.strata,
+        evaluation.GROUPS_FILE: found.groups.rename_axis("perturbation").reset_index(),
+        evaluation.UNDEFINED_FILE: found.undefined,
+        evaluation.CALIBRATION_FILE: found.calibration,
+        evaluation.CALLED_FILE: found.by_expression,
     }
     for name, table in tables.items():
         without_formulas(table).to_csv(folder / name, index=False)
@@ -369,9 +307,42 @@ def _summary(numbers: dict[str, Any], test_line: str) -> dict[str, Any]:
     return {
         "test_line": test_line,
         "scored": numbers["scored"],
-        PREDICTED: numbers[PREDICTED],
-        "perturbations": numbers["perturbations"],
-        "perturbations_seen": numbers["perturbations_seen"],
-        "perturbations_unseen": numbers["perturbations_unseen"],
+        **{name: numbers[name] for name in (PREDICTED, *PERTURBATIONS)},
         **{f"{HEADLINE_METRIC}/{name}": values[HEADLINE_METRIC] for name, values in means.items()},
     }
+
+
+def repeat_command(inputs: Mapping[str, Artifact]) -> str:
+    """Return the `make run` line, empty where nothing says where the cells or the model are from.
+
+    What the training was told (recipe, overrides) is in the model's `training_stats.json`, which
+    an evaluation does not see: the line leaves it to the parameter file. ``inputs`` are the
+    evaluation's: cells, splits, predictions and, where one was given, gene_prior.
+    """
+    given = {name: artifact.provenance["parameters"] for name, artifact in inputs.items()}
+    cells, splits = given["cells"], given["splits"]
+    if "source" not in cells or splits.get("train_lines") == []:  # a finished model was applied
+        return ""
+    found = {name: cells[own] for name, own in INGEST.items() if own in cells}
+    found |= {name: splits[name] for name in ("train_lines", "test_line") if name in splits}
+    prior = given.get("gene_prior", {})
+    found |= {
+        name: prior[own]
+        for name, own in (("prior", "uri"), ("pretrained", "vocabulary"))
+        if own in prior
+    }
+    found |= {"seed": splits["seed"]} if "seed" in splits else {}
+    for name, own, defaults in (
+        ("ingest_options", cells, INGEST_OPTIONS),
+        ("split_options", splits, SPLIT_OPTIONS),
+    ):
+        if said := {
+            key: own[key] for key in defaults if key in own and _told(own[key], defaults[key])
+        }:
+            found[name] = said
+    return make_command("run", found, "<parameter file of the run>")
+
+
+def _told(value: Any, usual: Any) -> bool:
+    """Return whether an option must be said: it is not the default."""
+    return value != usual and not (value in EMPTY and usual in EMPTY)

@@ -168,10 +168,8 @@ def _drawn(
 ) -> Iterator[list[Ints]]:
     """Yield the positions in ``pairs`` of each batch, set by set; each cell comes once.
 
-    Without a set size each cell is a set.
-
-    All batches but the last are full: a set that reaches beyond its batch is parted, so a few sets
-    are smaller, as are those of a group's last cells.
+    Without a set size each cell is a set. All batches but the last are full: a set that reaches
+    beyond its batch is parted, so a few sets are smaller, as are those of a group's last cells.
     """
     order = rng.permutation(len(pairs))
     number = np.arange(len(order))

@@ -5,7 +5,7 @@ import signal
 import sys
 import threading
 import time
-from types import FrameType, TracebackType
+from types import FrameType
 
 from components.finetune.checkpoints import Checkpoints, Saved
 from components.finetune.places import OWN_PLACE
@@ -44,12 +44,7 @@ class CheckpointManager:
             self._before = signal.signal(signal.SIGTERM, self._ask) or signal.SIG_DFL
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         """Restore the signal's handler; a signal that came after the last step is not lost."""
         if self._handles:
             signal.signal(signal.SIGTERM, self._before)
@@ -84,7 +79,7 @@ class CheckpointManager:
         self._written = time.monotonic()
 
     def leave_if_terminated(self) -> None:
-        """Save and end the process if it, or one that trains with it, got SIGTERM.
+        """Save and end the process with code 143 if it, or one that trains with it, got SIGTERM.
 
         Processes that train together have to call this at the same place: all leave there or none.
 

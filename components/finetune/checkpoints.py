@@ -66,10 +66,8 @@ class Checkpoints:
     def save(self, parts: Mapping[str, Any], epoch: int, step: int) -> str:
         """Write a checkpoint, then delete all but it and the one before; return its URI.
 
-        Args:
-            parts: the training state by name: tensors and plain containers of them.
-            epoch: the epoch under way.
-            step: the steps done in it.
+        ``parts`` is the training state by name, tensors and plain containers of them; ``step`` are
+        the steps done in the epoch under way.
 
         Raises:
             InputError: it could not be written; the others are as they were.
@@ -96,7 +94,7 @@ class Checkpoints:
         return self._uri(name)
 
     def load(self) -> Saved | None:
-        """Return the newest checkpoint that is whole; None if there is none.
+        """Return the newest checkpoint that is whole, None if there is none.
 
         Raises:
             InputError: it is of another fine-tune, or the place cannot be read.

@@ -12,13 +12,8 @@ import numpy as np
 import pandas as pd
 from sklearn.linear_model import Ridge
 
-from components.finetune.cross_line_effects import (
-    Effects,
-    carried,
-    known_effects,
-    line_key,
-    others_of,
-)
+from components.finetune import cross_line_effects
+from components.finetune.cross_line_effects import Effects, carried, line_key, others_of
 from components.finetune.data import Floats
 from components.finetune.effect_parts import estimates_from
 from components.finetune.effect_sizes import Sizes, as_large_as_measured
@@ -68,9 +63,7 @@ TOO_FEW = f"What to expect is learned from {LEAST_ROWS} perturbations at least, 
 def confidence(screen: Screen, known: Effects | None = None) -> Confidence:
     """Learn from left-out lines what to expect of a new one, and by what factor to scale effects.
 
-    Args:
-        screen: what is known and measured.
-        known: effects as each line may know them, where the model is given them.
+    ``known`` are effects as each line may know them, where the model is given them.
     """
     evidence = Evidence.of(screen.deltas)
     lines = screen.deltas[0].lines
@@ -84,7 +77,7 @@ def confidence(screen: Screen, known: Effects | None = None) -> Confidence:
         scale = as_large_as_measured(estimates, weights)
         return replace(learned, scale=scale, scale_from=AS_LARGE_AS_MEASURED)
     given = known is not None
-    known = known or known_effects(screen.labels, screen.deltas, screen.vectors)
+    known = known or cross_line_effects.known_effects(screen.labels, screen.deltas, screen.vectors)
     parts = [
         left_out(screen, known, evidence, i)
         for i, there in enumerate(screen.deltas[0].there)
@@ -136,13 +129,10 @@ def _learned(
 def _scale(parts: Sequence[LeftOut], lines: float) -> tuple[float, str]:
     """Return the factor with the least squared error, and how it was found.
 
-    A left-out line is predicted from fewer lines than a new one will be. If lines share a part of
-    their effect and each also has its own part, the mean of n lines predicts the shared part
-    times s with s / (1 - s) = n * shared / own: so the odds of the factor grow with n.
-
-    Args:
-        parts: the left-out lines.
-        lines: how many lines tell of a perturbation in a new line, on average.
+    A left-out line is predicted from fewer lines than a new one will be, which on average
+    ``lines`` tell of. If lines share a part of their effect and each also has its own part, the
+    mean of n lines predicts the shared part times s with s / (1 - s) = n * shared / own: so the
+    odds of the factor grow with n.
     """
     square = sum(part.square for part in parts)
     if not square:
@@ -163,15 +153,12 @@ def _scale(parts: Sequence[LeftOut], lines: float) -> tuple[float, str]:
 
 
 def expectation(rows: pd.DataFrame, features: list[str]) -> Expectation | None:
-    """Regress what left-out lines reached; None where there are too few.
+    """Regress what left-out lines reached on ``features``; None where there are too few.
 
     The interval is made of what is missed in a line that the regression did not see either. Lines
     are few and each has its own way of being missed, so its ends are those of the line that needs
-    the widest, which is more than 80 % in a usual line.
-
-    Args:
-        rows: `LeftOut.rows` of all lines, of one way to know an effect.
-        features: its columns to learn from, with `control_similarity`.
+    the widest, which is more than 80 % in a usual line. ``rows`` are `LeftOut.rows` of all lines,
+    of one way to know an effect.
     """
     rows = rows.dropna(subset=[*features, "reached"])
     lines = rows["line"].unique()

@@ -18,13 +18,7 @@ from torch import Tensor
 
 from components.finetune.data import Floats
 from components.finetune.deltas import LineDeltas
-from components.finetune.effect_parts import (
-    COMMON,
-    COPIED,
-    Estimates,
-    SourceLine,
-    estimates_from,
-)
+from components.finetune.effect_parts import COMMON, COPIED, Estimates, SourceLine, estimates_from
 from components.finetune.effect_sizes import NO_ESTIMATES, Sizes
 from components.finetune.effect_weights import Compared, Weights, weights_of
 from components.finetune.near_by import near_by
@@ -71,13 +65,9 @@ def known_effects(
     Args:
         labels: perturbations, the control first.
         deltas: of the training lines, and of other screens; where a line of those is a training
-            line by `line_key`, that line does not see it.
-        vectors: a gene prior's vector of each perturbation, a row of zeros = none, [perturbations,
-            width].
+            line by `line_key`, that line does not see it. One line must have perturbations.
+        vectors: a gene prior's, [perturbations, width], a row of zeros = none.
         centre: whether lines are put together without their own mean effects (`estimates_from`).
-
-    Raises:
-        InputError: no line has perturbations to estimate from.
     """
     own = deltas[0].lines
     every = others_of(None, deltas)
@@ -91,17 +81,14 @@ def known_effects(
     with bar(total=len(own) + 1, what="effects in other lines", unit=" lines") as progress:
         for number, line in enumerate((*own, None)):
             others = others_of(line, deltas)
-            if not others:
+            if others:
+                # One line has none to leave out: weights are those between lines of this screen.
+                alone = len({line_key(part.lines[i]) for part, i in others}) == 1
+                weights = weights_of(every if alone else others, line_key, estimate)
+                change, origin, near = carried(labels, estimate(others), weights, vectors)
+            else:
                 change, origin = _alone(deltas[0], number)
-                tables.append(torch.from_numpy(change).float())
-                origins.append(origin)
-                progress.update()
-                continue
-            # One line has none to leave out: the weights are those between lines of this screen.
-            alone = len({line_key(part.lines[i]) for part, i in others}) == 1
-            weights = weights_of(every if alone else others, line_key, estimate)
-            change, origin, near = carried(labels, estimate(others), weights, vectors)
-            if line is not None:
+            if others and line is not None:
                 sizes += Sizes.of(Compared.of(estimate(others), (deltas[0], number)), weights)
             tables.append(torch.from_numpy(change).float())
             origins.append(origin)
@@ -151,15 +138,11 @@ def line_key(name: str) -> str:
 def of_other_screens(
     other: OtherEffects, labels: Sequence[str], genes: Sequence[str], own: LineDeltas, without: str
 ) -> LineDeltas:
-    """Put the deltas of other screens in the order of a training set's.
+    """Put the deltas of a gene prior's other screens in the order of a training set's.
 
-    Args:
-        other: as the gene prior artifact holds them. Where it has no errors, they are taken to be
-            those of the training lines, on average over perturbations.
-        labels: perturbations.
-        genes: modelled genes; those that other screens lack are not known from them.
-        own: the deltas of the training lines.
-        without: the test line, whose own deltas would give away what is to be predicted.
+    Where they have no errors, they are taken to be those of the training lines (``own``), on
+    average over perturbations. Modelled ``genes`` that they lack are not known from them. They are
+    ``without`` the test line, whose own deltas would give away what is to be predicted.
     """
     lines = sorted(line for line in set(other.lines) if line_key(line) != line_key(without))
     row = {label: i for i, label in enumerate(labels)}
@@ -183,10 +166,7 @@ def of_other_screens(
 def vectors_of(labels: Sequence[str], table: Tensor, vocabulary: Vocabulary) -> Floats:
     """Return each perturbation's vector, the sum over its genes, [perturbations, width].
 
-    Args:
-        labels: perturbations.
-        table: a gene prior's vector of each token, [tokens, width].
-        vocabulary: token to id.
+    ``table`` is a gene prior's vector of each token, [tokens, width].
     """
     vectors = np.zeros((len(labels), table.shape[1]))
     for i, label in enumerate(labels):
@@ -198,16 +178,9 @@ def vectors_of(labels: Sequence[str], table: Tensor, vocabulary: Vocabulary) -> 
 def carried(
     labels: Sequence[str], estimates: Estimates, weights: Weights, vectors: Floats | None
 ) -> tuple[Floats, list[str], NearBy | None]:
-    """Carry the estimates from some lines over to another.
+    """Carry the estimates from some lines over to another; see `known_effects`.
 
-    Args:
-        labels: perturbations, the control first.
-        estimates: from those lines.
-        weights: the weight of each way to estimate.
-        vectors: see `known_effects`.
-
-    Returns:
-        Effects [perturbations, genes], where each is from, and how others follow from the prior.
+    Returns effects [perturbations, genes], where each is from, and how others follow from a prior.
     """
     there = estimates.there
     # What is held back of the mean effect is so to tell these apart; the others are told from all.

@@ -47,13 +47,9 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 def curves_page(
     title: str, history: Sequence[Mapping[str, Any]], best_epoch: int, facts: Mapping[str, str]
 ) -> str:
-    """Return a self-contained page with the curves of a fine-tune.
+    """Return a self-contained page with the curves of a fine-tune, one mapping an epoch.
 
-    Args:
-        title: of the page.
-        history: one mapping an epoch.
-        best_epoch: the epoch that was kept; 0 = what was known before training.
-        facts: what the run is known by.
+    ``best_epoch`` was kept, 0 = what was known before training; ``facts`` identify the run.
     """
     last = history[-1]
     kept = (

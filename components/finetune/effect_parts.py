@@ -94,9 +94,7 @@ def estimates_from(lines: Sequence[SourceLine], *, centre: bool = False) -> Esti
 def without_own_response(change: Floats, has: Mask) -> tuple[Floats, Floats]:
     """Return each line's effects less their mean, and the mean over lines of those means.
 
-    Args:
-        change: of each line, [lines, perturbations, genes].
-        has: which of them there are, same shape.
+    ``has`` says which there are, of the same shape: [lines, perturbations, genes].
     """
     counts = has.sum(axis=1, keepdims=True)
     sums = np.where(has, change, 0.0).sum(axis=1, keepdims=True)
@@ -124,11 +122,8 @@ def precision_of(lines: Sequence[SourceLine]) -> Floats:
 def over_perturbations(mean: Floats, variance: Floats, change: Floats, has: Mask) -> Floats:
     """Return the lines' mean deltas with their noise taken out by what perturbations share.
 
-    Args:
-        mean: of the lines' deltas, [perturbations, genes].
-        variance: its sampling variance, same shape; `UNKNOWN` where nothing is known.
-        change: each line's deltas, 0 where it has none, [lines, perturbations, genes].
-        has: which of them there are, same shape.
+    The mean and its sampling variance (`UNKNOWN` where nothing is known) are [perturbations,
+    genes]; each line's deltas, 0 where it ``has`` none, [lines, perturbations, genes].
     """
     own = mean @ mean.T
     products, pairs = _cross_products(change, np.asarray(has.any(axis=2)))
@@ -143,12 +138,7 @@ def over_perturbations(mean: Floats, variance: Floats, change: Floats, has: Mask
 def _cross_products(change: Floats, has: Mask) -> tuple[Floats, Floats]:
     """Return sums over pairs of lines of one's deltas times the other's, and how many pairs.
 
-    Args:
-        change: 0 where there is none, [lines, perturbations, genes].
-        has: which perturbations a line has, [lines, perturbations].
-
-    Returns:
-        Two symmetric arrays, [perturbations, perturbations].
+    ``has`` says which perturbations a line has, [lines, perturbations]; both are symmetric.
     """
     summed, counts = change.sum(axis=0), has.astype(float)
     products, pairs = summed @ summed.T, np.outer(counts.sum(axis=0), counts.sum(axis=0))

@@ -44,12 +44,7 @@ class Sizes:
 
     @classmethod
     def of(cls, line: Compared, weights: Weights) -> "Sizes":
-        """Compare the estimates of a line with what it measured.
-
-        Args:
-            line: estimated from the other lines.
-            weights: the weight of each way to estimate.
-        """
+        """Compare the weighted estimates of a line, from the other lines, with what it measured."""
         found = weighted(line.parts, weights)
         missed = line.parts[COPIED] - line.measured
         squared, absolute = np.zeros(len(FACTORS)), np.zeros(len(FACTORS))

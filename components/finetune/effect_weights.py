@@ -18,22 +18,13 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import nnls
 
+from components.finetune import effect_parts
 from components.finetune.data import Floats
-from components.finetune.effect_parts import (
-    COMMON,
-    COPIED,
-    KERNEL,
-    PARTS,
-    SHRUNK,
-    Estimates,
-    SourceLine,
-    estimates_from,
-    weighted,
-)
-from components.finetune.scores import discrimination
+from components.finetune.effect_parts import COMMON, COPIED, KERNEL, PARTS, Estimates, SourceLine
+from components.finetune.selection import centred, discrimination
 from components.shared.model.tokens import Ints
 
-HALVES = {COPIED: 0.0, SHRUNK: 0.5, KERNEL: 0.5, COMMON: 0.0}
+HALVES = {COPIED: 0.0, effect_parts.SHRUNK: 0.5, KERNEL: 0.5, COMMON: 0.0}
 """Weights where left-out lines tell nothing. Where a line tells nothing but the mean effect, the
 kernel is that: it is most of every product."""
 WITHOUT_LINES = HALVES | {COMMON: -0.25}
@@ -57,19 +48,13 @@ Weights = dict[str, float]
 def weights_of(
     lines: Sequence[SourceLine],
     key: Callable[[str], str],
-    estimate: Callable[[Sequence[SourceLine]], Estimates] = estimates_from,
+    estimate: Callable[[Sequence[SourceLine]], Estimates] = effect_parts.estimates_from,
 ) -> Weights:
     """Return how much each way counts when another line is estimated from ``lines``.
 
-    They sum to 1 before a share of the mean effect is held back.
-
     Each line is predicted from the others, and its deltas are regressed on the four predictions.
-    Every perturbation counts alike, however strong it is, as in a mean of correlations.
-
-    Args:
-        lines: to estimate from.
-        key: what two names of one line have in common.
-        estimate: makes the estimates from some of them.
+    Every perturbation counts alike, however strong it is, as in a mean of correlations. Weights
+    sum to 1 before a share of the mean effect is held back. ``key``: what names of a line share.
     """
     gram, target = np.zeros((len(PARTS), len(PARTS))), np.zeros(len(PARTS))
     some = []
@@ -144,11 +129,11 @@ def _products(line: Compared) -> tuple[Floats, Floats]:
 
     Every perturbation is scaled to norm 1 by what was measured: [ways, ways] and [ways].
     """
-    measured = _centred(line.measured)
+    measured = centred(line.measured)
     norm = np.linalg.norm(measured, axis=1, keepdims=True)
     scale = np.divide(1.0, norm, out=np.zeros_like(norm), where=norm > 0)
     measured *= scale
-    ways = [_centred(line.parts[way]) * scale for way in PARTS]
+    ways = [centred(line.parts[way]) * scale for way in PARTS]
     gram = np.array([[float((a * b).sum()) for b in ways] for a in ways])
     return gram, np.array([float((a * measured).sum()) for a in ways])
 
@@ -186,20 +171,16 @@ def _as_large_as_copying(line: Compared, weights: Weights) -> Floats:
 
     How large effects are made moves discrimination too, and is decided later (`effect_sizes`).
     """
-    effects = weighted(line.parts, weights)
+    effects = effect_parts.weighted(line.parts, weights)
     size = np.linalg.norm(line.parts[COPIED]) / (np.linalg.norm(effects) or 1.0)
     return line.discrimination(effects * size)
-
-
-def _centred(effects: Floats) -> Floats:
-    return effects - effects.mean(axis=1, keepdims=True)
 
 
 def in_words(weights: Mapping[str, float]) -> str:
     """Return the weights as a part of a sentence, the largest first."""
     ways = {
         COPIED: "the mean of the lines' own changes",
-        SHRUNK: "that mean without its noise, gene by gene",
+        effect_parts.SHRUNK: "that mean without its noise, gene by gene",
         KERNEL: "that mean without its noise, by what perturbations have in common",
         COMMON: "the mean effect of all perturbations",
     }

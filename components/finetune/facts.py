@@ -7,9 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from components.finetune.cross_line_effects import Effects
 from components.finetune.data import TrainingData
-from components.finetune.effect_weights import in_words
 from components.finetune.workers import Workers
 from components.shared.artifacts.artifact import Artifact
 from components.shared.artifacts.cells import Cells
@@ -68,12 +66,6 @@ def other_scale(args: Mapping[str, Any], cells: Cells) -> dict[str, str]:
         "other_scale": f"The pretrained weights are of {unit_of(total)}, the cells are "
         f"{unit_of(cells.target_sum)}; the weights may help less than on their own scale."
     }
-
-
-def facts_of_effects(known: Effects, scaled: str) -> dict[str, Any]:
-    """Return how the effects that were given are put together, and what was done to a table."""
-    found = {"effects_weights": known.weights, "effects_are": in_words(known.weights)}
-    return found | ({"effects_scaled": scaled} if scaled else {})
 
 
 def coverage_of(

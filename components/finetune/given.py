@@ -8,12 +8,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from components.finetune.cross_line_effects import (
-    Effects,
-    known_effects,
-    line_key,
-    of_other_screens,
-)
+from components.finetune import cross_line_effects
+from components.finetune.cross_line_effects import Effects, known_effects, line_key
 from components.finetune.data import Floats, TrainingData
 from components.finetune.deltas import LineDeltas, line_deltas
 from components.finetune.effect_weights import in_words
@@ -22,7 +18,6 @@ from components.shared.artifacts.artifact import Artifact
 from components.shared.artifacts.cells import Cells
 from components.shared.artifacts.confidence import ORIGINS
 from components.shared.artifacts.gene_prior import EFFECTS, EFFECTS_FILE, OtherEffects
-from components.shared.artifacts.known_effects import EffectTable
 from components.shared.artifacts.normalisation import TARGET_SUM, USUAL, unit_of
 from components.shared.model.vocabulary import Vocabulary
 from components.shared.telling.errors import InputError
@@ -42,13 +37,9 @@ def check_total_of_effects(prior: Artifact, cells: Cells) -> None:
 def deltas_told(
     prior: Artifact, data: TrainingData, genes: list[str], test_line: str, *, tell: bool
 ) -> tuple[list[LineDeltas], str]:
-    """Return the deltas of the training lines and of the prior's other screens.
+    """Return the deltas of the training lines, then, if any, of the prior's other screens.
 
-    Returns:
-        The lines' own, then those of other screens, if any; and in words what was done to these.
-
-    Raises:
-        InputError: a table on another scale, and which cannot be told.
+    With them, in words, what was done to these; a table on a scale that cannot be told is refused.
     """
     own = line_deltas(data)
     if not (prior.path / EFFECTS_FILE).exists():
@@ -58,7 +49,9 @@ def deltas_told(
     on_scale = brought_to_scale(other, data.perturbations, genes, own, test_line, uri)
     if on_scale.said and tell:
         print(f"finetune: WARNING: {on_scale.said}", file=sys.stderr, flush=True)
-    given = of_other_screens(on_scale.effects, data.perturbations, genes, own, test_line)
+    given = cross_line_effects.of_other_screens(
+        on_scale.effects, data.perturbations, genes, own, test_line
+    )
     return [own, given], on_scale.said
 
 
@@ -72,15 +65,6 @@ def effects_known(
     print(f"finetune: effects that a new line is given: {said}", flush=True)
     print(f"finetune: they are {in_words(known.weights)}", flush=True)
     return known
-
-
-def table_for_new_lines(
-    known: Effects, labels: list[str], genes: list[str], vectors: dict[str, Any] | None
-) -> EffectTable:
-    """Return what the model brings along for a new line, and ``vectors`` where they tell of it."""
-    new = known.change[-1].numpy()
-    near = vectors if known.near else None
-    return EffectTable(labels, genes, new, known.origin, known.near, near)
 
 
 def vectors_by_gene(table: Tensor, vocabulary: Vocabulary) -> dict[str, Any]:

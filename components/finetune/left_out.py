@@ -12,16 +12,8 @@ from components.finetune.data import Floats
 from components.finetune.deltas import LineDeltas
 from components.finetune.evidence import Evidence, blocks, correlations
 from components.finetune.near_by import left_out_near_by
-from components.shared.artifacts.confidence import (
-    CONTROL_SIMILARITY,
-    MEAN,
-    MEASURED,
-    NEAR_BY,
-    STRENGTH,
-    SUMMED,
-    HeldOut,
-    nearest_of,
-)
+from components.shared.artifacts import confidence
+from components.shared.artifacts.confidence import MEAN, MEASURED, NEAR_BY, SUMMED, HeldOut
 from components.shared.artifacts.perturbation import genes_of
 from components.shared.artifacts.training_effects import TrainingEffects
 
@@ -79,12 +71,12 @@ def left_out(screen: Screen, known: Effects, evidence: Evidence, number: int) ->
         kept = own.there[number, places]
         part = table.iloc[places[kept]].assign(known=how, place=places[kept])
         found = _held_against(screen, line, places[kept], effects[kept])
-        part[STRENGTH], part["reached"] = found[:, 0], found[:, 1]
+        part[confidence.STRENGTH], part["reached"] = found[:, 0], found[:, 1]
         parts.append(part)
         if how == MEASURED:
             product, square = found[:, 2].sum(), found[:, 3].sum()
     rows = pd.concat(parts, ignore_index=True).assign(line=line)
-    rows[CONTROL_SIMILARITY] = similarity
+    rows[confidence.CONTROL_SIMILARITY] = similarity
     measured = rows[rows["known"] == MEASURED]
     # Of each the best that is known of it without its own cells, the ways in this order.
     ways = [MEAN, NEAR_BY, SUMMED]
@@ -107,7 +99,7 @@ def similarity_of(training: TrainingEffects, line: str) -> float:
         return float("nan")
     number = training.lines.index(line)
     control = np.asarray(training.control, float)
-    return nearest_of(control[number], np.delete(control, number, axis=0))
+    return confidence.nearest_of(control[number], np.delete(control, number, axis=0))
 
 
 def _ways(screen: Screen, known: Effects, number: int) -> Iterator[Known]:
@@ -140,9 +132,8 @@ def _ways(screen: Screen, known: Effects, number: int) -> Iterator[Known]:
 def _held_against(screen: Screen, line: str, places: NDArray[np.int64], effects: Floats) -> Floats:
     """Compare effects of some perturbations with what a line measured, all genes.
 
-    Returns:
-        Root mean square of the effect over modelled genes, correlation with what was measured,
-        sum of products, sum of squares, [perturbations, 4].
+    Returns the root mean square of the effect over modelled genes, correlation with what was
+    measured, sum of products, sum of squares, [perturbations, 4].
     """
     training = screen.training
     columns = pd.Index(training.genes).get_indexer(pd.Index(screen.genes))

@@ -2,6 +2,8 @@
 
 import os
 import tempfile
+from collections.abc import Collection, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +16,60 @@ from components.shared.artifacts.matched_controls import LEAST_CONTROLS, batches
 from components.shared.artifacts.perturbation import CONTROL
 from components.shared.artifacts.splits import TRAIN, VAL, Splits
 from components.shared.model.tokens import GeneTokens, Ints
-from components.shared.telling.errors import InputError
+from components.shared.model.vocabulary import Vocabulary
+from components.shared.telling.errors import InputError, shortlist
 from components.shared.telling.progress import bar
+
+LEAST = 0.5
+"""Share of the genes, and of the training perturbations, that a model must know. Of names of
+another kind (Ensembl, mouse) it knows hardly any; of human symbols, old ones among them, most."""
+NAMED = 3
+"""Symbols that a refusal gives as examples."""
+
+
+def check_symbols(genes: Sequence[str], vocabulary: Vocabulary) -> None:
+    """Check that the vocabulary has most of the genes, not those of another species or naming.
+
+    Raises:
+        InputError: it lacks most, as it does another species' or another naming's.
+    """
+    unknown = [gene for gene in genes if gene not in vocabulary]
+    known = len(genes) - len(unknown)
+    if known < LEAST * len(genes):
+        raise InputError(
+            f"{known} of {len(genes)} genes are in the vocabulary, not "
+            f"{shortlist(unknown, NAMED)}; it has {shortlist(_like(vocabulary, unknown), NAMED)}: "
+            "expected its symbols (of its species) in the cells' var index; rename the genes, "
+            "leave out those without a symbol, or name a checkpoint that knows them in pretrained"
+        )
+
+
+def check_told(
+    perturbations: Collection[str], tokens: GeneTokens, token_for_unmeasured: bool
+) -> None:
+    """Check that the model can be told which gene is perturbed of most training perturbations."""
+    unknown = [
+        label
+        for label in sorted(perturbations)
+        if not tokens.targets(label, token_for_unmeasured=token_for_unmeasured).flagged
+    ]
+    known = len(perturbations) - len(unknown)
+    if known < LEAST * len(perturbations):
+        raise InputError(
+            f"the model can identify {known} of {len(perturbations)} training perturbations, not "
+            f"of {shortlist(unknown, NAMED)}; the vocabulary has "
+            f"{shortlist(_like(tokens.vocabulary, unknown), NAMED)}: expected its symbols in "
+            "perturbation_column; name the column that has them, or a checkpoint that knows these"
+        )
+
+
+def _like(vocabulary: Vocabulary, unknown: Sequence[str]) -> list[str]:
+    """Return a few genes of a vocabulary: the unknown ones in other letters, else short ones."""
+    folded = {token.casefold(): token for token in vocabulary}
+    same = [folded[name.casefold()] for name in unknown if name.casefold() in folded]
+    short = (token for token in vocabulary if token.isalnum() and len(token) < 6)
+    return same[:NAMED] or list(islice(short, NAMED))
+
 
 RESIDENT_SHARE = 0.25
 """Most of a GPU's memory that cells take: a step's activations need more than half of it."""
@@ -107,7 +161,8 @@ def room_for(rows: int, columns: int, device: torch.device) -> Tensor:
     For the CPU it is float32. For a GPU it is float16, exact to 0.05 %, on the GPU if it takes no
     more than `RESIDENT_SHARE` of what is free there, else in pinned memory of the host. What would
     take more than `HOST_SHARE` of the host's memory is a file in the folder for temporary files,
-    mapped into memory: the numbers are the same, and the file goes with the process.
+    which needs room for it, mapped into memory: the numbers are the same, and the file goes with
+    the process.
 
     Raises:
         InputError: that folder has no room for it.

@@ -12,14 +12,11 @@ PENALTIES = np.geomspace(1e-3, 1e3, 25)
 
 
 def near_by(effects: Floats, vectors: Floats) -> NearBy | None:
-    """Learn effects from vectors by kernel ridge on their cosine; None where that is no help.
+    """Learn effects [known, genes] from vectors [known, width], a row of zeros = none.
 
-    The penalty is the one with the least squared error when one perturbation is left out at a time
-    (in closed form); a prior that does not beat the mean effect so is left alone.
-
-    Args:
-        effects: of the perturbations to learn from, [known, genes].
-        vectors: of the same, a row of zeros = none, [known, width].
+    By kernel ridge on their cosine; None where that is no help. The penalty is the one with the
+    least squared error when one perturbation is left out at a time (in closed form); a prior that
+    does not beat the mean effect so is left alone.
     """
     ridge = _Ridge.fitted(effects, vectors)
     if ridge is None:
@@ -31,10 +28,7 @@ def near_by(effects: Floats, vectors: Floats) -> NearBy | None:
 def left_out_near_by(effects: Floats, vectors: Floats) -> Floats | None:
     """Predict each known effect as `near_by` would without it; None where that is no help.
 
-    Arguments are those of `near_by`.
-
-    Returns:
-        Effects of the same perturbations, NaN where one has no vector, [known, genes].
+    [known, genes], NaN where a perturbation has no vector.
     """
     ridge = _Ridge.fitted(effects, vectors)
     if ridge is None:

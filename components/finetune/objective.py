@@ -68,22 +68,12 @@ def measured_deltas(data: TrainingData, deltas: LineDeltas) -> Deltas:
 
 
 def sets_of(
-    deltas: Deltas,
-    lines: Ints,
-    codes: Ints,
-    lengths: Ints,
-    genes: Ints,
-    device: torch.device,
+    deltas: Deltas, lines: Ints, codes: Ints, lengths: Ints, genes: Ints, device: torch.device
 ) -> Sets:
     """Describe the sets of a batch whose cells come set by set.
 
-    Args:
-        deltas: what is measured.
-        lines: cell line of each set, [sets].
-        codes: perturbation of each set, [sets].
-        lengths: cells of each set, [sets].
-        genes: positions of the window's genes among the modelled ones, [G].
-        device: where the model is.
+    Line, perturbation and number of cells are of each set, [sets]; ``genes`` are positions of the
+    window's genes among the modelled ones, [G].
     """
     owner = np.repeat(np.arange(len(lengths)), lengths)
     shares = (owner == np.arange(len(lengths))[:, None]) / lengths[:, None]
@@ -101,10 +91,7 @@ def sets_of(
 def delta_loss(output: Tensor, inputs: Tensor, sets: Sets) -> Tensor:
     """Return the weighted squared error of the sets' mean change, averaged over cells.
 
-    Args:
-        output: predicted expression, float32 [B, G].
-        inputs: the control cells it was predicted from, float32 [B, G].
-        sets: the sets of the batch.
+    Predicted expression and the control cells it is from are float32 [B, G].
     """
     change = sets.shares @ (output - inputs)
     return ((sets.weight * (change - sets.change) ** 2).mean(1) * sets.sizes).sum()

@@ -8,7 +8,6 @@ import tempfile
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol
 
 from components.shared.storage.buckets import FORMS, SCHEMES, may_write, open_bucket
 from components.shared.storage.downloads import check_remote_path, shown
@@ -25,31 +24,7 @@ depends on it."""
 ALLOWED = f"a folder, file://, {FORMS}, or empty"
 
 
-class Place(Protocol):
-    """Where checkpoints are: a folder or a bucket. Names are those of checkpoints."""
-
-    where: str
-
-    def check(self) -> None:
-        """Raise an InputError unless checkpoints can be written, read and deleted here."""
-
-    def names(self) -> dict[str, bool]:
-        """Return every name there is, and whether its checkpoint has a manifest."""
-
-    def draft(self, name: str) -> Path:
-        """Return an empty folder of this machine to write a checkpoint into."""
-
-    def put(self, draft: Path, name: str) -> None:
-        """Make a checkpoint of a draft, its manifest last."""
-
-    def fetch(self, name: str, file: str, scratch: Path) -> Path:
-        """Return a local path of a checkpoint's file; FileNotFoundError where there is none."""
-
-    def delete(self, name: str) -> None:
-        """Delete a checkpoint, its manifest first."""
-
-
-def open_place(uri: str) -> Place:
+def open_place(uri: str) -> "Place":
     """Return the place that ``uri`` names, checked before any work is done for it.
 
     Raises:
@@ -71,12 +46,8 @@ def own_place(uri: str, path: str, name: str) -> str:
     """Return where a task keeps checkpoints of its own: beside its model, or in `OWN_PLACE`.
 
     A pod that is tried again gets the same URI, but another disk. A run on one machine that is
-    started again gets another folder, so it says where the last one left them.
-
-    Args:
-        uri: of the model, below the pipeline root.
-        path: where the model is on this machine's disk.
-        name: what tells the fine-tunes of a run apart.
+    started again gets another folder, so it says where the last one left them. ``uri`` and ``path``
+    are of the model, and ``name`` tells the fine-tunes of a run apart.
     """
     if here := os.environ.get(OWN_PLACE):
         return f"{here}/{name}"
@@ -95,14 +66,14 @@ def own_place(uri: str, path: str, name: str) -> str:
 
 
 class Folder:
-    """Checkpoints in a folder of this machine."""
+    """Checkpoints in a folder of this machine. Names are those of checkpoints."""
 
     def __init__(self, path: Path) -> None:
         self._path = path.absolute()
         self.where = str(self._path)
 
     def check(self) -> None:
-        """See `Place`."""
+        """Raise an InputError unless checkpoints can be written, read and deleted here."""
         try:
             self._path.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self._path):
@@ -113,7 +84,10 @@ class Folder:
             ) from None
 
     def names(self) -> dict[str, bool]:
-        """See `Place`; the draft that a killed process left counts as one without a manifest."""
+        """Return every name there is, and whether its checkpoint has a manifest.
+
+        The draft that a killed process left counts as one without.
+        """
         return {
             path.name: not path.name.startswith(".") and (path / MANIFEST).is_file()
             for path in self._path.iterdir()
@@ -121,30 +95,30 @@ class Folder:
         }
 
     def draft(self, name: str) -> Path:
-        """See `Place`."""
+        """Return an empty folder of this machine to write a checkpoint into."""
         draft = self._path / f".{name}.partial"
         draft.mkdir()
         return draft
 
     def put(self, draft: Path, name: str) -> None:
-        """See `Place`; a rename makes the whole folder appear."""
+        """Make a checkpoint of a draft, its manifest last: a rename makes the whole appear."""
         draft.rename(self._path / name)
 
     def fetch(self, name: str, file: str, scratch: Path) -> Path:
-        """See `Place`."""
+        """Return a local path of a checkpoint's file; FileNotFoundError where there is none."""
         path = self._path / name / file
         if not path.is_file():
             raise FileNotFoundError(path)
         return path
 
     def delete(self, name: str) -> None:
-        """See `Place`."""
+        """Delete a checkpoint, its manifest first."""
         (self._path / name / MANIFEST).unlink(missing_ok=True)
         shutil.rmtree(self._path / name)
 
 
 class Objects:
-    """Checkpoints below a prefix of a bucket; see `Place`.
+    """Checkpoints below a prefix of a bucket, with the methods of `Folder`.
 
     A name is never used twice, so nothing is ever overwritten, and objects that a failed or killed
     upload left have no manifest and go with the older checkpoints.
@@ -160,7 +134,7 @@ class Objects:
         self._bucket = open_bucket(self._shown)
 
     def check(self) -> None:
-        """See `Place`."""
+        """See `Folder`."""
         self.names()
         with tempfile.NamedTemporaryFile() as probe, self._bucket.errors(self._shown):
             stored = self._bucket.upload(
@@ -170,7 +144,7 @@ class Objects:
                 self._bucket.delete(stored)
 
     def names(self) -> dict[str, bool]:
-        """See `Place`."""
+        """See `Folder`."""
         found: dict[str, bool] = {}
         with self._bucket.errors(self._shown):
             for stored in self._bucket.list(self._prefix):
@@ -180,11 +154,11 @@ class Objects:
         return found
 
     def draft(self, name: str) -> Path:
-        """See `Place`."""
+        """See `Folder`."""
         return Path(tempfile.mkdtemp(prefix=f"{name}."))
 
     def put(self, draft: Path, name: str) -> None:
-        """See `Place`; the parts go at the same time, since a node may be ending."""
+        """See `Folder`; the parts go at the same time, since a node may be ending."""
         files = sorted(path for path in draft.iterdir() if path.name != MANIFEST)
         with ThreadPoolExecutor(len(files)) as pool, self._bucket.errors(self._shown):
             list(pool.map(lambda path: self.upload(path, name), files))
@@ -195,7 +169,7 @@ class Objects:
         self._bucket.upload(path, f"{self._prefix}{name}/{path.name}")
 
     def fetch(self, name: str, file: str, scratch: Path) -> Path:
-        """See `Place`.
+        """See `Folder`.
 
         The caller's sha256 is the only check, so that an object that is damaged can be told (and
         passed over) from a bucket that cannot be read (an error).
@@ -206,7 +180,7 @@ class Objects:
         return path
 
     def delete(self, name: str) -> None:
-        """See `Place`."""
+        """See `Folder`."""
 
         def last(stored: Stored) -> bool:
             return not stored.name.endswith(f"/{MANIFEST}")
@@ -214,3 +188,6 @@ class Objects:
         with self._bucket.errors(self._shown):
             for stored in sorted(self._bucket.list(f"{self._prefix}{name}/"), key=last):
                 self._bucket.delete(stored)
+
+
+Place = Folder | Objects

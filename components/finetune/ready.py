@@ -2,53 +2,63 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from components.finetune.brought import Brought
+from components.finetune import given, loading, start
 from components.finetune.checkpoints import Checkpoints, Saved
 from components.finetune.confidence_fit import confidence
 from components.finetune.cross_line_effects import vectors_of
 from components.finetune.data import TrainingData
-from components.finetune.facts import (
-    coverage_of,
-    facts_of_effects,
-    facts_of_start,
-    other_scale,
-)
-from components.finetune.given import (
-    check_total_of_effects,
-    deltas_told,
-    effects_known,
-    table_for_new_lines,
-    vectors_by_gene,
-)
-from components.finetune.known import check_symbols, check_told
+from components.finetune.effect_weights import in_words
+from components.finetune.facts import coverage_of, facts_of_start, other_scale
 from components.finetune.left_out import Screen
-from components.finetune.loading import batches_in_words, load_training_data
 from components.finetune.places import Place
-from components.finetune.start import (
-    check_same_start,
-    found_checkpoint,
-    gene_table,
-    identity_of,
-    start_model,
-)
 from components.finetune.state import Epoch, Fit
 from components.finetune.training import Measured, fit
 from components.finetune.workers import Workers
 from components.shared.artifacts.artifact import Artifact
 from components.shared.artifacts.cells import Cells
+from components.shared.artifacts.confidence import CONFIDENCE_FILE, Confidence
 from components.shared.artifacts.gene_prior import EFFECTS
 from components.shared.artifacts.known_effects import EffectTable
 from components.shared.artifacts.splits import Splits
-from components.shared.artifacts.training_effects import training_effects
+from components.shared.artifacts.training_effects import (
+    TRAINING_EFFECTS_FILE,
+    TrainingEffects,
+    training_effects,
+)
 from components.shared.model import model as scgpt_model
 from components.shared.model.tokens import GeneTokens
 from components.shared.model.vocabulary import Vocabulary
 from components.shared.parameters.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Brought:
+    """Effects of its training lines, and how far it was right in lines that were left out."""
+
+    training: TrainingEffects
+    confidence: Confidence
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Its entries in the statistics."""
+        found = self.confidence
+        return {
+            "scale": found.scale,
+            "held_out_pearson_delta": found.reached(),
+            "held_out_pearson_delta_untrained": found.reached(trained=False),
+            "expectations": found.why or "learned",
+        }
+
+    def write(self, folder: Path) -> None:
+        """Write both files."""
+        self.training.write(folder / TRAINING_EFFECTS_FILE)
+        self.confidence.write(folder / CONFIDENCE_FILE)
 
 
 @dataclass(frozen=True)
@@ -106,7 +116,7 @@ class Ready:
 
 
 def made_ready(asked: Asked, workers: Workers) -> Ready:
-    """Build the model, find the checkpoint to resume from, and read the cells.
+    """Build the model, find the checkpoint to resume from, and read and check the cells.
 
     Raises:
         InputError: an input that cannot be used; see the message.
@@ -114,30 +124,35 @@ def made_ready(asked: Asked, workers: Workers) -> Ready:
     cells, splits, prior, settings = asked.cells, asked.splits, asked.prior, asked.settings
     device = workers.device
     torch.manual_seed(asked.seed)
-    model, args, vocabulary, source = start_model(asked.pretrained, settings)
-    identity = identity_of(asked.inputs, source, settings, asked.seed, device)
+    model, args, vocabulary, source = start.start_model(asked.pretrained, settings)
+    identity = start.identity_of(asked.inputs, source, settings, asked.seed, device)
     store = Checkpoints(asked.place, identity) if asked.place else None
-    saved = found_checkpoint(store) if store else None
+    saved = start.found_checkpoint(store) if store else None
     checkpoint = f"checkpoint {saved.uri}" if saved else "no checkpoint"
-    check_same_start(f"pretrained weights {source[:12]} and {checkpoint}", workers)
+    start.check_same_start(f"pretrained weights {source[:12]} and {checkpoint}", workers)
 
-    check_total_of_effects(prior, cells)
-    table = gene_table(prior, vocabulary)
+    given.check_total_of_effects(prior, cells)
+    table = start.gene_table(prior, vocabulary)
     if table is not None:
         scgpt_model.add_prior(model, table, neutral=settings.prior_neutral)
     tokens = GeneTokens.of(cells.genes, vocabulary)
     data = _data(asked, tokens, workers)
     genes = [cells.genes[column] for column in tokens.columns]
 
-    deltas, scaled = deltas_told(prior, data, genes, splits.test_line, tell=workers.first)
+    deltas, scaled = given.deltas_told(prior, data, genes, splits.test_line, tell=workers.first)
     vectors = None if table is None else vectors_of(data.perturbations, table, vocabulary)
     known, effects = None, None
     if prior.summary.get(EFFECTS) is not None:
         scgpt_model.give_effects(model)
-        known = effects_known(data.perturbations, deltas, vectors, centre=settings.centre_lines)
+        known = given.effects_known(
+            data.perturbations, deltas, vectors, centre=settings.centre_lines
+        )
         data = replace(data, effects=known.change[:-1].to(data.expression.device))
-        by_gene = None if table is None else vectors_by_gene(table, vocabulary)
-        effects = table_for_new_lines(known, data.perturbations, genes, by_gene)
+        by_gene = None
+        if table is not None and known.near:  # for perturbations that are named later
+            by_gene = given.vectors_by_gene(table, vocabulary)
+        new = known.change[-1].numpy()
+        effects = EffectTable(data.perturbations, genes, new, known.origin, known.near, by_gene)
 
     facts = facts_of_start(model, data, cells, tokens, workers, asked.pretrained, prior)
     if not facts["random_init"]:
@@ -149,7 +164,8 @@ def made_ready(asked: Asked, workers: Workers) -> Ready:
         brought = Brought(training, confidence(screen, known))
         facts |= brought.facts
     if known is not None:
-        facts |= facts_of_effects(known, scaled)
+        facts |= {"effects_weights": known.weights, "effects_are": in_words(known.weights)}
+        facts |= {"effects_scaled": scaled} if scaled else {}
     if table is not None:
         facts["prior_coverage"] = coverage_of(table, vocabulary, cells, splits)
     facts["compiled"] = scgpt_model.compile_on(model.to(device), device)
@@ -172,10 +188,10 @@ def made_ready(asked: Asked, workers: Workers) -> Ready:
 def _data(asked: Asked, tokens: GeneTokens, workers: Workers) -> TrainingData:
     """Read the training cells, which the vocabulary must know."""
     settings, splits = asked.settings, asked.splits
-    check_symbols(asked.cells.genes, tokens.vocabulary)
+    loading.check_symbols(asked.cells.genes, tokens.vocabulary)
     if asked.prior.summary.get(EFFECTS) is None:
-        check_told(splits.training_perturbations(), tokens, settings.token_for_unmeasured)
-    data = load_training_data(
+        loading.check_told(splits.training_perturbations(), tokens, settings.token_for_unmeasured)
+    data = loading.load_training_data(
         asked.cells,
         splits,
         tokens,
@@ -184,5 +200,5 @@ def _data(asked: Asked, tokens: GeneTokens, workers: Workers) -> TrainingData:
         match_batches=settings.match_batches,
     )
     if settings.match_batches and workers.first:
-        print(f"finetune: {batches_in_words(data)}", flush=True)
+        print(f"finetune: {loading.batches_in_words(data)}", flush=True)
     return data

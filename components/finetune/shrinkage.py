@@ -39,9 +39,7 @@ POOLED_FROM = 128
 def shrunk(delta: Floats, variance: Floats) -> Floats:
     """Return deltas with their noise taken out, [perturbations, genes].
 
-    Args:
-        delta: as measured, [perturbations, genes].
-        variance: its sampling variance, same shape; `UNKNOWN` where nothing is known.
+    ``variance`` is their sampling variance, `UNKNOWN` where nothing is known.
     """
     known = variance[variance < UNKNOWN]
     least = float(np.sqrt(np.median(known))) if known.size else 1.0
@@ -78,17 +76,10 @@ def _posterior(delta_PG: Tensor, variance_PG: Tensor, slab_K1: Tensor, pooled_K:
 
 
 def _likelihood(delta: Tensor, variance: Tensor, slab: Tensor) -> Tensor:
-    """Return how likely each delta is under each normal, up to a factor.
+    """Return how likely each delta is under each normal, up to a factor, [P, K, G].
 
-    Genes lie side by side, so that what is summed over normals is read in long rows.
-
-    Args:
-        delta: [perturbations, genes].
-        variance: of the same shape.
-        slab: variance of each normal, [normals, 1].
-
-    Returns:
-        [perturbations, normals, genes].
+    Deltas and variance are [P, G], the normals' variance [K, 1]. Genes lie side by side, so that
+    what is summed over normals is read in long rows.
     """
     total = slab + variance[:, None]
     log = torch.addcdiv(total.log(), delta.square()[:, None], total).mul_(-0.5)

@@ -30,7 +30,7 @@ FRESH_ARGS = {"n_layers_cls": 3}
 def start_model(
     pretrained: str, recipe: Recipe
 ) -> tuple[nn.Module, dict[str, Any], dict[str, int], str]:
-    """Return the model to start from, its `args.json`, its vocabulary and a sha256 of its source.
+    """Return the model to start from, its `args.json`, its vocabulary, a sha256 of its source.
 
     Raises:
         InputError: unknown size, or a checkpoint whose tensors do not fit its `args.json`.

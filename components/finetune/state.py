@@ -66,9 +66,8 @@ class Fit:
 class TrainingState:
     """A fine-tune under way.
 
-    Steps and dropout are drawn from seed, epoch and step, so those are its place.
-
-    Numbers up to `seconds` are of the epoch under way.
+    Steps and dropout are drawn from seed, epoch and step, so those are its place. Numbers up to
+    `seconds` are of the epoch under way.
     """
 
     model: nn.Module

@@ -55,13 +55,9 @@ def brought_to_scale(
     the table is nearest to the deltas of the perturbations and genes that both have. It makes a
     table smaller that agrees with the screen in part, as its noise, which is unknown, asks for.
 
-    Args:
-        other: as the gene prior artifact holds it. What was measured on cells is on scale.
-        labels: perturbations of ``own``.
-        genes: modelled genes.
-        own: the deltas of the training lines.
-        without: the test line, whose rows count for nothing.
-        name: what messages call the table.
+    ``labels`` are perturbations of ``own``, ``genes`` are the modelled ones; rows of the test line,
+    ``without``, count for nothing, and what was measured on cells is on scale. Messages call the
+    table ``name``.
 
     Raises:
         InputError: it is off, and too little is shared to tell by how much, or the two do not agree
@@ -131,8 +127,7 @@ def _size(values: Floats) -> float:
 def _least_squares(table: Floats, measured: Floats) -> tuple[float, float]:
     """Return the factor that brings ``table`` nearest to ``measured``, and how sure its sign is.
 
-    Each row, a perturbation, gives a product of the two; sure is their mean over its
-    standard error.
+    Each row gives a product of the two; sure is their mean over its standard error.
     """
     products = (table * measured).sum(axis=1)
     factor = float(products.sum() / np.square(table).sum())

@@ -68,8 +68,7 @@ class Tracker:
     def finish(self, folder: Path) -> str:
         """End the run and keep it in ``folder``/wandb, where `wandb sync` can send it later.
 
-        Returns:
-            The run's URL when online, else its folder relative to ``folder``, '' without a run.
+        Return its URL when online, else its folder relative to ``folder``, '' without a run.
         """
         self._send({"exit_code": 0})
         trouble = self._end()

@@ -84,7 +84,7 @@ def fit(
         seed: reaches partners, order, windows and dropout.
         device: where to train.
         on_epoch: called after each epoch, to log it.
-        checkpoints: where the state is kept, if it is; SIGTERM is answered then.
+        checkpoints: where the state is kept, if it is; SIGTERM is answered then (SystemExit).
         saved: the checkpoint to resume from; training then ends as if it had never stopped.
         workers: the processes that train together; each calls this with the same arguments.
         measured: of the training cells, where that is known already.
@@ -92,7 +92,6 @@ def fit(
     Raises:
         InputError: the loss is not finite (names epoch, step and perturbations), or a set of cells
             does not fit the memory.
-        SystemExit: SIGTERM came; the state is kept.
     """
     state = TrainingState.begin(model, recipe, device=device, workers=workers)
     if saved:

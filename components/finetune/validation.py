@@ -12,8 +12,14 @@ from torch import Tensor, nn
 from components.finetune.checkpoint_manager import CheckpointManager
 from components.finetune.data import Floats, TrainingData, ValidationSet, moments
 from components.finetune.deltas import LineDeltas
-from components.finetune.scores import NAN, discrimination, pearson
-from components.finetune.selection import network_weight, reliability, weighted_mean
+from components.finetune.selection import (
+    NAN,
+    discrimination,
+    network_weight,
+    pearson,
+    reliability,
+    weighted_mean,
+)
 from components.finetune.workers import ALONE, Workers
 from components.shared.model.inference import predict_cells
 from components.shared.model.tokens import Ints
@@ -64,16 +70,17 @@ class HeldOut:
         rng = np.random.default_rng([seed, 3])
         order = rng.permutation(len(data.ids))
         drawn = [_draw(data, recipe, held_out, rng) for held_out in data.validation]
-        pools = {line: _Pool.of(data, line) for line in {one.line for one in data.validation}}
+        lines = {one.line for one in data.validation}
+        basal = {line: moments(data.expression, data.basal[line])[0] for line in lines}
+        spread = {line: moments(data.expression, data.controls[line])[1] for line in lines}
         shape = len(drawn), len(data.ids)
         change, stray, reliable = np.empty(shape), np.zeros(shape), np.empty(len(drawn))
         for i, (held_out, (_, inputs)) in enumerate(zip(data.validation, drawn, strict=True)):
-            pool = pools[held_out.line]
-            change[i], reliable[i] = _measured(data, held_out, pool)
+            change[i], reliable[i] = _measured(data, held_out, spread[held_out.line])
             # A change hardly differs from cell to cell, but the cells do: the inputs' stray from
             # their pool would blur every delta alike.
             if recipe.contrast:
-                stray[i] = moments(data.expression, inputs)[0] - pool.basal
+                stray[i] = moments(data.expression, inputs)[0] - basal[held_out.line]
         return cls(order, drawn, change, reliable, stray)
 
 
@@ -106,19 +113,11 @@ def validate(
     is their rank among the line's sets (see `discrimination`). Predictions are summed as they come:
     what is held of a set is its delta. Several ``workers`` predict a share of the sets each; the
     scores are the same. At SIGTERM to one of them the ``manager`` lets all leave once the set under
-    way is done.
+    way is done (SystemExit; the state is kept).
 
-    Args:
-        model: a `TransformerGenerator`, perhaps with known effects.
-        data: with the held-out sets.
-        recipe: the settings.
-        seed: of the control cells and windows.
-        device: where the model is.
-        manager: what answers SIGTERM.
-        workers: the processes that validate together.
-        sets: what was drawn and measured of them with this seed, where that is known already.
-        responses: what `own_responses` returned. With known effects a network counts for what it
-            adds to them and to its lines' own responses.
+    ``seed`` is of the control cells and windows; ``sets`` are what was drawn and measured with it,
+    where that is known already. ``responses`` are `own_responses`: with known effects a network
+    counts for what it adds to them and to its lines' own responses.
 
     Raises:
         SystemExit: SIGTERM came; the state is kept.
@@ -140,14 +139,7 @@ def own_responses(data: TrainingData, measured: LineDeltas) -> dict[str, Floats]
     """Return what each line's perturbations change, on average, beside what other lines tell.
 
     Held-out sets are of lines that train, so a network knows this of their line. It cannot know it
-    of a new one.
-
-    Args:
-        data: training cells, with known effects or without.
-        measured: the changes of their perturbations.
-
-    Returns:
-        Line to change, [genes]; nothing where there are no known effects.
+    of a new one. Line to change, [genes]; nothing where there are no known effects.
     """
     if data.effects is None:
         return {}
@@ -205,32 +197,12 @@ def _scored(
     )
 
 
-@dataclass(frozen=True)
-class _Pool:
-    """The control cells of a line."""
-
-    basal: Floats
-    """Mean of those that serve as input, [genes]."""
-    spread: Floats
-    """Variance over all of them, [genes]."""
-    cells: int
-    """How many all are."""
-
-    @classmethod
-    def of(cls, data: TrainingData, line: str) -> "_Pool":
-        controls = data.controls[line]
-        return cls(
-            moments(data.expression, data.basal[line])[0],
-            moments(data.expression, controls)[1],
-            len(controls),
-        )
-
-
-def _measured(data: TrainingData, held_out: ValidationSet, pool: _Pool) -> tuple[Floats, float]:
-    """Return the measured delta of a set, [genes], and how reliable it is."""
+def _measured(data: TrainingData, held_out: ValidationSet, spread: Floats) -> tuple[Floats, float]:
+    """Return a set's measured delta, and its reliability beside the controls' variance, [genes]."""
     mean, variance = moments(data.expression, held_out.rows)
     # A rare gene may not vary among a few cells: it varies as in controls, at least.
-    noise = np.fmax(variance, pool.spread) / len(held_out.rows) + pool.spread / pool.cells
+    controls = len(data.controls[held_out.line])
+    noise = np.fmax(variance, spread) / len(held_out.rows) + spread / controls
     change = mean - data.reference_mean[held_out.line]
     return change, reliability(change, noise)
 

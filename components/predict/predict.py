@@ -14,9 +14,17 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 from tqdm import tqdm
 
-from components.predict.perturbations import Requested, report_unknown, requested_of
-from components.predict.table import perturbation_table
-from components.predict.wanted import Wanted, control_obs, predicted_obs, wanted_cells
+from components.predict.wanted import (
+    Requested,
+    Wanted,
+    control_obs,
+    perturbation_table,
+    predicted_obs,
+    report_unknown,
+    requested_of,
+    wanted_cells,
+)
+from components.shared.artifacts import predictions
 from components.shared.artifacts.artifact import MODEL, PREDICTIONS, link_or_copy, opening, writing
 from components.shared.artifacts.cells import Cells
 from components.shared.artifacts.confidence import CONFIDENCE_FILE, MEAN, Confidence
@@ -24,17 +32,7 @@ from components.shared.artifacts.known_effects import EFFECTS_FILE, EffectTable
 from components.shared.artifacts.matched_controls import batches_of
 from components.shared.artifacts.normalisation import check_total, total_of_model
 from components.shared.artifacts.perturbation import CONTROL, genes_of, in_the_words_of
-from components.shared.artifacts.predictions import (
-    CELLS_KIND,
-    KNOWN_MEANS,
-    MATCH_BATCHES,
-    MEANS,
-    NOT_PREDICTED,
-    PERTURBATIONS,
-    PERTURBATIONS_FILE,
-    PREDICTIONS_FILE,
-    TRUTH,
-)
+from components.shared.artifacts.predictions import CELLS_KIND, MATCH_BATCHES, PREDICTIONS_FILE
 from components.shared.artifacts.settings import settings_of
 from components.shared.artifacts.splits import TEST, Splits
 from components.shared.artifacts.training_effects import TRAINING_EFFECTS_FILE, TrainingEffects
@@ -116,22 +114,23 @@ def predict(
         )
         control = opened.rows(basal)
         blocks = predictor.blocks(control, wanted, predictor.partners(basal, wanted))
-        file = draft.path / PREDICTIONS_FILE
         labels = requested.predicted
         controls = opened.rows(reference)
-        seen = predictor.trained or split.training_perturbations()
+        told = predictor.training.perturbations if predictor.training else []
+        seen = told or split.training_perturbations()
         obs = pd.concat(
             [predicted_obs(opened, split, wanted, seen), control_obs(opened, reference)]
         )
         shell = _shell(opened, obs, wanted, reference)
         shell.uns |= {
-            PERTURBATIONS: labels,
+            predictions.PERTURBATIONS: labels,
             CELLS_KIND: predictor.kind,
-            NOT_PREDICTED: predictor.genes_left_out,
+            predictions.NOT_PREDICTED: predictor.genes_left_out,
         }
         known = predictor.known(labels)
-        means = None if known is None else np.maximum(mean_of_cells(control) + known, 0)
-        _write(file, shell, blocks, controls, means)
+        if known is not None:
+            known = np.maximum(mean_of_cells(control) + predictor.scale * known, 0)
+        _write(draft.path / PREDICTIONS_FILE, shell, blocks, controls, known)
         table = perturbation_table(
             wanted,
             opened.genes,
@@ -140,7 +139,7 @@ def predict(
             training=predictor.training,
             confidence=predictor.confidence,
         )
-        table.to_parquet(draft.path / PERTURBATIONS_FILE, index=False)
+        table.to_parquet(draft.path / predictions.PERTURBATIONS_FILE, index=False)
         for name in (TRAINING_EFFECTS_FILE, CONFIDENCE_FILE, STATS_FILE):
             if (trained.path / name).is_file():
                 link_or_copy(trained.path / name, draft.path / name)
@@ -166,16 +165,11 @@ def predict(
 
 
 def clipped_keeping_mean(cells: Floats) -> Floats:
-    """Clip one perturbation's cells at 0 without raising any gene's mean.
+    """Clip one perturbation's cells [cells, genes] at 0 without raising any gene's mean.
 
     A control cell's zero cannot fall, so clipping alone would shrink a predicted fall by the share
-    of zeros but leave a rise whole. Each gene is scaled back to the mean it had before.
-
-    Args:
-        cells: predicted expression of all cells of a perturbation, [cells, genes].
-
-    Returns:
-        Values from 0 up, with the means of ``cells`` (0 where those are negative), [cells, genes].
+    of zeros but leave a rise whole. Each gene is scaled back to the mean it had before, 0 where
+    that is negative.
     """
     clipped = np.maximum(cells, 0.0)
     wanted = np.maximum(cells.mean(axis=0, dtype=np.float64), 0.0)
@@ -192,6 +186,8 @@ class _Predictor:
         checkpoint = read_checkpoint(folder)
         self.settings = settings_of(checkpoint.args, folder)
         check_total(cells.target_sum, total_of_model(checkpoint.args), folder)
+        self.kind = str(self.settings[CELLS_KIND])
+        """Of the cells, one of `PREDICTED_CELLS`."""
         self.vocabulary = checkpoint.vocabulary
         self.genes = cells.genes
         self.training = _if_there(folder / TRAINING_EFFECTS_FILE, TrainingEffects.read)
@@ -205,11 +201,6 @@ class _Predictor:
         self.clipped = self.values = 0
         self.seed = seed
         self.order: Ints = np.random.default_rng([seed, 5]).permutation(len(self.tokens.ids))
-
-    @property
-    def kind(self) -> str:
-        """Kind of the cells, one of `PREDICTED_CELLS`."""
-        return str(self.settings[CELLS_KIND])
 
     @property
     def cells_of_a_mean(self) -> int | None:
@@ -226,11 +217,6 @@ class _Predictor:
         """The factor that predicted changes are multiplied by."""
         scaled = self.settings.get("scale_effects", False) and self.confidence is not None
         return self.confidence.scale if scaled and self.confidence else 1.0
-
-    @property
-    def trained(self) -> set[str]:
-        """The perturbations that training had; empty where the model does not say."""
-        return set(self.training.perturbations) if self.training else set()
 
     @property
     def genes_left_out(self) -> list[str]:
@@ -307,18 +293,14 @@ class _Predictor:
                 yield predicted, mean.astype(np.float32)
 
     def known(self, labels: list[str]) -> Floats | None:
-        """Return what the effects the model was given come to without it, [labels, genes]."""
-        known = self._given(labels)
-        return None if known is None else self.scale * known
-
-    def _given(self, labels: list[str]) -> Floats | None:
+        """Return the effects that the model was given, not scaled, [labels, genes]."""
         return self.effects.of(labels, self.genes) if self.effects else None
 
     def _predict(self, basal: Floats, label: str, progress: tqdm) -> Floats:
         """Return the prediction for control cells [cells, genes] under ``label``, in batches."""
         predicted, target = basal.copy(), self._targets(label)
         size = self.settings["batch_size"]
-        known = self._given([label])
+        known = self.known([label])
         effects = None if known is None else torch.from_numpy(known[:, self.tokens.columns])
         for start in range(0, len(basal), size):
             part = predicted[start : start + size]
@@ -381,7 +363,7 @@ def mean_of_cells(cells: csr_matrix) -> Floats:
 def _shell(cells: Cells, obs: pd.DataFrame, wanted: Wanted, reference: Ints) -> AnnData:
     """Return all of the h5ad but the predictions; without a truth where nothing was measured."""
     layers = {}
-    if wanted.any_measured:
+    if (wanted.rows >= 0).any():
         rows = np.concatenate([wanted.rows, reference])
         there = rows >= 0
         # A predicted cell without a measurement is a row without a value: nothing is copied.
@@ -389,7 +371,7 @@ def _shell(cells: Cells, obs: pd.DataFrame, wanted: Wanted, reference: Ints) -> 
         sizes = np.zeros(1 + len(rows), found.indptr.dtype)
         sizes[1:][there] = np.diff(found.indptr)
         parts = found.data, found.indices, np.cumsum(sizes, dtype=sizes.dtype)
-        layers[TRUTH] = csr_matrix(parts, shape=(len(rows), found.shape[1]))
+        layers[predictions.TRUTH] = csr_matrix(parts, shape=(len(rows), found.shape[1]))
     uns = {"perturbation_column": "perturbation", "control": CONTROL}
     for column in ("perturbation", "cell_line"):
         obs[column] = obs[column].astype("category")
@@ -405,8 +387,7 @@ def _write(
 ) -> None:
     """Write the h5ad, predictions block by block: mapped cells sparse, denoised ones dense.
 
-    ``controls`` are the measured ones that end the file;
-    ``known`` are the means that the effects the model was given come to without it.
+    The measured ``controls`` end the file; ``known`` are the means by known effects alone.
     """
     shell.write_h5ad(file)
     shell.layers.clear()  # as large as what is predicted, and on disk now
@@ -418,9 +399,9 @@ def _write(
             rows.append(csr_matrix(cells))
             means.append(mean)
         rows.append(controls)
-        stored = {MEANS: np.stack(means, axis=1)}
+        stored = {predictions.MEANS: np.stack(means, axis=1)}
         if known is not None:
-            stored[KNOWN_MEANS] = np.ascontiguousarray(known.T)
+            stored[predictions.KNOWN_MEANS] = np.ascontiguousarray(known.T)
         anndata.io.write_elem(h5, "varm", stored)
 
 

@@ -1,19 +1,89 @@
-"""The cells to predict: one for each measured cell, some for each perturbation without any."""
+"""What is predicted: which perturbations, their cells, and what stands behind each prediction."""
 
-from collections.abc import Collection
+import sys
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from components.predict.perturbations import Requested
 from components.shared.artifacts.cells import Cells
-from components.shared.artifacts.perturbation import CONTROL
-from components.shared.artifacts.predictions import MEASURED
+from components.shared.artifacts.confidence import Confidence, control_similarity
+from components.shared.artifacts.perturbation import CONTROL, genes_of
+from components.shared.artifacts.predictions import MEASURED, PERTURBATION_COLUMNS
 from components.shared.artifacts.splits import TEST, Splits
+from components.shared.artifacts.training_effects import TrainingEffects
 from components.shared.model.tokens import Ints
-from components.shared.telling.errors import InputError
+from components.shared.telling.errors import InputError, nearest
+
+MOST_NAMED = 20
+"""Perturbations that a warning names one by one; finding the nearest symbol takes a while."""
+
+
+@dataclass(frozen=True)
+class Requested:
+    """The requested perturbations: which were measured, and which can be predicted."""
+
+    measured: list[str]
+    """With cells in the test line, sorted; always predicted, so that all can be scored."""
+    unmeasured: list[str]
+    """Without, sorted."""
+    unknown: list[str]
+    """Those of which the model knows nothing; they are left out."""
+
+    @property
+    def predicted(self) -> list[str]:
+        """All that are predicted, sorted."""
+        return sorted([*self.measured, *self.unmeasured])
+
+
+def requested_of(
+    requested: Sequence[str], measured: Collection[str], knows: Callable[[str], bool]
+) -> Requested:
+    """Split the requested perturbations, by what was measured and what the model knows."""
+    others = sorted(set(requested) - set(measured))
+    known = [label for label in others if knows(label)]
+    return Requested(sorted(measured), known, [label for label in others if label not in known])
+
+
+def report_unknown(
+    requested: Requested,
+    knows: Callable[[str], bool],
+    symbols: Collection[str],
+    names: Mapping[str, list[str]],
+) -> None:
+    """Name what is left out, and what may be meant, by genes and the table of other ``names``."""
+    if not requested.unknown:
+        return
+    listed = [_named(label, knows, symbols, names) for label in requested.unknown[:MOST_NAMED]]
+    if len(requested.unknown) > MOST_NAMED:
+        listed.append(f"{len(requested.unknown) - MOST_NAMED} more")
+    many = len(requested.unknown) > 1
+    text = (
+        f"{'these' if many else 'this'} cannot be predicted, since the model knows neither the "
+        f"gene nor its effect: {'; '.join(listed)}"
+    )
+    if not requested.predicted:
+        raise InputError(f"perturbations: {text}; name genes of the model's vocab.json")
+    print(f"predict: WARNING: {text}; the others are predicted", file=sys.stderr, flush=True)
+
+
+def _named(
+    label: str,
+    knows: Callable[[str], bool],
+    symbols: Collection[str],
+    names: Mapping[str, list[str]],
+) -> str:
+    hints = []
+    for gene in genes_of(label):
+        if knows(gene):
+            continue
+        if found := names.get(gene):
+            hints.append(f"another name of {' or '.join(found)}")
+        else:
+            hints.append(nearest(gene, symbols).removeprefix(", "))
+    return f"'{label}'" + (f" ({', '.join(filter(None, hints))})" if any(hints) else "")
 
 
 @dataclass(frozen=True)
@@ -24,11 +94,6 @@ class Wanted:
     """Perturbation of each, [cells]."""
     rows: Ints
     """The measured cell that each stands for, a row of the cells artifact; -1 = none, [cells]."""
-
-    @property
-    def any_measured(self) -> bool:
-        """Whether any of them stands for a measured cell."""
-        return bool((self.rows >= 0).any())
 
 
 def wanted_cells(requested: Requested, splits: Splits, cells_each: int) -> Wanted:
@@ -47,7 +112,7 @@ def wanted_cells(requested: Requested, splits: Splits, cells_each: int) -> Wante
 def predicted_obs(
     cells: Cells, splits: Splits, wanted: Wanted, seen: Collection[str]
 ) -> pd.DataFrame:
-    """Return `obs` of the cells to predict, [cells].
+    """Return `obs` of the cells to predict, whose names no cell of the data may have, [cells].
 
     Raises:
         InputError: a cell of the data already has the name of one that is to be made.
@@ -85,3 +150,40 @@ def _flagged(obs: pd.DataFrame, measured: NDArray[np.bool_], seen: Collection[st
         seen_in_training=obs["perturbation"].isin(seen).to_numpy(bool),
         **{MEASURED: measured},
     )
+
+
+def perturbation_table(
+    wanted: Wanted,
+    genes: Sequence[str],
+    control: NDArray[np.floating],
+    *,
+    flagged: Callable[[str], bool],
+    training: TrainingEffects | None,
+    confidence: Confidence | None,
+) -> pd.DataFrame:
+    """Return the columns `PERTURBATION_COLUMNS` of each perturbation of ``wanted``, sorted.
+
+    ``genes`` are the measured ones, ``control`` is the mean of the test line's basal controls,
+    [genes]; the others are what the model tells, where it brings that along.
+    """
+    labels, cells = np.unique(wanted.labels, return_counts=True)
+    there = wanted.rows >= 0
+    table = pd.DataFrame({"perturbation": labels.astype(object), "cells": cells})
+    table["measured_cells"] = [int(there[wanted.labels == label].sum()) for label in labels]
+    lines = [training.lines_of(str(label)) if training else [] for label in labels]
+    table["training_lines"] = [", ".join(names) for names in lines]
+    table["training_cells"] = 0
+    table["flagged"] = [flagged(str(label)) for label in labels]
+    measured = set(genes)
+    table["target_measured"] = [set(genes_of(str(label))) <= measured for label in labels]
+    if training:
+        counted = pd.Series(training.cells.sum(axis=0), training.perturbations)
+        table["training_cells"] = counted.reindex(labels, fill_value=0).to_numpy(np.int64)
+        similarity = control_similarity(control, genes, training)
+        table["control_similarity"] = similarity
+        if confidence:
+            expected = confidence.expected(table["perturbation"].tolist(), similarity)
+            table = table.join(expected.reset_index(drop=True))
+    table = table.reindex(columns=list(PERTURBATION_COLUMNS))
+    table["known"] = table["known"].fillna("").astype(str)
+    return table

@@ -12,21 +12,11 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from components.publish.chain import UNKNOWN, chain_rows, made_elsewhere, source_of
-from components.publish.facts import (
-    against_baselines,
-    means_and_cells,
-    number,
-)
 from components.publish.published_files import is_scored
 from components.publish.terms import Terms, binding, citations_of, notice_of, terms_of
-from components.shared.artifacts import shapes
+from components.shared.artifacts import evaluation, shapes
 from components.shared.artifacts.artifact import Artifact, code_version
-from components.shared.artifacts.evaluation import (
-    HEADLINE,
-    RESULTS_FILE,
-    lower_is_better,
-    read_numbers,
-)
+from components.shared.artifacts.evaluation import HEADLINE, HEADLINE_METRIC, RESULTS_FILE
 from components.shared.artifacts.normalisation import TARGET_SUM, USUAL, unit_of
 from components.shared.findings.limitations import (
     count,
@@ -36,11 +26,63 @@ from components.shared.findings.limitations import (
     open_licence,
 )
 from components.shared.findings.origins import prior_asked_for
-from components.shared.findings.verdict import verdict
+from components.shared.findings.verdict import INCOMPARABLE, standing, verdict
 from components.shared.storage.documents import Shape, read_json
 from components.shared.telling.addresses import JOIN, public, unchecked, visible
 from components.shared.telling.errors import InputError
 from components.shared.telling.markdown import names_as_code
+
+WHAT_CELLS_ARE = {
+    "rank": "The cells are measured {test_line} controls, mapped gene by gene, by rank, to the "
+    "predicted mean, which stays exact. Their spread, zeros and correlation of genes are those of "
+    "the controls and no prediction. The baselines' means were turned into cells the same way.",
+    "denoised": "The cells are the model's output, cell by cell, which spreads less than measured "
+    "cells do; a baseline's cells all hold its mean. Where a mean lies among the controls then "
+    "decides these metrics more than effects do: roc_auc below 0.5 is no wrong direction.",
+}
+"""Content of `X` besides the measured controls, by evaluate's `predicted_cells`."""
+
+Facts = Mapping[str, Any]
+
+
+def number(value: float | None) -> str:
+    """Return a metric's value as text, a dash where there is none."""
+    return "-" if value is None else f"{value:.4f}"
+
+
+def against_baselines(metrics: Facts) -> list[str]:
+    """Return a sentence a baseline: the test in the headline, and how many of all it was."""
+    return [_against(name, metrics) for name in metrics["baselines"]]
+
+
+def _against(name: str, metrics: Facts) -> str:
+    test = metrics["comparisons"].get(name)
+    if not test or test["difference"] is None:
+        return f"In {HEADLINE_METRIC} the model {INCOMPARABLE} `{name}`."
+    text = (
+        f"In {HEADLINE_METRIC} the model **{test['verdict']}** `{name}`: {number(test['model'])} "
+        f"against {number(test['baseline'])}"
+    )
+    if test["low"] is not None and test["high"] is not None:
+        text += (
+            f" (paired difference {test['difference']:+.4f}, 95 % interval {test['low']:+.4f} to "
+            f"{test['high']:+.4f}, ahead in {test['better']} of {test['of']} perturbations)"
+        )
+    return f"{text}. In all: {standing(metrics, name).counted}."
+
+
+def means_and_cells(metrics: Facts, test_line: str) -> list[str]:
+    """Return which metrics of the table look at predicted means and which at predicted cells."""
+    of = {
+        what: ", ".join(name for name in HEADLINE if name in names)
+        for what, names in metrics["metrics_of"].items()
+    }
+    return [
+        f"Of the predicted means (`varm['predicted_mean']`) alone: {of['means']}.",
+        f"Of the predicted cells (`X`): {of['cells']}. "
+        + WHAT_CELLS_ARE[metrics["predicted_cells"]].format(test_line=test_line),
+    ]
+
 
 TEMPLATE = "card.md.j2"
 TASK = "perturbation-prediction"
@@ -107,7 +149,7 @@ class _Run:
         self.model_at = made_elsewhere(artifacts["model"])
         shape = shapes.STATS if self.model_at else shapes.FULL_STATS
         self.stats = _json(artifacts["model"].path / "training_stats.json", shape)
-        self.metrics = read_numbers(artifacts["evaluation"].path)
+        self.metrics = evaluation.read_numbers(artifacts["evaluation"].path)
         self.scored = is_scored(artifacts["evaluation"])
         results = artifacts["evaluation"].path / RESULTS_FILE
         self.results = _columns(results) if self.scored else {}
@@ -156,10 +198,8 @@ def _columns(path: Path) -> dict[str, list[float]]:
             names, rows = table.fieldnames or (), list(table)
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: is not a CSV file ({error}); evaluate again") from None
-    columns: dict[str, list[float]] = {}
-    for name in names:
-        columns[name] = [value for row in rows if math.isfinite(value := _float(row[name]))]
-    return columns
+    found = {name: [_float(row[name]) for row in rows] for name in names}
+    return {name: list(filter(math.isfinite, values)) for name, values in found.items()}
 
 
 def _float(text: str | None) -> float:
@@ -343,7 +383,7 @@ def _metric_rows(run: _Run) -> list[dict[str, Any]]:
         values = run.results.get(name, [])
         rows.append(
             {
-                "name": f"{name} (lower is better)" if lower_is_better(name) else name,
+                "name": f"{name} (lower is better)" if evaluation.lower_is_better(name) else name,
                 "mean": number(metrics["model"][name]),
                 "median": number(statistics.median(values) if values else None),
                 "max": number(max(values, default=None)),

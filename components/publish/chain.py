@@ -1,7 +1,6 @@
 """The chain of digests from the source data to the evaluation, and that it is one chain."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from components.shared.artifacts.artifact import Artifact
 from components.shared.artifacts.finished import PUBLISHED_AT
@@ -44,55 +43,30 @@ def made_elsewhere(model: Artifact) -> str:
 
 def source_of(artifacts: Mapping[str, Artifact]) -> dict[str, str]:
     """Return the data set's URI and sha256 as the tasks passed them on, 'unknown' if none did."""
-    for artifact in artifacts.values():
-        summary = artifact.summary
-        if summary.get("source"):
-            return {
-                "uri": str(summary["source"]),
-                "sha256": str(summary.get("source_sha256") or UNKNOWN),
-            }
-    return {"uri": UNKNOWN, "sha256": UNKNOWN}
+    summaries = (artifact.summary for artifact in artifacts.values())
+    told = next((summary for summary in summaries if summary.get("source")), {})
+    return {
+        "uri": str(told.get("source") or UNKNOWN),
+        "sha256": str(told.get("source_sha256") or UNKNOWN),
+    }
 
 
 def chain_rows(artifacts: Mapping[str, Artifact]) -> list[dict[str, str]]:
     """Return one row per artifact from cells to evaluation: name, format, sha256, task, code."""
-    rows = []
     inputs = {
         name: facts
         for artifact in ("predictions", "model")
         for name, facts in artifacts[artifact].provenance["inputs"].items()
     }
-    for name, task in (("cells", "ingest"), ("prior", "prior")):
-        if name in inputs:
-            rows.append(_row(name, inputs[name]["format"], inputs[name]["sha256"], task, "", ""))
+    rows = [
+        {key: inputs[name][key] for key in ("format", "sha256")}
+        | {"name": name, "task": task, "revision": "", "image": ""}
+        for name, task in (("cells", "ingest"), ("prior", "prior"))
+        if name in inputs
+    ]
     for name in ("splits", "model", "predictions", "evaluation"):
-        artifact = artifacts[name]
-        facts = artifact.provenance
-        rows.append(
-            _row(
-                name,
-                facts["format"],
-                artifact.digest,
-                facts["made_by"],
-                _revision(facts["code"]),
-                facts["image"],
-            )
-        )
+        facts = artifacts[name].provenance
+        own = {"name": name, "sha256": artifacts[name].digest, "task": facts["made_by"]}
+        own["revision"] = f"{facts['code']['version']} ({facts['code']['revision']})"
+        rows.append(own | {key: facts[key] for key in ("format", "image")})
     return rows
-
-
-def _row(
-    name: str, format: str, sha256: str, task: str, revision: str, image: str
-) -> dict[str, str]:
-    return {
-        "name": name,
-        "format": format,
-        "sha256": sha256,
-        "task": task,
-        "revision": revision,
-        "image": image,
-    }
-
-
-def _revision(code: Mapping[str, Any]) -> str:
-    return f"{code['version']} ({code['revision']})"

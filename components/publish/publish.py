@@ -7,15 +7,8 @@ from components.publish.card import result, write_card
 from components.publish.chain import check_chain
 from components.publish.published_files import CARD_FILE, check_files, collect
 from components.publish.targets import check_target, upload
-from components.shared.artifacts.artifact import (
-    EVALUATION,
-    MODEL,
-    PREDICTIONS,
-    PUBLISHED,
-    SPLITS,
-    opening,
-    writing,
-)
+from components.shared.artifacts import artifact
+from components.shared.artifacts.artifact import MODEL, PUBLISHED, SPLITS, opening, writing
 from components.shared.findings.results import RESULT, tell_result
 from components.shared.storage.files import local_path
 from components.shared.telling.addresses import scheme_of
@@ -53,8 +46,8 @@ def publish(
         _check_apart(local_path(publish_to), target)
     artifacts = {
         "model": opening(model, MODEL),
-        "predictions": opening(predictions, PREDICTIONS),
-        "evaluation": opening(evaluation, EVALUATION),
+        "predictions": opening(predictions, artifact.PREDICTIONS),
+        "evaluation": opening(evaluation, artifact.EVALUATION),
         "splits": opening(splits, SPLITS),
     }
     check_chain(artifacts)

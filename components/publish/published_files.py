@@ -4,21 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from components.shared.artifacts import evaluation as evaluated
 from components.shared.artifacts.artifact import Artifact, link_or_copy
-from components.shared.artifacts.evaluation import (
-    AGGREGATED_FILE,
-    CALIBRATION_FILE,
-    CALLED_FILE,
-    COMPARISONS_FILE,
-    EXPLORER_FILE,
-    METRICS_FILE,
-    REPORT_FILE,
-    RESULTS_FILE,
-    SCORES_FILE,
-    STRATA_FILE,
-    SUMMARY_FILE,
-    UNDEFINED_FILE,
-)
+from components.shared.artifacts.evaluation import CALLED_FILE, REPORT_FILE, SCORES_FILE
 from components.shared.artifacts.finished import BESIDE, NEEDED
 from components.shared.artifacts.licences import STATE_LICENCE_FILE
 from components.shared.storage.digests import sha256_of
@@ -27,14 +15,14 @@ from components.shared.telling.errors import InputError
 CARD_FILE = "README.md"
 
 SCORES = (
-    AGGREGATED_FILE,
-    RESULTS_FILE,
-    SUMMARY_FILE,
+    evaluated.AGGREGATED_FILE,
+    evaluated.RESULTS_FILE,
+    evaluated.SUMMARY_FILE,
     SCORES_FILE,
-    COMPARISONS_FILE,
-    STRATA_FILE,
-    UNDEFINED_FILE,
-    CALIBRATION_FILE,
+    evaluated.COMPARISONS_FILE,
+    evaluated.STRATA_FILE,
+    evaluated.UNDEFINED_FILE,
+    evaluated.CALIBRATION_FILE,
     CALLED_FILE,
 )
 """Tables that there are only where something was measured."""
@@ -54,19 +42,15 @@ class Group:
 
 
 def groups(*, scored: bool) -> list[Group]:
-    """Return what a run publishes, in the reference run's layout.
-
-    Args:
-        scored: whether anything was measured, so that there are scores.
-    """
+    """Return what a run publishes, in the reference run's layout; scores where it has any."""
     return [
         Group("model", "", NEEDED),
         Group("model", "", BESIDE, optional=True),
         Group("predictions", "predictions", ("scgpt_replogle_test.h5ad",)),
         Group("evaluation", "predictions", EFFECTS),
         Group("evaluation", "eval", SCORES if scored else ()),
-        Group("evaluation", "eval", (METRICS_FILE, REPORT_FILE)),
-        Group("evaluation", "eval", (EXPLORER_FILE,), optional=True),
+        Group("evaluation", "eval", (evaluated.METRICS_FILE, REPORT_FILE)),
+        Group("evaluation", "eval", (evaluated.EXPLORER_FILE,), optional=True),
     ]
 
 
@@ -98,18 +82,18 @@ WHAT = {
     "effects.parquet": "each perturbation and gene: predicted, measured, and in each training line",
     "effects.csv.gz": "the same as text",
     "perturbations.csv": "per perturbation: cells, lines, strength, top genes, what to expect",
-    EXPLORER_FILE: "look up a knock-down, or what moves a gene",
+    evaluated.EXPLORER_FILE: "look up a knock-down, or what moves a gene",
     "scgpt_replogle_test.h5ad": "predicted cells, and the measured ones where there are any",
-    AGGREGATED_FILE: "cell-eval's describe table, over what has a value",
-    RESULTS_FILE: "cell-eval's metrics, one row per perturbation",
-    SUMMARY_FILE: "means with intervals of the model, the baselines and the ceiling",
+    evaluated.AGGREGATED_FILE: "cell-eval's describe table, over what has a value",
+    evaluated.RESULTS_FILE: "cell-eval's metrics, one row per perturbation",
+    evaluated.SUMMARY_FILE: "means with intervals of the model, the baselines and the ceiling",
     SCORES_FILE: "every metric of every prediction and perturbation",
-    COMPARISONS_FILE: "the model against each baseline, with tests",
-    STRATA_FILE: "means by kind of perturbation",
-    UNDEFINED_FILE: "what has no value, and why",
-    CALIBRATION_FILE: "how often a called gene really is, by predicted FDR",
+    evaluated.COMPARISONS_FILE: "the model against each baseline, with tests",
+    evaluated.STRATA_FILE: "means by kind of perturbation",
+    evaluated.UNDEFINED_FILE: "what has no value, and why",
+    evaluated.CALIBRATION_FILE: "how often a called gene really is, by predicted FDR",
     CALLED_FILE: "share of genes called by quintile of expression",
-    METRICS_FILE: "means of everything, for machines",
+    evaluated.METRICS_FILE: "means of everything, for machines",
     REPORT_FILE: "the report, with plots",
 }
 
@@ -127,11 +111,7 @@ def check_files(artifacts: Mapping[str, Artifact]) -> None:
 
 
 def collect(artifacts: Mapping[str, Artifact], folder: Path) -> list[dict[str, str | int]]:
-    """Put the files of the artifacts into ``folder``.
-
-    Returns:
-        One row per file: its path in the folder, what it is, sha256 and bytes.
-    """
+    """Put the artifacts' files into ``folder``; return path, what, sha256 and bytes of each."""
     rows: list[dict[str, str | int]] = []
     for group in groups(scored=is_scored(artifacts["evaluation"])):
         source = artifacts[group.artifact].path

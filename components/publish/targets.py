@@ -65,9 +65,6 @@ def _say(text: str) -> None:
     print(f"publish: {without_secrets(text)}", file=sys.stderr, flush=True)
 
 
-# a folder
-
-
 def _check_folder(path: Path) -> None:
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise InputError(
@@ -76,9 +73,6 @@ def _check_folder(path: Path) -> None:
     above = next(parent for parent in path.absolute().parents if parent.exists())
     if not above.is_dir() or not os.access(above, os.W_OK):
         raise InputError(f"publish_to {path}: {above} is not a writable folder")
-
-
-# a bucket
 
 
 def _object(prefix: str, name: str) -> str:
@@ -127,9 +121,6 @@ def _delete(bucket: Bucket, uploaded: list[Stored]) -> None:
         except Exception as error:
             # The failure that led here matters more, and the other objects can still go.
             _say(f"could not delete {bucket.uri}/{stored.name} ({type(error).__name__})")
-
-
-# hf://
 
 
 def _token() -> str:
@@ -212,11 +203,7 @@ def _commit(api: "HfApi", repository: str, branch: str, files: dict[str, Path]) 
     additions = [CommitOperationAdd(name, str(path)) for name, path in files.items()]
     # Or a .gitignore in the repository would leave files out without a word.
     api.preupload_lfs_files(
-        repository,
-        additions,
-        revision=branch,
-        free_memory=False,
-        gitignore_content="# nothing\n",
+        repository, additions, revision=branch, free_memory=False, gitignore_content="# nothing\n"
     )
     return api.create_commit(
         repository,

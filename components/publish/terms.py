@@ -4,12 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from components.shared.artifacts.licences import (
-    SE_600M,
-    STATE_LICENCE_FILE,
-    is_non_commercial,
-    licence_of,
-)
+from components.shared.artifacts import licences
+from components.shared.artifacts.licences import SE_600M, is_non_commercial, licence_of
 from components.shared.telling.addresses import JOIN, public
 
 SCGPT = (
@@ -54,9 +50,7 @@ class Terms:
 def terms_of(source: str, stats: Mapping[str, Any]) -> list[Terms]:
     """Return the terms of the cells, of the base weights and of all that the prior was made of.
 
-    Args:
-        source: where the cells are from; several joined by `JOIN`, empty = not known.
-        stats: the model's `training_stats.json`.
+    ``source`` is where the cells are from, several joined by `JOIN`, empty = not known.
     """
     found = [Terms("data", public(one), licence_of(one, "")) for one in _split(source)]
     base = str(stats["pretrained"])
@@ -87,8 +81,8 @@ def notice_of(terms: Sequence[Terms], files: Sequence[str]) -> list[str]:
             "licence names a derivative work. It may be used and passed on for non-commercial "
             "purposes alone. Research, development or education that a commercial entity engages "
             "in or sponsors is not a non-commercial purpose, whoever does it.",
-            f"Licence: `{STATE_LICENCE_FILE}` in this folder."
-            if STATE_LICENCE_FILE in files
+            f"Licence: `{licences.STATE_LICENCE_FILE}` in this folder."
+            if licences.STATE_LICENCE_FILE in files
             else "Before you pass it on, put a complete, unaltered copy of MODEL_LICENSE.md of "
             "https://huggingface.co/arcinstitute/SE-600M into this folder, as the licence asks.",
             f"Cite: {STATE}",

@@ -21,9 +21,8 @@ from scipy.sparse import csr_matrix, issparse
 
 from components.evaluate.contenders import baselines
 from components.evaluate.contenders.baselines import baseline_means, contenders
-from components.evaluate.contenders.halves import halves
 from components.evaluate.contenders.ridge import vectors_of
-from components.evaluate.contenders.yardstick import Yardstick
+from components.evaluate.contenders.yardstick import Yardstick, halves
 from components.evaluate.evaluate import evaluate, in_order
 from components.evaluate.inputs import cell_eval_files
 from components.evaluate.inputs.pair import Pair, pair_of

@@ -17,9 +17,9 @@ from scipy.sparse import csr_matrix
 from scipy.stats import mannwhitneyu, pearsonr, wilcoxon
 from statsmodels.stats.multitest import multipletests
 
-from components.evaluate.contenders.halves import halves
 from components.evaluate.contenders.ridge import PENALTIES, ridge_deltas
-from components.evaluate.contenders.yardstick import Yardstick
+from components.evaluate.contenders.yardstick import Yardstick, halves
+from components.evaluate.evaluate import repeat_command
 from components.evaluate.inputs.pair import Pair
 from components.evaluate.inputs.training_lines import Training
 from components.evaluate.measures import metrics
@@ -32,12 +32,11 @@ from components.evaluate.measures.calibrated import (
     replicate_scores,
     settings_of,
 )
-from components.evaluate.measures.calls import EDGES, calls
 from components.evaluate.measures.centred import pearson_delta_centred
-from components.evaluate.measures.diagnosis import control_skew, diagnose
-from components.evaluate.measures.groups import Groups
+from components.evaluate.measures.diagnosis import EDGES, calls, control_skew, diagnose
 from components.evaluate.measures.measured import Measured
 from components.evaluate.measures.scoring import score
+from components.evaluate.measures.side import Side
 from components.evaluate.measures.strata import by_stratum, strata
 from components.evaluate.measures.uncertainty import (
     BEATS,
@@ -48,9 +47,12 @@ from components.evaluate.measures.uncertainty import (
     interval,
 )
 from components.evaluate.pages.effect_tables import read_asked
-from components.evaluate.pages.repeat_command import repeat_command
-from components.evaluate.pages.seeds import spread_over_seeds
-from components.evaluate.pages.summary import described, summary_table, undefined_table
+from components.evaluate.pages.summary import (
+    described,
+    spread_over_seeds,
+    summary_table,
+    undefined_table,
+)
 from components.shared.artifacts.artifact import CELLS, EVALUATION, Artifact, opening, writing
 from components.shared.artifacts.evaluation import HEADLINE, SEEN, UNSEEN
 from components.shared.artifacts.predictions import PERTURBATIONS_FILE
@@ -305,16 +307,12 @@ def pair() -> Pair:
     )
 
 
-def _groups(pair: Pair) -> tuple[Groups, Groups]:
+def _groups(pair: Pair) -> tuple[Side, Side]:
     measured = Measured.of(pair, threads=1)
-    found = score(pair, threads=1, measured=measured)
-    return (
-        Groups.of(found.predicted),
-        Groups.of(measured.side),
-    )
+    return score(pair, threads=1, measured=measured).predicted, measured.side
 
 
-def _theirs(pair: Pair, whole: Groups, **changes: str) -> dict[str, float]:
+def _theirs(pair: Pair, whole: Side, **changes: str) -> dict[str, float]:
     config = replace(settings_of(whole, pair.genes), cache_strict=False, num_threads=1, **changes)
     config = replace(config, pert_col=pair.perturbation_column)
     table = aggregate_metrics(compute_metrics(*pair.anndata(), config=config))

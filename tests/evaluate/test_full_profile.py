@@ -20,7 +20,7 @@ from scipy.sparse import csr_matrix, issparse
 from scipy.stats import pearsonr
 from sklearn.metrics import pairwise_distances
 
-from components.evaluate.contenders.halves import halves
+from components.evaluate.contenders.yardstick import halves
 from components.evaluate.inputs.pair import Pair
 from components.evaluate.inputs.rows import Chosen, OnDisk, dense, digest_of, matrix_of
 from components.evaluate.measures import measured as measured_module

@@ -11,7 +11,7 @@ from components.finetune.cross_line_effects import carried, line_key
 from components.finetune.deltas import LineDeltas
 from components.finetune.effect_parts import COMMON, COPIED, KERNEL, PARTS, SHRUNK, estimates_from
 from components.finetune.effect_weights import HELD_BACK, WITHOUT_LINES, in_words, weights_of
-from components.finetune.scores import discrimination
+from components.finetune.selection import discrimination
 from tests.finetune.lines import LABELS, screens
 from tests.finetune.shared_effects import screen, tellers
 

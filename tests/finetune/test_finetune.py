@@ -14,7 +14,7 @@ from components.finetune.curves import PANELS, curves_page
 from components.finetune.deltas import line_deltas
 from components.finetune.finetune import finetune
 from components.finetune.model_files import CURVES_FILE
-from components.finetune.scores import pearson
+from components.finetune.selection import pearson
 from components.finetune.start import start_model
 from components.predict.predict import clipped_keeping_mean, draw_partners, predict
 from components.shared.artifacts.artifact import MODEL, PREDICTIONS, opening

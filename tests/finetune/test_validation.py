@@ -13,7 +13,7 @@ from torch import nn
 
 from components.finetune import validation
 from components.finetune.data import ValidationSet
-from components.finetune.scores import discrimination, pearson
+from components.finetune.selection import discrimination, pearson
 from components.finetune.validation import validate
 from components.shared.parameters.recipe import load_recipe
 from tests.finetune.arrays import CPU, GENES, training_data

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 from huggingface_hub import ModelCard
 
-from components.publish.card import prior_rows
-from components.publish.facts import against_baselines
+from components.publish.card import against_baselines, prior_rows
 from components.publish.publish import publish
 from components.publish.terms import notice_of, terms_of
 from components.shared.artifacts.artifact import PUBLISHED, opening

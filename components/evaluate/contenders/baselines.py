@@ -15,15 +15,8 @@ from components.evaluate.contenders.ridge import ridge_deltas
 from components.evaluate.inputs.pair import Pair
 from components.evaluate.inputs.rows import Matrix, dense
 from components.evaluate.inputs.training_lines import Training
-from components.shared.artifacts.evaluation import (
-    CONTROL_CELLS,
-    CONTROL_MEAN,
-    MEAN_DELTA,
-    MODEL,
-    MODEL_MEANS,
-    RIDGE,
-    SAME_PERTURBATION_DELTA,
-)
+from components.shared.artifacts import evaluation
+from components.shared.artifacts.evaluation import MEAN_DELTA, MODEL, MODEL_MEANS, RIDGE
 from components.shared.artifacts.matched_controls import BATCH
 from components.shared.model.rank_cells import draw_matched_partners, draw_partners, rank_cells
 
@@ -34,25 +27,17 @@ Floats = NDArray[np.float64]
 
 
 def baseline_means(
-    training: Training,
-    perturbations: list[str],
-    vectors: Mapping[str, Floats] | None = None,
+    training: Training, perturbations: list[str], vectors: Mapping[str, Floats] | None = None
 ) -> tuple[dict[str, Floats], dict[str, list[str]]]:
     """Return each baseline's mean for each perturbation, and which perturbations fell back.
 
-    Args:
-        training: from `training_pseudobulks`.
-        perturbations: what to predict.
-        vectors: the gene prior's, from `ridge.vectors_of`; None or empty = no ridge baseline.
-
-    Returns:
-        Means by baseline, each of shape [perturbations, genes], clipped to >= 0; and by baseline
-        the perturbations it knows nothing of, which get the mean delta: those no training line
-        has, or those without a vector.
+    Means are [perturbations, genes], clipped to >= 0. By baseline, the perturbations it knows
+    nothing of get the mean delta: those no training line has, or those without a vector of the gene
+    prior (``vectors``, from `ridge.vectors_of`; None or empty = no ridge baseline).
     """
     mean = training.mean_delta()
     known = {
-        SAME_PERTURBATION_DELTA: {
+        evaluation.SAME_PERTURBATION_DELTA: {
             label: delta
             for label in perturbations
             if (delta := training.delta_of(label)) is not None
@@ -61,7 +46,7 @@ def baseline_means(
     if ridge := ridge_deltas(training, vectors or {}, perturbations):
         known[RIDGE] = ridge
     deltas = {
-        CONTROL_MEAN: np.zeros((len(perturbations), len(mean))),
+        evaluation.CONTROL_MEAN: np.zeros((len(perturbations), len(mean))),
         MEAN_DELTA: np.tile(mean, (len(perturbations), 1)),
     } | {name: np.array([own.get(x, mean) for x in perturbations]) for name, own in known.items()}
     fallbacks = {name: [x for x in perturbations if x not in own] for name, own in known.items()}
@@ -97,7 +82,7 @@ def contenders(
     partners = _partners(pair, pool.shape[0], batches)
     yield MODEL, pair
     yield MODEL_MEANS, pair.with_prediction(Broadcast(own, number, measured))
-    yield CONTROL_CELLS, pair.with_prediction(Drawn(pool, partners, number, measured))
+    yield evaluation.CONTROL_CELLS, pair.with_prediction(Drawn(pool, partners, number, measured))
     for name, mean in means.items():
         chosen = mean[:, columns]
         cells = (

@@ -30,10 +30,7 @@ def vectors_of(prior: Artifact, perturbations: set[str]) -> dict[str, Floats]:
     """Return the prior's vector of each perturbation that has one, [width].
 
     The vector of a perturbation of several genes is the sum of theirs, and it has none where one
-    of them has none. Only the requested rows are read.
-
-    Raises:
-        InputError: the table does not name its rows.
+    of them has none. Only the requested rows are read. A table must name its rows.
     """
     file = prior.path / TABLE_FILE
     if not file.is_file():
@@ -70,18 +67,11 @@ def _names(text: str, file: Path) -> list[str]:
 def ridge_deltas(
     training: Training, vectors: Mapping[str, Floats], perturbations: list[str]
 ) -> dict[str, Floats]:
-    """Predict deltas from the prior's vectors, fitted on the training perturbations.
+    """Predict deltas from the prior's ``vectors``, fitted on the training perturbations.
 
-    The penalty is chosen by leaving out one training perturbation at a time.
-
-    Args:
-        training: gives each training perturbation's delta, averaged over lines.
-        vectors: from `vectors_of`, of training and test perturbations.
-        perturbations: what to predict.
-
-    Returns:
-        The delta of each perturbation that has a vector, [genes], log1p of counts per 10,000; none
-        where fewer than `FEWEST` training perturbations have one.
+    The penalty is chosen by leaving out one training perturbation at a time. Returns the delta of
+    each perturbation that has a vector, [genes], log1p of counts per 10,000; none where fewer than
+    `FEWEST` training perturbations have one.
     """
     known = [label for label in training.perturbations if label in vectors]
     asked = [label for label in perturbations if label in vectors]

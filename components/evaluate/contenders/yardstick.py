@@ -1,23 +1,71 @@
-"""The measured side of every comparison: one code path for all predictions."""
+"""The measured side of every comparison, and its halves: what data allow any model to score."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import polars as pl
+from cell_eval._evaluator import SB_METRICS
 
-from components.evaluate.contenders.halves import at_full_depth, halves
 from components.evaluate.inputs.pair import Pair
-from components.evaluate.inputs.rows import dense
+from components.evaluate.inputs.rows import Chosen, dense
 from components.evaluate.measures.calibrated import Raw, raw_scores, replicate_scores
-from components.evaluate.measures.calls import Calls, calls
 from components.evaluate.measures.centred import pearson_delta_centred
-from components.evaluate.measures.diagnosis import CHANCE, Diagnosis, control_skew, diagnose
-from components.evaluate.measures.groups import Groups
+from components.evaluate.measures.diagnosis import (
+    CHANCE,
+    Calls,
+    Diagnosis,
+    calls,
+    control_skew,
+    diagnose,
+)
 from components.evaluate.measures.measured import Measured
 from components.evaluate.measures.metrics import EVERY
 from components.evaluate.measures.scoring import Score, score
+from components.evaluate.measures.side import Side
 from components.shared.artifacts.evaluation import CENTRED
+
+SEED = 0
+"""cell-eval's own seed for its ceiling."""
+
+
+def halves(pair: Pair) -> Pair | None:
+    """Return one half of the measured cells as a prediction of the other.
+
+    The cells of each perturbation and the controls are split at random into two disjoint halves
+    of floor(n / 2), as cell-eval's `compute_ceiling` does; each half has controls of its own.
+    Perturbations with a single cell are left out. None where no halves can be made: fewer than two
+    controls, or no perturbation with two cells.
+    """
+    sizes = {label: len(rows) for label, rows in pair.rows.items()}
+    if sizes.pop(pair.control) < 2 or max(sizes.values()) < 2:
+        return None
+    rng = np.random.default_rng(SEED)
+    measured, predicted = [], []
+    for own in pair.rows.values():
+        drawn = rng.permutation(own)
+        half = len(drawn) // 2
+        measured.append(drawn[:half])
+        predicted.append(drawn[half : 2 * half])
+    rows, others = np.concatenate(measured), np.concatenate(predicted)
+    predicted_half, measured_half = Chosen(pair.measured, others), Chosen(pair.measured, rows)
+    return replace(pair, predicted=predicted_half, obs=pair.obs.iloc[rows], measured=measured_half)
+
+
+def at_full_depth(metrics: pd.DataFrame) -> pd.DataFrame:
+    """Map what the halves score to the depth of all cells, as cell-eval's `compute_ceiling`.
+
+    Spearman-Brown, 2r / (1 + r), of each metric's mean over perturbations, in the metrics that
+    cell-eval holds fit for it (`SB_METRICS`; no error metric is) and in our correlation, where
+    r > 0. cell-eval's own mean is NaN as soon as one perturbation has no value; this one leaves
+    those out. Index = metric; columns half_depth (the halves' mean), ceiling and n_nan.
+    """
+    mean = metrics.mean()
+    fit = mean.index.isin([*SB_METRICS, CENTRED])
+    corrected = (2 * mean / (1 + mean)).where((mean > 0) & fit)
+    parts = {"half_depth": mean, "ceiling": corrected, "n_nan": metrics.isna().sum()}
+    return pd.DataFrame(parts).rename_axis("metric")
 
 
 @dataclass(frozen=True)
@@ -44,7 +92,7 @@ class Ceiling:
     outcome: Outcome
     """Scores of one half as a prediction of the other, at half the depth."""
     table: pd.DataFrame
-    """Mapped to full depth, see `halves.at_full_depth`."""
+    """Mapped to full depth, see `at_full_depth`."""
     replicate: Raw
     """cell-eval2's metrics of a replicate, before rescaling."""
 
@@ -55,7 +103,6 @@ class Yardstick:
 
     pair: Pair
     measured: Measured
-    groups: Groups
     threads: int
     cache: Path | None
 
@@ -65,8 +112,7 @@ class Yardstick:
     ) -> "Yardstick":
         """Make the measured cells of ``pair`` ready; its prediction is not looked at."""
         measured = Measured.of(pair, threads=threads, what=what, cache=cache)
-        groups = Groups.of(measured.side)
-        return cls(pair, measured, groups, threads, cache)
+        return cls(pair, measured, threads, cache)
 
     def examine(self, prediction: Pair, *, what: str) -> Outcome:
         """Score a prediction of the same cells; ``what`` names it in the progress bar."""
@@ -75,8 +121,7 @@ class Yardstick:
         found = score(
             prediction, threads=self.threads, measured=self.measured, what=what, cache=cache
         )
-        groups = Groups.of(found.predicted)
-        return self._outcome(found, groups, own_controls=False)
+        return self._outcome(found, own_controls=False)
 
     def ceiling(self) -> Ceiling | None:
         """Score one half of the measured cells as a prediction of the other, if it can be done."""
@@ -88,32 +133,33 @@ class Yardstick:
         found = score(
             split, threads=threads, measured=half.measured, what="the other half", cache=cache
         )
-        groups = Groups.of(found.predicted)
-        outcome = half._outcome(found, groups, own_controls=True)
-        replicate = replicate_scores(groups, half.groups, self.groups, split.genes)
+        outcome = half._outcome(found, own_controls=True)
+        sides = found.predicted, half.measured.side, self.measured.side
+        replicate = replicate_scores(*sides, split.genes)
         return Ceiling(outcome, at_full_depth(outcome.metrics), replicate)
 
-    def _outcome(self, found: Score, groups: Groups, *, own_controls: bool) -> Outcome:
-        ours = {CENTRED: pearson_delta_centred(groups.deltas, self.groups.deltas)}
+    def _outcome(self, found: Score, *, own_controls: bool) -> Outcome:
+        predicted, measured = found.predicted, self.measured.side
+        ours = {CENTRED: pearson_delta_centred(predicted.deltas, measured.deltas)}
         # cell-eval leaves out a metric that no perturbation has.
         metrics = found.metrics.assign(**ours).reindex(columns=list(EVERY))
-        really, failed = self.groups.called, dict(found.not_computed)
+        failed = dict(found.not_computed)
         raw = raw_scores(
-            groups, self.groups, self.pair.genes, own_controls=own_controls, failed=failed
+            predicted, measured, self.pair.genes, own_controls=own_controls, failed=failed
         )
         return Outcome(
             found.table,
             metrics,
             failed,
-            calls(groups.fdr, really, self.groups.means[0]),
-            self._diagnosis(metrics, groups),
+            calls(predicted.fdr, measured.called, measured.centroids[0]),
+            self._diagnosis(metrics, predicted),
             raw,
         )
 
-    def _diagnosis(self, metrics: pd.DataFrame, groups: Groups) -> Diagnosis | None:
+    def _diagnosis(self, metrics: pd.DataFrame, predicted: Side) -> Diagnosis | None:
         """Say why roc_auc is below chance, where it is."""
         if not metrics["roc_auc"].mean() < CHANCE:
             return None
         controls = dense(self.pair.measured[self.pair.rows[self.pair.control]])
-        skew = control_skew(groups.means[1:], controls)
-        return diagnose(groups.fdr, self.groups.called, skew)
+        skew = control_skew(predicted.centroids[1:], controls)
+        return diagnose(predicted.fdr, self.measured.side.called, skew)

@@ -20,12 +20,7 @@ from components.shared.telling.errors import InputError, one_line_errors
 
 
 def write_cell_eval_files(predictions: Path, predicted: Path, measured: Path) -> str:
-    """Write the two files and return the `cell-eval run` command that compares them.
-
-    Args:
-        predictions: the h5ad of a predictions artifact.
-        predicted: file to write with the predicted expression in X.
-        measured: file to write with the measured expression in X.
+    """Write two files of expression in X, and return the `cell-eval run` that compares them.
 
     Raises:
         InputError: ``predictions`` cannot be read or used, or a file to write exists.

@@ -39,12 +39,8 @@ def check_cells(
     0.92; with controls that were a model's input, reference and input share their noise. Cells of
     perturbations that were not measured are in no split.
 
-    Args:
-        given: all cells.
-        pair: those that were measured, with the controls; None = no perturbed cell was.
-        splits: the splits.
-        asked: the requested perturbations; None = every one of the test cells.
-        where: the file's name, for messages.
+    ``pair`` is what was measured, with the controls, None = no perturbed cell was; ``asked`` are
+    the requested perturbations, None = every one of the test cells.
 
     Raises:
         InputError: a cell the splits do not have, one in another role or with another label, one
@@ -127,10 +123,8 @@ def check_genes(pair: Predicted, genes: list[str], where: str) -> None:
 def check_means(adata: AnnData, pair: Predicted, where: str) -> str:
     """Check that each perturbation's cells have the mean that was predicted for it.
 
-    Metrics of means are computed from the cells; only so are they the predicted means'.
-
-    Returns:
-        What the predicted cells are, one of `PREDICTED_CELLS`.
+    Metrics of means are computed from the cells; only so are they the predicted means'. Returns
+    what the predicted cells are, one of `PREDICTED_CELLS`.
 
     Raises:
         InputError: means or kind of the cells are missing, or cells with another mean.

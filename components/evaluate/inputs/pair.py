@@ -1,6 +1,6 @@
 """A predictions file, checked, and of what was measured the pair that cell-eval compares."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -51,10 +51,7 @@ class Predicted:
         return dict(zip(labels.tolist(), np.split(order, ends), strict=True))
 
     def means(self, matrix: Matrix) -> NDArray[np.float64]:
-        """Return the mean of ``matrix`` [cells, genes] over the controls, then each perturbation.
-
-        Its shape is [1 + perturbations, genes], rows in the order of `perturbations`.
-        """
+        """Return means of the controls, then of each perturbation, [1 + perturbations, genes]."""
         groups = (self.rows[label] for label in (self.control, *self.perturbations))
         return np.array([dense(matrix[rows]).mean(axis=0, dtype=np.float64) for rows in groups])
 
@@ -68,14 +65,7 @@ class Pair(Predicted):
 
     def with_prediction(self, predicted: Matrix) -> "Pair":
         """Return this pair with another prediction in the place of the model's."""
-        return Pair(
-            predicted,
-            self.obs,
-            self.genes,
-            self.perturbation_column,
-            self.control,
-            self.measured,
-        )
+        return replace(self, predicted=predicted)
 
     def anndata(self) -> tuple[AnnData, AnnData]:
         """Return (predicted, measured) as the two AnnData cell-eval takes, all in memory."""
@@ -87,10 +77,9 @@ class Pair(Predicted):
         return AnnData(predicted, obs=obs.copy(), var=var.copy()), AnnData(measured, obs, var)
 
     def deltas(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return (predicted, measured) mean deltas against the controls of the file.
+        """Return (predicted, measured) mean deltas against the controls, [perturbations, genes].
 
-        Both have shape [perturbations, genes], log1p of counts per 10,000, rows in the order of
-        `perturbations`: what cell-eval's `pearson_delta` correlates.
+        In log1p of counts per 10,000: what cell-eval's `pearson_delta` correlates.
         """
         predicted, measured = (self.means(matrix) for matrix in (self.predicted, self.measured))
         return predicted[1:] - predicted[0], measured[1:] - measured[0]
@@ -109,9 +98,8 @@ def pair_of(adata: AnnData, where: str) -> Pair:
 def predicted_of(adata: AnnData, where: str) -> tuple[Predicted, Pair | None]:
     """Check the content of a predictions file; return all of it, and what of it was measured.
 
-    Returns:
-        Every cell; and the cells of the perturbations that were measured, with the controls: the
-        same object where that is all, None where it is no perturbation.
+    That is the cells of the perturbations that were measured, with the controls: the same object
+    where that is all, None where it is no perturbation.
 
     Raises:
         InputError: a missing column, layer or `uns` entry, a label that is not bare, no control

@@ -93,7 +93,7 @@ def no_training(splits: Splits) -> InputError:
 def known_of_training(
     cells: Cells, splits: Splits, predictions: Path | None = None
 ) -> TrainingEffects | None:
-    """Return what the training lines showed, None where neither cells nor predictions tell of it.
+    """Return what training lines showed, None where neither cells nor predictions tell of it.
 
     Raises:
         InputError: a training line without reference controls, or a file that cannot be read.

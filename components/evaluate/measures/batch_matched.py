@@ -39,10 +39,7 @@ class MatchedChange:
     ) -> dict[str, Any]:
         """Return what `metrics.json` holds: by metric and prediction the mean over perturbations.
 
-        Args:
-            changes: predicted, by prediction, each [perturbations, genes].
-            perturbations: labels of the rows.
-            genes: names of the columns.
+        ``changes`` are predicted, [perturbations, genes] each; the others are names of both.
         """
         scores: dict[str, Any] = {metric: {} for metric in OF_MEANS}
         for name, change in changes.items():
@@ -63,15 +60,8 @@ def matched_change(
 ) -> MatchedChange | None:
     """Measure the test line's perturbations against reference controls of the same batch.
 
-    Cells whose batch has fewer than ten of those are compared with all of the line's.
-
-    Args:
-        cells: the cells.
-        splits: splits made from them.
-        perturbations: with measured cells in the test line.
-
-    Returns:
-        None where the test line's cells are in one batch, or in none that is known.
+    Cells whose batch has fewer than ten of those are compared with all of the line's. None where
+    the test line's cells are in one batch, or in none that is known.
     """
     batches = batches_of(cells)
     rows, controls = splits.rows(TEST), splits.reference(splits.test_line)

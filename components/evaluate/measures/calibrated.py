@@ -27,7 +27,7 @@ from cell_eval2.run import dispatch_anndata_metrics, dispatch_de_metrics, metric
 from cell_eval2.scoring import Scoring, is_degenerate, score_one
 from numpy.typing import NDArray
 
-from components.evaluate.measures.groups import Groups
+from components.evaluate.measures.side import Side
 
 PROFILE = "vcc2026"
 AVERAGE = "average"
@@ -60,8 +60,8 @@ class Calibrated:
 
 
 def raw_scores(
-    predicted: Groups,
-    measured: Groups,
+    predicted: Side,
+    measured: Side,
     genes: list[str],
     *,
     own_controls: bool = False,
@@ -70,14 +70,8 @@ def raw_scores(
     """Return the profile's metrics before rescaling, aggregated over perturbations.
 
     One that cannot be computed of these cells is NaN, as pds_cosine is where every gene is some
-    perturbation's target.
-
-    Args:
-        predicted: groups of the predicted cells.
-        measured: groups of the measured cells.
-        genes: names of their columns.
-        own_controls: whether the sides have different controls, as the halves of the ceiling.
-        failed: filled with the metrics that cannot be computed, and cell-eval2's reason.
+    perturbation's target; ``failed`` is filled with cell-eval2's reason. ``own_controls``: the
+    sides have different controls, as the halves of the ceiling.
     """
     failed = {} if failed is None else failed
     settings = settings_of(measured, genes)
@@ -143,10 +137,7 @@ def _aggregated(rows: pl.DataFrame, names: list[str]) -> Raw:
 
 
 def _has_value(rows: pl.DataFrame, ratio: DerivedAgg | None) -> bool:
-    """Return whether a ratio of sums has a positive denominator, where both its parts are finite.
-
-    A metric that is no ratio has a value.
-    """
+    """Return whether a metric has a value: a ratio of sums needs a positive, finite denominator."""
     if ratio is None:
         return True
     finite = rows.filter(pl.col("value").is_finite())
@@ -155,21 +146,17 @@ def _has_value(rows: pl.DataFrame, ratio: DerivedAgg | None) -> bool:
     return below.join(above, on="perturbation", how="semi")["value"].sum() > 0
 
 
-def replicate_scores(half: Groups, other: Groups, whole: Groups, genes: list[str]) -> Raw:
+def replicate_scores(half: Side, other: Side, whole: Side, genes: list[str]) -> Raw:
     """Return what a replicate scores: one half of the measured cells against the other.
 
-    Args:
-        half: groups of one half's cells.
-        other: groups of the other half's.
-        whole: groups of all measured cells: it says which genes de_wilcoxon_lfc_nmae looks at, as
-            cell-eval2's `compute_lfc_nmae_reference` does.
-        genes: names of their columns.
+    All measured cells, the ``whole``, say which genes de_wilcoxon_lfc_nmae looks at, as in
+    cell-eval2's `compute_lfc_nmae_reference`.
     """
     found = raw_scores(half, other, genes, own_controls=True)
     return found | {LFC_NMAE: _fold_change_error(half, other, whole, genes)}
 
 
-def _fold_change_error(half: Groups, other: Groups, whole: Groups, genes: list[str]) -> float:
+def _fold_change_error(half: Side, other: Side, whole: Side, genes: list[str]) -> float:
     epsilon = settings_of(whole, genes).de.epsilon
     # Perturbations of a single cell have no halves.
     rows = [whole.perturbations.index(label) for label in half.perturbations]
@@ -185,20 +172,20 @@ def _fold_change_error(half: Groups, other: Groups, whole: Groups, genes: list[s
     return float(np.mean(ratios)) if ratios else np.nan
 
 
-def _moments(side: Groups) -> tuple[dict[str, Any], dict[str, GroupMoments]]:
+def _moments(side: Side) -> tuple[dict[str, Any], dict[str, GroupMoments]]:
     """Return means and squares in cell-eval2's form, by the name of the space they are in."""
     labels = np.array([side.control, *side.perturbations])
-    moments = GroupMoments(labels, side.sizes, side.squares)
-    return {"lognorm": (labels, side.means)}, {"lognorm": moments}
+    moments = GroupMoments(labels, side.sizes.astype(np.float64), side.squares)
+    return {"lognorm": (labels, side.centroids)}, {"lognorm": moments}
 
 
-def _fold_changes(side: Groups, epsilon: float) -> Floats:
+def _fold_changes(side: Side, epsilon: float) -> Floats:
     """Return log2 fold changes of means in counts per 10,000, [perturbations, genes]."""
     logs = np.log2(side.linear_means + epsilon)
     return logs[1:] - logs[0]
 
 
-def _de(side: Groups, fold: Floats, genes: list[str], part: slice) -> pl.DataFrame:
+def _de(side: Side, fold: Floats, genes: list[str], part: slice) -> pl.DataFrame:
     """Return some perturbations' differential expression in cell-eval2's form."""
     # A cross join repeats names many times as fast as an array of them is read.
     targets = pl.DataFrame({"target": side.perturbations[part]}, schema={"target": pl.String})
@@ -211,13 +198,7 @@ def _de(side: Groups, fold: Floats, genes: list[str], part: slice) -> pl.DataFra
 
 
 def calibrate(raw: Mapping[str, Raw], zero: Raw, replicate: Raw) -> Calibrated:
-    """Rescale the scores of predictions.
-
-    Args:
-        raw: from `raw_scores`, by prediction.
-        zero: what the mean response scores.
-        replicate: from `replicate_scores`.
-    """
+    """Rescale scores: from 0, what the mean response scores, to 1, what a replicate does."""
     policies, without = {}, {}
     for name, policy in SCORED.items():
         if why := _no_scale(zero[name], replicate[name], policy):
@@ -250,7 +231,7 @@ def _no_scale(zero: float, replicate: float, policy: Scoring) -> str:
     return ""
 
 
-def settings_of(measured: Groups, genes: list[str]) -> EvalConfig:
+def settings_of(measured: Side, genes: list[str]) -> EvalConfig:
     """Return the profile's settings for log1p values."""
     known = set(genes)
     return replace(

@@ -12,18 +12,13 @@ Floats = NDArray[np.float64]
 
 
 def pearson_delta_centred(predicted: Floats, measured: Floats) -> Floats:
-    """Correlate deltas after the measured mean effect is taken from both sides.
+    """Correlate deltas [perturbations, genes] after the measured mean effect is taken from both.
 
     Distances between deltas do not change when the same is taken from both, so
     discrimination_score_l1 and _l2 and mae_delta are corrected for it as they are.
 
-    Args:
-        predicted: deltas against the controls, [perturbations, genes], log1p of counts per 10,000.
-        measured: the same of the measured cells.
-
-    Returns:
-        Pearson correlation over genes, [perturbations]; NaN where a side does not vary, and for
-        all where there are fewer than two perturbations, whose mean effect is the one's own.
+    NaN where a side does not vary, and for all where there are fewer than two perturbations, whose
+    mean effect is the one's own.
     """
     if len(measured) < 2:
         return np.full(len(measured), np.nan)

@@ -27,12 +27,8 @@ def discrimination_scores(
 ) -> dict[str, float]:
     """Return 1 - rank / n of each perturbation's own measured effect, nearest first.
 
-    Args:
-        real: measured effects, mean less that of the controls, [perturbations, genes].
-        predicted: predicted effects, of the same shape.
-        perturbations: labels of the rows; the gene of a perturbation's name is left out for it.
-        genes: names of the columns.
-        metric: l1, l2 or cosine.
+    Effects are means less that of the controls, [perturbations, genes]; the gene of a
+    perturbation's name is left out for it. ``metric``: l1, l2 or cosine.
     """
     made, rounding = METRICS[metric]
     distances = made(real.astype(np.float64), predicted.astype(np.float64))

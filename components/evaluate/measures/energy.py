@@ -41,17 +41,11 @@ class Points:
 
     @classmethod
     def of(
-        cls,
-        cells: NDArray[Any],
-        centre: NDArray[np.float64] | None = None,
-        mapped: Mapped = map,
+        cls, cells: NDArray[Any], centre: NDArray[np.float64] | None = None, mapped: Mapped = map
     ) -> "Points":
         """Convert dense cells [cells, genes]: to float64, or to what they are less a centre.
 
-        Args:
-            cells: values of any precision.
-            centre: what is taken from each, None = nothing.
-            mapped: `map`, or that of a thread pool.
+        ``mapped`` is `map`, or that of a thread pool.
         """
         values = np.empty(cells.shape, np.float64 if centre is None else cells.dtype)
         norms = np.empty(len(cells))
@@ -115,12 +109,7 @@ def _from_products(products, x, y, x_norms, y_norms, rounded, found):  # type: i
 
 
 def mean_distance_within(x: Points, mapped: Mapped = map) -> float:
-    """Return the mean distance over all pairs of cells, a cell and itself among them.
-
-    Args:
-        x: the cells.
-        mapped: `map`, or that of a thread pool.
-    """
+    """Return the mean distance over all pairs of cells, a cell and itself among them."""
 
     def rows(start: int) -> float:
         part = x.rows(start, start + ROWS)

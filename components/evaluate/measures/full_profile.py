@@ -8,17 +8,11 @@ distances, the discrimination scores and the correlation of the numbers of genes
 
 from collections.abc import Iterator
 
+import cell_eval
 import numpy as np
 import pandas as pd
 import polars as pl
 from anndata import AnnData
-from cell_eval import (
-    MetricPipeline,
-    MetricType,
-    PerturbationAnndataPair,
-    initialize_de_comparison,
-    metrics_registry,
-)
 from scipy.stats import pearsonr
 
 from components.evaluate.measures.compiled import keep_umaps
@@ -38,9 +32,8 @@ COUNTS = ["de_nsig_counts_real", "de_nsig_counts_pred"]
 def full_profile(real: Side, predicted: Side) -> tuple[pl.DataFrame, dict[str, str]]:
     """Compare a predicted with the measured side.
 
-    Returns:
-        cell-eval's table, a row per perturbation (`results.csv`), and metrics computed here that
-        could not be, with the reason. Those that cell-eval could not compute it logs.
+    Returns cell-eval's table, a row per perturbation (`results.csv`), and metrics computed here
+    that could not be, with the reason. Those that cell-eval could not compute it logs.
     """
     table = _of_tables(real, predicted)
     table = table.join(_of_means(real, predicted), on=LABEL, how="left", maintain_order="left")
@@ -70,10 +63,12 @@ def _of_tables(real: Side, predicted: Side) -> pl.DataFrame:
     with bar(total=count, what="genes called", unit=" sets") as progress:
         for start in range(0, count, AT_ONCE):
             stop = min(start + AT_ONCE, count)
-            pipeline = MetricPipeline("de")
+            pipeline = cell_eval.MetricPipeline("de")
             pipeline.skip_metrics(CALLED)
             pipeline.compute_de_metrics(
-                initialize_de_comparison(real.de_of(start, stop), predicted.de_of(start, stop))
+                cell_eval.initialize_de_comparison(
+                    real.de_of(start, stop), predicted.de_of(start, stop)
+                )
             )
             parts.append(pipeline.get_results())
             progress.update(stop - start)
@@ -86,7 +81,7 @@ def _of_means(real: Side, predicted: Side) -> pl.DataFrame:
     obs = pd.DataFrame({LABEL: pd.Categorical(labels)}, index=labels)
     var = pd.DataFrame(index=pd.Index(real.genes, dtype=str))
     # Clusters are of means in float64, the others of means in the precision of the cells.
-    pair = PerturbationAnndataPair(
+    pair = cell_eval.PerturbationAnndataPair(
         real=AnnData(real.centroids, obs=obs.copy(), var=var.copy()),
         pred=AnnData(predicted.centroids, obs=obs.copy(), var=var.copy()),
         pert_col=LABEL,
@@ -97,7 +92,7 @@ def _of_means(real: Side, predicted: Side) -> pl.DataFrame:
     pair.bulk_real["_default"] = (labels, np.asfortranarray(real.pseudobulks))
     pair.bulk_pred["_default"] = (labels, np.asfortranarray(predicted.pseudobulks))
     keep_umaps()
-    pipeline = MetricPipeline("anndata")
+    pipeline = cell_eval.MetricPipeline("anndata")
     pipeline.skip_metrics([ENERGY, *DISCRIMINATION])
     pipeline.compute_anndata_metrics(pair)
     return pipeline.get_results()
@@ -113,6 +108,6 @@ def _agreement_in_numbers_called(table: pl.DataFrame) -> float:
 
 def _columns() -> Iterator[str]:
     """Yield the columns of cell-eval's table in its order."""
-    for kind in (MetricType.DE, MetricType.ANNDATA_PAIR):
-        for name in metrics_registry.list_metrics(kind):
+    for kind in (cell_eval.MetricType.DE, cell_eval.MetricType.ANNDATA_PAIR):
+        for name in cell_eval.metrics_registry.list_metrics(kind):
             yield from COUNTS if name == "de_nsig_counts" else [name]

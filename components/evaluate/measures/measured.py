@@ -43,14 +43,7 @@ class Measured:
         what: str = "measured cells",
         cache: Path | None = None,
     ) -> "Measured":
-        """Compute the measured side of ``pair``, or read it from the cache.
-
-        Args:
-            pair: predicted and measured cells; the prediction is not looked at.
-            threads: CPU threads; 0 = all available.
-            what: names the side in the progress bar.
-            cache: folder kept between evaluations, None = keep nothing.
-        """
+        """Compute the measured side of ``pair``, or read it from the cache; see `cached_side`."""
         centred = len(pair.perturbations) >= MANY
         cells = pair.measured[pair.rows[pair.control]]
         controls = Controls.of(cells, centred=centred, threads=threads)
@@ -91,10 +84,7 @@ def cached_side(
         controls: makes the side's controls ready, if they are needed.
         threads: CPU threads; 0 = all available.
         what: names the side in the progress bar.
-        cache: folder kept between evaluations, None = keep nothing.
-
-    Raises:
-        InputError: the cache cannot be written to.
+        cache: folder kept between evaluations, None = keep nothing; it must be writable.
     """
 
     def compute() -> Side:

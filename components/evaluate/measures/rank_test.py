@@ -42,12 +42,7 @@ class SortedControls:
 
     @classmethod
     def of(cls, cells: Floats, mapped: Callable = map) -> "SortedControls":
-        """Sort dense controls [cells, genes], log1p of counts per 10,000, none below zero.
-
-        Args:
-            cells: the controls.
-            mapped: `map`, or that of a thread pool.
-        """
+        """Sort dense controls [cells, genes], log1p of counts per 10,000, none below zero."""
         count, genes = cells.shape
 
         def counted(start: int) -> NDArray[np.int64]:
@@ -78,13 +73,8 @@ def rank_test(
     Several perturbations go through the controls of a gene together, while those are at hand. It
     lets go of Python's lock, so that threads can test side by side.
 
-    Args:
-        cells: dense expression, none below zero, one perturbation after the other, [cells, genes].
-        stops: the row after each perturbation's last, [perturbations].
-        controls: of the same genes.
-
-    Returns:
-        U of each perturbation's cells and p, each of shape [perturbations, genes].
+    Cells are dense, none below zero, one perturbation after the other, [cells, genes]; ``stops`` is
+    the row after each one's last. Returns U and p, each of shape [perturbations, genes].
     """
     ordered = np.array(cells.T, order="C")  # a copy, also of one gene's cells
     for part in np.split(ordered, stops[:-1], axis=1):
@@ -103,15 +93,9 @@ def de_table(
 ) -> pl.DataFrame:
     """Return the table that pdex returns: one row per perturbation and gene, in this order.
 
-    Args:
-        perturbations: labels of the rows of the arrays.
-        genes: names of their columns.
-        sizes: cells of the controls, then of each perturbation, [1 + perturbations].
-        means: mean log1p expression of the controls, then of each perturbation, as the matrix
-            itself gives it (`matrix.mean(axis=0)`, float32 for float32),
-            [1 + perturbations, genes].
-        statistic: U, [perturbations, genes].
-        p_value: [perturbations, genes].
+    Cells (``sizes``) and ``means`` are of the controls, then of each perturbation; the means are of
+    log1p expression as the matrix itself gives them (`matrix.mean(axis=0)`, float32 for float32),
+    [1 + perturbations, genes]. U and p are [perturbations, genes].
     """
     target, ref, log2_fold_change, percent_change = _changes(means[1:], means[0])
     sizes = sizes.astype(np.int64)

@@ -38,11 +38,6 @@ class Score:
     """Inputs of the metrics on the predicted side."""
 
     @property
-    def de(self) -> pl.DataFrame:
-        """Differential expression of the predicted cells, see `Side.de`."""
-        return self.predicted.de
-
-    @property
     def metrics(self) -> pd.DataFrame:
         """Return the table as floats, index = perturbation; every missing value is NaN."""
         return as_floats(self.table)

@@ -10,12 +10,14 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 from scipy.sparse import issparse
+from scipy.stats import false_discovery_control
 from threadpoolctl import threadpool_limits
 
 from components.evaluate.inputs.rows import Matrix, dense
@@ -25,6 +27,9 @@ from components.shared.telling.progress import bar
 
 GENES = 512
 """Genes whose counts are in memory together."""
+
+SIGNIFICANT = 0.05
+"""cell-eval calls a gene differentially expressed below this FDR."""
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -113,7 +118,7 @@ class Side:
     statistic: Floats
     """Mann-Whitney's U of the cells against the controls, [perturbations, genes]."""
     p_value: Floats
-    """[perturbations, genes]"""
+    """Of the same test, [perturbations, genes]."""
     energy: Floats
     """Energy distance of the cells to the controls plus the mean distance of the controls from
     one another, which is the same for all and changes no metric, [perturbations]."""
@@ -139,6 +144,21 @@ class Side:
             p_value=self.p_value[start:stop],
         )
 
+    @cached_property
+    def fdr(self) -> Floats:
+        """Benjamini-Hochberg over the genes of a perturbation, as pdex has it."""
+        return false_discovery_control(self.p_value, axis=1)
+
+    @property
+    def called(self) -> NDArray[np.bool_]:
+        """Which genes are called differentially expressed, [perturbations, genes]."""
+        return self.fdr < SIGNIFICANT
+
+    @property
+    def deltas(self) -> Floats:
+        """Mean changes against the controls, [perturbations, genes], log1p."""
+        return self.centroids[1:] - self.centroids[0]
+
     @property
     def pseudobulks(self) -> NDArray[Any]:
         """`centroids` in the precision of the cells, as cell-eval has them."""
@@ -155,16 +175,10 @@ def side_of(
     threads: int,
     what: str,
 ) -> Side:
-    """Compute a side.
+    """Compute a side from the rows that belong to each label in ``matrix`` [cells, genes].
 
-    Args:
-        matrix: log1p of counts per 10,000, [cells, genes].
-        rows: rows of the matrix that belong to each label.
-        control: label of the controls.
-        genes: names of the columns.
-        controls: the control cells of this side.
-        threads: CPU threads, 0 = all available; they do not change a bit of the result.
-        what: names the side in the progress bar.
+    Values are log1p of counts per 10,000; ``controls`` are those of this side. Threads (0 = all
+    available) do not change a bit of the result; ``what`` names the side in the progress bar.
     """
     perturbations = sorted(set(rows) - {control})
     sizes = np.array([controls.cells, *(len(rows[label]) for label in perturbations)])

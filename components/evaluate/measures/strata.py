@@ -16,14 +16,9 @@ GROUPS = 4
 def strata(seen: pd.Series, cells: pd.Series, de_genes: pd.Series) -> pd.DataFrame:
     """Put each perturbation into a group by each of three things.
 
-    Args:
-        seen: whether training had it, index = perturbation.
-        cells: how many cells of it were measured.
-        de_genes: how many genes the measured cells call differentially expressed.
-
-    Returns:
-        Ordered categories, index = perturbation; columns training (seen, unseen), cells and
-        measured DE genes (as "12 to 34"; no DE genes are a group of their own).
+    All are by perturbation: whether training had it, how many cells of it were measured, and how
+    many genes those call differentially expressed. Returns ordered categories; columns training
+    (seen, unseen), cells and measured DE genes ("12 to 34"; no DE genes are a group of their own).
     """
     flags = pd.Categorical(np.where(seen, SEEN, UNSEEN), [SEEN, UNSEEN], ordered=True)
     return pd.DataFrame(
@@ -53,28 +48,27 @@ def _range(low: int, high: int) -> str:
     return str(low) if low == high else f"{low} to {high}"
 
 
-def by_stratum(
-    scores: Mapping[str, pd.DataFrame], groups: pd.DataFrame, metrics: Sequence[str]
-) -> pd.DataFrame:
-    """Return nan-means of metrics over the perturbations of each group.
-
-    Args:
-        scores: metrics of each prediction, one row per perturbation.
-        groups: from `strata`.
-        metrics: which columns.
-
-    Returns:
-        stratum, group, perturbations, prediction, metric, mean, undefined; one row each.
-    """
+def long_table(scores: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Return every score in long form: prediction, perturbation, metric, value (NaN = none)."""
     parts = [
-        values[list(metrics)]
-        .rename_axis("perturbation")
+        values.rename_axis("perturbation")
         .reset_index()
         .melt("perturbation", var_name="metric")
         .assign(prediction=name)
         for name, values in scores.items()
     ]
-    long = pd.concat(parts, ignore_index=True)
+    table = pd.concat(parts, ignore_index=True)
+    return table[["prediction", "perturbation", "metric", "value"]]
+
+
+def by_stratum(
+    scores: Mapping[str, pd.DataFrame], groups: pd.DataFrame, metrics: Sequence[str]
+) -> pd.DataFrame:
+    """Return nan-means of metrics over the perturbations of each group, which are from `strata`.
+
+    Columns: stratum, group, perturbations, prediction, metric, mean, undefined.
+    """
+    long = long_table({name: values[list(metrics)] for name, values in scores.items()})
     tables = []
     for stratum in map(str, groups):
         group = long["perturbation"].map(groups[stratum].astype(object))

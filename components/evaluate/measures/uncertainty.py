@@ -35,11 +35,6 @@ def compare(
     corrected test and the interval of the mean difference exclude no difference, and the mean
     difference is `SMALLEST` or more.
 
-    Args:
-        model: metrics of the model, one row per perturbation.
-        baselines: the same of each baseline.
-        metrics: which of their columns.
-
     Returns:
         A row per metric and baseline: metric, baseline, difference (mean of model - baseline over
         the perturbations with a value on both sides), low, high (its bootstrap interval), better

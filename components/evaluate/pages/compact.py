@@ -88,12 +88,9 @@ class Compact:
 
 
 def compact(change: Floats, lines: list[Pairs], fdr: Pairs) -> Compact:
-    """Choose and round.
+    """Choose and round predicted changes [perturbations, genes], which are finite.
 
-    Args:
-        change: predicted, [perturbations, genes], finite.
-        lines: what each line measured of pairs.
-        fdr: FDR of pairs in the test line.
+    ``lines`` and ``fdr`` return what each line measured of pairs, and the test line's FDR.
     """
     change = np.asarray(change, np.float32)
     across, down = strongest(change, GENES), strongest(change.T, PERTURBATIONS)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pyarrow import csv, parquet
 
 from components.evaluate.inputs.pair import Predicted
-from components.evaluate.measures.groups import Groups
+from components.evaluate.measures.side import Side
 from components.shared.artifacts.predictions import PERTURBATION_COLUMNS, PERTURBATIONS_FILE
 from components.shared.artifacts.training_effects import TrainingEffects
 from components.shared.storage.parquet import read_parquet
@@ -53,7 +53,7 @@ class Effects:
     """Predicted means, [perturbations, genes]."""
     known_means: Floats | None
     """What the effects that the model was given come to without it, [perturbations, genes]."""
-    measured: Groups | None
+    measured: Side | None
     """Measured changes of some of them, genes in the same order; None = of none."""
     training: TrainingEffects | None
     """Changes in the training lines; None = not known here."""
@@ -78,7 +78,7 @@ class Effects:
         there = rows >= 0
         if self.measured and there.any():
             own = rows[there]
-            change = self.measured.means[own + 1] - self.measured.means[0]
+            change = self.measured.centroids[own + 1] - self.measured.centroids[0]
             values = (change, self.measured.p_value[own], self.measured.fdr[own])
             for name, value in zip(columns, values, strict=True):
                 found[name][there] = value
@@ -92,7 +92,7 @@ class Effects:
     @cached_property
     def strength(self) -> NDArray[np.float64]:
         """Mean absolute predicted change over genes, [perturbations]: what mae_delta is of."""
-        blocks = (np.abs(self.change(start, stop)).mean(axis=1) for start, stop in self._blocks())
+        blocks = (np.abs(self.change(start, stop)).mean(axis=1) for start, stop in self.blocks())
         return np.concatenate([*blocks])
 
     def top(self, row: int, most: int = TOP) -> tuple[list[str], list[str]]:
@@ -114,13 +114,14 @@ class Effects:
                 found[row] = np.corrcoef(both)[0, 1]
         return found
 
-    def _blocks(self) -> Iterator[tuple[int, int]]:
+    def blocks(self) -> Iterator[tuple[int, int]]:
+        """Yield where some perturbations at a time begin and end."""
         count = len(self.perturbations)
         return ((start, min(start + BLOCK, count)) for start in range(0, count, BLOCK))
 
     def tables(self) -> Iterator[pa.Table]:
         """Yield one row per perturbation and gene, some perturbations at a time, see the README."""
-        for start, stop in self._blocks():
+        for start, stop in self.blocks():
             change = self.change(start, stop)
             columns = {
                 "control_mean": np.broadcast_to(self.control, change.shape),
@@ -146,14 +147,10 @@ class Effects:
             )
 
     def table(self, pearson_delta: pd.Series | None) -> pd.DataFrame:
-        """Return one row per perturbation.
+        """Return one row per perturbation: the columns of `asked`, and what is said here.
 
-        Args:
-            pearson_delta: of those that were scored, index = perturbation; None = none was.
-
-        Returns:
-            The columns of `asked`, then predicted_strength, top_up and top_down (genes with spaces
-            between) and pearson_delta, NaN where nothing was measured.
+        That is predicted_strength, top_up and top_down (genes with spaces between) and the given
+        pearson_delta, index = perturbation (None = none was scored); NaN where not measured.
         """
         tops = [self.top(row) for row in range(len(self.perturbations))]
         reached = {} if pearson_delta is None else pearson_delta.to_dict()
@@ -166,13 +163,7 @@ class Effects:
 
 
 def write_effects(effects: Effects, table: pd.DataFrame, folder: Path) -> None:
-    """Write `effects.parquet`, `effects.csv.gz` and `perturbations.csv`.
-
-    Args:
-        effects: what is predicted.
-        table: from `Effects.table`.
-        folder: to write to.
-    """
+    """Write `effects.parquet`, `effects.csv.gz` and, from `Effects.table`, `perturbations.csv`."""
     blocks = effects.tables()
     first = next(blocks)
     numbers = [name for name in first.column_names if name not in ("perturbation", "gene")]
@@ -193,7 +184,7 @@ def write_effects(effects: Effects, table: pd.DataFrame, folder: Path) -> None:
 
 
 def read_asked(folder: Path) -> pd.DataFrame | None:
-    """Return what the predict task says of each perturbation, None where it says nothing.
+    """Return the predict task's table of perturbations, None where there is none; check it.
 
     Raises:
         InputError: a table that cannot be read or that names no perturbations.
@@ -208,13 +199,7 @@ def read_asked(folder: Path) -> pd.DataFrame | None:
 def asked_of(
     given: Predicted, measured: list[str], said: pd.DataFrame | None, folder: Path
 ) -> pd.DataFrame:
-    """Return what is said of each perturbation; at least its cells, where nothing is.
-
-    Args:
-        given: the predictions.
-        measured: the perturbations that were measured.
-        said: from `read_asked`.
-        folder: of the predictions artifact, for messages.
+    """Return what is ``said`` of each perturbation; at least its cells, where nothing is.
 
     Raises:
         InputError: ``said`` is not of the perturbations that were predicted.

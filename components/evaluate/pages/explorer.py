@@ -14,30 +14,19 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import jinja2
 import numpy as np
 import pandas as pd
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from components.evaluate.pages.compact import (
-    GENES,
-    LEAST_LOG,
-    LOG_STEP,
-    MISSING,
-    PERTURBATIONS,
-    STEP,
-    Compact,
-    Pairs,
-    compact,
-    packed,
-)
-from components.evaluate.pages.report import Origin
+from components.evaluate.pages import compact
+from components.evaluate.pages.compact import GENES, PERTURBATIONS, STEP, Compact, Pairs, packed
+from components.evaluate.pages.report import Origin, rendered
 from components.shared.artifacts.artifact import code_version
 from components.shared.artifacts.confidence import MEAN, MEASURED, NEAR_BY, SUMMED
 from components.shared.artifacts.predictions import PERTURBATION_COLUMNS
 from components.shared.artifacts.training_effects import TrainingEffects
-from components.shared.telling.page import number, page_css
+from components.shared.telling.page import page_css
 
 REACHED = "pearson_delta"
 ALIKE = 10
@@ -85,19 +74,13 @@ class Explored:
 
 
 def write_explorer(explored: Explored, origin: Origin, file: Path) -> dict[str, Any]:
-    """Write the page.
+    """Write the page, and return what it keeps.
 
-    Args:
-        explored: what is shown.
-        origin: where it comes from.
-        file: the HTML file.
-
-    Returns:
-        What the page keeps: `bytes`, `genes_kept` and `perturbations_kept` (as they are, of each
-        perturbation and gene), `rounded` (number of rounded predicted changes), `error` (the most
-        that one differs) and `measured_left_out` (measured changes that it has not).
+    That is `bytes`, `genes_kept` and `perturbations_kept` (as they are, of each perturbation and
+    gene), `rounded` (number of rounded predicted changes), `error` (the most that one differs) and
+    `measured_left_out` (measured changes that it has not).
     """
-    small = compact(explored.change, _lines(explored), _fdr(explored))
+    small = compact.compact(explored.change, _lines(explored), _fdr(explored))
     kept = {
         "genes_kept": small.genes.index.shape[1],
         "perturbations_kept": small.perturbations.index.shape[1],
@@ -105,11 +88,7 @@ def write_explorer(explored: Explored, origin: Origin, file: Path) -> dict[str, 
         "error": small.error,
         "measured_left_out": _left_out(explored, small),
     }
-    page = (
-        _environment()
-        .get_template("explorer.html.j2")
-        .render(_content(explored, small, kept, origin))
-    )
+    page = rendered("explorer.html.j2", _content(explored, small, kept, origin))
     file.write_text(page, encoding="utf-8")
     return kept | {"bytes": file.stat().st_size}
 
@@ -122,18 +101,6 @@ def fragment(label: str) -> str:
 def visible(label: object) -> str:
     r"""Return a label with characters that are not seen written out, as ``\u202e``."""
     return UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", str(label))
-
-
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("components.evaluate.pages", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"number": number, "thousands": "{:,}".format}
-    return environment
 
 
 def _content(
@@ -265,21 +232,20 @@ def _facts(explored: Explored, rows: list[dict[str, Any]]) -> dict[str, Any]:
         "typical": _plain(typical),
         "known": KNOWN,
         "keptEach": {"genes": GENES, "perturbations": PERTURBATIONS},
-        "units": {"step": STEP, "log": LOG_STEP, "missing": MISSING, "least": LEAST_LOG},
+        "units": {
+            "step": STEP,
+            "log": compact.LOG_STEP,
+            "missing": compact.MISSING,
+            "least": compact.LEAST_LOG,
+        },
     }
 
 
-def alike(
-    change: NDArray[np.floating],
-) -> tuple[NDArray[np.integer], NDArray[np.floating], float]:
-    """Find the perturbations whose predicted changes point the same way.
+def alike(change: NDArray[np.floating]) -> tuple[NDArray[np.integer], NDArray[np.floating], float]:
+    """Find the perturbations whose predicted changes [perturbations, genes] point the same way.
 
-    Args:
-        change: [perturbations, genes].
-
-    Returns:
-        Which, [perturbations, most alike], the nearest first; their cosines; the median cosine of
-        all pairs, NaN if there is none. Without any predicted change a cosine is 0.
+    Returns which, [perturbations, most alike], the nearest first; their cosines; the median cosine
+    of all pairs, NaN if there is none. Without any predicted change a cosine is 0.
     """
     long = np.asarray(change, np.float32)
     length = np.linalg.norm(long, axis=1, keepdims=True)

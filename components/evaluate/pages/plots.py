@@ -26,9 +26,7 @@ FEW_POINTS = 60
 def distributions(values: Mapping[str, pd.Series], metric: str) -> str:
     """Draw a metric's distribution over perturbations, a row each: quartiles, mean, 5 to 95 %.
 
-    Args:
-        values: metric by perturbation (NaN is left out), by the row's title; the model's first.
-        metric: its name, for the axis.
+    ``values`` are by perturbation (NaN is left out), by the row's title; the model's first.
     """
     with plot_of(0.27 * len(values) + 0.75) as plot:
         axes, rng = plot.axes, np.random.default_rng(0)
@@ -62,9 +60,7 @@ def distributions(values: Mapping[str, pd.Series], metric: str) -> str:
                 zorder=3,
             )
         axes.set_yticks(range(len(values)), list(values))
-        axes.set_ylim(len(values) - 0.45, -0.55)
-        axes.set_xlabel(metric)
-        axes.set_xlim(*_span(values, metric))
+        axes.set(ylim=(len(values) - 0.45, -0.55), xlim=_span(values, metric), xlabel=metric)
         axes.grid(visible=False, axis="y")
     return plot.svg
 
@@ -89,18 +85,13 @@ def model_against(
 ) -> str:
     """Draw the model's metric against a baseline's, one point per perturbation.
 
-    Args:
-        model: metric by perturbation.
-        baseline: the same of the baseline.
-        seen: whether training had each perturbation.
-        names: labels of the axes, the baseline's first.
+    ``seen``: whether training had it; ``names``: labels of the axes, the baseline's first.
     """
     both = pd.DataFrame({"x": baseline, "y": model, "seen": seen}).dropna()
     with plot_of(3.9) as plot:
         _by_seen(plot, both)
         _diagonal(plot.axes, both[["x", "y"]].to_numpy(float))
-        plot.axes.set_xlabel(names[0])
-        plot.axes.set_ylabel(names[1])
+        plot.axes.set(xlabel=names[0], ylabel=names[1])
     return plot.svg
 
 
@@ -114,23 +105,17 @@ def by_size(size: pd.Series, model: pd.Series, seen: pd.Series, names: tuple[str
         ticks = [0, *(10**power for power in range(6))]
         plot.axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
         plot.axes.set_xlim(-0.2, max(both["x"].max() * 1.5, 10) if len(both) else 10)
-        plot.axes.set_xlabel(names[0])
-        plot.axes.set_ylabel(names[1])
+        plot.axes.set(xlabel=names[0], ylabel=names[1])
     return plot.svg
 
 
 def effect(
     predicted: Floats, measured: Floats, own: list[int], title: str, genes: Sequence[str] = ()
 ) -> str:
-    """Draw predicted against measured deltas of one perturbation, one point per gene.
+    """Draw predicted against measured deltas [genes] of one perturbation, one point per gene.
 
-    Args:
-        predicted: deltas, shape [genes], log1p of counts per 10,000.
-        measured: the same of the measured cells.
-        own: which genes are the perturbed ones.
-        title: of the plot.
-        genes: names of the points; where they are too many to be vector, those farthest out are
-            named. Empty = no names.
+    Units are log1p of counts per 10,000; ``own`` are the perturbed genes. Points have the names of
+    ``genes``; where they are too many to be vector, those farthest out. Empty = no names.
     """
     with plot_of(3.6) as plot:
         axes = plot.axes
@@ -152,18 +137,12 @@ def effect(
             points = axes.scatter(measured[own], predicted[own], s=34, color=OTHER, zorder=3)
             if genes:
                 plot.name(points, [genes[n] for n in own])
-        axes.set_title(title)
-        axes.set_xlabel("measured change")
-        axes.set_ylabel("predicted change")
+        axes.set(title=title, xlabel="measured change", ylabel="predicted change")
     return plot.svg
 
 
 def calibration(tables: Mapping[str, pd.DataFrame]) -> str:
-    """Draw how many genes of each bin of predicted FDR are really called.
-
-    Args:
-        tables: `calls.Calls.calibration` by title; the model's first.
-    """
+    """Draw how many genes of each bin of predicted FDR are really called; the model's first."""
     with plot_of(3.2) as plot:
         axes = plot.axes
         for number, (title, table) in enumerate(tables.items()):
@@ -174,18 +153,16 @@ def calibration(tables: Mapping[str, pd.DataFrame]) -> str:
             )
         edges = next(iter(tables.values()))
         axes.set_xticks(range(len(edges)), [f"{high:g}" for high in edges["high"]])
-        axes.set_ylim(-0.03, 1.03)
+        axes.set(ylim=(-0.03, 1.03), ylabel="share really called")
         axes.set_xlabel("bin of predicted FDR, up to")
-        axes.set_ylabel("share really called")
         axes.legend()
     return plot.svg
 
 
 def called_by_expression(lines: Mapping[str, Floats]) -> str:
-    """Draw the share of genes that is called, by quintile of expression.
+    """Draw the share of genes that is called, by quintile of expression, the lowest first.
 
-    Args:
-        lines: share by quintile, lowest expression first, by title; the measured cells' first.
+    ``lines`` are by title; the measured cells' first.
     """
     with plot_of(3.2) as plot:
         axes = plot.axes
@@ -226,17 +203,80 @@ def _farthest(x: Floats, y: Floats) -> list[int]:
     return np.argsort(-reach, kind="stable")[:NAMED].tolist()
 
 
-def _diagonal(axes: Axes, values: Floats) -> None:
+def _diagonal(axes: Axes, values: Floats, margin: float = 0.06) -> None:
     if values.size:
         low, high = float(values.min()), float(values.max())
-        pad = 0.06 * (high - low or 1.0)
+        pad = margin * (high - low or 1.0)
         ends = (low - pad, high + pad)
         axes.plot(ends, ends, color=QUIET, linewidth=1, zorder=0)
-        axes.set_xlim(ends)
-        axes.set_ylim(ends)
+        axes.set(xlim=ends, ylim=ends)
     axes.set_aspect("equal")
 
 
 def short(label: str, most: int = 22) -> str:
     """Return a label that fits a title."""
     return label if len(label) <= most else label[: most - 1] + "\N{HORIZONTAL ELLIPSIS}"
+
+
+def expected_against_reached(table: pd.DataFrame, bins: pd.DataFrame) -> str:
+    """Draw what was reached over what was expected, one point per perturbation.
+
+    ``table`` has `expected`, `reached` and `trained` (bool), index = perturbation, no NaN; ``bins``
+    means of both over perturbations with like expectations.
+    """
+    with plot_of(3.9) as plot:
+        axes = plot.axes
+        values = table[["expected", "reached"]].to_numpy(float)
+        _diagonal(axes, np.append(values, (0.0, 0.1)), 0.05)
+        many = len(table) > MANY_POINTS
+        groups = (("a training line has it", MODEL, True), ("none has it", OTHER, False))
+        for title, colour, trained in groups:
+            part = table[table["trained"] == trained]
+            if not len(part):
+                continue
+            label = f"{title} ({len(part)})"
+            points = axes.scatter(
+                part["expected"],
+                part["reached"],
+                s=14,
+                color=PIXELS if many and trained else colour,
+                alpha=0.55,
+                linewidths=0,
+                rasterized=many,
+                label=label,
+            )
+            if not many:
+                plot.name(points, part.index)
+        if len(bins) > 1:
+            axes.plot(
+                bins["expected"],
+                bins["reached"],
+                "D-",
+                color=INK,
+                markersize=5,
+                linewidth=1.2,
+                label="means of similar expectations",
+            )
+        axes.set(xlabel="expected pearson_delta", ylabel="achieved")
+        axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), handletextpad=0.3)
+    return plot.svg
+
+
+def surest_curve(curves: Mapping[str, pd.DataFrame]) -> str:
+    """Draw the mean of what was reached when only the surest are kept.
+
+    ``curves`` have `kept` (share, ascending) and `reached` (mean over those), by title.
+    """
+    with plot_of(3.2) as plot:
+        axes = plot.axes
+        styles = ((MODEL, "-"), (OTHER, "--"))
+        for (title, curve), (colour, style) in zip(curves.items(), styles, strict=False):
+            axes.plot(100 * curve["kept"], curve["reached"], style, color=colour, label=title)
+            axes.axhline(float(curve["reached"].iloc[-1]), color=QUIET, linewidth=0.8, zorder=0)
+        axes.set_xlim(0, 100)
+        axes.set_xticks(np.arange(0, 101, 20), [f"{share} %" for share in range(0, 101, 20)])
+        axes.set_xlabel("perturbations kept, most confident first")
+        axes.set_ylabel("mean achieved pearson_delta")
+        if len(curves) > 1:
+            axes.legend()
+    return plot.svg

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.resources import files
 from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -14,40 +14,18 @@ from numpy.typing import NDArray
 
 from components.evaluate.inputs.pair import Pair
 from components.evaluate.inputs.rows import Matrix, dense
+from components.evaluate.measures import metrics
 from components.evaluate.measures.batch_matched import OF_MEANS
 from components.evaluate.measures.calibrated import AVERAGE, SCORED
 from components.evaluate.measures.diagnosis import CHANCE
-from components.evaluate.measures.metrics import (
-    CELLS,
-    COMPARED,
-    EVERY,
-    HEADLINE,
-    LOWER,
-    MEANS,
-    OTHERS,
-    REFERENCE,
-    RETRIEVAL,
-    Metric,
-)
+from components.evaluate.measures.metrics import CELLS, COMPARED, EVERY, LOWER, MEANS, OTHERS
 from components.evaluate.measures.uncertainty import SMALLEST
 from components.evaluate.pages import plots
 from components.evaluate.pages.effect_tables import Effects
 from components.evaluate.pages.findings import Findings
+from components.shared.artifacts import evaluation
 from components.shared.artifacts.artifact import Artifact, code_version
-from components.shared.artifacts.evaluation import (
-    CEILING,
-    CONTROL_CELLS,
-    CONTROL_MEAN,
-    HALF,
-    HEADLINE_METRIC,
-    KNOWN_EFFECTS,
-    MEAN_DELTA,
-    MODEL,
-    MODEL_MEANS,
-    RIDGE,
-    SAME_PERTURBATION_DELTA,
-    TITLES,
-)
+from components.shared.artifacts.evaluation import HEADLINE_METRIC, MODEL, SAME_PERTURBATION_DELTA
 from components.shared.artifacts.normalisation import USUAL, unit_of
 from components.shared.findings.verdict import (
     BEATS,
@@ -59,28 +37,28 @@ from components.shared.findings.verdict import (
 from components.shared.telling.addresses import unchecked
 from components.shared.telling.page import breakable, number, page_css, share, signed, with_contents
 
-SHORT = TITLES | {
-    MEAN_DELTA: "mean delta",
+SHORT = evaluation.TITLES | {
+    evaluation.MEAN_DELTA: "mean delta",
     SAME_PERTURBATION_DELTA: "same perturbation",
-    HALF: "measured half",
+    evaluation.HALF: "measured half",
 }
 EXPLAINED = {
-    MODEL_MEANS: "the model's predicted mean in every cell: the difference from the model is what "
-    "the predicted cells add",
-    CONTROL_CELLS: "measured basal control cells of the test line, drawn at random: no effect, "
-    "but real cells",
-    CONTROL_MEAN: "the mean of the test line's basal controls: no effect at all",
-    MEAN_DELTA: "the control mean plus the mean delta over all training lines and perturbations: "
-    "the same effect for every perturbation",
+    evaluation.MODEL_MEANS: "the model's predicted mean in every cell: the difference from the "
+    "model is what the predicted cells add",
+    evaluation.CONTROL_CELLS: "measured basal control cells of the test line, drawn at random: no "
+    "effect, but real cells",
+    evaluation.CONTROL_MEAN: "the mean of the test line's basal controls: no effect at all",
+    evaluation.MEAN_DELTA: "the control mean plus the mean delta over all training lines and "
+    "perturbations: the same effect for every perturbation",
     SAME_PERTURBATION_DELTA: "the control mean plus the perturbation's own delta, averaged over "
     "the training lines that have it",
-    RIDGE: "the control mean plus a delta that ridge regression predicts from the perturbed "
-    "gene's vector in the prior, fitted on the training lines",
-    KNOWN_EFFECTS: "what the prior effects gave the model to start from: the training lines' "
-    "deltas with their noise reduced; the model's lead over it is what the network added",
+    evaluation.RIDGE: "the control mean plus a delta that ridge regression predicts from the "
+    "perturbed gene's vector in the prior, fitted on the training lines",
+    evaluation.KNOWN_EFFECTS: "what the prior effects gave the model to start from: the training "
+    "lines' deltas with their noise reduced; the model's lead over it is what the network added",
 }
 MARKS = {BEATS: "better", FALLS_SHORT: "worse"}
-DRAWN = (MODEL, SAME_PERTURBATION_DELTA, HALF)
+DRAWN = (MODEL, SAME_PERTURBATION_DELTA, evaluation.HALF)
 """Whose calls are drawn."""
 EXTREMES = 5
 STRONGEST = 10
@@ -141,48 +119,39 @@ def write_report(
 ) -> None:
     """Write the report.
 
-    Args:
-        found: what the scores are; None = nothing was measured.
-        effects: what is predicted.
-        table: one row per perturbation, from `Effects.table`.
-        origin: where it comes from.
-        numbers: what `metrics.json` holds.
-        file: to write.
-        trust: a section of HTML about how far predictions can be trusted; empty = none.
+    ``found`` is None where nothing was measured; ``table`` is from `Effects.table`, ``numbers`` are
+    those of `metrics.json`, and ``trust`` is a section of HTML about how far predictions can be
+    trusted, empty = none.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(str(files("components.evaluate.pages"))),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "number": number,
-        "signed": signed,
-        "share": share,
-        "breakable": breakable,
-        "thousands": "{:,}".format,
-    }
+    trained = ", ".join(origin.train_lines)
     content = {
         "found": found,
         "origin": origin,
         "code": code_version(),
         "css": page_css(),
         "genes": len(effects.genes),
-        "trained": _trained(origin),
+        "trained": f"Trained on {trained}. " if trained else "",
         "verdict": verdict(numbers),
         "numbers": numbers,
         "predicted": _predicted(effects, table),
         "trust": trust,
     }
     content |= _scores(found, numbers) if found else {}
-    page = environment.get_template("report.html.j2").render(content)
-    file.write_text(with_contents(page), encoding="utf-8")
+    file.write_text(with_contents(rendered("report.html.j2", content)), encoding="utf-8")
 
 
-def _trained(origin: Origin) -> str:
-    return f"Trained on {', '.join(origin.train_lines)}. " if origin.train_lines else ""
+def rendered(template: str, content: Mapping[str, Any]) -> str:
+    """Return a page, or a part of one, by a template of this folder."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("components.evaluate.pages", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": number, "signed": signed, "share": share}
+    environment.filters |= {"breakable": breakable, "thousands": "{:,}".format}
+    return environment.get_template(template).render(content)
 
 
 def _predicted(effects: Effects, table: pd.DataFrame) -> dict[str, Any]:
@@ -241,7 +210,7 @@ def _scores(found: Findings, numbers: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "cells": int((labels != found.pair.control).sum()),
         "controls": int((labels == found.pair.control).sum()),
-        "titles": TITLES,
+        "titles": evaluation.TITLES,
         "short": SHORT,
         "explained": EXPLAINED,
         "verdicts": _verdicts(found, numbers),
@@ -254,13 +223,17 @@ def _scores(found: Findings, numbers: Mapping[str, Any]) -> dict[str, Any]:
             for name in OF_MEANS
             if "batch_matched" in numbers
         ],
-        "retrieval": [_row(found, EVERY[name], strongest) for name in RETRIEVAL],
+        "retrieval": [_row(found, EVERY[name], strongest) for name in metrics.RETRIEVAL],
         "others": [_row(found, metric, strongest) for metric in OTHERS],
         "reference": _reference(found),
-        "comparisons": {metric: list(rows) for metric, rows in _by_metric(found.comparisons)},
+        "comparisons": {
+            metric: list(rows)
+            for metric, rows in groupby(_records(found.comparisons), key=itemgetter("metric"))
+        },
         "metrics": [EVERY[name] for name in COMPARED],
         "of": {
-            what: ", ".join(m.name for m in HEADLINE if m.of == what) for what in (MEANS, CELLS)
+            what: ", ".join(m.name for m in metrics.HEADLINE if m.of == what)
+            for what in (MEANS, CELLS)
         },
         "calibrated": _calibrated(found),
         "diagnoses": _diagnoses(found),
@@ -281,19 +254,15 @@ def _records(table: pd.DataFrame, **wanted: str) -> list[dict[str, Any]]:
     return table.to_dict("records")  # type: ignore[return-value]
 
 
-def _by_metric(table: pd.DataFrame) -> Any:
-    return groupby(table.to_dict("records"), key=lambda row: row["metric"])
-
-
 def _columns(found: Findings, strongest: str) -> list[str]:
     """Return the columns of a table of scores: what a narrow screen shows must be first."""
     knowing = [name for name in reversed(found.baselines) if name != strongest]
     return [
         MODEL,
-        *(name for name in (strongest,) if name in TITLES),
-        CEILING,
+        *(name for name in (strongest,) if name in evaluation.TITLES),
+        evaluation.CEILING,
         *knowing,
-        MODEL_MEANS,
+        evaluation.MODEL_MEANS,
     ]
 
 
@@ -305,7 +274,7 @@ def _verdicts(found: Findings, numbers: Mapping[str, Any]) -> list[dict[str, Any
     return [row | {"counted": standing(numbers, row["baseline"]).counted} for row in rows]
 
 
-def _row(found: Findings, metric: Metric, strongest: str) -> dict[str, Any]:
+def _row(found: Findings, metric: metrics.Metric, strongest: str) -> dict[str, Any]:
     """Return a metric's line: a cell a prediction, the model's marked against the strongest."""
     rows = {row["prediction"]: row for row in _records(found.summary, metric=metric.name)}
     tests = _records(found.comparisons, metric=metric.name, baseline=strongest)
@@ -325,7 +294,7 @@ def _fewer(n: float, found: Findings) -> int:
 
 def _reference(found: Findings) -> list[dict[str, Any]]:
     rows = {row["metric"]: row for row in _records(found.summary, prediction=MODEL)}
-    return [rows[name] for name in REFERENCE if name in rows]
+    return [rows[name] for name in metrics.REFERENCE if name in rows]
 
 
 def _calibrated(found: Findings) -> dict[str, Any] | None:
@@ -358,11 +327,14 @@ def _diagnoses(found: Findings) -> list[dict[str, Any]]:
         if outcome.diagnosis:
             low, high = intervals[name]
             called = outcome.calls.by_expression
-            lines = {"measured cells": called["measured"], TITLES[name]: called["predicted"]}
+            lines = {
+                "measured cells": called["measured"],
+                evaluation.TITLES[name]: called["predicted"],
+            }
             plot = plots.called_by_expression({k: v.to_numpy() for k, v in lines.items()})
             rows.append(
                 {
-                    "title": TITLES[name],
+                    "title": evaluation.TITLES[name],
                     "low": low,
                     "high": high,
                     "surely": high < CHANCE,
@@ -441,7 +413,7 @@ def _plots(found: Findings) -> dict[str, Any]:
 
 
 def _calls(found: Findings, what: str) -> dict[str, pd.DataFrame]:
-    outcomes = found.outcomes | ({HALF: found.ceiling.outcome} if found.ceiling else {})
+    outcomes = found.outcomes | ({evaluation.HALF: found.ceiling.outcome} if found.ceiling else {})
     return {SHORT[name]: getattr(outcomes[name].calls, what) for name in DRAWN if name in outcomes}
 
 

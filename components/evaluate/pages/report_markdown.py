@@ -16,10 +16,7 @@ from components.shared.telling.page import number, signed
 def headline_text(found: Findings | None, table: pd.DataFrame, origin: Origin) -> str:
     """Return the headline metrics as a plain table, and how many perturbations have none.
 
-    Args:
-        found: what the scores are; None = nothing was measured.
-        table: one row per perturbation, from `Effects.table`.
-        origin: where it comes from.
+    ``found`` is None where nothing was measured; ``table`` is from `Effects.table`.
     """
     left = int((table["measured_cells"] == 0).sum())
     if found is None:
@@ -41,14 +38,7 @@ def _headline_table(found: Findings) -> str:
 
 
 def markdown(found: Findings | None, table: pd.DataFrame, origin: Origin, verdict: str) -> str:
-    """Return a summary in Markdown.
-
-    Args:
-        found: what the scores are; None = nothing was measured.
-        table: one row per perturbation, from `Effects.table`.
-        origin: where it comes from.
-        verdict: what the run came to, from `components.shared.findings.verdict`.
-    """
+    """Return a summary in Markdown; see `headline_text`. ``verdict``: what the run came to."""
     lines = [f"# Evaluation on {_plain(origin.test_line)}", "", f"**{_plain(verdict)}**", ""]
     lines += [f"{_plain(origin.known_by)}.", ""] if origin.run else []
     lines += _scores(found, origin) if found else []
@@ -60,6 +50,8 @@ def markdown(found: Findings | None, table: pd.DataFrame, origin: Origin, verdic
 
 def _scores(found: Findings, origin: Origin) -> list[str]:
     numbers = found.numbers
+    low, high = numbers["intervals"][HEADLINE_METRIC]
+    titles = ["mean over perturbations", *(TITLES[name] for name in _columns(found))]
     trained = f"Trained on {_plain(', '.join(origin.train_lines))}; " if origin.train_lines else ""
     lines = [
         f"{trained}{numbers['perturbations']:,} "
@@ -68,11 +60,12 @@ def _scores(found: Findings, origin: Origin) -> list[str]:
         "",
         *(f"- {verdict}" for verdict in _verdicts(found)),
         "",
-        *_table(["mean over perturbations", *(TITLES[name] for name in _columns(found))]),
+        _line(titles),
+        _line(["---"] * len(titles)),
         *map(_line, _rows(found)),
         "",
         "Means leave out perturbations without a value. 95 % interval of the model's "
-        f"{HEADLINE_METRIC}: {_interval(found)}.",
+        f"{HEADLINE_METRIC}: {number(low)} to {number(high)}.",
     ]
     if found.calibrated and not found.calibrated.without_scale:
         scores = found.calibrated.scores
@@ -126,15 +119,6 @@ def _verdicts(found: Findings) -> list[str]:
         f"{row['better']} of {row['of']} perturbations."
         for row in rows.to_dict("records")
     ]
-
-
-def _interval(found: Findings) -> str:
-    low, high = found.numbers["intervals"][HEADLINE_METRIC]
-    return f"{number(low)} to {number(high)}"
-
-
-def _table(names: Sequence[str]) -> list[str]:
-    return [_line(names), _line(["---"] * len(names))]
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -1,7 +1,8 @@
 """The tables of an evaluation: every score, their means with intervals, what was undefined."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,23 +14,18 @@ from components.evaluate.measures.metrics import CELLS, EVERY, MEANS, METRICS, R
 from components.evaluate.measures.scoring import OF_THE_SET
 from components.evaluate.measures.strata import TRAINING
 from components.evaluate.measures.uncertainty import too_few
-from components.shared.artifacts.evaluation import (
-    BASELINES,
-    CEILING,
-    HALF,
-    HEADLINE_METRIC,
-    MEAN_DELTA,
-    MODEL,
-    MODEL_MEANS,
-    SAME_PERTURBATION_DELTA,
-    SEEN,
-    UNSEEN,
-)
+from components.shared.artifacts import evaluation
+from components.shared.artifacts.artifact import EVALUATION, opening
+from components.shared.artifacts.evaluation import CEILING, HEADLINE_METRIC, MODEL, SEEN, UNSEEN
 from components.shared.artifacts.predictions import CELLS_KIND
 from components.shared.findings.paired import interval
+from components.shared.telling.errors import InputError
 
 PREDICTED = "perturbations_predicted"
 """Those that were asked for, measured or not."""
+
+PERTURBATIONS = ("perturbations", "perturbations_seen", "perturbations_unseen")
+"""Counts of those that were measured."""
 
 Scores = Mapping[str, pd.DataFrame]
 """Metrics of each prediction, index = perturbation; NaN where there is no value."""
@@ -41,30 +37,13 @@ def finite(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def long_table(scores: Scores) -> pd.DataFrame:
-    """Return every score in long form: prediction, perturbation, metric, value (NaN = none)."""
-    parts = [
-        values.rename_axis("perturbation")
-        .reset_index()
-        .melt("perturbation", var_name="metric")
-        .assign(prediction=name)
-        for name, values in scores.items()
-    ]
-    return pd.concat(parts)[["prediction", "perturbation", "metric", "value"]]
-
-
 def summary_table(scores: Scores, ceiling: pd.DataFrame | None) -> pd.DataFrame:
     """Summarise every metric of every prediction over the perturbations that have a value.
 
-    Args:
-        scores: metrics of each prediction.
-        ceiling: from `halves.at_full_depth`, None = there is none.
-
-    Returns:
-        A row per prediction and metric: prediction, metric, mean, low and high (bootstrap interval
-        of the mean over perturbations, see `uncertainty`), median, max, min, sd, n (with a value),
-        undefined. The ceiling has means alone. Metrics that are one number for the whole set have
-        no interval.
+    A row per prediction and metric: prediction, metric, mean, low and high (bootstrap interval of
+    the mean over perturbations, see `uncertainty`), median, max, min, sd, n (with a value),
+    undefined. The ceiling (from `yardstick.at_full_depth`, None = there is none) has means alone.
+    Metrics that are one number for the whole set have no interval.
     """
     parts = [_summarised(values).assign(prediction=name) for name, values in scores.items()]
     if ceiling is not None:
@@ -109,16 +88,10 @@ def described(table: pl.DataFrame) -> pl.DataFrame:
 
 
 def undefined_table(scores: Scores, de_genes: pd.Series) -> pd.DataFrame:
-    """Count what has no value and say why.
+    """Count what has no value and say why, by prediction and metric.
 
-    Args:
-        scores: metrics of each prediction.
-        de_genes: measured differentially expressed genes of each perturbation.
-
-    Returns:
-        One row per prediction and metric with a perturbation without a value: prediction, metric,
-        undefined, without_de (how many of them have no measured differentially expressed gene),
-        why.
+    Columns: prediction, metric, undefined, without_de (how many of them have no measured
+    differentially expressed gene, as ``de_genes`` counts them), why.
     """
     rows = []
     for name, values in scores.items():
@@ -135,18 +108,15 @@ def undefined_table(scores: Scores, de_genes: pd.Series) -> pd.DataFrame:
 def nothing_scored(why: str, kind: str) -> dict[str, Any]:
     """Return the numbers of `metrics.json` where nothing was measured: the same keys, empty.
 
-    Args:
-        why: one sentence.
-        kind: what the predicted cells are, one of `rank_cells.PREDICTED_CELLS`.
+    ``why`` is one sentence; ``kind`` is one of `rank_cells.PREDICTED_CELLS`.
     """
     empty = ["model", "model_means", SEEN, UNSEEN, "baselines", "ceiling", "ours", "intervals"]
     empty += ("nan_counts", "comparisons", "tests", "not_computed", "fallbacks", "diagnosis")
-    counts = ("perturbations", "perturbations_seen", "perturbations_unseen")
     return {
         "scored": False,
         "not_scored": why,
         **{key: {} for key in empty},
-        **dict.fromkeys((*counts, "perturbations_without_de"), 0),
+        **dict.fromkeys((*PERTURBATIONS, "perturbations_without_de"), 0),
         "metrics_of": {MEANS: [], CELLS: []},
         "calibrated": {"scores": {}, "raw": {}, "without_scale": {}},
         CELLS_KIND: kind,
@@ -158,11 +128,8 @@ def metrics_json(
 ) -> dict[str, Any]:
     """Return the numbers of `metrics.json`; every one is finite or None.
 
-    Args:
-        summary: from `summary_table`.
-        strata: from `strata.by_stratum` over all metrics.
-        groups: from `strata.strata`.
-        comparisons: from `uncertainty.compare`.
+    From `summary_table`, `strata.by_stratum` over all metrics, `strata.strata` and
+    `uncertainty.compare`.
     """
     rows = summary.set_index(["prediction", "metric"])
     named = dict.fromkeys(rows.index.get_level_values(0))
@@ -175,11 +142,15 @@ def metrics_json(
         "scored": True,
         "not_scored": "",
         "model": _only(means[MODEL], every),
-        "model_means": _only(means[MODEL_MEANS], every),
+        "model_means": _only(means[evaluation.MODEL_MEANS], every),
         **{part: _part(strata, part, every) for part in (SEEN, UNSEEN)},
-        "baselines": {name: _only(means[name], every) for name in BASELINES if name in means},
+        "baselines": {
+            name: _only(means[name], every) for name in evaluation.BASELINES if name in means
+        },
         "ceiling": dict.fromkeys(every) | _only(means.get(CEILING, {}), every),
-        "ours": {name: _only(found, ours) for name, found in means.items() if name != HALF},
+        "ours": {
+            name: _only(found, ours) for name, found in means.items() if name != evaluation.HALF
+        },
         "intervals": {
             str(name): [finite(row["low"]), finite(row["high"])] for name, row in model.iterrows()
         },
@@ -215,15 +186,12 @@ def _tests(comparisons: pd.DataFrame) -> dict[str, dict[str, dict[str, Any]]]:
 def compared(numbers: Mapping[str, Any]) -> list[tuple[str, float]]:
     """Return what a list of runs shows: the headline metrics and those of the baselines that count.
 
-    KFP's Metrics hold finite numbers only, so what has no value is left out.
-
-    Args:
-        numbers: what `metrics.json` holds.
+    KFP's Metrics hold finite numbers only, so of `metrics.json` what has no value is left out.
     """
     if not numbers["scored"]:
         return [(name, float(numbers[name])) for name in (PREDICTED, "perturbations")]
     found = {name: numbers["model"].get(name) for name in REFERENCE} | numbers["ours"][MODEL]
-    for name in (MEAN_DELTA, SAME_PERTURBATION_DELTA):
+    for name in (evaluation.MEAN_DELTA, evaluation.SAME_PERTURBATION_DELTA):
         found[f"{HEADLINE_METRIC}/{name}"] = numbers["baselines"][name][HEADLINE_METRIC]
     found[f"{HEADLINE_METRIC}/{CEILING}"] = numbers["ceiling"][HEADLINE_METRIC]
     found["vcc2026"] = numbers["calibrated"]["scores"].get(MODEL, {}).get(AVERAGE)
@@ -246,3 +214,30 @@ def _part(strata: pd.DataFrame, part: str, metrics: list[str]) -> Means:
     chosen = strata[(strata["prediction"] == MODEL) & (strata["group"] == part)]
     found = _means(chosen.set_index("metric")["mean"])
     return {name: None if name in OF_THE_SET else found.get(name) for name in metrics}
+
+
+def spread_over_seeds(evaluations: Sequence[Path | str]) -> pd.DataFrame:
+    """Return mean and spread of each metric's mean over several evaluation artifacts, one a seed.
+
+    A row per prediction and metric: prediction, metric, seeds (with a value), mean, sd (n - 1; NaN
+    for one), low and high (the extremes).
+
+    Raises:
+        InputError: fewer than two, one given twice, or evaluations of other cells than the first.
+    """
+    if len(evaluations) < 2:
+        raise InputError(f"{len(evaluations)} evaluations; a spread over seeds needs two or more")
+    artifacts = [opening(folder, EVALUATION) for folder in evaluations]
+    cells = [artifact.provenance["inputs"]["cells"]["sha256"] for artifact in artifacts]
+    for number, artifact in enumerate(artifacts):
+        if artifact.digest in [other.digest for other in artifacts[:number]]:
+            raise InputError(f"{artifact.path}: the same evaluation is given twice")
+        if cells[number] != cells[0]:
+            raise InputError(
+                f"{artifact.path}: evaluates other cells (sha256 {cells[number][:12]}) than "
+                f"{artifacts[0].path} ({cells[0][:12]}); give seeds of one data set"
+            )
+    tables = [pd.read_csv(artifact.path / evaluation.SUMMARY_FILE) for artifact in artifacts]
+    grouped = pd.concat(tables).groupby(["prediction", "metric"], sort=False)["mean"]
+    found = grouped.agg(seeds="count", mean="mean", sd="std", low="min", high="max")
+    return found.reset_index()

@@ -1,22 +1,18 @@
 """How far each prediction can be trusted: what was expected beforehand, and whether it held."""
 
 from dataclasses import dataclass
-from importlib.resources import files
 from typing import Any
 
-import jinja2
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
 from components.evaluate.pages.effect_tables import Effects
+from components.evaluate.pages.plots import expected_against_reached, surest_curve
+from components.evaluate.pages.report import rendered
 from components.evaluate.pages.summary import finite
-from components.evaluate.pages.trust_plots import expected_against_reached, surest_curve
 from components.shared.artifacts.confidence import COVERED, MEASURED, Confidence
-from components.shared.telling.page import number, share
 
-BLOCK = 64
-"""Perturbations whose changes are in memory at a time."""
 BIN = 20
 """Least perturbations whose expectations and outcomes are averaged."""
 BINS = 6
@@ -138,13 +134,9 @@ class Trust:
 
 
 def trust(asked: pd.DataFrame, reached: pd.Series, confidence: Confidence, scale: float) -> Trust:
-    """Put what was expected beside what was reached.
+    """Put what was expected (`predictions.PERTURBATION_COLUMNS`) beside what was reached.
 
-    Args:
-        asked: `predictions.PERTURBATION_COLUMNS`, one row per perturbation.
-        reached: from `reached_of`, index = perturbation; those that were measured.
-        confidence: what the model brought along.
-        scale: the factor that predictions were multiplied by.
+    ``reached`` is from `reached_of`; ``scale`` is the factor that predictions were multiplied by.
     """
     table = pd.DataFrame(
         {
@@ -167,9 +159,8 @@ def reached_of(effects: Effects) -> pd.Series:
     measured one against the reference controls. cell-eval's pearson_delta takes both against the
     reference controls, whose noise the two then share.
     """
-    labels, parts = effects.perturbations, []
-    for start in range(0, len(labels), BLOCK):
-        stop = min(start + BLOCK, len(labels))
+    parts = []
+    for start, stop in effects.blocks():
         changes = effects.change(start, stop), effects.measured_of(start, stop)["measured_change"]
         predicted, measured = (each - each.mean(axis=1, keepdims=True) for each in changes)
         norm = np.sqrt(np.square(predicted).sum(axis=1) * np.square(measured).sum(axis=1))
@@ -177,7 +168,7 @@ def reached_of(effects: Effects) -> pd.Series:
         parts.append(
             np.divide((predicted * measured).sum(axis=1), norm, out=nothing, where=norm > 0)
         )
-    return pd.Series(np.concatenate(parts), pd.Index(labels, dtype=object))
+    return pd.Series(np.concatenate(parts), pd.Index(effects.perturbations, dtype=object))
 
 
 def rank_correlation(a: pd.Series, b: pd.Series) -> float | None:
@@ -203,20 +194,13 @@ def kept_surest(expected: ArrayLike, reached: ArrayLike, kept: float) -> float:
 
 def trust_section(found: Trust) -> str:
     """Return the report's section as HTML."""
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"number": number, "share": share}
-    template = (
-        files("components.evaluate.pages").joinpath("trust.html.j2").read_text(encoding="utf-8")
-    )
     content = {
         "found": found,
         "surest": _named(found.table, ascending=False),
         "least": _named(found.table, ascending=True),
         "plots": _plots(found),
     }
-    return environment.from_string(template).render(content)
+    return rendered("trust.html.j2", content)
 
 
 def _named(table: pd.DataFrame, *, ascending: bool) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from components.finetune.known import check_symbols, check_told
+from components.finetune.loading import check_symbols, check_told
 from components.ingest.ingest import ingest
 from components.shared.artifacts.perturbation import CONTROL, genes_of
 from components.shared.artifacts.perturbation_names import (
