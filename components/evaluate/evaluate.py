@@ -133,31 +133,10 @@ def evaluate(
         found = by_batch = None
         if pair and training:
             baselines = Training.of(training, control, opened.genes)
-            matched = bool(given.artifact.summary.get(MATCH_BATCHES)) and BATCH in pair.obs
-            known_labels = {*baselines.perturbations, *pair.perturbations}
-            vectors = vectors_of(table, known_labels) if table else None
-            means, fallbacks = baseline_means(baselines, pair.perturbations, vectors)
-            rows = pd.Index(whole.perturbations).get_indexer(pd.Index(pair.perturbations))
-            if effects.known_means is not None:
-                known = effects.known_means[rows].astype(float)
-                means[evaluation.KNOWN_EFFECTS] = in_order(known, pair.genes, opened.genes)
-            basal = split.basal(split.test_line)
-            batches = batches_of(opened) if matched else None
-            predicted = contenders(
-                pair,
-                effects.means[rows],
-                means,
-                opened.genes,
-                opened.rows(basal),
-                ranked=kind == RANK,
-                batches=None if batches is None else batches[basal],
-            )
             yardstick = Yardstick.of(pair, threads=threads, cache=Path(cache) if cache else None)
-            found = _scores(yardstick, predicted, kind, fallbacks)
-            own = in_order(effects.means[rows].astype(float), whole.genes, opened.genes)
-            by_own = matched_change(opened, split, pair.perturbations)
-            changes = {name: mean - control for name, mean in ({MODEL: own} | means).items()}
-            by_batch = by_own and by_own.scores(changes, pair.perturbations, opened.genes)
+            found, by_batch = _scored(
+                given, effects, opened, split, baselines, table, yardstick, kind
+            )
             effects = replace(effects, measured=yardstick.measured.side)
         stats = _stats(given.artifact)
         origin = Origin(
@@ -196,6 +175,44 @@ def _stats(predictions: Artifact) -> dict[str, Any]:
 def _means(adata: AnnData, name: str) -> NDArray[np.floating]:
     """Return means that a predictions file holds, [perturbations, genes]."""
     return np.asarray(adata.varm[name]).T
+
+
+def _scored(
+    given: Predictions,
+    effects: Effects,
+    cells: Cells,
+    splits: Splits,
+    training: Training,
+    prior: Artifact | None,
+    yardstick: Yardstick,
+    kind: str,
+) -> tuple[Findings, dict[str, Any] | None]:
+    """Score predictions and baselines; return the scores, and those within batches if there are."""
+    pair = yardstick.pair
+    vectors = vectors_of(prior, {*training.perturbations, *pair.perturbations}) if prior else None
+    means, fallbacks = baseline_means(training, pair.perturbations, vectors)
+    rows = pd.Index(effects.perturbations).get_indexer(pd.Index(pair.perturbations))
+    if effects.known_means is not None:
+        known = effects.known_means[rows].astype(float)
+        means[evaluation.KNOWN_EFFECTS] = in_order(known, pair.genes, cells.genes)
+    basal = splits.basal(splits.test_line)
+    matched = given.artifact.summary.get(MATCH_BATCHES) and BATCH in pair.obs
+    batches = batches_of(cells) if matched else None
+    predicted = contenders(
+        pair,
+        effects.means[rows],
+        means,
+        cells.genes,
+        cells.rows(basal),
+        ranked=kind == RANK,
+        batches=None if batches is None else batches[basal],
+    )
+    found = _scores(yardstick, predicted, kind, fallbacks)
+    means = {MODEL: in_order(effects.means[rows].astype(float), pair.genes, cells.genes)} | means
+    by_own = matched_change(cells, splits, pair.perturbations)
+    changes = {name: mean - training.control for name, mean in means.items()}
+    scores = by_own.scores(changes, pair.perturbations, cells.genes) if by_own else None
+    return found, scores
 
 
 def _scores(

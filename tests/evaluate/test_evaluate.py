@@ -46,6 +46,7 @@ from components.shared.artifacts.evaluation import (
     RIDGE,
     SAME_PERTURBATION_DELTA,
 )
+from components.shared.artifacts.matched_controls import BATCH
 from components.shared.artifacts.perturbation import CONTROL
 from components.shared.artifacts.predictions import (
     CELLS_KIND,
@@ -322,14 +323,24 @@ def test_baselines_take_controls_of_the_own_batch_where_the_model_did(small: Scr
         assert (first == (batches == "one"))[perturbed].all() == apart
 
 
-def test_an_evaluation_takes_them_so_where_the_predictions_say_that_it_did(tmp_path: Path) -> None:
-    screen = Screen(tmp_path, genes=40, cells_each=8, controls_each=120, batches=True)
-    found = []
+def test_an_evaluation_takes_them_so_where_the_predictions_say_that_it_did(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    screen = Screen(tmp_path, genes=40, cells_each=8, controls_each=20, batches=True)
+    given = []
+
+    def taken(*_: object, batches: np.ndarray | None, **__: object) -> None:
+        given.append(batches)
+        raise InterruptedError
+
+    monkeypatch.setattr("components.evaluate.evaluate.contenders", taken)
     for matched in (False, True):
-        given = screen.predictions(name=f"{matched}", kind=RANK, matched=matched)
-        scores = json.loads((screen.evaluate(given, f"of {matched}") / "metrics.json").read_text())
-        found.append(scores["baselines"][CONTROL_CELLS]["mae_delta"])
-    assert found[0] != found[1]
+        predictions = screen.predictions(name=f"{matched}", kind=RANK, matched=matched)
+        with pytest.raises(InterruptedError):
+            screen.evaluate(predictions, f"of {matched}")
+    basal = (screen.obs["cell_line"] == "rpe1") & (screen.roles == "control_basal")
+    assert given[0] is None
+    assert given[1].tolist() == screen.obs[BATCH][basal].tolist()
 
 
 def test_metrics_said_to_be_of_means_do_not_move_with_the_cells_and_the_others_do(
