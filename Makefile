@@ -76,8 +76,8 @@ run-containers: images ## the same with every task in its image
 	@$(BIN)/python -m pipelines.run "$$PARAMS" --assign "$$ARGS" --containers
 
 test: lint types check-compiled ## lint, types, compile check and all tests but those in containers and on a cluster
-	@# two take all of two CPUs, a third what they wait; threads would only wait for other workers
-	@OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --ignore tests/containers --ignore tests/live
+	@# workers take all CPUs: threads of one would only wait for those of another
+	@OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore tests/containers --ignore tests/live
 
 lint: env ## check style
 	@$(BIN)/ruff check .
