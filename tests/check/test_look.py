@@ -1,6 +1,7 @@
 """A look at a dataset before it is read: what it tells and refuses, and how little it reads."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import anndata
@@ -131,7 +132,7 @@ def test_a_store_that_gives_no_parts_is_one_line_and_no_end(
 
 
 def test_a_store_that_is_slow_is_left_after_its_time(web: Web, monkeypatch) -> None:
-    monkeypatch.setattr(ranged.Ranged.__init__, "__defaults__", (-1.0,))
+    monkeypatch.setattr(ranged, "Ranged", partial(ranged.Ranged, seconds=-1.0))
     assert "takes longer" in facts(look(asked(web.url)))["look"]
 
 
