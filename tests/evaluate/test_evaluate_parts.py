@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -264,6 +265,15 @@ def test_a_mean_in_every_cell_is_diagnosed_and_real_cells_are_not() -> None:
     blamed = diagnose(wrong, really[None], control_skew(mapped.mean(axis=0)[None], controls))
     assert blamed and blamed.roc_auc < 0.1 and not blamed.explained
     assert diagnose(fdr[None], np.zeros((1, 120), bool), skew) is None
+
+
+def test_a_prediction_that_calls_every_gene_alike_agrees_with_nothing() -> None:
+    controls, really = _screen_with_power(np.random.default_rng(0))
+    skew = control_skew(controls.mean(axis=0)[None], controls)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = diagnose(np.ones((1, 120)), really[None], skew)
+    assert found and found.agreement == 0 and found.roc_auc == 0.5
 
 
 # --- ridge

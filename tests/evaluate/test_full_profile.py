@@ -272,8 +272,9 @@ def test_the_measured_side_is_computed_once_for_all_predictions(
     tmp_path: Path, computed: list[str]
 ) -> None:
     pair, other = screen(), screen(seed=1)
-    first = Measured.of(pair, threads=1, cache=tmp_path / "cache")
-    again = Measured.of(pair.with_prediction(other.predicted), threads=1, cache=tmp_path / "cache")
+    cache = tmp_path / "not" / "there yet"
+    first = Measured.of(pair, threads=1, cache=cache)
+    again = Measured.of(pair.with_prediction(other.predicted), threads=1, cache=cache)
     assert computed == ["measured cells"]
     for field in dataclasses.fields(first.side):
         kept, new = (getattr(each.side, field.name) for each in (again, first))
