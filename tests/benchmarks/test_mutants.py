@@ -20,6 +20,11 @@ def test_of_a_functions_tests_the_quickest_run_and_one_at_least():
     assert found == {"f": ["quick", "middling"], "g": ["slow"], "h": []}
 
 
+def test_tests_beside_those_that_call_a_function_are_run_where_there_is_time():
+    seconds = {"a::made": 1.0, "a::reads": 2.0, "a::slow": LONGEST, "b::other": 0.1}
+    assert bounded({"f": ["a::made"]}, seconds) == {"f": ["a::made", "a::reads"]}
+
+
 def test_each_package_has_tests_of_its_own():
     for package in PACKAGES:
         assert (ROOT / "components" / package).is_dir()
