@@ -49,7 +49,8 @@ def read_parquet(path: Path, columns: tuple[str, ...], name: str, hint: str) -> 
     Raises:
         InputError: missing, damaged, too large, or without one of ``columns``, which are of text.
     """
-    table = whole_parquet(path, name, hint).to_pandas()
+    with refusing(PARQUET_FAULTS, f"{name}: not readable as parquet", f"; {hint}", said):
+        table = whole_parquet(path, name, hint).to_pandas()
     for column in columns:
         if column not in table:
             raise InputError(f"{name}: has no column '{column}'; {hint}")
