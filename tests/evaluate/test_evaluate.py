@@ -56,13 +56,11 @@ from components.shared.artifacts.predictions import (
     PREDICTIONS_FILE,
     TRUTH,
 )
-from components.shared.findings.origins import facts_of
 from components.shared.findings.verdict import strongest_baseline
 from components.shared.model.rank_cells import DENOISED, RANK, draw_partners, rank_cells
 from components.shared.telling.errors import InputError
 from tests.evaluate_screen import DOUBLE, LABELS, UNSEEN, Change, Screen
 from tests.helpers import bare_names, cells_artifact
-from tests.publish.publish_run import STATS
 
 FILES = {
     "results.csv",
@@ -603,23 +601,6 @@ def test_the_summary_in_markdown_is_a_table_of_every_headline_metric(evaluated: 
     assert len({row.count("|") for row in rows}) == 1
     assert [row.split()[1].strip("`") for row in rows[2:]] == [m.name for m in (*HEADLINE, *OURS)]
     assert "the model **beats** the control mean" in text
-
-
-def test_the_page_names_its_run_and_tells_its_limitations(small: Screen) -> None:
-    predictions = small.predictions(kind=RANK, name="of a run")
-    stats = STATS | {"recipe": "<b>mine"}
-    stats["known_by"] = facts_of(stats)
-    (predictions / "training_stats.json").write_text(json.dumps(stats))
-    folder = small.evaluate(predictions, name="evaluation of a run")
-    page = (folder / "report.html").read_text()
-    title = re.search("<title>(.*?)</title>", page)
-    assert title and title[1].startswith("rpe1 · prior none · seed 7 · &lt;b&gt;mine · random://")
-    for name, value in (("prior", "none"), ("seed", "7"), ("recipe", "&lt;b&gt;mine")):
-        assert f"<dt>{name}</dt><dd>{value}</dd>" in page
-    found = json.loads((folder / "metrics.json").read_text())["limitations"]
-    assert any("started from random values" in text for text in found)
-    limits = page[page.index("Limitations found in this run</h2>") :]
-    assert limits.index("<li>The weights started from random values") < limits.index("</ul>")
 
 
 def test_every_section_is_listed_and_linked(evaluated: Path) -> None:
