@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
-from sklearn.linear_model import Ridge
+from scipy.optimize import nnls
 
 from components.finetune import cross_line_effects
 from components.finetune.cross_line_effects import Effects, carried, line_key, others_of
@@ -185,8 +185,13 @@ def _fitted(rows: pd.DataFrame, features: list[str]) -> Expectation:
     spread = np.where(spread > 1e-9, spread, 1.0)
     each = len(rows) / rows["line"].nunique()
     spread[features.index(CONTROL_SIMILARITY)] = SIMILARITY_UNIT * np.sqrt(each / PENALTY)
-    ridge = Ridge(alpha=PENALTY, positive=True).fit((values - mean) / spread, rows["reached"])
-    weights = ridge.coef_ / spread
-    intercept = float(ridge.intercept_ - weights @ mean)
+    reached = rows["reached"].to_numpy(float)
+    penalty = np.sqrt(PENALTY) * np.eye(len(features))
+    found, _ = nnls(
+        np.concatenate([(values - mean) / spread, penalty]),
+        np.concatenate([reached - reached.mean(), np.zeros(len(features))]),
+    )
+    weights = found / spread
+    intercept = float(reached.mean() - weights @ mean)
     least = float(min((intercept + values @ weights).min(), 0.0))
     return Expectation(features, weights.tolist(), intercept, least, 0.0, 0.0, len(rows))
