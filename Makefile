@@ -59,6 +59,8 @@ $(VENV)/.installed: pyproject.toml $(LOCK) $(NAMES)
 	@$(PIP) $(addprefix -r ,$(NAMES)) -e .
 	@# scgpt asks for torchtext, scvi-tools and more that its model does not import
 	@$(PIP) --no-deps scgpt
+	@# numba compiles what cell-eval's clusters use on the first import, here rather than in the first run
+	@$(BIN)/python -c "import umap" 2> /dev/null || true
 	@touch $@
 
 run: env ## run the pipeline here: PARAMS=<file> ARGS="key=value ..." [VERBOSE=1]

@@ -16,7 +16,7 @@ from pipelines import compile as compiling
 from pipelines.compile import PROFILES
 from pipelines.images import development_images
 from pipelines.validate import findings
-from pipelines.validation.tree import Tree
+from pipelines.validation.tree import LOADER, Tree
 
 ROOT = Path(__file__).resolve().parents[2]
 COPIED = (
@@ -91,7 +91,7 @@ def add(path: str, text: str) -> Callable[[Path], None]:
 
 def package(change: Callable[[dict, dict], None], path: str = H100) -> Callable[[Path], None]:
     def plant(tree: Path) -> None:
-        documents = [d for d in yaml.safe_load_all((tree / path).read_text()) if d]
+        documents = [d for d in yaml.load_all((tree / path).read_text(), Loader=LOADER) if d]
         change(*documents)
         (tree / path).write_text(yaml.safe_dump_all(documents))
 

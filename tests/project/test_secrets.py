@@ -151,4 +151,4 @@ def test_what_tells_nothing_secret_is_shown(uri: str, said: str | None) -> None:
 )
 def test_where_no_store_keeps_a_digest_it_is_said(source: str, named: str) -> None:
     assert bool(unchecked(source)) == bool(named)
-    assert named in unchecked(source)
+    assert not named or unchecked(source).startswith(f"No store keeps a digest of {named} ")

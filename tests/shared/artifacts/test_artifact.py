@@ -167,3 +167,16 @@ def test_a_full_disk_is_one_line_and_other_faults_keep_their_traceback(capsys):
 def test_nearest_ignores_case_and_says_nothing_when_nothing_is_near():
     assert nearest("k562", ["K562", "RPE1"]) == ", nearest: 'K562'"
     assert nearest("zzz", ["K562"]) == ""
+
+
+def test_what_everyone_can_read_is_left_as_it_is_and_the_rest_is_made_so(tmp_path):
+    with writing(tmp_path / "cells", CELLS, parameters={}) as draft:
+        (draft.path / "inside").mkdir()
+        made = {name: draft.path / name for name in ("open.txt", "closed.txt", "inside/too.txt")}
+        for path in made.values():
+            path.write_text("cells")
+            path.chmod(0o644 if path.name == "open.txt" else 0o600)
+        changed = made["open.txt"].stat().st_ctime_ns
+    assert (tmp_path / "cells" / "open.txt").stat().st_ctime_ns == changed
+    for name in made:
+        assert (tmp_path / "cells" / name).stat().st_mode & 0o777 == 0o644

@@ -1,13 +1,17 @@
 import tracemalloc
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
+from anndata.io import write_elem
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from components.shared.artifacts.cells import Cells
 from components.shared.artifacts.perturbation import CONTROL, genes_of
+from components.shared.reading.matrices import read_part
+from components.shared.storage.hdf5 import read_frame
 from components.shared.telling.errors import InputError
 from tests.helpers import cells_artifact, screen
 
@@ -89,3 +93,22 @@ def test_group_means_want_one_group_a_cell(small):
 )
 def test_a_label_names_its_genes(label, genes):
     assert genes_of(label) == genes
+
+
+def test_an_index_that_holds_no_names_is_refused(tmp_path):
+    frame = pd.DataFrame({"line": ["a"] * 8}, index=[f"c{i}" for i in range(8)])
+    with h5py.File(tmp_path / "t.h5", "w") as file:
+        write_elem(file, "obs", frame)
+        assert read_frame(file, "obs", "t", "mend it", ["line"]).equals(frame)
+        del file["obs/_index"]
+        file["obs/_index"] = np.arange(8)
+        file["obs/_index"].attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+        with pytest.raises(InputError, match=r"t: the index of obs does not hold names; mend it$"):
+            read_frame(file, "obs", "t", "mend it", ["line"])
+
+
+def test_a_column_of_lists_is_no_column_of_names(tmp_path):
+    with h5py.File(tmp_path / "t.h5", "w") as file:
+        file.create_dataset("lists", 8, h5py.vlen_dtype(np.int32))
+        with pytest.raises(ValueError, match=r"^its entries are lists$"):
+            read_part(file["lists"])

@@ -380,7 +380,9 @@ def test_a_finetuned_checkpoint_that_does_not_say_which_flag_is_zero_is_refused(
     tmp_path, model, flag
 ):
     folder = write_checkpoint(tmp_path / "model", export_state(model), ARGS | {"pert_pad_id": flag})
-    with pytest.raises(InputError, match=r"args\.json: 'pert_pad_id' is .*; expected a whole"):
+    with pytest.raises(
+        InputError, match=r"args\.json: 'pert_pad_id' is .*; expected a whole number from 0 to 2,"
+    ):
         load_finetuned(read_checkpoint(folder), folder / files.WEIGHTS_FILE)
 
 

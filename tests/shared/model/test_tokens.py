@@ -120,3 +120,13 @@ def test_a_target_outside_the_window_gets_no_flag():
     window = training_window(6, 2, [targets([0])], rng, keep=False)
     batch = assemble(torch.ones(1, 6), [targets([0])], window, ids, torch.device("cpu"))
     assert bool(batch.flags.any()) == (0 in window.genes)
+
+
+def test_genes_that_the_model_was_not_trained_on_are_refused_with_three_of_each():
+    genes = [f"G{i}" for i in range(5)]
+    with pytest.raises(InputError) as refused:
+        GeneTokens.of(genes, VOCABULARY, trained=[f"G{i}" for i in range(10, 16)])
+    assert str(refused.value) == (
+        "none of the 5 genes ('G0', 'G1', 'G2' and 2 more) is among those that the model was "
+        "trained on ('G10', 'G11', 'G12' and 3 more)"
+    )

@@ -663,3 +663,13 @@ def test_a_long_list_comes_in_pages_and_whole(s3: Store) -> None:
     s3.fail("list", [None, 503])
     found = [stored.name for stored in storage_s3.Bucket("s3", "screens").list("many/")]
     assert found == [f"many/{number:04}" for number in range(1003)]
+
+
+def test_an_object_larger_than_a_part_is_read_whole(s3: Store, tmp_path: Path) -> None:
+    put(tmp_path / "big", BIG)
+    bucket = storage_s3.Bucket("s3", "screens")
+    bucket.read("cells.h5ad", tmp_path / "again")
+    assert (tmp_path / "again").read_bytes() == BIG
+    with pytest.raises(FileNotFoundError):
+        bucket.read("nothing", tmp_path / "nothing")
+    assert not (tmp_path / "nothing").exists()

@@ -13,4 +13,5 @@ def test_a_log_has_no_bar_of_nothing_but_each_that_says_something(capsys, monkey
             bar.update(1000)
     lines = capsys.readouterr().err.splitlines()
     assert [line.split("|")[0].split()[1] for line in lines[:3]] == ["25%", "50%", "75%"]
+    assert " 1.00k/4.00k" in lines[0], "thousands are written as such"
     assert "100%" in lines[-1] and not any(" 0%" in line for line in lines)
