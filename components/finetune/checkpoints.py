@@ -23,7 +23,7 @@ import torch
 from components.finetune.places import MANIFEST, Place
 from components.shared.storage.digests import sha256_of
 from components.shared.telling.addresses import without_secrets
-from components.shared.telling.errors import InputError
+from components.shared.telling.errors import InputError, system_errors
 
 FORMAT = "finetune-checkpoint/v1"
 KEPT = 2
@@ -168,12 +168,8 @@ def _write(folder: Path, part: str, content: Any) -> str:
     """Write one part, through to the disk, and return its sha256."""
     path = folder / f"{part}.pt"
     with path.open("wb") as file:
-        try:
+        with system_errors():
             torch.save(content, file)
-        except RuntimeError as error:
-            if isinstance(error.__context__, OSError):  # torch hides what the disk said
-                raise error.__context__ from None
-            raise
         _flush(file)
     return sha256_of(path)
 

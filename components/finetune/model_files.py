@@ -36,7 +36,8 @@ def write_model(folder: Path, ready: Ready, result: Fit, stats: Mapping[str, Any
     own[TARGET_SUM] = ready.facts[TARGET_SUM]
     args = ready.args | {"scgpt_perturb": own}
     state, extra = scgpt_model.parted(result.state)
-    torch.save(state, folder / WEIGHTS_FILE)
+    with (folder / WEIGHTS_FILE).open("wb") as file:  # of a path PyTorch hides that a disk is full
+        torch.save(state, file)
     if extra:
         save_file(extra, folder / EXTRA_FILE)
     for name, content in ((ARGS_FILE, args), (VOCAB_FILE, ready.vocabulary), (STATS_FILE, stats)):

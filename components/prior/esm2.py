@@ -28,7 +28,7 @@ from transformers.utils import logging
 from components.shared.storage.digests import sha256_of
 from components.shared.storage.downloads import shown
 from components.shared.storage.files import fetch_folder, place_for
-from components.shared.telling.errors import InputError
+from components.shared.telling.errors import InputError, system_errors
 from components.shared.telling.progress import bar
 
 CONFIG_FILE, VOCAB_FILE = "config.json", "vocab.txt"
@@ -276,7 +276,8 @@ class _Shards:
         vectors = np.stack([vector for _, vector in self.pending])
         name = hashlib.sha256(keys.tobytes()).hexdigest()[:32]
         partial = self.folder / "partial"
-        save_file({"sha256": keys, "vectors": vectors}, partial)
+        with system_errors():
+            save_file({"sha256": keys, "vectors": vectors}, partial)
         partial.replace(self.folder / f"proteins-{name}.safetensors")
         self.pending = []
         self.written = time.monotonic()

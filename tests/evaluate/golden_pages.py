@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from components.shared.artifacts.artifact import code_version
 from components.shared.artifacts.confidence import (
     CONFIDENCE_FILE,
     MEAN,
@@ -60,9 +61,12 @@ def words_of_pages(folder: Path) -> dict[str, str]:
         "metrics.json": json.dumps(numbers, indent=1) + "\n",
     }
     versions = re.compile(r"\b(?:[0-9a-f]{7,64}|\d+\.\d+\.\d+)(?:-dirty)?\b")
-    return {
-        name: versions.sub("#", text.replace(str(folder), "FOLDER")) for name, text in texts.items()
-    }
+    here = {str(folder): "FOLDER", f"({code_version()['revision']})": "(#)"}
+    for name, text in texts.items():
+        for said, stored in here.items():
+            text = text.replace(said, stored)
+        texts[name] = versions.sub("#", text)
+    return texts
 
 
 def _asked() -> pd.DataFrame:

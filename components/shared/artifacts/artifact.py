@@ -23,7 +23,7 @@ from components.shared.artifacts import shapes
 from components.shared.storage.digests import sha256_of
 from components.shared.storage.documents import check_shape
 from components.shared.telling.addresses import kept
-from components.shared.telling.errors import CLOSED, InputError
+from components.shared.telling.errors import CLOSED, InputError, system_errors
 
 CELLS = "cells/v1"
 SPLITS = "splits/v1"
@@ -167,7 +167,7 @@ def writing(
     ``format`` is a marker of this module, ``parameters`` what the stage was called with, anything
     that JSON can hold, and ``inputs`` the artifacts that were read, by name.
     """
-    with beside(Path(target)) as folder:
+    with beside(Path(target)) as folder, system_errors():
         draft = Draft(folder)
         yield draft
         files = sorted(path for path in folder.rglob("*") if path.is_file())

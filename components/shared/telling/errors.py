@@ -4,6 +4,7 @@ import difflib
 import errno
 import io
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -37,6 +38,28 @@ NO_TEMPORARY = "No usable temporary directory"
 """How Python begins when it finds no folder for temporary files."""
 
 
+HIDDEN = re.compile(r"\b(?:os error |errno[ =]+|\[errno )(\d+)", re.IGNORECASE)
+"""How safetensors, HDF5 and Arrow say in a text of their own what the system said."""
+
+
+@contextmanager
+def system_errors() -> Iterator[None]:
+    """Raise what the system said where a library that writes a file makes another error of it.
+
+    PyTorch has to be given a file that Python opened: of a path it keeps nothing that was said.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        if isinstance(error, RuntimeError) and isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        if not getattr(error, "errno", None) and (number := HIDDEN.search(str(error))):
+            raise OSError(int(number[1]), os.strerror(int(number[1]))) from None
+        raise
+
+
 def said_by_system(error: OSError) -> str:
     """Return in one line what the operating system refuses; empty if it may be a fault of ours."""
     if error.errno == errno.EPIPE:
@@ -48,6 +71,8 @@ def said_by_system(error: OSError) -> str:
         )
     if error.errno in FULL:
         return f"the disk is full ({error}); free some room"
+    if error.errno == errno.EFBIG:
+        return f"no file may be as large here ({error}); raise the limit, see ulimit -f"
     where, why = str(error.filename or "a file"), str(error.strerror or error).lower()
     if error.errno in CLOSED:
         return (
