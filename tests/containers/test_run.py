@@ -137,6 +137,14 @@ def test_a_task_that_fails_at_once_is_no_success_and_leaves_no_container(built: 
     assert not client.containers.list(all=True, filters={"label": "fails"})
 
 
+def test_a_container_that_cannot_start_is_an_error_and_is_not_left(built: dict) -> None:
+    client = docker.from_env()
+    tasks = TaskContainers()
+    with pytest.raises(docker.errors.APIError, match="no such file or directory"):
+        tasks.start(client, built["split"], ["/nowhere"], {}, labels=["cannot start"])
+    assert not client.containers.list(all=True, filters={"label": "cannot start"})
+
+
 def test_ctrl_c_ends_containers_and_the_same_command_resumes_from_a_checkpoint(
     runs: Path, tmp_path: Path, built: dict
 ) -> None:

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -100,6 +101,43 @@ def test_a_task_fails_whose_waiter_was_killed_and_the_next_one_runs(tasks, tmp_p
     lines = ("os.kill(os.getppid(), 9)", "time.sleep(0.2)")
     assert tasks.start(command(tmp_path, *lines)) == 1
     assert tasks.start(command(tmp_path, "pass")) == 0
+
+
+def hosts() -> list[int]:
+    """Return the processes from which tasks are forked that this process has."""
+    children = Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text().split()
+    lines = {int(pid): Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children}
+    return [pid for pid, line in lines.items() if b"task_host" in line]
+
+
+def test_a_task_fails_that_waits_for_a_host_that_is_killed_and_the_next_one_runs(tmp_path) -> None:
+    before, tasks = hosts(), Tasks({})
+    assert tasks.start(command(tmp_path, "pass")) == 0
+    [host] = set(hosts()) - set(before)
+    os.kill(host, signal.SIGSTOP)  # what is asked of it waits
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(tasks.start, command(tmp_path, "pass"))
+        time.sleep(0.3)
+        assert not waiting.done()
+        os.kill(host, signal.SIGKILL)
+        assert waiting.result(10) == 1
+    assert tasks.start(command(tmp_path, "pass")) == 0
+    tasks.close()
+
+
+def test_without_a_folder_for_temporary_files_a_task_fails_in_one_line(tmp_path, capsys) -> None:
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    remembers = tmp_path / "sitecustomize.py"  # as a library does that made a file there
+    remembers.write_text("import tempfile\ntempfile.gettempdir()\n")
+    tasks = Tasks({"TMPDIR": str(folder), "PYTHONPATH": f"{tmp_path}:{Path.cwd()}"})
+    assert tasks.start(command(tmp_path, "pass")) == 0
+    shutil.rmtree(folder)
+    assert tasks.start(command(tmp_path, "pass")) == 1
+    said = capsys.readouterr().out
+    assert "task: error: no temporary file can be written ([Errno 2] No such file" in said
+    assert "Traceback" not in said
+    tasks.close()
 
 
 class Closed(io.StringIO):
