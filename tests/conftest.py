@@ -3,6 +3,7 @@
 import gc
 import inspect
 import os
+import signal
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +19,10 @@ settings.load_profile("untimed")
 # KFP asks who called it whenever a task is given something; to tell the lines of code around each
 # call as well, which it does not look at, takes a second a pipeline with so many modules.
 inspect.stack = partial(inspect.stack, 0)
+
+# What a shell starts in the background ignores Ctrl-C, and so do the processes that tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
