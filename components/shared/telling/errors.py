@@ -56,7 +56,9 @@ def system_errors() -> Iterator[None]:
         if isinstance(error, RuntimeError) and isinstance(error.__context__, OSError):
             raise error.__context__ from None
         if not getattr(error, "errno", None) and (number := HIDDEN.search(str(error))):
-            raise OSError(int(number[1]), os.strerror(int(number[1]))) from None
+            hidden = OSError(int(number[1]), os.strerror(int(number[1])))
+            if said_by_system(hidden):  # of any other, the traceback says more
+                raise hidden from None
         raise
 
 

@@ -164,6 +164,16 @@ def test_a_full_disk_is_one_line_and_other_faults_keep_their_traceback(capsys):
         Path("/no/such/file").read_text()
 
 
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [("I/O error: no room (os error 28)", OSError), ("no such group, errno = 2", ValueError)],
+)
+def test_what_the_system_said_is_raised_where_a_line_can_be_made_of_it(tmp_path, said, told):
+    with pytest.raises(told), writing(tmp_path / "cells", CELLS, parameters={}):
+        raise ValueError(said)
+    assert not list(tmp_path.iterdir())
+
+
 def test_nearest_ignores_case_and_says_nothing_when_nothing_is_near():
     assert nearest("k562", ["K562", "RPE1"]) == ", nearest: 'K562'"
     assert nearest("zzz", ["K562"]) == ""
