@@ -7,14 +7,14 @@ from typing import Any
 
 from components.shared.artifacts.evaluation import (
     CEILING,
+    COMPARED,
     EXPLORER_FILE,
-    HEADLINE,
     MODEL,
     REPORT_FILE,
     lower_is_better,
     read_numbers,
 )
-from components.shared.findings.verdict import best_baseline, verdict
+from components.shared.findings.verdict import best_baseline, mean_of, verdict
 from components.shared.storage.documents import read_json
 from components.shared.storage.downloads import shown
 from pipelines.history import COMPARISON, PUBLISHED, Kept, shown_root
@@ -28,7 +28,7 @@ FILES = {
     "effects": "predictions/effects.csv.gz",
 }
 
-COMPARED = {"conclusion": str, "missing": int, "best": {"prior": str, "seed": int}}
+COMPARISON_NUMBERS = {"conclusion": str, "missing": int, "best": {"prior": str, "seed": int}}
 """The shape of what is read of a comparison's `metrics.json`."""
 
 
@@ -60,7 +60,7 @@ def _next(root: Path) -> list[str]:
 def comparison_summary(root: Path, seconds: float) -> str:
     """Return the end of a comparison: verdict, the best run, paths and what to try next."""
     file = root / COMPARISON / "metrics.json"
-    numbers = read_json(file, str(file), "run the compare task again", COMPARED)
+    numbers = read_json(file, str(file), "run the compare task again", COMPARISON_NUMBERS)
     best = numbers["best"]
     missing = f"; {numbers['missing']} runs are missing" if numbers["missing"] else ""
     told = [
@@ -74,13 +74,12 @@ def comparison_summary(root: Path, seconds: float) -> str:
 
 
 def _table(scores: Mapping[str, Any]) -> list[str]:
-    """Return the headline metrics: the model, its best baseline and the ceiling."""
+    """Return the metrics that the verdict counts: model, best baseline and ceiling."""
     lines = [f"{'metric':<28}{'model':>7}  {'best baseline':<30}{'ceiling':>8}"]
-    for metric in HEADLINE:
+    for metric in COMPARED:
         name, value = best_baseline(scores, metric)
-        model, best, ceiling = map(
-            _number, (scores[MODEL].get(metric), value, scores[CEILING].get(metric))
-        )
+        best = _number(value)
+        model, ceiling = (_number(mean_of(scores, of, metric)) for of in (MODEL, CEILING))
         title = f"{metric} (lower is better)" if lower_is_better(metric) else metric
         lines.append(f"{title:<28}{model:>7}  {f'{best} {name}':<30}{ceiling:>8}")
     return lines

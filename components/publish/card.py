@@ -3,7 +3,6 @@
 import csv
 import math
 import re
-import statistics
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,14 @@ from components.publish.published_files import is_scored
 from components.publish.terms import Terms, binding, citations_of, notice_of, terms_of
 from components.shared.artifacts import evaluation, shapes
 from components.shared.artifacts.artifact import Artifact, code_version
-from components.shared.artifacts.evaluation import HEADLINE, HEADLINE_METRIC, RESULTS_FILE
+from components.shared.artifacts.evaluation import (
+    CEILING,
+    COMPARED,
+    HEADLINE,
+    HEADLINE_METRIC,
+    MODEL,
+    SUMMARY_FILE,
+)
 from components.shared.artifacts.normalisation import TARGET_SUM, USUAL, unit_of
 from components.shared.findings.limitations import (
     count,
@@ -26,7 +32,7 @@ from components.shared.findings.limitations import (
     open_licence,
 )
 from components.shared.findings.origins import prior_asked_for
-from components.shared.findings.verdict import INCOMPARABLE, standing, verdict
+from components.shared.findings.verdict import INCOMPARABLE, mean_of, standing, verdict
 from components.shared.storage.documents import Shape, read_json
 from components.shared.telling.addresses import JOIN, public, unchecked, visible
 from components.shared.telling.errors import InputError
@@ -151,8 +157,8 @@ class _Run:
         self.stats = _json(artifacts["model"].path / "training_stats.json", shape)
         self.metrics = evaluation.read_numbers(artifacts["evaluation"].path)
         self.scored = is_scored(artifacts["evaluation"])
-        results = artifacts["evaluation"].path / RESULTS_FILE
-        self.results = _columns(results) if self.scored else {}
+        summary = artifacts["evaluation"].path / SUMMARY_FILE
+        self.over_perturbations = _over_perturbations(summary) if self.scored else {}
         confidence = artifacts["model"].path / "confidence.json"
         self.confidence = _json(confidence, shapes.CONFIDENCE)
         self.predictions = artifacts["predictions"].summary
@@ -190,23 +196,22 @@ def _json(path: Path, shape: Shape) -> dict[str, Any]:
     return read_json(path, str(path), "run its task again", shape)
 
 
-def _columns(path: Path) -> dict[str, list[float]]:
-    """Return the finite numbers of each column of a CSV file."""
+def _over_perturbations(path: Path) -> dict[str, dict[str, str]]:
+    """Return evaluate's rows on the model: what a metric is over perturbations, by metric."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            table = csv.DictReader(file)
-            names, rows = table.fieldnames or (), list(table)
+            rows = [row for row in csv.DictReader(file) if row["prediction"] == MODEL]
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: is not a CSV file ({error}); evaluate again") from None
-    found = {name: [_float(row[name]) for row in rows] for name in names}
-    return {name: list(filter(math.isfinite, values)) for name, values in found.items()}
+    return {row["metric"]: row for row in rows}
 
 
-def _float(text: str | None) -> float:
+def _read_number(text: str) -> float | None:
     try:
-        return float(text or "nan")
+        value = float(text)
     except ValueError:
-        return math.nan
+        return None
+    return value if math.isfinite(value) else None
 
 
 def _source(run: _Run) -> str:
@@ -374,22 +379,20 @@ def prior_rows(prior: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _metric_rows(run: _Run) -> list[dict[str, Any]]:
-    """Return one row per headline metric: mean, median, max, the baselines' means, the ceiling."""
+    """Return one row per metric of the verdict: the model, the baselines and the ceiling."""
     metrics = run.metrics
     rows = []
-    for name in HEADLINE:
-        if name not in metrics["model"]:
+    for name in COMPARED:
+        if name not in run.over_perturbations:
             continue
-        values = run.results.get(name, [])
+        found = {key: _read_number(text) for key, text in run.over_perturbations[name].items()}
         rows.append(
             {
                 "name": f"{name} (lower is better)" if evaluation.lower_is_better(name) else name,
-                "mean": number(metrics["model"][name]),
-                "median": number(statistics.median(values) if values else None),
-                "max": number(max(values, default=None)),
-                "baselines": [number(m.get(name)) for m in metrics["baselines"].values()],
-                "ceiling": number(metrics["ceiling"].get(name)),
-                "nan": metrics["nan_counts"].get(name, 0),
+                **{key: number(found[key]) for key in ("mean", "median", "max")},
+                "baselines": [number(mean_of(metrics, b, name)) for b in metrics["baselines"]],
+                "ceiling": number(mean_of(metrics, CEILING, name)),
+                "nan": int(found["undefined"] or 0),
             }
         )
     return rows

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from components.shared.artifacts.evaluation import CENTRED, COMPARED
 from components.shared.findings.verdict import verdict
 from components.shared.telling.errors import InputError
 from pipelines import history
@@ -21,6 +22,11 @@ SCORES = {
         "same_perturbation_delta": {"pearson_delta": 0.4, "mae_delta": 0.25},
     },
     "ceiling": {"pearson_delta": 0.7, "mae_delta": None},
+    "ours": {
+        "model": {CENTRED: 0.45},
+        "same_perturbation_delta": {CENTRED: 0.35},
+        "ceiling": {CENTRED: 0.6},
+    },
     "tests": {"pearson_delta": {"same_perturbation_delta": {"verdict": "beats"}}},
 }
 
@@ -108,7 +114,10 @@ def test_a_run_ends_with_the_verdict_and_each_metric_beside_its_best_baseline(tm
     assert verdict(SCORES) in " ".join(said.split())
     (row,) = [line for line in said.splitlines() if line.startswith("mae_delta")]
     assert row.split()[-3:] == ["0.200", "control_mean", "-"] and "(lower is better)" in row
-    assert max(map(len, said.splitlines()[:12])) <= 80
+    assert max(map(len, said.splitlines()[:13])) <= 80
+    told = [line.split() for line in said.splitlines()]
+    assert [words[0] for words in told if words and words[0] in COMPARED] == list(COMPARED)
+    assert [CENTRED, "0.450", "0.350", "same_perturbation_delta", "0.600"] in told
 
 
 def test_after_a_prediction_no_prior_is_proposed(tmp_path):

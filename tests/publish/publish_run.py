@@ -91,6 +91,11 @@ METRICS: dict[str, Any] = {
         "same_perturbation_delta": {"pearson_delta": 0.5, "mae_delta": 0.0625, "roc_auc": 0.6},
     },
     "ceiling": {"pearson_delta": 0.9, "mae_delta": None},
+    "ours": {
+        "model": {"pearson_delta_centred": 0.125},
+        "same_perturbation_delta": {"pearson_delta_centred": 0.0625},
+        "ceiling": {"pearson_delta_centred": 0.75},
+    },
     "nan_counts": {"pearson_delta": 0, "mae_delta": 0, "roc_auc": 2},
     "perturbations": 2,
     "tests": TESTS,
@@ -256,8 +261,13 @@ def _write_evaluation(
             for name in group.names if group.artifact == "evaluation" else ():
                 (draft.path / name).write_text(f"{name}\n")
         if scored:
-            (draft.path / "results.csv").write_text(
-                "perturbation,pearson_delta,mae_delta,roc_auc\nG1,0.2,0.1,\nX0,0.3,0.15,NaN\n"
+            (draft.path / "summary.csv").write_text(
+                "prediction,metric,mean,median,max,undefined\n"
+                "model,pearson_delta,0.25,0.24,0.3,0.0\n"
+                "model,mae_delta,0.125,0.12,0.15,0.0\n"
+                "model,roc_auc,,,,2.0\n"
+                "model,pearson_delta_centred,0.125,0.1,0.2,0.0\n"
+                "control_mean,pearson_delta,0.0,0.0,0.0,0.0\n"
             )
         (draft.path / "metrics.json").write_text(json.dumps(content))
 

@@ -163,8 +163,10 @@ def test_metrics_stand_beside_baselines_and_ceiling(text: str) -> None:
     )
     assert f"{head} NaN |" in text
     assert (
-        "| `pearson_delta` | **0.2500** | 0.5000 | 0.0000 | 0.9000 | 0.2500 | 0.3000 | 0 |" in text
+        "| `pearson_delta` | **0.2500** | 0.5000 | 0.0000 | 0.9000 | 0.2400 | 0.3000 | 0 |" in text
     )
+    ours = "| `pearson_delta_centred` | **0.1250** | 0.0625 | - | 0.7500 | 0.1000 | 0.2000 | 0 |"
+    assert ours in text
     assert "| `roc_auc` | **-** | 0.6000 | 0.4000 | - | - | - | 2 |" in text
     assert "| `pearson_delta` | 0.3000 | - |" in text
 

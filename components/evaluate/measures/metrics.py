@@ -170,9 +170,6 @@ OURS = (
     ),
 )
 EVERY = METRICS | {metric.name: metric for metric in OURS}
-
-COMPARED = tuple(metric.name for metric in (*HEADLINE, *OURS))
-"""Metrics in which the model is compared with each baseline."""
 RETRIEVAL = ("discrimination_score_l1", "discrimination_score_l2", "discrimination_score_cosine")
 
 REFERENCE = (

@@ -11,11 +11,11 @@ import pandas as pd
 from components.evaluate.contenders.yardstick import Ceiling, Outcome
 from components.evaluate.inputs.pair import Pair
 from components.evaluate.measures.calibrated import Calibrated
-from components.evaluate.measures.metrics import CELLS, COMPARED, EVERY, MEANS, names_of
+from components.evaluate.measures.metrics import CELLS, EVERY, MEANS, names_of
 from components.evaluate.measures.strata import by_stratum, strata
 from components.evaluate.measures.uncertainty import compare
 from components.evaluate.pages.summary import finite, metrics_json, summary_table, undefined_table
-from components.shared.artifacts.evaluation import BASELINES, HALF, MODEL
+from components.shared.artifacts.evaluation import BASELINES, COMPARED, HALF, MODEL
 from components.shared.artifacts.predictions import CELLS_KIND
 
 

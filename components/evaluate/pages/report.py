@@ -18,14 +18,19 @@ from components.evaluate.measures import metrics
 from components.evaluate.measures.batch_matched import OF_MEANS
 from components.evaluate.measures.calibrated import AVERAGE, SCORED
 from components.evaluate.measures.diagnosis import CHANCE
-from components.evaluate.measures.metrics import CELLS, COMPARED, EVERY, LOWER, MEANS, OTHERS
+from components.evaluate.measures.metrics import CELLS, EVERY, LOWER, MEANS, OTHERS
 from components.evaluate.measures.uncertainty import SMALLEST
 from components.evaluate.pages import plots
 from components.evaluate.pages.effect_tables import Effects
 from components.evaluate.pages.findings import Findings
 from components.shared.artifacts import evaluation
 from components.shared.artifacts.artifact import Artifact, code_version
-from components.shared.artifacts.evaluation import HEADLINE_METRIC, MODEL, SAME_PERTURBATION_DELTA
+from components.shared.artifacts.evaluation import (
+    COMPARED,
+    HEADLINE_METRIC,
+    MODEL,
+    SAME_PERTURBATION_DELTA,
+)
 from components.shared.artifacts.normalisation import USUAL, unit_of
 from components.shared.findings.verdict import (
     BEATS,

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import pandas as pd
 
 from components.evaluate.measures.calibrated import AVERAGE
-from components.evaluate.measures.metrics import COMPARED, EVERY, LOWER
+from components.evaluate.measures.metrics import EVERY, LOWER
 from components.evaluate.pages.findings import Findings
 from components.evaluate.pages.report import NAMED, STRONGEST, Origin
-from components.shared.artifacts.evaluation import CEILING, HEADLINE_METRIC, MODEL, TITLES
+from components.shared.artifacts.evaluation import CEILING, COMPARED, HEADLINE_METRIC, MODEL, TITLES
 from components.shared.telling.markdown import names_as_code
 from components.shared.telling.page import number, signed
 

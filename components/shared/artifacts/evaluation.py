@@ -77,6 +77,8 @@ HEADLINE = (
 """cell-eval's metrics that the reference run reports, in the order of every table here."""
 CENTRED = "pearson_delta_centred"
 """Ours: the headline metric without what all perturbations share."""
+COMPARED = (*HEADLINE, CENTRED)
+"""Metrics in which the model is compared with each baseline, and that a verdict counts."""
 
 SEEN, UNSEEN = "seen", "unseen"
 """Whether training had a perturbation, in another line."""

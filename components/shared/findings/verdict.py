@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from components.shared.artifacts.evaluation import (
+    CEILING,
     CONTROL_CELLS,
     CONTROL_MEAN,
     HEADLINE_METRIC,
@@ -85,7 +86,7 @@ class Standing:
 
 def best_baseline(numbers: Numbers, metric: str) -> tuple[str, float | None]:
     """Return the name and the value of the baseline that is best in a metric; "-" = none."""
-    values = {name: _mean(numbers, name, metric) for name in numbers["baselines"]}
+    values = {name: mean_of(numbers, name, metric) for name in numbers["baselines"]}
     known = {name: value for name, value in values.items() if value is not None and name in SAID}
     if not known:
         return "-", None
@@ -102,7 +103,7 @@ def strongest_baseline(numbers: Numbers) -> str:
     ahead.pop("-", None)
 
     def rank(name: str) -> tuple[int, float]:
-        value = _mean(numbers, name, HEADLINE_METRIC)
+        value = mean_of(numbers, name, HEADLINE_METRIC)
         return ahead[name], -1.0 if value is None else value
 
     return max(ahead, key=rank, default="-")
@@ -126,7 +127,7 @@ def verdict(numbers: Numbers) -> str:
     strongest = strongest_baseline(numbers)
     over = _count(numbers["perturbations"])
     if strongest == "-":
-        value = _number(_mean(numbers, MODEL, HEADLINE_METRIC))
+        value = _number(mean_of(numbers, MODEL, HEADLINE_METRIC))
         return f"Over {over} there is nothing to hold the model against: {HEADLINE_METRIC} {value}."
     found = standing(numbers, strongest)
     weak = _weak(numbers)
@@ -190,9 +191,9 @@ def _weak(numbers: Numbers) -> str:
     return ", and ".join(reasons)
 
 
-def _mean(numbers: Numbers, prediction: str, metric: str) -> float | None:
-    """Return a mean of the model or of a baseline: cell-eval's metrics and ours lie apart."""
-    means = numbers["model"] if prediction == MODEL else numbers["baselines"][prediction]
+def mean_of(numbers: Numbers, prediction: str, metric: str) -> float | None:
+    """Return a mean of the model, a baseline or the ceiling: cell-eval's and ours lie apart."""
+    means = (numbers["baselines"] | {key: numbers[key] for key in (MODEL, CEILING)})[prediction]
     value = means.get(metric)
     return numbers.get("ours", {}).get(prediction, {}).get(metric) if value is None else value
 
