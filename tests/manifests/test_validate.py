@@ -6,8 +6,10 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import yaml
@@ -16,6 +18,7 @@ from pipelines import compile as compiling
 from pipelines.compile import PROFILES
 from pipelines.images import development_images
 from pipelines.validate import findings
+from pipelines.validation import tree as reading
 from pipelines.validation.tree import LOADER, Tree
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -57,6 +60,41 @@ def copy_to(target: Path) -> Path:
     return target
 
 
+def once(read: Callable[..., Any], of: Callable[..., Any]) -> Callable[..., Any]:
+    """Return ``read`` with what it returned kept, by what it is ``of``."""
+    kept: dict[Any, Any] = {}
+
+    def remembering(*given: Any, **options: Any) -> Any:
+        key = of(*given)
+        if key not in kept:
+            kept[key] = read(*given, **options)
+        return kept[key]
+
+    return remembering
+
+
+def kustomized(command: list[str]) -> list[tuple[str, bytes]]:
+    """Return all that an overlay is made of: each file of its folder and those that it names."""
+    found, folders = [], [Path(command[-1])]
+    for folder in folders:
+        for path in sorted(path for path in folder.iterdir() if path.is_file()):
+            found.append((f"{folder.name}/{path.name}", path.read_bytes()))
+        names = re.findall(r"- (\.\./\S+)", (folder / "kustomization.yaml").read_text())
+        folders += [(folder / name).resolve() for name in names]
+    return found
+
+
+@pytest.fixture(scope="module", autouse=True)
+def read_once():
+    """Read once what the copies have alike, which is all but a file each."""
+    render = SimpleNamespace(run=once(subprocess.run, lambda command: tuple(kustomized(command))))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reading, "subprocess", render)
+        patch.setattr(reading, "documents", once(reading.documents, lambda *texts: texts))
+        patch.setattr(reading.hcl2, "loads", once(reading.hcl2.loads, lambda text: text))
+        yield
+
+
 @pytest.fixture(scope="session")
 def before(tmp_path_factory) -> set[str]:
     return set(findings(copy_to(tmp_path_factory.mktemp("before"))))
@@ -67,9 +105,24 @@ def fresh(tmp_path_factory) -> list[Path]:
     return compiling.compile_to(tmp_path_factory.mktemp("fresh"), development_images())
 
 
+@pytest.fixture(scope="module")
+def copied(tmp_path_factory) -> tuple[Path, dict[Path, bytes]]:
+    """A copy of the tree, and what each of its files holds."""
+    root = copy_to(tmp_path_factory.mktemp("copied"))
+    return root, {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
 @pytest.fixture
-def tree(tmp_path) -> Path:
-    return copy_to(tmp_path)
+def tree(copied) -> Iterator[Path]:
+    """The copy, made whole again after what a test has done to it."""
+    root, was = copied
+    yield root
+    for path in [path for path in root.rglob("*") if path.is_file()]:
+        if path not in was:
+            path.unlink()
+        elif path.read_bytes() != was[path]:
+            path.write_bytes(was[path])
+    assert was.keys() == {path for path in root.rglob("*") if path.is_file()}
 
 
 def swap(path: str, old: str, new: str) -> Callable[[Path], None]:
@@ -177,7 +230,7 @@ def release(change: Callable[[dict], None] = lambda lock: None) -> Callable[[Pat
 
     def plant(tree: Path) -> None:
         lock: dict[str, dict[str, str]] = {}
-        (tree / "build/release").mkdir(parents=True)
+        (tree / "build/release").mkdir(parents=True, exist_ok=True)
         for path in sorted((tree / "pipelines/compiled").glob("*.yaml")):
             text = path.read_text()
             for image in sorted(set(re.findall(r"scgpt-perturb/[a-z]+:[0-9a-f]{16}", text))):
