@@ -44,6 +44,7 @@ def serve(control: socket.socket) -> tempfile.TemporaryDirectory[str]:
         SystemExit: the run has ended.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal: the run passes it on
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # the run has ended, amid an import
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that wait for tasks
     # Frameworks of macOS may not be used on both sides of a fork.
     wanted = [] if sys.platform == "darwin" else list(IMPORTED)
@@ -66,6 +67,7 @@ def serve(control: socket.socket) -> tempfile.TemporaryDirectory[str]:
 def _begin(channel: socket.socket, output: int) -> tempfile.TemporaryDirectory[str]:
     """Fork once more and return in the new process; the old one waits for it and tells its end."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     command = json.loads(channel.makefile().readline())
     nothing = os.open(os.devnull, os.O_RDWR)
     if pid := os.fork():

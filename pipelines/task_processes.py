@@ -85,7 +85,12 @@ class Tasks:
         reader, writer = os.pipe()
         try:
             with theirs, self._asking:
-                socket.send_fds(self._control(), [b"."], [theirs.fileno(), writer])
+                given = [theirs.fileno(), writer]
+                try:
+                    socket.send_fds(self._control(), [b"."], given)
+                except ConnectionError:  # the host was killed just now: its socket closes first
+                    self.close()
+                    socket.send_fds(self._control(), [b"."], given)
         except BaseException:
             ours.close()
             os.close(reader)
@@ -115,9 +120,10 @@ class Tasks:
         if self._host:
             process, control = self._host
             control.close()
+            process.terminate()  # it may be importing something
             try:
                 process.wait(1)
-            except subprocess.TimeoutExpired:  # it is importing something
+            except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
 

@@ -5,12 +5,14 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stdout
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -180,3 +182,24 @@ def test_what_nohup_ignores_stays_ignored() -> None:
     finally:
         signal.signal(signal.SIGHUP, before)
     assert asked == []
+
+
+def test_a_host_ends_by_itself_amid_an_import(tmp_path, monkeypatch) -> None:
+    """Killed, it would leave what its libraries remove when their process ends."""
+    hosts: list[subprocess.Popen] = []
+    start = subprocess.Popen
+
+    def kept(*given: Any, **more: Any) -> subprocess.Popen:
+        hosts.append(start(*given, **more))
+        return hosts[-1]
+
+    monkeypatch.setattr(subprocess, "Popen", kept)
+    begun = tmp_path / "begun"
+    slow = f"import time\nopen({str(begun)!r}, 'w').close()\ntime.sleep(60)\n"
+    (tmp_path / "torch.py").write_text(slow)
+    tasks = Tasks({"PYTHONPATH": str(tmp_path)})
+    assert tasks.start(command(tmp_path, "pass")) == 0
+    while not begun.exists():
+        time.sleep(0.05)
+    tasks.close()
+    assert [host.returncode for host in hosts] == [0]
