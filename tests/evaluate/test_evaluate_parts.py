@@ -520,6 +520,7 @@ def test_the_same_values_have_the_same_interval() -> None:
     assert interval(values) == interval(values)
 
 
+@settings(max_examples=25)  # statsmodels collects garbage at each call, which takes 0.1 s here
 @given(st.lists(st.one_of(st.floats(0, 1), st.just(np.nan)), max_size=12))
 def test_holm_is_that_of_statsmodels(p) -> None:
     known = [value for value in p if not np.isnan(value)]
