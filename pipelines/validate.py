@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from components.shared.telling.errors import InputError, say
-from pipelines.validation import compiled, file_text, gke, kubernetes_objects, readme, rules, sizes
+from pipelines.validation import compiled, file_text, gke, kubernetes_objects, readme, rules
 from pipelines.validation.tree import Tree
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -30,7 +30,6 @@ CHECKS: tuple[Callable[[Tree], list[str]], ...] = (
     compiled.check_secrets,
     compiled.check_release,
     compiled.check_room,
-    sizes.check_sizes,
     gke.check_terraform,
     gke.check_requests,
     gke.check_disk,

@@ -1,7 +1,7 @@
 """How many runs a comparison may have on a cluster: Linux bounds it, and so does Argo.
 
-The numbers are sums over the compiled pipeline: `pipelines.validation.sizes` makes them, and a test
-holds them to it.
+The numbers are sums over the compiled pipelines; `tests/pipelines/test_sizes.py` makes the sums and
+holds the numbers to them.
 """
 
 import json

@@ -40,7 +40,6 @@ LINE = "manifests/components/kueue/local-queue.yaml"
 CLASS = "manifests/overlays/gke-h100/compute-class.yaml"
 ARGO = "manifests/kfp/workflow-controller-configmap.yaml"
 OFFLOAD = "manifests/kfp/offload-node-status.yaml"
-COMPARISON = "pipelines/compiled/compare-priors-cpu.yaml"
 TERRAFORM = "manifests/gke/main.tf"
 
 pytestmark = pytest.mark.skipif(
@@ -182,21 +181,6 @@ def task_of(spec: dict, stage: str) -> dict:
         if found:
             return found
     raise AssertionError(stage)
-
-
-def wordy(stage: str) -> Callable[[dict, dict], None]:
-    def change(spec: dict, _: dict) -> None:
-        # no two lines are alike, as of a source
-        lines = (hashlib.sha256(str(number).encode()).hexdigest() for number in range(400))
-        executor(spec, stage)["command"][-1] += "".join(f"# {line}\n" for line in lines)
-
-    return change
-
-
-def every_evaluation_to_publish(spec: dict, _: dict) -> None:
-    """Hand publish-best two more lists, as long as that of the models."""
-    taken = task_of(spec, "publish-best")["inputs"]["artifacts"]
-    taken |= {"more": taken["models"], "still_more": taken["predictions"]}
 
 
 def retry_for(seconds: int) -> Callable[[dict, dict], None]:
@@ -372,17 +356,6 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], str | tuple[str, ...]]] = {
     "a key that no task reads": (
         add("manifests/secrets.example.yaml", '  user: ""\n'),
         "manifests/secrets.example.yaml: Secret/s3: no task reads its key user",
-    ),
-    "many words between the tasks of a comparison": (
-        package(wordy("evaluate"), COMPARISON),
-        "compare-priors-cpu.yaml: 45 runs make a workflow of ",
-    ),
-    "every run to the task that publishes one": (
-        package(every_evaluation_to_publish, COMPARISON),
-        (
-            "compare-priors-cpu.yaml: publish-best: takes ",
-            "compare-priors-cpu.yaml: 45 runs make an argument of ",
-        ),
     ),
     "a request no node can meet": (
         package(

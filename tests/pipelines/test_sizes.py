@@ -1,5 +1,6 @@
 """A comparison's size: the sum holds what is promised, and what users are told holds to the sum."""
 
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -11,10 +12,10 @@ from components.check import bounds
 from components.check.check import grid, repeat_comparison
 from components.shared.telling.errors import InputError
 from pipelines import compile as compiling
-from pipelines.validation.sizes import MARGIN, PARAMS, sweep
+from tests.pipelines.argo_workflow import sweep
 
 ROOT = Path(__file__).resolve().parents[2]
-DEMO = yaml.safe_load((ROOT / PARAMS).read_text())
+DEMO = yaml.safe_load((ROOT / "pipelines/params/compare-demo.yaml").read_text())
 LARGE = DEMO | {
     "dataset": "hf://datasets/arcinstitute/State-Replogle-Filtered/replogle_concat.h5ad",
     "pretrained": "gs://some-bucket/models/scgpt_human",
@@ -23,6 +24,8 @@ LARGE = DEMO | {
     "split_options": {"val_line": "k562", "val_fraction": 0.05, "halve_controls": False},
 }
 SMALL = DEMO | {"overrides": {}, "split_options": {}}
+MARGIN = 1.25
+"""Of what must fit, so that there is room to spare."""
 COMPARISONS = [name for name in compiling.PROFILES if name.startswith("compare")]
 
 
@@ -38,6 +41,29 @@ def nine_by_five(request):
 def test_nine_priors_at_five_seeds_fit_one_argument_of_every_task_with_room_to_spare(nine_by_five):
     assert set(nine_by_five.arguments) >= {"check-grid", "finetune", "compare", "publish-best"}
     assert max(nine_by_five.arguments.values()) * MARGIN < bounds.ARGUMENT
+
+
+def test_every_evaluation_handed_to_the_task_that_publishes_one_would_not_fit_its_argument():
+    spec, platform = compiling.documents(compiling.FOLDER / COMPARISONS[0])
+    [tasks] = [
+        component["dag"]["tasks"]
+        for component in spec["components"].values()
+        if "publish-best" in component.get("dag", {}).get("tasks", {})
+    ]
+    taken = tasks["publish-best"]["inputs"]["artifacts"]
+    taken |= {"more": taken["models"], "still_more": taken["predictions"]}
+    made = sweep(spec, platform, DEMO, 9, 5)
+    assert made.arguments["publish-best"] * MARGIN > bounds.ARGUMENT
+
+
+def test_the_source_of_a_task_in_its_command_would_be_more_than_users_are_told():
+    spec, platform = compiling.documents(compiling.FOLDER / COMPARISONS[0])
+    # no two lines are alike, as of a source
+    lines = (hashlib.sha256(str(number).encode()).hexdigest() for number in range(400))
+    command = spec["deploymentSpec"]["executors"]["exec-evaluate"]["container"]["command"]
+    command[-1] += "".join(f"# {line}\n" for line in lines)
+    made = sweep(spec, platform, DEMO, 9, 5)
+    assert made.bytes > bounds.workflow_bytes(made.runs)
 
 
 def test_nine_priors_at_five_seeds_fit_an_object_whose_node_status_is_offloaded(nine_by_five):

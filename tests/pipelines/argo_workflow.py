@@ -20,18 +20,12 @@ import uuid
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any
 
-import yaml
-
-from components.check import bounds
 from components.check.check import grid, repeat_comparison
 from components.shared.artifacts import artifact as folders
-from pipelines.inputs import is_comparison
-from pipelines.validation.tree import Tree
 
-PARAMS = "pipelines/params/compare-demo.yaml"
 GRID, LOOP = "check-grid", "parameterIterator"
 ROOT = "minio://mlpipeline/v2/artifacts"
 STORE = (
@@ -70,54 +64,6 @@ TEXTS = {"test_line": "rpe1", "kind": "annotation", "device": "NVIDIA H100 80GB 
 TEXTS |= {"prior": "annotation", "conclusion": folders.LONGEST_SHOWN * "a"}
 LOGGED = {"stats": ("best_val_pearson_delta", "cells_per_second", "wall_clock_seconds")}
 """Metrics that a task logs and another task takes."""
-
-
-PROMISED = (9, 5)
-"""Priors and seeds that must fit, with room to spare."""
-MARGIN = 1.25
-LOOSE = 1.2
-"""Most that the bounds told to users may be above the sum."""
-
-
-def check_sizes(tree: Tree) -> list[str]:
-    """A sweep of nine priors at five seeds fits, and `components.check.bounds` says what does."""
-    given = yaml.safe_load(tree.text(PARAMS) or "{}")
-    findings = []
-    for package, spec, platform in tree.packages:
-        if is_comparison(spec["root"].get("inputDefinitions", {}).get("parameters", {})):
-            both = _json([spec, platform, given])
-            findings += [f"{package}: {found}" for found in _too_large(both)]
-    return findings
-
-
-@lru_cache
-def _too_large(package: str) -> list[str]:
-    spec, platform, given = json.loads(package)
-    made = sweep(spec, platform, given, *PROMISED)
-    count, findings = len(made.runs), []
-    for task, size in made.arguments.items():
-        if size * MARGIN > bounds.ARGUMENT:
-            findings.append(
-                f"{task}: takes {size} bytes in one argument when there are {count} runs; Linux "
-                f"takes {bounds.ARGUMENT}, and {MARGIN} times the former should fit; hand it less"
-            )
-    if made.beside_nodes * MARGIN > bounds.WORKFLOW:
-        findings.append(
-            f"{made.beside_nodes} bytes beside the status of nodes when there are {count} runs; "
-            f"Argo's object holds {bounds.WORKFLOW}, and {MARGIN} times the former should fit"
-        )
-    repeat = repeat_comparison(made.parameters, "")
-    for what, sum_, told in (
-        ("a workflow", made.bytes, bounds.workflow_bytes(made.runs)),
-        ("an argument", max(made.arguments.values()), bounds.argument_bytes(made.runs, repeat)),
-    ):
-        if not sum_ <= told <= LOOSE * sum_:
-            findings.append(
-                f"{count} runs make {what} of {sum_} bytes, components/check/bounds.py says "
-                f"{told}; expected as much, or a little more; correct its numbers, or say less "
-                "between tasks"
-            )
-    return findings
 
 
 def sweep(
@@ -175,7 +121,7 @@ class Workflow:
     results: dict[str, bool] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.draw = random.Random(0)  # noqa: S311  ids only
+        self.draw = random.Random(0)
         self.pipeline = self.spec["pipelineInfo"]["name"]
         self.planned = True
         self.name, self.run = f"{self.pipeline}-x7k2p", self._uuid()
@@ -327,7 +273,7 @@ class Workflow:
             },
             "outputs": {
                 "parameters": {
-                    name: {"outputFile": f"/tmp/kfp/outputs/{name}"}  # noqa: S108
+                    name: {"outputFile": f"/tmp/kfp/outputs/{name}"}
                     for name in made.get("parameters", {})
                 },
                 "artifacts": {
@@ -409,7 +355,7 @@ class Workflow:
         key = f"private-artifacts/kubeflow/{self.name}/2026/11/29/{pod}/main.log"
         return {
             "parameters": [
-                {"name": n, "value": v, "valueFrom": {"path": f"/tmp/outputs/{n}", "default": ""}}  # noqa: S108
+                {"name": n, "value": v, "valueFrom": {"path": f"/tmp/outputs/{n}", "default": ""}}
                 for n, v in outputs.items()
             ],
             "artifacts": [{"name": "main-logs", "s3": {"key": key}}],
