@@ -15,7 +15,7 @@ import numpy as np
 from benchmarks.stored_results import BASELINES
 from benchmarks.truth import TEST_LINE, TRAIN_LINES, Floats
 from components.evaluate.contenders.baselines import baseline_means
-from components.evaluate.inputs.training_lines import training_pseudobulks
+from components.evaluate.inputs.training_lines import Training, basal_mean
 from components.finetune.finetune import finetune
 from components.ingest.generator import BATCH_COLUMN
 from components.ingest.ingest import ingest
@@ -25,6 +25,7 @@ from components.shared.artifacts.artifact import code_version
 from components.shared.artifacts.cells import Cells
 from components.shared.artifacts.predictions import KNOWN_MEANS, MEANS, PERTURBATIONS, Predictions
 from components.shared.artifacts.splits import Splits
+from components.shared.artifacts.training_effects import training_effects
 from components.split.split import split
 
 BIOLOGY = "escape=15&batches=3&pathways=10"
@@ -121,7 +122,9 @@ def run(
 
 def baselines(cells: Cells, splits: Splits, perturbations: Sequence[str]) -> dict[str, Floats]:
     """Return the means [perturbations, genes] that need no model, by title."""
-    means, _ = baseline_means(training_pseudobulks(cells, splits), perturbations)
+    effects = training_effects(cells, splits)
+    training = Training.of(effects, basal_mean(cells, splits), cells.genes)
+    means, _ = baseline_means(training, perturbations)
     return {title: np.asarray(means[name], float) for name, title in BASELINES.items()}
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from components.shared.parameters.pretrained import SIZES, parse_pretrained
+from components.shared.parameters.recipe import load_recipe
 
 GPU_RATE = 82e12
 """Operations a second of the published reference run on one H100: 229 cells/s of 1,536 tokens,
@@ -43,16 +44,12 @@ VOCABULARY = 60_697
 BUSY = 1.5
 """Processes a CPU from which on a machine is busy."""
 WHOLE_HUMAN = "whole-human"
-RECIPES = {"default": (30, 1536, 192), "reference": (30, 1536, 192), "smoke": (2, 96, 64)}
-"""Epochs, tokens a cell and batch of each recipe, whose files are finetune's; a test holds them
-equal."""
 
 
 @dataclass(frozen=True)
 class Size:
     """How large a run is."""
 
-    cells: int
     training_cells: int
     training_controls: int
     genes: int
@@ -77,15 +74,14 @@ class Training:
 
 def training_of(parameters: Mapping[str, Any]) -> Training | None:
     """Return what the parameters of a run say of its training; None where nothing trains."""
-    if parameters.get("recipe") not in RECIPES or not parameters.get("pretrained"):
+    if not parameters.get("recipe") or not parameters.get("pretrained"):
         return None
-    epochs, max_genes, batch_size = RECIPES[parameters["recipe"]]
-    overrides = parameters.get("overrides") or {}
+    recipe = load_recipe(parameters["recipe"], parameters.get("overrides") or {})
     return Training(
         parameters["pretrained"],
-        int(overrides.get("epochs", epochs)),
-        int(overrides.get("max_genes", max_genes)),
-        int(overrides.get("batch_size", batch_size)),
+        recipe.epochs,
+        recipe.max_genes,
+        recipe.batch_size,
         int(parameters.get("gpus", 0)),
     )
 

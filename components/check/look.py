@@ -293,7 +293,6 @@ def _size(seen: Seen, parameters: Mapping[str, Any]) -> Size:
     lines = trained or list(map(str, seen.obs["cell_line"].cat.categories))
     obs = seen.obs
     return Size(
-        cells=len(obs),
         training_cells=len(_perturbed(seen, lines)),
         training_controls=int((obs["cell_line"].isin(lines) & obs["is_control"]).sum()),
         genes=len(seen.genes),

@@ -10,11 +10,10 @@ import pandas as pd
 import pytest
 
 from components.check import look as looking
-from components.check.estimate import RECIPES, Size, Training, disk, memory, seconds
+from components.check.estimate import Size, Training, disk, memory, seconds
 from components.check.look import look, print_look
 from components.ingest.generator import Screen, write_raw
 from components.ingest.ingest import ingest
-from components.shared.parameters.recipe import load_recipe, recipe_names
 from components.shared.storage import ranged
 from components.shared.storage.ranged import UnreadError, opened_in_part
 from components.shared.telling.errors import InputError
@@ -189,15 +188,9 @@ def test_only_a_pod_tells_it_since_a_run_here_began_with_it(h5ad, capsys, monkey
     assert "check: by line     " in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", recipe_names())
-def test_the_estimate_knows_the_recipes(name: str) -> None:
-    recipe = load_recipe(name, {})
-    assert RECIPES[name] == (recipe.epochs, recipe.max_genes, recipe.batch_size)
-
-
 def test_the_estimate_is_the_reference_runs_own_time_and_the_cells_in_memory() -> None:
     cells = 5_400_630 // 30
-    size = Size(cells, cells, 10_000, 6_546, 10**9, 3 * 10**10)
+    size = Size(cells, 10_000, 6_546, 10**9, 3 * 10**10)
     training = Training("gs://bucket/scgpt_human", 30, 1536, 192, gpus=1)
     assert seconds(size, training, cpus=8) == pytest.approx(393.6 * 60, rel=0.05)
     assert memory(size, training) == pytest.approx(2 * 4 * 190_020 * 6_546 + 1.5e9, rel=0.01)
@@ -207,7 +200,7 @@ def test_the_estimate_is_the_reference_runs_own_time_and_the_cells_in_memory() -
 def test_the_estimate_is_what_the_demo_took_within_a_factor_of_two() -> None:
     # Alone on 2 CPUs: 3,466 cells of 96 tokens, 13 epochs at 1,029 cells/s; 95 MB after the run,
     # and as much as a second checkpoint more during it.
-    size = Size(6_000, 3_466, 450, 400, 6_000 * 400, 0)
+    size = Size(3_466, 450, 400, 6_000 * 400, 0)
     demo = Training("random://tiny", 13, 96, 32)
     assert 1 / 2 < seconds(size, demo, cpus=2) / (13 * 3_466 / 1_029) < 2
     assert 1 / 2 < disk(size, demo) / 159e6 < 2

@@ -27,7 +27,12 @@ from components.evaluate.evaluate import evaluate, in_order
 from components.evaluate.inputs import cell_eval_files
 from components.evaluate.inputs.pair import Pair, pair_of
 from components.evaluate.inputs.rows import dense
-from components.evaluate.inputs.training_lines import training_pseudobulks
+from components.evaluate.inputs.training_lines import (
+    Training,
+    basal_mean,
+    known_of_training,
+    no_training,
+)
 from components.evaluate.measures.metrics import CELLS, EVERY, HEADLINE, METRICS, OURS, REFERENCE
 from components.evaluate.measures.scoring import as_floats, score
 from components.evaluate.pages.summary import compared
@@ -56,6 +61,8 @@ from components.shared.artifacts.predictions import (
     PREDICTIONS_FILE,
     TRUTH,
 )
+from components.shared.artifacts.splits import Splits
+from components.shared.artifacts.training_effects import training_effects
 from components.shared.findings.verdict import strongest_baseline
 from components.shared.model.rank_cells import DENOISED, RANK, draw_partners, rank_cells
 from components.shared.telling.errors import InputError
@@ -168,6 +175,10 @@ def test_the_helper_refuses_to_overwrite_and_to_read_what_is_no_h5ad(tmp_path: P
     assert [path.name for path in tmp_path.iterdir()] == ["bad.h5ad"]
 
 
+def _training(cells: Cells, splits: Splits) -> Training:
+    return Training.of(training_effects(cells, splits), basal_mean(cells, splits), cells.genes)
+
+
 def _mean(small: Screen, line: str, role: str, label: str) -> np.ndarray:
     chosen = (
         (small.obs["cell_line"] == line)
@@ -179,7 +190,7 @@ def _mean(small: Screen, line: str, role: str, label: str) -> np.ndarray:
 
 def test_baselines_equal_means_recomputed_from_the_arrays(small: Screen) -> None:
     labels = sorted(set(small.obs["perturbation"]) - {CONTROL})
-    training = training_pseudobulks(small.cells, small.splits)
+    training = _training(small.cells, small.splits)
     means, fallbacks = baseline_means(training, labels)
     deltas = {
         label: [
@@ -204,15 +215,15 @@ def test_baselines_do_not_depend_on_the_test_cells(small: Screen, tmp_path: Path
     changed = small.X.copy()
     changed[test] = changed[test][::-1] * 0.5
     cells_artifact(tmp_path / "cells", small.obs, changed, small.genes)
-    other = training_pseudobulks(Cells.open(tmp_path / "cells"), small.splits)
-    same = training_pseudobulks(small.cells, small.splits)
+    other = _training(Cells.open(tmp_path / "cells"), small.splits)
+    same = _training(small.cells, small.splits)
     np.testing.assert_array_equal(other.deltas, same.deltas)
     np.testing.assert_array_equal(other.control, same.control)
 
 
 def _contenders(small: Screen, pair: Pair, *, ranked: bool, pool: np.ndarray | None = None):
     """Return every prediction of a pair by name, and the means of the baselines."""
-    means, _ = baseline_means(training_pseudobulks(small.cells, small.splits), pair.perturbations)
+    means, _ = baseline_means(_training(small.cells, small.splits), pair.perturbations)
     controls = csr_matrix(small.basal() if pool is None else pool)
     own = pair.means(pair.predicted)[1:]
     found = contenders(pair, own, means, small.genes, controls, ranked=ranked)
@@ -370,8 +381,9 @@ def test_a_mean_in_every_cell_is_called_everywhere_but_mapped_cells_are_not(
 
 def test_a_screen_without_training_cells_has_no_baselines(small: Screen) -> None:
     table = small.splits.table.replace({"role": {"train": "unused"}})
-    with pytest.raises(InputError, match="no training cells"):
-        training_pseudobulks(small.cells, dataclasses.replace(small.splits, table=table))
+    splits = dataclasses.replace(small.splits, table=table)
+    assert known_of_training(small.cells, splits, small.folder) is None
+    assert "no training cells" in str(no_training(splits))
 
 
 def test_a_training_line_without_reference_controls_is_named(small: Screen) -> None:
@@ -380,7 +392,7 @@ def test_a_training_line_without_reference_controls_is_named(small: Screen) -> N
         {"control_reference": "unused"}
     )
     with pytest.raises(InputError, match="line 'jurkat'"):
-        training_pseudobulks(small.cells, dataclasses.replace(small.splits, table=table))
+        _training(small.cells, dataclasses.replace(small.splits, table=table))
 
 
 def test_the_baselines_score_as_their_knowledge_says(numbers: dict) -> None:
@@ -404,7 +416,7 @@ def test_the_baseline_of_the_prior_needs_a_prior_with_vectors(small: Screen) -> 
     vectors = vectors_of(opening(small.prior("some", without=("G7",)), GENE_PRIOR), asked)
     assert set(vectors) == {"G1", DOUBLE, UNSEEN}
     assert vectors_of(opening(small.prior("less", without=("G2",)), GENE_PRIOR), {DOUBLE}) == {}
-    training = training_pseudobulks(small.cells, small.splits)
+    training = _training(small.cells, small.splits)
     means, fallbacks = baseline_means(training, ["G1", "G7"], vectors)
     assert RIDGE not in means  # only two training perturbations have a vector
     vectors = vectors_of(
@@ -426,7 +438,9 @@ def test_a_prior_that_does_not_name_its_genes_is_refused(small: Screen) -> None:
 
 def test_pearson_delta_is_what_numpy_says(predicted: anndata.AnnData, evaluated: Path) -> None:
     pair = pair_of(predicted, "file")
-    change, measured = pair.deltas()
+    change, measured = (
+        means[1:] - means[0] for means in map(pair.means, (pair.predicted, pair.measured))
+    )
     results = pd.read_csv(evaluated / "results.csv", index_col=0)
     for row, label in enumerate(pair.perturbations):
         expected = np.corrcoef(change[row], measured[row])[0, 1]

@@ -76,14 +76,6 @@ class Pair(Predicted):
         predicted, measured = (matrix[:] for matrix in (self.predicted, self.measured))
         return AnnData(predicted, obs=obs.copy(), var=var.copy()), AnnData(measured, obs, var)
 
-    def deltas(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return (predicted, measured) mean deltas against the controls, [perturbations, genes].
-
-        In log1p of counts per 10,000: what cell-eval's `pearson_delta` correlates.
-        """
-        predicted, measured = (self.means(matrix) for matrix in (self.predicted, self.measured))
-        return predicted[1:] - predicted[0], measured[1:] - measured[0]
-
 
 def pair_of(adata: AnnData, where: str) -> Pair:
     """Check the content of a predictions file and return what of it was measured."""

@@ -62,26 +62,6 @@ class Training:
         return self.deltas[rows].mean(axis=0) if rows else None
 
 
-def training_pseudobulks(cells: Cells, splits: Splits, predictions: Path | None = None) -> Training:
-    """Return training deltas and the test line's control mean.
-
-    The deltas are measured on the training cells of ``splits``, against controls of their own batch
-    where the model's were; where a finished model was applied to cells of another line alone, they
-    come with its predictions.
-
-    The control mean is of the basal half: the reference half is what deltas are measured against,
-    and a mean of the same cells would share its noise.
-
-    Raises:
-        InputError: no training cells and none that the predictions tell of, or a line without
-            controls.
-    """
-    effects = known_of_training(cells, splits, predictions)
-    if effects is None:
-        raise no_training(splits)
-    return Training.of(effects, basal_mean(cells, splits), cells.genes)
-
-
 def no_training(splits: Splits) -> InputError:
     """Return what to raise where baselines are needed and nothing is known of training."""
     return InputError(
@@ -90,16 +70,18 @@ def no_training(splits: Splits) -> InputError:
     )
 
 
-def known_of_training(
-    cells: Cells, splits: Splits, predictions: Path | None = None
-) -> TrainingEffects | None:
+def known_of_training(cells: Cells, splits: Splits, predictions: Path) -> TrainingEffects | None:
     """Return what training lines showed, None where neither cells nor predictions tell of it.
+
+    It is measured on the training cells of ``splits``, against controls of their own batch where
+    the model's were; where a finished model was applied to cells of another line alone, it comes
+    with its predictions.
 
     Raises:
         InputError: a training line without reference controls, or a file that cannot be read.
     """
-    carried = predictions / TRAINING_EFFECTS_FILE if predictions else None
-    there = carried if carried and carried.is_file() else None
+    carried = predictions / TRAINING_EFFECTS_FILE
+    there = carried if carried.is_file() else None
     if len(splits.rows(TRAIN)):
         return training_effects(
             cells, splits, match_batches=there is not None and is_matched(there)
@@ -108,7 +90,11 @@ def known_of_training(
 
 
 def basal_mean(cells: Cells, splits: Splits) -> Floats:
-    """Return the mean of the test line's basal controls, [genes]."""
+    """Return the mean of the test line's basal controls, [genes].
+
+    The reference half is what deltas are measured against: a mean of the same cells would share
+    its noise.
+    """
     # A pass of its own: where pools are not halved, a control can be basal and reference too.
     basal = np.full(len(splits.table), -1)
     basal[splits.basal(splits.test_line)] = 0

@@ -106,14 +106,3 @@ def _from_products(products, x, y, x_norms, y_norms, rounded, found):  # type: i
                     found[i, j] = square
         for j in range(found.shape[1]):
             found[i, j] = np.sqrt(found[i, j])
-
-
-def mean_distance_within(x: Points, mapped: Mapped = map) -> float:
-    """Return the mean distance over all pairs of cells, a cell and itself among them."""
-
-    def rows(start: int) -> float:
-        part = x.rows(start, start + ROWS)
-        before = distances(part, x.rows(0, start)).sum(dtype=np.float64)
-        return float(2 * before + distances(part, part).sum(dtype=np.float64))
-
-    return sum(mapped(rows, range(0, len(x.norms), ROWS))) / len(x.norms) ** 2

@@ -10,13 +10,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
-import polars as pl
 
 from components.evaluate.inputs.pair import Pair
 from components.evaluate.inputs.rows import Matrix, digest_of
-from components.evaluate.measures.energy import mean_distance_within
-from components.evaluate.measures.side import Controls, Side, side_of, thread_pool
+from components.evaluate.measures.side import Controls, Side, side_of
 from components.shared.artifacts.artifact import code_version
 from components.shared.storage.digests import sha256_of
 from components.shared.telling.errors import InputError
@@ -51,17 +48,6 @@ class Measured:
             pair, pair.measured, lambda: controls, threads=threads, what=what, cache=cache
         )
         return cls(side, controls)
-
-    @property
-    def de(self) -> pl.DataFrame:
-        """Differential expression of the measured cells, see `Side.de`."""
-        return self.side.de
-
-    def energy(self, *, threads: int = 0) -> pd.Series:
-        """Return the energy distance of each perturbation to the controls, index = perturbation."""
-        with thread_pool(threads) as pool:
-            within = mean_distance_within(self.controls.points, pool.map)
-        return pd.Series(self.side.energy - within, index=self.side.perturbations)
 
 
 def cached_side(

@@ -123,17 +123,8 @@ class Side:
     """Energy distance of the cells to the controls plus the mean distance of the controls from
     one another, which is the same for all and changes no metric, [perturbations]."""
 
-    @property
-    def de(self) -> pl.DataFrame:
-        """Differential expression against the controls, one row per perturbation and gene, as pdex.
-
-        Columns: target, feature, target_mean, ref_mean, target_membership, ref_membership,
-        log2_fold_change, percent_change, p_value, statistic, fdr.
-        """
-        return self.de_of(0, len(self.perturbations))
-
     def de_of(self, start: int, stop: int) -> pl.DataFrame:
-        """Return the differential expression of some of the perturbations, see `de`."""
+        """Return pdex's table of differential expression of some of the perturbations."""
         rows = np.r_[0, start + 1 : min(stop, len(self.perturbations)) + 1]
         return de_table(
             self.perturbations[start:stop],
