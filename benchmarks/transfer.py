@@ -30,10 +30,10 @@ from components.finetune.deltas import LineDeltas, line_deltas
 from components.finetune.effect_parts import COMMON, COPIED, PARTS, estimates_from
 from components.finetune.effect_sizes import as_large_as_measured
 from components.finetune.effect_weights import weights_of
-from components.finetune.evidence import correlations
 from components.finetune.loading import load_training_data
 from components.finetune.selection import discrimination, pearson
 from components.shared.artifacts.cells import Cells
+from components.shared.artifacts.confidence import correlations
 from components.shared.artifacts.splits import Splits
 from components.shared.model.tokens import GeneTokens, Ints
 from components.shared.telling.errors import one_line_errors

@@ -14,7 +14,7 @@ from components.shared.artifacts.evaluation import (
     lower_is_better,
     read_numbers,
 )
-from components.shared.findings.verdict import best_baseline, mean_of, verdict
+from components.shared.findings.verdict import best_baseline, figure, mean_of, verdict
 from components.shared.storage.documents import read_json
 from components.shared.storage.downloads import shown
 from pipelines.history import COMPARISON, PUBLISHED, Kept, shown_root
@@ -78,15 +78,11 @@ def _table(scores: Mapping[str, Any]) -> list[str]:
     lines = [f"{'metric':<28}{'model':>7}  {'best baseline':<30}{'ceiling':>8}"]
     for metric in COMPARED:
         name, value = best_baseline(scores, metric)
-        best = _number(value)
-        model, ceiling = (_number(mean_of(scores, of, metric)) for of in (MODEL, CEILING))
+        best = figure(value)
+        model, ceiling = (figure(mean_of(scores, of, metric)) for of in (MODEL, CEILING))
         title = f"{metric} (lower is better)" if lower_is_better(metric) else metric
         lines.append(f"{title:<28}{model:>7}  {f'{best} {name}':<30}{ceiling:>8}")
     return lines
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
 
 
 def _wrapped(text: str) -> list[str]:

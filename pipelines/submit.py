@@ -27,7 +27,7 @@ from kfp_server_api import V2beta1Run
 
 from components.check.bounds import room_in_workflow
 from components.check.check import grid
-from components.shared.findings.results import KNOWING, told_results
+from components.shared.findings.results import results_of
 from components.shared.parameters.conditions import check_sendable
 from components.shared.parameters.prior_grammar import parse_prior
 from components.shared.storage.buckets import FORMS, SCHEMES
@@ -227,7 +227,8 @@ class Submission:
         lines = [f"run '{self.name}': {run.state}" + (f" after {spent}" if spent else "")]
         told = client.told(run)
         if run.state == "SUCCEEDED":
-            lines += [f"  {line}" for line in self._results(told, client)]
+            results = results_of(told, client.page, self.arguments.namespace)
+            lines += [f"  {line}" for line in results]
         else:
             if run.error and run.error.message:
                 lines.append(f"  {one_line(run.error.message)}")
@@ -251,11 +252,6 @@ class Submission:
             message = own_last_line(log, name)
         line = one_line(printable(message)) or "failed; its log says why"
         return re.sub(r"^[a-z]+: (?=error: )", "", line)  # the stage, which stands before it
-
-    def _results(self, told: Run, client: Client) -> list[str]:
-        tasks = [task for task in told.tasks() if task.name in KNOWING]
-        logs = [told.said(task, client.page, self.arguments.namespace) for task in tasks]
-        return [line for log in logs for line in told_results(log)]
 
     def _how_to_resume(self, failed: Collection[str]) -> str:
         again, then = "press Retry on the run's page, or submit the same again", ""

@@ -15,7 +15,7 @@ from components.compare.verdicts import conclusion, sentences, shown
 from components.shared.artifacts import evaluation
 from components.shared.artifacts.artifact import code_version
 from components.shared.artifacts.evaluation import CEILING, HEADLINE_METRIC, MODEL, SEEN, TITLES
-from components.shared.telling.markdown import names_as_code
+from components.shared.telling.markdown import names_as_code, plain, table_row
 from components.shared.telling.page import breakable, number, page_css, signed, with_contents
 
 SHOWN = (evaluation.SAME_PERTURBATION_DELTA, evaluation.MEAN_DELTA, evaluation.CONTROL_MEAN)
@@ -145,21 +145,21 @@ def markdown(found: Findings) -> str:
     lines = ["# Comparison of priors", "", f"**{conclusion(found.grid, found.differences)}**", ""]
     scored = not found.grid.not_scored
     lines += [
-        f"- **{_plain(one['prior'])}**: {_plain(one['text'])}"
+        f"- **{plain(one['prior'])}**: {plain(one['text'])}"
         for one in (sentences(found.grid, found.differences) if scored else ())
     ]
     for lost in found.grid.missing:
         lines.append(
-            f"- **Missing: {_plain(shown(lost.prior))}, seed {lost.seed}**: failed in "
-            f"{lost.stage}: {_plain(lost.reason)}"
+            f"- **Missing: {plain(shown(lost.prior))}, seed {lost.seed}**: failed in "
+            f"{lost.stage}: {plain(lost.reason)}"
         )
     if scored:
-        lines += ["", _line(["mean (sd over seeds)", *metrics])]
-        lines += [_line(["---"] * (len(metrics) + 1))]
+        lines += ["", table_row(["mean (sd over seeds)", *metrics])]
+        lines += [table_row(["---"] * (len(metrics) + 1))]
     for row in rows_of(found, ALL):
         cells = [row["by"].get(metric) for metric in metrics]
-        lines.append(_line([_plain(row["name"]), *map(_cell, cells)]))
-    lines += ["", f"Best in validation: {_plain(shown(found.best.prior))}, seed {found.best.seed}."]
+        lines.append(table_row([plain(row["name"]), *map(_cell, cells)]))
+    lines += ["", f"Best in validation: {plain(shown(found.best.prior))}, seed {found.best.seed}."]
     if found.repeat:
         lines += ["", "Repeat it:", "", "```sh", found.repeat, "```"]
     return names_as_code("\n".join(lines) + "\n")
@@ -171,7 +171,7 @@ def result(found: Findings) -> str:
     lines = [
         conclusion(found.grid, found.differences),
         *(
-            f"{_plain(row['name'])}: {HEADLINE_METRIC} {_cell(row['by'].get(HEADLINE_METRIC))}"
+            f"{plain(row['name'])}: {HEADLINE_METRIC} {_cell(row['by'].get(HEADLINE_METRIC))}"
             f"{'' if row['kind'] == CEILING else ' (mean, sd over seeds)'}."
             for row in rows_of(found, ALL)
         ),
@@ -184,12 +184,3 @@ def _cell(row: dict[str, Any] | None) -> str:
         return number(None)
     spread = "" if row["seed_sd"] is None else f" ({number(row['seed_sd'])})"
     return f"{number(row['mean'])}{spread}"
-
-
-def _line(cells: list[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
-
-
-def _plain(text: str) -> str:
-    """Return a text that cannot bring markup along."""
-    return text.replace("|", "\\|").replace("<", "&lt;")

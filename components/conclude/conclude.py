@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from components.conclude.kfp_api import Cluster, this_cluster
-from components.shared.findings.results import KNOWING, kept_results, told_results
+from components.shared.findings.results import KNOWING, kept_results, results_of
 from components.shared.telling.kfp_run import Run, own_last_line
 from components.shared.telling.markdown import names_as_code
 
@@ -80,21 +80,12 @@ def conclude(state: str, error: str, run_id: str, checkpoints: str, target: Path
 def _success(run_id: str, cluster: Cluster | None, target: Path) -> str:
     kept = kept_results(target.parents[1])
     run = cluster.run(run_id, until=_knows) if cluster and not kept else None
-    results = _results(run, cluster) if run and cluster else kept
+    results = results_of(run, cluster.page, cluster.namespace) if run and cluster else kept
     nowhere = f"KFP {UNREACHED}" if cluster else "no task kept a result"
     lines = [f"- {line}" for line in results] or [
         f"What came of it: {nowhere}. The card of publish and the report of evaluate say it."
     ]
     return "\n".join([f"# Run succeeded\n\n`{run_id}`\n", *lines]) + "\n" + _pages(run)
-
-
-def _results(run: Run, cluster: Cluster) -> list[str]:
-    return [
-        line
-        for task in run.tasks()
-        if task.name in KNOWING
-        for line in told_results(run.said(task, cluster.page, cluster.namespace))
-    ]
 
 
 def _pages(run: Run | None) -> str:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from components.finetune.cross_line_effects import line_key
 from components.finetune.data import Floats
 from components.finetune.deltas import LineDeltas
+from components.shared.artifacts.confidence import correlations
 
 ROWS_AT_ONCE = 64
 """Perturbations whose deltas of all lines are centred together, for memory."""
@@ -102,12 +103,6 @@ class Evidence:
             could += np.where(there, np.sqrt(self.reliable[a] * self.reliable[b]), 0.0)
             count += there
         return seen / np.maximum(count, 1), could / np.maximum(count, 1), count
-
-
-def correlations(a: Floats, b: Floats) -> Floats:
-    """Return the correlation of centred rows, NaN where one does not vary, [rows]."""
-    norm = np.sqrt(np.square(a).sum(axis=1) * np.square(b).sum(axis=1))
-    return np.divide((a * b).sum(axis=1), norm, out=np.full(len(a), np.nan), where=norm > 0)
 
 
 def blocks(rows: int) -> Iterator[slice]:

@@ -10,10 +10,17 @@ from numpy.typing import NDArray
 from components.finetune.cross_line_effects import Effects
 from components.finetune.data import Floats
 from components.finetune.deltas import LineDeltas
-from components.finetune.evidence import Evidence, blocks, correlations
+from components.finetune.evidence import Evidence, blocks
 from components.finetune.near_by import left_out_near_by
 from components.shared.artifacts import confidence
-from components.shared.artifacts.confidence import MEAN, MEASURED, NEAR_BY, SUMMED, HeldOut
+from components.shared.artifacts.confidence import (
+    MEAN,
+    MEASURED,
+    NEAR_BY,
+    SUMMED,
+    HeldOut,
+    correlations,
+)
 from components.shared.artifacts.perturbation import genes_of
 from components.shared.artifacts.training_effects import TrainingEffects
 

@@ -15,6 +15,7 @@ from components.shared.artifacts.splits import (
     UNUSED,
     VAL,
 )
+from components.shared.telling.markdown import aligned
 from components.split.role_rules import LEAST_SETS, Rules
 
 NAMES = {TRAIN: "training", VAL: "validation", TEST: "test"}
@@ -86,14 +87,7 @@ def as_table(summary: Mapping[str, Any]) -> str:
     for name in NAMES.values():
         keys = ("cells", "perturbations", "doubles", "perturbations_not_all_measured")
         rows.append((name, *(f"{summary[f'{name}_{key}']:,}" for key in keys)))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
+    lines = aligned(rows)
     if summary["asked_for_not_measured"] or not summary["asked_for"]:
         asked = f"{summary['asked_for']:,}" if summary["asked_for"] else "all the model knows"
         lines.append(

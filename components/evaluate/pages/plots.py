@@ -275,21 +275,17 @@ def expected_against_reached(table: pd.DataFrame, bins: pd.DataFrame) -> str:
     return plot.svg
 
 
-def surest_curve(curves: Mapping[str, pd.DataFrame]) -> str:
+def surest_curve(curve: pd.DataFrame) -> str:
     """Draw the mean of what was reached when only the surest are kept.
 
-    ``curves`` have `kept` (share, ascending) and `reached` (mean over those), by title.
+    ``curve`` has `kept` (share, ascending) and `reached` (mean over those).
     """
     with plot_of(3.2) as plot:
         axes = plot.axes
-        styles = ((MODEL, "-"), (OTHER, "--"))
-        for (title, curve), (colour, style) in zip(curves.items(), styles, strict=False):
-            axes.plot(100 * curve["kept"], curve["reached"], style, color=colour, label=title)
-            axes.axhline(float(curve["reached"].iloc[-1]), color=QUIET, linewidth=0.8, zorder=0)
+        axes.plot(100 * curve["kept"], curve["reached"], color=MODEL)
+        axes.axhline(float(curve["reached"].iloc[-1]), color=QUIET, linewidth=0.8, zorder=0)
         axes.set_xlim(0, 100)
         axes.set_xticks(np.arange(0, 101, 20), [f"{share} %" for share in range(0, 101, 20)])
         axes.set_xlabel("perturbations kept, most confident first")
         axes.set_ylabel("mean achieved pearson_delta")
-        if len(curves) > 1:
-            axes.legend()
     return plot.svg

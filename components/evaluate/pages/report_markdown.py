@@ -1,7 +1,5 @@
 """Results of an evaluation as a page of Markdown and as a table for the terminal."""
 
-from collections.abc import Sequence
-
 import pandas as pd
 
 from components.evaluate.measures.calibrated import AVERAGE
@@ -9,7 +7,8 @@ from components.evaluate.measures.metrics import EVERY, LOWER
 from components.evaluate.pages.findings import Findings
 from components.evaluate.pages.report import NAMED, STRONGEST, Origin
 from components.shared.artifacts.evaluation import CEILING, COMPARED, HEADLINE_METRIC, MODEL, TITLES
-from components.shared.telling.markdown import names_as_code
+from components.shared.findings.limitations import count
+from components.shared.telling.markdown import aligned, names_as_code, plain, table_row
 from components.shared.telling.page import number, signed
 
 
@@ -20,27 +19,16 @@ def headline_text(found: Findings | None, table: pd.DataFrame, origin: Origin) -
     """
     left = int((table["measured_cells"] == 0).sum())
     if found is None:
-        return f"{origin.not_scored}; predicted: {_count(left)}"
-    more = f"\nnot scored, since not measured in {origin.test_line}: {_count(left)}"
-    return _headline_table(found) + (more if left else "")
-
-
-def _headline_table(found: Findings) -> str:
+        return f"{origin.not_scored}; predicted: {count(left, 'perturbation')}"
+    more = f"\nnot scored, since not measured in {origin.test_line}: {count(left, 'perturbation')}"
     rows = [["mean over perturbations", *_columns(found)], *_rows(found)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if not i else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    )
+    return "\n".join(aligned(rows)) + (more if left else "")
 
 
 def markdown(found: Findings | None, table: pd.DataFrame, origin: Origin, verdict: str) -> str:
     """Return a summary in Markdown; see `headline_text`. ``verdict``: what the run came to."""
-    lines = [f"# Evaluation on {_plain(origin.test_line)}", "", f"**{_plain(verdict)}**", ""]
-    lines += [f"{_plain(origin.known_by)}.", ""] if origin.run else []
+    lines = [f"# Evaluation on {plain(origin.test_line)}", "", f"**{plain(verdict)}**", ""]
+    lines += [f"{plain(origin.known_by)}.", ""] if origin.run else []
     lines += _scores(found, origin) if found else []
     lines += _strongest(table)
     if origin.repeat:
@@ -52,7 +40,7 @@ def _scores(found: Findings, origin: Origin) -> list[str]:
     numbers = found.numbers
     low, high = numbers["intervals"][HEADLINE_METRIC]
     titles = ["mean over perturbations", *(TITLES[name] for name in _columns(found))]
-    trained = f"Trained on {_plain(', '.join(origin.train_lines))}; " if origin.train_lines else ""
+    trained = f"Trained on {plain(', '.join(origin.train_lines))}; " if origin.train_lines else ""
     lines = [
         f"{trained}{numbers['perturbations']:,} "
         f"perturbations, {numbers['perturbations_seen']:,} of them seen in training; "
@@ -60,9 +48,9 @@ def _scores(found: Findings, origin: Origin) -> list[str]:
         "",
         *(f"- {verdict}" for verdict in _verdicts(found)),
         "",
-        _line(titles),
-        _line(["---"] * len(titles)),
-        *map(_line, _rows(found)),
+        table_row(titles),
+        table_row(["---"] * len(titles)),
+        *map(table_row, _rows(found)),
         "",
         "Means leave out perturbations without a value. 95 % interval of the model's "
         f"{HEADLINE_METRIC}: {number(low)} to {number(high)}.",
@@ -80,18 +68,15 @@ def _strongest(table: pd.DataFrame) -> list[str]:
     rows = strongest.head(STRONGEST).to_dict("records")
     named = {key: [row[key].split(" ")[:NAMED] for row in rows] for key in ("top_up", "top_down")}
     return [
-        f"{_count(len(table))} predicted. The strongest, with the genes that they move most:",
+        f"{count(len(table), 'perturbation')} predicted. The strongest, with the genes that they "
+        "move most:",
         "",
         *(
-            f"- {_plain(row['perturbation'])}: up {_plain(' '.join(up)) or 'none'}; down "
-            f"{_plain(' '.join(down)) or 'none'}"
+            f"- {plain(row['perturbation'])}: up {plain(' '.join(up)) or 'none'}; down "
+            f"{plain(' '.join(down)) or 'none'}"
             for row, up, down in zip(rows, named["top_up"], named["top_down"], strict=True)
         ),
     ]
-
-
-def _count(perturbations: int) -> str:
-    return f"{perturbations:,} perturbation{'' if perturbations == 1 else 's'}"
 
 
 def _columns(found: Findings) -> list[str]:
@@ -119,12 +104,3 @@ def _verdicts(found: Findings) -> list[str]:
         f"{row['better']} of {row['of']} perturbations."
         for row in rows.to_dict("records")
     ]
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
-
-
-def _plain(text: str) -> str:
-    """Return a label that cannot bring markup along."""
-    return text.replace("|", "\\|").replace("<", "&lt;")

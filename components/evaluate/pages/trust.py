@@ -11,7 +11,7 @@ from components.evaluate.pages.effect_tables import Effects
 from components.evaluate.pages.plots import expected_against_reached, surest_curve
 from components.evaluate.pages.report import rendered
 from components.evaluate.pages.summary import finite
-from components.shared.artifacts.confidence import COVERED, MEASURED, Confidence
+from components.shared.artifacts.confidence import COVERED, MEASURED, Confidence, correlations
 
 BIN = 20
 """Least perturbations whose expectations and outcomes are averaged."""
@@ -162,12 +162,7 @@ def reached_of(effects: Effects) -> pd.Series:
     parts = []
     for start, stop in effects.blocks():
         changes = effects.change(start, stop), effects.measured_of(start, stop)["measured_change"]
-        predicted, measured = (each - each.mean(axis=1, keepdims=True) for each in changes)
-        norm = np.sqrt(np.square(predicted).sum(axis=1) * np.square(measured).sum(axis=1))
-        nothing = np.full(len(norm), np.nan)
-        parts.append(
-            np.divide((predicted * measured).sum(axis=1), norm, out=nothing, where=norm > 0)
-        )
+        parts.append(correlations(*(each - each.mean(axis=1, keepdims=True) for each in changes)))
     return pd.Series(np.concatenate(parts), pd.Index(effects.perturbations, dtype=object))
 
 
@@ -218,5 +213,5 @@ def _plots(found: Trust) -> dict[str, str]:
         return {}
     drawn = {"calibration": expected_against_reached(measured, found.bins)}
     if found.rank is not None and len(measured) > LEAST_KEPT:
-        drawn["curve"] = surest_curve({"by expectation": found.curve()})
+        drawn["curve"] = surest_curve(found.curve())
     return drawn

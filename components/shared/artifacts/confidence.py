@@ -207,3 +207,9 @@ def _plain(column: pd.Series) -> list[Any]:
     if column.dtype == object:
         return column.tolist()
     return [round(float(x), 6) if np.isfinite(x) else None for x in column]
+
+
+def correlations(a: Floats, b: Floats) -> Floats:
+    """Return the correlation of centred rows, NaN where one does not vary, [rows]."""
+    norm = np.sqrt(np.square(a).sum(axis=1) * np.square(b).sum(axis=1))
+    return np.divide((a * b).sum(axis=1), norm, out=np.full(len(a), np.nan), where=norm > 0)

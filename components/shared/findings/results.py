@@ -9,6 +9,7 @@ from pathlib import Path
 
 from components.shared.storage.documents import read_json
 from components.shared.telling.errors import InputError
+from components.shared.telling.kfp_run import Fetch, Run
 
 RESULT = "result"
 """Key of the lines in an artifact's summary, and the mark of them in a log."""
@@ -27,6 +28,16 @@ def told_results(log: str) -> list[str]:
     """Return the lines of the results that tasks told in a log."""
     parts = (line.strip().partition(f": {RESULT}: ") for line in log.splitlines())
     return [text for stage, mark, text in parts if mark and stage.isalpha()]
+
+
+def results_of(run: Run, fetch: Fetch, namespace: str) -> list[str]:
+    """Return the lines of the results that the tasks of a run on a cluster told."""
+    return [
+        line
+        for task in run.tasks()
+        if task.name in KNOWING
+        for line in told_results(run.said(task, fetch, namespace))
+    ]
 
 
 def kept_results(folder: Path) -> list[str]:

@@ -23,6 +23,7 @@ from components.shared.artifacts.evaluation import (
     SAME_PERTURBATION_DELTA,
     lower_is_better,
 )
+from components.shared.findings.limitations import count
 
 BEATS = "beats"
 FALLS_SHORT = "falls short of"
@@ -56,7 +57,6 @@ Numbers = Mapping[str, Any]
 class Standing:
     """How the model stands to one baseline, over all metrics that were tested."""
 
-    baseline: str
     better: int
     worse: int
     unclear: int
@@ -115,7 +115,7 @@ def standing(numbers: Numbers, baseline: str) -> Standing:
         tests[baseline]["verdict"] for tests in numbers["tests"].values() if baseline in tests
     )
     unclear = found[UNCLEAR] + found[INCOMPARABLE]
-    return Standing(baseline, found[BEATS], found[FALLS_SHORT], unclear)
+    return Standing(found[BEATS], found[FALLS_SHORT], unclear)
 
 
 def verdict(numbers: Numbers) -> str:
@@ -125,9 +125,9 @@ def verdict(numbers: Numbers) -> str:
     if _predicts_nothing(numbers):
         return "The model predicts no effect: hardly any gene changes in any perturbation."
     strongest = strongest_baseline(numbers)
-    over = _count(numbers["perturbations"])
+    over = count(numbers["perturbations"], "perturbation")
     if strongest == "-":
-        value = _number(mean_of(numbers, MODEL, HEADLINE_METRIC))
+        value = figure(mean_of(numbers, MODEL, HEADLINE_METRIC))
         return f"Over {over} there is nothing to hold the model against: {HEADLINE_METRIC} {value}."
     found = standing(numbers, strongest)
     weak = _weak(numbers)
@@ -162,7 +162,7 @@ def _of_network(numbers: Numbers) -> str:
     }.get(against["verdict"], f"the network adds nothing that counts ({difference})")
     return (
         f" Known effects of the training lines alone reach {HEADLINE_METRIC} "
-        f"{_number(against['baseline'])}; {does}."
+        f"{figure(against['baseline'])}; {does}."
     )
 
 
@@ -179,15 +179,16 @@ def _predicts_nothing(numbers: Numbers) -> bool:
 def _weak(numbers: Numbers) -> str:
     """Return why the data can hardly tell predictions apart, empty where they can."""
     total, without = numbers["perturbations"], numbers.get("perturbations_without_de") or 0
+    of = count(total, "perturbation")
     ceiling = numbers["ceiling"].get(HEADLINE_METRIC)
     if numbers.get("too_few"):
-        return f"{_count(total)} {'is' if total == 1 else 'are'} too few for any test to be sure"
+        return f"{of} {'is' if total == 1 else 'are'} too few for any test to be sure"
     reasons = []
     if 2 * without >= total:
         verb = "has" if without == 1 else "have"
-        reasons.append(f"{without} of {_count(total)} {verb} no significant gene")
+        reasons.append(f"{without} of {of} {verb} no significant gene")
     if ceiling is not None and ceiling < LOW_CEILING:
-        reasons.append(f"the ceiling of {HEADLINE_METRIC} is {_number(ceiling)}")
+        reasons.append(f"the ceiling of {HEADLINE_METRIC} is {figure(ceiling)}")
     return ", and ".join(reasons)
 
 
@@ -198,9 +199,6 @@ def mean_of(numbers: Numbers, prediction: str, metric: str) -> float | None:
     return numbers.get("ours", {}).get(prediction, {}).get(metric) if value is None else value
 
 
-def _count(perturbations: int) -> str:
-    return f"{perturbations:,} perturbation{'' if perturbations == 1 else 's'}"
-
-
-def _number(value: float | None) -> str:
+def figure(value: float | None) -> str:
+    """Return a mean as sentences and terminals show it."""
     return "-" if value is None else f"{value:.3f}"

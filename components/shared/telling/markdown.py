@@ -1,6 +1,7 @@
 """Markdown as every page shows it alike: KFP's takes the underscores of a name for emphasis."""
 
 import re
+from collections.abc import Sequence
 
 CODE = re.compile(r"(`+[^`]+`+)")
 FENCE = re.compile(r"\s*(```|~~~)")
@@ -27,3 +28,21 @@ def _marked(line: str) -> str:
 def _code(found: re.Match[str]) -> str:
     name = found[0].rstrip(TRAILING)
     return f"`{name}`{found[0][len(name) :]}"
+
+
+def table_row(cells: Sequence[str]) -> str:
+    """Return a row of a table."""
+    return "| " + " | ".join(cells) + " |"
+
+
+def plain(text: str) -> str:
+    """Return a text that cannot bring markup along."""
+    return text.replace("|", "\\|").replace("<", "&lt;")
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the rows of a table as plain text, its first column to the left."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows
+    ]
