@@ -189,8 +189,7 @@ def check_settings(params: Mapping[str, Any]) -> None:
     params = with_defaults(params)
     if is_prediction(params):
         check_prediction(params, "")
-        return
-    if is_comparison(params):
+    elif is_comparison(params):
         grid(params, "", "")
     else:
         check(params, "")

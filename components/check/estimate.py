@@ -143,7 +143,9 @@ def estimated(size: Size, training: Training) -> dict[str, str]:
         f"({training.epochs} epochs, fewer if it stops early), about "
         f"{_bytes(memory(size, training))} of memory and {_bytes(disk(size, training))} of disk"
     }
-    if not training.gpus and (load := _load()) > BUSY * cpus:
+    # Of the last minute; 0 where nobody counts them.
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    if not training.gpus and load > BUSY * cpus:
         facts["busy"] = (
             f"{load:.0f} processes share this machine's {cpus} CPUs now: expect a multiple of that"
         )
@@ -155,11 +157,6 @@ def estimated(size: Size, training: Training) -> dict[str, str]:
     if lacks and not training.gpus:
         facts["warning"] = f"this machine has {' and '.join(lacks)}; leave cells out (obs_filter)"
     return facts
-
-
-def _load() -> float:
-    """Return how many processes wanted a CPU in the last minute; 0 where nobody counts them."""
-    return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
 
 
 def _memory_here() -> float:

@@ -58,9 +58,11 @@ def write_report(found: Findings, file: Path) -> None:
         "shown": shown,
     }
     scored = not found.grid.not_scored
+    run = found.grid.runs[0].numbers.get("run", {})
     content = {
         "found": found,
-        "run": _known_by(found),
+        # What all runs have in common.
+        "run": {name: run[name] for name in run if name not in ("prior", "seed")},
         "css": page_css(),
         "code": code_version(),
         "conclusion": conclusion(found.grid, found.differences),
@@ -77,12 +79,6 @@ def write_report(found: Findings, file: Path) -> None:
     }
     page = environment.from_string(template).render(content)
     file.write_text(with_contents(page), encoding="utf-8")
-
-
-def _known_by(found: Findings) -> dict[str, str]:
-    """Return what all runs of the comparison have in common."""
-    run = found.grid.runs[0].numbers.get("run", {})
-    return {name: value for name, value in run.items() if name not in ("prior", "seed")}
 
 
 def rows_of(found: Findings, part: str) -> list[dict[str, Any]]:

@@ -303,19 +303,14 @@ def _close_epoch(state: TrainingState, recipe: Recipe, validation: Validation) -
         fit.stop_reason = f"no better validation pearson_delta for {recipe.early_stop_after} epochs"
     elif epoch == recipe.epochs:
         fit.stop_reason = f"all {recipe.epochs} epochs done"
-    if fit.stop_reason and recipe.selection == RELIABLE and not _led(fit, validation, recipe):
-        _keep(state, epoch, validation)
+    if fit.stop_reason and recipe.selection == RELIABLE and _adds(fit, validation, recipe):
+        held = fit.correlations, validation.correlations, validation.weights
+        if not leads(*held, recipe.epochs):  # the best epoch does not lead the last
+            _keep(state, epoch, validation)
     state.epoch, state.step = epoch + 1, 0
     state.losses.zero_()
     state.cells, state.seconds = 0, 0.0
     return facts
-
-
-def _led(fit: Fit, last: Validation, recipe: Recipe) -> bool:
-    """Return whether the best epoch, or what was known before the first, leads the last epoch."""
-    return not _adds(fit, last, recipe) or leads(
-        fit.correlations, last.correlations, last.weights, recipe.epochs
-    )
 
 
 def _note(state: TrainingState, recipe: Recipe, epoch: int, validation: Validation) -> Epoch:

@@ -125,12 +125,19 @@ def _checker(part: Part) -> ValueCheck:
     )
 
 
-def _converted(part: Part) -> Iterator[tuple[NDArray[np.int64], csr_matrix]]:
-    """Yield (row numbers, log1p of counts per 10,000) of a source's cells, checked."""
+def _converted(
+    part: Part, totals: list[NDArray[np.float64]] | None = None
+) -> Iterator[tuple[NDArray[np.int64], csr_matrix]]:
+    """Yield (row numbers, log1p of counts per 10,000) of a source's cells, checked.
+
+    Unless they are counts, what cells added up to before goes to ``totals``.
+    """
     names, check = part.source.cells.to_numpy(), _checker(part)
     for rows, block in part.source.blocks(part.labels.kept):
         block.sort_indices()
         check(rows, block)
+        if totals is not None and not part.found.is_counts:
+            totals.append(part.found.totals(block))
         part.found.convert(block, names[rows])
         yield rows, block
 
@@ -139,20 +146,12 @@ def _write_part(
     part: Part, file: int, genes: Genes, writer: CsrWriter, progress: Any
 ) -> dict[str, Any]:
     """Append a source's cells and return what was met on the way."""
-    source, found = part.source, part.found
-    names = source.cells.to_numpy()
-    check = _checker(part)
-    empty, totals = 0, []
-    for rows, block in source.blocks(part.labels.kept):
-        block.sort_indices()
-        check(rows, block)
+    empty, totals = 0, list[NDArray[np.float64]]()
+    for rows, block in _converted(part, totals):
         empty += int((np.diff(block.indptr) == 0).sum())
-        if not found.is_counts:
-            totals.append(found.totals(block))
-        found.convert(block, names[rows])
         writer.append(genes.place(block, file))
         progress.update(len(rows))
-    facts = {"cells_without_counts": empty, "source_sha256": source.sha256()}
+    facts = {"cells_without_counts": empty, "source_sha256": part.source.sha256()}
     if totals:
         every = np.concatenate(totals)
         facts["median_total"] = round(float(np.median(every[every > 0], overwrite_input=True)), 1)

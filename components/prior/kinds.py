@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from components.prior.align import align, genes_of
 from components.prior.fasta import read_fasta
-from components.prior.vector_tables import Table, read_table
+from components.prior.vector_tables import READERS, Table
 from components.shared.artifacts.licences import CC0, CC_BY, Source, licence_of
 from components.shared.model.checkpoint import read_checkpoint
 from components.shared.model.checkpoint_files import CHECKPOINT_FILES, WEIGHTS_FILE
@@ -81,7 +81,7 @@ def from_table(prior: Prior, context: Context) -> Vectors:
     name = _name(prior)
     others, sources = _aliases(prior)
     with fetched(prior.argument) as path:
-        table = read_table(path, ending_of(prior.argument), name)
+        table = READERS[ending_of(prior.argument)](path, name)
         source = Source(prior.kind, name, sha256_of(path), licence_of(name, table.licence))
         aligned = align(table, context.vocabulary, name, others)
     return Vectors(aligned.vectors, (source, *sources), {**aligned.facts})

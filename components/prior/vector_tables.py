@@ -48,11 +48,6 @@ class Table:
     licence: str = ""
 
 
-def read_table(path: Path, ending: str, name: str) -> Table:
-    """Open a table of gene vectors; messages call it ``name``. Its blocks may be refused later."""
-    return READERS[ending](path, name)
-
-
 def _vector(gene: str, values: Any, name: str) -> NDArray[np.generic]:
     """Return the vector of one gene as a block [1, width], width > 0."""
     array = _numbers(values, f"{name}: gene '{gene}'")
@@ -249,4 +244,5 @@ READERS: dict[str, Callable[[Path, str], Table]] = {
     ".parquet": _parquet,
     ".pt": _pt,
 }
-"""Reader by file ending."""
+"""Reader by file ending: opens the table at a path, which messages call by a name. Its blocks may
+be refused later."""

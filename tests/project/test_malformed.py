@@ -21,7 +21,7 @@ from components.ingest.ingest import ingest
 from components.prior.align import align
 from components.prior.fasta import read_fasta
 from components.prior.other_screens import read_deltas
-from components.prior.vector_tables import READERS, read_table
+from components.prior.vector_tables import READERS
 from components.shared.artifacts.artifact import CELLS, PROVENANCE, opening
 from components.shared.artifacts.splits import REQUEST_FILE, SPLITS_FILE, Splits
 from components.shared.model.checkpoint import ARGS_FILE, WEIGHTS_FILE, read_checkpoint
@@ -353,7 +353,7 @@ def test_tables_of_gene_vectors(tmp_path: Path) -> None:
             do(path)
 
             def read() -> None:
-                table = read_table(path, path.suffix, str(path))  # noqa: B023
+                table = READERS[path.suffix](path, str(path))  # noqa: B023
                 align(table, vocabulary, str(path), Aliases())  # noqa: B023
 
             held.read(f"{path.suffix} {what}", read, str(path))

@@ -87,15 +87,12 @@ def cached_side(
     if cache is None:
         return compute()
     _check_folder(cache)
-    code = [*code_version().values(), *_sources()]
+    # The code itself too, since edits that are not committed share a revision.
+    sources = sorted(Path(__file__).parents[1].rglob("*.py"))
+    code = [*code_version().values(), *map(sha256_of, sources)]
     facts = [*code, pair.control, *pair.genes, digest_of(matrix), *pair.labels]
     name = hashlib.sha256("\n".join(facts).encode()).hexdigest()
     return _kept(cache / f"{name[:32]}.npz", compute)
-
-
-def _sources() -> list[str]:
-    """Return digests of this stage's code, since edits that are not committed share a revision."""
-    return [sha256_of(path) for path in sorted(Path(__file__).parents[1].rglob("*.py"))]
 
 
 def _check_folder(cache: Path) -> None:

@@ -153,12 +153,6 @@ def _pathway_loadings(rng: np.random.Generator, n: int, n_pathways: int) -> tupl
     return np.column_stack([weights, COMMON * strength]), main
 
 
-def _batch_shifts(spec: Spec, n_lines: int) -> Floats:
-    """Draw log fold changes [lines, batches, genes], of draws of their own."""
-    rng = np.random.default_rng([spec.seed, 4])
-    return BATCH_SHIFT * rng.standard_normal((n_lines, spec.batches, spec.genes))
-
-
 def design(spec: Spec) -> Design:
     """Draw the screen's design; the same ``spec`` gives the same design."""
     rng = np.random.default_rng([spec.seed, 0])
@@ -186,6 +180,8 @@ def design(spec: Spec) -> Design:
     missing &= len(chosen) > 1
     missing &= ~missing.all(axis=1, keepdims=True)
     depth = np.exp(LINE_DEPTH_LOG_SD * rng.standard_normal(n_lines))
+    of_batches = np.random.default_rng([spec.seed, 4])  # draws of their own
+    shifts = BATCH_SHIFT * of_batches.standard_normal((n_lines, spec.batches, spec.genes))
     return Design(
         genes=names[ranks],
         targets=names[targets],
@@ -198,7 +194,7 @@ def design(spec: Spec) -> Design:
         left=left[chosen],
         missing=missing[chosen],
         depth=calibration()["library_size"]["median"] * depth[chosen],
-        batch_shift=_batch_shifts(spec, n_lines)[chosen],
+        batch_shift=shifts[chosen],
     )
 
 

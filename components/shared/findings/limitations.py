@@ -107,19 +107,15 @@ def of_prior(stats: Facts) -> list[str]:
         )
         texts += [stats["effects_scaled"]] if stats.get("effects_scaled") else []
     if prior["kind"] != "none":
-        texts.append(_unproven(prior))
+        texts.append(
+            f"The gene prior ({prior['kind']}) was not compared with a shuffled or random one in "
+            "this run, so no gain can be attributed to its content."
+        )
     if not open_licence(prior):
         texts.append(
             f"Terms of the gene prior may bind this model too: {prior.get('licence') or 'unknown'}."
         )
     return texts
-
-
-def _unproven(prior: Facts) -> str:
-    return (
-        f"The gene prior ({prior['kind']}) was not compared with a shuffled or random one in "
-        "this run, so no gain can be attributed to its content."
-    )
 
 
 def no_prior(prior: Facts) -> bool:

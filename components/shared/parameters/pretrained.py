@@ -8,6 +8,7 @@ are written `%26` and `%25`, as in any URL; `+` stands for itself.
 from dataclasses import dataclass
 from urllib.parse import parse_qsl
 
+from components.shared.model.checkpoint_files import CHECKPOINT_FILES
 from components.shared.model.vocabulary import VOCAB_FILE, packaged_vocabulary, read_vocabulary
 from components.shared.storage.downloads import shown
 from components.shared.storage.files import (
@@ -28,7 +29,6 @@ SIZES = {
     "whole-human": {"embsize": 512, "nheads": 8, "d_hid": 512, "nlayers": 12, "dropout": 0.2},
 }
 """Models that can be started fresh with random://<size>."""
-IN_A_CHECKPOINT = ("best_model.pt", "args.json", VOCAB_FILE)
 FORM = "random://<size> or random://<size>?vocabulary=<uri of a vocab.json>"
 
 
@@ -45,7 +45,7 @@ class Pretrained:
     @property
     def folder(self) -> str:
         """The checkpoint's folder; the path or URI of a file in it stands for it."""
-        return folder_of(self.uri, IN_A_CHECKPOINT)
+        return folder_of(self.uri, CHECKPOINT_FILES)
 
     @property
     def shown(self) -> str:
@@ -61,7 +61,7 @@ def parse_pretrained(uri: str) -> Pretrained:
     if not uri.strip():
         raise InputError(f"pretrained is empty; expected a checkpoint folder or its URI, or {FORM}")
     if scheme_of(uri) != RANDOM:
-        return Pretrained(uri, "", folder_of(uri, IN_A_CHECKPOINT[:2]))
+        return Pretrained(uri, "", folder_of(uri, CHECKPOINT_FILES[:2]))
     size, _, query = uri.split("://", 1)[1].partition("?")
     # A vocabulary may be at a signed URL, which no message may show.
     bare = f"pretrained '{RANDOM}://{size}?…'" if query else f"pretrained '{uri}'"

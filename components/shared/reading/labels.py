@@ -197,11 +197,8 @@ def _named(
     named = _merged(column, [names.of.get(str(label)) for label in column.categories])
     if reader.missing_is_control:
         named = named if CONTROL in named.categories else named.add_categories([CONTROL])
-        codes = named.codes.astype(np.int64)
-        codes[column.codes < 0] = list(named.categories).index(CONTROL)
-        named = pd.Categorical.from_codes(codes, named.categories)
-        ordered = sorted(named.categories)
-        named = named.reorder_categories(ordered)
+        named[column.codes < 0] = CONTROL
+        named = named.reorder_categories(sorted(named.categories))
     return named, said
 
 

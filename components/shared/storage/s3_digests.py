@@ -58,10 +58,8 @@ def md5_base64(content: bytes) -> str:
 
 def md5_of(path: Path) -> str:
     """Return the MD5 of a file, in hexadecimal digits."""
-    digest = hashlib.md5(usedforsecurity=False)
-    for block in _blocks(path):
-        digest.update(block)
-    return digest.hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 def md5_of_parts(digests: list[bytes]) -> str:

@@ -12,7 +12,7 @@ import pytest
 
 from components.ingest.ingest import ingest
 from components.prior.other_screens import read_deltas
-from components.prior.vector_tables import read_table
+from components.prior.vector_tables import READERS
 from components.shared.artifacts.cells import Cells
 from components.shared.artifacts.predictions import PREDICTIONS_FILE, Predictions
 from components.shared.parameters.aliases import read_aliases
@@ -190,7 +190,7 @@ def test_a_parquet_of_more_rows_than_any_table_has_is_refused_at_once(tmp_path: 
     path = many_rows(tmp_path / "t.parquet", ("perturbation", "symbol", "alias"))
     assert path.stat().st_size < 2**23
     readers: list[Callable[[Path, str], object]] = [read_aliases, read_deltas, opened_parquet]
-    readers.append(lambda path, name: read_table(path, ".parquet", name))
+    readers.append(READERS[".parquet"])
     for read in readers:
         start = time.monotonic()
         with pytest.raises(InputError, match=r"^the table: says it has 40,000,000 rows"):
