@@ -40,6 +40,7 @@ from pipelines.inputs import input_uris, is_comparison, is_prediction, priors_of
 from pipelines.package import Package, read_package
 from pipelines.run import assignments_in, check_settings, read_params
 from pipelines.scheduling import ACCOUNT
+from pipelines.waiting import one_line
 from pipelines.watch import Progress, duration, failed_tasks, follow
 
 COMPILED = Path(__file__).parent / "compiled"
@@ -311,11 +312,6 @@ def warn_of_size(params: Mapping[str, Any]) -> None:
         note = room_in_workflow(grid(params, "", params.get("checkpoints", "")))
         if note:
             print(f"note: {note}")
-
-
-def one_line(text: str) -> str:
-    """Return ``text`` without line breaks."""
-    return " ".join(text.split())
 
 
 def main(arguments: list[str] | None = None) -> int:

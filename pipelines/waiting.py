@@ -94,14 +94,12 @@ class Waiting:
         ]:
             waits = (container.get("state") or {}).get("waiting") or {}
             if waits.get("message"):
-                return _one_line(f"{waits.get('reason', '')} {waits['message']}")
+                return one_line(f"{waits.get('reason', '')} {waits['message']}")
         for condition in status.get("conditions") or []:
             if condition.get("type") == "PodScheduled" and condition.get("message"):
-                return _one_line(f"{condition.get('reason', '')} {condition['message']}")
+                return one_line(f"{condition.get('reason', '')} {condition['message']}")
         events = (_json(page("/k8s/pod/events", self._query(name))) or {}).get("items") or []
-        return (
-            _one_line(str(events[-1].get("message"))) if events else "Kubernetes does not say why"
-        )
+        return one_line(str(events[-1].get("message"))) if events else "Kubernetes does not say why"
 
     def _query(self, pod: str) -> dict[str, str]:
         return {"podname": pod, "podnamespace": self._namespace}
@@ -115,5 +113,6 @@ def _json(text: str | None) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
+    """Return ``text`` without line breaks."""
     return " ".join(text.split())

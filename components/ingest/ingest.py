@@ -42,13 +42,11 @@ from components.shared.reading.source import Reading, Source
 from components.shared.storage.csr_writer import CsrWriter
 from components.shared.storage.downloads import shown
 from components.shared.storage.files import fetched, local_path
-from components.shared.telling.addresses import LOCAL, scheme_of, visible
+from components.shared.telling.addresses import JOIN, LOCAL, scheme_of, visible
 from components.shared.telling.errors import InputError, nearest, say
 from components.shared.telling.progress import bar
 
 TRUTH_FILE = "truth.npz"
-JOIN = " + "
-"""Between the names of several files."""
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,9 +25,6 @@ from components.shared.storage.downloads import shown
 from components.shared.storage.files import ending_of, fetched, fetched_folder
 from components.shared.storage.scratch import scratch_for
 from components.shared.telling.errors import InputError, shortlist
-
-if TYPE_CHECKING:
-    from components.prior.spectral import Embedding
 
 DEFAULT_WIDTH = {grammar.GRAPH: 128, grammar.ANNOTATION: 256}
 DEFAULT_COLUMNS = {grammar.GRAPH: ("entity1", "entity2"), grammar.ANNOTATION: ("symbol", "go_id")}
@@ -87,25 +84,22 @@ def from_table(prior: Prior, context: Context) -> Vectors:
     return Vectors(aligned.vectors, (source, *sources), {**aligned.facts})
 
 
-def from_graph(prior: Prior, context: Context) -> Vectors:
-    """Embed genes by their partners in a list of pairs."""
-    from components.prior.spectral import embed_graph  # scikit-learn takes a second to import
+def from_pairs(prior: Prior, context: Context) -> Vectors:
+    """Embed genes by their partners in a list of pairs, or by their terms."""
+    # scikit-learn takes a second to import
+    from components.prior.spectral import embed_annotation, embed_graph
 
-    columns, source = _read_columns(prior)
-    left, right = _complete(columns, _name(prior))
-    embedding = embed_graph(left, right, _width(prior), _name(prior))
-    return _embedded(prior, context, embedding, source)
-
-
-def from_annotation(prior: Prior, context: Context) -> Vectors:
-    """Embed genes by their terms."""
-    from components.prior.spectral import embed_annotation
-
-    columns, source = _read_columns(prior, (EVIDENCE_COLUMN,))
-    columns = _with_evidence(prior, columns)
-    genes, terms = _complete(columns, _name(prior))
-    embedding = embed_annotation(genes, terms, _width(prior), _name(prior))
-    return _embedded(prior, context, embedding, source)
+    name, of_terms = _name(prior), prior.kind == grammar.ANNOTATION
+    columns, source = _read_columns(prior, (EVIDENCE_COLUMN,) if of_terms else ())
+    if of_terms:
+        columns = _with_evidence(prior, columns)
+    embed = embed_annotation if of_terms else embed_graph
+    embedding = embed(*_complete(columns, name), _width(prior), name)
+    others, sources = _aliases(prior)
+    table = Table(embedding.genes, [embedding.vectors])
+    aligned = align(table, context.vocabulary, name, others)
+    facts = {**aligned.facts, **embedding.facts}
+    return Vectors(aligned.vectors, (source, *sources), facts)
 
 
 def from_esm2(prior: Prior, context: Context) -> Vectors:
@@ -210,8 +204,8 @@ def _length(table: NDArray[np.float32]) -> float:
 
 KINDS: dict[str, Callable[[Prior, Context], Vectors]] = {
     grammar.TABLE: from_table,
-    grammar.GRAPH: from_graph,
-    grammar.ANNOTATION: from_annotation,
+    grammar.GRAPH: from_pairs,
+    grammar.ANNOTATION: from_pairs,
     grammar.ESM2: from_esm2,
     grammar.SCGPT: from_scgpt,
     grammar.RANDOM: from_random,
@@ -239,9 +233,7 @@ def _aliases(prior: Prior) -> tuple[Aliases, tuple[Source, ...]]:
         return read_aliases(path, name), (source,)
 
 
-def _read_columns(
-    prior: Prior, optional: tuple[str, ...] = ()
-) -> tuple[dict[str, list[str]], Source]:
+def _read_columns(prior: Prior, optional: tuple[str, ...]) -> tuple[dict[str, list[str]], Source]:
     """Read the two columns that the prior names, and the optional ones that are there."""
     name = _name(prior)
     said = prior.options.get(grammar.COLUMNS)
@@ -276,14 +268,6 @@ def _with_evidence(prior: Prior, columns: dict[str, list[str]]) -> dict[str, lis
             f"{', '.join(sorted(set(codes)))}"
         )
     return {column: [fields[i] for i in rows] for column, fields in columns.items()}
-
-
-def _embedded(prior: Prior, context: Context, embedding: "Embedding", source: Source) -> Vectors:
-    others, sources = _aliases(prior)
-    table = Table(embedding.genes, [embedding.vectors])
-    aligned = align(table, context.vocabulary, _name(prior), others)
-    facts = {**aligned.facts, **embedding.facts}
-    return Vectors(aligned.vectors, (source, *sources), facts)
 
 
 def _entry(prior: Prior, made: Vectors) -> dict[str, Any]:

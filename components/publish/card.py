@@ -36,7 +36,7 @@ from components.shared.findings.verdict import INCOMPARABLE, mean_of, standing, 
 from components.shared.storage.documents import Shape, read_json
 from components.shared.telling.addresses import JOIN, public, unchecked, visible
 from components.shared.telling.errors import InputError
-from components.shared.telling.markdown import names_as_code
+from components.shared.telling.markdown import names_as_code, plain
 
 WHAT_CELLS_ARE = {
     "rank": "The cells are measured {test_line} controls, mapped gene by gene, by rank, to the "
@@ -426,5 +426,4 @@ def _safe(value: Any) -> Any:
     """Return a value's text that can neither break a table nor bring HTML along."""
     if not isinstance(value, str):
         return value
-    text = visible(" ".join(value.split()))
-    return text.replace("|", "\\|").replace("<", "&lt;")
+    return plain(visible(" ".join(value.split())))

@@ -24,6 +24,7 @@ from components.evaluate.pages.compact import GENES, PERTURBATIONS, STEP, Compac
 from components.evaluate.pages.report import Origin, rendered
 from components.shared.artifacts.artifact import code_version
 from components.shared.artifacts.confidence import MEAN, MEASURED, NEAR_BY, SUMMED
+from components.shared.artifacts.known_effects import unit
 from components.shared.artifacts.predictions import PERTURBATION_COLUMNS
 from components.shared.artifacts.training_effects import TrainingEffects
 from components.shared.telling.page import page_css
@@ -247,10 +248,8 @@ def alike(change: NDArray[np.floating]) -> tuple[NDArray[np.integer], NDArray[np
     Returns which, [perturbations, most alike], the nearest first; their cosines; the median cosine
     of all pairs, NaN if there is none. Without any predicted change a cosine is 0.
     """
-    long = np.asarray(change, np.float32)
-    length = np.linalg.norm(long, axis=1, keepdims=True)
-    unit = np.divide(long, length, out=np.zeros_like(long), where=length > 0)
-    cosine = unit @ unit.T
+    directions = unit(np.asarray(change, np.float32))
+    cosine = directions @ directions.T
     pairs = cosine[np.triu_indices(len(cosine), 1)]
     typical = float(np.median(pairs)) if len(pairs) else float("nan")
     np.fill_diagonal(cosine, -np.inf)

@@ -99,16 +99,13 @@ def read_part(part: Any) -> Any:
     Raises:
         ValueError: it is not stored as it says; h5py and anndata raise others of `DAMAGE`.
     """
-    if isinstance(part, h5py.Dataset) and _holds_lists(part.dtype):
+    lists = isinstance(part, h5py.Dataset) and h5py.check_vlen_dtype(part.dtype) is not None
+    if lists and h5py.check_string_dtype(part.dtype) is None:
         raise ValueError("its entries are lists")
     try:
         return anndata.io.read_elem(part)
     except IORegistryError as error:
         raise ValueError(str(error)) from None
-
-
-def _holds_lists(dtype: np.dtype[Any]) -> bool:
-    return h5py.check_vlen_dtype(dtype) is not None and h5py.check_string_dtype(dtype) is None
 
 
 def names_in(table: Any) -> "pd.Index[str]":
