@@ -119,10 +119,10 @@ NUMBERS: Shape = {
 """`metrics.json` of an evaluation."""
 
 
-def read_numbers(folder: Path, hint: str = "run the evaluate task again") -> dict[str, Any]:
+def read_numbers(folder: Path) -> dict[str, Any]:
     """Return what `metrics.json` holds in the folder of an artifact, or where it was published."""
     file = folder / METRICS_FILE
-    return read_json(file, str(file), hint, NUMBERS)
+    return read_json(file, str(file), "run the evaluate task again", NUMBERS)
 
 
 def lower_is_better(metric: str) -> bool:

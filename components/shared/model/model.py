@@ -88,9 +88,8 @@ def compile_on(model: nn.Module, device: torch.device) -> bool:
     Triton, which makes the kernels, needs a C compiler where it runs; without one nothing is done.
     Tensors keep their names.
     """
-    if device.type != "cuda" or not isinstance(model, TransformerGenerator):
-        return False
-    if not has_compiler():
+    ours = isinstance(model, TransformerGenerator)
+    if device.type != "cuda" or not ours or not has_compiler():
         return False
     # A kernel that cannot be made costs speed, never the run.
     torch._dynamo.config.suppress_errors = True
