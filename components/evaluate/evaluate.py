@@ -1,7 +1,6 @@
 """The evaluate stage: two standards of scores beside what has to be beaten, and the report."""
 
 import json
-import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -48,7 +47,7 @@ from components.shared.parameters.repeat import make_command
 from components.shared.parameters.stage_options import INGEST_OPTIONS, SPLIT_OPTIONS
 from components.shared.storage.documents import read_json
 from components.shared.telling.addresses import dataset_of
-from components.shared.telling.errors import InputError
+from components.shared.telling.errors import InputError, say
 from components.shared.telling.spreadsheet import no_formula, without_formulas
 
 INGEST = {
@@ -250,7 +249,7 @@ def _timed(what: str) -> Iterator[None]:
     start = time.monotonic()
     yield
     took = time.monotonic() - start
-    print(f"evaluate: {what} in {took:.1f} s", file=sys.stderr, flush=True)
+    say(f"evaluate: {what} in {took:.1f} s")
 
 
 def _write(

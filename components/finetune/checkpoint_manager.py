@@ -2,7 +2,6 @@
 
 import os
 import signal
-import sys
 import threading
 import time
 from types import FrameType
@@ -10,7 +9,7 @@ from types import FrameType
 from components.finetune.checkpoints import Checkpoints, Saved
 from components.finetune.places import OWN_PLACE
 from components.finetune.state import TrainingState
-from components.shared.telling.errors import InputError
+from components.shared.telling.errors import InputError, say
 
 CHECKPOINT_MINUTES = 10.0
 """About the most that a crash costs where an epoch takes longer."""
@@ -70,11 +69,9 @@ class CheckpointManager:
                 name = self._last.rpartition("/")[2]
                 print(f"finetune: checkpoint {name}, {seconds:.1f} s", flush=True)
             except InputError as error:
-                print(
+                say(
                     f"finetune: WARNING: no checkpoint of {self._here()}: {error}; training "
-                    f"continues, next attempt after this epoch or {CHECKPOINT_MINUTES:g} minutes",
-                    file=sys.stderr,
-                    flush=True,
+                    f"continues, next attempt after this epoch or {CHECKPOINT_MINUTES:g} minutes"
                 )
         self._written = time.monotonic()
 
@@ -93,11 +90,7 @@ class CheckpointManager:
         self._workers.meet()  # whoever ended before the first has written would end it too
         if not self._workers.first:
             raise SystemExit(TERMINATED)
-        print(
-            f"finetune: stopped at {self._here()}{self.last_good()}; {self._how_to_resume()}",
-            file=sys.stderr,
-            flush=True,
-        )
+        say(f"finetune: stopped at {self._here()}{self.last_good()}; {self._how_to_resume()}")
         raise SystemExit(TERMINATED)
 
     def last_good(self) -> str:

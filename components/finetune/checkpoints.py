@@ -10,7 +10,6 @@ import os
 import pickle
 import re
 import shutil
-import sys
 import tempfile
 import uuid
 from collections.abc import Mapping
@@ -23,7 +22,7 @@ import torch
 from components.finetune.places import MANIFEST, Place
 from components.shared.storage.digests import sha256_of
 from components.shared.telling.addresses import without_secrets
-from components.shared.telling.errors import InputError, system_errors
+from components.shared.telling.errors import InputError, say, system_errors
 
 FORMAT = "finetune-checkpoint/v1"
 KEPT = 2
@@ -195,4 +194,4 @@ def _difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
 
 
 def _warn(text: str) -> None:
-    print(f"finetune: WARNING: checkpoint: {without_secrets(text)}", file=sys.stderr, flush=True)
+    say(f"finetune: WARNING: checkpoint: {without_secrets(text)}")

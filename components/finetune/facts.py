@@ -1,6 +1,5 @@
 """Facts of a fine-tune before training starts."""
 
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +19,7 @@ from components.shared.model.vocabulary import Vocabulary
 from components.shared.parameters.pretrained import parse_pretrained
 from components.shared.parameters.recipe import Recipe
 from components.shared.storage.downloads import shown
+from components.shared.telling.errors import say
 
 
 def facts_of_start(
@@ -86,14 +86,12 @@ def announce(facts: Mapping[str, Any], recipe: Recipe) -> None:
     for what, found in facts.get("prior_coverage", {}).items():
         print(f"finetune: {found['covered']} of {found['genes']} {what} have a prior", flush=True)
     if facts["random_init"]:
-        print(
+        say(
             f"finetune: WARNING: {facts['pretrained']} starts from random weights, without "
-            "pretraining: this model shows that the pipeline runs, not what scGPT can do",
-            file=sys.stderr,
-            flush=True,
+            "pretraining: this model shows that the pipeline runs, not what scGPT can do"
         )
     if "other_scale" in facts:
-        print(f"finetune: WARNING: {facts['other_scale']}", file=sys.stderr, flush=True)
+        say(f"finetune: WARNING: {facts['other_scale']}")
     print(
         f"finetune: {facts['training_cells']:,} training cells of "
         f"{facts['training_perturbations']:,} perturbations, "

@@ -1,6 +1,5 @@
 """Effects that a model is given to start from: those of its lines, and of other screens."""
 
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -20,7 +19,7 @@ from components.shared.artifacts.confidence import ORIGINS
 from components.shared.artifacts.gene_prior import EFFECTS, EFFECTS_FILE, OtherEffects
 from components.shared.artifacts.normalisation import TARGET_SUM, USUAL, unit_of
 from components.shared.model.vocabulary import Vocabulary
-from components.shared.telling.errors import InputError
+from components.shared.telling.errors import InputError, say
 
 
 def check_total_of_effects(prior: Artifact, cells: Cells) -> None:
@@ -48,7 +47,7 @@ def deltas_told(
     tell_lines(other.lines, uri, test_line)
     on_scale = brought_to_scale(other, data.perturbations, genes, own, test_line, uri)
     if on_scale.said and tell:
-        print(f"finetune: WARNING: {on_scale.said}", file=sys.stderr, flush=True)
+        say(f"finetune: WARNING: {on_scale.said}")
     given = cross_line_effects.of_other_screens(
         on_scale.effects, data.perturbations, genes, own, test_line
     )
@@ -93,4 +92,4 @@ def tell_lines(lines: Sequence[str], uri: str, test_line: str) -> None:
             "the prediction would be made from what it is compared with"
         )
     for warning in warnings:
-        print(f"finetune: WARNING: {uri} {warning}", file=sys.stderr, flush=True)
+        say(f"finetune: WARNING: {uri} {warning}")

@@ -3,7 +3,6 @@
 import os
 import re
 import shutil
-import sys
 import tempfile
 import uuid
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +13,7 @@ from components.shared.storage.downloads import check_remote_path, shown
 from components.shared.storage.files import local_path
 from components.shared.storage.objects import Stored, split_uri
 from components.shared.telling.addresses import scheme_of
-from components.shared.telling.errors import InputError
+from components.shared.telling.errors import InputError, say
 
 MANIFEST = "manifest.json"
 NAME = re.compile(r"epoch-(\d+)-step-(\d+)-[0-9a-f]{8}")
@@ -55,12 +54,10 @@ def own_place(uri: str, path: str, name: str) -> str:
     if scheme in SCHEMES and may_write(scheme):
         return f"{uri}.checkpoints"
     if scheme in SCHEMES:
-        print(
+        say(
             f"finetune: WARNING: checkpoints: no credentials for {scheme}://, so they stay on this "
             "pod's disk, and a retried pod starts again at epoch 1; manifests/README.md, "
-            "'S3', says which it looks for, or give checkpoints=",
-            file=sys.stderr,
-            flush=True,
+            "'S3', says which it looks for, or give checkpoints="
         )
     return f"{path}.checkpoints"
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, cast
 
-from components.shared.telling.errors import nearest
+from components.shared.telling.errors import nearest, say
 
 OFFLINE = "offline"
 MODES = ("online", OFFLINE, "disabled", "dryrun", "run", "shared")
@@ -139,7 +139,7 @@ class Tracker:
             if self._kept
             else "the run is not kept"
         )
-        print(f"finetune: Weights & Biases: {trouble[:200]}; {kept}", file=sys.stderr, flush=True)
+        say(f"finetune: Weights & Biases: {trouble[:200]}; {kept}")
 
 
 def _mode() -> str:
@@ -150,11 +150,9 @@ def _mode() -> str:
 def _tell_wrong_mode() -> None:
     given = os.environ.get("WANDB_MODE") or OFFLINE
     if given.strip().lower() not in MODES:
-        print(
+        say(
             f"finetune: Weights & Biases: WANDB_MODE is '{given}'{nearest(given, MODES)}; "
-            f"expected {', '.join(MODES)}; the run is kept {OFFLINE}",
-            file=sys.stderr,
-            flush=True,
+            f"expected {', '.join(MODES)}; the run is kept {OFFLINE}"
         )
 
 

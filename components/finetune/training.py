@@ -9,7 +9,6 @@ Nothing in it waits for the device: losses are summed where they are computed an
 then.
 """
 
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -37,7 +36,7 @@ from components.shared.model.inference import autocast, forward
 from components.shared.model.model import export_state, weigh_network
 from components.shared.model.tokens import Ints
 from components.shared.parameters.recipe import RELIABLE, Recipe
-from components.shared.telling.errors import InputError, shortlist
+from components.shared.telling.errors import InputError, say, shortlist
 from components.shared.telling.progress import bar
 
 Share = list[TrainingBatch]
@@ -251,12 +250,10 @@ class Trainer:
                 f"lower max_genes={recipe.max_genes} or set_size={recipe.set_size}"
             )
         self.parts *= 2
-        print(
+        say(
             f"finetune: WARNING: out of memory on {self.state.device} with {size}; each step is "
             f"computed in {self.parts} parts from now on, its result the same but for dropout. "
-            f"Lower batch_size={recipe.batch_size} or max_genes={recipe.max_genes} to avoid it",
-            file=sys.stderr,
-            flush=True,
+            f"Lower batch_size={recipe.batch_size} or max_genes={recipe.max_genes} to avoid it"
         )
 
     def _look(self) -> None:

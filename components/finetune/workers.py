@@ -9,7 +9,6 @@ that every process sees the same.
 
 import os
 import signal
-import sys
 import threading
 import time
 import traceback
@@ -22,7 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from components.shared.telling.errors import InputError, one_line_errors
+from components.shared.telling.errors import InputError, one_line_errors, say
 
 
 @dataclass(frozen=True)
@@ -142,10 +141,7 @@ def launch(processes: int, function: Callable[..., None], arguments: Mapping[str
         if 1 not in codes:  # 1 is an error that was told; a retry may well mend any other end
             worst = min(codes)
             if codes != {128 + signal.SIGTERM}:
-                print(
-                    f"finetune: one of {processes} processes ended, exit code {worst}",
-                    file=sys.stderr,
-                )
+                say(f"finetune: one of {processes} processes ended, exit code {worst}")
             raise SystemExit(128 - worst if worst < 0 else worst) from None
         raise InputError(
             f"{len(failed.failures)} of {processes} processes ended early, exit code "

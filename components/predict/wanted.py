@@ -1,6 +1,5 @@
 """What is predicted: which perturbations, their cells, and what stands behind each prediction."""
 
-import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,7 +14,7 @@ from components.shared.artifacts.predictions import MEASURED, PERTURBATION_COLUM
 from components.shared.artifacts.splits import TEST, Splits
 from components.shared.artifacts.training_effects import TrainingEffects
 from components.shared.model.tokens import Ints
-from components.shared.telling.errors import InputError, nearest
+from components.shared.telling.errors import InputError, nearest, say
 
 MOST_NAMED = 20
 """Perturbations that a warning names one by one; finding the nearest symbol takes a while."""
@@ -66,7 +65,7 @@ def report_unknown(
     )
     if not requested.predicted:
         raise InputError(f"perturbations: {text}; name genes of the model's vocab.json")
-    print(f"predict: WARNING: {text}; the others are predicted", file=sys.stderr, flush=True)
+    say(f"predict: WARNING: {text}; the others are predicted")
 
 
 def _named(

@@ -15,7 +15,7 @@ from components.shared.storage.downloads import shown, watching
 from components.shared.storage.files import local_path
 from components.shared.storage.objects import Bucket, Stored, split_uri
 from components.shared.telling.addresses import scheme_of, without_secrets
-from components.shared.telling.errors import InputError, nearest, shortlist
+from components.shared.telling.errors import InputError, nearest, say, shortlist
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo, HfApi
@@ -62,7 +62,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _say(text: str) -> None:
-    print(f"publish: {without_secrets(text)}", file=sys.stderr, flush=True)
+    say(f"publish: {without_secrets(text)}")
 
 
 def _check_folder(path: Path) -> None:

@@ -1,7 +1,6 @@
 """The measured side of an evaluation: what every prediction of the same cells is compared with."""
 
 import hashlib
-import sys
 import tempfile
 import zipfile
 import zlib
@@ -16,7 +15,7 @@ from components.evaluate.inputs.rows import Matrix, digest_of
 from components.evaluate.measures.side import Controls, Side, side_of
 from components.shared.artifacts.artifact import code_version
 from components.shared.storage.digests import sha256_of
-from components.shared.telling.errors import InputError
+from components.shared.telling.errors import InputError, say
 
 MANY = 500
 """Perturbations from which cells are multiplied in float32: a correlation of so many energy
@@ -114,12 +113,12 @@ def _kept(file: Path, compute: Callable[[], Side]) -> Side:
             with file.open("rb") as opened, np.load(opened, allow_pickle=False) as stored:
                 return _side({field.name: stored[field.name] for field in fields(Side)})
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            print(f"evaluate: {file}: damaged ({error}), so computed again", file=sys.stderr)
+            say(f"evaluate: {file}: damaged ({error}), so computed again")
     side = compute()
     try:
         _keep(side, file)
     except OSError as error:  # the disk is full: what was computed is there all the same
-        print(f"evaluate: WARNING: {file} is not kept ({error.strerror or error})", file=sys.stderr)
+        say(f"evaluate: WARNING: {file} is not kept ({error.strerror or error})")
     return side
 
 

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from components.ingest.generator.screen import write_raw
-from components.shared.telling.errors import InputError, one_line_errors
+from components.shared.telling.errors import InputError, one_line_errors, say
 
 
 def main() -> None:
@@ -13,7 +13,7 @@ def main() -> None:
         if len(sys.argv) != 3:
             raise InputError("expected two arguments: a sim:// URI and the h5ad file to write")
         write_raw(sys.argv[1], Path(sys.argv[2]))
-        print(f"generator: wrote {sys.argv[2]}", file=sys.stderr)
+        say(f"generator: wrote {sys.argv[2]}")
 
 
 if __name__ == "__main__":
