@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from components.shared.storage.buckets import FORMS, SCHEMES, may_write, open_bucket
-from components.shared.storage.downloads import check_remote_path, shown
+from components.shared.storage.downloads import check_remote_path, check_writable, shown
 from components.shared.storage.files import local_path
 from components.shared.storage.objects import Stored, split_uri
 from components.shared.telling.addresses import scheme_of
@@ -71,14 +71,7 @@ class Folder:
 
     def check(self) -> None:
         """Raise an InputError unless checkpoints can be written, read and deleted here."""
-        try:
-            self._path.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self._path):
-                pass
-        except OSError as error:
-            raise InputError(
-                f"checkpoints {self.where}: is not a writable folder ({error.strerror})"
-            ) from None
+        check_writable(self._path, f"checkpoints {self.where}: is not a writable folder")
 
     def names(self) -> dict[str, bool]:
         """Return every name there is, and whether its checkpoint has a manifest.

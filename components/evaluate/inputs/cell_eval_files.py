@@ -16,7 +16,7 @@ import anndata
 
 from components.evaluate.inputs.pair import pair_of
 from components.shared.storage.hdf5 import opened_hdf5
-from components.shared.telling.errors import InputError, one_line_errors
+from components.shared.telling.errors import InputError, one_line_errors, refusing
 
 
 def write_cell_eval_files(predictions: Path, predicted: Path, measured: Path) -> str:
@@ -28,12 +28,10 @@ def write_cell_eval_files(predictions: Path, predicted: Path, measured: Path) ->
     for file in (predicted, measured):
         if file.exists():
             raise InputError(f"{file}: exists already; give another name or remove it first")
-    try:
-        with opened_hdf5(predictions, str(predictions)):
-            adata = anndata.read_h5ad(predictions)
-    except OSError as error:
-        raise InputError(f"{predictions}: not a readable h5ad ({error})") from None
-    pair = pair_of(adata, str(predictions))
+    name = str(predictions)
+    with refusing(OSError, f"{name}: not a readable h5ad"), opened_hdf5(predictions, name):
+        adata = anndata.read_h5ad(predictions)
+    pair = pair_of(adata, name)
     for half, file in zip(pair.anndata(), (predicted, measured), strict=True):
         partial = file.with_name(f".{file.name}.partial")
         try:

@@ -15,7 +15,8 @@ from components.evaluate.inputs.rows import Matrix, digest_of
 from components.evaluate.measures.side import Controls, Side, side_of
 from components.shared.artifacts.artifact import code_version
 from components.shared.storage.digests import sha256_of
-from components.shared.telling.errors import InputError, say
+from components.shared.storage.downloads import check_writable
+from components.shared.telling.errors import say
 
 MANY = 500
 """Perturbations from which cells are multiplied in float32: a correlation of so many energy
@@ -85,24 +86,13 @@ def cached_side(
 
     if cache is None:
         return compute()
-    _check_folder(cache)
+    check_writable(cache, f"cache: {cache} cannot be written to", "; give another folder or none")
     # The code itself too, since edits that are not committed share a revision.
     sources = sorted(Path(__file__).parents[1].rglob("*.py"))
     code = [*code_version().values(), *map(sha256_of, sources)]
     facts = [*code, pair.control, *pair.genes, digest_of(matrix), *pair.labels]
     name = hashlib.sha256("\n".join(facts).encode()).hexdigest()
     return _kept(cache / f"{name[:32]}.npz", compute)
-
-
-def _check_folder(cache: Path) -> None:
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=cache):
-            pass
-    except OSError as error:
-        raise InputError(
-            f"cache: {cache} cannot be written to ({error.strerror}); give another folder or none"
-        ) from None
 
 
 def _kept(file: Path, compute: Callable[[], Side]) -> Side:

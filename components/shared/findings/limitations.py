@@ -63,10 +63,10 @@ def _of_training(stats: Facts) -> list[str]:
         texts.append(
             "No validation epoch had a pearson_delta: the weights kept were not selected by it."
         )
-    if _without_value(stats.get("history", [])):
+    without = sum(epoch.get("val_pearson_delta") is None for epoch in stats.get("history", []))
+    if without:
         texts.append(
-            f"{count(_without_value(stats['history']), 'epoch')} of {stats['epochs_run']} had no "
-            "validation pearson_delta."
+            f"{count(without, 'epoch')} of {stats['epochs_run']} had no validation pearson_delta."
         )
     modelled, genes = stats.get("genes_modelled"), stats.get("genes")
     if modelled is not None and genes is not None and modelled < genes:
@@ -75,10 +75,6 @@ def _of_training(stats: Facts) -> list[str]:
             "is the control cell's own value."
         )
     return texts + of_prior(stats)
-
-
-def _without_value(history: list[Facts]) -> int:
-    return sum(epoch.get("val_pearson_delta") is None for epoch in history)
 
 
 def _of_network(weight: float) -> str:

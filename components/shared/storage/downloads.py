@@ -1,6 +1,7 @@
 """Helpers of all storage backends: safe names, text without secrets, progress."""
 
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -68,6 +69,16 @@ def check_space(folder: Path, needed: int, uri: str) -> None:
             f"{shown(uri)}: needs {needed / 1e9:.2f} GB in {folder}, {free / 1e9:.2f} GB are free; "
             "make room there, or set TMPDIR to a folder that has it"
         )
+
+
+def check_writable(folder: Path, what: str, hint: str = "") -> None:
+    """Make a folder and check that it can be written to, else say ``what`` it is not, and why."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(f"{what} ({error.strerror}){hint}") from None
 
 
 @contextmanager
