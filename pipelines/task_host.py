@@ -113,9 +113,14 @@ def _leave(done: list[str]) -> None:
         os._exit(0)
 
 
-if __name__ == "__main__":
+def main(control: socket.socket) -> None:
+    """Serve a run, and in each process that is forked for it, do a task."""
     done: list[str] = []
     atexit.register(_leave, done)  # before all that is imported later, hence called after it
-    folder = serve(socket.socket(fileno=os.dup(sys.stdin.fileno())))
-    executor_main.executor_main()
+    with serve(control):
+        executor_main.executor_main()
     done.append(sys.argv[0])
+
+
+if __name__ == "__main__":
+    main(socket.socket(fileno=os.dup(sys.stdin.fileno())))

@@ -106,12 +106,7 @@ class Tasks:
         self.close()
         control, its = socket.socketpair()
         with its:
-            process = subprocess.Popen(
-                [sys.executable, "-m", task_host.__name__],
-                stdin=its.fileno(),
-                env={**os.environ, **self._environment},
-                process_group=0,  # Ctrl-C in a terminal reaches the run alone, which passes it on
-            )
+            process = started_host(its, {**os.environ, **self._environment})
         self._host = process, control
         return control
 
@@ -132,6 +127,16 @@ class Tasks:
         self.stopped = True
         for task in list(self._numbers):
             _signal(task, signal.SIGKILL if again else signal.SIGTERM)
+
+
+def started_host(its: socket.socket, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """Start a process that forks tasks as it is asked to over a socket."""
+    return subprocess.Popen(
+        [sys.executable, "-m", task_host.__name__],
+        stdin=its.fileno(),
+        env=environment,
+        process_group=0,  # Ctrl-C in a terminal reaches the run alone, which passes it on
+    )
 
 
 def _signal(task: int, number: signal.Signals) -> None:

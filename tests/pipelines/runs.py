@@ -5,12 +5,14 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pipelines.history import LATEST
+from tests.pipelines import warm
 
 ROOT = Path(__file__).resolve().parents[2]
 PUBLISHED_FILES = {
@@ -29,11 +31,12 @@ PUBLISHED_FILES = {
 
 
 def run(runs: Path, params: str, *assignments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pipelines.run", params, *assignments, "--runs", str(runs)]
+    arguments = [params, *assignments, "--runs", str(runs)]
     environment = {key: os.environ[key] for key in os.environ if not key.startswith("WANDB")}
-    return subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        said = [Path(folder, "stdout"), Path(folder, "stderr")]
+        code = warm.run(arguments, environment, said)
+        return subprocess.CompletedProcess(arguments, code, *(path.read_text() for path in said))
 
 
 def path_after(word: str, output: str) -> Path:
