@@ -93,6 +93,7 @@ class Screen:
         name: str = "predictions",
         kind: str = DENOISED,
         matched: bool = False,
+        scale: float = 1.0,
     ) -> Path:
         """Write a predictions artifact: the truth plus noise in perturbed cells, then changed."""
         rows = self.rows()
@@ -133,6 +134,7 @@ class Screen:
         with writing(target, PREDICTIONS, parameters={}, inputs=inputs) as draft:
             adata.write_h5ad(draft.path / PREDICTIONS_FILE)
             draft.summary |= {"perturbations": len(perturbations), MATCH_BATCHES: matched}
+            draft.summary |= {"scale": scale}
         return target
 
     def basal(self) -> np.ndarray:

@@ -43,6 +43,7 @@ def words_of_pages(folder: Path) -> dict[str, str]:
     predictions = made.predictions(
         lambda adata: adata.varm.update({KNOWN_MEANS: adata.varm[MEANS] * np.float32(0.9)}),
         kind=RANK,
+        scale=0.8,
     )
     stats = STATS | {"recipe": HOSTILE}
     stats["known_by"] = facts_of(stats)

@@ -5,6 +5,7 @@ import subprocess
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -47,7 +48,7 @@ from components.evaluate.measures.uncertainty import (
     compare,
     interval,
 )
-from components.evaluate.pages.effect_tables import read_asked
+from components.evaluate.pages.effect_tables import Effects, asked_of, read_asked
 from components.evaluate.pages.summary import (
     described,
     spread_over_seeds,
@@ -546,3 +547,18 @@ def test_a_table_of_perturbations_that_cannot_be_read_is_refused_with_what_to_do
     (tmp_path / PERTURBATIONS_FILE).write_bytes(b"no parquet")
     with pytest.raises(InputError, match=r"; run the predict task again$"):
         read_asked(tmp_path)
+
+
+def test_a_table_of_other_perturbations_is_refused_by_the_name_of_one(tmp_path: Path) -> None:
+    asked = pd.DataFrame({"perturbation": ["A", "B"]})
+    given = SimpleNamespace(perturbations=["A", "C"])
+    with pytest.raises(InputError, match=r": 'B', 'C' is not in it and in the cells alike"):
+        asked_of(given, [], asked, tmp_path)
+
+
+def test_a_gene_that_does_not_change_is_named_neither_up_nor_down() -> None:
+    genes = ["G0", "G1", "G2", "G3"]
+    changes = np.array([[0.5, 0.0, -0.25, 0.0]])
+    asked = pd.DataFrame({"perturbation": ["G0"]})
+    effects = Effects(["G0"], genes, np.ones(4), 1 + changes, None, None, None, asked)
+    assert effects.top(0) == (["G0"], ["G2"])

@@ -96,7 +96,7 @@ def raw_scores(
                 )
         folds = [_fold_changes(side, settings.de.epsilon) for side in sides]
         resolution = resolve_target_genes(
-            _de(measured, folds[1], genes, slice(1)),
+            _de(measured, folds[1], genes, slice(1)),  # whose genes those of all are
             measured.perturbations,
             target_gene_map=settings.target_gene_map,
         )

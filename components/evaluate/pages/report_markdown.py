@@ -85,7 +85,7 @@ def _columns(found: Findings) -> list[str]:
 
 def _rows(found: Findings) -> list[list[str]]:
     means = found.summary.pivot(index="metric", columns="prediction", values="mean")
-    means = means.reindex(index=list(COMPARED), columns=_columns(found))
+    means = means.reindex(columns=_columns(found))
     return [
         [
             f"{name} (lower is better)" if EVERY[name].better == LOWER else name,

@@ -149,7 +149,7 @@ def trust(asked: pd.DataFrame, reached: pd.Series, confidence: Confidence, scale
         },
         index=pd.Index(asked["perturbation"], dtype=object),
     )
-    return Trust(table.assign(reached=reached.reindex(table.index)), confidence, scale)
+    return Trust(table.assign(reached=reached), confidence, scale)
 
 
 def reached_of(effects: Effects) -> pd.Series:
