@@ -291,6 +291,10 @@ def limits(**changes: dict[str, Any]) -> str:
             {"splits": {"few_shot": True, "test_line_training_cells": 12}},
             "12 perturbed cells of it",
         ),
+        (
+            {"splits": {"controls_halved": True}},
+            "The test line's controls are halved: predicted and measured changes share",
+        ),
         ({"splits": {"scale_caveat": "genes were left out before"}}, "genes were left out before"),
         ({"stats": {"random_init": True}}, "random values"),
         ({"stats": {"limitations": ["an own one"]}}, "an own one"),

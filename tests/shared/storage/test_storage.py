@@ -149,3 +149,11 @@ def test_a_download_that_does_not_fit_the_disk_is_refused(tmp_path: Path) -> Non
     with pytest.raises(InputError) as error:
         check_space(tmp_path, 10**18, "gs://bucket/cells.h5ad")
     assert "make room" in one_line(error)
+
+
+def test_a_file_in_place_of_a_folder_is_refused_with_what_the_folder_holds(tmp_path) -> None:
+    file = tmp_path / "args.json"
+    file.touch()
+    hint = "is a file; give the folder that holds args.json, vocab.json"
+    with pytest.raises(InputError, match=hint):
+        fetch_folder(str(file), tmp_path, ["args.json", "vocab.json"])
