@@ -1,6 +1,5 @@
 """Fine-tunes in processes to be killed, forked from a server that has imported everything."""
 
-import multiprocessing
 import os
 import re
 import signal
@@ -20,11 +19,10 @@ from components.shared.model.scgpt_package import transformer_generator
 from components.shared.storage import s3 as storage_s3  # noqa: F401
 from components.shared.telling.errors import one_line_errors
 from pipelines.containers import ENVIRONMENT
+from tests.forkserver import FORKSERVER
 
 transformer_generator()
 
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload([__name__])
 
 Position = tuple[int, int]
 
@@ -41,7 +39,7 @@ class FineTune:
         self._log.touch()
         self._steps.touch()
         there = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
-        self.process = CONTEXT.Process(
+        self.process = FORKSERVER.Process(
             target=_run, args=(arguments, minutes, most, str(self._log), str(self._steps), there)
         )
         self.process.start()

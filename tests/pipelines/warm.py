@@ -6,8 +6,8 @@ own: the run is forked from `multiprocessing`'s forkserver, and the host from th
 an environment does to an import, or of what others see of a process, start a Python of their own.
 """
 
+import importlib
 import logging
-import multiprocessing
 import os
 import signal
 import socket
@@ -22,9 +22,9 @@ from typing import NoReturn
 
 from pipelines import run as pipeline_run
 from pipelines import task_host, task_processes
+from tests.forkserver import FORKSERVER
 
 ROOT = Path(__file__).resolve().parents[2]
-SERVER = multiprocessing.get_context("forkserver")
 
 
 class Host:
@@ -100,14 +100,15 @@ def _be_run(arguments: Sequence[str], environment: Mapping[str, str], told: list
         with path.open("ab") as stream:
             os.dup2(stream.fileno(), number)
     _begin(environment)
+    for module in task_host.IMPORTED:  # while KFP has not replaced `print`
+        importlib.import_module(module)
     setattr(task_processes, task_processes.started_host.__name__, Host)
     pipeline_run.main(arguments)
 
 
 def run(arguments: Sequence[str], environment: Mapping[str, str], told: list[Path]) -> int:
     """Run from the repository's root, and return the exit code; ``told``: for stdout and stderr."""
-    SERVER.set_forkserver_preload([__name__, *task_host.IMPORTED])
-    process = SERVER.Process(target=_be_run, args=(list(arguments), dict(environment), told))
+    process = FORKSERVER.Process(target=_be_run, args=(list(arguments), dict(environment), told))
     process.start()
     process.join()
     assert process.exitcode is not None
