@@ -48,6 +48,9 @@ WHAT_CELLS_ARE = {
 }
 """Content of `X` besides the measured controls, by evaluate's `predicted_cells`."""
 
+OVER = ("mean", "median", "max", "undefined")
+"""Columns of evaluate's table of means that the card shows, of the model."""
+
 Facts = Mapping[str, Any]
 
 
@@ -196,19 +199,22 @@ def _json(path: Path, shape: Shape) -> dict[str, Any]:
     return read_json(path, str(path), "run its task again", shape)
 
 
-def _over_perturbations(path: Path) -> dict[str, dict[str, str]]:
-    """Return evaluate's rows on the model: what a metric is over perturbations, by metric."""
+def _over_perturbations(path: Path) -> dict[str, dict[str, float | None]]:
+    """Return what evaluate found of the model over perturbations: `OVER` of each metric."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
             rows = [row for row in csv.DictReader(file) if row["prediction"] == MODEL]
+            return {row["metric"]: {key: _finite(row[key]) for key in OVER} for row in rows}
+    except KeyError as error:
+        raise InputError(f"{path}: has no column {error}; evaluate again") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: is not a CSV file ({error}); evaluate again") from None
-    return {row["metric"]: row for row in rows}
 
 
-def _read_number(text: str) -> float | None:
+def _finite(text: str | None) -> float | None:
+    """Return a number of a CSV file, None where it has none."""
     try:
-        value = float(text)
+        value = float(text or "nan")
     except ValueError:
         return None
     return value if math.isfinite(value) else None
@@ -385,11 +391,11 @@ def _metric_rows(run: _Run) -> list[dict[str, Any]]:
     for name in COMPARED:
         if name not in run.over_perturbations:
             continue
-        found = {key: _read_number(text) for key, text in run.over_perturbations[name].items()}
+        found = run.over_perturbations[name]
         rows.append(
             {
                 "name": f"{name} (lower is better)" if evaluation.lower_is_better(name) else name,
-                **{key: number(found[key]) for key in ("mean", "median", "max")},
+                **{key: number(found[key]) for key in OVER[:3]},
                 "baselines": [number(mean_of(metrics, b, name)) for b in metrics["baselines"]],
                 "ceiling": number(mean_of(metrics, CEILING, name)),
                 "nan": int(found["undefined"] or 0),

@@ -1,5 +1,6 @@
 """The model card says what the run did, and the Hub can read it."""
 
+import json
 import re
 import subprocess
 import sys
@@ -376,6 +377,38 @@ def card_of(tmp_path: Path, **changes) -> str:
     run = finished_run(tmp_path / "run", **changes)
     publish(*run.folders(), "", tmp_path / "published")
     return (tmp_path / "published" / "README.md").read_text()
+
+
+def with_means(folder: Path, table: bytes) -> Path:
+    """Publish a run whose table of means is another, with a digest of its own."""
+    run = finished_run(folder / "run")
+    file, provenance = run.evaluation / "summary.csv", run.evaluation / "provenance.json"
+    file.write_bytes(table)
+    told = json.loads(provenance.read_text())
+    told["files"][file.name] |= {"bytes": len(table), "sha256": sha256_of(file)}
+    provenance.write_text(json.dumps(told))
+    publish(*run.folders(), "", folder / "published")
+    return folder / "published" / "README.md"
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        (b"metric,mean\npearson_delta,0.1\n", "summary.csv: has no column 'prediction'; evaluate"),
+        (b"prediction,metric,mean\nmodel,pearson_delta,1\n", "summary.csv: has no column 'median'"),
+        (b"\xff\xfe", "summary.csv: is not a CSV file"),
+    ],
+)
+def test_a_table_of_means_that_is_none_is_one_line(tmp_path: Path, table: bytes, said: str):
+    with pytest.raises(InputError) as error:
+        with_means(tmp_path, table)
+    assert said in one_line(error) and not (tmp_path / "published").exists()
+
+
+def test_a_row_of_means_that_was_cut_short_has_dashes_where_values_were(tmp_path: Path):
+    table = b"prediction,metric,mean,median,max,undefined\nmodel,pearson_delta,0.25,x\n"
+    card = with_means(tmp_path, table).read_text()
+    assert "| `pearson_delta` | **0.2500** | 0.5000 | 0.0000 | 0.9000 | - | - | 0 |" in card
 
 
 def test_a_line_that_was_not_measured_has_expectations_in_the_place_of_scores(tmp_path: Path):
