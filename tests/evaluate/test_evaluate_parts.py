@@ -56,7 +56,7 @@ from components.evaluate.pages.summary import (
     undefined_table,
 )
 from components.shared.artifacts.artifact import CELLS, EVALUATION, Artifact, opening, writing
-from components.shared.artifacts.evaluation import HEADLINE, SEEN, UNSEEN
+from components.shared.artifacts.evaluation import COMPARED, HEADLINE, SEEN, UNSEEN
 from components.shared.artifacts.predictions import PERTURBATIONS_FILE
 from components.shared.findings.paired import holm
 from components.shared.model.rank_cells import rank_cells
@@ -538,6 +538,7 @@ def test_holm_corrects_each_p_by_those_that_are_no_smaller() -> None:
 
 def test_the_headline_metrics_are_described_in_the_order_that_an_evaluation_promises() -> None:
     assert tuple(metric.name for metric in metrics.HEADLINE) == HEADLINE
+    assert tuple(metric.name for metric in (*metrics.HEADLINE, *metrics.OURS)) == COMPARED
 
 
 def test_a_table_of_perturbations_that_cannot_be_read_is_refused_with_what_to_do(

@@ -199,7 +199,25 @@ def test_a_host_ends_by_itself_amid_an_import(tmp_path, monkeypatch) -> None:
     (tmp_path / "torch.py").write_text(slow)
     tasks = Tasks({"PYTHONPATH": str(tmp_path)})
     assert tasks.start(command(tmp_path, "pass")) == 0
+    until = time.monotonic() + 60
     while not begun.exists():
+        assert time.monotonic() < until, "nothing was imported"
         time.sleep(0.05)
     tasks.close()
     assert [host.returncode for host in hosts] == [0]
+
+
+def test_a_host_that_is_dead_and_not_yet_waited_for_is_replaced(tmp_path, monkeypatch) -> None:
+    """Its socket closes before the system says that it ended."""
+    before, tasks = hosts(), Tasks({})
+    assert tasks.start(command(tmp_path, "pass")) == 0
+    [host] = set(hosts()) - set(before)
+    os.kill(host, signal.SIGKILL)
+    poll, asked = subprocess.Popen.poll, []
+    monkeypatch.setattr(
+        subprocess.Popen, "poll", lambda one: poll(one) if asked else asked.append(one)
+    )
+    while Path(f"/proc/{host}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+        time.sleep(0.01)
+    assert tasks.start(command(tmp_path, "pass")) == 0
+    tasks.close()

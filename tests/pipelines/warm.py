@@ -102,7 +102,7 @@ def _be_run(arguments: Sequence[str], environment: Mapping[str, str], told: list
     _begin(environment)
     for module in task_host.IMPORTED:  # while KFP has not replaced `print`
         importlib.import_module(module)
-    setattr(task_processes, task_processes.started_host.__name__, Host)
+    task_processes.started_host = Host  # type: ignore[assignment]
     pipeline_run.main(arguments)
 
 
