@@ -203,8 +203,7 @@ def _check_values(
                     f"'{adata.obs_names[start + row]}', gene '{adata.var_names[gene]}'; expected "
                     "log1p of normalised counts, within [0, 15)"
                 )
-            # cell-eval takes values for whole numbers up to this.
-            fractions[name] = fractions[name] or bool((np.modf(values)[0] > 1e-3).any())
+            fractions[name] = fractions[name] or _has_fraction(values)
         rows = control[start : start + BLOCK]
         controls = [dense(block[rows]) for block in blocks]
         if not np.array_equal(controls[0], controls[-1]):
@@ -218,6 +217,13 @@ def _check_values(
                 f"{where}, {name}: only whole numbers; expected log1p of normalised counts, not "
                 "counts"
             )
+
+
+def _has_fraction(values: NDArray[np.floating]) -> bool:
+    """Return whether a value is none that cell-eval takes for a whole number."""
+    flat = values.reshape(-1)
+    parts = (flat[start : start + BLOCK] for start in range(0, flat.size, BLOCK))
+    return any((np.modf(part)[0] > 1e-3).any() for part in parts)  # most often the first
 
 
 def _place(block: Matrix) -> tuple[int, int]:

@@ -16,7 +16,7 @@ from components.shared.storage.hdf5 import check_columns
 Matrix: TypeAlias = Any
 """CSR or dense floats, shape [cells, genes]: what an array of rows takes from it is in memory."""
 
-BLOCK = 4096
+BLOCK = 1024
 """Rows that are looked at together where all are looked at."""
 GAP = 32
 """Rows that are read although not requested, rather than reading twice around them."""
@@ -37,11 +37,16 @@ class OnDisk:
         rows = np.flatnonzero(rows) if rows.dtype == bool else rows
         wanted = np.unique(rows)
         spans = np.split(wanted, np.flatnonzero(np.diff(wanted) > GAP) + 1) if len(wanted) else []
-        parts = [self._sound(self.stored[span[0] : span[-1] + 1])[span - span[0]] for span in spans]
+        parts = [self._read(span) for span in spans]
         if not parts:
             return self.stored[:0]
         read = parts[0] if len(parts) == 1 else _stack(parts)
         return read if np.array_equal(rows, wanted) else read[np.searchsorted(wanted, rows)]
+
+    def _read(self, span: NDArray[np.integer]) -> Matrix:
+        """Read ascending rows, and those between them, which are dropped."""
+        block = self._sound(self.stored[span[0] : span[-1] + 1])
+        return block if len(span) == block.shape[0] else block[span - span[0]]
 
     def _sound(self, block: Matrix) -> Matrix:
         """Return what was read, once it is known to lie within the matrix."""
