@@ -8,6 +8,7 @@ given as a range, from half to double.
 
 import os
 import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 
 from components.shared.parameters.pretrained import SIZES, parse_pretrained
 from components.shared.parameters.recipe import load_recipe
+from components.shared.storage import machine
 
 GPU_RATE = 82e12
 """Operations a second of the published reference run on one H100: 229 cells/s of 1,536 tokens,
@@ -24,10 +26,10 @@ CPU_RATE = 2.5e10
 random://tiny, 54 MFLOP a cell, in 67 minutes."""
 VALUE = 4
 """Bytes of a float32."""
+VALUE_FOR_GPU = 2
+"""... of a training cell's value where a GPU trains."""
 STORED = 8
 """Bytes of a value in the cells artifact: float32 and the number of its column."""
-COPIES = 2
-"""Training cells are dense in memory, and as much again while they are loaded."""
 STATE = 16
 """Bytes a parameter of a model in training: itself, its gradient and Adam's two moments."""
 ON_DISK = 40
@@ -117,13 +119,21 @@ def _tokens(size: Size, training: Training) -> int:
     return min(training.max_genes or size.genes, size.genes)
 
 
+def training_cells(size: Size, training: Training) -> int:
+    """Return the bytes of the training cells, which a fine-tune holds as a dense matrix."""
+    value = VALUE_FOR_GPU if training.gpus else VALUE
+    return value * size.genes * (size.training_cells + size.training_controls)
+
+
 def memory(size: Size, training: Training) -> float:
-    """Return the bytes that a fine-tune needs on this machine; a step on a GPU is in the GPU's."""
-    cells = COPIES * VALUE * size.genes * (size.training_cells + size.training_controls)
+    """Return the bytes that a fine-tune needs beside its training cells.
+
+    A step on a GPU is in the GPU's memory.
+    """
     shape = _shape(training.pretrained)
     kept = ACTIVATIONS * VALUE * shape["embsize"] * shape["nlayers"]
     step = 0 if training.gpus else training.batch_size * _tokens(size, training) * kept
-    return PROCESS + STATE * model_parameters(training.pretrained) + cells + step
+    return PROCESS + STATE * model_parameters(training.pretrained) + step
 
 
 def disk(size: Size, training: Training) -> float:
@@ -134,36 +144,45 @@ def disk(size: Size, training: Training) -> float:
 
 def estimated(size: Size, training: Training) -> dict[str, str]:
     """Return the estimates as facts to print, and what this machine has."""
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    on = f"{training.gpus} GPU as fast as an H100" if training.gpus else f"{cpus} idle CPUs"
+    count = machine.cpus()
+    on = f"{training.gpus} GPU as fast as an H100" if training.gpus else f"{count} idle CPUs"
     each = f", {size.runs} runs one after another" if size.runs > 1 else ""
-    likely = seconds(size, training, cpus)
+    likely = seconds(size, training, count)
+    cells, needed = training_cells(size, training), memory(size, training)
+    stored = disk(size, training)
+    # What will train on a GPU does so on another machine.
+    if mapped := not training.gpus and machine.is_mapped(cells):
+        stored += cells
+    else:
+        needed += cells
     facts = {
         "estimate": f"training takes {_time(likely / 2)} to {_time(2 * likely)} on {on}{each} "
-        f"({training.epochs} epochs, fewer if it stops early), about "
-        f"{_bytes(memory(size, training))} of memory and {_bytes(disk(size, training))} of disk"
+        f"({training.epochs} epochs, fewer if it stops early), about {_bytes(needed)} of memory "
+        f"and {_bytes(stored)} of disk"
+        + (f", {_bytes(cells)} of it in {tempfile.gettempdir()}" if mapped else "")
     }
     # Of the last minute; 0 where nobody counts them.
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    if not training.gpus and load > BUSY * cpus:
+    if not training.gpus and load > BUSY * count:
         facts["busy"] = (
-            f"{load:.0f} processes share this machine's {cpus} CPUs now: expect a multiple of that"
+            f"{load:.0f} processes share this machine's {count} CPUs now: expect a multiple of that"
         )
-    lacks = []
-    if (there := _memory_here()) and memory(size, training) > there:
-        lacks.append(f"{_bytes(there)} of memory")
-    if disk(size, training) > (free := shutil.disk_usage(Path.cwd()).free):
-        lacks.append(f"{_bytes(free)} of disk free here")
+    lacks = _lacks(needed, stored, cells if mapped else 0)
     if lacks and not training.gpus:
         facts["warning"] = f"this machine has {' and '.join(lacks)}; leave cells out (obs_filter)"
     return facts
 
 
-def _memory_here() -> float:
-    try:
-        return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    except (ValueError, OSError, AttributeError):
-        return 0.0
+def _lacks(memory: float, disk: float, temporary: float) -> list[str]:
+    """Return what this machine has of that of which it has too little, all in bytes."""
+    found = []
+    if memory > (there := machine.memory()):
+        found.append(f"{_bytes(there)} of memory")
+    if disk > (free := shutil.disk_usage(Path.cwd()).free):
+        found.append(f"{_bytes(free)} of disk free here")
+    elif temporary > (free := shutil.disk_usage(tempfile.gettempdir()).free):
+        found.append(f"{_bytes(free)} of disk free in {tempfile.gettempdir()} (TMPDIR names it)")
+    return found
 
 
 def _time(spent: float) -> str:

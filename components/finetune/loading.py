@@ -1,10 +1,8 @@
 """From the cells and splits artifacts to training data, in one pass over the file."""
 
-import os
 import tempfile
 from collections.abc import Collection, Sequence
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,6 +15,7 @@ from components.shared.artifacts.perturbation import CONTROL
 from components.shared.artifacts.splits import TRAIN, VAL, Splits
 from components.shared.model.tokens import GeneTokens, Ints
 from components.shared.model.vocabulary import Vocabulary
+from components.shared.storage.machine import is_mapped, reserve
 from components.shared.telling.errors import InputError, shortlist
 from components.shared.telling.progress import bar
 
@@ -73,10 +72,6 @@ def _like(vocabulary: Vocabulary, unknown: Sequence[str]) -> list[str]:
 
 RESIDENT_SHARE = 0.25
 """Most of a GPU's memory that cells take: a step's activations need more than half of it."""
-HOST_SHARE = 0.5
-"""Most of the host's memory that they take: model, deltas and known effects need their part."""
-LIMIT = Path("/sys/fs/cgroup/memory.max")
-"""Where a container finds its memory limit."""
 
 
 def load_training_data(
@@ -159,10 +154,10 @@ def room_for(rows: int, columns: int, device: torch.device) -> Tensor:
     """Return an empty matrix for cells that train on ``device``.
 
     For the CPU it is float32. For a GPU it is float16, exact to 0.05 %, on the GPU if it takes no
-    more than `RESIDENT_SHARE` of what is free there, else in pinned memory of the host. What would
-    take more than `HOST_SHARE` of the host's memory is a file in the folder for temporary files,
-    which needs room for it, mapped into memory: the numbers are the same, and the file goes with
-    the process.
+    more than `RESIDENT_SHARE` of what is free there, else in pinned memory of the host. What is
+    too large for the host's memory (`is_mapped`) is a file in the folder for temporary files, which
+    needs room for it, mapped into memory: the numbers are the same, and the file goes with the
+    process.
 
     Raises:
         InputError: that folder has no room for it.
@@ -177,12 +172,11 @@ def room_for(rows: int, columns: int, device: torch.device) -> Tensor:
 
 def _on_host(rows: int, columns: int, dtype: torch.dtype, *, pinned: bool = False) -> Tensor:
     size = rows * columns * dtype.itemsize
-    if size <= HOST_SHARE * host_memory():
+    if not is_mapped(size):
         return torch.empty(rows, columns, dtype=dtype, pin_memory=pinned)
     with tempfile.NamedTemporaryFile() as file:
         try:
-            # Taken now: a mapped file that finds the disk full later ends its process.
-            os.posix_fallocate(file.fileno(), 0, size)
+            reserve(file.fileno(), size)
         except OSError as error:
             raise InputError(
                 f"{tempfile.gettempdir()}: no room for {size / 2**30:.1f} GiB of training cells "
@@ -191,13 +185,6 @@ def _on_host(rows: int, columns: int, dtype: torch.dtype, *, pinned: bool = Fals
             ) from None
         mapped = torch.from_file(file.name, shared=True, size=rows * columns, dtype=dtype)
     return mapped.view(rows, columns)
-
-
-def host_memory() -> int:
-    """Return the bytes of memory that this process may take: its container's, else the host's."""
-    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = LIMIT.read_text().strip() if LIMIT.exists() else ""
-    return min(whole, int(limit)) if limit.isdecimal() else whole
 
 
 def read_dense(cells: Cells, rows: Ints, columns: Ints, device: torch.device) -> Tensor:

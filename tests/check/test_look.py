@@ -1,8 +1,11 @@
 """A look at a dataset before it is read: what it tells and refuses, and how little it reads."""
 
+import re
+import shutil
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import anndata
 import numpy as np
@@ -10,11 +13,19 @@ import pandas as pd
 import pytest
 
 from components.check import look as looking
-from components.check.estimate import Size, Training, disk, memory, seconds
+from components.check.estimate import (
+    Size,
+    Training,
+    disk,
+    estimated,
+    memory,
+    seconds,
+    training_cells,
+)
 from components.check.look import look, print_look
 from components.ingest.generator import Screen, write_raw
 from components.ingest.ingest import ingest
-from components.shared.storage import ranged
+from components.shared.storage import machine, ranged
 from components.shared.storage.ranged import UnreadError, opened_in_part
 from components.shared.telling.errors import InputError
 from components.split.split import split
@@ -193,7 +204,8 @@ def test_the_estimate_is_the_reference_runs_own_time_and_the_cells_in_memory() -
     size = Size(cells, 10_000, 6_546, 10**9, 3 * 10**10)
     training = Training("gs://bucket/scgpt_human", 30, 1536, 192, gpus=1)
     assert seconds(size, training, cpus=8) == pytest.approx(393.6 * 60, rel=0.05)
-    assert memory(size, training) == pytest.approx(2 * 4 * 190_020 * 6_546 + 1.5e9, rel=0.01)
+    assert training_cells(size, training) == 2 * 190_021 * 6_546
+    assert memory(size, training) == pytest.approx(1.5e9, rel=0.1)
     assert disk(size, training) == pytest.approx(3.8e10 + 2e9, rel=0.01)
 
 
@@ -204,6 +216,27 @@ def test_the_estimate_is_what_the_demo_took_within_a_factor_of_two() -> None:
     demo = Training("random://tiny", 13, 96, 32)
     assert 1 / 2 < seconds(size, demo, cpus=2) / (13 * 3_466 / 1_029) < 2
     assert 1 / 2 < disk(size, demo) / 159e6 < 2
+
+
+def test_cells_that_are_too_many_for_the_memory_are_counted_as_disk(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def said(memory: int, here: float, temporary: float) -> dict[str, str]:
+        monkeypatch.setattr(machine, "memory", lambda: memory)
+        free = {Path.cwd(): here}
+        monkeypatch.setattr(
+            shutil, "disk_usage", lambda of: SimpleNamespace(free=free.get(of, temporary))
+        )
+        return estimated(Size(2_000_000, 0, 1_000, 0, 0), Training("random://tiny", 1, 96, 32))
+
+    held, large = said(32 * 10**9, 1e10, 1e10)["estimate"], said(12 * 10**9, 1e10, 1e10)
+    assert re.search(r"about 8\.. GB of memory and \d+ MB of disk$", held)
+    told = r"about \d+ MB of memory and 8\.. GB of disk, 8\.0 GB of it in /"
+    assert re.search(told, large["estimate"])
+    assert "warning" not in large
+    assert "7.0 GB of disk free in /" in said(12 * 10**9, 1e10, 7e9)["warning"]
+    both = said(10**8, 6e9, 7e9)["warning"]
+    assert both.startswith("this machine has 100 MB of memory and 6.0 GB of disk free here;")
 
 
 def test_a_busy_machine_is_named_and_an_idle_one_is_not(

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from components.finetune import loading
-from components.finetune.loading import host_memory, room_for
+from components.finetune.loading import room_for
+from components.shared.storage import machine
 from components.shared.telling.errors import InputError
 
 CPU = torch.device("cpu")
@@ -17,7 +17,7 @@ def test_cells_that_take_more_than_half_the_memory_are_mapped_from_a_file(
     tmp_path, monkeypatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(loading, "host_memory", lambda: 2 * 4 * 30 * 7 - 1)
+    monkeypatch.setattr(machine, "memory", lambda: 2 * 4 * 30 * 7 - 1)
     mapped = []
     real = torch.from_file
     monkeypatch.setattr(torch, "from_file", lambda *a, **k: mapped.append(a) or real(*a, **k))
@@ -31,15 +31,6 @@ def test_cells_that_take_more_than_half_the_memory_are_mapped_from_a_file(
 
 
 def test_a_disk_without_room_for_the_cells_is_told_of(monkeypatch) -> None:
-    monkeypatch.setattr(loading, "host_memory", lambda: 0)
+    monkeypatch.setattr(machine, "memory", lambda: 0)
     with pytest.raises(InputError, match=r"no room for .* GiB of training cells"):
         room_for(2**40, 2**10, CPU)
-
-
-def test_a_containers_memory_is_what_there_is(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(loading, "LIMIT", tmp_path / "memory.max")
-    whole = host_memory()
-    (tmp_path / "memory.max").write_text("max\n")
-    assert host_memory() == whole
-    (tmp_path / "memory.max").write_text("1048576\n")
-    assert host_memory() == 2**20

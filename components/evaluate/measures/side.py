@@ -5,7 +5,6 @@ to them. Dense at a time are the controls and, for each thread, a few hundred ce
 """
 
 import hashlib
-import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from threadpoolctl import threadpool_limits
 from components.evaluate.inputs.rows import Matrix, dense
 from components.evaluate.measures.energy import ROWS, Points, distances
 from components.evaluate.measures.rank_test import SortedControls, de_table, rank_test
+from components.shared.storage.machine import cpus
 from components.shared.telling.progress import bar
 
 GENES = 512
@@ -246,7 +246,7 @@ def _batches(sizes: Ints) -> Iterator[range]:
 @contextmanager
 def thread_pool(count: int) -> Iterator[ThreadPoolExecutor]:
     """Yield a pool whose threads each take one CPU; what is not begun when it fails is left."""
-    available = len(os.sched_getaffinity(0))
+    available = cpus()
     with (
         threadpool_limits(1, user_api="blas"),
         ThreadPoolExecutor(min(count or available, available)) as pool,
