@@ -11,7 +11,7 @@ from components.finetune.data import TrainingData
 from components.finetune.objective import Deltas, Sets, sets_of
 from components.shared.artifacts.matched_controls import matched
 from components.shared.model.devices import moved
-from components.shared.model.tokens import Batch, Ints, Window, assemble, gathered, training_window
+from components.shared.model.tokens import Batch, Ints, Window, assemble, training_window
 from components.shared.parameters.recipe import Recipe
 
 
@@ -68,9 +68,9 @@ class Step:
         chosen = np.concatenate(sets)
         codes = self.pairs.codes[chosen]
         targets = [data.targets[code] for code in codes]
-        basal = gathered(data.expression, self.pairs.inputs[chosen], window.genes)
+        basal = data.window(self.pairs.inputs[chosen], window.genes)
         outputs = self.pairs.outputs[chosen]
-        measured = gathered(data.expression, outputs, window.genes)
+        measured = data.window(outputs, window.genes)
         known = data.known(data.line_numbers(outputs), codes, window.genes)
         return TrainingBatch(
             assemble(basal, targets, window, data.ids, device, known),

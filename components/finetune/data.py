@@ -1,5 +1,6 @@
 """Training data: dense arrays in memory, and the row numbers that give them meaning."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,12 +9,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from components.shared.model.devices import moved
-from components.shared.model.tokens import Ints, Targets
+from components.shared.model.tokens import Ints, Targets, gathered
 
 Floats = NDArray[np.float64]
+Reading = Callable[[Ints], None]
+"""Is given the rows that are used next."""
 
 ROWS_AT_ONCE = 1024
 """Cells that are turned into 64 bits together, for memory."""
+
+
+def in_memory(_: Ints) -> None:
+    """Do nothing for rows that are in memory."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,22 @@ class TrainingData:
     perturbations, genes], log1p units; lines in the order of `controls`."""
     batch_of_row: NDArray[np.str_] | None = None
     """Where cells are to stand against controls of their own batch."""
+    will_read: Reading = in_memory
+    """Rows that are in a file (see `room`) are read from it side by side, those given together."""
+
+    def window(self, rows: Ints, genes: Ints) -> Tensor:
+        """Return the cells at ``rows`` and some of their genes, [rows, genes]."""
+        self.will_read(rows)
+        return gathered(self.expression, rows, genes)
+
+    def cells(self, rows: Ints) -> Tensor:
+        """Return the cells at ``rows``, float32 [rows, genes]."""
+        self.will_read(rows)
+        return self.expression[torch.from_numpy(rows).to(self.expression.device)].float()
+
+    def moments(self, rows: Ints) -> tuple[Floats, Floats]:
+        """Return mean and variance of the cells at ``rows``, see `moments`."""
+        return moments(self.expression, rows, self.will_read)
 
     def known(self, lines: Ints, codes: Ints, genes: Ints) -> Tensor | None:
         """Return known effects on some genes for each pair of line and perturbation, [B, G]."""
@@ -82,7 +105,9 @@ class TrainingData:
         return np.array([lines.index(name) for name in names], np.int64)[places]
 
 
-def moments(expression: Tensor, rows: Ints) -> tuple[Floats, Floats]:
+def moments(
+    expression: Tensor, rows: Ints, will_read: Reading = in_memory
+) -> tuple[Floats, Floats]:
     """Return mean and variance of cells at ``rows`` of ``expression`` [cells, genes], each [genes].
 
     A few cells are copied at a time. The variance is NaN for one cell, both are for none.
@@ -91,8 +116,9 @@ def moments(expression: Tensor, rows: Ints) -> tuple[Floats, Floats]:
     total = torch.zeros(expression.shape[1], dtype=torch.float64, device=device)
     squares = torch.zeros_like(total)
     for start in range(0, len(rows), ROWS_AT_ONCE):
-        part = torch.from_numpy(rows[start : start + ROWS_AT_ONCE]).to(device)
-        cells = expression[part].double()
+        part = rows[start : start + ROWS_AT_ONCE]
+        will_read(part)
+        cells = expression[torch.from_numpy(part).to(device)].double()
         total += cells.sum(0)
         squares += cells.square().sum(0)
     n = len(rows)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from components.finetune.data import Floats, TrainingData, moments
+from components.finetune.data import Floats, TrainingData
 from components.shared.artifacts.matched_controls import matched
 from components.shared.model.tokens import Ints
 
@@ -46,9 +46,9 @@ def line_deltas(data: TrainingData) -> LineDeltas:
             rows = data.train_rows[cells]
             for batch, against, places in matched(rows, controls, data.batch_of_row):
                 if batch not in known:
-                    known[batch] = moments(data.expression, against)
+                    known[batch] = data.moments(against)
                 mean, spread = known[batch]
-                own_mean, own_spread = moments(data.expression, rows[places])
+                own_mean, own_spread = data.moments(rows[places])
                 share = len(places) / len(rows)
                 change[number, code] += share * (own_mean - mean)
                 # A rare gene may not vary among a few cells: it varies as in controls, at least.

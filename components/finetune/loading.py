@@ -1,21 +1,19 @@
 """From the cells and splits artifacts to training data, in one pass over the file."""
 
-import tempfile
 from collections.abc import Collection, Sequence
 from itertools import islice
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from components.finetune.data import TrainingData, ValidationSet, moments
+from components.finetune.room import Room, room_for
 from components.shared.artifacts.cells import Cells
 from components.shared.artifacts.matched_controls import LEAST_CONTROLS, batches_of, matched
 from components.shared.artifacts.perturbation import CONTROL
 from components.shared.artifacts.splits import TRAIN, VAL, Splits
 from components.shared.model.tokens import GeneTokens, Ints
 from components.shared.model.vocabulary import Vocabulary
-from components.shared.storage.machine import is_mapped, reserve
 from components.shared.telling.errors import InputError, shortlist
 from components.shared.telling.progress import bar
 
@@ -70,10 +68,6 @@ def _like(vocabulary: Vocabulary, unknown: Sequence[str]) -> list[str]:
     return same[:NAMED] or list(islice(short, NAMED))
 
 
-RESIDENT_SHARE = 0.25
-"""Most of a GPU's memory that cells take: a step's activations need more than half of it."""
-
-
 def load_training_data(
     cells: Cells,
     splits: Splits,
@@ -107,9 +101,10 @@ def load_training_data(
         return np.searchsorted(used, rows)
 
     batches = batches_of(cells) if match_batches else None
-    expression = read_dense(cells, used, tokens.columns, device)
+    room = read_dense(cells, used, tokens.columns, device)
     return TrainingData(
-        expression=expression,
+        expression=room.cells,
+        will_read=room.will_read,
         ids=tokens.ids,
         perturbations=labels,
         targets=[
@@ -121,7 +116,8 @@ def load_training_data(
         controls={line: place(controls[line]) for line in lines},
         line_of_row=table["cell_line"].to_numpy(str),
         reference_mean={
-            line: moments(expression, place(splits.reference(line)))[0] for line in lines
+            line: moments(room.cells, place(splits.reference(line)), room.will_read)[0]
+            for line in lines
         },
         validation=[
             ValidationSet(str(line), str(perturbation), place(rows.index.to_numpy()))
@@ -150,54 +146,17 @@ def batches_in_words(data: TrainingData) -> str:
     )
 
 
-def room_for(rows: int, columns: int, device: torch.device) -> Tensor:
-    """Return an empty matrix for cells that train on ``device``.
-
-    For the CPU it is float32. For a GPU it is float16, exact to 0.05 %, on the GPU if it takes no
-    more than `RESIDENT_SHARE` of what is free there, else in pinned memory of the host. What is
-    too large for the host's memory (`is_mapped`) is a file in the folder for temporary files, which
-    needs room for it, mapped into memory: the numbers are the same, and the file goes with the
-    process.
-
-    Raises:
-        InputError: that folder has no room for it.
-    """
-    if device.type == "cpu":
-        return _on_host(rows, columns, torch.float32)
-    free, _ = torch.cuda.mem_get_info(device)
-    if 2 * rows * columns <= RESIDENT_SHARE * free:
-        return torch.empty(rows, columns, dtype=torch.float16, device=device)
-    return _on_host(rows, columns, torch.float16, pinned=True)
-
-
-def _on_host(rows: int, columns: int, dtype: torch.dtype, *, pinned: bool = False) -> Tensor:
-    size = rows * columns * dtype.itemsize
-    if not is_mapped(size):
-        return torch.empty(rows, columns, dtype=dtype, pin_memory=pinned)
-    with tempfile.NamedTemporaryFile() as file:
-        try:
-            reserve(file.fileno(), size)
-        except OSError as error:
-            raise InputError(
-                f"{tempfile.gettempdir()}: no room for {size / 2**30:.1f} GiB of training cells "
-                f"({error.strerror}), which are more than half of the host's memory; give a larger "
-                "disk (TMPDIR names the folder) or a host with more memory"
-            ) from None
-        mapped = torch.from_file(file.name, shared=True, size=rows * columns, dtype=dtype)
-    return mapped.view(rows, columns)
-
-
-def read_dense(cells: Cells, rows: Ints, columns: Ints, device: torch.device) -> Tensor:
+def read_dense(cells: Cells, rows: Ints, columns: Ints, device: torch.device) -> Room:
     """Read cells at ascending ``rows`` and ``columns``, [rows, columns], block by block.
 
     Values are log1p of counts per 10,000, where and in what precision `room_for` says.
     """
-    dense = room_for(len(rows), len(columns), device)
+    room = room_for(len(rows), len(columns), device)
     with bar(total=len(rows), what="reading cells", unit=" cells") as progress:
         for start, block in cells.blocks():
             low, high = np.searchsorted(rows, [start, start + block.shape[0]])
             if high > low:
                 part = block[rows[low:high] - start][:, columns]
-                dense[low:high] = torch.from_numpy(part.toarray())
+                room.cells[low:high] = torch.from_numpy(part.toarray())
                 progress.update(high - low)
-    return dense
+    return room

@@ -7,10 +7,10 @@ from itertools import groupby
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from components.finetune.checkpoint_manager import CheckpointManager
-from components.finetune.data import Floats, TrainingData, ValidationSet, moments
+from components.finetune.data import Floats, TrainingData, ValidationSet
 from components.finetune.deltas import LineDeltas
 from components.finetune.selection import (
     NAN,
@@ -71,8 +71,8 @@ class HeldOut:
         order = rng.permutation(len(data.ids))
         drawn = [_draw(data, recipe, held_out, rng) for held_out in data.validation]
         lines = {one.line for one in data.validation}
-        basal = {line: moments(data.expression, data.basal[line])[0] for line in lines}
-        spread = {line: moments(data.expression, data.controls[line])[1] for line in lines}
+        basal = {line: data.moments(data.basal[line])[0] for line in lines}
+        spread = {line: data.moments(data.controls[line])[1] for line in lines}
         shape = len(drawn), len(data.ids)
         change, stray, reliable = np.empty(shape), np.zeros(shape), np.empty(len(drawn))
         for i, (held_out, (_, inputs)) in enumerate(zip(data.validation, drawn, strict=True)):
@@ -80,7 +80,7 @@ class HeldOut:
             # A change hardly differs from cell to cell, but the cells do: the inputs' stray from
             # their pool would blur every delta alike.
             if recipe.contrast:
-                stray[i] = moments(data.expression, inputs)[0] - basal[held_out.line]
+                stray[i] = data.moments(inputs)[0] - basal[held_out.line]
         return cls(order, drawn, change, reliable, stray)
 
 
@@ -199,7 +199,7 @@ def _scored(
 
 def _measured(data: TrainingData, held_out: ValidationSet, spread: Floats) -> tuple[Floats, float]:
     """Return a set's measured delta, and its reliability beside the controls' variance, [genes]."""
-    mean, variance = moments(data.expression, held_out.rows)
+    mean, variance = data.moments(held_out.rows)
     # A rare gene may not vary among a few cells: it varies as in controls, at least.
     controls = len(data.controls[held_out.line])
     noise = np.fmax(variance, spread) / len(held_out.rows) + spread / controls
@@ -269,7 +269,7 @@ def _predict(
     total, error = torch.zeros(len(data.ids), dtype=torch.float64), 0.0
     for start in range(0, len(rows), recipe.batch_size):
         part = slice(start, start + recipe.batch_size)
-        basal = _cells(data, inputs[part])
+        basal = data.cells(inputs[part])
         output = predict_cells(
             model,
             basal,
@@ -282,11 +282,7 @@ def _predict(
             precision=recipe.precision,
             effects=known,
         )
-        error += float((output - _cells(data, rows[part]).cpu()).square().mean(1).sum())
+        error += float((output - data.cells(rows[part]).cpu()).square().mean(1).sum())
         total += output.sum(0, dtype=torch.float64)
     mean = total.numpy() / len(rows)
     return _Prediction(mean, error, len(rows))
-
-
-def _cells(data: TrainingData, rows: Ints) -> Tensor:
-    return data.expression[torch.from_numpy(rows).to(data.expression.device)].float()

@@ -1,33 +1,67 @@
 """Where the cells that train are kept, by how much memory there is."""
 
+import mmap
 import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from components.finetune.loading import room_for
+from components.finetune.room import room_for
 from components.shared.storage import machine
 from components.shared.telling.errors import InputError
 
 CPU = torch.device("cpu")
 
 
-def test_cells_that_take_more_than_half_the_memory_are_mapped_from_a_file(
-    tmp_path, monkeypatch
-) -> None:
+class Advised(mmap.mmap):
+    """A mapped file that notes what the system is told of it."""
+
+    advice: list[tuple[int, ...]]
+
+    def madvise(self, *advice: int) -> None:
+        """Note it, and pass it on."""
+        self.advice = [*getattr(self, "advice", []), advice]
+        super().madvise(*advice)
+
+
+@pytest.fixture
+def mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Advised]:
+    """Return the files that get mapped, in a folder for temporary files that is the test's."""
+    made: list[Advised] = []
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(mmap, "mmap", lambda *of: made.append(Advised(*of)) or made[-1])
+    return made
+
+
+def test_cells_that_take_more_than_half_the_memory_are_mapped_from_a_file(
+    tmp_path, monkeypatch, mapped
+) -> None:
     monkeypatch.setattr(machine, "memory", lambda: 2 * 4 * 30 * 7 - 1)
-    mapped = []
-    real = torch.from_file
-    monkeypatch.setattr(torch, "from_file", lambda *a, **k: mapped.append(a) or real(*a, **k))
     room = room_for(30, 7, CPU)
     values = np.random.default_rng(0).random((30, 7), np.float32)
-    room[:] = torch.from_numpy(values)
-    np.testing.assert_array_equal(room.numpy(), values)
+    room.cells[:] = torch.from_numpy(values)
+    np.testing.assert_array_equal(room.cells.numpy(), values)
+    np.testing.assert_array_equal(np.frombuffer(mapped[0], np.float32).reshape(30, 7), values)
     assert len(mapped) == 1 and list(tmp_path.iterdir()) == []
     room_for(29, 7, CPU)
     assert len(mapped) == 1
+
+
+def test_rows_of_a_mapped_file_are_read_before_they_are_used_and_no_others(
+    monkeypatch, mapped
+) -> None:
+    monkeypatch.setattr(machine, "memory", lambda: 0)
+    width = mmap.PAGESIZE + 4
+    room = room_for(64, width // 4, CPU)
+    (file,) = mapped
+    assert file.advice == [(mmap.MADV_RANDOM,)]
+    room.will_read(np.array([3, 40, 0]))
+    for row, (advice, start, length) in zip((3, 40, 0), file.advice[1:], strict=True):
+        assert advice == mmap.MADV_WILLNEED and start % mmap.PAGESIZE == 0
+        assert row * width - mmap.PAGESIZE < start <= row * width
+        assert start + length == (row + 1) * width
 
 
 def test_a_disk_without_room_for_the_cells_is_told_of(monkeypatch) -> None:

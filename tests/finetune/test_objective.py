@@ -18,6 +18,7 @@ from components.finetune.objective import (
     measured_deltas,
     sets_of,
 )
+from components.finetune.validation import HeldOut
 from components.shared.parameters.recipe import load_recipe
 from tests.finetune.arrays import CPU, GENES, LINES, MOVED, training_data
 
@@ -55,6 +56,21 @@ def test_an_epoch_has_every_cell_once_in_sets_of_one_line_and_perturbation(
             assert len(set(batch.codes[members])) == 1
             lines = {data.line_of_row[rows[m]] for m in members for rows in (outputs, inputs)}
             assert len(lines) == 1
+
+
+def test_rows_are_named_before_they_are_read():
+    named: list[int] = []
+    data = replace(training_data(cells=20), will_read=lambda rows: named.extend(rows.tolist()))
+    recipe = load_recipe("default", {"set_size": 4, "batch_size": 8})
+    line_deltas(data)
+    controls = np.concatenate([*data.controls.values()])
+    assert set(named) == {*data.train_rows, *controls}
+    named.clear()
+    pairs, _ = drawn(data, recipe)
+    assert set(named) == {*pairs.inputs, *pairs.outputs}
+    named.clear()
+    HeldOut.of(data, recipe, 0)
+    assert set(data.validation[0].rows) < set(named)
 
 
 def test_one_seed_gives_the_same_batches_and_each_epoch_others():

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from components.finetune import deltas, training, validation
+from components.finetune import training
 from components.finetune.batches import epoch_pairs, steps
 from components.finetune.checkpoint_manager import CheckpointManager
-from components.finetune.data import moments
+from components.finetune.data import TrainingData
 from components.finetune.state import Epoch, TrainingState
 from components.finetune.training import Trainer, dropout_seed, fit
 from components.finetune.validation import Validation
@@ -132,14 +132,13 @@ def test_a_process_whose_first_step_has_no_share_takes_part_in_mixed_precision()
 
 def test_what_never_changes_is_measured_once_whatever_the_epochs(monkeypatch):
     counted = []
-    real = moments
+    real = TrainingData.moments
 
-    def noted(expression: torch.Tensor, rows: np.ndarray) -> Any:
+    def noted(data: TrainingData, rows: np.ndarray) -> Any:
         counted.append(len(rows))
-        return real(expression, rows)
+        return real(data, rows)
 
-    for module in (validation, deltas):
-        monkeypatch.setattr(module, "moments", noted)
+    monkeypatch.setattr(TrainingData, "moments", noted)
     reads = []
     for epochs in (1, 3):
         counted.clear()
