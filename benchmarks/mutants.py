@@ -39,9 +39,11 @@ EQUIVALENT = Path(__file__).with_name("mutants_equivalent.yaml")
 # Interfaces run in a process of KFP's, and Weights & Biases in one without our packages: no mutant
 # is switched on there. Plots are judged by eye.
 NOT_MUTATED = ["*/component.py", "*/wandb_run.py", "*plots.py", "*/svg.py"]
-# Of the tests that call a function, the quickest are run on its mutants, up to this sum, and then
-# those beside them: what a fixture of a module calls is seen in the first of its tests alone. [s]
-LONGEST = 20.0
+# Of the tests that call a function, the quickest are run on its mutants, up to the first sum, and
+# then those beside them: what a fixture of a module calls is seen in the first of its tests alone.
+# What survives that is tried once more, up to the second. [s]
+LONGEST = (20.0, 240.0)
+STATS = "mutants/mutmut-stats.json"
 SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 CONFIG = """
 [tool.mutmut]
@@ -112,10 +114,12 @@ def results_of(folder: Path) -> dict[str, int | None]:
     return found
 
 
-def bounded(tests: dict[str, list[str]], seconds: dict[str, float]) -> dict[str, list[str]]:
+def bounded(
+    tests: dict[str, list[str]], seconds: dict[str, float], longest: float
+) -> dict[str, list[str]]:
     """Keep of each function's tests, and then of those beside them, the quickest, one at least.
 
-    Together they take `LONGEST`.
+    Together they take no more seconds than ``longest``.
     """
     beside: dict[str, list[str]] = {}
     for name in seconds:
@@ -127,7 +131,7 @@ def bounded(tests: dict[str, list[str]], seconds: dict[str, float]) -> dict[str,
         kept[function] = []
         for some in (names, others):
             for name in sorted(some, key=lambda name: (seconds[name], name)):
-                if spent + seconds[name] <= LONGEST or not kept[function]:
+                if spent + seconds[name] <= longest or not kept[function]:
                     spent += seconds[name]
                     kept[function].append(name)
     return kept
@@ -142,7 +146,7 @@ def _prepared(package: str) -> Path:
     folder = WORK / package
     listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
     files = subprocess.run(listed, cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    stats = folder / "mutants" / "mutmut-stats.json"
+    stats = folder / STATS
     for name in filter(None, files.split("\0")):
         source, copy = ROOT / name, folder / name
         if source.is_file() and not _same(source, copy):
@@ -167,11 +171,6 @@ def _prepared(package: str) -> Path:
     said = _mutmut(folder, "none")
     if "nothing matches" not in said:
         raise SystemExit(f"mutants: {package}'s tests fail as they are:\n{said}")
-    known = json.loads(stats.read_text())
-    known["tests_by_mangled_function_name"] = bounded(
-        known["tests_by_mangled_function_name"], known["duration_by_test"]
-    )
-    stats.write_text(json.dumps(known, indent=4))
     return folder
 
 
@@ -181,12 +180,24 @@ def _same(source: Path, copy: Path) -> bool:
 
 def _try(folder: Path, names: list[str]) -> None:
     """Run the tests on those mutants that no test is known to kill."""
-    known = results_of(folder)
-    open_ = [name for name in names if status(known[name]) in ("not checked", "survived")]
-    if open_:
-        said = _mutmut(folder, *open_)
-        if "Mutant results" not in said:
-            raise SystemExit(f"mutants: mutmut failed:\n{said}")
+    stats = folder / STATS
+    whole = stats.read_text()
+    try:
+        for longest in LONGEST:
+            known = results_of(folder)
+            left = [name for name in names if status(known[name]) in ("not checked", "survived")]
+            if not left:
+                return
+            found = json.loads(whole)
+            found["tests_by_mangled_function_name"] = bounded(
+                found["tests_by_mangled_function_name"], found["duration_by_test"], longest
+            )
+            stats.write_text(json.dumps(found, indent=4))
+            said = _mutmut(folder, *left)
+            if "Mutant results" not in said:
+                raise SystemExit(f"mutants: mutmut failed:\n{said}")
+    finally:
+        stats.write_text(whole)
 
 
 def status(exit_code: int | None) -> str:

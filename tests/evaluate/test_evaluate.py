@@ -740,7 +740,7 @@ def test_bad_predictions_give_one_line_and_no_output(
     predictions = small.predictions(change, name=f"bad {case}")
     with pytest.raises(InputError, match=message) as caught:
         small.evaluate(predictions, name=f"out {case}")
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(caught.value) and str(predictions) in str(caught.value)
     assert not (small.folder / f"out {case}").exists()
 
 

@@ -102,7 +102,7 @@ class _Thinned(io.TextIOBase):
         self.stream, self.last = stream, time.monotonic()
 
     def write(self, text: str) -> int:
-        line = text.strip("\r\n ")
+        line = text.strip()
         now = time.monotonic()
         if "%|" in line and " 0%|" not in line and now - self.last > SECONDS_BETWEEN_LINES:
             self.last = now
