@@ -1,11 +1,13 @@
 """The split stage: a role for every cell, so that nothing tested was trained on."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from components.shared.artifacts.artifact import SPLITS, writing
 from components.shared.artifacts.cells import Cells
@@ -36,6 +38,8 @@ from components.split.counts import as_table, summarise
 from components.split.role_rules import Rules, from_lines, with_validation
 from components.split.roles import NOT_IN_TRAINING, assign
 from components.split.split_file import read_split_file, rules_of
+
+Objects = NDArray[np.object_]
 
 
 def split(
@@ -126,33 +130,40 @@ def split(
             halve_controls=halve_controls,
             seed=seed,
         )
-        table = pd.DataFrame(
-            {
-                "cell": labels.cells,
-                "cell_line": opened.obs["cell_line"].to_numpy(object),
-                "perturbation": opened.obs["perturbation"].to_numpy(object),
-                "role": assigned.roles,
-            }
-        )
-        summary = summarise(table, rules, opened.genes)
+        table = _table(opened.obs, labels.cells, assigned.roles)
         asked = asked or _found(table)
-        summary |= {"unused_because": assigned.unused} | facts
-        summary |= _asked_for(asked, table)
+        summary = summarise(table, rules, opened.genes)
+        summary |= {"unused_because": assigned.unused} | facts | _asked_for(asked, table)
         _check_sets(summary, rules, trains=bool(train_lines or split_file))
-        table.to_parquet(draft.path / SPLITS_FILE, index=False)
-        (draft.path / SUMMARY_FILE).write_text(json.dumps(summary, indent=2) + "\n")
-        wanted = {"perturbations": asked, "other_names": _other_names(asked, aliases)}
-        (draft.path / REQUEST_FILE).write_text(json.dumps(wanted, indent=2) + "\n")
-        draft.summary |= summary
-        # Carried along for the model card: publish does not read the cells.
-        carried = (
-            *("source", "source_sha256", "scale_found", "scale_done", "scale_caveat"),
-            *("knock_down_filter", TARGET_SUM),
-        )
-        source = {key: opened.artifact.summary.get(key) for key in carried}
-        draft.summary |= {key: value for key, value in source.items() if value}
+        _write(draft.path, table, summary, asked, aliases)
+        draft.summary |= summary | _carried(opened.artifact.summary)
     print(as_table(summary), flush=True)
     print(f"split: wrote {len(table):,} roles to {Path(target) / SPLITS_FILE}", flush=True)
+
+
+def _table(obs: pd.DataFrame, cells: Objects, roles: Objects) -> pd.DataFrame:
+    """Return one row a cell: its name, line, perturbation and role."""
+    columns = {name: obs[name].to_numpy(object) for name in ("cell_line", "perturbation")}
+    return pd.DataFrame({"cell": cells} | columns | {"role": roles})
+
+
+def _write(
+    folder: Path, table: pd.DataFrame, summary: dict[str, Any], asked: list[str], aliases: str
+) -> None:
+    """Write the files of the artifact."""
+    table.to_parquet(folder / SPLITS_FILE, index=False)
+    (folder / SUMMARY_FILE).write_text(json.dumps(summary, indent=2) + "\n")
+    wanted = {"perturbations": asked, "other_names": _other_names(asked, aliases)}
+    (folder / REQUEST_FILE).write_text(json.dumps(wanted, indent=2) + "\n")
+
+
+def _carried(of_cells: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the model card tells of the cells: publish does not read them."""
+    names = (
+        *("source", "source_sha256", "scale_found", "scale_done", "scale_caveat"),
+        *("knock_down_filter", TARGET_SUM),
+    )
+    return {name: of_cells[name] for name in names if of_cells.get(name)}
 
 
 def check_one_name_each(labels: Labels, where: Path | str) -> None:

@@ -207,28 +207,89 @@ def labels_of(source: Source, how: Reading) -> Labels:
 
     A line without control cells, and labels that are not what they would be taken for, are refused.
     """
-    control, own, of_line = how.control, how.perturbation_column, how.cell_line_column
-    said_control = control if isinstance(control, str) else ", ".join(control)
-    raw = _column_or_name(
-        source, own, "perturbation_column", f"'={said_control}' if all are controls"
-    )
-    raw_line = _column_or_name(
-        source, of_line, "cell_line_column", "'=jurkat' if all cells are of one line"
-    )
+    given = _given(source, how)
+    passed = passing(source, how.obs_filter)
+    perturbation, line = _as_text(given.perturbation), _as_text(given.line)
+    reader = _reader(source, how, given.control, perturbation)
+    if not passed.any():
+        raise InputError(
+            f"{source.name}: no cell is left of {len(passed)}; loosen obs_filter "
+            f"({dict(how.obs_filter)})"
+        )
+    named, said = _named(source, perturbation, passed, reader, how.perturbation_column)
+    lines = _line_names(_label_counts(line[passed]))
+    line_named = _merged(line, [lines.get(str(label)) for label in line.categories])
+    labelled = (named.codes >= 0) & (line_named.codes >= 0)
+    kept = passed & labelled
+    if not kept.any():
+        raise InputError(
+            f"{source.name}: no cell is left of {len(kept)} that has a perturbation and a line; "
+            f"check '{how.perturbation_column}', '{how.cell_line_column}' and obs_filter"
+        )
+    obs = pd.DataFrame(index=source.cells[kept])
+    obs["perturbation"] = named[kept].remove_unused_categories()
+    obs["cell_line"] = line_named[kept].remove_unused_categories()
+    obs["is_control"] = (obs["perturbation"] == CONTROL).to_numpy()
+    if given.batch is not None:
+        obs["batch"] = pd.Categorical(_as_text(given.batch[kept]).astype(object).astype(str))
+    _check_controls(source, obs)
+    spellings = {
+        "perturbation": _other_spellings(given.perturbation[kept], obs["perturbation"].array),
+        "cell_line": _other_spellings(given.line[kept], obs["cell_line"].array),
+    }
+    dropped = _label_counts(perturbation[passed & (named.codes < 0)])
+    facts = {
+        "control_label": _said(how.control),
+        "control_labels": sorted(reader.controls),
+        "cells_in_source": len(kept),
+        "cells_filtered_out": int((~passed).sum()),
+        "cells_without_label": int((passed & ~labelled).sum()),
+        "cells_without_label_by_text": dict(list(dropped.items())[:MOST_LISTED]),
+        "other_spellings": {what: len(found) for what, found in spellings.items()},
+    }
+    return Labels(kept, obs, facts, spellings, [*said, *_told(spellings, dropped)])
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What a source itself says of its cells, one entry a cell."""
+
+    perturbation: "pd.Series[Any]"
+    line: "pd.Series[Any]"
+    batch: "pd.Series[Any] | None"
+    control: str | Sequence[str]
+    """What controls are called."""
+
+
+def _given(source: Source, how: Reading) -> _Given:
+    """Read the columns that are named; their texts are checked for what no name has."""
+    own, of_line, control = how.perturbation_column, how.cell_line_column, how.control
+    hint = f"'={_said(control)}' if all are controls"
+    raw = _column_or_name(source, own, "perturbation_column", hint)
+    hint = "'=jurkat' if all cells are of one line"
+    raw_line = _column_or_name(source, of_line, "cell_line_column", hint)
     if own.startswith("="):
         control = _control_of_all(source, own, control)
-    read = {own: raw, of_line: raw_line}
-    batch = None
+    read, batch = {own: raw, of_line: raw_line}, None
     if how.batch_column:
         batch = read[how.batch_column] = column_of(source, how.batch_column, "batch_column")
     for name, column in read.items():
         _check_seen(pd.Categorical(column).categories, f"{source.name}: column '{name}'")
-    passed = passing(source, how.obs_filter)
-    perturbation, line = _as_text(raw), _as_text(raw_line)
-    everywhere = _label_counts(perturbation)
-    where = f"{source.name}: column '{own}'"
+    return _Given(raw, raw_line, batch, control)
+
+
+def _said(control: str | Sequence[str]) -> str:
+    return control if isinstance(control, str) else ", ".join(control)
+
+
+def _reader(
+    source: Source, how: Reading, control: str | Sequence[str], column: "pd.Categorical[str]"
+) -> Reader:
+    """Return what reads perturbations, with the labels that are controls and those left out."""
+    everywhere = _label_counts(column)
+    where = f"{source.name}: column '{how.perturbation_column}'"
     genes = frozenset(source.genes)
-    missing = int((perturbation.codes < 0).sum()) + sum(
+    missing = int((column.codes < 0).sum()) + sum(
         n for label, n in everywhere.items() if is_missing(label)
     )
     controls = controls_among(
@@ -239,49 +300,13 @@ def labels_of(source: Source, how: Reading) -> Labels:
             f"{where}: missing_is_control is set, but every cell has a label; leave it out"
         )
     if controls and CONTROL in everywhere and CONTROL not in controls:
+        said = _said(how.control)
         raise InputError(
-            f"{where} has both '{said_control}' and '{CONTROL}'; give both as control_label "
-            f"('{said_control}, {CONTROL}'), or one in left_out of ingest_options"
+            f"{where} has both '{said}' and '{CONTROL}'; give both as control_label "
+            f"('{said}, {CONTROL}'), or one in left_out of ingest_options"
         )
     unwanted = _left_out(how.left_out, everywhere, where)
-    reader = Reader(genes, controls, how.label_separator, how.missing_is_control, unwanted)
-    if not passed.any():
-        raise InputError(
-            f"{source.name}: no cell is left of {len(passed)}; loosen obs_filter "
-            f"({dict(how.obs_filter)})"
-        )
-    named, said = _named(source, perturbation, passed, reader, own)
-    lines = _line_names(_label_counts(line[passed]))
-    line_named = _merged(line, [lines.get(str(label)) for label in line.categories])
-    labelled = (named.codes >= 0) & (line_named.codes >= 0)
-    kept = passed & labelled
-    if not kept.any():
-        raise InputError(
-            f"{source.name}: no cell is left of {len(kept)} that has a perturbation and a line; "
-            f"check '{own}', '{of_line}' and obs_filter"
-        )
-    obs = pd.DataFrame(index=source.cells[kept])
-    obs["perturbation"] = named[kept].remove_unused_categories()
-    obs["cell_line"] = line_named[kept].remove_unused_categories()
-    obs["is_control"] = (obs["perturbation"] == CONTROL).to_numpy()
-    if batch is not None:
-        obs["batch"] = pd.Categorical(_as_text(batch[kept]).astype(object).astype(str))
-    _check_controls(source, obs)
-    spellings = {
-        "perturbation": _other_spellings(raw[kept], obs["perturbation"].array),
-        "cell_line": _other_spellings(raw_line[kept], obs["cell_line"].array),
-    }
-    dropped = _label_counts(perturbation[passed & (named.codes < 0)])
-    facts = {
-        "control_label": said_control,
-        "control_labels": sorted(controls),
-        "cells_in_source": len(kept),
-        "cells_filtered_out": int((~passed).sum()),
-        "cells_without_label": int((passed & ~labelled).sum()),
-        "cells_without_label_by_text": dict(list(dropped.items())[:MOST_LISTED]),
-        "other_spellings": {what: len(found) for what, found in spellings.items()},
-    }
-    return Labels(kept, obs, facts, spellings, [*said, *_told(spellings, dropped)])
+    return Reader(genes, controls, how.label_separator, how.missing_is_control, unwanted)
 
 
 def _control_of_all(source: Source, column: str, control: str | Sequence[str]) -> str:
