@@ -123,7 +123,7 @@ H100 = Profile(
         # 2.0 GB for a table of 19,790 x 5,120; /tmp holds another screen's cells, up to 34 GB, or
         # an ESM2 checkpoint, which embeds the human proteome without a GPU in hours to a day.
         "prior": Pod("8", "32Gi", "100Gi", 24),
-        # The training cells are dense float32 in memory, 10 GB, and as much again while loading.
+        # Training cells are dense float16, 5 GB, on the GPU or here; above 32 GiB a file in /tmp.
         "finetune": Pod("12", "64Gi", "50Gi", 24, gpu=True, shm="16Gi", retries=5),
         "predict": Pod("8", "48Gi", "50Gi", 6, gpu=True, shm="16Gi", retries=3),
         "evaluate": Pod("8", "16Gi", "50Gi", 12),  # 2.4 GB for each prediction of 120,000 cells

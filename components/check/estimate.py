@@ -143,15 +143,15 @@ def disk(size: Size, training: Training) -> float:
 
 
 def estimated(size: Size, training: Training) -> dict[str, str]:
-    """Return the estimates as facts to print, and what this machine has."""
+    """Return the estimates as facts to print, and what this machine lacks if it is to train."""
     count = machine.cpus()
     on = f"{training.gpus} GPU as fast as an H100" if training.gpus else f"{count} idle CPUs"
     each = f", {size.runs} runs one after another" if size.runs > 1 else ""
     likely = seconds(size, training, count)
     cells, needed = training_cells(size, training), memory(size, training)
     stored = disk(size, training)
-    # What will train on a GPU does so on another machine.
-    if mapped := not training.gpus and machine.is_mapped(cells):
+    here = not training.gpus and "KUBERNETES_SERVICE_HOST" not in os.environ
+    if mapped := here and machine.is_mapped(cells):
         stored += cells
     else:
         needed += cells
@@ -167,8 +167,7 @@ def estimated(size: Size, training: Training) -> dict[str, str]:
         facts["busy"] = (
             f"{load:.0f} processes share this machine's {count} CPUs now: expect a multiple of that"
         )
-    lacks = _lacks(needed, stored, cells if mapped else 0)
-    if lacks and not training.gpus:
+    if here and (lacks := _lacks(needed, stored, cells if mapped else 0)):
         facts["warning"] = f"this machine has {' and '.join(lacks)}; leave cells out (obs_filter)"
     return facts
 

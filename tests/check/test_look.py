@@ -237,6 +237,9 @@ def test_cells_that_are_too_many_for_the_memory_are_counted_as_disk(
     assert "7.0 GB of disk free in /" in said(12 * 10**9, 1e10, 7e9)["warning"]
     both = said(10**8, 6e9, 7e9)["warning"]
     assert both.startswith("this machine has 100 MB of memory and 6.0 GB of disk free here;")
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")  # another pod will train
+    there = said(10**8, 6e9, 7e9)
+    assert "warning" not in there and there["estimate"] == held
 
 
 def test_a_busy_machine_is_named_and_an_idle_one_is_not(
