@@ -1,12 +1,9 @@
 """A fine-tune by several processes, or in several parts, is the fine-tune of one in one."""
 
 import json
-import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +16,7 @@ from components.finetune.finetune import finetune
 from components.finetune.training import one_ahead
 from components.shared.telling.errors import InputError
 from tests.finetune.interrupted import arguments, interrupted_world
+from tests.forkserver import Forked
 from tests.helpers import one_line
 
 TINY = {"epochs": 2, "batch_size": 24, "learning_rate": 1e-3}
@@ -79,17 +77,20 @@ def test_two_processes_give_the_scores_of_one_at_the_same_batch(
     assert stats["processes"] == 2
 
 
-SCRIPT = """
-import json, os, signal, sys
+BY_TWO = """
+import functools, os, signal, torch
+from pathlib import Path
 from components.finetune import validation
 from components.finetune.checkpoints import Checkpoints
 from components.finetune.finetune import finetune
 from components.shared.artifacts.failure import errors_of
+from torch.distributed.launcher import api
+torch.set_num_threads(1)
+# spawned, as users' are, each would import all anew: that is one test's
+api.LaunchConfig = functools.partial(api.LaunchConfig, start_method="fork")
 {before}
-if __name__ == "__main__":
-    given = json.loads(sys.argv[1])
-    with errors_of("finetune", given["target"], in_grid={in_grid}):
-        finetune(**given)
+with errors_of("finetune", {target!r}, in_grid={in_grid}):
+    finetune(**{given!r})
 """
 
 
@@ -109,28 +110,11 @@ def by_two(world: Path, target: Path, checkpoints: Path) -> dict[str, Any]:
     return arguments(world, target, checkpoints, **given)
 
 
-def started(
-    given: dict[str, Any], folder: Path, before: str = "", *, in_grid: bool = False
-) -> subprocess.Popen[str]:
-    """Start a fine-tune; each of its processes executes ``before`` first."""
-    (folder / "run.py").write_text(SCRIPT.format(before=before, in_grid=in_grid))
-    return subprocess.Popen(
-        [sys.executable, str(folder / "run.py"), json.dumps(given, default=str)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(Path.cwd()), "OMP_NUM_THREADS": "1"},
-        start_new_session=True,
-    )
-
-
-def ended(process: subprocess.Popen[str]) -> str:
-    """Wait for the end and return what was said; leave none of its processes behind."""
-    try:
-        return process.communicate(timeout=90)[0]
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        raise
+def started(given: dict[str, Any], before: str = "", *, in_grid: bool = False) -> Forked:
+    """Start a fine-tune; ``before`` is executed first, and what it changes each process has."""
+    given = {name: str(x) if isinstance(x, Path) else x for name, x in given.items()}
+    code = BY_TWO.format(before=before, target=given["target"], in_grid=in_grid, given=given)
+    return Forked(code)
 
 
 def test_what_two_processes_left_one_goes_on_with(
@@ -147,13 +131,13 @@ def test_what_two_processes_left_one_goes_on_with(
         overrides=TINY | {"epochs": 40, "early_stop_after": 40},
         processes=2,
     )
-    with started(given, tmp_path) as process:
-        deadline = time.monotonic() + 90
-        while not list(place.glob("epoch-*")) and time.monotonic() < deadline:
-            time.sleep(0.1)
-        process.send_signal(signal.SIGTERM)
-        said = ended(process)
-    assert process.returncode == 128 + signal.SIGTERM, said
+    process = started(given)
+    deadline = time.monotonic() + 90
+    while not list(place.glob("epoch-*")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.terminate()
+    assert process.end() == 128 + signal.SIGTERM, process.said
+    said = process.said
     assert said.count("finetune: stopped at") == 1, said
     kept = sorted(path.name for path in place.glob("epoch-*"))
     epoch = int(kept[-1].split("-")[1])
@@ -171,9 +155,9 @@ def test_sigterm_to_one_process_lets_both_leave_a_validation(
 ) -> None:
     given = by_two(world, tmp_path / "model", tmp_path / "kept")
     before = IN_VALIDATION.format(rank=rank, signal="SIGTERM")
-    with started(given, tmp_path, before) as process:
-        said = ended(process)
-    assert process.returncode == 128 + signal.SIGTERM, said
+    process = started(given, before)
+    assert process.end() == 128 + signal.SIGTERM, process.said
+    said = process.said
     assert said.count("finetune: stopped at epoch 1, step 7") == 1, said
     (kept,) = (tmp_path / "kept").glob("epoch-*")
     assert kept.name.startswith("epoch-0001-step-000007-")
@@ -186,9 +170,9 @@ def test_a_process_that_is_killed_fails_the_task_of_a_grid_so_that_it_is_tried_a
 ) -> None:
     given = by_two(world, tmp_path / "model", tmp_path / "kept")
     before = IN_VALIDATION.format(rank=1, signal="SIGKILL")
-    with started(given, tmp_path, before, in_grid=True) as process:
-        said = ended(process)
-    assert process.returncode == 128 + signal.SIGKILL, said
+    process = started(given, before, in_grid=True)
+    assert process.end() == 128 + signal.SIGKILL, process.said
+    said = process.said
     assert "finetune: one of 2 processes ended, exit code -9" in said
     assert not (tmp_path / "model").exists()
 
@@ -205,9 +189,9 @@ def test_processes_that_would_go_on_from_different_checkpoints_do_not_start(
 load = Checkpoints.load
 Checkpoints.load = lambda self: None if os.environ.get("RANK") == "1" else load(self)
 """
-    with started(given, tmp_path, before) as process:
-        said = ended(process)
-    assert process.returncode == 1, said
+    process = started(given, before)
+    assert process.end() == 1, process.said
+    said = process.said
     assert re.search(
         r"process 1 would start from pretrained weights (\w{12}) and no checkpoint, process 0 from "
         r"pretrained weights \1 and checkpoint \S+/epoch-0003-step-000000-\w+; one could not read",
@@ -217,13 +201,14 @@ Checkpoints.load = lambda self: None if os.environ.get("RANK") == "1" else load(
 
 
 def test_an_error_of_one_process_is_told_once_and_nothing_is_written(
-    world: Path,
-    tmp_path: Path,
-    capfd: pytest.CaptureFixture[str],
+    world: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(InputError, match="the line above says why"):
-        train(world, tmp_path / "model", processes=2, overrides={"learning_rate": 1e30})
-    assert "the loss is nan" in capfd.readouterr().err
+    given = by_two(world, tmp_path / "model", tmp_path / "kept")
+    given["overrides"] = TINY | {"learning_rate": 1e30}
+    process = started(given)
+    assert process.end() == 1, process.said
+    assert "the loss is nan" in process.said
+    assert "the line above says why" in process.said.splitlines()[-1]
     assert not (tmp_path / "model").exists()
 
 

@@ -3,9 +3,6 @@
 That is what a full disk comes to; what the system says of one is tested in `test_machine.py`.
 """
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,8 +13,8 @@ from components.ingest.ingest import ingest
 from components.predict.predict import predict
 from components.prior.prior import prior
 from components.split.split import split
+from tests.forkserver import Forked
 
-ROOT = Path(__file__).resolve().parents[2]
 SCREEN = "sim://screen?cells=600&genes=40&perturbations=8&lines=3&seed=3"
 LINES = "train_lines=['k562', 'jurkat'], test_line='hepg2'"
 SMALL = "pretrained='random://tiny', recipe='smoke', overrides={'epochs': 1}"
@@ -68,18 +65,12 @@ def test_a_file_that_cannot_grow_is_one_line_and_leaves_nothing(
 ) -> None:
     new = tmp_path / "new"
     code = STARTED.format(stage=stage, at=str(made), new=str(new), call=STAGES[stage])
-    ended = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        env=os.environ | {"WANDB_MODE": "disabled"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    ended = Forked(code, {"WANDB_MODE": "disabled"})
+    exit_code = ended.end()
     # h5py complains itself as it lets go of the file: it has no place in Python's code
-    assert '.py", line' not in ended.stderr, ended.stderr[-2000:]
-    last = ended.stderr.splitlines()[-1]
+    assert '.py", line' not in ended.said, ended.said[-2000:]
+    last = ended.said.splitlines()[-1]
     # HDF5 may crash as its process ends, after what it could not write
-    assert ended.returncode and last.startswith(f"{stage}: error: "), last
+    assert exit_code and last.startswith(f"{stage}: error: "), last
     assert "no file may be as large here ([Errno 27]" in last
     assert not list(tmp_path.glob("*new*"))
