@@ -23,10 +23,15 @@ from sklearn.metrics import pairwise_distances
 from components.evaluate.contenders.yardstick import halves
 from components.evaluate.inputs.pair import Pair
 from components.evaluate.inputs.rows import Chosen, OnDisk, dense, digest_of, matrix_of
+from components.evaluate.measures import energy as energy_module
 from components.evaluate.measures import measured as measured_module
-from components.evaluate.measures import side as side_module
 from components.evaluate.measures.discrimination import METRICS, discrimination_scores
-from components.evaluate.measures.energy import Points, distances
+from components.evaluate.measures.energy import (
+    Points,
+    distances,
+    mean_distance,
+    mean_distances,
+)
 from components.evaluate.measures.measured import Measured
 from components.evaluate.measures.scoring import Score, score
 from components.shared.artifacts.perturbation import CONTROL
@@ -202,6 +207,48 @@ def test_distances_are_scikit_learns() -> None:
         np.testing.assert_allclose(found, expected, rtol=1e-7, atol=1e-6)
 
 
+@settings(max_examples=60)
+@given(
+    st.integers(1, 60),
+    st.integers(1, 90),
+    st.sampled_from([128, 333, 1024, 1 << 22]),
+    st.sampled_from([np.float32, np.float64]),
+    st.booleans(),
+    st.integers(0, 9),
+)
+def test_a_mean_distance_is_numpys_to_the_last_bit_however_few_are_in_memory(
+    cells: int, others: int, at_once: int, dtype: type, centred: bool, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    x, y = (rng.gamma(1, 1, (n, 7)).astype(dtype) for n in (cells, others))
+    x[cells // 2 :] = x[cells // 2]  # the second half holds one mean
+    one, two = (
+        Points.of(some, y.mean(axis=0, dtype=float) if centred else None) for some in (x, y)
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(energy_module, "AT_ONCE", at_once)
+        assert mean_distance(one, two) == float(distances(one, two).mean())
+        assert mean_distance(two, two) == float(distances(two, two).mean())
+        stops = np.array([cells // 3 + 1, cells] if cells > 1 else [1])
+        found = mean_distances(one, stops, two)
+    parts = np.split(distances(one, two), stops[:-1])
+    assert found == [float(part.mean()) for part in parts]
+
+
+def test_few_distances_are_in_memory_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(energy_module, "AT_ONCE", 5000)
+    real, made = energy_module.distances, []
+
+    def noted(*of: Points) -> np.ndarray:
+        made.append(real(*of))
+        return made[-1]
+
+    monkeypatch.setattr(energy_module, "distances", noted)
+    points = Points.of(np.random.default_rng(0).random((400, 5)))
+    mean_distance(points, points)
+    assert len(made) > 1 and max(found.size for found in made) <= 5000 + 2 * 400
+
+
 def test_distances_from_a_centre_are_right_for_cells_that_are_near_one_another() -> None:
     rng = np.random.default_rng(0)
     control = rng.gamma(1, 1, (1100, 1000)).astype(np.float32)
@@ -228,14 +275,14 @@ def test_cells_that_hold_one_mean_are_multiplied_once(monkeypatch: pytest.Monkey
         for cells in (pair.predicted[pair.rows[label]] for label in pair.perturbations)
     ]
     counted = []
-    real = side_module.distances
+    real = energy_module.distances
 
     def noted(x: Points, y: Points) -> np.ndarray:
         counted.append((len(x.norms), len(y.norms)))
         return real(x, y)
 
     measured = Measured.of(pair, threads=1)
-    monkeypatch.setattr(side_module, "distances", noted)
+    monkeypatch.setattr(energy_module, "distances", noted)
     found = score(pair, threads=1, measured=measured).predicted.energy
     assert [x for x, y in counted if y == 150] == [5]
     np.testing.assert_allclose(found, expected, atol=1e-3)

@@ -23,10 +23,13 @@ from components.evaluate.measures.compiled import kept
 
 ROWS = 512
 """Cells per matrix product."""
+AT_ONCE = 1 << 22
+"""Distances that are in memory together, 16 MiB of them in 32 bits."""
 NEAR = 1e-3
 """Cells that are nearer to each other than to their centre by this share, squared, are subtracted:
 their product has no digits left."""
 
+Ints = NDArray[np.int64]
 Mapped = Callable[[Callable[[int], Any], Iterable[int]], Iterable[Any]]
 
 
@@ -81,6 +84,57 @@ def distances(x: Points, y: Points) -> NDArray[Any]:
     if x is y:
         np.fill_diagonal(found, 0)
     return found
+
+
+def mean_distances(x: Points, stops: Ints, y: Points) -> list[float]:
+    """Return each group's mean distance to all of ``y``, as `mean_distance` does.
+
+    A group ends before a row in ``stops``, where the next begins; small ones are multiplied
+    together.
+    """
+    starts = np.r_[0, stops[:-1]]
+    if len(x.norms) * len(y.norms) > AT_ONCE:
+        pairs = zip(starts.tolist(), stops.tolist(), strict=True)
+        return [mean_distance(x.rows(start, stop), y) for start, stop in pairs]
+    across = _of_different(x, y)
+    return [float(across[a:b].mean()) for a, b in zip(starts, stops, strict=True)]
+
+
+def mean_distance(x: Points, y: Points) -> float:
+    """Return what ``distances(x, y).mean()`` is, to the last bit, with few of them in memory.
+
+    NumPy adds halves, of a multiple of eight values, down to 128 of them (`pairwise_sum`): so do
+    these, down to what is held at once.
+    """
+    width = len(y.norms)
+    count = len(x.norms) * width
+
+    def total(start: int, stop: int) -> np.floating[Any]:
+        half = (stop - start) // 2
+        if stop - start > max(AT_ONCE, width):
+            middle = start + half - half % 8
+            return total(start, middle) + total(middle, stop)
+        first = start // width
+        rows = slice(first, -(-stop // width))
+        found = _with_itself(x, rows) if x is y else _of_different(x.rows(rows.start, rows.stop), y)
+        return found.ravel()[start - first * width : stop - first * width].sum()
+
+    return float(x.precision.type(total(0, count) / count))
+
+
+def _with_itself(x: Points, rows: slice) -> NDArray[Any]:
+    """Return the distances of some of the cells to all of them, 0 to each itself."""
+    found = distances(x.rows(rows.start, rows.stop), x)
+    found[np.arange(len(found)), np.arange(len(x.norms))[rows]] = 0
+    return found
+
+
+def _of_different(x: Points, y: Points) -> NDArray[Any]:
+    """Return the distances of cells to others; of cells that follow their equal, the same again."""
+    new = np.r_[True, (x.values[1:] != x.values[:-1]).any(axis=1)]
+    if new.all():
+        return distances(x, y)
+    return distances(Points(x.values[new], x.norms[new], x.precision), y)[np.cumsum(new) - 1]
 
 
 @kept

@@ -20,7 +20,7 @@ from scipy.stats import false_discovery_control
 from threadpoolctl import threadpool_limits
 
 from components.evaluate.inputs.rows import Matrix, dense
-from components.evaluate.measures.energy import ROWS, Points, distances
+from components.evaluate.measures.energy import ROWS, Points, mean_distance, mean_distances
 from components.evaluate.measures.rank_test import SortedControls, de_table, rank_test
 from components.shared.storage.machine import cpus
 from components.shared.telling.progress import bar
@@ -187,22 +187,21 @@ def side_of(
         centroids[row], means[row] = found.exact, found.own
         linear_means[row], squares[row] = found.linear, found.squares
 
+    centre = controls.centre
+
     def compute(batch: range) -> int:
         cells = matrix[np.concatenate([rows[perturbations[at]] for at in batch])]
         values = dense(cells)
-        # Cells that all hold one mean are multiplied once.
-        new = np.r_[True, (values[1:] != values[:-1]).any(axis=1)]
-        across = distances(Points.of(values[new], controls.centre), controls.points)
-        across = across if new.all() else across[np.cumsum(new) - 1]
         stops, rows_of = np.cumsum(sizes[1:][batch]), slice(batch.start, batch.stop)
         statistic[rows_of], p_value[rows_of] = rank_test(values, stops, controls.sorted)
+        points = Points.of(values, centre)
+        across = mean_distances(points, stops, controls.points)
         stop = 0
-        for at in batch:
+        for at, to_controls in zip(batch, across, strict=True):
             part = slice(stop, stop := stop + int(sizes[1 + at]))
-            found = Means.of(cells[part])
-            note(1 + at, found)
-            own = Points.of(values[part])
-            energy[at] = 2 * float(across[part].mean()) - float(distances(own, own).mean())
+            note(1 + at, Means.of(cells[part]))
+            own = points.rows(part.start, part.stop) if centre is None else Points.of(values[part])
+            energy[at] = 2 * to_controls - mean_distance(own, own)
         return stop
 
     note(0, controls.means)
