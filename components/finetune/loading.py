@@ -76,11 +76,13 @@ def load_training_data(
     *,
     token_for_unmeasured: bool,
     match_batches: bool = False,
+    processes: int = 1,
 ) -> TrainingData:
     """Read the cells a fine-tune needs in one pass over the file.
 
-    On a GPU they are kept in 16 bits, in its own memory if they fit (see `room_for`). With
-    ``match_batches`` each cell is to stand against controls of its own batch, where cells have one.
+    On a GPU they are kept in 16 bits, in its own memory if they fit (see `room_for`); each of
+    ``processes`` on this host has them. With ``match_batches`` each cell is to stand against
+    controls of its own batch, where cells have one.
     """
     lines = splits.train_lines
     controls = {line: np.union1d(splits.basal(line), splits.reference(line)) for line in lines}
@@ -101,7 +103,7 @@ def load_training_data(
         return np.searchsorted(used, rows)
 
     batches = batches_of(cells) if match_batches else None
-    room = read_dense(cells, used, tokens.columns, device)
+    room = read_dense(cells, used, tokens.columns, device, processes)
     return TrainingData(
         expression=room.cells,
         will_read=room.will_read,
@@ -146,12 +148,14 @@ def batches_in_words(data: TrainingData) -> str:
     )
 
 
-def read_dense(cells: Cells, rows: Ints, columns: Ints, device: torch.device) -> Room:
+def read_dense(
+    cells: Cells, rows: Ints, columns: Ints, device: torch.device, processes: int = 1
+) -> Room:
     """Read cells at ascending ``rows`` and ``columns``, [rows, columns], block by block.
 
     Values are log1p of counts per 10,000, where and in what precision `room_for` says.
     """
-    room = room_for(len(rows), len(columns), device)
+    room = room_for(len(rows), len(columns), device, processes)
     with bar(total=len(rows), what="reading cells", unit=" cells") as progress:
         for start, block in cells.blocks():
             low, high = np.searchsorted(rows, [start, start + block.shape[0]])

@@ -26,13 +26,13 @@ class Room:
     """Called with the rows that are used next: those in a file are then read side by side."""
 
 
-def room_for(rows: int, columns: int, device: torch.device) -> Room:
+def room_for(rows: int, columns: int, device: torch.device, processes: int = 1) -> Room:
     """Return an empty matrix for cells that train on ``device``.
 
     For the CPU it is float32. For a GPU it is float16, exact to 0.05 %, on the GPU if it takes no
     more than `RESIDENT_SHARE` of what is free there, else in pinned memory of the host. What is
-    too large for the host's memory (`machine.is_mapped`) is a file (`_mapped`): the numbers are
-    the same.
+    too large for the host's memory, as often as there are ``processes`` (`machine.is_mapped`), is a
+    file (`_mapped`): the numbers are the same.
 
     Raises:
         InputError: the disk has no room for it.
@@ -42,7 +42,7 @@ def room_for(rows: int, columns: int, device: torch.device) -> Room:
     size = rows * columns * dtype.itemsize
     if on_gpu and size <= RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]:
         return Room(torch.empty(rows, columns, dtype=dtype, device=device))
-    if is_mapped(size):
+    if is_mapped(processes * size):
         return _mapped(rows, columns, dtype)
     return Room(torch.empty(rows, columns, dtype=dtype, pin_memory=on_gpu))
 

@@ -47,6 +47,8 @@ def test_cells_that_take_more_than_half_the_memory_are_mapped_from_a_file(
     assert len(mapped) == 1 and list(tmp_path.iterdir()) == []
     room_for(29, 7, CPU)
     assert len(mapped) == 1
+    room_for(15, 7, CPU, processes=2)  # each holds them
+    assert len(mapped) == 2
 
 
 def test_rows_of_a_mapped_file_are_read_before_they_are_used_and_no_others(
