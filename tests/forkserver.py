@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from multiprocessing.connection import Connection
 
@@ -45,12 +46,18 @@ class Forked:
         self._process.terminate()
 
     def end(self, seconds: float = 90) -> int:
-        """Wait for the end and return the exit code; leave none of its processes behind."""
+        """Wait for the end, also of what it started, and return the exit code.
+
+        Raises:
+            TimeoutError: one of its processes is still there; it no longer is then.
+        """
+        until = time.monotonic() + seconds
         self._process.join(seconds)
-        if (code := self._process.exitcode) is None:
+        self._listener.join(max(0.0, until - time.monotonic()))  # whoever lives may speak
+        code = self._process.exitcode
+        if code is None or self._listener.is_alive():
             os.killpg(self._process.pid or 0, signal.SIGKILL)
             raise TimeoutError(f"still running after {seconds} s:\n{self.said}")
-        self._listener.join(seconds)
         return code
 
     def _listen(self, heard: Connection) -> None:

@@ -151,23 +151,21 @@ def estimated(size: Size, training: Training) -> dict[str, str]:
     cells, needed = training_cells(size, training), memory(size, training)
     stored = disk(size, training)
     here = not training.gpus and "KUBERNETES_SERVICE_HOST" not in os.environ
-    if mapped := here and machine.is_mapped(cells):
-        stored += cells
-    else:
-        needed += cells
+    mapped = cells if here and machine.is_mapped(cells) else 0
+    needed += cells - mapped
     facts = {
         "estimate": f"training takes {_time(likely / 2)} to {_time(2 * likely)} on {on}{each} "
         f"({training.epochs} epochs, fewer if it stops early), about {_bytes(needed)} of memory "
-        f"and {_bytes(stored)} of disk"
-        + (f", {_bytes(cells)} of it in {tempfile.gettempdir()}" if mapped else "")
+        f"and {_bytes(stored + mapped)} of disk"
+        + (f", {_bytes(mapped)} of it in {tempfile.gettempdir()}" if mapped else "")
     }
     # Of the last minute; 0 where nobody counts them.
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    if not training.gpus and load > BUSY * count:
+    if here and load > BUSY * count:
         facts["busy"] = (
             f"{load:.0f} processes share this machine's {count} CPUs now: expect a multiple of that"
         )
-    if here and (lacks := _lacks(needed, stored, cells if mapped else 0)):
+    if here and (lacks := _lacks(needed, stored, mapped)):
         facts["warning"] = f"this machine has {' and '.join(lacks)}; leave cells out (obs_filter)"
     return facts
 
@@ -177,10 +175,12 @@ def _lacks(memory: float, disk: float, temporary: float) -> list[str]:
     found = []
     if memory > (there := machine.memory()):
         found.append(f"{_bytes(there)} of memory")
-    if disk > (free := shutil.disk_usage(Path.cwd()).free):
+    here, folder = Path.cwd(), Path(tempfile.gettempdir())
+    one = here.stat().st_dev == folder.stat().st_dev
+    if disk + (temporary if one else 0) > (free := shutil.disk_usage(here).free):
         found.append(f"{_bytes(free)} of disk free here")
-    elif temporary > (free := shutil.disk_usage(tempfile.gettempdir()).free):
-        found.append(f"{_bytes(free)} of disk free in {tempfile.gettempdir()} (TMPDIR names it)")
+    elif temporary > (free := shutil.disk_usage(folder).free):
+        found.append(f"{_bytes(free)} of disk free in {folder} (TMPDIR names it)")
     return found
 
 

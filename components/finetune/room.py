@@ -61,7 +61,7 @@ def _mapped(rows: int, columns: int, dtype: torch.dtype) -> Room:
         except OSError as error:
             raise InputError(
                 f"{tempfile.gettempdir()}: no room for {size / 2**30:.1f} GiB of training cells "
-                f"({error.strerror}), which are more than half of the host's memory; give a larger "
+                f"({error.strerror}), which are too large for the host's memory; give a larger "
                 "disk (TMPDIR names the folder) or a host with more memory"
             ) from None
         held = mmap.mmap(file.fileno(), size)

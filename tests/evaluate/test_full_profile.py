@@ -216,23 +216,37 @@ def test_distances_are_scikit_learns() -> None:
     st.booleans(),
     st.integers(0, 9),
 )
-def test_a_mean_distance_is_numpys_to_the_last_bit_however_few_are_in_memory(
+def test_a_mean_distance_is_numpys_however_few_are_in_memory(
     cells: int, others: int, at_once: int, dtype: type, centred: bool, seed: int
 ) -> None:
     rng = np.random.default_rng(seed)
-    x, y = (rng.gamma(1, 1, (n, 7)).astype(dtype) for n in (cells, others))
+    x, y = (rng.gamma(1, 1, (n, 300)).astype(dtype) for n in (cells, others))
     x[cells // 2 :] = x[cells // 2]  # the second half holds one mean
-    one, two = (
-        Points.of(some, y.mean(axis=0, dtype=float) if centred else None) for some in (x, y)
-    )
+    centre = y.mean(axis=0, dtype=float) if centred else None
+    one, two = Points.of(x, centre), Points.of(y, centre)
+    stops = np.array([cells // 3 + 1, cells] if cells > 1 else [1])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(energy_module, "AT_ONCE", at_once)
-        assert mean_distance(one, two) == float(distances(one, two).mean())
-        assert mean_distance(two, two) == float(distances(two, two).mean())
-        stops = np.array([cells // 3 + 1, cells] if cells > 1 else [1])
-        found = mean_distances(one, stops, two)
-    parts = np.split(distances(one, two), stops[:-1])
-    assert found == [float(part.mean()) for part in parts]
+        found = [mean_distance(one, two), mean_distance(two, two), *mean_distances(one, stops, two)]
+    whole = distances(one, two)
+    means = [whole.mean(), distances(two, two).mean()]
+    means += [part.mean() for part in np.split(whole, stops[:-1])]
+    if dtype is np.float32 and not centred:
+        assert found == [float(mean) for mean in means]
+    else:
+        assert found == pytest.approx(means, rel=1e-6)
+
+
+def test_the_mean_of_many_distances_is_divided_as_numpy_divides(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cells, others = 4101, 4103  # a float32 does not hold their product
+    distance = np.float32(np.sqrt(2))
+    monkeypatch.setattr(
+        energy_module, "distances", lambda x, y: np.full((len(x.norms), len(y.norms)), distance)
+    )
+    x, y = (Points.of(np.arange(n, dtype=np.float32)[:, None]) for n in (cells, others))
+    assert mean_distance(x, y) == float(np.full((cells, others), distance).mean())
 
 
 def test_few_distances_are_in_memory_together(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,9 +8,16 @@ import numpy as np
 import pytest
 import torch
 
+from components.finetune.data import TrainingData
+from components.finetune.loading import load_training_data
 from components.finetune.room import room_for
+from components.shared.artifacts.cells import Cells
+from components.shared.artifacts.splits import Splits
+from components.shared.model.tokens import GeneTokens
+from components.shared.model.vocabulary import read_vocabulary
 from components.shared.storage import machine
 from components.shared.telling.errors import InputError
+from tests.finetune.interrupted import interrupted_world
 
 CPU = torch.device("cpu")
 
@@ -64,6 +71,29 @@ def test_rows_of_a_mapped_file_are_read_before_they_are_used_and_no_others(
         assert advice == mmap.MADV_WILLNEED and start % mmap.PAGESIZE == 0
         assert row * width - mmap.PAGESIZE < start <= row * width
         assert start + length == (row + 1) * width
+
+
+def test_training_data_that_are_mapped_are_the_same_and_their_rows_are_read_ahead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mapped: list[Advised]
+) -> None:
+    (tmp_path / "world").mkdir()
+    world = interrupted_world(tmp_path / "world")
+    cells = Cells.open(world / "cells")
+    splits = Splits.open(world / "splits", cells)
+    tokens = GeneTokens.of(cells.genes, read_vocabulary(world / "vocab.json"))
+
+    def loaded(memory: int) -> TrainingData:
+        monkeypatch.setattr(machine, "memory", lambda: memory)
+        return load_training_data(cells, splits, tokens, CPU, token_for_unmeasured=True)
+
+    held, large = loaded(10**12), loaded(0)
+    assert len(mapped) == 1
+    torch.testing.assert_close(large.expression, held.expression, rtol=0, atol=0)
+    assert large.reference_mean["k562"].tolist() == held.reference_mean["k562"].tolist()
+    asked = len(mapped[0].advice)
+    rows = held.train_rows[:3]
+    torch.testing.assert_close(large.cells(rows), held.cells(rows), rtol=0, atol=0)
+    assert len(mapped[0].advice) == asked + 3
 
 
 def test_a_disk_without_room_for_the_cells_is_told_of(monkeypatch) -> None:

@@ -101,10 +101,11 @@ def mean_distances(x: Points, stops: Ints, y: Points) -> list[float]:
 
 
 def mean_distance(x: Points, y: Points) -> float:
-    """Return what ``distances(x, y).mean()`` is, to the last bit, with few of them in memory.
+    """Return what ``distances(x, y).mean()`` is, with few of them in memory.
 
     NumPy adds halves, of a multiple of eight values, down to 128 of them (`pairwise_sum`): so do
-    these, down to what is held at once.
+    these, down to what is held at once. Of float32 cells without a centre that is the mean to the
+    last bit; else products may differ in theirs, by how many rows are multiplied together.
     """
     width = len(y.norms)
     count = len(x.norms) * width
@@ -119,7 +120,7 @@ def mean_distance(x: Points, y: Points) -> float:
         found = _with_itself(x, rows) if x is y else _of_different(x.rows(rows.start, rows.stop), y)
         return found.ravel()[start - first * width : stop - first * width].sum()
 
-    return float(x.precision.type(total(0, count) / count))
+    return float(x.precision.type(total(0, count) / np.intp(count)))  # as NumPy divides
 
 
 def _with_itself(x: Points, rows: slice) -> NDArray[Any]:

@@ -1,7 +1,8 @@
 """What the metrics need of one side's cells, from one pass over them, perturbation by perturbation.
 
 For each perturbation that is its mean, the rank test against the controls and the energy distance
-to them. Dense at a time are the controls and, for each thread, a few hundred cells.
+to them. Dense at a time are the controls and, for each thread, a perturbation's cells, or those of
+a few small ones.
 """
 
 import hashlib

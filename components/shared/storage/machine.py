@@ -1,13 +1,14 @@
 """What this machine, or this container, has: CPUs and memory; and what is too large for it."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 MAPPED_FROM = 0.5
 """Share of the memory from which a matrix is a file mapped into it: model, measured changes and
 known effects need their part."""
-LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
-"""Where a container finds its memory limit: cgroup version 2, and 1."""
+GROUPS, OWN = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+"""Where the kernel shows groups of processes, and which of them this process is in."""
 
 
 def cpus() -> int:
@@ -18,10 +19,27 @@ def cpus() -> int:
 
 
 def memory() -> int:
-    """Return the bytes of memory that this process may take: its container's, else the host's."""
+    """Return the bytes of memory that this process may take: its group's, else the host's.
+
+    A container is such a group, and so is a job of Slurm's or a service of systemd's.
+    """
     whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limits = [path.read_text().strip() for path in LIMITS if path.exists()]
+    limits = [path.read_text().strip() for path in _limits() if path.is_file()]
     return min([whole, *(int(limit) for limit in limits if limit.isdecimal())])
+
+
+def _limits() -> Iterator[Path]:
+    """Yield the files that may hold a limit: of this process's group and of those around it."""
+    lines = OWN.read_text().splitlines() if OWN.exists() else []
+    for _, kinds, own in (line.split(":", 2) for line in lines if line.count(":") >= 2):
+        if not kinds or "memory" in kinds.split(","):
+            # Version 2 names no kind. A container may see its group as the root.
+            root, name = (
+                (GROUPS / "memory", "memory.limit_in_bytes") if kinds else (GROUPS, "memory.max")
+            )
+            group = Path(own)
+            for around in (group, *group.parents):
+                yield root / str(around).lstrip("/") / name
 
 
 def is_mapped(size: int) -> bool:

@@ -7,27 +7,39 @@ import pytest
 
 from components.shared.storage import machine
 
+V1, V2 = "5:cpu,memory:/job/step\n", "0::/job/step\n"
 
-@pytest.mark.parametrize("place", [0, 1])
-def test_a_containers_memory_is_what_there_is(
-    place: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+
+@pytest.mark.parametrize(
+    ("own", "file", "unlimited"),
+    [
+        (V2, "memory.max", "max\n"),
+        (V2, "job/memory.max", "max\n"),
+        (V2, "job/step/memory.max", "max\n"),
+        (V1, "memory/memory.limit_in_bytes", "9223372036854771712\n"),
+        (V1, "memory/job/step/memory.limit_in_bytes", "9223372036854771712\n"),
+    ],
+)
+def test_a_containers_or_a_jobs_memory_is_what_there_is(
+    own: str, file: str, unlimited: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    limits = tmp_path / "memory.max", tmp_path / "memory.limit_in_bytes"
-    monkeypatch.setattr(machine, "LIMITS", limits)
-    whole = machine.memory()
-    assert whole == os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for unlimited in ("max\n", "9223372036854771712\n"):
-        limits[place].write_text(unlimited)
-        assert machine.memory() == whole
-    limits[place].write_text("1048576\n")
-    assert machine.memory() == 2**20
+    monkeypatch.setattr(machine, "GROUPS", tmp_path)
+    monkeypatch.setattr(machine, "OWN", tmp_path / "own")
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert machine.memory() == whole  # macOS: there are no groups
+    (tmp_path / "own").write_text("3:cpuset:/elsewhere\n" + own)
+    limit = tmp_path / file
+    limit.parent.mkdir(parents=True, exist_ok=True)
+    for said, expected in ((unlimited, whole), ("1048576\n", 2**20)):
+        limit.write_text(said)
+        assert machine.memory() == expected
     assert machine.is_mapped(2**19 + 1) and not machine.is_mapped(2**19)
 
 
 def test_cpus_are_those_that_this_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3}, raising=False)
     assert machine.cpus() == 1
-    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     assert machine.cpus() == os.cpu_count()
 
 
@@ -36,7 +48,10 @@ def test_a_reserved_file_is_as_large_as_said(
     can_allocate: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not can_allocate:
-        monkeypatch.delattr(os, "posix_fallocate")
+        monkeypatch.delattr(os, "posix_fallocate", raising=False)
     with (tmp_path / "file").open("wb") as file:
         machine.reserve(file.fileno(), 12_345)
-        assert os.fstat(file.fileno()).st_size == 12_345
+        found = os.fstat(file.fileno())
+        assert found.st_size == 12_345
+        if can_allocate and hasattr(os, "posix_fallocate"):
+            assert found.st_blocks * 512 >= 12_345  # taken, not only promised
