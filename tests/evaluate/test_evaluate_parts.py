@@ -3,6 +3,7 @@
 import os
 import subprocess
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ import pandas as pd
 import polars as pl
 import pytest
 import yaml
+from anndata import AnnData
 from cell_eval2 import aggregate_metrics, compute_lfc_nmae_reference, compute_metrics
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,7 +24,7 @@ from statsmodels.stats.multitest import multipletests
 from components.evaluate.contenders.ridge import PENALTIES, ridge_deltas
 from components.evaluate.contenders.yardstick import Yardstick, halves
 from components.evaluate.evaluate import repeat_command
-from components.evaluate.inputs.pair import Pair
+from components.evaluate.inputs.pair import Pair, pair_of
 from components.evaluate.inputs.training_lines import Training
 from components.evaluate.measures import metrics
 from components.evaluate.measures.calibrated import (
@@ -57,7 +59,8 @@ from components.evaluate.pages.summary import (
 )
 from components.shared.artifacts.artifact import CELLS, EVALUATION, Artifact, opening, writing
 from components.shared.artifacts.evaluation import COMPARED, HEADLINE, SEEN, UNSEEN
-from components.shared.artifacts.predictions import PERTURBATIONS_FILE
+from components.shared.artifacts.perturbation import CONTROL
+from components.shared.artifacts.predictions import PERTURBATIONS_FILE, TRUTH
 from components.shared.findings.paired import holm
 from components.shared.model.rank_cells import rank_cells
 from components.shared.telling.errors import InputError
@@ -191,6 +194,30 @@ def test_what_is_undefined_is_counted_with_its_reason() -> None:
     (row,) = table.to_dict("records")
     assert (row["metric"], row["undefined"], row["without_de"]) == ("roc_auc", 2, 1)
     assert "none or all" in row["why"]
+    nowhere = pd.DataFrame({"mae_delta": [np.nan]}, ["a"])
+    (row,) = undefined_table({"model": nowhere}, pd.Series([1], ["a"])).to_dict("records")
+    assert row["why"] == "cell-eval computed no value"
+
+
+@pytest.mark.parametrize("place", [0, 1, -1, None])
+@pytest.mark.parametrize("kind", [csr_matrix, np.asarray])
+def test_one_value_that_is_no_whole_number_tells_log1p_from_counts(
+    place: int | None, kind: Callable
+) -> None:
+    values = np.full((40, 60), 2.0, np.float32)  # more than are looked at together
+    if place is not None:
+        values.flat[place] = 0.5
+    labels = ["A"] * 20 + [CONTROL] * 20
+    obs = pd.DataFrame({"perturbation": labels, "cell_line": "l", "seen_in_training": True})
+    obs["is_control"] = obs["perturbation"] == CONTROL
+    adata = AnnData(kind(values), obs.set_index(obs.index.astype(str)))
+    adata.layers[TRUTH] = adata.X.copy()
+    adata.uns |= {"perturbation_column": "perturbation", "control": CONTROL}
+    if place is None:
+        with pytest.raises(InputError, match="only whole numbers"):
+            pair_of(adata, "here")
+    else:
+        assert pair_of(adata, "here").perturbations == ["A"]
 
 
 # --- centred deltas, calls, diagnosis

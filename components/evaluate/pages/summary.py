@@ -99,8 +99,7 @@ def undefined_table(scores: Scores, de_genes: pd.Series) -> pd.DataFrame:
             missing = values.index[values[metric].isna()]
             if len(missing):
                 without = int((de_genes.reindex(missing) == 0).sum())
-                known = EVERY.get(str(metric))
-                why = (known.undefined if known else "") or "cell-eval computed no value"
+                why = EVERY[str(metric)].undefined or "cell-eval computed no value"
                 rows.append([name, metric, len(missing), without, why])
     return pd.DataFrame(rows, columns=["prediction", "metric", "undefined", "without_de", "why"])
 
