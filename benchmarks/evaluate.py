@@ -29,6 +29,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from components.shared.storage.machine import cpus
+
 SMALL = {"cells": 15_000, "genes": 6546, "perturbations": 40, "controls": 11_000}
 FULL = {"cells": 120_000, "genes": 6546, "perturbations": 1047, "controls": 10_691}
 EFFECT = 0.6
@@ -346,7 +348,7 @@ def main() -> None:
     made.add_argument("--full", action="store_true", help="the whole test set, ours alone")
     for name, value in SMALL.items():
         made.add_argument(f"--{name}", type=int, help=f"default {value:,}; {FULL[name]:,} if full")
-    made.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    made.add_argument("--threads", type=int, default=cpus())
     made.add_argument("--folder", help="where the files go (default: the temp folder)")
     made.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     options = made.parse_args()

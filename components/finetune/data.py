@@ -12,7 +12,7 @@ from components.shared.model.devices import moved
 from components.shared.model.tokens import Ints, Targets, gathered
 
 Floats = NDArray[np.float64]
-Reading = Callable[[Ints], None]
+WillRead = Callable[[Ints], None]
 """Is given the rows that are used next."""
 
 ROWS_AT_ONCE = 1024
@@ -63,7 +63,7 @@ class TrainingData:
     perturbations, genes], log1p units; lines in the order of `controls`."""
     batch_of_row: NDArray[np.str_] | None = None
     """Where cells are to stand against controls of their own batch."""
-    will_read: Reading = in_memory
+    will_read: WillRead = in_memory
     """Rows that are in a file (see `room`) are read from it side by side, those given together."""
 
     def window(self, rows: Ints, genes: Ints) -> Tensor:
@@ -106,7 +106,7 @@ class TrainingData:
 
 
 def moments(
-    expression: Tensor, rows: Ints, will_read: Reading = in_memory
+    expression: Tensor, rows: Ints, will_read: WillRead = in_memory
 ) -> tuple[Floats, Floats]:
     """Return mean and variance of cells at ``rows`` of ``expression`` [cells, genes], each [genes].
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from components.finetune.data import Reading, in_memory
+from components.finetune.data import WillRead, in_memory
 from components.shared.model.tokens import Ints
 from components.shared.storage.machine import is_mapped, reserve
 from components.shared.telling.errors import InputError
@@ -22,7 +22,7 @@ class Room:
 
     cells: Tensor
     """[rows, modelled genes]"""
-    will_read: Reading = in_memory
+    will_read: WillRead = in_memory
     """Called with the rows that are used next: those in a file are then read side by side."""
 
 

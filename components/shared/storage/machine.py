@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 MAPPED_FROM = 0.5
@@ -24,8 +25,11 @@ def memory() -> int:
     A container is such a group, and so is a job of Slurm's or a service of systemd's.
     """
     whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limits = [path.read_text().strip() for path in _limits() if path.is_file()]
-    return min([whole, *(int(limit) for limit in limits if limit.isdecimal())])
+    said = []
+    for path in _limits():
+        with suppress(OSError):  # there is none, or it is not ours to read
+            said.append(path.read_text().strip())
+    return min([whole, *(int(limit) for limit in said if limit.isdecimal())])
 
 
 def _limits() -> Iterator[Path]:

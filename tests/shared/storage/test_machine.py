@@ -34,6 +34,9 @@ def test_a_containers_or_a_jobs_memory_is_what_there_is(
         limit.write_text(said)
         assert machine.memory() == expected
     assert machine.is_mapped(2**19 + 1) and not machine.is_mapped(2**19)
+    limit.unlink()
+    limit.mkdir()  # cannot be read
+    assert machine.memory() == whole
 
 
 def test_cpus_are_those_that_this_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
