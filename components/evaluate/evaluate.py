@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 from components.evaluate.contenders.baselines import baseline_means, contenders
 from components.evaluate.contenders.ridge import vectors_of
 from components.evaluate.contenders.yardstick import Yardstick
-from components.evaluate.inputs import checks, training_lines
-from components.evaluate.inputs.pair import Pair, predicted_of
-from components.evaluate.inputs.training_lines import Training, basal_mean, no_training
+from components.evaluate.inputs.opened import Inputs
+from components.evaluate.inputs.pair import Pair
+from components.evaluate.inputs.repeat import repeat_command
+from components.evaluate.inputs.training_lines import Training, basal_mean
 from components.evaluate.measures.batch_matched import matched_change
 from components.evaluate.measures.calibrated import calibrate
 from components.evaluate.measures.strata import long_table
-from components.evaluate.pages.effect_tables import Effects, asked_of, read_asked, write_effects
+from components.evaluate.pages.effect_tables import Effects, write_effects
 from components.evaluate.pages.explorer import Explored, write_explorer
 from components.evaluate.pages.findings import Findings
 from components.evaluate.pages.report import Origin, write_report
@@ -31,34 +32,19 @@ from components.evaluate.pages.report_markdown import headline_text, markdown
 from components.evaluate.pages.summary import PERTURBATIONS, PREDICTED, described, nothing_scored
 from components.evaluate.pages.trust import Trust, reached_of, trust, trust_section
 from components.shared.artifacts import evaluation
-from components.shared.artifacts.artifact import EVALUATION, GENE_PRIOR, Artifact, opening, writing
-from components.shared.artifacts.cells import Cells
+from components.shared.artifacts.artifact import EVALUATION, Artifact, writing
 from components.shared.artifacts.confidence import CONFIDENCE_FILE, Confidence
 from components.shared.artifacts.evaluation import HEADLINE_METRIC, MEAN_DELTA, MODEL, REPORT_FILE
 from components.shared.artifacts.matched_controls import BATCH, batches_of
 from components.shared.artifacts.normalisation import unit_of
-from components.shared.artifacts.predictions import KNOWN_MEANS, MATCH_BATCHES, MEANS, Predictions
-from components.shared.artifacts.splits import CONTROL_BOTH, Splits
+from components.shared.artifacts.predictions import KNOWN_MEANS, MATCH_BATCHES, MEANS
+from components.shared.artifacts.splits import CONTROL_BOTH
 from components.shared.findings.limitations import limitations
 from components.shared.findings.verdict import verdict
-from components.shared.model.checkpoint_files import STATS_FILE
 from components.shared.model.rank_cells import RANK
-from components.shared.parameters.repeat import make_command
-from components.shared.parameters.stage_options import INGEST_OPTIONS, SPLIT_OPTIONS
-from components.shared.storage.documents import read_json
 from components.shared.telling.addresses import dataset_of
 from components.shared.telling.errors import InputError, say
 from components.shared.telling.spreadsheet import no_formula, without_formulas
-
-INGEST = {
-    "dataset": "source",
-    "perturbation_column": "perturbation_column",
-    "cell_line_column": "cell_line_column",
-    "control_label": "control",
-}
-"""Pipeline parameter to the parameter of the ingest task it became."""
-EMPTY: tuple[Any, ...] = (None, "", [], (), {})
-"""Values of options that were not given, as artifacts and as signatures spell them."""
 
 
 def evaluate(
@@ -96,79 +82,47 @@ def evaluate(
     """
     if threads < 0:
         raise InputError(f"threads: {threads}; expected 0 (all available CPUs) or more")
-    opened = Cells.open(cells)
-    split = Splits.open(splits, opened)
-    given = Predictions.open(predictions)
-    table = opening(prior, GENE_PRIOR) if prior is not None else None
-    checks.check_same_splits(given.artifact, split)
-    where = str(given.file)
-    whole, pair = predicted_of(given.on_disk, where)
-    checks.check_genes(whole, opened.genes, where)
-    said = read_asked(given.artifact.path)
-    asked = asked_of(whole, pair.perturbations if pair else [], said, given.artifact.path)
-    checks.check_cells(
-        whole, pair, split, None if said is None else set(asked["perturbation"]), where
-    )
-    kind = checks.check_means(given.on_disk, whole, where)
-    training = training_lines.known_of_training(opened, split, given.artifact.path)
-    if pair and training is None:
-        raise no_training(split)
-
-    inputs = {"predictions": given.artifact, "cells": opened.artifact, "splits": split.artifact}
-    inputs |= {"gene_prior": table} if table else {}
+    inputs = Inputs.of(predictions, cells, splits, prior)
+    artifacts = inputs.artifacts
     parameters = {"threads": threads, "repeat": repeat}
-    with writing(target, EVALUATION, parameters=parameters, inputs=inputs) as draft:
-        control = basal_mean(opened, split)
-        effects = Effects(
-            whole.perturbations,
-            whole.genes,
-            control[pd.Index(opened.genes).get_indexer(pd.Index(whole.genes))],
-            _means(given.on_disk, MEANS),
-            _means(given.on_disk, KNOWN_MEANS) if KNOWN_MEANS in given.on_disk.varm else None,
-            None,
-            training,
-            asked,
-        )
+    with writing(target, EVALUATION, parameters=parameters, inputs=artifacts) as draft:
+        control = basal_mean(inputs.cells, inputs.splits)
+        effects = _effects(inputs, control)
         found = by_batch = None
-        if pair and training:
-            baselines = Training.of(training, control, opened.genes)
-            yardstick = Yardstick.of(pair, threads=threads, cache=Path(cache) if cache else None)
-            found, by_batch = _scored(
-                given, effects, opened, split, baselines, table, yardstick, kind
-            )
+        if inputs.pair and inputs.training:
+            kept = Path(cache) if cache else None
+            yardstick = Yardstick.of(inputs.pair, threads=threads, cache=kept)
+            training = Training.of(inputs.training, control, inputs.cells.genes)
+            found, by_batch = _scored(inputs, training, effects, yardstick)
             effects = replace(effects, measured=yardstick.measured.side)
-        stats = _stats(given.artifact)
-        origin = Origin(
-            split.test_line,
-            split.train_lines or effects.lines,
-            shared_controls=len(split.rows(CONTROL_BOTH, line=split.test_line)),
-            inputs=inputs,
-            run=dataset_of(opened.artifact.summary) | stats.get("known_by", {}),
-            repeat=repeat or repeat_command(inputs),
-            unit=unit_of(opened.target_sum),
-        )
+        origin = _origin(inputs, effects, repeat)
         labelled = effects.table(found.model.metrics[HEADLINE_METRIC] if found else None)
-        numbers = found.numbers if found else nothing_scored(origin.why_not_scored, kind)
-        numbers |= {PREDICTED: len(labelled), "run": dict(origin.run)}
-        if found:
-            scored = labelled["perturbation"].isin(found.pair.perturbations)
-            numbers["predicted_strength"] = float(labelled["predicted_strength"][scored].mean())
+        told = _trust(inputs.predictions.artifact, effects)
+        numbers = _numbers(inputs, found, labelled, origin)
         numbers |= {"batch_matched": by_batch} if by_batch else {}
-        if stats:
-            about = given.artifact.summary, numbers, split.artifact.summary
-            numbers["limitations"] = limitations(stats, *about)
-        told = _trust(given.artifact, effects)
+        if inputs.stats:
+            about = inputs.predictions.artifact.summary, numbers, inputs.splits.artifact.summary
+            numbers["limitations"] = limitations(inputs.stats, *about)
         numbers |= {"trust": told.numbers} if told else {}
         _write(found, effects, labelled, numbers, origin, draft.path, told)
-        draft.summary |= _summary(numbers, split.test_line)
+        draft.summary |= _summary(numbers, inputs.splits.test_line)
     print(f"evaluate: {verdict(numbers)}\n{headline_text(found, labelled, origin)}", flush=True)
     print(f"evaluate: wrote {Path(target)}; open {Path(target) / REPORT_FILE}", flush=True)
 
 
-def _stats(predictions: Artifact) -> dict[str, Any]:
-    """Return how the model was trained, empty where the predictions do not bring it along."""
-    file = predictions.path / STATS_FILE
-    return read_json(file, str(file), "run the predict task again") if file.is_file() else {}
+def _effects(inputs: Inputs, control: NDArray[np.float64]) -> Effects:
+    """Return what was predicted as changes of ``control``, with those of the training lines."""
+    file, whole, genes = inputs.predictions.on_disk, inputs.predicted, inputs.cells.genes
+    return Effects(
+        whole.perturbations,
+        whole.genes,
+        control[pd.Index(genes).get_indexer(pd.Index(whole.genes))],
+        _means(file, MEANS),
+        _means(file, KNOWN_MEANS) if KNOWN_MEANS in file.varm else None,
+        None,
+        inputs.training,
+        inputs.asked,
+    )
 
 
 def _means(adata: AnnData, name: str) -> NDArray[np.floating]:
@@ -176,26 +130,45 @@ def _means(adata: AnnData, name: str) -> NDArray[np.floating]:
     return np.asarray(adata.varm[name]).T
 
 
+def _origin(inputs: Inputs, effects: Effects, repeat: str) -> Origin:
+    """Return where the evaluation comes from, for its pages."""
+    cells, splits = inputs.cells, inputs.splits
+    return Origin(
+        splits.test_line,
+        splits.train_lines or effects.lines,
+        shared_controls=len(splits.rows(CONTROL_BOTH, line=splits.test_line)),
+        inputs=inputs.artifacts,
+        run=dataset_of(cells.artifact.summary) | inputs.stats.get("known_by", {}),
+        repeat=repeat or repeat_command(inputs.artifacts),
+        unit=unit_of(cells.target_sum),
+    )
+
+
+def _numbers(
+    inputs: Inputs, found: Findings | None, table: pd.DataFrame, origin: Origin
+) -> dict[str, Any]:
+    """Return what `metrics.json` says of the scores, or why there are none."""
+    numbers = found.numbers if found else nothing_scored(origin.why_not_scored, inputs.kind)
+    numbers |= {PREDICTED: len(table), "run": dict(origin.run)}
+    if found:
+        scored = table["perturbation"].isin(found.pair.perturbations)
+        numbers["predicted_strength"] = float(table["predicted_strength"][scored].mean())
+    return numbers
+
+
 def _scored(
-    given: Predictions,
-    effects: Effects,
-    cells: Cells,
-    splits: Splits,
-    training: Training,
-    prior: Artifact | None,
-    yardstick: Yardstick,
-    kind: str,
+    inputs: Inputs, training: Training, effects: Effects, yardstick: Yardstick
 ) -> tuple[Findings, dict[str, Any] | None]:
     """Score predictions and baselines; return the scores, and those within batches if there are."""
-    pair = yardstick.pair
+    cells, splits, prior, pair = inputs.cells, inputs.splits, inputs.prior, yardstick.pair
     vectors = vectors_of(prior, {*training.perturbations, *pair.perturbations}) if prior else None
     means, fallbacks = baseline_means(training, pair.perturbations, vectors)
     rows = pd.Index(effects.perturbations).get_indexer(pd.Index(pair.perturbations))
     if effects.known_means is not None:
-        known = effects.known_means[rows].astype(float)
-        means[evaluation.KNOWN_EFFECTS] = in_order(known, pair.genes, cells.genes)
+        of_known = effects.known_means[rows].astype(float)
+        means[evaluation.KNOWN_EFFECTS] = in_order(of_known, pair.genes, cells.genes)
     basal = splits.basal(splits.test_line)
-    matched = given.artifact.summary.get(MATCH_BATCHES) and BATCH in pair.obs
+    matched = inputs.predictions.artifact.summary.get(MATCH_BATCHES) and BATCH in pair.obs
     batches = batches_of(cells) if matched else None
     predicted = contenders(
         pair,
@@ -203,10 +176,10 @@ def _scored(
         means,
         cells.genes,
         cells.rows(basal),
-        ranked=kind == RANK,
+        ranked=inputs.kind == RANK,
         batches=None if batches is None else batches[basal],
     )
-    found = _scores(yardstick, predicted, kind, fallbacks)
+    found = _scores(yardstick, predicted, inputs.kind, fallbacks)
     means = {MODEL: in_order(effects.means[rows].astype(float), pair.genes, cells.genes)} | means
     by_own = matched_change(cells, splits, pair.perturbations)
     changes = {name: mean - training.control for name, mean in means.items()}
@@ -326,39 +299,3 @@ def _summary(numbers: dict[str, Any], test_line: str) -> dict[str, Any]:
         **{name: numbers[name] for name in (PREDICTED, *PERTURBATIONS)},
         **{f"{HEADLINE_METRIC}/{name}": values[HEADLINE_METRIC] for name, values in means.items()},
     }
-
-
-def repeat_command(inputs: Mapping[str, Artifact]) -> str:
-    """Return the `make run` line, empty where nothing says where the cells or the model are from.
-
-    What the training was told (recipe, overrides) is in the model's `training_stats.json`, which
-    an evaluation does not see: the line leaves it to the parameter file. ``inputs`` are the
-    evaluation's: cells, splits, predictions and, where one was given, gene_prior.
-    """
-    given = {name: artifact.provenance["parameters"] for name, artifact in inputs.items()}
-    cells, splits = given["cells"], given["splits"]
-    if "source" not in cells or splits.get("train_lines") == []:  # a finished model was applied
-        return ""
-    found = {name: cells[own] for name, own in INGEST.items() if own in cells}
-    found |= {name: splits[name] for name in ("train_lines", "test_line") if name in splits}
-    prior = given.get("gene_prior", {})
-    found |= {
-        name: prior[own]
-        for name, own in (("prior", "uri"), ("pretrained", "vocabulary"))
-        if own in prior
-    }
-    found |= {"seed": splits["seed"]} if "seed" in splits else {}
-    for name, own, defaults in (
-        ("ingest_options", cells, INGEST_OPTIONS),
-        ("split_options", splits, SPLIT_OPTIONS),
-    ):
-        if said := {
-            key: own[key] for key in defaults if key in own and _told(own[key], defaults[key])
-        }:
-            found[name] = said
-    return make_command("run", found, "<parameter file of the run>")
-
-
-def _told(value: Any, usual: Any) -> bool:
-    """Return whether an option must be said: it is not the default."""
-    return value != usual and not (value in EMPTY and usual in EMPTY)

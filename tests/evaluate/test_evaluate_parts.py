@@ -23,8 +23,9 @@ from statsmodels.stats.multitest import multipletests
 
 from components.evaluate.contenders.ridge import PENALTIES, ridge_deltas
 from components.evaluate.contenders.yardstick import Yardstick, halves
-from components.evaluate.evaluate import repeat_command
+from components.evaluate.inputs.asked import asked_of, read_asked
 from components.evaluate.inputs.pair import Pair, pair_of
+from components.evaluate.inputs.repeat import repeat_command
 from components.evaluate.inputs.training_lines import Training
 from components.evaluate.measures import metrics
 from components.evaluate.measures.calibrated import (
@@ -50,7 +51,7 @@ from components.evaluate.measures.uncertainty import (
     compare,
     interval,
 )
-from components.evaluate.pages.effect_tables import Effects, asked_of, read_asked
+from components.evaluate.pages.effect_tables import Effects
 from components.evaluate.pages.summary import (
     described,
     spread_over_seeds,

@@ -16,13 +16,15 @@ from components.finetune.finetune import finetune
 from components.finetune.model_files import CURVES_FILE
 from components.finetune.selection import pearson
 from components.finetune.start import start_model
-from components.predict.predict import clipped_keeping_mean, draw_partners, predict
+from components.predict.predict import predict
+from components.predict.predictor import clipped_keeping_mean
 from components.shared.artifacts.artifact import MODEL, PREDICTIONS, opening
 from components.shared.artifacts.cells import Cells
 from components.shared.artifacts.perturbation import CONTROL
 from components.shared.artifacts.predictions import Predictions
 from components.shared.artifacts.splits import TEST, Splits
 from components.shared.model.checkpoint import read_checkpoint
+from components.shared.model.rank_cells import draw_partners
 from components.shared.parameters.recipe import load_recipe
 from components.shared.telling.errors import InputError
 from components.split.split import split

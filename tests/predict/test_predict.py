@@ -15,7 +15,8 @@ import torch
 from scipy.sparse import csr_matrix, issparse
 from scipy.stats import rankdata
 
-from components.predict.predict import mean_of_cells, predict
+from components.predict.predict import predict
+from components.predict.predictor import mean_of_cells
 from components.shared.artifacts.artifact import MODEL, PREDICTIONS, opening, writing
 from components.shared.artifacts.cells import Cells
 from components.shared.artifacts.confidence import CONFIDENCE_FILE, Confidence
