@@ -19,6 +19,7 @@ import sys
 import tempfile
 from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 
 from kfp.dsl import executor_main
 
@@ -44,7 +45,7 @@ def serve(control: socket.socket) -> tempfile.TemporaryDirectory[str]:
         SystemExit: the run has ended.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal: the run passes it on
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # the run has ended, amid an import
+    signal.signal(signal.SIGTERM, _end)  # the run has ended, perhaps amid an import
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that wait for tasks
     # Frameworks of macOS may not be used on both sides of a fork.
     wanted = [] if sys.platform == "darwin" else list(IMPORTED)
@@ -55,13 +56,19 @@ def serve(control: socket.socket) -> tempfile.TemporaryDirectory[str]:
             continue
         request, files, _, _ = socket.recv_fds(control, 1, 2)
         if not request:
-            raise SystemExit
+            _end()
         gc.freeze()  # a task's own garbage is looked for among its own objects, also at its end
         if not os.fork():
             control.close()
             return _begin(socket.socket(fileno=files[0]), files[1])
         for file in files:
             os.close(file)
+
+
+def _end(*_: object) -> NoReturn:
+    """End this process; amid that, the signal to do so would come to a traceback."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise SystemExit
 
 
 def _begin(channel: socket.socket, output: int) -> tempfile.TemporaryDirectory[str]:

@@ -5,19 +5,23 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stdout
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
 import pytest
 
 from pipelines import signals
 from pipelines.task_processes import FLAG, Tasks
+from tests.pipelines.runs import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -205,6 +209,40 @@ def test_a_host_ends_by_itself_amid_an_import(tmp_path, monkeypatch) -> None:
         time.sleep(0.05)
     tasks.close()
     assert [host.returncode for host in hosts] == [0]
+
+
+LEAVING = """
+import atexit, socket, sys, time
+from pipelines import task_host
+task_host.IMPORTED = ("serving",)
+atexit.register(lambda: (print("leaving", flush=True), time.sleep(1)))
+task_host.main(socket.socket(fileno=0))
+"""
+
+
+@pytest.mark.parametrize("by_signal", [False, True])
+def test_a_host_that_is_told_to_end_while_it_ends_says_nothing(tmp_path, by_signal: bool) -> None:
+    (tmp_path / "serving.py").write_text("print('serving', flush=True)")
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    ours, its = socket.socketpair()
+    host = subprocess.Popen(
+        [sys.executable, "-c", LEAVING],
+        env=environment,
+        stdin=its.fileno(),
+        stdout=PIPE,
+        stderr=PIPE,
+        text=True,
+    )
+    its.close()
+    assert host.stdout and host.stdout.readline() == "serving\n"
+    if by_signal:
+        host.terminate()
+    else:
+        ours.close()
+    assert host.stdout.readline() == "leaving\n"
+    host.terminate()
+    assert host.communicate(timeout=60) == ("", "") and host.returncode == 0
+    ours.close()
 
 
 def test_a_host_that_is_dead_and_not_yet_waited_for_is_replaced(tmp_path, monkeypatch) -> None:
