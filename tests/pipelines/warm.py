@@ -17,6 +17,7 @@ import time
 import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import NoReturn
 
@@ -106,10 +107,21 @@ def _be_run(arguments: Sequence[str], environment: Mapping[str, str], told: list
     pipeline_run.main(arguments)
 
 
-def run(arguments: Sequence[str], environment: Mapping[str, str], told: list[Path]) -> int:
-    """Run from the repository's root, and return the exit code; ``told``: for stdout and stderr."""
+def started(
+    arguments: Sequence[str], environment: Mapping[str, str], told: list[Path]
+) -> ForkServerProcess:
+    """Start a run from the repository's root; ``told``: files for stdout and stderr.
+
+    Its process leads a session of its own.
+    """
     process = FORKSERVER.Process(target=_be_run, args=(list(arguments), dict(environment), told))
     process.start()
+    return process
+
+
+def run(arguments: Sequence[str], environment: Mapping[str, str], told: list[Path]) -> int:
+    """Do the same, and return the exit code."""
+    process = started(arguments, environment, told)
     process.join()
     assert process.exitcode is not None
     return process.exitcode
