@@ -165,7 +165,7 @@ def _scored(
     means, fallbacks = baseline_means(training, pair.perturbations, vectors)
     rows = pd.Index(effects.perturbations).get_indexer(pd.Index(pair.perturbations))
     if effects.known_means is not None:
-        of_known = effects.known_means[rows].astype(float)
+        of_known = effects.known_means[rows]
         means[evaluation.KNOWN_EFFECTS] = in_order(of_known, pair.genes, cells.genes)
     basal = splits.basal(splits.test_line)
     matched = inputs.predictions.artifact.summary.get(MATCH_BATCHES) and BATCH in pair.obs
@@ -180,7 +180,7 @@ def _scored(
         batches=None if batches is None else batches[basal],
     )
     found = _scores(yardstick, predicted, inputs.kind, fallbacks)
-    means = {MODEL: in_order(effects.means[rows].astype(float), pair.genes, cells.genes)} | means
+    means = {MODEL: in_order(effects.means[rows], pair.genes, cells.genes)} | means
     by_own = matched_change(cells, splits, pair.perturbations)
     changes = {name: mean - training.control for name, mean in means.items()}
     scores = by_own.scores(changes, pair.perturbations, cells.genes) if by_own else None
@@ -210,10 +210,12 @@ def _scores(
     return Findings(yardstick.pair, kind, outcomes, ceiling, calibrated, fallbacks)
 
 
-def in_order(means: NDArray[np.float64], genes: list[str], wanted: list[str]) -> Any:
+def in_order(
+    means: NDArray[np.floating], genes: list[str], wanted: list[str]
+) -> NDArray[np.float64]:
     """Return means [perturbations, genes] with columns in the order of ``wanted``, 0 for others."""
     found = pd.Index(genes).get_indexer(pd.Index(wanted))
-    return np.where(found >= 0, means[:, found], 0.0)
+    return np.where(found >= 0, np.asarray(means, np.float64)[:, found], 0.0)
 
 
 @contextmanager

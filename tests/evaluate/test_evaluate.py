@@ -471,8 +471,10 @@ def test_metrics_json_agrees_with_the_tables(evaluated: Path, numbers: dict) -> 
 
 
 def test_known_effects_are_scored_gene_by_gene_whatever_the_order_of_the_genes() -> None:
-    means = np.array([[1.0, 2.0, 3.0]])
-    np.testing.assert_array_equal(in_order(means, ["A", "B", "C"], ["C", "X", "A"]), [[3, 0, 1]])
+    means = np.array([[1.0, 2.0, 3.0]], np.float32)
+    found = in_order(means, ["A", "B", "C"], ["C", "X", "A"])
+    np.testing.assert_array_equal(found, [[3, 0, 1]])
+    assert found.dtype == np.float64
 
 
 def test_what_the_network_added_to_known_effects_is_compared(evaluated: Path) -> None:
@@ -745,18 +747,19 @@ def test_bad_predictions_give_one_line_and_no_output(
 
 
 @pytest.mark.parametrize(
-    ("line", "role", "message"),
+    ("line", "role", "cells", "message"),
     [
-        ("rpe1", "control_basal", "has role 'control_basal', but a control here must be"),
-        ("k562", "control_reference", "is of line 'k562'"),
+        ("rpe1", "control_basal", 1, "has role 'control_basal', but a control here must be .*'$"),
+        ("rpe1", "control_basal", 2, r"has role 'control_basal'.* \(and 1 more cell\)$"),
+        ("k562", "control_reference", 3, r"is of line 'k562'.* \(and 2 more cells\)$"),
     ],
 )
 def test_controls_of_the_basal_half_or_of_a_training_line_are_refused(
-    small: Screen, line: str, role: str, message: str
+    small: Screen, line: str, role: str, cells: int, message: str
 ) -> None:
     chosen = (small.obs["cell_line"] == line).to_numpy() & (small.roles == role)
-    names = list(small.obs.index[chosen][:3])
-    predictions = small.predictions(lambda a: _rename(a, names), name=f"controls {line} {role}")
+    names = list(small.obs.index[chosen][:cells])
+    predictions = small.predictions(lambda a: _rename(a, names), name=f"controls {role} {cells}")
     with pytest.raises(InputError, match=message):
         small.evaluate(predictions, name="refused")
 

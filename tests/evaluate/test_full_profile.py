@@ -457,3 +457,19 @@ def test_rows_on_disk_are_those_in_memory(
         np.testing.assert_array_equal(dense(chosen[wanted]), dense(cells)[::-1][wanted])
         assert chosen.shape == cells.shape and digest_of(chosen) != digest_of(matrix)
         assert digest_of(matrix) == digest_of(matrix_of(stored))
+
+
+def test_of_rows_on_disk_nothing_is_read_but_what_lies_between_neighbours() -> None:
+    values = np.arange(400.0).reshape(200, 2)
+    asked = []
+
+    class Stored:
+        shape, dtype = values.shape, values.dtype
+
+        def __getitem__(self, rows: slice) -> np.ndarray:
+            asked.append((rows.start, rows.stop))
+            return values[rows]
+
+    found = OnDisk(Stored())[np.array([90, 5, 7, 6, 91, 199])]
+    np.testing.assert_array_equal(found, values[[90, 5, 7, 6, 91, 199]])
+    assert asked == [(5, 8), (90, 92), (199, 200)]

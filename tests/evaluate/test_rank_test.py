@@ -1,6 +1,7 @@
 """The rank test against pdex itself, to the last bit."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ from scipy.sparse import csr_matrix
 from scipy.stats import mannwhitneyu
 
 from components.evaluate.inputs.pair import Pair
+from components.evaluate.measures import side as side_module
 from components.evaluate.measures.compiled import kept
 from components.evaluate.measures.rank_test import SortedControls, rank_test
 from components.evaluate.measures.side import Controls, Side, side_of
@@ -140,3 +142,20 @@ def test_what_is_compiled_is_kept_where_it_can_be_and_else_compiled_again() -> N
 
     function = Compiled()
     assert kept(function) is function and function.asked == 1
+
+
+def test_no_more_threads_run_than_are_allowed(monkeypatch) -> None:
+    allowed = []
+
+    class Pool(ThreadPoolExecutor):
+        def __init__(self, most: int) -> None:
+            allowed.append(most)
+            super().__init__(most)
+
+    monkeypatch.setattr(side_module, "ThreadPoolExecutor", Pool)
+    monkeypatch.setattr(side_module, "cpus", lambda: 8)
+    cells = np.random.default_rng(0).random((9, 4), np.float32)
+    controls = Controls.of(cells, centred=True, threads=3)
+    controls.as_in(cells + 1, threads=2)
+    ours(pair_from(cells, labels_of(3, [3, 3])), threads=1)
+    assert allowed == [3, 2, 8, 1]

@@ -164,5 +164,6 @@ def _refuse(wrong: "pd.Series | NDArray[np.bool_]", pair: Predicted, where: str,
     rows = np.flatnonzero(np.asarray(wrong))
     if len(rows):
         name, label = pair.obs.index[rows[0]], pair.labels[rows[0]]
-        more = f" (and {len(rows) - 1} more cells)" if len(rows) > 1 else ""
+        others = len(rows) - 1
+        more = f" (and {others} more cell{'s' * (others > 1)})" if others else ""
         raise InputError(f"{where}: cell '{name}' of '{label}' {why}{more}")
