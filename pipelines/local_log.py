@@ -1,7 +1,11 @@
-"""The output of KFP's local runner, without lines that only KFP reads.
+"""The output of KFP's local runner: a line a task, with what it made and how long it took.
+
+What a task says meanwhile is its progress: on a terminal each line is drawn over the one before,
+elsewhere one is shown every ten seconds. Warnings stay, and so does all that a task said before it
+failed without saying why. VERBOSE=1 shows everything, also KFP's own lines; the log has it anyway.
 
 Tasks of a comparison run side by side, each in a thread of KFP's. Lines are put together thread by
-thread, and each carries the run that it is of. VERBOSE=1 shows KFP's own lines too.
+thread, and each carries the run that it is of.
 """
 
 import ast
@@ -15,12 +19,15 @@ import sys
 import threading
 import time
 import warnings
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
 from components.shared.parameters.prior_grammar import parse_prior
+from components.shared.telling.facts import TITLE, titled
 
 EXECUTOR = "[KFP Executor"
 INPUT = "Got executor_input:"
@@ -30,32 +37,54 @@ SELECTOR = "expression selector"
 """Of every parameter that a task takes from an item of a loop."""
 ITEM = "to parent value: "
 """Text before the item of a loop in the line that says that a task takes something from it."""
-CHATTER = re.compile(r"Streamed logs:|outputs:|has no outputs|Cleaned up workspace")
 NEWS_TO_NOBODY = re.compile(r"Skipping task |(Executing task|Task) 'conclude'")
 """Of what comes after a task that failed, or that was stopped; the run's last line says it."""
 RESULT = re.compile(r"[a-z-]+: result: ")
 """Lines for a cluster's last page; here the end of the run says it."""
 STARTED = re.compile(r"Executing task '(.+)'")
+ENDED = re.compile(r"Task '(.+)' finished with status ([A-Z]+)")
+CACHED = re.compile(r"Task (\S+) cache hit")
 JSON_START = re.compile(r'["{}\[\]\d-]|(true|false|null)\b')
 LAST = "conclude"
-ENDED = re.compile(r"Task 'evaluate(-\d+)?' finished")
-"""In KFP's line on the last task of a run of a comparison."""
-PROGRESS = re.compile(r"\d+%\|")
-"""In a line of a bar, which on a terminal is drawn over the one before."""
+SCORED = "evaluate"
+"""The last task of a run of a comparison."""
+MADE = re.compile(r"[a-z-]+: wrote .+?: (.+)")
+"""The line with which a task says what it made, after the folder."""
+STAYS = re.compile(r"(?i)\b(warning|note|stopped|resuming|resumed|damaged|trying again)\b")
+"""Words of lines that are more than progress."""
+OF_TASK = re.compile(r"([a-z_-]+): (?=\S)")
+EVERY = 10.0
+"""Seconds between lines of progress that are no bar's, off a terminal; a bar's come as slowly."""
+LAST_WORDS = 40
+"""Lines that are shown of a task which failed without an error line: those of a traceback."""
 CLEARED = "\r\x1b[K"
+
+
+@dataclass
+class _Task:
+    """What a task has said."""
+
+    name: str = ""
+    began: float = field(default_factory=time.monotonic)
+    shown: float = field(default_factory=time.monotonic)
+    """When it was last heard of off a terminal."""
+    made: str = "done"
+    said_why: bool = False
+    """Whether it said why it failed."""
+    words: deque[str] = field(default_factory=lambda: deque(maxlen=LAST_WORDS))
 
 
 class _Said(threading.local):
     """State of one thread, which runs a task at a time."""
 
-    pending = ""
-    label = ""
-    task = ""
-    in_json = False
+    def __init__(self) -> None:
+        self.pending = self.label = ""
+        self.task = _Task()
+        self.in_json = False
 
 
 class _Readable(io.TextIOBase):
-    """Passes whole lines on, except the executor's own and the JSON of a task's input."""
+    """Passes on what a reader of the run needs, and writes everything into its log."""
 
     def __init__(self, stream: TextIO, log: TextIO | None, *, verbose: bool, runs: int) -> None:
         self._stream = stream
@@ -78,27 +107,45 @@ class _Readable(io.TextIOBase):
         self._stream.flush()
 
     def end(self) -> None:
-        """Pass on what stands without the end of its line."""
+        """Pass on what stands without the end of its line, and leave no progress behind."""
         rest, self._said.pending = self._said.pending, ""
         if rest.strip():
             self._hear(rest)
+        if self._stream.isatty():
+            self._stream.write(CLEARED)
 
     def record(self, record: logging.LogRecord) -> bool:
-        """Pass on what KFP logs; its own handlers change from task to task, and get nothing."""
+        """Hear what KFP logs; its own handlers change from task to task, and get nothing."""
         text = plain(record.getMessage())
         if SELECTOR in text.lower():
             self._said.label = label_of(text) or self._said.label
             return False
         if started := STARTED.search(text):
-            self._said.task, self._said.in_json = started[1], False
+            self._said.task, self._said.in_json = _Task(_bare(started[1])), False
         clock = time.strftime("%H:%M:%S", time.localtime(record.created))
-        chatter = record.levelno < logging.WARNING and bool(CHATTER.search(text))
-        chatter = chatter or bool(NEWS_TO_NOBODY.search(text))
-        for number, line in enumerate(text.rstrip().split("\n")):
-            self._pass(f"{clock} {line}" if not number else line, chatter=chatter)
-        if self._runs > 1 and ENDED.search(text):
+        ended, cached = ENDED.search(text), CACHED.search(text)
+        of_the_run = record.levelno >= logging.WARNING and not ended
+        for line in f"{clock} {text.rstrip()}".split("\n"):
+            self._write(line)
+            if self._verbose or (of_the_run and not NEWS_TO_NOBODY.search(text)):
+                self._show(line)
+        if cached:
+            self._tell(_bare(cached[1]), "from the cache")
+        elif ended and _bare(ended[1]) != LAST:
+            self._conclude(self._said.task, succeeded=ended[2] == "SUCCESS")
+        if self._runs > 1 and ended and _bare(ended[1]) == SCORED:
             self._count()
         return False
+
+    def _conclude(self, task: _Task, *, succeeded: bool) -> None:
+        """Tell what a task made and how long it took, or what it said last before it failed."""
+        took = f"{time.monotonic() - task.began:.0f} s"
+        if succeeded:
+            self._tell(task.name, f"{task.made}, {took}")
+            return
+        for line in () if task.said_why or self._verbose else task.words:
+            self._show(line)
+        self._tell(task.name, f"failed after {took}")
 
     def _count(self) -> None:
         """Say how many runs of a comparison are done, and how long the others may take."""
@@ -106,15 +153,30 @@ class _Readable(io.TextIOBase):
         left = self._runs - self._ended
         minutes = (time.monotonic() - self._began) / self._ended * left / 60
         took = f", about {max(1, round(minutes))} min left" if left > 0 else ""
-        self._pass(f"{self._ended} of {self._runs} runs done{took}", chatter=False)
+        line = f"{self._ended} of {self._runs} runs done{took}"
+        self._write(line)
+        self._show(line)
 
     def _hear(self, line: str) -> None:
-        bare = plain(line).strip()
+        """Hear a line of a task's, or one of the executor that starts it."""
+        bare, task = plain(line).strip(), self._said.task
         if is_error := bool(ERROR.match(bare)):
             self.told_errors.append(bare)
-            self._said.in_json = False
-        if is_error or self._of_a_task(bare):
-            self._pass(line, chatter=not is_error and self._is_chatter(bare))
+            self._said.in_json, task.said_why = False, True
+        elif not self._of_a_task(bare):
+            return
+        self._write(line)
+        if made := MADE.match(bare):
+            task.made = made[1].partition("; open ")[0].rstrip(".")
+        if self._verbose or is_error:
+            self._show(line)
+        elif not self._is_chatter(bare):
+            task.words.append(line)
+            if STAYS.search(bare) and not made:
+                named = OF_TASK.match(bare)
+                self._tell(named[1] if named else task.name, bare[named.end() if named else 0 :])
+            else:
+                self._pass(bare, task)
 
     def _of_a_task(self, bare: str) -> bool:
         """Return whether a line is a task's: not blank, the executor's or of its input's JSON."""
@@ -125,30 +187,51 @@ class _Readable(io.TextIOBase):
         return bool(bare) and not self._said.in_json
 
     def _is_chatter(self, bare: str) -> bool:
-        if self._said.task.partition("-")[0] == LAST and not ERROR.match(bare):
-            return True
+        """Return whether a line says nothing here: KFP's rules, and what is for other pages."""
         rule = len(bare) > 20 and set(bare) == {"-"}
-        return rule or bool(RESULT.match(bare) or CHATTER.match(bare))
+        return rule or self._said.task.name == LAST or bool(RESULT.match(bare))
 
-    def _pass(self, line: str, *, chatter: bool) -> None:
-        if label := self._said.label:
-            line = f"[{label}] {line.lstrip()}"
+    def _tell(self, title: str, fact: str) -> None:
+        """Show a fact behind its title, on a terminal in its columns."""
+        fact = fact.replace(self._here, "")
+        whole = self._said.label or not self._stream.isatty()
+        for line in [f"{title:<{TITLE}}{fact}"] if whole else titled(title, fact):
+            self._show(line)
+
+    def _pass(self, bare: str, task: _Task) -> None:
+        """Show a line that the next one may replace."""
+        labelled = self._labelled(bare).replace(self._here, "")
+        if self._stream.isatty():
+            width = shutil.get_terminal_size().columns - 1
+            with self._one_at_a_time:
+                self._stream.write(CLEARED + labelled[:width])
+                self._stream.flush()
+        elif time.monotonic() - task.shown >= EVERY:
+            task.shown = time.monotonic()
+            self._show(bare)
+
+    def _labelled(self, line: str) -> str:
+        label = self._said.label
+        return f"[{label}] {line.lstrip()}" if label else line
+
+    def _write(self, line: str) -> None:
+        """Write a line to the log."""
         with self._one_at_a_time:
             if self._log:
-                self._log.write(plain(line) + "\n")
+                self._log.write(plain(self._labelled(line)) + "\n")
                 self._log.flush()
-            if self._verbose or not chatter:
-                self._show(line.replace(self._here, ""))
 
     def _show(self, line: str) -> None:
-        """Print a line; on a terminal a bar stays only until the next line."""
-        if not self._stream.isatty():
-            self._stream.write(line + "\n")
-        elif PROGRESS.search(line):
-            self._stream.write(CLEARED + plain(line)[: shutil.get_terminal_size().columns - 1])
-        else:
-            self._stream.write(f"{CLEARED}{line}\n")
-        self._stream.flush()
+        """Print a line to stay."""
+        text = self._labelled(line).replace(self._here, "")
+        with self._one_at_a_time:
+            self._stream.write(f"{CLEARED if self._stream.isatty() else ''}{text}\n")
+            self._stream.flush()
+
+
+def _bare(task: str) -> str:
+    """Return the name of a task without the number that it has in another pipeline."""
+    return re.sub(r"-\d+$", "", task)
 
 
 def plain(text: str) -> str:
@@ -173,7 +256,7 @@ def _value(text: str) -> Any:
 
 @contextmanager
 def readable_log(log: Path | None = None, *, runs: int = 1) -> Iterator[_Readable]:
-    """Leave out executor messages, task inputs as JSON, and warnings; yield what hears the log.
+    """Show a line a task, as the module tells; yield what hears the log.
 
     The file ``log`` is to hold what VERBOSE=1 would show. Several ``runs`` are counted as they end.
     """

@@ -6,7 +6,6 @@ else goes wrong is a note, and the run continues.
 """
 
 import os
-import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -37,14 +36,11 @@ from components.shared.storage.hdf5 import opened_hdf5
 from components.shared.storage.ranged import Ranged, UnreadError, opened_in_part
 from components.shared.telling.addresses import visible
 from components.shared.telling.errors import InputError, shortlist
+from components.shared.telling.facts import titled
 
 GENERATED = "sim://"
 UNREAD = ("X", "layers", "uns", "obsm", "obsp", "varm", "varp", "mod")
 """Groups that the look does not open; of raw it needs the names of genes."""
-WIDTH = 80
-"""Columns of a terminal."""
-TITLE = 12
-"""Columns of what stands before a fact."""
 LEAST_SETS = 10
 """Sets that validate where nothing else is said (components/split/role_rules.py)."""
 
@@ -103,12 +99,7 @@ def look(parameters: Mapping[str, Any], *, generate: Generate | None = None) -> 
     else:
         if training := training_of(parameters):
             facts |= estimated(_size(seen, parameters), training)
-    return [line for title, fact in facts.items() for line in _lines(title, fact)]
-
-
-def _lines(title: str, fact: str) -> list[str]:
-    wrapped = textwrap.wrap(" ".join(fact.split()), WIDTH - TITLE, break_long_words=False)
-    return [f"{title if not i else '':<{TITLE}}{line}" for i, line in enumerate(wrapped)]
+    return [line for title, fact in facts.items() for line in titled(title, fact)]
 
 
 def print_look(parameters: Mapping[str, Any]) -> None:

@@ -68,7 +68,12 @@ def compare(
             RESULT: result(found),
         }
     print(markdown(found).partition("Repeat it")[0], flush=True)
-    print(f"compare: wrote {Path(target)}; open {Path(target) / 'report.html'}", flush=True)
+    missing = f", {len(grid.missing)} missing" if grid.missing else ""
+    print(
+        f"compare: wrote {target}: {len(grid.runs)} runs{missing}; open "
+        f"{Path(target) / 'report.html'}",
+        flush=True,
+    )
     tell_result("compare", draft.summary[RESULT])
 
 

@@ -107,7 +107,8 @@ def evaluate(
         _write(found, effects, labelled, numbers, origin, draft.path, told)
         draft.summary |= _summary(numbers, inputs.splits.test_line)
     print(f"evaluate: {verdict(numbers)}\n{headline_text(found, labelled, origin)}", flush=True)
-    print(f"evaluate: wrote {Path(target)}; open {Path(target) / REPORT_FILE}", flush=True)
+    of = f"{numbers['perturbations']:,} of {len(labelled):,} perturbations scored"
+    print(f"evaluate: wrote {target}: {of}; open {Path(target) / REPORT_FILE}", flush=True)
 
 
 def _effects(inputs: Inputs, control: NDArray[np.float64]) -> Effects:

@@ -112,9 +112,11 @@ def one_process(
             draft.summary |= {key: value for key, value in stats.items() if key != "history"}
     if ready.store:
         ready.store.keep(1)
+    reached = stats["best_val_pearson_delta"]
+    score = "" if reached is None else f"validation pearson_delta {reached:.4f}, "
     print(
         f"finetune: wrote {target}: best epoch {result.best_epoch} of {stats['epochs_run']}, "
-        f"validation pearson_delta {stats['best_val_pearson_delta']}, {result.stop_reason}",
+        f"{score}{result.stop_reason}",
         flush=True,
     )
 

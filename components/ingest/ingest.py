@@ -344,8 +344,8 @@ def ingest(
         _warn(draft.summary)
     summary = draft.summary
     _say(
-        f"wrote {summary['cells']} cells x {summary['genes']} genes, {summary['perturbations']} "
-        f"perturbations in {len(summary['lines'])} lines to {target}"
+        f"wrote {target}: {summary['cells']:,} cells x {summary['genes']:,} genes, "
+        f"{summary['perturbations']:,} perturbations in {len(summary['lines'])} lines"
     )
 
 

@@ -106,9 +106,8 @@ def predict(
         draft.summary |= _summary(predictor, split, requested, wanted)
     unmeasured = f" ({len(requested.unmeasured)} not measured)" if requested.unmeasured else ""
     print(
-        f"predict: wrote {Path(target) / PREDICTIONS_FILE}: {len(wanted.labels)} cells of "
-        f"{len(requested.predicted)} perturbations{unmeasured} in {line} and {len(reference)} real "
-        "controls",
+        f"predict: wrote {target}: {len(wanted.labels):,} cells of {len(requested.predicted):,} "
+        f"perturbations{unmeasured} in {line}, {len(reference):,} real controls",
         flush=True,
     )
 

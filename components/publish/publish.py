@@ -65,7 +65,7 @@ def publish(
         except BaseException:
             shutil.rmtree(target, ignore_errors=True)
             raise
-    print(f"publish: wrote {target}: {len(files)} files and the card {target / CARD_FILE}")
+    print(f"publish: wrote {target}: {len(files)} files and the card; open {target / CARD_FILE}")
     if publish_to:
         print(f"publish: published at {where}")
     tell_result("publish", draft.summary[RESULT])

@@ -34,7 +34,7 @@ from components.shared.storage.downloads import shown
 from components.shared.storage.files import fetched
 from components.shared.telling.errors import InputError, shortlist
 from components.split.coded_labels import Labels
-from components.split.counts import as_table, summarise
+from components.split.counts import NAMES, as_table, summarise
 from components.split.role_rules import Rules, from_lines, with_validation
 from components.split.roles import NOT_IN_TRAINING, assign
 from components.split.split_file import read_split_file, rules_of
@@ -138,7 +138,8 @@ def split(
         _write(draft.path, table, summary, asked, aliases)
         draft.summary |= summary | _carried(opened.artifact.summary)
     print(as_table(summary), flush=True)
-    print(f"split: wrote {len(table):,} roles to {Path(target) / SPLITS_FILE}", flush=True)
+    numbers = ", ".join(f"{summary[f'{name}_cells']:,} {name}" for name in NAMES.values())
+    print(f"split: wrote {target}: {numbers} cells", flush=True)
 
 
 def _table(obs: pd.DataFrame, cells: Objects, roles: Objects) -> pd.DataFrame:

@@ -432,7 +432,7 @@ training cells: k562 24, jurkat 25
 validation sets: k562 1, jurkat 1 (fewer than 10: an epoch is chosen by little)
 test line rpe1: 1 perturbations seen in training, 1 unseen; controls 6 basal, 5 reference
 unused cells: 33; cell line not used: 13; test-line perturbation that was not requested: 20
-split: wrote 132 roles to {tmp_path}/splits/splits.parquet
+split: wrote {tmp_path}/splits: 49 training, 9 validation, 8 test cells
 """
     )
     run(tmp_path, obs, "none validates", val_fraction=0)
