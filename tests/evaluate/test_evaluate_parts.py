@@ -24,8 +24,9 @@ from statsmodels.stats.multitest import multipletests
 from components.evaluate.contenders.ridge import PENALTIES, ridge_deltas
 from components.evaluate.contenders.yardstick import Yardstick, halves
 from components.evaluate.inputs.asked import asked_of, read_asked
-from components.evaluate.inputs.pair import Pair, pair_of
+from components.evaluate.inputs.pair import Pair, pair_of, predicted_of
 from components.evaluate.inputs.repeat import repeat_command
+from components.evaluate.inputs.rows import dense
 from components.evaluate.inputs.training_lines import Training
 from components.evaluate.measures import metrics
 from components.evaluate.measures.calibrated import (
@@ -61,7 +62,7 @@ from components.evaluate.pages.summary import (
 from components.shared.artifacts.artifact import CELLS, EVALUATION, Artifact, opening, writing
 from components.shared.artifacts.evaluation import COMPARED, HEADLINE, SEEN, UNSEEN
 from components.shared.artifacts.perturbation import CONTROL
-from components.shared.artifacts.predictions import PERTURBATIONS_FILE, TRUTH
+from components.shared.artifacts.predictions import MEASURED, PERTURBATIONS_FILE, TRUTH
 from components.shared.findings.paired import holm
 from components.shared.model.rank_cells import rank_cells
 from components.shared.telling.errors import InputError
@@ -200,6 +201,55 @@ def test_what_is_undefined_is_counted_with_its_reason() -> None:
     assert row["why"] == "cell-eval computed no value"
 
 
+def predictions_of(cells: np.ndarray | csr_matrix, labels: list[str]) -> AnnData:
+    """Return what `predict` writes, where prediction and truth are the same cells."""
+    obs = pd.DataFrame({"perturbation": labels, "cell_line": "l", "seen_in_training": True})
+    obs["is_control"] = obs["perturbation"] == CONTROL
+    adata = AnnData(cells, obs.set_index(obs.index.astype(str)))
+    adata.layers[TRUTH] = adata.X.copy()
+    adata.uns |= {"perturbation_column": "perturbation", "control": CONTROL}
+    return adata
+
+
+@pytest.mark.parametrize("kind", [csr_matrix, np.asarray])
+def test_what_was_measured_of_the_predicted_perturbations_is_compared_in_its_own_rows(
+    kind: Callable,
+) -> None:
+    labels = ["B", "A", CONTROL, "B", CONTROL, "A", "C"]
+    cells = np.random.default_rng(0).random((7, 5), np.float32)
+    adata = predictions_of(kind(cells), labels)
+    adata.layers[TRUTH] = kind(cells + np.array([[1], [1], [0], [1], [0], [1], [1]], np.float32))
+    whole, pair = predicted_of(adata, "here")
+    assert whole is pair
+    adata.obs[MEASURED] = [label != "A" for label in labels]
+    whole, pair = predicted_of(adata, "here")
+    assert whole.perturbations == ["A", "B", "C"] and pair and pair.perturbations == ["B", "C"]
+    rows = [0, 2, 3, 4, 6]
+    assert pair.obs.index.tolist() == [str(row) for row in rows]
+    np.testing.assert_array_equal(dense(pair.predicted[:]), dense(adata.X)[rows])
+    np.testing.assert_array_equal(dense(pair.measured[:]), dense(adata.layers[TRUTH])[rows])
+    np.testing.assert_array_equal(dense(whole.predicted[:]), cells)
+    adata.obs[MEASURED] = adata.obs["is_control"]
+    del adata.layers[TRUTH]
+    assert predicted_of(adata, "here")[1] is None
+    with pytest.raises(InputError, match=r"^here: no perturbed cell was measured"):
+        pair_of(adata, "here")
+
+
+@pytest.mark.parametrize(
+    ("unmeasured", "told"),
+    [([2], "is false of a control"), ([0], "some cells of 'B' are measured and others are not")],
+)
+def test_a_measurement_that_is_there_for_some_cells_of_a_label_is_refused(
+    unmeasured: list[int], told: str
+) -> None:
+    labels = ["B", "A", CONTROL, "B", CONTROL]
+    adata = predictions_of(np.full((5, 3), 0.5, np.float32), labels)
+    adata.obs[MEASURED] = ~np.isin(np.arange(5), unmeasured)
+    with pytest.raises(InputError, match=f"^here: .*{told}"):
+        pair_of(adata, "here")
+
+
 @pytest.mark.parametrize("place", [0, 1, -1, None])
 @pytest.mark.parametrize("kind", [csr_matrix, np.asarray])
 def test_one_value_that_is_no_whole_number_tells_log1p_from_counts(
@@ -208,12 +258,7 @@ def test_one_value_that_is_no_whole_number_tells_log1p_from_counts(
     values = np.full((40, 60), 2.0, np.float32)  # more than are looked at together
     if place is not None:
         values.flat[place] = 0.5
-    labels = ["A"] * 20 + [CONTROL] * 20
-    obs = pd.DataFrame({"perturbation": labels, "cell_line": "l", "seen_in_training": True})
-    obs["is_control"] = obs["perturbation"] == CONTROL
-    adata = AnnData(kind(values), obs.set_index(obs.index.astype(str)))
-    adata.layers[TRUTH] = adata.X.copy()
-    adata.uns |= {"perturbation_column": "perturbation", "control": CONTROL}
+    adata = predictions_of(kind(values), ["A"] * 20 + [CONTROL] * 20)
     if place is None:
         with pytest.raises(InputError, match="only whole numbers"):
             pair_of(adata, "here")
