@@ -52,7 +52,6 @@ MADE = re.compile(r"[a-z-]+: wrote .+?: (.+)")
 """The line with which a task says what it made, after the folder."""
 STAYS = re.compile(r"(?i)\b(warning|note|stopped|resuming|resumed|damaged|trying again)\b")
 """Words of lines that are more than progress."""
-OF_TASK = re.compile(r"([a-z_-]+): (?=\S)")
 EVERY = 10.0
 """Seconds between lines of progress that are no bar's, off a terminal; a bar's come as slowly."""
 LAST_WORDS = 40
@@ -64,9 +63,9 @@ CLEARED = "\r\x1b[K"
 class _Task:
     """What a task has said."""
 
-    name: str = ""
-    began: float = field(default_factory=time.monotonic)
-    shown: float = field(default_factory=time.monotonic)
+    name: str
+    began: float
+    shown: float
     """When it was last heard of off a terminal."""
     made: str = "done"
     said_why: bool = False
@@ -79,7 +78,7 @@ class _Said(threading.local):
 
     def __init__(self) -> None:
         self.pending = self.label = ""
-        self.task = _Task()
+        self.task = _Task("", 0.0, 0.0)
         self.in_json = False
 
 
@@ -121,7 +120,8 @@ class _Readable(io.TextIOBase):
             self._said.label = label_of(text) or self._said.label
             return False
         if started := STARTED.search(text):
-            self._said.task, self._said.in_json = _Task(_bare(started[1])), False
+            now = time.monotonic()
+            self._said.task, self._said.in_json = _Task(_bare(started[1]), now, now), False
         clock = time.strftime("%H:%M:%S", time.localtime(record.created))
         ended, cached = ENDED.search(text), CACHED.search(text)
         of_the_run = record.levelno >= logging.WARNING and not ended
@@ -173,8 +173,7 @@ class _Readable(io.TextIOBase):
         elif not self._is_chatter(bare):
             task.words.append(line)
             if STAYS.search(bare) and not made:
-                named = OF_TASK.match(bare)
-                self._tell(named[1] if named else task.name, bare[named.end() if named else 0 :])
+                self._tell(task.name, bare.removeprefix(f"{task.name}: "))
             else:
                 self._pass(bare, task)
 

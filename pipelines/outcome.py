@@ -17,7 +17,7 @@ from components.shared.artifacts.evaluation import (
 from components.shared.findings.verdict import best_baseline, figure, mean_of, verdict
 from components.shared.storage.documents import read_json
 from components.shared.storage.downloads import shown
-from pipelines.history import COMPARISON, PUBLISHED, Kept, shown_root
+from pipelines.history import COMPARISON, LOG, PUBLISHED, Kept, shown_root
 from pipelines.inputs import is_prediction
 
 WIDTH = 80
@@ -99,6 +99,7 @@ def _page(
             *told,
             "",
             f"run        {root.name}",
+            f"log        {where / LOG}",
             *(f"{name:<10} {where / path}" for name, path in files.items()),
             "",
             f"finished in {seconds:.0f} s; try next:",

@@ -50,6 +50,7 @@ from pipelines.history import (
     new_folder,
     private,
     remove_drafts,
+    short,
 )
 from pipelines.images import PACKAGES_LOCK, development_images, stages
 from pipelines.inputs import NOT_YAML, input_uris, is_comparison, is_prediction, priors_of
@@ -340,7 +341,10 @@ def run(
             raise StoppedError from None
         if told.told_errors:
             raise TaskError(told.told_errors[-1]) from None
-        raise InputError(f"{plain(str(error))}; what the task said is above") from None
+        raise InputError(
+            f"{plain(str(error))}; what the task said last is above, all of it in "
+            f"{short(root / LOG)}"
+        ) from None
     wanted = "*/compare/comparison" if comparing else "*/publish/published"
     [found] = root.glob(wanted)
     link_results(root, found)
@@ -395,7 +399,7 @@ def main(given: Sequence[str] | None = None) -> None:
         with telling_instead(arguments.params):
             check_early(params)
         try:
-            print("\n".join([*described(params), *looked_at(params)]), flush=True)
+            print("\n".join([*described(params), *looked_at(params), ""]), flush=True)
             root = run(
                 params,
                 arguments.runs,

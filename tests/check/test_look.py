@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from components.check import look as looking
 from components.check.estimate import (
     Size,
     Training,
@@ -29,6 +28,7 @@ from components.ingest.ingest import ingest
 from components.shared.storage import machine, ranged
 from components.shared.storage.ranged import UnreadError, opened_in_part
 from components.shared.telling.errors import InputError
+from components.shared.telling.facts import TITLE
 from components.split.split import split
 from tests.servers.stores import serving as serving_store
 from tests.servers.web_server import Web, serving
@@ -52,8 +52,8 @@ def asked(dataset: object, **more: object) -> dict[str, object]:
 def facts(lines: list[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for line in lines:
-        title = line[: looking.TITLE].strip() or list(found)[-1]
-        found[title] = f"{found.get(title, '')} {line[looking.TITLE :]}".strip()
+        title = line[:TITLE].strip() or list(found)[-1]
+        found[title] = f"{found.get(title, '')} {line[TITLE:]}".strip()
     return found
 
 
@@ -151,7 +151,7 @@ def test_any_other_fault_is_a_note(h5ad: Path, monkeypatch: pytest.MonkeyPatch) 
     def fails(*_: object, **__: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(looking, "labels_of", fails)
+    monkeypatch.setattr("components.check.look.labels_of", fails)
     assert "(MemoryError)" in look(asked(h5ad))[0]
 
 

@@ -430,7 +430,7 @@ def test_all_that_is_said_of_a_known_grid(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert printed.startswith(said.partition("Repeat it")[0])
     assert printed.splitlines()[-len(result) - 1 :] == [
-        f"compare: wrote {folder}; open {folder}/report.html",
+        f"compare: wrote {folder}: 5 runs, 1 missing; open {folder}/report.html",
         *result,
     ]
 

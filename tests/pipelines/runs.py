@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from pipelines.history import LATEST
+from pipelines.history import LATEST, LOG
 from tests.pipelines import warm
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,6 +47,20 @@ def path_after(word: str, output: str) -> Path:
         told[name] = line.split(maxsplit=1)[1]
     folder, _, inside = told[word].partition(f"/{LATEST}/")
     return Path(folder, told["run"], inside).resolve()
+
+
+def log_of(output: str) -> str:
+    """Return the log of a run that ended well."""
+    return path_after("log", output).read_text()
+
+
+def tasks_told(output: str) -> list[tuple[str, str]]:
+    """Return the tasks that a run told of, in a line each, and what it said that each made."""
+    line = r"^(?:\[[^\]]+\] )?([a-z]+) +(\S.*), \d+ s$|^(?:\[[^\]]+\] )?([a-z]+) +(from the cache)$"
+    return [
+        (found[1] or found[3], found[2] or found[4])
+        for found in re.finditer(line, output, re.MULTILINE)
+    ]
 
 
 def processes(session: int) -> Iterator[tuple[int, str]]:
@@ -96,10 +110,15 @@ def started(runs: Path, said: Path, *flags: str) -> Iterator[subprocess.Popen[by
         run.wait(30)
 
 
-def wait_for(pattern: str, said: Path, run: subprocess.Popen[bytes]) -> None:
+def wait_for(pattern: str, runs: Path, run: subprocess.Popen[bytes]) -> None:
+    """Wait until the log of the newest run tells it."""
     until = time.monotonic() + 900
-    while not re.search(pattern, said.read_text()):
-        assert run.poll() is None and time.monotonic() < until, said.read_text()[-2000:]
+    while True:
+        logs = sorted(runs.glob(f"*/{LOG}"))
+        said = logs[-1].read_text() if logs else ""
+        if re.search(pattern, said):
+            return
+        assert run.poll() is None and time.monotonic() < until, said[-2000:]
         time.sleep(0.1)
 
 

@@ -4,6 +4,7 @@ import io
 import logging
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ def interleaved(*tasks: list[str]) -> None:
         pieces = [piece for line in lines for piece in ("    ", line[:4], line[4:] + "\n")]
         turns[number].acquire()
         logging.info(ITEM, "effects" if number else "none", number)
+        logging.info("Executing task 'prior'")
         for piece in pieces:
             turns[(number + 1) % len(tasks)].release()
             turns[number].acquire()
@@ -38,17 +40,15 @@ def interleaved(*tasks: list[str]) -> None:
 
 def test_two_tasks_side_by_side_are_not_mixed_and_carry_their_runs(capsys):
     with readable_log() as told:
-        interleaved(
-            ["[KFP Executor 1] Got executor_input:", *JSON, "prior: one", "prior: error: broken"],
-            ["prior: alpha", "prior: beta", "[KFP Executor 2] x", "prior: gamma", "prior: delta"]
-            + ["prior: more"] * 3,
-        )
+        first = ["[KFP Executor 1] Got executor_input:", *JSON, "note: one", "prior: error: broken"]
+        second = ["note: alpha", "note: beta", "[KFP Executor 2] x", "note: gamma", "note: delta"]
+        interleaved(first, second + ["note: more"] * 3)
     lines = capsys.readouterr().out.splitlines()
     mine = [line for line in lines if line.startswith("[none seed 0] ")]
     other = [line for line in lines if line.startswith("[effects seed 1] ")]
-    assert mine == ["[none seed 0] prior: one", "[none seed 0] prior: error: broken"]
+    assert mine == ["[none seed 0] prior       note: one", "[none seed 0] prior: error: broken"]
     names = ["alpha", "beta", "gamma", "delta", "more", "more", "more"]
-    assert other == [f"[effects seed 1] prior: {name}" for name in names]
+    assert other == [f"[effects seed 1] prior       note: {name}" for name in names]
     assert len(lines) == len(mine) + len(other)
     assert told.told_errors == ["prior: error: broken"]
 
@@ -74,11 +74,61 @@ def test_an_error_line_never_vanishes(capsys, before):
 
 def test_json_that_ends_deeper_than_it_began_hides_nothing_after_it(capsys):
     with readable_log():
-        print("    [KFP Executor 1] Got executor_input:")
-        for line in JSON:
-            print(" " * 8 + line)
-        print("    finetune: epoch 1")
-    assert capsys.readouterr().out.strip() == "finetune: epoch 1"
+        given = ["[KFP Executor 1] Got executor_input:", *(f"    {line}" for line in JSON)]
+        does("finetune", *given, "finetune: WARNING: x")
+    assert capsys.readouterr().out.splitlines()[0] == "finetune    WARNING: x"
+
+
+def does(task, *lines, ends="SUCCESS"):
+    """Log and print what KFP and a task do."""
+    logging.info("Executing task '%s'", task)
+    for line in lines:
+        print("    " + line)
+    say = logging.info if ends == "SUCCESS" else logging.error
+    say("Task '%s' finished with status %s", task, ends)
+
+
+def test_each_task_is_a_line_with_what_it_made_and_the_rest_is_in_the_log(capsys, tmp_path):
+    with readable_log(tmp_path / "log.txt"):
+        does("check")
+        does("ingest", "ingest: reading", "ingest: wrote /a/b: 6 cells x 3 genes")
+        does("finetune-2", "finetune: epoch 1: loss 2", "finetune: WARNING: few", "gs://x: damaged")
+        does("evaluate", "evaluate: wrote /c: 3 scored; open /c/report.html")
+        logging.info("Task split cache hit (key=0123456789ab); reusing outputs")
+        does("conclude", "conclude: what came of it")
+    assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
+        ["check", "done,", "0", "s"],
+        ["ingest", "6", "cells", "x", "3", "genes,", "0", "s"],
+        ["finetune", "WARNING:", "few"],
+        ["finetune", "gs://x:", "damaged"],
+        ["finetune", "done,", "0", "s"],
+        ["evaluate", "3", "scored,", "0", "s"],
+        ["split", "from", "the", "cache"],
+    ]
+    log = (tmp_path / "log.txt").read_text()
+    for words in ("ingest: reading", "loss 2", "Executing task", "cache hit", "what came of it"):
+        assert words in log, words
+
+
+def test_a_task_that_fails_without_an_error_line_shows_what_it_said_last(capsys):
+    with readable_log():
+        does("split", "split: error: no such line", "split: more", ends="FAILURE")
+        does("predict", *(f"line {n}" for n in range(99)), "KeyError: 3", ends="FAILURE")
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    assert lines[:2] == ["split: error: no such line", "split       failed after 0 s"]
+    assert lines[2:-2] == [f"line {n}" for n in range(60, 99)]
+    assert lines[-2:] == ["KeyError: 3", "predict     failed after 0 s"]
+
+
+def test_off_a_terminal_progress_is_a_line_now_and_then(capsys, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    with readable_log():
+        logging.info("Executing task 'finetune'")
+        for second in range(25):
+            clock[0] = second
+            print(f"    finetune: step {second}")
+    assert capsys.readouterr().out.splitlines() == ["finetune: step 10", "finetune: step 20"]
 
 
 def test_what_kfp_says_to_itself_is_told_with_verbose_and_kept_in_the_log(
@@ -115,16 +165,27 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_a_bar_is_drawn_over_the_one_before_on_a_terminal_and_is_in_the_log(monkeypatch, tmp_path):
+def test_on_a_terminal_progress_is_drawn_over_and_what_stays_is_80_columns_wide(
+    monkeypatch, tmp_path
+):
     terminal, log = Terminal(), tmp_path / "log.txt"
     monkeypatch.setattr(sys, "stdout", terminal)
     with readable_log(log):
-        print("    epoch 1/2:  50%|####      | 5/10\n    epoch 1/2: 100%|########| 10/10")
-        print(f"    finetune: wrote {Path.cwd()}/runs/model")
+        does(
+            "finetune",
+            "epoch 1/2:  50%|####      | 5/10",
+            "epoch 1/2: 100%|########| 10/10" + " " * 200 + "end",
+            "finetune: WARNING: " + "many words " * 20,
+            f"finetune: wrote {Path.cwd()}/runs/model: " + "epochs " * 20,
+        )
     shown = terminal.getvalue()
-    assert shown.count("\n") == 1
-    assert shown.endswith("\r\x1b[K    finetune: wrote runs/model\n")
-    assert "50%|" in log.read_text() and len(log.read_text().splitlines()) == 3
+    assert shown.endswith("\r\x1b[K")  # nothing is left of the last line of progress
+    stays = [line.rpartition("\r\x1b[K")[2] for line in shown.split("\n")]
+    assert max(map(len, stays)) <= 80 and "50%" not in "".join(stays)
+    assert [line[:12].strip() for line in stays] == ["finetune", *[""] * 3, "finetune", "", "", ""]
+    drawn = shown.split("\r\x1b[K")
+    assert "epoch 1/2:  50%|####      | 5/10" in drawn and "end" not in shown
+    assert "50%|" in log.read_text() and "end" in log.read_text()
 
 
 def test_the_runs_of_a_comparison_that_are_done_are_counted(capsys):

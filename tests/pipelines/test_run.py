@@ -15,10 +15,10 @@ from components.shared.artifacts.artifact import PUBLISHED, opening
 from components.shared.artifacts.splits import Splits
 from components.shared.findings.verdict import verdict
 from components.shared.telling.markdown import names_as_code
-from pipelines.history import LATEST, LOG, PARAMETERS
+from pipelines.history import LATEST, PARAMETERS
 from pipelines.run import read_params
 from tests.helpers import bare_names
-from tests.pipelines.runs import PUBLISHED_FILES, path_after, run
+from tests.pipelines.runs import PUBLISHED_FILES, log_of, path_after, run, tasks_told
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = [
@@ -56,7 +56,7 @@ def test_the_pages_that_kfp_shows_are_the_published_ones(first):
 
 
 def test_a_run_ends_with_the_headline_beside_the_baselines(first):
-    _, _, end = first[1].stdout.partition("Pipeline 'scgpt-perturb' finished")
+    _, _, end = first[1].stdout.partition("\npublish ")
     lines = end.splitlines()[2:]
     wide = [line for line in lines if len(line) > 80 and not line.split()[-1].startswith("/")]
     assert [line for line in wide if "make predict" not in line] == []
@@ -79,9 +79,22 @@ def test_a_run_begins_with_what_it_is_about(first):
     assert names == ["dataset", "lines", "pretrained", "prior", "recipe", "seed"]
 
 
+def test_each_task_is_a_line_that_says_what_it_made(first):
+    told = tasks_told(first[1].stdout)
+    assert sorted(task for task, _ in told) == sorted(
+        ("check", "ingest", "split", "prior", "finetune", "predict", "evaluate", "publish")
+    )
+    made = dict(told)
+    assert re.fullmatch(r"[\d,]+ cells x 60 genes, \d+ perturbations in 4 lines", made["ingest"])
+    assert made["finetune"].startswith("best epoch ")
+    assert re.fullmatch(r"\d+ files and the card", made["publish"])
+    assert "finetune: epoch 1: " not in first[1].stdout  # which came within ten seconds
+    assert "finetune: epoch 1: " in log_of(first[1].stdout)
+
+
 def test_what_only_kfp_reads_is_in_the_log_and_not_on_the_screen(first):
     screen = first[1].stdout
-    log = (path_after("published", screen).parents[2] / LOG).read_text()
+    log = log_of(screen)
     for words in ("kfp run create", "metadata={", "Streamed logs", "publish: result: "):
         assert words in log, words
         assert words not in screen, words
@@ -132,9 +145,9 @@ def test_a_rerun_with_another_prior_takes_ingest_and_split_from_the_cache(first,
     table.to_parquet(tmp_path / "prior.parquet")
     again = run(runs, "demo", *SMALL, f"prior={tmp_path / 'prior.parquet'}")
     assert again.returncode == 0, again.stdout + again.stderr
-    log = again.stdout + again.stderr
+    told = dict(tasks_told(again.stdout))
     for task, cached in (("ingest", True), ("split", True), ("prior", False), ("finetune", False)):
-        assert (f"Task {task} cache hit" in log) == cached, task
+        assert (told[task] == "from the cache") == cached, task
     prior = json.loads((path_after("published", again.stdout) / "gene_prior.json").read_text())
     assert prior["kind"] == "table"
     assert prior["width"] == 8
@@ -145,7 +158,7 @@ def test_a_target_folder_that_exists_stops_the_run_in_one_line(first):
     done = run(runs, "demo", *SMALL, f"publish_to={runs / 'mine'}")
     assert done.returncode == 1
     assert "exists" in done.stderr
-    assert "Executing task" not in done.stdout  # said before the work, not after it
+    assert tasks_told(done.stdout) == []  # said before the work, not after it
     assert "Traceback" not in done.stdout + done.stderr
 
 
@@ -183,7 +196,7 @@ def test_a_misspelt_prior_stops_the_run_in_one_line(first, prior):
     done = run(first[0], "demo", *SMALL, f"prior={prior}")
     assert done.returncode == 1
     assert "allowed: none, table:<uri>" in done.stderr
-    assert "Executing task" not in done.stdout
+    assert tasks_told(done.stdout) == []
     assert "Traceback" not in done.stdout + done.stderr
 
 
@@ -204,7 +217,7 @@ def test_what_parameters_and_labels_alone_can_tell_stops_the_run_before_the_firs
 ):
     done = run(first[0], "demo", *SMALL, assignment)
     assert done.returncode == 1
-    assert "Executing task" not in done.stdout
+    assert tasks_told(done.stdout) == []
     [line] = done.stderr.splitlines()
     assert says in line
 

@@ -171,7 +171,7 @@ def test_roles_and_summary_of_a_known_screen(tmp_path, obs, capsys):
     }
     shown = capsys.readouterr().out
     assert "unused cells: 16" in shown
-    assert str(tmp_path / "splits" / "splits.parquet") in shown
+    assert f"split: wrote {tmp_path}/splits: 48 training, 10 validation, 25 test cells" in shown
 
 
 def test_a_test_perturbation_that_only_validates_is_unseen(tmp_path, obs):
