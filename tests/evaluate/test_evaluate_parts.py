@@ -301,6 +301,7 @@ def test_every_gene_is_counted_in_one_bin_of_fdr_and_one_quintile() -> None:
     assert (table["genes"] * table["really_de"]).sum() == pytest.approx(really.sum())
     inside = (fdr >= EDGES[3]) & (fdr < EDGES[4])
     assert table["really_de"][3] == pytest.approx(really[inside].mean())
+    assert table["genes"].iloc[-1] == (fdr >= 0.5).sum()  # 1 itself too
     called = found.by_expression
     assert called["measured"].mean() == pytest.approx(really.mean())
     assert called["predicted"].mean() == pytest.approx((fdr < 0.05).mean())

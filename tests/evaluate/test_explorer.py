@@ -7,6 +7,7 @@ import re
 import zlib
 from dataclasses import replace
 from html.parser import HTMLParser
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -182,6 +183,12 @@ def test_the_table_can_be_read_without_scripts(tmp_path: Path) -> None:
         down = np.argsort(explored.change[n], kind="stable")[:3]
         assert line[4] == ", ".join(explored.genes[gene] for gene in down)
         assert line[7] == "line0, line1"
+
+
+def test_the_script_is_given_what_it_reads_and_nothing_else(tmp_path: Path) -> None:
+    page, _ = written(generated(5, 20, 2), tmp_path)
+    script = files("components.evaluate.pages").joinpath("explorer.js").read_text("utf-8")
+    assert set(page.facts) == set(re.findall(r"\bfacts\.(\w+)", script))
 
 
 def test_nothing_measured_means_no_word_of_it(tmp_path: Path) -> None:

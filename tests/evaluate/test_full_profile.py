@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from scipy.sparse import csr_matrix, issparse
 from scipy.stats import pearsonr
 from sklearn.metrics import pairwise_distances
 
-from components.evaluate.contenders.yardstick import halves
+from components.evaluate.contenders.yardstick import Yardstick, halves
 from components.evaluate.inputs.pair import Pair
 from components.evaluate.inputs.rows import Chosen, OnDisk, dense, digest_of, matrix_of
 from components.evaluate.measures import energy as energy_module
@@ -339,6 +340,20 @@ def test_the_measured_side_is_computed_once_for_all_predictions(
         kept, new = (getattr(each.side, field.name) for each in (again, first))
         assert type(kept) is type(new) and np.array_equal(kept, new), field.name
     assert score(pair, threads=1, measured=again).table.equals(score(pair, threads=1).table)
+
+
+def test_of_all_predictions_the_models_own_is_kept_for_a_run_that_is_cut_off(
+    tmp_path: Path, computed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # beside the cache, since a file is renamed within one file system alone
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    pair, other = screen(), screen(seed=1)
+    yardstick = Yardstick.of(pair, threads=1, cache=tmp_path)
+    for _ in range(2):
+        yardstick.examine(pair, what="model")
+        yardstick.examine(pair.with_prediction(other.predicted), what="baseline")
+    assert computed == ["measured cells", "model", "baseline", "baseline"]
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 @pytest.mark.parametrize("change", ["a value", "a label", "a gene's name", "how it is stored"])

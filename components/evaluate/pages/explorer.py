@@ -232,7 +232,6 @@ def _facts(explored: Explored, rows: list[dict[str, Any]]) -> dict[str, Any]:
         "cosine": np.round(cosine, 4).tolist(),
         "typical": _plain(typical),
         "known": KNOWN,
-        "keptEach": {"genes": GENES, "perturbations": PERTURBATIONS},
         "units": {
             "step": STEP,
             "log": compact.LOG_STEP,
