@@ -17,9 +17,11 @@ from components.shared.artifacts.evaluation import (
 from components.shared.findings.verdict import best_baseline, figure, mean_of, verdict
 from components.shared.storage.documents import read_json
 from components.shared.storage.downloads import shown
-from pipelines.history import COMPARISON, LOG, PUBLISHED, Kept, shown_root
+from pipelines.history import COMPARISON, LOG, PARAMETERS, PUBLISHED, Kept, shown_root
 from pipelines.inputs import is_prediction
 
+DEMO = "demo"
+"""The run that `make run` is without PARAMS."""
 WIDTH = 80
 FILES = {
     "card": "README.md",
@@ -46,13 +48,16 @@ def summary(root: Path, seconds: float) -> str:
 
 def _next(root: Path) -> list[str]:
     """Return what to try after a run."""
-    if is_prediction(Kept(root).params):
+    run = Kept(root)
+    if is_prediction(run.params):
         return [
             "look up a gene in the explorer; the card says how far to trust it",
             "other genes: make predict with ARGS=\"'perturbations=[MYC, TP53]'\"",
         ]
+    given = "" if run.name == DEMO else f"PARAMS={shown_root(root) / PARAMETERS} "
     return [
-        'another prior: make run ARGS="prior=none"; several at once: make compare',
+        f'another prior: make run {given}ARGS="prior=none"',
+        "several at once: make compare",
         f"another line:  make predict MODEL={shown_root(root) / PUBLISHED} DATASET=<h5ad>",
     ]
 

@@ -95,7 +95,7 @@ def test_the_newest_report_is_the_newest_runs_that_has_one(tmp_path):
 def test_the_paths_at_the_end_stay_valid_when_another_run_has_begun(tmp_path):
     root = finished(tmp_path)
     assert f"{LATEST}/published" in summary(root, 1)
-    assert "another prior" in summary(root, 1)
+    assert '  another prior: make run ARGS="prior=none"' in summary(root, 1).splitlines()
     new_folder(tmp_path, "other", DEMO)
     assert f"{root.name}/published/eval/report.html" in summary(root, 1)
 
@@ -118,6 +118,12 @@ def test_a_run_ends_with_the_verdict_and_each_metric_beside_its_best_baseline(tm
     told = [line.split() for line in said.splitlines()]
     assert [words[0] for words in told if words and words[0] in COMPARED] == list(COMPARED)
     assert [CENTRED, "0.450", "0.350", "same_perturbation_delta", "0.600"] in told
+
+
+def test_another_prior_is_proposed_for_the_run_that_ended(tmp_path):
+    root = finished(tmp_path, "my-screen")
+    told = f'make run PARAMS={tmp_path}/{LATEST}/params.yaml ARGS="prior=none"'
+    assert f"  another prior: {told}" in summary(root, 1).splitlines()
 
 
 def test_after_a_prediction_no_prior_is_proposed(tmp_path):

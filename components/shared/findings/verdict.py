@@ -122,15 +122,16 @@ def verdict(numbers: Numbers) -> str:
     """Return the outcome of a run in one sentence, and one more on what the network added."""
     if not numbers.get("scored", True):
         return f"Not scored: {numbers['not_scored']}."
+    weak = _weak(numbers)
     if _predicts_nothing(numbers):
-        return "The model predicts no effect: hardly any gene changes in any perturbation."
+        nothing = "The model predicts no effect: hardly any gene changes in any perturbation."
+        return f"{nothing} These data could hardly show one: {weak}." if weak else nothing
     strongest = strongest_baseline(numbers)
     over = count(numbers["perturbations"], "perturbation")
     if strongest == "-":
         value = figure(mean_of(numbers, MODEL, HEADLINE_METRIC))
         return f"Over {over} there is nothing to hold the model against: {HEADLINE_METRIC} {value}."
     found = standing(numbers, strongest)
-    weak = _weak(numbers)
     if weak and found.word == "about as good as":
         return f"These data cannot tell: {weak} (against {SAID[strongest]}: {found.counted})."
     text = f"Over {over} the model is {found.word} {SAID[strongest]} ({found.counted})"

@@ -76,7 +76,11 @@ def test_data_that_cannot_tell_are_said_to_unless_they_do(changes: dict, said: s
 
 def test_a_model_that_predicts_no_effect_is_called_so() -> None:
     told = scores("-" * 9, predicted_strength=0.002)
-    assert verdict(told).startswith("The model predicts no effect")
+    said = verdict(told)
+    assert said.startswith("The model predicts no effect") and said.count(".") == 1
+    weak = verdict(told | {"ceiling": {"pearson_delta": 0.008}})
+    assert weak.startswith(said)
+    assert weak.endswith(" could hardly show one: the ceiling of pearson_delta is 0.008.")
     assert "worse than" in verdict(told | {"predicted_strength": 0.004})
 
 
