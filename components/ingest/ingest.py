@@ -342,10 +342,10 @@ def ingest(
             if isinstance(part.source, Screen):
                 part.source.write_truth(draft.path / TRUTH_FILE)
         _warn(draft.summary)
-    summary = draft.summary
+    summary, lines = draft.summary, len(draft.summary["lines"])
     _say(
         f"wrote {target}: {summary['cells']:,} cells x {summary['genes']:,} genes, "
-        f"{summary['perturbations']:,} perturbations in {len(summary['lines'])} lines"
+        f"{summary['perturbations']:,} perturbations in {lines} line{'s' * (lines != 1)}"
     )
 
 

@@ -139,7 +139,8 @@ def split(
         draft.summary |= summary | _carried(opened.artifact.summary)
     print(as_table(summary), flush=True)
     numbers = ", ".join(f"{summary[f'{name}_cells']:,} {name}" for name in NAMES.values())
-    print(f"split: wrote {target}: {numbers} cells", flush=True)
+    controls = f"{summary['test_controls_basal']:,} basal controls"
+    print(f"split: wrote {target}: {numbers} cells, {controls}", flush=True)
 
 
 def _table(obs: pd.DataFrame, cells: Objects, roles: Objects) -> pd.DataFrame:

@@ -171,7 +171,10 @@ def test_roles_and_summary_of_a_known_screen(tmp_path, obs, capsys):
     }
     shown = capsys.readouterr().out
     assert "unused cells: 16" in shown
-    assert f"split: wrote {tmp_path}/splits: 48 training, 10 validation, 25 test cells" in shown
+    assert (
+        f"split: wrote {tmp_path}/splits: 48 training, 10 validation, 25 test cells, 6 basal"
+        in shown
+    )
 
 
 def test_a_test_perturbation_that_only_validates_is_unseen(tmp_path, obs):
@@ -432,7 +435,7 @@ training cells: k562 24, jurkat 25
 validation sets: k562 1, jurkat 1 (fewer than 10: an epoch is chosen by little)
 test line rpe1: 1 perturbations seen in training, 1 unseen; controls 6 basal, 5 reference
 unused cells: 33; cell line not used: 13; test-line perturbation that was not requested: 20
-split: wrote {tmp_path}/splits: 49 training, 9 validation, 8 test cells
+split: wrote {tmp_path}/splits: 49 training, 9 validation, 8 test cells, 6 basal controls
 """
     )
     run(tmp_path, obs, "none validates", val_fraction=0)
