@@ -93,6 +93,8 @@ class _Readable(io.TextIOBase):
         self._one_at_a_time = threading.Lock()
         self._here = f"{Path.cwd()}/"
         self._runs, self._ended, self._began = runs, 0, time.monotonic()
+        self._stayed: set[str] = set()
+        """What stays, which several runs of a comparison may say alike."""
         self.told_errors: list[str] = []
         """The lines with which tasks said why they failed."""
 
@@ -128,7 +130,7 @@ class _Readable(io.TextIOBase):
         for line in f"{clock} {text.rstrip()}".split("\n"):
             self._write(line)
             if self._verbose or (of_the_run and not NEWS_TO_NOBODY.search(text)):
-                self._show(line)
+                self._show(self._labelled(line))
         if cached:
             self._tell(_bare(cached[1]), "from the cache")
         elif ended and _bare(ended[1]) != LAST:
@@ -144,7 +146,7 @@ class _Readable(io.TextIOBase):
             self._tell(task.name, f"{task.made}, {took}")
             return
         for line in () if task.said_why or self._verbose else task.words:
-            self._show(line)
+            self._show(self._labelled(line))
         self._tell(task.name, f"failed after {took}")
 
     def _count(self) -> None:
@@ -169,10 +171,11 @@ class _Readable(io.TextIOBase):
         if made := MADE.match(bare):
             task.made = made[1].partition("; open ")[0].rstrip(".")
         if self._verbose or is_error:
-            self._show(line)
+            self._show(self._labelled(line))
         elif not self._is_chatter(bare):
             task.words.append(line)
-            if STAYS.search(bare) and not made:
+            if STAYS.search(bare) and not made and bare not in self._stayed:
+                self._stayed.add(bare)
                 self._tell(task.name, bare.removeprefix(f"{task.name}: "))
             else:
                 self._pass(bare, task)
@@ -192,9 +195,12 @@ class _Readable(io.TextIOBase):
 
     def _tell(self, title: str, fact: str) -> None:
         """Show a fact behind its title, on a terminal in its columns."""
-        fact = fact.replace(self._here, "")
-        whole = self._said.label or not self._stream.isatty()
-        for line in [f"{title:<{TITLE}}{fact}"] if whole else titled(title, fact):
+        if self._stream.isatty():
+            before = f"[{self._said.label}] " if self._said.label else ""
+            lines = titled(title, fact.replace(self._here, ""), before=before)
+        else:
+            lines = [self._labelled(f"{title:<{TITLE - 1}} {fact}")]
+        for line in lines:
             self._show(line)
 
     def _pass(self, bare: str, task: _Task) -> None:
@@ -207,7 +213,7 @@ class _Readable(io.TextIOBase):
                 self._stream.flush()
         elif time.monotonic() - task.shown >= EVERY:
             task.shown = time.monotonic()
-            self._show(bare)
+            self._show(labelled)
 
     def _labelled(self, line: str) -> str:
         label = self._said.label
@@ -222,7 +228,7 @@ class _Readable(io.TextIOBase):
 
     def _show(self, line: str) -> None:
         """Print a line to stay."""
-        text = self._labelled(line).replace(self._here, "")
+        text = line.replace(self._here, "")
         with self._one_at_a_time:
             self._stream.write(f"{CLEARED if self._stream.isatty() else ''}{text}\n")
             self._stream.flush()

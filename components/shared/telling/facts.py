@@ -8,9 +8,14 @@ TITLE = 12
 """Columns of a title."""
 
 
-def titled(title: str, fact: str) -> list[str]:
-    """Return the lines of a fact, those after the first without the title."""
-    wrapped = textwrap.wrap(
-        " ".join(fact.split()), WIDTH - TITLE, break_long_words=False, break_on_hyphens=False
+def titled(title: str, fact: str, *, before: str = "") -> list[str]:
+    """Return the lines of a fact, the first behind its title and what stands ``before`` that."""
+    head = f"{before}{title:<{TITLE - 1}} "
+    return textwrap.wrap(
+        " ".join(fact.split()),
+        WIDTH,
+        initial_indent=head,
+        subsequent_indent=" " * (4 if before else TITLE),
+        break_long_words=False,
+        break_on_hyphens=False,
     )
-    return [f"{title if not i else '':<{TITLE}}{line}" for i, line in enumerate(wrapped)]
