@@ -45,6 +45,7 @@ STARTED = re.compile(r"Executing task '(.+)'")
 ENDED = re.compile(r"Task '(.+)' finished with status ([A-Z]+)")
 CACHED = re.compile(r"Task (\S+) cache hit")
 JSON_START = re.compile(r'["{}\[\]\d-]|(true|false|null)\b')
+CHECK = "check"
 LAST = "conclude"
 SCORED = "evaluate"
 """The last task of a run of a comparison."""
@@ -67,7 +68,7 @@ class _Task:
     began: float
     shown: float
     """When it was last heard of off a terminal."""
-    made: str = "done"
+    made: str = ""
     said_why: bool = False
     """Whether it said why it failed."""
     words: deque[str] = field(default_factory=lambda: deque(maxlen=LAST_WORDS))
@@ -143,7 +144,10 @@ class _Readable(io.TextIOBase):
         """Tell what a task made and how long it took, or what it said last before it failed."""
         took = f"{time.monotonic() - task.began:.0f} s"
         if succeeded:
-            self._tell(task.name, f"{task.made}, {took}")
+            # In a comparison what fails is handed on, and the other runs continue.
+            nothing = "done" if task.name.startswith(CHECK) else "nothing made"
+            made = task.made or ("failed" if task.said_why else nothing)
+            self._tell(task.name, f"{made}, {took}")
             return
         for line in () if task.said_why or self._verbose else task.words:
             self._show(self._labelled(line))

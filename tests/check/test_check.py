@@ -266,6 +266,16 @@ def test_the_commands_hand_back_every_parameter_in_its_type():
         assert (said[name] if isinstance(value, str) else yaml.safe_load(said[name])) == value
 
 
+def test_the_commands_are_the_same_whatever_the_order_of_a_dicts_entries():
+    """KFP's local runner gives them in another one each time, and its cache compares commands."""
+    entries = [("epochs", 2.0), ("batch_size", 8.0), ("learning_rate", 0.1)]
+    said = {
+        repeat_comparison(asked(["none"], [0]) | {"overrides": dict(order)}, PACKAGE)
+        for order in (entries, entries[::-1])
+    }
+    assert len(said) == 1
+
+
 def test_the_make_line_needs_nothing_of_the_parameter_file():
     params = read_params(PARAMS / "compare-demo.yaml", [])
     make = commands("compare", PACKAGE, params | {"recipe": "smoke"}).split("\n")[0]

@@ -101,7 +101,7 @@ def test_each_task_is_a_line_with_what_it_made_and_the_rest_is_in_the_log(capsys
         ["ingest", "6", "cells", "x", "3", "genes,", "0", "s"],
         ["finetune", "WARNING:", "few"],
         ["finetune", "gs://x:", "damaged"],
-        ["finetune", "done,", "0", "s"],
+        ["finetune", "nothing", "made,", "0", "s"],
         ["evaluate", "3", "scored,", "0", "s"],
         ["split", "from", "the", "cache"],
     ]

@@ -69,10 +69,11 @@ def _for_kfp(value: Any) -> str:
 def _shown(value: Any) -> Any:
     """Return a value without secrets and digests in its URIs, whole floats as whole numbers.
 
-    KFP's local runner hands whole numbers inside lists and dicts over as floats.
+    KFP's local runner hands whole numbers inside lists and dicts over as floats, and a dict in
+    another order each time: the cache would not know the command again.
     """
     if isinstance(value, dict):
-        return {key: _shown(inner) for key, inner in value.items()}
+        return {key: _shown(value[key]) for key in sorted(value)}
     if isinstance(value, list):
         return [_shown(inner) for inner in value]
     if isinstance(value, float) and value.is_integer():
