@@ -129,6 +129,7 @@ def test_an_evaluation_holds_its_files_and_leaves_nothing_else_behind(
     artifact = opening(evaluated, EVALUATION)
     assert artifact.summary["perturbations"] == len(LABELS)
     assert set(artifact.provenance["inputs"]) == {"predictions", "cells", "splits", "gene_prior"}
+    assert set(artifact.provenance["parameters"]) == {"threads", "repeat"}
     assert {path.name for path in small.folder.iterdir()} >= {"cells", "splits", "evaluation"}
     assert not list(small.folder.glob(".*")) and not Path("cell-eval-outdir").exists()
 
@@ -358,7 +359,7 @@ def test_metrics_said_to_be_of_means_do_not_move_with_the_cells_and_the_others_d
     """cell-eval's fold change is that of means of log1p values, so it belongs to the means."""
     found = {}
     for kind in (DENOISED, RANK):
-        found[kind] = score(_pair(small, f"of {kind}", kind), threads=1).metrics
+        found[kind] = score(_pair(small, f"of {kind}", kind), threads=1, what="cells").metrics
     moved = (found[RANK] - found[DENOISED]).abs().max()
     assert set(moved.index) == set(METRICS)
     for metric in METRICS.values():
@@ -374,7 +375,7 @@ def test_a_mean_in_every_cell_is_called_everywhere_but_mapped_cells_are_not(
     pair, called = _pair(small, "called", RANK), []
     for ranked in (False, True):
         found, _ = _contenders(small, pair, ranked=ranked)
-        metrics = score(found[CONTROL_MEAN], threads=1).metrics
+        metrics = score(found[CONTROL_MEAN], threads=1, what="cells").metrics
         called.append(metrics["de_nsig_counts_pred"].mean())
     assert called[0] > 10 and called[1] < 1
 

@@ -394,7 +394,7 @@ def pair() -> Pair:
 
 def _groups(pair: Pair) -> tuple[Side, Side]:
     measured = Measured.of(pair, threads=1)
-    return score(pair, threads=1, measured=measured).predicted, measured.side
+    return score(pair, threads=1, measured=measured, what="cells").predicted, measured.side
 
 
 def _theirs(pair: Pair, whole: Side, **changes: str) -> dict[str, float]:

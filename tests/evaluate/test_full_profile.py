@@ -106,14 +106,14 @@ def test_scores_and_ceiling_are_cell_evals(
     pair = screen(dtype, kind)
     theirs = cell_eval(pair, tmp_path)
     table, _ = theirs.compute(write_csv=False)
-    found = score(pair, threads=2)
+    found = score(pair, threads=2, what="cells")
     assert not found.not_computed
     assert_same(found.table, table, energy=energy, rest=rest)
 
     table, _ = theirs.compute_ceiling(write_csv=False)
     split = halves(pair)
     assert split is not None
-    assert_same(score(split, threads=1).table, table, energy=energy, rest=rest)
+    assert_same(score(split, threads=1, what="cells").table, table, energy=energy, rest=rest)
 
 
 def test_products_of_many_perturbations_in_float32_change_no_metric_by_more_than_cell_evals_own(
@@ -121,9 +121,9 @@ def test_products_of_many_perturbations_in_float32_change_no_metric_by_more_than
 ) -> None:
     pair = screen(np.float32)
     theirs, _ = cell_eval(pair, tmp_path).compute(write_csv=False)
-    usual = score(pair, threads=1).table
+    usual = score(pair, threads=1, what="cells").table
     monkeypatch.setattr(measured_module, "MANY", len(pair.perturbations))
-    found = score(pair, threads=1).table
+    found = score(pair, threads=1, what="cells").table
     assert_same(found.drop(ENERGY), usual.drop(ENERGY), energy=0.0, rest=0.0)
     energy = []
     for matrix in (pair.measured, pair.predicted):
@@ -154,7 +154,7 @@ def test_degenerate_predictions_score_as_cell_eval_has_it(tmp_path: Path, case: 
     predicted[~control] = perturbed[case]
     changed = pair.with_prediction(predicted)
     table, _ = cell_eval(changed, tmp_path).compute(write_csv=False)
-    found = score(changed, threads=1)
+    found = score(changed, threads=1, what="cells")
     assert_same(found.table, table, energy=1e-6, rest=0.0)
     alone = case == "one perturbation"
     assert set(found.not_computed) == ({ENERGY, "clustering_agreement"} if alone else set())
@@ -298,7 +298,7 @@ def test_cells_that_hold_one_mean_are_multiplied_once(monkeypatch: pytest.Monkey
 
     measured = Measured.of(pair, threads=1)
     monkeypatch.setattr(energy_module, "distances", noted)
-    found = score(pair, threads=1, measured=measured).predicted.energy
+    found = score(pair, threads=1, measured=measured, what="cells").predicted.energy
     assert [x for x, y in counted if y == 150] == [5]
     np.testing.assert_allclose(found, expected, atol=1e-3)
 
@@ -339,7 +339,9 @@ def test_the_measured_side_is_computed_once_for_all_predictions(
     for field in dataclasses.fields(first.side):
         kept, new = (getattr(each.side, field.name) for each in (again, first))
         assert type(kept) is type(new) and np.array_equal(kept, new), field.name
-    assert score(pair, threads=1, measured=again).table.equals(score(pair, threads=1).table)
+    assert score(pair, threads=1, measured=again, what="cells").table.equals(
+        score(pair, threads=1, what="cells").table
+    )
 
 
 def test_of_all_predictions_the_models_own_is_kept_for_a_run_that_is_cut_off(

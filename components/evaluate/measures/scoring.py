@@ -54,7 +54,7 @@ def score(
     *,
     threads: int,
     measured: Measured | None = None,
-    what: str = "predicted cells",
+    what: str,
     cache: Path | None = None,
 ) -> Score:
     """Score a prediction by cell-eval's full profile, with the settings of its `run` command.
