@@ -168,7 +168,7 @@ def ours_full(folder: Path, threads: int) -> tuple[pl.DataFrame, Seconds]:
     with clock(seconds, "ceiling"):
         split = halves(pair)
         assert split is not None  # noqa: S101
-        score(split, threads=threads)
+        score(split, threads=threads, what="half")
     return table, seconds
 
 
@@ -185,7 +185,7 @@ def _ours(folder: Path, threads: int) -> tuple[pl.DataFrame, Seconds, Any]:
     with clock(seconds, "measured side"):
         measured = Measured.of(pair, threads=threads)
     with clock(seconds, "prediction"):
-        found = score(pair, threads=threads, measured=measured)
+        found = score(pair, threads=threads, measured=measured, what="prediction")
     return found.table, seconds, pair
 
 
