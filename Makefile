@@ -78,9 +78,9 @@ run-containers: images ## the same with every task in its image
 	@$(BIN)/python -m pipelines.run "$$PARAMS" --assign "$$ARGS" --containers
 
 test: lint check-compiled ## lint, types, compile check and all tests but those in containers and on a cluster
-	@# tests wait for half of their time, so three workers keep two CPUs busy, with a thread each
+	@# workers take all CPUs: threads of one would only wait for those of another (three are no faster)
 	@$(BIN)/mypy & types=$$!; \
-	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --ignore tests/containers --ignore tests/live; \
+	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore tests/containers --ignore tests/live; \
 	tests=$$?; wait $$types || { echo "types: mypy's lines are above" >&2; exit 1; }; exit $$tests
 
 lint: env ## check style
