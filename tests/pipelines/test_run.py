@@ -287,6 +287,7 @@ def test_four_real_lines_go_all_the_way(shared_data, tmp_path):
         f"dataset={shared_data / 'norman2019_mcfaline2023_devel.h5ad'}",
         f"pretrained=random://tiny?vocabulary={vocabulary}",
         "overrides.epochs=1",
+        "overrides.max_genes=64",
     )
     assert done.returncode == 0, done.stdout + done.stderr
     published = path_after("published", done.stdout)
