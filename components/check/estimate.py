@@ -17,6 +17,7 @@ from typing import Any
 from components.shared.parameters.pretrained import SIZES, parse_pretrained
 from components.shared.parameters.recipe import load_recipe
 from components.shared.storage import machine
+from components.shared.telling.facts import count
 
 GPU_RATE = 82e12
 """Operations a second of the published reference run on one H100: 229 cells/s of 1,536 tokens,
@@ -144,26 +145,29 @@ def disk(size: Size, training: Training) -> float:
 
 def estimated(size: Size, training: Training) -> dict[str, str]:
     """Return the estimates as facts to print, and what this machine lacks if it is to train."""
-    count = machine.cpus()
-    on = f"{training.gpus} GPU as fast as an H100" if training.gpus else f"{count} idle CPUs"
+    here = not training.gpus and "KUBERNETES_SERVICE_HOST" not in os.environ
+    cpus = machine.cpus()
+    on = count(cpus, "idle CPU")
+    if training.gpus:
+        on = f"{count(training.gpus, 'GPU')} as fast as an H100"
     each = f", {size.runs} runs one after another" if size.runs > 1 else ""
-    likely = seconds(size, training, count)
+    likely = seconds(size, training, cpus)
     cells, needed = training_cells(size, training), memory(size, training)
     stored = disk(size, training)
-    here = not training.gpus and "KUBERNETES_SERVICE_HOST" not in os.environ
     mapped = cells if here and machine.is_mapped(cells) else 0
     needed += cells - mapped
     facts = {
         "estimate": f"training takes {_time(likely / 2)} to {_time(2 * likely)} on {on}{each} "
-        f"({training.epochs} epochs, fewer if it stops early), about {_bytes(needed)} of memory "
-        f"and {_bytes(stored + mapped)} of disk"
+        f"({count(training.epochs, 'epoch')}, fewer if it stops early), "
+        f"about {_bytes(needed)} of memory and {_bytes(stored + mapped)} of disk"
         + (f", {_bytes(mapped)} of it in {tempfile.gettempdir()}" if mapped else "")
     }
     # Of the last minute; 0 where nobody counts them.
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    if here and load > BUSY * count:
+    if here and load > BUSY * cpus:
         facts["busy"] = (
-            f"{load:.0f} processes share this machine's {count} CPUs now: expect a multiple of that"
+            f"{load:.0f} processes share this machine's {count(cpus, 'CPU')} now: "
+            "expect a multiple of that"
         )
     if here and (lacks := _lacks(needed, stored, mapped)):
         facts["warning"] = f"this machine has {' and '.join(lacks)}; leave cells out (obs_filter)"
@@ -186,10 +190,10 @@ def _lacks(memory: float, disk: float, temporary: float) -> list[str]:
 
 def _time(spent: float) -> str:
     if spent < 90:
-        return f"{max(1, round(spent, -1 if spent > 10 else 0)):.0f} seconds"
-    for unit, length in (("minutes", 60), ("hours", 3600), ("days", 86400)):
-        if spent < 100 * length or unit == "days":
-            return f"{spent / length:.0f} {unit}"
+        return count(max(1, round(spent / 10) * 10 if spent > 10 else round(spent)), "second")
+    for unit, length in (("minute", 60), ("hour", 3600), ("day", 86400)):
+        if spent < 100 * length or unit == "day":
+            return count(round(spent / length), unit)
     raise AssertionError
 
 

@@ -25,7 +25,6 @@ from components.shared.artifacts.evaluation import (
 )
 from components.shared.artifacts.normalisation import TARGET_SUM, USUAL, unit_of
 from components.shared.findings.limitations import (
-    count,
     few_shot,
     limitations,
     no_prior,
@@ -36,6 +35,7 @@ from components.shared.findings.verdict import INCOMPARABLE, mean_of, standing, 
 from components.shared.storage.documents import Shape, read_json
 from components.shared.telling.addresses import JOIN, public, unchecked, visible
 from components.shared.telling.errors import InputError
+from components.shared.telling.facts import count
 from components.shared.telling.markdown import names_as_code, plain
 
 WHAT_CELLS_ARE = {

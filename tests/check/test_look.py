@@ -85,7 +85,7 @@ def test_what_it_tells_is_what_ingest_and_split_then_find(h5ad: Path, tmp_path: 
         assert f"{line} {len(part):,} ({part['is_control'].sum():,} controls)" in said["by line"]
     assert said["trains on"].startswith(f"{roles['train'] + roles['val']:,} cells in ")
     assert "120 of 120 genes are in scGPT's" in said["vocabulary"]
-    assert "training takes " in said["estimate"] and "idle CPUs" in said["estimate"]
+    assert "training takes " in said["estimate"] and " idle CPU" in said["estimate"]
 
 
 def test_every_line_fits_a_terminal(h5ad: Path) -> None:

@@ -7,7 +7,7 @@ from components.evaluate.measures.metrics import EVERY, LOWER
 from components.evaluate.pages.findings import Findings
 from components.evaluate.pages.report import NAMED, STRONGEST, Origin
 from components.shared.artifacts.evaluation import CEILING, COMPARED, HEADLINE_METRIC, MODEL, TITLES
-from components.shared.findings.limitations import count
+from components.shared.telling.facts import count
 from components.shared.telling.markdown import aligned, names_as_code, plain, table_row
 from components.shared.telling.page import number, signed
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from components.shared.artifacts.evaluation import RIDGE, SAME_PERTURBATION_DELTA, SEEN, UNSEEN
 from components.shared.artifacts.normalisation import TARGET_SUM, USUAL, unit_of
+from components.shared.telling.facts import count
 
 FEW_CELLS_EACH = 30
 """Test cells a perturbation below which a measured mean change is mostly noise."""
@@ -26,11 +27,6 @@ KNOWS_NOTHING_OF = {
 """Baselines that can fall back to the mean training delta, and for which perturbations."""
 
 Facts = Mapping[str, Any]
-
-
-def count(n: int, what: str) -> str:
-    """Return ``1 cell``, ``2 cells``."""
-    return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"
 
 
 def limitations(stats: Facts, predictions: Facts, metrics: Facts, splits: Facts) -> list[str]:

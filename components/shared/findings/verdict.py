@@ -23,7 +23,7 @@ from components.shared.artifacts.evaluation import (
     SAME_PERTURBATION_DELTA,
     lower_is_better,
 )
-from components.shared.findings.limitations import count
+from components.shared.telling.facts import count
 
 BEATS = "beats"
 FALLS_SHORT = "falls short of"

@@ -1,4 +1,4 @@
-"""Facts for a terminal, each behind its title."""
+"""Facts in words, and for a terminal behind their titles."""
 
 import textwrap
 
@@ -6,6 +6,11 @@ WIDTH = 80
 """Columns of a terminal."""
 TITLE = 12
 """Columns of a title."""
+
+
+def count(n: int, what: str) -> str:
+    """Return ``1 cell``, ``2 cells``."""
+    return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"
 
 
 def titled(title: str, fact: str, *, before: str = "") -> list[str]:
