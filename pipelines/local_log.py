@@ -20,7 +20,7 @@ import threading
 import time
 import warnings
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,20 +37,21 @@ SELECTOR = "expression selector"
 """Of every parameter that a task takes from an item of a loop."""
 ITEM = "to parent value: "
 """Text before the item of a loop in the line that says that a task takes something from it."""
-NEWS_TO_NOBODY = re.compile(r"Skipping task |(Executing task|Task) 'conclude'")
-"""Of what comes after a task that failed, or that was stopped; the run's last line says it."""
 RESULT = re.compile(r"[a-z-]+: result: ")
 """Lines for a cluster's last page; here the end of the run says it."""
 STARTED = re.compile(r"Executing task '(.+)'")
 ENDED = re.compile(r"Task '(.+)' finished with status ([A-Z]+)")
 CACHED = re.compile(r"Task (\S+) cache hit")
 JSON_START = re.compile(r'["{}\[\]\d-]|(true|false|null)\b')
-CHECK = "check"
 LAST = "conclude"
 SCORED = "evaluate"
 """The last task of a run of a comparison."""
-MADE = re.compile(r"[a-z-]+: wrote .+?: (.+)")
+MADE = re.compile(r"[a-z-]+: wrote .+: (.+)")
 """The line with which a task says what it made, after the folder."""
+OPEN = "; open "
+"""Text before the page that such a line may name."""
+ELSEWHERE = "the line above says why"
+"""Of the error of processes that train together, one of which says why, if it can."""
 STAYS = re.compile(r"(?i)\b(warning|note|stopped|resuming|resumed|damaged|trying again)\b")
 """Words of lines that are more than progress."""
 EVERY = 10.0
@@ -73,6 +74,11 @@ class _Task:
     """Whether it said why it failed."""
     words: deque[str] = field(default_factory=lambda: deque(maxlen=LAST_WORDS))
 
+    @property
+    def stage(self) -> str:
+        """What its own lines begin with: publish-best's are publish's."""
+        return self.name.partition("-")[0]
+
 
 class _Said(threading.local):
     """State of one thread, which runs a task at a time."""
@@ -93,9 +99,11 @@ class _Readable(io.TextIOBase):
         self._said = _Said()
         self._one_at_a_time = threading.Lock()
         self._here = f"{Path.cwd()}/"
-        self._runs, self._ended, self._began = runs, 0, time.monotonic()
-        self._stayed: set[str] = set()
+        self._runs, self._ended, self._cached, self._began = runs, 0, 0, time.monotonic()
+        self._stayed: set[tuple[str, str]] = set()
         """What stays, which several runs of a comparison may say alike."""
+        self.stopped: Callable[[], bool] = lambda: False
+        """Whether the run was told to stop, after which a task that ends has not failed."""
         self.told_errors: list[str] = []
         """The lines with which tasks said why they failed."""
 
@@ -108,36 +116,45 @@ class _Readable(io.TextIOBase):
     def flush(self) -> None:
         self._stream.flush()
 
-    def end(self) -> None:
-        """Pass on what stands without the end of its line, and leave no progress behind."""
+    def _hear_rest(self) -> None:
+        """Hear what stands without the end of its line."""
         rest, self._said.pending = self._said.pending, ""
         if rest.strip():
             self._hear(rest)
+
+    def end(self) -> None:
+        """Hear what stands without the end of its line, and leave no progress behind."""
+        self._hear_rest()
         if self._stream.isatty():
             self._stream.write(CLEARED)
+            self._stream.flush()
 
     def record(self, record: logging.LogRecord) -> bool:
         """Hear what KFP logs; its own handlers change from task to task, and get nothing."""
         text = plain(record.getMessage())
+        if ended := ENDED.search(text):
+            self._hear_rest()
         if SELECTOR in text.lower():
             self._said.label = label_of(text) or self._said.label
             return False
         if started := STARTED.search(text):
             now = time.monotonic()
             self._said.task, self._said.in_json = _Task(_bare(started[1]), now, now), False
+            if self._said.task.name != LAST:
+                self._pass(f"{self._said.task.stage} …", self._said.task)
         clock = time.strftime("%H:%M:%S", time.localtime(record.created))
-        ended, cached = ENDED.search(text), CACHED.search(text)
+        cached = CACHED.search(text)
         of_the_run = record.levelno >= logging.WARNING and not ended
         for line in f"{clock} {text.rstrip()}".split("\n"):
             self._write(line)
-            if self._verbose or (of_the_run and not NEWS_TO_NOBODY.search(text)):
+            if self._verbose or (of_the_run):
                 self._show(self._labelled(line))
         if cached:
-            self._tell(_bare(cached[1]), "from the cache")
+            self._tell(_bare(cached[1]).partition("-")[0], "from the cache")
         elif ended and _bare(ended[1]) != LAST:
             self._conclude(self._said.task, succeeded=ended[2] == "SUCCESS")
-        if self._runs > 1 and ended and _bare(ended[1]) == SCORED:
-            self._count()
+        if (done := ended or cached) and self._runs > 1 and _bare(done[1]) == SCORED:
+            self._count(cached=bool(cached))
         return False
 
     def _conclude(self, task: _Task, *, succeeded: bool) -> None:
@@ -145,20 +162,20 @@ class _Readable(io.TextIOBase):
         took = f"{time.monotonic() - task.began:.0f} s"
         if succeeded:
             # In a comparison what fails is handed on, and the other runs continue.
-            nothing = "done" if task.name.startswith(CHECK) else "nothing made"
-            made = task.made or ("failed" if task.said_why else nothing)
-            self._tell(task.name, f"{made}, {took}")
-            return
-        for line in () if task.said_why or self._verbose else task.words:
-            self._show(self._labelled(line))
-        self._tell(task.name, f"failed after {took}")
+            made = task.made or ("failed" if task.said_why else "done")
+            self._tell(task.stage, f"{made}, {took}")
+        elif not self.stopped():
+            for line in () if task.said_why or self._verbose else task.words:
+                self._show(self._labelled(line))
+            self._tell(task.stage, f"failed after {took}")
 
-    def _count(self) -> None:
+    def _count(self, *, cached: bool) -> None:
         """Say how many runs of a comparison are done, and how long the others may take."""
         self._ended += 1
-        left = self._runs - self._ended
-        minutes = (time.monotonic() - self._began) / self._ended * left / 60
-        took = f", about {max(1, round(minutes))} min left" if left > 0 else ""
+        self._cached += cached
+        left, made = self._runs - self._ended, self._ended - self._cached
+        minutes = (time.monotonic() - self._began) / max(made, 1) * left / 60
+        took = f", about {max(1, round(minutes))} min left" if left and made else ""
         line = f"{self._ended} of {self._runs} runs done{took}"
         self._write(line)
         self._show(line)
@@ -168,21 +185,29 @@ class _Readable(io.TextIOBase):
         bare, task = plain(line).strip(), self._said.task
         if is_error := bool(ERROR.match(bare)):
             self.told_errors.append(bare)
-            self._said.in_json, task.said_why = False, True
+            self._said.in_json = False
+            task.said_why = task.said_why or ELSEWHERE not in bare
         elif not self._of_a_task(bare):
             return
         self._write(line)
-        if made := MADE.match(bare):
-            task.made = made[1].partition("; open ")[0].rstrip(".")
+        if made := MADE.match(bare.partition(OPEN)[0]):
+            task.made = made[1]
         if self._verbose or is_error:
             self._show(self._labelled(line))
         elif not self._is_chatter(bare):
             task.words.append(line)
-            if STAYS.search(bare) and not made and bare not in self._stayed:
-                self._stayed.add(bare)
-                self._tell(task.name, bare.removeprefix(f"{task.name}: "))
+            if STAYS.search(bare) and not made and self._is_new(task, bare):
+                self._tell(task.stage, bare.removeprefix(f"{task.stage}: "))
             else:
                 self._pass(bare, task)
+
+    def _is_new(self, task: _Task, bare: str) -> bool:
+        """Return whether no run's task of this name has said it yet; note that it has."""
+        said = task.name, bare
+        with self._one_at_a_time:
+            new = said not in self._stayed
+            self._stayed.add(said)
+        return new
 
     def _of_a_task(self, bare: str) -> bool:
         """Return whether a line is a task's: not blank, the executor's or of its input's JSON."""
@@ -267,7 +292,7 @@ def _value(text: str) -> Any:
 def readable_log(log: Path | None = None, *, runs: int = 1) -> Iterator[_Readable]:
     """Show a line a task, as the module tells; yield what hears the log.
 
-    The file ``log`` is to hold what VERBOSE=1 would show. Several ``runs`` are counted as they end.
+    The file ``log`` is to hold all that tasks and KFP say; several ``runs`` are counted.
     """
     verbose = os.environ.get("VERBOSE", "0") not in ("", "0")
     root = logging.getLogger()

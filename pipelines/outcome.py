@@ -1,9 +1,12 @@
 """Summary at the end of a run on this machine, in at most 80 columns."""
 
+import shlex
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from components.shared.artifacts.evaluation import (
     CEILING,
@@ -20,8 +23,8 @@ from components.shared.storage.downloads import shown
 from pipelines.history import COMPARISON, LOG, PARAMETERS, PUBLISHED, Kept, shown_root
 from pipelines.inputs import is_prediction
 
-DEMO = "demo"
-"""The run that `make run` is without PARAMS."""
+DEMO = Path(__file__).parent / "params" / "demo.yaml"
+"""Parameters of `make run` without PARAMS."""
 WIDTH = 80
 FILES = {
     "card": "README.md",
@@ -54,12 +57,18 @@ def _next(root: Path) -> list[str]:
             "look up a gene in the explorer; the card says how far to trust it",
             "other genes: make predict with ARGS=\"'perturbations=[MYC, TP53]'\"",
         ]
-    given = "" if run.name == DEMO else f"PARAMS={shown_root(root) / PARAMETERS} "
-    return [
-        f'another prior: make run {given}ARGS="prior=none"',
-        "several at once: make compare",
-        f"another line:  make predict MODEL={shown_root(root) / PUBLISHED} DATASET=<h5ad>",
-    ]
+    model = f"make predict MODEL={shown_root(root) / PUBLISHED} DATASET=<h5ad>"
+    return [*_other_priors(run), f"another line:  {model}"]
+
+
+def _other_priors(run: Kept) -> list[str]:
+    """Return the commands that try other priors on the data of a run."""
+    usual = yaml.safe_load(DEMO.read_text())
+    if run.params | {"prior": ""} == usual | {"prior": ""}:
+        return ['another prior: make run ARGS="prior=none"; several at once: make compare']
+    elsewhere = " publish_to=" if run.params.get("publish_to") else ""
+    params = shlex.quote(str(shown_root(run.root) / PARAMETERS))
+    return [f'another prior: make run PARAMS={params} ARGS="prior=none{elsewhere}"']
 
 
 def comparison_summary(root: Path, seconds: float) -> str:

@@ -334,6 +334,7 @@ def run(
     try:
         count = len(priors_of(params)) * len(params.get("seeds", [0])) if comparing else 1
         with readable_log(private(root / LOG), runs=count) as told, started as tasks:
+            told.stopped = lambda: tasks.stopped
             pipeline(**given)
     except RuntimeError as error:
         remove_drafts(root)
@@ -342,7 +343,7 @@ def run(
         if told.told_errors:
             raise TaskError(told.told_errors[-1]) from None
         raise InputError(
-            f"{plain(str(error))}; what the task said last is above, all of it in "
+            f"{plain(str(error))}; the task's last lines are above, the full log is "
             f"{short(root / LOG)}"
         ) from None
     wanted = "*/compare/comparison" if comparing else "*/publish/published"

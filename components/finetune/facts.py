@@ -103,7 +103,7 @@ def announce(facts: Mapping[str, Any], recipe: Recipe) -> None:
     )
     if facts["unmeasured_targets"]:
         print(
-            f"finetune: the target of {facts['unmeasured_targets']:,} perturbations is not measured"
-            f"; {facts['unflagged_perturbations']:,} of them the model cannot tell apart",
+            f"finetune: note: the target of {facts['unmeasured_targets']:,} perturbations is not "
+            f"measured; {facts['unflagged_perturbations']:,} of them the model cannot tell apart",
             flush=True,
         )

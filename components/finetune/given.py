@@ -79,7 +79,7 @@ def tell_lines(lines: Sequence[str], uri: str, test_line: str) -> None:
     warnings = []
     key = line_key(test_line)
     if others := sorted({name for name in lines if name and line_key(name) != key}):
-        told = f"finetune: {uri} tells of {', '.join(others)}"
+        told = f"finetune: note: {uri} tells of {', '.join(others)}"
         print(f"{told}; none may be the test line '{test_line}' by another name", flush=True)
     if same := sorted({name for name in lines if line_key(name) == key}):
         warnings.append(

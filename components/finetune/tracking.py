@@ -139,7 +139,7 @@ class Tracker:
             if self._kept
             else "the run is not kept"
         )
-        say(f"finetune: Weights & Biases: {trouble[:200]}; {kept}")
+        say(f"finetune: note: Weights & Biases: {trouble[:200]}; {kept}")
 
 
 def _mode() -> str:
@@ -151,7 +151,7 @@ def _tell_wrong_mode() -> None:
     given = os.environ.get("WANDB_MODE") or OFFLINE
     if given.strip().lower() not in MODES:
         say(
-            f"finetune: Weights & Biases: WANDB_MODE is '{given}'{nearest(given, MODES)}; "
+            f"finetune: note: Weights & Biases: WANDB_MODE is '{given}'{nearest(given, MODES)}; "
             f"expected {', '.join(MODES)}; the run is kept {OFFLINE}"
         )
 

@@ -141,7 +141,7 @@ def launch(processes: int, function: Callable[..., None], arguments: Mapping[str
         if 1 not in codes:  # 1 is an error that was told; a retry may well mend any other end
             worst = min(codes)
             if codes != {128 + signal.SIGTERM}:
-                say(f"finetune: one of {processes} processes ended, exit code {worst}")
+                say(f"finetune: note: one of {processes} processes ended, exit code {worst}")
             raise SystemExit(128 - worst if worst < 0 else worst) from None
         raise InputError(
             f"{len(failed.failures)} of {processes} processes ended early, exit code "

@@ -68,8 +68,8 @@ def align(table: Table, vocabulary: Vocabulary, name: str, aliases: Aliases) -> 
         )
     if found.ambiguous:
         print(
-            f"{name}: {len(found.ambiguous)} names may mean several genes of the vocabulary, or "
-            f"one gene has several of them; left out: {shortlist(found.ambiguous)}",
+            f"{name}: note: {len(found.ambiguous)} names may mean several genes of the vocabulary, "
+            f"or one gene has several of them; left out: {shortlist(found.ambiguous)}",
             flush=True,
         )
     facts: dict[str, int | list[str]] = {

@@ -65,9 +65,11 @@ def publish(
         except BaseException:
             shutil.rmtree(target, ignore_errors=True)
             raise
-    print(f"publish: wrote {target}: {len(files)} files and the card; open {target / CARD_FILE}")
-    if publish_to:
-        print(f"publish: published at {where}")
+    there = f", published at {where}" if publish_to else ""
+    print(
+        f"publish: wrote {target}: {len(files)} files and the card{there}; open "
+        f"{target / CARD_FILE}"
+    )
     tell_result("publish", draft.summary[RESULT])
 
 

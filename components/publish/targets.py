@@ -108,7 +108,7 @@ def _to_bucket(folder: Path, uri: str) -> str:
                     uploaded.append(stored)
                 moved(path.stat().st_size)
         except BaseException:
-            _say(f"failed; deleting the {len(uploaded)} objects that were uploaded")
+            _say(f"note: failed; deleting the {len(uploaded)} objects that were uploaded")
             _delete(bucket, uploaded)
             raise
     return uri
@@ -120,7 +120,7 @@ def _delete(bucket: Bucket, uploaded: list[Stored]) -> None:
             bucket.delete(stored)
         except Exception as error:
             # The failure that led here matters more, and the other objects can still go.
-            _say(f"could not delete {bucket.uri}/{stored.name} ({type(error).__name__})")
+            _say(f"note: could not delete {bucket.uri}/{stored.name} ({type(error).__name__})")
 
 
 def _token() -> str:

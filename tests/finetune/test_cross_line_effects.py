@@ -221,7 +221,7 @@ def test_what_may_give_the_test_line_away_is_told(capsys):
     tell_lines(["RPE-1", "k562", ""], "gs://b/screen.parquet", "rpe1")
     said = capsys.readouterr()
     assert said.out == (
-        "finetune: gs://b/screen.parquet tells of k562; none may be the test line 'rpe1' by "
+        "finetune: note: gs://b/screen.parquet tells of k562; none may be the test line 'rpe1' by "
         "another name\n"
     )
     left_out, unnamed = said.err.splitlines()

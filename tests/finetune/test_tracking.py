@@ -228,7 +228,7 @@ def only_line(capfd: pytest.CaptureFixture) -> str:
     out, err = capfd.readouterr()
     assert out == ""
     assert err.count("\n") == 1, err
-    assert err.startswith("finetune: Weights & Biases: ")
+    assert err.startswith("finetune: note: Weights & Biases: ")
     return err.strip()
 
 

@@ -95,7 +95,7 @@ def test_the_newest_report_is_the_newest_runs_that_has_one(tmp_path):
 def test_the_paths_at_the_end_stay_valid_when_another_run_has_begun(tmp_path):
     root = finished(tmp_path)
     assert f"{LATEST}/published" in summary(root, 1)
-    assert '  another prior: make run ARGS="prior=none"' in summary(root, 1).splitlines()
+    assert '  another prior: make run ARGS="prior=none"; several' in summary(root, 1)
     new_folder(tmp_path, "other", DEMO)
     assert f"{root.name}/published/eval/report.html" in summary(root, 1)
 
@@ -121,9 +121,13 @@ def test_a_run_ends_with_the_verdict_and_each_metric_beside_its_best_baseline(tm
 
 
 def test_another_prior_is_proposed_for_the_run_that_ended(tmp_path):
-    root = finished(tmp_path, "my-screen")
-    told = f'make run PARAMS={tmp_path}/{LATEST}/params.yaml ARGS="prior=none"'
-    assert f"  another prior: {told}" in summary(root, 1).splitlines()
+    for changed, more in (
+        ({"dataset": "mine.h5ad"}, ""),
+        ({"publish_to": "gs://mine/one"}, " publish_to="),  # which is taken
+    ):
+        root = finished(tmp_path, "demo", DEMO | changed)
+        told = f'make run PARAMS={tmp_path}/{LATEST}/params.yaml ARGS="prior=none{more}"'
+        assert f"  another prior: {told}" in summary(root, 1).splitlines()
 
 
 def test_after_a_prediction_no_prior_is_proposed(tmp_path):

@@ -101,7 +101,7 @@ def test_each_task_is_a_line_with_what_it_made_and_the_rest_is_in_the_log(capsys
         ["ingest", "6", "cells", "x", "3", "genes,", "0", "s"],
         ["finetune", "WARNING:", "few"],
         ["finetune", "gs://x:", "damaged"],
-        ["finetune", "nothing", "made,", "0", "s"],
+        ["finetune", "done,", "0", "s"],
         ["evaluate", "3", "scored,", "0", "s"],
         ["split", "from", "the", "cache"],
     ]
@@ -118,6 +118,66 @@ def test_a_task_that_fails_without_an_error_line_shows_what_it_said_last(capsys)
     assert lines[:2] == ["split: error: no such line", "split       failed after 0 s"]
     assert lines[2:-2] == [f"line {n}" for n in range(60, 99)]
     assert lines[-2:] == ["KeyError: 3", "predict     failed after 0 s"]
+
+
+def test_processes_that_say_why_elsewhere_show_what_they_said(capsys):
+    words = ("Traceback (most recent call last):", "KeyError: 3")
+    error = "finetune: error: 2 of 2 processes ended early, exit code 1; the line above says why"
+    with readable_log():
+        does("finetune", *words, error, ends="FAILURE")
+        does("finetune", "finetune: error: no such line", error, ends="FAILURE")
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    assert lines[:4] == [error, *words, "finetune    failed after 0 s"]
+    assert lines[4:] == ["finetune: error: no such line", error, "finetune    failed after 0 s"]
+
+
+def test_a_task_that_ends_because_the_run_was_told_to_stop_has_not_failed(capsys):
+    with readable_log() as told:
+        told.stopped = lambda: True
+        does("finetune", "epoch 1/2: 50%|", "finetune: stopped at epoch 1, step 2", ends="FAILURE")
+        does("predict", ends="FAILURE")
+    assert capsys.readouterr().out.splitlines() == ["finetune    stopped at epoch 1, step 2"]
+
+
+def test_the_last_words_are_heard_without_the_end_of_their_line(capsys):
+    with readable_log():
+        logging.info("Executing task 'predict'")
+        sys.stdout.write("    Killed")
+        logging.error("Task 'predict' finished with status FAILURE")
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    assert lines == ["Killed", "predict     failed after 0 s"]
+
+
+@pytest.mark.parametrize(
+    ("task", "line", "shown"),
+    [
+        (
+            "publish-best",
+            "publish: wrote /a: b/c: 3 files; open /a: b/c/x",
+            "publish     3 files, 0 s",
+        ),
+        ("check-grid", "check: note: few", "check       note: few"),
+        (
+            "finetune",
+            "finetune: note: Weights & Biases: away",
+            "finetune    note: Weights & Biases: away",
+        ),
+        (
+            "ingest",
+            "s3://: note: no credentials found",
+            "ingest      s3://: note: no credentials found",
+        ),
+        (
+            "predict",
+            "gs://b/x: HTTP 503; trying again in 1 s",
+            "predict     gs://b/x: HTTP 503; trying again in 1 s",
+        ),
+    ],
+)
+def test_what_a_task_made_and_what_its_reader_must_know_is_shown(capsys, task, line, shown):
+    with readable_log():
+        does(task, line)
+    assert capsys.readouterr().out.splitlines()[0] == shown
 
 
 def test_off_a_terminal_progress_is_a_line_now_and_then(capsys, monkeypatch):
@@ -189,13 +249,15 @@ def test_on_a_terminal_progress_is_drawn_over_and_what_stays_is_80_columns_wide(
 
 
 def test_the_runs_of_a_comparison_that_are_done_are_counted(capsys):
-    with readable_log(runs=3):
+    with readable_log(runs=4):
         for _ in range(3):
             logging.info("Task 'evaluate' finished with status SUCCESS")
             logging.info("Task 'predict' finished with status SUCCESS")
+        logging.info("Task evaluate-2 cache hit (key=0123456789ab); skipping execution.")
     counted = [line for line in capsys.readouterr().out.splitlines() if "runs done" in line]
     assert counted == [
-        "1 of 3 runs done, about 1 min left",
-        "2 of 3 runs done, about 1 min left",
-        "3 of 3 runs done",
+        "1 of 4 runs done, about 1 min left",
+        "2 of 4 runs done, about 1 min left",
+        "3 of 4 runs done, about 1 min left",
+        "4 of 4 runs done",
     ]

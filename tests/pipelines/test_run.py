@@ -88,6 +88,7 @@ def test_each_task_is_a_line_that_says_what_it_made(first):
     assert re.fullmatch(r"[\d,]+ cells x 60 genes, \d+ perturbations in 4 lines", made["ingest"])
     assert made["finetune"].startswith("best epoch ")
     assert re.fullmatch(r"\d+ files and the card", made["publish"])
+    assert [task for task, made in told if made == "done"] == ["check"]
     assert "finetune: epoch 1: " not in first[1].stdout  # which came within ten seconds
     assert "finetune: epoch 1: " in log_of(first[1].stdout)
 

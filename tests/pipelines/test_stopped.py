@@ -14,6 +14,8 @@ def test_ctrl_c_keeps_a_checkpoint_from_which_the_same_command_resumes(tmp_path:
         assert no_process_left(run.pid)
     said = first.read_text()
     assert not re.search("Traceback|KeyboardInterrupt|Skipping|conclude", said)
+    assert len(re.findall("stopped at epoch", said)) == 1
+    assert not re.search(r"failed after|epoch \d+/", said.partition("stopped at epoch")[2])
     assert re.search(r"finetune +stopped at epoch (\d+), step \d+; .*same command resumes", said)
     assert said.rstrip().splitlines()[-1].startswith("run: stopped; the same command continues")
     with started(tmp_path / "runs", second) as run:

@@ -125,7 +125,7 @@ def verdict(numbers: Numbers) -> str:
     weak = _weak(numbers)
     if _predicts_nothing(numbers):
         nothing = "The model predicts no effect: hardly any gene changes in any perturbation."
-        return f"{nothing} These data could hardly show one: {weak}." if weak else nothing
+        return f"{nothing} These data could hardly show an effect: {weak}." if weak else nothing
     strongest = strongest_baseline(numbers)
     over = count(numbers["perturbations"], "perturbation")
     if strongest == "-":

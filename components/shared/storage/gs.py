@@ -49,7 +49,7 @@ def client() -> storage.Client:
     except auth.DefaultCredentialsError:
         if os.environ.get("GOOGLE_APPLICATION_CREDENTIALS"):
             raise
-        say("gs://: no credentials found, trying without")
+        say("gs://: note: no credentials found, trying without")
         return storage.Client.create_anonymous_client()
     return storage.Client(project=project, credentials=credentials)
 

@@ -139,7 +139,7 @@ def client(scheme: str) -> Any:
         # A name such as <bucket>.minio-service does not resolve.
         options["s3"] = {"addressing_style": "path"}
     if not has_credentials(scheme):
-        say(f"{scheme}://: no credentials found, trying without")
+        say(f"{scheme}://: note: no credentials found, trying without")
         options["signature_version"] = UNSIGNED
     given: dict[str, Any] = {}
     if scheme == "minio":
@@ -311,7 +311,7 @@ class Bucket:
             self._call("abort_multipart_upload", Key=name, UploadId=upload)
         except (boto.BotoCoreError, boto.ClientError, RetryError) as error:
             if not (isinstance(error, boto.ClientError) and _status(error) == 404):
-                why = f"parts of an upload could not be deleted ({type(error).__name__})"
+                why = f"note: parts of an upload could not be deleted ({type(error).__name__})"
                 say(f"{self.uri}/{name}: {why}")
 
     def delete(self, stored: Stored) -> None:

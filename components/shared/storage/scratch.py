@@ -31,7 +31,7 @@ def scratch_for(uri: str, names: tuple[str, ...] = ()) -> Iterator[Path]:
     folder = folder_for(uri, names)
     lock = _lock(folder)
     if lock is None:
-        say(f"{shown(uri)}: another process downloads it too; what comes here is not kept")
+        say(f"{shown(uri)}: note: another process downloads it too; what comes here is not kept")
         with tempfile.TemporaryDirectory(prefix=PREFIX) as private:
             yield Path(private)
         return
@@ -42,7 +42,10 @@ def scratch_for(uri: str, names: tuple[str, ...] = ()) -> Iterator[Path]:
         with suppress(OSError):
             folder.rmdir()  # if nothing came
         if folder.exists():
-            say(f"{shown(uri)}: what came is kept in {folder}; remove it if it is not run again")
+            say(
+                f"{shown(uri)}: note: what came is kept in {folder}; remove it if it is not run "
+                "again"
+            )
         raise
     finally:
         os.close(lock)

@@ -80,7 +80,7 @@ def test_a_model_that_predicts_no_effect_is_called_so() -> None:
     assert said.startswith("The model predicts no effect") and said.count(".") == 1
     weak = verdict(told | {"ceiling": {"pearson_delta": 0.008}})
     assert weak.startswith(said)
-    assert weak.endswith(" could hardly show one: the ceiling of pearson_delta is 0.008.")
+    assert weak.endswith(" could hardly show an effect: the ceiling of pearson_delta is 0.008.")
     assert "worse than" in verdict(told | {"predicted_strength": 0.004})
 
 

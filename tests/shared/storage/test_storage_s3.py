@@ -393,7 +393,7 @@ def test_without_keys_a_public_object_can_be_read(
     s3.key("screens", "cells.h5ad").set_acl(get_canned_acl("public-read"))
     assert fetch(f"{scheme}://screens/cells.h5ad", downloads).read_bytes() == b"cells"
     assert s3.keys == {""}
-    assert f"{scheme}://: no credentials found, trying without" in capsys.readouterr().err
+    assert f"{scheme}://: note: no credentials found, trying without" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
