@@ -59,7 +59,7 @@ def test_a_run_ends_with_the_headline_beside_the_baselines(first):
     _, _, end = first[1].stdout.partition("\npublish ")
     lines = end.splitlines()[2:]
     wide = [line for line in lines if len(line) > 80 and not line.split()[-1].startswith("/")]
-    assert [line for line in wide if "make predict" not in line] == []
+    assert [line for line in wide if "make " not in line] == []
     assert " ".join(lines[:2]).startswith("These data cannot tell: 7 perturbations are too few")
     assert next(x for x in lines if x.startswith("metric")).split() == [
         "metric",
@@ -87,7 +87,7 @@ def test_each_task_is_a_line_that_says_what_it_made(first):
     made = dict(told)
     assert re.fullmatch(r"[\d,]+ cells x 60 genes, \d+ perturbations in 4 lines", made["ingest"])
     assert made["finetune"].startswith("best epoch ")
-    assert re.fullmatch(r"\d+ files and the card", made["publish"])
+    assert re.fullmatch(rf"\d+ files and the card, published at {first[0]}/mine", made["publish"])
     assert [task for task, made in told if made == "done"] == ["check"]
     assert "finetune: epoch 1: " not in first[1].stdout  # which came within ten seconds
     assert "finetune: epoch 1: " in log_of(first[1].stdout)
