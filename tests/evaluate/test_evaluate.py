@@ -13,6 +13,7 @@ from pathlib import Path
 import anndata
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from cell_eval import MetricsEvaluator
 from pyarrow.parquet import ParquetFile
@@ -65,6 +66,7 @@ from components.shared.artifacts.splits import Splits
 from components.shared.artifacts.training_effects import training_effects
 from components.shared.findings.verdict import strongest_baseline
 from components.shared.model.rank_cells import DENOISED, RANK, draw_partners, rank_cells
+from components.shared.telling import progress
 from components.shared.telling.errors import InputError
 from tests.evaluate_screen import DOUBLE, LABELS, UNSEEN, Change, Screen
 from tests.helpers import bare_names, cells_artifact
@@ -776,6 +778,27 @@ def test_predictions_of_other_splits_are_refused(small: Screen, tmp_path: Path) 
         )
 
 
+def test_what_it_does_is_said_as_it_goes(small: Screen, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    target = small.evaluate(
+        small.predictions(name="told"), name="of told", prior=small.prior("told by")
+    )
+    out, err = capsys.readouterr()
+    assert out.splitlines()[-1] == (
+        f"evaluate: wrote {target}: 12 of 12 perturbations scored; open {target}/report.html"
+    )
+    line = r"^(?:([a-z_ ]+): +100%.*|evaluate: (.*) in [\d.]+ s)$"
+    said = [bar or done for bar, done in re.findall(line, err, re.MULTILINE)]
+    predictions = ("model", "model_means", "control_cells", "control_mean", "mean_delta")
+    predictions += ("same_perturbation_delta", "prior_ridge")
+    assert list(dict.fromkeys(said)) == [
+        "measured cells",
+        *(line for name in predictions for line in (name, f"scored {name}")),
+        *("half of the measured cells", "the other half", "scored the measured cells themselves"),
+        *("wrote effects", "wrote the explorer"),
+    ]
+
+
 def test_negative_threads_are_refused(small: Screen) -> None:
     with pytest.raises(InputError, match="threads: -1"):
         evaluate("a", "b", "c", "d", threads=-1)
@@ -938,6 +961,9 @@ def test_a_line_that_was_not_measured_gets_effects_and_keys_without_scores(
     effects = ParquetFile(found / "effects.parquet")
     assert set(effects.read()["perturbation"].to_pylist()) == set(LABELS)
     assert effects.metadata.row_group(0).column(0).compression == "ZSTD"  # half of the default
+    coded = pa.dictionary(pa.int32(), pa.string())  # as pandas writes categories
+    types = {effects.schema_arrow.field(name).type for name in ("perturbation", "gene")}
+    assert types == {coded}
     assert not (found / "results.csv").exists()
 
 
