@@ -173,7 +173,7 @@ def test_a_process_that_is_killed_fails_the_task_of_a_grid_so_that_it_is_tried_a
     process = started(given, before, in_grid=True)
     assert process.end() == 128 + signal.SIGKILL, process.said
     said = process.said
-    assert "finetune: one of 2 processes ended, exit code -9" in said
+    assert "finetune: note: one of 2 processes ended, exit code -9" in said
     assert not (tmp_path / "model").exists()
 
 
