@@ -28,6 +28,7 @@ from typing import Any, TextIO
 
 from components.shared.parameters.prior_grammar import parse_prior
 from components.shared.telling.facts import TITLE, titled
+from pipelines.lean import stage_of
 
 EXECUTOR = "[KFP Executor"
 INPUT = "Got executor_input:"
@@ -65,7 +66,8 @@ CLEARED = "\r\x1b[K"
 class _Task:
     """What a task has said."""
 
-    name: str
+    stage: str
+    """What its own lines begin with."""
     began: float
     shown: float
     """When it was last heard of off a terminal."""
@@ -73,11 +75,6 @@ class _Task:
     said_why: bool = False
     """Whether it said why it failed."""
     words: deque[str] = field(default_factory=lambda: deque(maxlen=LAST_WORDS))
-
-    @property
-    def stage(self) -> str:
-        """What its own lines begin with: publish-best's are publish's."""
-        return self.name.partition("-")[0]
 
 
 class _Said(threading.local):
@@ -139,21 +136,21 @@ class _Readable(io.TextIOBase):
             return False
         if started := STARTED.search(text):
             now = time.monotonic()
-            self._said.task, self._said.in_json = _Task(_bare(started[1]), now, now), False
-            if self._said.task.name != LAST:
+            self._said.task, self._said.in_json = _Task(stage_of(started[1]), now, now), False
+            if self._said.task.stage != LAST:
                 self._pass(f"{self._said.task.stage} …", self._said.task)
         clock = time.strftime("%H:%M:%S", time.localtime(record.created))
         cached = CACHED.search(text)
         of_the_run = record.levelno >= logging.WARNING and not ended
         for line in f"{clock} {text.rstrip()}".split("\n"):
             self._write(line)
-            if self._verbose or (of_the_run):
+            if self._verbose or of_the_run:
                 self._show(self._labelled(line))
         if cached:
-            self._tell(_bare(cached[1]).partition("-")[0], "from the cache")
-        elif ended and _bare(ended[1]) != LAST:
+            self._tell(stage_of(cached[1]), "from the cache")
+        elif ended and stage_of(ended[1]) != LAST:
             self._conclude(self._said.task, succeeded=ended[2] == "SUCCESS")
-        if (done := ended or cached) and self._runs > 1 and _bare(done[1]) == SCORED:
+        if (done := ended or cached) and self._runs > 1 and stage_of(done[1]) == SCORED:
             self._count(cached=bool(cached))
         return False
 
@@ -202,8 +199,8 @@ class _Readable(io.TextIOBase):
                 self._pass(bare, task)
 
     def _is_new(self, task: _Task, bare: str) -> bool:
-        """Return whether no run's task of this name has said it yet; note that it has."""
-        said = task.name, bare
+        """Return whether no run's task of this stage has said it yet; note that it has."""
+        said = task.stage, bare
         with self._one_at_a_time:
             new = said not in self._stayed
             self._stayed.add(said)
@@ -220,7 +217,7 @@ class _Readable(io.TextIOBase):
     def _is_chatter(self, bare: str) -> bool:
         """Return whether a line says nothing here: KFP's rules, and what is for other pages."""
         rule = len(bare) > 20 and set(bare) == {"-"}
-        return rule or self._said.task.name == LAST or bool(RESULT.match(bare))
+        return rule or self._said.task.stage == LAST or bool(RESULT.match(bare))
 
     def _tell(self, title: str, fact: str) -> None:
         """Show a fact behind its title, on a terminal in its columns."""
@@ -261,11 +258,6 @@ class _Readable(io.TextIOBase):
         with self._one_at_a_time:
             self._stream.write(f"{CLEARED if self._stream.isatty() else ''}{text}\n")
             self._stream.flush()
-
-
-def _bare(task: str) -> str:
-    """Return the name of a task without the number that it has in another pipeline."""
-    return re.sub(r"-\d+$", "", task)
 
 
 def plain(text: str) -> str:

@@ -20,12 +20,12 @@ from components.shared.artifacts.evaluation import (
 from components.shared.findings.verdict import best_baseline, figure, mean_of, verdict
 from components.shared.storage.documents import read_json
 from components.shared.storage.downloads import shown
+from components.shared.telling.facts import WIDTH
 from pipelines.history import COMPARISON, LOG, PARAMETERS, PUBLISHED, Kept, shown_root
 from pipelines.inputs import is_prediction
 
 DEMO = Path(__file__).parent / "params" / "demo.yaml"
 """Parameters of `make run` without PARAMS."""
-WIDTH = 80
 FILES = {
     "card": "README.md",
     "report": f"eval/{REPORT_FILE}",
