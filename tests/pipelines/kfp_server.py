@@ -91,6 +91,7 @@ class _RefusedError(Exception):
 
 class _Handler(BaseHTTPRequestHandler):
     kfp: Kfp
+    disable_nagle_algorithm = True  # or each body waits 40 ms for its head to be acknowledged
 
     def do_GET(self) -> None:
         self._answer(None)

@@ -94,6 +94,8 @@ class Emulator(Faults):
 
 
 class _Handler(RequestHandler):
+    disable_nagle_algorithm = True  # or each body waits 40 ms for its head to be acknowledged
+
     def __init__(self, emulator: Emulator, *args: object) -> None:
         self.emulator = emulator
         super().__init__(emulator.storage, *args)

@@ -70,6 +70,7 @@ class Hub:
 class _Handler(BaseHTTPRequestHandler):
     hub: Hub
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # or each body waits 40 ms for its head to be acknowledged
     _lost = False
 
     def _answer(self, facts: object, status: int = 200, headers: dict[str, str] | None = None):

@@ -35,6 +35,7 @@ class Service:
 
 class _Handler(BaseHTTPRequestHandler):
     service: Service
+    disable_nagle_algorithm = True  # or each body waits 40 ms for its head to be acknowledged
 
     def do_POST(self) -> None:
         service = self.service

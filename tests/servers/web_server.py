@@ -32,6 +32,7 @@ class Web:
 
 class _Handler(BaseHTTPRequestHandler):
     web: Web
+    disable_nagle_algorithm = True  # or each body waits 40 ms for its head to be acknowledged
 
     def do_GET(self) -> None:
         web = self.web
