@@ -79,9 +79,9 @@ run-containers: images ## the same with every task in its image
 
 test: lint ## lint, types, compile check and all tests but those in containers and on a cluster
 	@# workers take all CPUs: threads of one would only wait for those of another (three are no faster)
-	@{ $(BIN)/mypy && $(BIN)/python -m pipelines.compile --check; } & beside=$$!; \
+	@$(BIN)/mypy & types=$$!; \
 	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore tests/containers --ignore tests/live; \
-	tests=$$?; wait $$beside || { echo "types or compiled pipelines: what is wrong is above" >&2; exit 1; }; exit $$tests
+	tests=$$?; wait $$types || { echo "types: what is wrong is above" >&2; exit 1; }; exit $$tests
 
 lint: env ## check style
 	@$(BIN)/ruff check .

@@ -150,7 +150,7 @@ def test_ctrl_c_ends_containers_and_the_same_command_resumes_from_a_checkpoint(
 ) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     with started(runs, first, "--containers") as process:
-        wait_for(r"epoch [23]/400", runs, process)
+        wait_for(r"epoch [23]/400", runs, process.poll)
         assert interrupt(process) == 130
     assert not docker.from_env().containers.list(filters={"ancestor": built["finetune"]})
     said = first.read_text()
@@ -158,7 +158,7 @@ def test_ctrl_c_ends_containers_and_the_same_command_resumes_from_a_checkpoint(
     assert re.search(r"finetune +stopped at epoch (\d+), step \d+; .*same command resumes", said)
     assert said.rstrip().splitlines()[-1].startswith("run: stopped; the same command continues")
     with started(runs, second, "--containers") as process:
-        wait_for(r"finetune: resuming from epoch ([2-9]|\d\d)", runs, process)
+        wait_for(r"finetune: resuming from epoch ([2-9]|\d\d)", runs, process.poll)
         assert interrupt(process) == 130
 
 

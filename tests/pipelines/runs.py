@@ -7,8 +7,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 from pipelines.history import LATEST, LOG
@@ -92,12 +93,17 @@ LONG = [
 ]
 
 
+def _long(runs: Path, *flags: str) -> tuple[list[str], dict[str, str]]:
+    """Return arguments and environment of a run that trains for long."""
+    environment = dict(os.environ) | {"WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1"}
+    return ["demo", *LONG, *flags, "--runs", str(runs)], environment
+
+
 @contextmanager
 def started(runs: Path, said: Path, *flags: str) -> Iterator[subprocess.Popen[bytes]]:
     """Start a run that trains for long, in a session of its own; kill what is left of it."""
-    command = [sys.executable, "-m", "pipelines.run", "demo", *LONG, *flags]
-    command += ["--runs", str(runs)]
-    environment = dict(os.environ) | {"WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1"}
+    arguments, environment = _long(runs, *flags)
+    command = [sys.executable, "-m", "pipelines.run", *arguments]
     with said.open("wb") as file:
         run = subprocess.Popen(
             command, cwd=ROOT, env=environment, stdout=file, stderr=file, start_new_session=True
@@ -105,20 +111,36 @@ def started(runs: Path, said: Path, *flags: str) -> Iterator[subprocess.Popen[by
     try:
         yield run
     finally:
-        for pid, _ in processes(run.pid):
-            os.kill(pid, signal.SIGKILL)
+        _kill_session(run.pid)
         run.wait(30)
 
 
-def wait_for(pattern: str, runs: Path, run: subprocess.Popen[bytes]) -> None:
-    """Wait until the log of the newest run tells it."""
+@contextmanager
+def started_warm(runs: Path, said: Path) -> Iterator[ForkServerProcess]:
+    """Start the same run, without its imports."""
+    run = warm.started(*_long(runs), [said, said])
+    try:
+        yield run
+    finally:
+        assert run.pid
+        _kill_session(run.pid)
+        run.join(30)
+
+
+def _kill_session(session: int) -> None:
+    for pid, _ in processes(session):
+        os.kill(pid, signal.SIGKILL)
+
+
+def wait_for(pattern: str, runs: Path, poll: Callable[[], int | None]) -> None:
+    """Wait until the log of the newest run tells it; ``poll`` returns how a run ended."""
     until = time.monotonic() + 900
     while True:
         logs = sorted(runs.glob(f"*/{LOG}"))
         said = logs[-1].read_text() if logs else ""
         if re.search(pattern, said):
             return
-        assert run.poll() is None and time.monotonic() < until, said[-2000:]
+        assert poll() is None and time.monotonic() < until, said[-2000:]
         time.sleep(0.1)
 
 

@@ -45,13 +45,13 @@ compile_to(Path(sys.argv[1]), {})
 
 def test_each_process_compiles_to_the_same_bytes(tmp_path):
     written = []
-    for seed in ("0", "1", "2"):
+    for seed in ("0", "1"):
         command = [sys.executable, "-c", COMPILE, str(tmp_path / seed)]
         environment = os.environ | {"PYTHONHASHSEED": seed}
         subprocess.run(command, cwd=ROOT, env=environment, check=True)
         written.append({file.name: file.read_bytes() for file in (tmp_path / seed).iterdir()})
     assert set(written[0]) == set(compiling.PROFILES)
-    assert written[0] == written[1] == written[2]
+    assert written[0] == written[1]
 
 
 @pytest.mark.parametrize("order", [("b", "a"), ("a", "b")])
