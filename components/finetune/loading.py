@@ -8,6 +8,7 @@ import torch
 
 from components.finetune.data import TrainingData, ValidationSet, moments
 from components.finetune.room import Room, room_for
+from components.finetune.workers import ALONE, Workers
 from components.shared.artifacts.cells import Cells
 from components.shared.artifacts.matched_controls import LEAST_CONTROLS, batches_of, matched
 from components.shared.artifacts.perturbation import CONTROL
@@ -76,13 +77,12 @@ def load_training_data(
     *,
     token_for_unmeasured: bool,
     match_batches: bool = False,
-    processes: int = 1,
+    workers: Workers = ALONE,
 ) -> TrainingData:
     """Read the cells a fine-tune needs in one pass over the file.
 
-    On a GPU they are kept in 16 bits, in its own memory if they fit (see `room_for`); each of
-    ``processes`` on this host has them. With ``match_batches`` each cell is to stand against
-    controls of its own batch, where cells have one.
+    On a GPU they are kept in 16 bits, in its own memory if they fit (see `room_for`). With
+    ``match_batches`` each cell is to stand against controls of its own batch, where cells have one.
     """
     lines = splits.train_lines
     controls = {line: np.union1d(splits.basal(line), splits.reference(line)) for line in lines}
@@ -103,7 +103,7 @@ def load_training_data(
         return np.searchsorted(used, rows)
 
     batches = batches_of(cells) if match_batches else None
-    room = read_dense(cells, used, tokens.columns, device, processes)
+    room = read_dense(cells, used, tokens.columns, device, workers)
     return TrainingData(
         expression=room.cells,
         will_read=room.will_read,
@@ -149,18 +149,22 @@ def batches_in_words(data: TrainingData) -> str:
 
 
 def read_dense(
-    cells: Cells, rows: Ints, columns: Ints, device: torch.device, processes: int = 1
+    cells: Cells, rows: Ints, columns: Ints, device: torch.device, workers: Workers = ALONE
 ) -> Room:
     """Read cells at ascending ``rows`` and ``columns``, [rows, columns], block by block.
 
-    Values are log1p of counts per 10,000, where and in what precision `room_for` says.
+    Values are log1p of counts per 10,000, where and in what precision `room_for` says. Of a room
+    that processes share each fills its part.
     """
-    room = room_for(len(rows), len(columns), device, processes)
-    with bar(total=len(rows), what="reading cells", unit=" cells") as progress:
-        for start, block in cells.blocks():
-            low, high = np.searchsorted(rows, [start, start + block.shape[0]])
-            if high > low:
-                part = block[rows[low:high] - start][:, columns]
-                room.cells[low:high] = torch.from_numpy(part.toarray())
-                progress.update(high - low)
+    room = room_for(len(rows), len(columns), device, workers)
+    together = room.filled_by
+    first, last = (len(rows) * (together.rank + i) // together.count for i in (0, 1))
+    mine = rows[first:last]
+    with bar(total=len(mine), what="reading cells", unit=" cells") as progress:
+        for start, block in cells.blocks(holding=mine):
+            low, high = np.searchsorted(mine, [start, start + block.shape[0]])
+            part = block[mine[low:high] - start][:, columns]
+            room.cells[first + low : first + high] = torch.from_numpy(part.toarray())
+            progress.update(high - low)
+    together.meet()
     return room

@@ -198,7 +198,7 @@ def _data(asked: Asked, tokens: GeneTokens, workers: Workers) -> TrainingData:
         workers.device,
         token_for_unmeasured=settings.token_for_unmeasured,
         match_batches=settings.match_batches,
-        processes=workers.count,
+        workers=workers,
     )
     if settings.match_batches and workers.first:
         print(f"finetune: {loading.batches_in_words(data)}", flush=True)

@@ -66,6 +66,13 @@ class Workers:
         if self.count > 1:
             dist.all_reduce(torch.zeros(1))
 
+    def told(self, text: str = "") -> str:
+        """Return the text that the first process gives."""
+        given = [text]
+        if self.count > 1:
+            dist.broadcast_object_list(given)
+        return given[0]
+
     def own(self, items: Sequence[Any]) -> list[tuple[int, Any]]:
         """Return this process's share of some work, numbered."""
         return list(enumerate(items))[self.rank :: self.count]

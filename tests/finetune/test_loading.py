@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from components.finetune import loading
 from components.finetune.data import TrainingData
-from components.finetune.loading import load_training_data
-from components.finetune.room import room_for
+from components.finetune.loading import load_training_data, read_dense
+from components.finetune.room import Room, room_for
+from components.finetune.workers import Workers
 from components.shared.artifacts.cells import Cells
 from components.shared.artifacts.splits import Splits
 from components.shared.model.tokens import GeneTokens
@@ -54,7 +56,7 @@ def test_cells_that_take_more_than_half_the_memory_are_mapped_from_a_file(
     assert len(mapped) == 1 and list(tmp_path.iterdir()) == []
     room_for(29, 7, CPU)
     assert len(mapped) == 1
-    room_for(15, 7, CPU, processes=2)  # each holds them
+    room_for(31, 7, CPU)
     assert len(mapped) == 2
 
 
@@ -94,6 +96,28 @@ def test_training_data_that_are_mapped_are_the_same_and_their_rows_are_read_ahea
     rows = held.train_rows[:3]
     torch.testing.assert_close(large.cells(rows), held.cells(rows), rtol=0, atol=0)
     assert len(mapped[0].advice) == asked + 3
+
+
+class Beside(Workers):
+    """Processes that wait for nobody."""
+
+    def meet(self) -> None:
+        """Go on."""
+
+
+def test_processes_that_share_a_room_each_fill_their_part_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cells = Cells.open(interrupted_world(tmp_path) / "cells")
+    rows, columns = np.arange(5, len(cells.obs), 3), np.array([4, 0, 2])
+    whole = cells.rows(rows)[:, columns].toarray()
+    shared = torch.full((len(rows), len(columns)), torch.nan)
+    for rank in range(3):
+        room = Room(shared, filled_by=Beside(rank, 3))
+        monkeypatch.setattr(loading, "room_for", lambda *_, room=room: room)
+        assert torch.isnan(shared).any()
+        read_dense(cells, rows, columns, CPU)
+    np.testing.assert_array_equal(shared.numpy(), whole)
 
 
 def test_a_disk_without_room_for_the_cells_is_told_of(monkeypatch) -> None:

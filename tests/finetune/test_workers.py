@@ -208,7 +208,7 @@ def test_an_error_of_one_process_is_told_once_and_nothing_is_written(
     before = """
 from components.finetune import loading
 room_for = loading.room_for
-loading.room_for = lambda *of: os.write(2, b"room for %d" % of[-1]) and room_for(*of)
+loading.room_for = lambda *of: os.write(2, b"room for %d" % of[-1].count) and room_for(*of)
 """
     process = started(given, before)
     assert process.end() == 1, process.said
@@ -216,6 +216,34 @@ loading.room_for = lambda *of: os.write(2, b"room for %d" % of[-1]) and room_for
     assert process.said.count("room for 2") == 2  # each knows that the other has the cells too
     assert "the line above says why" in process.said.splitlines()[-1]
     assert not (tmp_path / "model").exists()
+
+
+MAPPED = """
+import mmap, tempfile
+from components.shared.storage import machine
+machine.memory = lambda: 0
+tempfile.tempdir = {folder!r}
+made = mmap.mmap
+
+def mapping(file, size):
+    os.write(2, b"maps file %d, " % os.fstat(file).st_ino)
+    return made(file, size)
+
+mmap.mmap = mapping
+"""
+
+
+def test_cells_too_large_for_the_memory_are_one_file_that_two_processes_fill_and_map(
+    world: Path, alone: Path, tmp_path: Path
+) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    process = started(by_two(world, tmp_path / "model", ""), MAPPED.format(folder=str(temporary)))
+    assert process.end() == 0, process.said
+    one, two = re.findall(r"maps file (\d+)", process.said)
+    assert one == two
+    assert not [path for path in temporary.iterdir() if path.is_file()]
+    assert_close(alone, tmp_path / "model")
 
 
 class Memory:

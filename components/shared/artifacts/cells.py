@@ -106,8 +106,12 @@ class Cells:
             raise InputError(f"{self.called}: var has no genes, or two of a name; {self.hint}")
         return genes.to_list()
 
-    def blocks(self, rows_per_block: int = BLOCK_ROWS) -> Iterator[tuple[int, csr_matrix]]:
+    def blocks(
+        self, rows_per_block: int = BLOCK_ROWS, *, holding: Ints | None = None
+    ) -> Iterator[tuple[int, csr_matrix]]:
         """Yield (first row, block) over all cells; a block is CSR float32 [rows, genes].
+
+        With ``holding``, ascending rows, only the blocks that have some of them are read.
 
         Raises:
             InputError: X is no CSR matrix of these cells and genes.
@@ -116,6 +120,8 @@ class Cells:
             group, indptr = self._matrix(file)
             for start in range(0, len(indptr) - 1, rows_per_block):
                 stop = min(start + rows_per_block, len(indptr) - 1)
+                if holding is not None and len(set(np.searchsorted(holding, [start, stop]))) == 1:
+                    continue
                 yield start, self._read(group, indptr, start, stop)
 
     def _matrix(self, file: h5py.File) -> tuple[h5py.Group, Ints]:

@@ -38,6 +38,14 @@ def test_blocks_cover_every_row_once_whatever_their_size(small, size):
     np.testing.assert_array_equal(np.vstack([block.toarray() for _, block in blocks]), X)
 
 
+def test_of_blocks_that_hold_none_of_the_wanted_rows_none_is_read(small):
+    cells, _, X, _ = small  # noqa: N806
+    blocks = list(cells.blocks(10, holding=np.array([9, 30, 38, len(X) - 1])))
+    assert [start for start, _ in blocks] == [0, 30, (len(X) - 1) // 10 * 10]
+    np.testing.assert_array_equal(blocks[1][1].toarray(), X[30:40])
+    assert list(cells.blocks(10, holding=np.array([], np.int64))) == []
+
+
 @settings(deadline=None, max_examples=25)
 @given(rows=st.lists(st.integers(0, 223), max_size=40))
 @example(rows=[3, 3, 5])  # as many as lie between the first and the last
