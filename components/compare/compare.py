@@ -1,6 +1,5 @@
 """The compare stage: one report of a grid of runs, priors by seeds."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from components.compare.verdicts import conclusion, shown
 from components.shared.artifacts.artifact import COMPARISON, link_or_copy, writing
 from components.shared.artifacts.evaluation import HEADLINE_METRIC, MODEL
 from components.shared.findings.results import RESULT, tell_result
+from components.shared.storage.documents import write_json
 from components.shared.telling.spreadsheet import without_formulas
 
 REPORTS = "reports"
@@ -168,8 +168,7 @@ def _write(found: Findings, numbers: Mapping[str, Any], folder: Path) -> None:
     ):
         if len(table):
             without_formulas(table).to_csv(folder / name, index=False)
-    text = json.dumps(numbers, indent=2, allow_nan=False)
-    (folder / "metrics.json").write_text(text + "\n")
+    write_json(folder / "metrics.json", numbers)
     (folder / "summary.md").write_text(markdown(found), encoding="utf-8")
     write_report(found, folder / "report.html")
     # Beside it, since a link to another artifact would be to this machine's place of it.

@@ -1,6 +1,5 @@
 """The evaluate stage: two standards of scores beside what has to be beaten, and the report."""
 
-import json
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -42,6 +41,7 @@ from components.shared.artifacts.splits import CONTROL_BOTH
 from components.shared.findings.limitations import limitations
 from components.shared.findings.verdict import verdict
 from components.shared.model.rank_cells import RANK
+from components.shared.storage.documents import write_json
 from components.shared.telling.addresses import dataset_of
 from components.shared.telling.errors import InputError, say
 from components.shared.telling.spreadsheet import no_formula, without_formulas
@@ -242,8 +242,7 @@ def _write(
         _write_scores(found, folder)
     with _timed("wrote effects"):
         write_effects(effects, table, folder)
-    text = json.dumps(numbers, indent=2, allow_nan=False)
-    (folder / evaluation.METRICS_FILE).write_text(text + "\n")
+    write_json(folder / evaluation.METRICS_FILE, numbers)
     page = markdown(found, table, origin, verdict(numbers))
     (folder / evaluation.SUMMARY_PAGE).write_text(page, encoding="utf-8")
     section = trust_section(told) if told else ""

@@ -1,6 +1,5 @@
 """The files of a model artifact."""
 
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -22,6 +21,7 @@ from components.shared.model import model as scgpt_model
 from components.shared.model.checkpoint import EXTRA_FILE
 from components.shared.model.checkpoint_files import ARGS_FILE, STATS_FILE, WEIGHTS_FILE
 from components.shared.model.vocabulary import VOCAB_FILE
+from components.shared.storage.documents import write_json
 from components.shared.telling.addresses import dataset_of
 
 CURVES_FILE = "training_curves.html"
@@ -41,7 +41,7 @@ def write_model(folder: Path, ready: Ready, result: Fit, stats: Mapping[str, Any
     if extra:
         save_file(extra, folder / EXTRA_FILE)
     for name, content in ((ARGS_FILE, args), (VOCAB_FILE, ready.vocabulary), (STATS_FILE, stats)):
-        (folder / name).write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+        write_json(folder / name, content)
     _write_prior(folder, asked.prior)
     about = dataset_of(asked.cells.artifact.summary) | stats["known_by"]
     page = curves_page(TITLE, result.rows(), result.best_epoch, about)

@@ -34,6 +34,7 @@ from components.shared.parameters.prior_grammar import (
     gene_part,
     parse_prior,
 )
+from components.shared.storage.documents import write_json
 from components.shared.storage.files import fetched
 from components.shared.storage.tensors import order_metadata
 from components.shared.telling.addresses import LOCAL, scheme_of
@@ -84,7 +85,7 @@ def prior(uri: str, vocabulary: str, target: Path | str, *, seed: int = 0) -> No
         for source in sources:
             if source.licence == SE_600M:
                 _take_licence(source.source, draft.path / STATE_LICENCE_FILE)
-        (draft.path / FACTS_FILE).write_text(json.dumps(facts, indent=2) + "\n")
+        write_json(draft.path / FACTS_FILE, facts)
         draft.summary |= facts
     _report(facts, Path(target))
 

@@ -1,6 +1,5 @@
 """The split stage: a role for every cell, so that nothing tested was trained on."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from components.shared.artifacts.splits import (
 from components.shared.parameters.aliases import meanings_of, read_aliases
 from components.shared.parameters.conditions import check_fraction, check_whole
 from components.shared.parameters.perturbation_list import read_perturbations
+from components.shared.storage.documents import write_json
 from components.shared.storage.downloads import shown
 from components.shared.storage.files import fetched
 from components.shared.telling.errors import InputError, shortlist
@@ -154,9 +154,9 @@ def _write(
 ) -> None:
     """Write the files of the artifact."""
     table.to_parquet(folder / SPLITS_FILE, index=False)
-    (folder / SUMMARY_FILE).write_text(json.dumps(summary, indent=2) + "\n")
+    write_json(folder / SUMMARY_FILE, summary)
     wanted = {"perturbations": asked, "other_names": _other_names(asked, aliases)}
-    (folder / REQUEST_FILE).write_text(json.dumps(wanted, indent=2) + "\n")
+    write_json(folder / REQUEST_FILE, wanted)
 
 
 def _carried(of_cells: Mapping[str, Any]) -> dict[str, Any]:

@@ -250,7 +250,7 @@ def alike(change: NDArray[np.floating]) -> tuple[NDArray[np.integer], NDArray[np
     directions = unit(np.asarray(change, np.float32))
     cosine = directions @ directions.T
     pairs = cosine[np.triu_indices(len(cosine), 1)]
-    typical = float(np.median(pairs)) if len(pairs) else float("nan")
+    typical = float(np.median(pairs)) if len(pairs) else np.nan
     np.fill_diagonal(cosine, -np.inf)
     index = np.argsort(-cosine, axis=1, kind="stable")[:, : min(ALIKE, len(cosine) - 1)]
     return index, np.take_along_axis(cosine, index, axis=1), typical

@@ -184,7 +184,7 @@ def kept_surest(expected: ArrayLike, reached: ArrayLike, kept: float) -> float:
     before = groups["size"].cumsum() - groups["size"]
     part = (np.clip(wanted - before, 0, groups["size"]) / groups["size"]).to_numpy()
     weight = float((part * groups["size"]).sum())
-    return float((part * groups["sum"]).sum() / weight) if weight > 0 else float("nan")
+    return float((part * groups["sum"]).sum() / weight) if weight > 0 else np.nan
 
 
 def trust_section(found: Trust) -> str:

@@ -21,7 +21,7 @@ from typing import Any
 from components import __version__
 from components.shared.artifacts import shapes
 from components.shared.storage.digests import sha256_of
-from components.shared.storage.documents import check_shape
+from components.shared.storage.documents import check_shape, write_json
 from components.shared.telling.addresses import kept
 from components.shared.telling.errors import CLOSED, InputError, system_errors
 
@@ -191,8 +191,7 @@ def writing(
                 for path in files
             },
         }
-        text = json.dumps(provenance, indent=2, allow_nan=False)
-        (folder / PROVENANCE).write_text(text + "\n")
+        write_json(folder / PROVENANCE, provenance)
         _make_readable(folder)
 
 

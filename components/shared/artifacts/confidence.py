@@ -8,7 +8,6 @@ The expected pearson_delta is that of a change whose noise is its own: predicted
 changes that subtract the same controls, as cell-eval's do, share their noise and correlate more.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 
 from components.shared.artifacts.shapes import CONFIDENCE
 from components.shared.artifacts.training_effects import TrainingEffects
-from components.shared.storage.documents import read_json
+from components.shared.storage.documents import read_json, write_json
 from components.shared.telling.errors import InputError, refusing
 
 CONFIDENCE_FILE = "confidence.json"
@@ -120,7 +119,7 @@ class Confidence:
             "usual_strength": self.usual_strength,
             "perturbations": {"label": table.index.tolist(), **columns},
         }
-        path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        write_json(path, content)
 
     @classmethod
     def read(cls, path: Path) -> "Confidence":

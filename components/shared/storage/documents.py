@@ -1,4 +1,4 @@
-"""JSON and text files that may be damaged, of another shape, or far larger than usual."""
+"""JSON and text files; those that are read may be damaged, of another shape, or far too large."""
 
 import json
 from collections.abc import Iterator
@@ -37,6 +37,15 @@ def read_text(path: Path, name: str, hint: str) -> str:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise InputError(f"{name}: is not text; {hint}") from None
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file.
+
+    Raises:
+        ValueError: a number that is not finite, which JSON does not have.
+    """
+    path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def read_json(path: Path, name: str, hint: str, shape: Shape = None) -> dict[str, Any]:
