@@ -7,8 +7,10 @@ can then halve its part without the others' help, and a step's losses travel wit
 that every process sees the same.
 """
 
+import logging
 import os
 import signal
+import sys
 import threading
 import time
 import traceback
@@ -91,6 +93,8 @@ CRASHED = 70
 """Exit code of a process that ended with a fault of ours or of another process."""
 LEAVES_FIRST = 3
 """Seconds that one waits whose fault may be that another ended: that one is to be noticed first."""
+TORCHRUN = ("torch.distributed.elastic", "torch.distributed.launcher", "torch.multiprocessing")
+"""Loggers that tell with tracebacks of theirs that a process ended, which we say in a line."""
 STOPS_WITHIN = 60
 """Seconds that a process has after SIGTERM, to keep a checkpoint."""
 
@@ -141,7 +145,7 @@ def launch(processes: int, function: Callable[..., None], arguments: Mapping[str
         shutdown_timeout=STOPS_WITHIN,
     )
     try:
-        with _handlers_restored():
+        with _handlers_restored(), _silent(TORCHRUN):
             elastic_launch(config, _work)(function, dict(arguments))
     except ChildFailedError as failed:
         codes = {failure.exitcode for failure in failed.failures.values()}
@@ -171,6 +175,20 @@ def _handlers_restored() -> Iterator[None]:
             signal.signal(number, was or signal.SIG_DFL)
 
 
+@contextmanager
+def _silent(names: tuple[str, ...]) -> Iterator[None]:
+    """Let the loggers whose names begin so say nothing."""
+    loggers = map(logging.getLogger, sorted(logging.root.manager.loggerDict))
+    silenced = [one for one in loggers if one.name.startswith(names) and not one.disabled]
+    for logger in silenced:
+        logger.disabled = True
+    try:
+        yield
+    finally:
+        for logger in silenced:
+            logger.disabled = False
+
+
 def _work(function: Callable[..., None], arguments: dict[str, Any]) -> None:
     """Be one of the processes; the first alone tells how it goes."""
     if int(os.environ["RANK"]):
@@ -180,6 +198,7 @@ def _work(function: Callable[..., None], arguments: dict[str, Any]) -> None:
         with one_line_errors("finetune"):
             function(**arguments)
     except Exception:
-        traceback.print_exc()
-        time.sleep(LEAVES_FIRST)
+        found = traceback.format_exc()
+        time.sleep(LEAVES_FIRST)  # where another ended, this one is ended before it speaks
+        print(found, file=sys.stderr, flush=True)
         raise SystemExit(CRASHED) from None

@@ -35,6 +35,21 @@ class Advised(mmap.mmap):
         super().madvise(*advice)
 
 
+class Beside(Workers):
+    """One of several processes, that waits for no other and hears of none."""
+
+    def meet(self) -> None:
+        """Go on."""
+
+    def any(self, flag: bool) -> bool:
+        """Return its own."""
+        return flag
+
+    def told(self, text: str = "") -> str:
+        """Return its own."""
+        return text
+
+
 @pytest.fixture
 def mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Advised]:
     """Return the files that get mapped, in a folder for temporary files that is the test's."""
@@ -56,7 +71,7 @@ def test_cells_that_take_more_than_half_the_memory_are_mapped_from_a_file(
     assert len(mapped) == 1 and list(tmp_path.iterdir()) == []
     room_for(29, 7, CPU)
     assert len(mapped) == 1
-    room_for(31, 7, CPU)
+    room_for(15, 7, CPU, Beside(0, 2))  # each would hold them
     assert len(mapped) == 2
 
 
@@ -96,13 +111,6 @@ def test_training_data_that_are_mapped_are_the_same_and_their_rows_are_read_ahea
     rows = held.train_rows[:3]
     torch.testing.assert_close(large.cells(rows), held.cells(rows), rtol=0, atol=0)
     assert len(mapped[0].advice) == asked + 3
-
-
-class Beside(Workers):
-    """Processes that wait for nobody."""
-
-    def meet(self) -> None:
-        """Go on."""
 
 
 def test_processes_that_share_a_room_each_fill_their_part_of_it(

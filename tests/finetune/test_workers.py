@@ -104,7 +104,7 @@ validation.predict_cells = interrupted
 """
 
 
-def by_two(world: Path, target: Path, checkpoints: Path) -> dict[str, Any]:
+def by_two(world: Path, target: Path, checkpoints: Path | str) -> dict[str, Any]:
     pretrained = f"random://tiny?vocabulary={world / 'vocab.json'}"
     given = {"pretrained": pretrained, "overrides": TINY, "processes": 2}
     return arguments(world, target, checkpoints, **given)
@@ -200,24 +200,6 @@ Checkpoints.load = lambda self: None if os.environ.get("RANK") == "1" else load(
     assert not (tmp_path / "model").exists()
 
 
-def test_an_error_of_one_process_is_told_once_and_nothing_is_written(
-    world: Path, tmp_path: Path
-) -> None:
-    given = by_two(world, tmp_path / "model", tmp_path / "kept")
-    given["overrides"] = TINY | {"learning_rate": 1e30}
-    before = """
-from components.finetune import loading
-room_for = loading.room_for
-loading.room_for = lambda *of: os.write(2, b"room for %d" % of[-1].count) and room_for(*of)
-"""
-    process = started(given, before)
-    assert process.end() == 1, process.said
-    assert "the loss is nan" in process.said
-    assert process.said.count("room for 2") == 2  # each knows that the other has the cells too
-    assert "the line above says why" in process.said.splitlines()[-1]
-    assert not (tmp_path / "model").exists()
-
-
 MAPPED = """
 import mmap, tempfile
 from components.shared.storage import machine
@@ -244,6 +226,31 @@ def test_cells_too_large_for_the_memory_are_one_file_that_two_processes_fill_and
     assert one == two
     assert not [path for path in temporary.iterdir() if path.is_file()]
     assert_close(alone, tmp_path / "model")
+
+
+FULL = """
+import errno
+from components.finetune import room
+
+def full(*_):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+room.reserve = full
+"""
+
+
+def test_an_error_of_one_process_is_told_once_and_nothing_is_written(
+    world: Path, tmp_path: Path
+) -> None:
+    """The other waits for it then, and fails in turn."""
+    given = by_two(world, tmp_path / "model", "")
+    process = started(given, MAPPED.format(folder=str(tmp_path)) + FULL)
+    assert process.end() == 1, process.said
+    assert [line.partition(" (")[0] for line in process.said.splitlines()] == [
+        f"finetune: error: {tmp_path}: no room for 0.0 GiB of training cells",
+        "finetune: error: 1 of 2 processes ended early, exit code 1; the line above says why",
+    ]
+    assert not (tmp_path / "model").exists()
 
 
 class Memory:
