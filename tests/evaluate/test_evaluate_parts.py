@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -52,6 +53,7 @@ from components.evaluate.measures.uncertainty import (
     compare,
     interval,
 )
+from components.evaluate.pages import effect_tables
 from components.evaluate.pages.effect_tables import Effects
 from components.evaluate.pages.summary import (
     described,
@@ -637,3 +639,33 @@ def test_a_gene_that_does_not_change_is_named_neither_up_nor_down() -> None:
     asked = pd.DataFrame({"perturbation": ["G0"]})
     effects = Effects(["G0"], genes, np.ones(4), 1 + changes, None, None, None, asked)
     assert effects.top(0) == (["G0"], ["G2"])
+
+
+def test_effects_are_the_same_however_many_perturbations_are_looked_at_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rng = np.random.default_rng(0)
+    labels, genes = [f"G{i}" for i in range(5)], [f"G{i}" for i in range(4)]
+    measured: Any = SimpleNamespace(
+        perturbations=["G4", "G1", "G2"],
+        centroids=rng.random((4, 4)),
+        p_value=rng.random((3, 4)),
+        fdr=rng.random((3, 4)),
+    )
+    asked = pd.DataFrame({"perturbation": labels})
+    means = rng.random((5, 4)).astype(np.float32)
+    effects = Effects(labels, genes, rng.random(4), means, None, measured, None, asked)
+    [whole] = effects.tables()
+    table = whole.to_pandas().set_index("perturbation")
+    change = measured.centroids[[2, 3, 1]] - measured.centroids[0]
+    found = table.loc[["G1", "G2", "G4"], "measured_change"].to_numpy().reshape(3, 4)
+    np.testing.assert_allclose(found, change, atol=1e-4)
+    assert table.loc[["G0", "G3"], "measured_change"].isna().all()
+    strength = effects.strength
+    monkeypatch.setattr(effect_tables, "BLOCK", 2)
+    parts = [part.to_pandas() for part in effects.tables()]
+    assert len(parts) == 3
+    names = {"perturbation": str, "gene": str}
+    together = pd.concat([part.astype(names) for part in parts], ignore_index=True)
+    pd.testing.assert_frame_equal(together, whole.to_pandas().astype(names))
+    assert effects.strength.tolist() == strength.tolist()
