@@ -21,13 +21,15 @@ from components.shared.artifacts.perturbation import CONTROL, genes_of
 from components.shared.artifacts.perturbation_names import known_line
 from components.shared.parameters.datasets import files
 from components.shared.parameters.pretrained import resolve_vocabulary
+from components.shared.parameters.roles import nothing_shared, nothing_trains, validating
 from components.shared.parameters.stage_options import (
     INGEST_OPTIONS,
     SPLIT_OPTIONS,
     checked_options,
 )
 from components.shared.reading.file_kinds import check_is_anndata, check_is_hdf5
-from components.shared.reading.labels import check_names, labels_of, with_one_name_a_line
+from components.shared.reading.labels import check_names, labels_of, with_one_name_each
+from components.shared.reading.matrices import common_genes
 from components.shared.reading.readings import readings
 from components.shared.reading.source import Reading, Source
 from components.shared.reading.tables import Tables
@@ -36,14 +38,11 @@ from components.shared.storage.hdf5 import opened_hdf5
 from components.shared.storage.ranged import Ranged, UnreadError, opened_in_part
 from components.shared.telling.addresses import visible
 from components.shared.telling.errors import InputError, shortlist
-from components.shared.telling.facts import titled
+from components.shared.telling.facts import count, titled
 
 GENERATED = "sim://"
 UNREAD = ("X", "layers", "uns", "obsm", "obsp", "varm", "varp", "mod")
 """Groups that the look does not open; of raw it needs the names of genes."""
-LEAST_SETS = 10
-"""Sets that validate where nothing else is said (components/split/role_rules.py)."""
-
 READ = {field.name for field in fields(Reading)}
 """Options of ingest that say what is read; others say what becomes of it."""
 Generate = Callable[[str], Source]
@@ -70,6 +69,8 @@ class Head(Tables):
 class Seen:
     """Labels and sizes of all files."""
 
+    name: str
+    """Of the first file."""
     obs: pd.DataFrame
     """Columns perturbation, cell_line and is_control of the cells that are kept."""
     genes: list[str]
@@ -131,13 +132,13 @@ def _seen(parameters: Mapping[str, Any], generate: Generate | None) -> Seen:
     if len(found) == 1:
         return found[0]
     tables = [one.obs.astype({"perturbation": str, "cell_line": str}) for one in found]
-    obs = with_one_name_a_line(pd.concat(tables, ignore_index=True))
+    measured = pd.Index(pd.unique(np.concatenate([one.genes for one in found])))
+    obs = with_one_name_each(pd.concat(tables, ignore_index=True), frozenset(measured))
     obs = obs.astype({"perturbation": "category", "cell_line": "category"})
-    each = [pd.Index(one.genes) for one in found]
-    genes = each[0]
-    for other in each[1:]:
-        genes = genes.intersection(other) if how == "intersection" else genes.union(other)
+    in_all = common_genes([(one.name, one.genes) for one in found])
+    genes = in_all if how == "intersection" else measured
     return Seen(
+        found[0].name,
         obs,
         list(genes),
         found[0].columns,
@@ -188,7 +189,9 @@ def _labelled(source: Any, reading: Reading, entries: int, download: int) -> See
         said = (source.genes_said, source.symbols_hint())
         check_names(cast(Source, source), labels.obs.index, *said)
     kept = len(labels.obs) / max(1, len(source.cells))
-    return Seen(labels.obs, source.genes, source.columns, int(entries * kept), download)
+    return Seen(
+        source.name, labels.obs, source.genes, source.columns, int(entries * kept), download
+    )
 
 
 def _split(parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -227,10 +230,14 @@ def _facts(seen: Seen, parameters: Mapping[str, Any]) -> dict[str, str]:
         for line, row in counted.iterrows()
     )
     trained, tested = _used(seen, parameters)
+    trains_on = _to_train(seen, trained, parameters)
     names = [name for name in obs["perturbation"].cat.categories if name != CONTROL]
     if trained and tested:
         ours = set(_perturbed(seen, trained)["perturbation"])
         theirs = set(_perturbed(seen, [tested])["perturbation"])
+        restricted = _split(parameters)["restrict_test_to_training"]
+        if theirs and not ours & theirs and restricted and not parameters.get("perturbations"):
+            raise InputError(nothing_shared(tested))
         facts["perturbed"] = (
             f"{len(ours):,} genes or pairs in the training lines, {len(theirs):,} in {tested}, "
             f"{len(ours & theirs):,} in both"
@@ -242,8 +249,8 @@ def _facts(seen: Seen, parameters: Mapping[str, Any]) -> dict[str, str]:
     facts["targets"] = f"{known:,} of {len(names):,} are measured genes"
     if said := _in_vocabulary(seen.genes, parameters):
         facts["vocabulary"] = said
-    if said := _to_train(seen, trained, parameters):
-        facts["trains on"] = said
+    if trains_on:
+        facts["trains on"] = trains_on
     return facts
 
 
@@ -264,18 +271,20 @@ def _to_train(seen: Seen, trained: Sequence[str], parameters: Mapping[str, Any])
     if not trained:
         return "what the split file says"
     cells = _perturbed(seen, trained)
+    counted = cells.groupby("cell_line", observed=True)["perturbation"].nunique()
+    sets = {line: int(counted.get(line, 0)) for line in trained}
     options = _split(parameters)
-    sets = cells.groupby("cell_line", observed=True)["perturbation"].nunique()
-    total = int(sets.sum())
-    of = int(sets.get(options["val_line"], total))
-    fraction = options["val_fraction"]
-    fewest = 0 if options["val_line"] else min(LEAST_SETS, int(0.15 * total))
-    validate = max(1, fewest, round(fraction * of)) if fraction else 0
+    _, validate = validating(
+        sets, val_line=options["val_line"], val_fraction=options["val_fraction"]
+    )
+    total = sum(sets.values())
+    if validate >= total:
+        raise InputError(nothing_trains(trained, f"{validate} of {total} sets"))
     filters = [name for name in parameters.get("ingest_options") or {} if name.startswith("least_")]
     filtered = ", less those whose knock-down failed" if filters else ""
     return (
-        f"{len(cells):,} cells in {total:,} sets (line, perturbation){filtered}, of which about "
-        f"{validate:,} sets validate"
+        f"{len(cells):,} cells in {count(total, 'set')} (line, perturbation)"
+        f"{filtered}, of which about {validate:,} validate"
     )
 
 

@@ -16,6 +16,7 @@ from components.shared.artifacts.artifact import GENE_PRIOR, MODEL, opening, wri
 from components.shared.artifacts.cells import Cells
 from components.shared.artifacts.splits import Splits
 from components.shared.findings.origins import facts_of
+from components.shared.parameters.numbers import whole_number
 from components.shared.parameters.pretrained import parse_pretrained
 from components.shared.parameters.recipe import load_recipe
 
@@ -62,7 +63,7 @@ def finetune(
         "pretrained": pretrained,
         "recipe": recipe,
         "overrides": dict(overrides or {}),
-        "seed": seed,
+        "seed": whole_number("seed", seed),
         "checkpoints": checkpoints,
     }
     if processes > 1:

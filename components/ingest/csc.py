@@ -44,7 +44,7 @@ def fill_buckets(
     names a row that is not there is an IndexError (the caller says so in one line).
     """
     position = np.cumsum(kept) - 1
-    indptr = group["indptr"][:]
+    indptr = group["indptr"][:].astype(np.int64)
     entries = int(indptr[-1])
     with bar(total=entries, what="sorting columns into rows", unit=" entries") as progress:
         for low in range(0, entries, ENTRIES_PER_CHUNK):

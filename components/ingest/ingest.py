@@ -35,6 +35,7 @@ from components.shared.artifacts.artifact import CELLS, Draft, writing
 from components.shared.artifacts.cells import CELLS_FILE
 from components.shared.artifacts.normalisation import TARGET_SUM, USUAL, read_target_sum, unit_of
 from components.shared.parameters.datasets import as_text, with_files
+from components.shared.parameters.numbers import whole_number
 from components.shared.reading.file_kinds import check_is_no_folder
 from components.shared.reading.labels import check_names, counts_of, labels_of
 from components.shared.reading.readings import readings
@@ -44,6 +45,7 @@ from components.shared.storage.downloads import shown
 from components.shared.storage.files import fetched, local_path
 from components.shared.telling.addresses import JOIN, LOCAL, scheme_of, visible
 from components.shared.telling.errors import InputError, nearest, say
+from components.shared.telling.facts import count
 from components.shared.telling.progress import bar
 
 TRUTH_FILE = "truth.npz"
@@ -149,6 +151,11 @@ def _write_part(
         empty += int((np.diff(block.indptr) == 0).sum())
         writer.append(genes.place(block, file))
         progress.update(len(rows))
+    if empty == len(part.labels.obs):
+        raise InputError(
+            f"{part.source.name}: none of its {empty:,} cells has a value above 0; expected "
+            "expression in X, or in the layer that ingest_options name"
+        )
     facts = {"cells_without_counts": empty, "source_sha256": part.source.sha256()}
     if totals:
         every = np.concatenate(totals)
@@ -317,6 +324,7 @@ def ingest(
         least_knock_down=least_knock_down,
         least_perturbation_knock_down=least_perturbation_knock_down,
     )
+    seed = whole_number("seed", seed)
     text = as_text(source)
     files = readings(text, common)
     _check_options(files, genes)
@@ -345,7 +353,7 @@ def ingest(
     summary, lines = draft.summary, len(draft.summary["lines"])
     _say(
         f"wrote {target}: {summary['cells']:,} cells x {summary['genes']:,} genes, "
-        f"{summary['perturbations']:,} perturbations in {lines} line{'s' * (lines != 1)}"
+        f"{count(summary['perturbations'], 'perturbation')} in {count(lines, 'line')}"
     )
 
 

@@ -5,23 +5,29 @@ over all genes. Of a panel of hundreds of genes it has a few hundred, and brough
 one molecule becomes many: hence the controls' median depth, where that is requested.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from anndata.utils import make_index_unique
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from components.ingest.normalise import ValueCheck
 from components.ingest.scale import Found
+from components.shared.artifacts.matched_controls import BATCH, NO_BATCH
 from components.shared.artifacts.normalisation import TARGET_SUM, USUAL, read_target_sum
 from components.shared.artifacts.perturbation_names import line_key
-from components.shared.reading.labels import Labels, with_one_name_a_line
+from components.shared.reading.labels import Labels, with_one_name_each
+from components.shared.reading.matrices import common_genes
+from components.shared.reading.names import one_name_each
 from components.shared.reading.source import Source
-from components.shared.telling.errors import InputError, shortlist
+from components.shared.telling.errors import InputError
 
 INTERSECTION = "intersection"
 UNION = "union"
@@ -69,14 +75,8 @@ def genes_of_all(parts: Sequence[Part], how: str) -> tuple[Genes, dict[str, Any]
     each = [pd.Index(part.genes, dtype=object) for part in parts]
     if len(parts) == 1:
         return Genes(parts[0].genes, [np.arange(len(each[0]))]), {}
-    common = each[0][np.logical_and.reduce([each[0].isin(index) for index in each])]
+    common = common_genes([(part.source.name, part.genes) for part in parts])
     names = common if how == INTERSECTION else pd.Index(pd.unique(np.concatenate(each)))
-    if not len(common):
-        raise InputError(
-            f"dataset: no gene is in all {len(parts)} files ({parts[0].source.name} has "
-            f"{shortlist(each[0][:3])}, {parts[1].source.name} {shortlist(each[1][:3])}); expected "
-            "gene symbols in each, set gene_column of the files that have them in a column"
-        )
     facts = {
         "genes_kept": how,
         "genes_in_all_files": len(common),
@@ -88,10 +88,15 @@ def genes_of_all(parts: Sequence[Part], how: str) -> tuple[Genes, dict[str, Any]
 def stems(parts: Sequence[Part]) -> list[str]:
     """Return a short name for each file, each once."""
     names = [PurePosixPath(part.source.name.partition("?")[0]).stem for part in parts]
-    return [
-        name if names.count(name) == 1 else f"{name}-{number}"
-        for number, name in enumerate(names, start=1)
-    ]
+    taken = {name for name in names if names.count(name) == 1}
+    found = []
+    for number, name in enumerate(names, start=1):
+        own = name
+        if names.count(name) > 1:
+            own = next(o for n in count(number) if (o := f"{name}-{n}") not in taken)
+        taken.add(own)
+        found.append(own)
+    return found
 
 
 def obs_of_all(parts: Sequence[Part]) -> pd.DataFrame:
@@ -104,15 +109,22 @@ def obs_of_all(parts: Sequence[Part]) -> pd.DataFrame:
         return parts[0].labels.obs
     tables = [part.labels.obs.astype({"perturbation": str, "cell_line": str}) for part in parts]
     names = pd.Index(np.concatenate([table.index for table in tables]), dtype=object)
-    batched = any("batch" in table for table in tables)
+    batched = any(BATCH in table for table in tables)
     for stem, table in zip(stems(parts), tables, strict=True):
         if names.has_duplicates:
             table.index = pd.Index([f"{cell}-{stem}" for cell in table.index], dtype=object)
         if batched:
-            own = "batch" in table
-            table["batch"] = f"{stem}:" + table["batch"].astype(str) if own else stem
-    obs = with_one_name_a_line(pd.concat(tables))
+            own = table[BATCH].astype(str) if BATCH in table else None
+            table[BATCH] = stem if own is None else own.where(own.isin(NO_BATCH), f"{stem}:" + own)
+    obs = with_one_name_each(pd.concat(tables), measured_in(parts))
+    if obs.index.has_duplicates:  # a name with another file's at its end
+        obs.index = make_index_unique(obs.index)
     return obs.astype({name: "category" for name in obs.columns if name != "is_control"})
+
+
+def measured_in(parts: Sequence[Part]) -> frozenset[str]:
+    """Return the genes that any file measures."""
+    return frozenset().union(*(part.genes for part in parts))
 
 
 def spellings_of_all(parts: Sequence[Part], obs: pd.DataFrame) -> dict[str, dict[str, list[str]]]:
@@ -121,13 +133,18 @@ def spellings_of_all(parts: Sequence[Part], obs: pd.DataFrame) -> dict[str, dict
     In ``obs``, the labels of the cells of all files, a line has one name.
     """
     lines = {line_key(str(line)): str(line) for line in obs["cell_line"].cat.categories}
+    counts = Counter[str]()
+    for part in parts:
+        each = part.labels.obs["perturbation"].value_counts()
+        counts.update({str(name): int(n) for name, n in each.items()})
+    perturbations = one_name_each(counts, measured_in(parts))
     merged: dict[str, dict[str, list[str]]] = {}
     for column in ("perturbation", "cell_line"):
         found: dict[str, set[str]] = {}
         for part in parts:
             own = part.labels.spellings.get(column, {})
             for name in map(str, part.labels.obs[column].cat.categories):
-                one = lines[line_key(name)] if column == "cell_line" else name
+                one = lines[line_key(name)] if column == "cell_line" else perturbations[name]
                 found.setdefault(one, set()).update(own.get(name, [name]))
         merged[column] = {n: sorted(found[n]) for n in sorted(found) if found[n] != {n}}
     return merged

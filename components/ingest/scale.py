@@ -63,6 +63,13 @@ MOSTLY = 0.95
 """Share of values that are to be whole: rounding spoils a few."""
 ONE_COUNT = (0.05, 10.0)
 """One count in counts per 10,000, in cells of 1,000 to 200,000 counts."""
+FACTORS = 0.1
+"""How far from 1 the mean of the sampled cells' factors may be where they are size factors, whose
+mean over all cells is 1 (scran, scater). In cells of 9,000 to 11,000 counts it is so near in counts
+per 10,000 too."""
+MANY_GENES = 10_000
+"""Genes that hold nearly all counts of a cell, which expresses about as many: where there are more,
+none were left out that would explain why a cell adds up to less than 10,000."""
 
 
 @dataclass(frozen=True)
@@ -236,6 +243,8 @@ class _Undone:
     """Share of a cell's small values that are multiples of its smallest."""
     one_count: float
     """A cell's smallest value, the median over cells."""
+    factor: float
+    """What a cell's counts were divided by, if that value is one of them; the mean over cells."""
 
     @property
     def ends(self) -> tuple[float, float]:
@@ -269,7 +278,8 @@ def _undone(log: str, cells: csr_matrix) -> _Undone | None:
     ratio = ratio[(ratio > MULTIPLES[0]) & (ratio <= MULTIPLES[1])]
     near = np.abs(ratio - np.rint(ratio)) <= NEAR
     multiples = float(near.mean()) if len(ratio) >= ENOUGH else 0.0
-    return _Undone(log, values, totals, multiples, float(np.median(smallest)))
+    factor = float(np.mean(1 / smallest))
+    return _Undone(log, values, totals, multiples, float(np.median(smallest)), factor)
 
 
 def measure(cells: csr_matrix, name: str, hint: str = "") -> Found:
@@ -288,7 +298,7 @@ def measure(cells: csr_matrix, name: str, hint: str = "") -> Found:
             how = f"detected: whole numbers{_before(one.log)} in {n} sampled cells"
             return Found(name, Scale(one.log, None), how)
     if (one := max(undone, key=lambda found: found.multiples, default=None)) is not None:
-        part = _of_some_genes(one, name, n)
+        part = _of_some_genes(one, name, n, cells.shape[1])
         if part is not None:
             return part
     raise InputError(f"{name}: {_unknown(undone, one)}{f'; {hint}' if hint else ''}")
@@ -318,7 +328,7 @@ def _round(total: float) -> float:
     return next((usual for usual in TOTALS.values() if usual and _same(total, usual)), total)
 
 
-def _of_some_genes(one: _Undone, name: str, n: int) -> Found | None:
+def _of_some_genes(one: _Undone, name: str, n: int, genes: int) -> Found | None:
     """Take multiples of a count, in cells of many totals, for what they can be."""
     if one.multiples < MOSTLY:
         return None
@@ -328,11 +338,23 @@ def _of_some_genes(one: _Undone, name: str, n: int) -> Found | None:
         return Found(name, Scale("", None, factors=True), how)
     if high > SCALE * (1 + SAME) or not ONE_COUNT[0] <= one.one_count <= ONE_COUNT[1]:
         return None
+    doubt = ""
+    if _like_size_factors(one):
+        if genes >= MANY_GENES:
+            return None
+        doubt = (
+            "; one count is 1 on average, as size factors make it too: if the counts were divided "
+            f"by those, set scale: {one.log}_counts"
+        )
     how = (
         f"detected: {n} sampled cells add up to {_range(low, high)} before the logarithm, at most "
-        "10,000, and hold multiples of a count, as where genes were left out"
+        f"10,000, and hold multiples of a count, as where genes were left out{doubt}"
     )
     return Found(name, Scale(one.log, SCALE, part=True), how, low=low, high=high)
+
+
+def _like_size_factors(one: _Undone) -> bool:
+    return abs(one.factor - 1) <= FACTORS
 
 
 def _before(log: str) -> str:
@@ -346,10 +368,19 @@ def _unknown(undone: list[_Undone], best: _Undone | None) -> str:
     if shown:
         seen = f"taken for {SAID[shown.log]}counts, cells add up to {_range(*shown.ends)}"
     log = likely.log if likely and likely.log else "log1p"
+    ways = (
+        f"if you know the scale, set it, as in scale: {log}_cpm (or {log}_counts: counts over a "
+        "factor of each cell; log1p_cp10k, log2_cp10k, counts)"
+    )
+    if likely and _like_size_factors(likely):
+        seen += " and one count is 1 on average, as size factors make it"
+        ways = (
+            f"set scale: {log}_counts for counts over size factors, or {log}_cp10k for counts per "
+            "10,000 of which genes were left out"
+        )
     return (
         f"X is on no scale that is recognised: not whole numbers, and {seen}; expected raw counts, "
-        f"or log1p of counts per 10,000; if you know the scale, set it, as in scale: {log}_cpm "
-        f"(or {log}_counts: counts over a factor of each cell; log1p_cp10k, log2_cp10k, counts)"
+        f"or log1p of counts per 10,000; {ways}"
     )
 
 

@@ -24,6 +24,10 @@ from components.shared.telling.errors import InputError, refusing
 SAMPLE_RUNS = 32
 SAMPLE_RUN_ROWS = 16
 SAMPLE_COLUMNS = 64
+COLUMN_RUN = 2**14
+"""Entries of a column that are looked at; a column of all cells may have millions."""
+LEAST_SAMPLED = 2**10
+"""Values to be found in these runs, else whole columns are read."""
 
 
 def dense_to_csr(block: NDArray) -> csr_matrix:
@@ -90,7 +94,7 @@ class H5adSource(Tables):
 
     def _check_indptr(self) -> None:
         group = self._x
-        indptr = group["indptr"][:]
+        indptr = group["indptr"][:].astype(np.int64)
         wanted = self.shape[0 if self.kind == "csr" else 1] + 1
         stored = min(group["data"].shape[0], group["indices"].shape[0])
         if len(indptr) != wanted or indptr[0] or (np.diff(indptr) < 0).any() or indptr[-1] > stored:
@@ -134,14 +138,27 @@ class H5adSource(Tables):
         self, kept: NDArray[np.bool_], rng: np.random.Generator
     ) -> NDArray[np.float32]:
         group = self._x
-        indptr = group["indptr"][:]
+        indptr = group["indptr"][:].astype(np.int64)
         filled = np.flatnonzero(np.diff(indptr))
-        found = [np.empty(0, dtype=np.float32)]
-        for column in rng.choice(filled, min(SAMPLE_COLUMNS, len(filled)), replace=False):
-            low = int(indptr[column])
-            high = min(int(indptr[column + 1]), low + 2**14)
+        chosen = rng.choice(filled, min(SAMPLE_COLUMNS, len(filled)), replace=False)
+
+        def values_in(low: int, high: int) -> NDArray[np.float32]:
             values = group["data"][low:high].astype(np.float32)
-            found.append(values[kept[group["indices"][low:high]] & (values != 0)])
+            return values[kept[group["indices"][low:high]] & (values != 0)]
+
+        none = np.empty(0, dtype=np.float32)
+        found, parts = [none], False
+        for low, high in zip(indptr[chosen].tolist(), indptr[chosen + 1].tolist(), strict=True):
+            start = int(rng.integers(low, max(low, high - COLUMN_RUN) + 1))
+            parts |= high - low > COLUMN_RUN
+            found.append(values_in(start, min(start + COLUMN_RUN, high)))
+        if not parts or sum(map(len, found)) >= LEAST_SAMPLED:
+            return np.concatenate(found)
+        found = [none]  # where few cells are kept, a run may have none of them
+        for low, high in zip(indptr[chosen].tolist(), indptr[chosen + 1].tolist(), strict=True):
+            found.append(values_in(low, high))
+            if sum(map(len, found)) >= LEAST_SAMPLED:
+                break
         return np.concatenate(found)
 
     def blocks(self, kept: NDArray[np.bool_]) -> Iterator[tuple[NDArray[np.int64], csr_matrix]]:

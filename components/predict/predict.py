@@ -25,6 +25,7 @@ from components.shared.artifacts.predictions import CELLS_KIND, MATCH_BATCHES, P
 from components.shared.artifacts.splits import Splits
 from components.shared.artifacts.training_effects import TRAINING_EFFECTS_FILE
 from components.shared.model.checkpoint_files import STATS_FILE
+from components.shared.parameters.numbers import whole_number
 from components.shared.telling.errors import InputError
 
 MOST_CELLS = 200
@@ -63,11 +64,8 @@ def predict(
     Raises:
         InputError: an artifact that cannot be used, no controls, or nothing that can be predicted.
     """
-    if cells_per_perturbation < 0:
-        raise InputError(
-            f"cells_per_perturbation: {cells_per_perturbation}; expected 0 (as many as there are "
-            f"basal controls, at most {MOST_CELLS}) or more"
-        )
+    seed = whole_number("seed", seed)
+    cells_per_perturbation = whole_number("cells_per_perturbation", cells_per_perturbation)
     opened = Cells.open(cells)
     split = Splits.open(splits, opened)
     trained = opening(model, MODEL)

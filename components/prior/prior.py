@@ -26,6 +26,7 @@ from components.shared.artifacts.licences import (
     strictest,
 )
 from components.shared.model.vocabulary import Vocabulary, vocabulary_digest
+from components.shared.parameters.numbers import whole_number
 from components.shared.parameters.pretrained import parse_pretrained, resolve_vocabulary
 from components.shared.parameters.prior_grammar import (
     NONE,
@@ -61,6 +62,7 @@ def prior(uri: str, vocabulary: str, target: Path | str, *, seed: int = 0) -> No
         InputError: an unknown prior, or a file or vocabulary that cannot be used; nothing is
             written.
     """
+    seed = whole_number("seed", seed)
     asked = parse_prior(uri)
     by_gene, effects = gene_part(asked), effects_of(asked)
     parameters = {

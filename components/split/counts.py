@@ -15,8 +15,9 @@ from components.shared.artifacts.splits import (
     UNUSED,
     VAL,
 )
+from components.shared.parameters.roles import LEAST_SETS
 from components.shared.telling.markdown import aligned
-from components.split.role_rules import LEAST_SETS, Rules
+from components.split.role_rules import Rules
 
 NAMES = {TRAIN: "training", VAL: "validation", TEST: "test"}
 

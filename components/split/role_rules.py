@@ -8,13 +8,9 @@ from itertools import cycle
 from components.shared.artifacts.perturbation_names import known_line, line_named
 from components.shared.artifacts.splits import TEST, TRAIN, VAL
 from components.shared.parameters.conditions import test_line_trains
-from components.shared.telling.errors import InputError, nearest, shortlist
+from components.shared.parameters.roles import validating
+from components.shared.telling.errors import InputError, shortlist
 from components.split.coded_labels import Labels, generator
-
-LEAST_SETS = 10
-"""With twelve sets in place of one to four an epoch was chosen whose test score was 0.05 higher."""
-MOST_RAISED = 0.15
-"""Share of the sets that `LEAST_SETS` may take away from training."""
 
 
 @dataclass(frozen=True)
@@ -74,36 +70,20 @@ def with_validation(
     as in the reference run (5 % of K562's perturbations); a fraction of 1 holds a whole line out.
     The draw is over sorted names, so it does not depend on the order of cells.
 
-    The ``val_line`` is a training line; empty for all, or for the first one with a fraction of 1.
-    The ``val_fraction`` is of the sets, rounded; unless 0 it is at least one, and without a line at
-    least `LEAST_SETS` where those are no more than `MOST_RAISED` of all.
+    How many, and of which lines, `validating` says.
 
     Raises:
         InputError: a line that does not train, or that has no perturbed cell.
     """
-    lines = rules.train_lines
-    val_line = line_named(val_line, lines) if val_line else ""
-    if val_line and val_line not in lines:
-        raise InputError(
-            f"val_line '{val_line}' is not a training line{nearest(val_line, lines)}; "
-            f"training lines: {shortlist(lines, 12)}"
-        )
-    if not val_fraction or not lines:
-        return rules
-    chosen = [val_line or lines[0]] if val_line or val_fraction == 1 else lines
     names = {
         line: [p for p in labels.perturbations_of(line) if p not in rules.listed.get(line, {})]
-        for line in chosen
+        for line in rules.train_lines
     }
-    total = sum(map(len, names.values()))
-    if not total:
-        raise InputError(
-            f"validation: {shortlist(chosen)} has no perturbed cells, so the validation set would "
-            "be empty; give another val_line or val_fraction 0"
-        )
-    raised = 0 if val_line or val_fraction == 1 else min(LEAST_SETS, int(MOST_RAISED * total))
-    size = max(1, raised, round(val_fraction * total))
-    drawn = _drawn(names, size, seed)
+    sets = {line: len(own) for line, own in names.items()}
+    chosen, size = validating(sets, val_line=val_line, val_fraction=val_fraction)
+    if not size:
+        return rules
+    drawn = _drawn({line: names[line] for line in chosen}, size, seed)
     listed = {
         line: rules.listed.get(line, {}) | dict.fromkeys(sorted(labels_of), VAL)
         for line, labels_of in drawn.items()

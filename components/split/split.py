@@ -27,8 +27,9 @@ from components.shared.artifacts.splits import (
     VAL,
 )
 from components.shared.parameters.aliases import meanings_of, read_aliases
-from components.shared.parameters.conditions import check_fraction, check_whole
+from components.shared.parameters.numbers import check_fraction, whole_number
 from components.shared.parameters.perturbation_list import read_perturbations
+from components.shared.parameters.roles import nothing_shared, nothing_trains
 from components.shared.storage.documents import write_json
 from components.shared.storage.downloads import shown
 from components.shared.storage.files import fetched
@@ -89,7 +90,7 @@ def split(
             nothing is written.
     """
     check_fraction(val_fraction)
-    check_whole("seed", seed)
+    seed = whole_number("seed", seed)
     asked = read_perturbations(perturbations)
     opened = Cells.open(cells)
     if not isinstance(train_lines, str):
@@ -232,23 +233,15 @@ def _asked_for(asked: Sequence[str], table: pd.DataFrame) -> dict[str, int]:
 def _check_sets(summary: dict[str, Any], rules: Rules, *, trains: bool) -> None:
     """Check that no set is empty that must not be; a test line may have control cells alone."""
     if trains and not summary["training_cells"]:
-        raise InputError(
-            f"no perturbed cells are left to train on (training lines: "
-            f"{', '.join(summary['train_lines']) or 'none'}; in validation: "
-            f"{summary['validation_cells']} cells); give more train_lines or a smaller val_fraction"
-        )
+        validation = f"{summary['validation_cells']} cells"
+        raise InputError(nothing_trains(summary["train_lines"], validation))
     if rules.has(VAL) and not summary["validation_cells"]:
         raise InputError(
             "the validation set is empty: the lines and perturbations meant for it have no cells; "
             "name others, or give val_fraction without a val list in the split file"
         )
     if not summary["test_cells"] and NOT_IN_TRAINING in summary["unused_because"]:
-        raise InputError(
-            f"the test set is empty: test line '{rules.test_line}': it shares no perturbation with "
-            "the training lines; name what to predict in perturbations, give other lines, or set "
-            "restrict_test_to_training false in split_options, as where perturbations of one line "
-            "are held out by a split file"
-        )
+        raise InputError(nothing_shared(rules.test_line))
     if not summary["test_cells"] and rules.lines[rules.test_line] != TEST:
         raise InputError(
             f"the test set is empty: test line '{rules.test_line}' has no cells of what the split "

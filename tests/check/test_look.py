@@ -1,5 +1,6 @@
 """A look at a dataset before it is read: what it tells and refuses, and how little it reads."""
 
+import json
 import re
 import shutil
 import tempfile
@@ -7,6 +8,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import anndata
 import numpy as np
@@ -38,7 +40,7 @@ PADDING = 40 * 2**20
 """Bytes in uns, before the matrix: what a look must not fetch."""
 
 
-def asked(dataset: object, **more: object) -> dict[str, object]:
+def asked(dataset: object, **more: object) -> dict[str, Any]:
     return {
         "dataset": str(dataset),
         "train_lines": ["k562", "jurkat"],
@@ -162,6 +164,7 @@ def test_any_other_fault_is_a_note(h5ad: Path, monkeypatch: pytest.MonkeyPatch) 
         ({"control_label": "ctrl"}, "ctrl"),
         ({"train_lines": ["k563"]}, "nearest: 'k562'"),
         ({"test_line": "rpe"}, "nearest: 'rpe1'"),
+        ({"split_options": {"val_line": "jurkats"}}, "nearest: 'jurkat'"),
     ],
 )
 def test_what_ingest_or_split_would_refuse_is_refused_first(
@@ -267,3 +270,61 @@ def test_a_busy_machine_is_named_and_an_idle_one_is_not(
 def test_a_file_of_another_scheme_is_not_read_in_part() -> None:
     with pytest.raises(UnreadError, match="not read in part"), opened_in_part("ftp://host/file"):
         pass
+
+
+@pytest.mark.parametrize(
+    ("options", "more"),
+    [
+        ({"val_fraction": 1}, {}),
+        ({"val_line": "Jurkat", "val_fraction": 0.5}, {}),
+        ({"val_fraction": 0}, {}),
+        ({}, {"train_lines": ["k562"]}),
+        ({}, {"train_lines": ["k562", "jurkat", "hepg2"]}),
+    ],
+)
+def test_as_many_sets_validate_as_split_then_holds_out(
+    h5ad: Path, tmp_path: Path, options: dict[str, object], more: dict[str, object]
+) -> None:
+    ingest(str(h5ad), tmp_path / "cells")
+    given = asked(h5ad, split_options=options) | more
+    lines: dict[str, Any] = {name: given[name] for name in ("train_lines", "test_line")}
+    split(tmp_path / "cells", tmp_path / "splits", **lines, **options)
+    table = pd.read_parquet(tmp_path / "splits" / "splits.parquet").query("role == 'val'")
+    validate = len(table[["cell_line", "perturbation"]].drop_duplicates())
+    assert facts(look(given))["trains on"].endswith(f"of which about {validate} validate")
+
+
+def written(path: Path, labels: str, genes: str = "ABCD") -> str:
+    """Write ten cells of each label (- = controls) of the line that the file is called by."""
+    names = ["non-targeting" if label == "-" else label for label in labels] * 10
+    index = [f"cell{i}" for i in range(len(names))]
+    obs = pd.DataFrame({"gene": names, "cell_line": path.stem}, index=index)
+    x = np.ones((len(names), len(genes)), np.float32)
+    anndata.AnnData(x, obs=obs, var=pd.DataFrame(index=list(genes))).write_h5ad(path)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("rpe1", "more", "says"),
+    [
+        (("-DDD",), {}, "'rpe1': it shares no perturbation with the training"),
+        (("-AAA", "EFGH"), {}, r"no gene is in all 2 files \(\S+k562.h5ad has 'A', 'B', 'C', "),
+        (("-AAA",), {"train_lines": ["rpe1"], "test_line": "k562"}, "in validation: 1 of 1 sets"),
+        (("----",), {"train_lines": ["rpe1"], "test_line": "k562"}, "no perturbed cells"),
+    ],
+)
+def test_lines_that_cannot_train_or_test_are_refused(
+    tmp_path: Path, rpe1: tuple[str, ...], more: dict[str, object], says: str
+) -> None:
+    files = [written(tmp_path / "k562.h5ad", "-ABC"), written(tmp_path / "rpe1.h5ad", *rpe1)]
+    given = asked(json.dumps(files)) | {"train_lines": ["k562"]} | more
+    with pytest.raises(InputError, match=says):
+        look(given)
+
+
+def test_what_is_asked_for_need_not_be_in_both_lines(tmp_path: Path) -> None:
+    files = [written(tmp_path / "k562.h5ad", "-ABC"), written(tmp_path / "rpe1.h5ad", "-DDD")]
+    given = asked(json.dumps(files), train_lines=["k562"])
+    assert "0 in both" in facts(look(given | {"perturbations": ["A"]}))["perturbed"]
+    unrestricted = {"restrict_test_to_training": False}
+    assert "0 in both" in facts(look(given | {"split_options": unrestricted}))["perturbed"]

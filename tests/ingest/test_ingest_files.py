@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
+from components.ingest import source_h5ad
 from components.ingest.ingest import ingest
 from components.shared.artifacts.perturbation import CONTROL
 from components.shared.telling.errors import InputError
@@ -58,6 +59,16 @@ def test_a_symbol_that_is_missing_or_there_twice_is_mended_and_counted(
     found, summary = read(tmp_path / "out")
     assert list(found.var_names[-2:]) == [f"{GENES[5]}-1", "ENSG00000000039"]
     assert (summary["genes_numbered"], summary["genes_without_symbol"]) == (1, 1)
+
+
+def test_texts_that_stand_for_no_symbol_are_none(tmp_path: Path) -> None:
+    adata = screen()
+    adata.var["gene_name"] = ["NA", "NA", "<NA>", "n/a", "None", " ", *GENES[6:]]
+    adata.var_names = [f"ENSG{i:011d}" for i in range(40)]
+    ingest(written(tmp_path, adata), tmp_path / "out", gene_column="gene_name")
+    found, summary = read(tmp_path / "out")
+    assert list(found.var_names) == [*adata.var_names[:6], *GENES[6:]]
+    assert (summary["genes_numbered"], summary["genes_without_symbol"]) == (0, 6)
 
 
 def test_an_absent_gene_column_is_told_with_the_nearest(tmp_path: Path) -> None:
@@ -249,6 +260,45 @@ def test_names_are_one_over_all_files(tmp_path: Path, as_json: bool, capsys: Any
     split(tmp_path / "out", tmp_path / "splits", **given)
 
 
+def test_files_of_one_name_stay_apart_and_cells_without_a_batch_have_none(tmp_path: Path) -> None:
+    files = []
+    for name in ("a/cells.h5ad", "b/cells.h5ad", "cells-1.h5ad"):
+        adata = screen()
+        adata.obs["batch"] = pd.Series(["x", np.nan, "x"] * 20).to_numpy()
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        files.append(written(tmp_path, adata, name))
+    ingest(files, tmp_path / "out", batch_column="batch")
+    found, _ = read(tmp_path / "out")
+    assert found.obs_names.is_unique
+    assert found.obs["batch"].value_counts().to_dict() == {
+        "nan": 60,
+        **dict.fromkeys(("cells-2:x", "cells-3:x", "cells-1:x"), 40),
+    }
+
+
+def test_a_name_with_that_of_a_file_at_its_end_is_still_one_cells_alone(tmp_path: Path) -> None:
+    files = []
+    for name, cell in (("a-b.h5ad", "x"), ("b.h5ad", "x-a")):
+        adata = screen()
+        adata.obs_names = [cell, *(f"same{i}" for i in range(59))]
+        files.append(written(tmp_path, adata, name))
+    ingest(files, tmp_path / "out")
+    found, _ = read(tmp_path / "out")
+    assert found.obs_names.is_unique and {"x-a-b", "same0-a-b"} <= set(found.obs_names)
+
+
+def test_a_perturbation_is_spelt_as_the_file_that_measures_it(tmp_path: Path) -> None:
+    other = screen(genes=[*GENES[2:], "more"])
+    other.obs["gene"] = [(CONTROL, "g1a", "orfX", "G1A+G3A")[i % 4] for i in range(60)]
+    files = [written(tmp_path, screen()), written(tmp_path, other, "other.h5ad")]
+    ingest(files, tmp_path / "out")
+    found, _ = read(tmp_path / "out")
+    names = {CONTROL, "G1A", "G2A", "G3A", "orfX", "G1A+G3A"}
+    assert set(found.obs["perturbation"]) == names
+    spellings = json.loads(found.uns["other_spellings"])["perturbation"]
+    assert spellings == {"G1A": ["G1A", "g1a"]}
+
+
 @pytest.mark.parametrize(
     ("dataset", "why"),
     [
@@ -413,3 +463,42 @@ def test_a_folder_is_told_by_what_it_holds(tmp_path):
         ingest(str(tmp_path / "ranger"), tmp_path / "out")
     with pytest.raises(InputError, match=r"is a folder; expected a file; it holds 'rpe1.h5ad'"):
         ingest(f"file://{tmp_path / 'runs'}", tmp_path / "out")
+
+
+@pytest.mark.parametrize("indptr", [np.uint32, np.uint64])
+@pytest.mark.parametrize("form", [sparse.csr_matrix, sparse.csc_matrix])
+def test_ends_without_a_sign_are_read(tmp_path: Path, form: Any, indptr: Any) -> None:
+    adata = screen()
+    expected = wanted(adata)
+    adata.X = form(adata.X)
+    path = written(tmp_path, adata)
+    with h5py.File(path, "r+") as file:
+        ends = file["X/indptr"][:].astype(indptr)
+        del file["X/indptr"]
+        file["X/indptr"] = ends
+    ingest(path, tmp_path / "out")
+    np.testing.assert_allclose(read(tmp_path / "out")[0].X.toarray(), expected, rtol=1e-5)
+    with h5py.File(path, "r+") as file:
+        file["X/indptr"][5] = ends[-1] + 1
+    assert "indptr does not fit" in refused(tmp_path / "again", path)
+
+
+def test_kept_cells_at_the_end_of_columns_are_sampled(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(source_h5ad, "COLUMN_RUN", 8)
+    adata = screen(cells=400)
+    adata.obs["part"] = ["first"] * 384 + ["last"] * 16
+    expected = wanted(adata)[384:]
+    adata.X = sparse.csc_matrix(adata.X)
+    ingest(written(tmp_path, adata), tmp_path / "out", obs_filter={"part": "last"})
+    found, summary = read(tmp_path / "out")
+    assert summary["expression"] == "counts"
+    np.testing.assert_allclose(found.X.toarray(), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("options", [{}, {"expression": "log1p"}, {"scale": "log1p_cpm"}])
+def test_zeros_alone_are_refused_and_nothing_is_left(tmp_path: Path, options: Any) -> None:
+    adata = screen()
+    adata.X = sparse.csr_matrix(adata.shape, dtype=np.float32)
+    said = refused(tmp_path, written(tmp_path, adata), **options)
+    assert "value" in said and "in.h5ad" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["in.h5ad"]

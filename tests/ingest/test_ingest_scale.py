@@ -191,3 +191,30 @@ def test_values_that_only_say_whether_a_gene_was_seen_are_no_counts(tmp_path):
     with pytest.raises(InputError, match=r"only whether a gene was seen: .* values are all 1;"):
         ingested(tmp_path, seen)
     assert ingested(tmp_path, seen, scale="counts")[1]["scale_found"] == "raw counts"
+
+
+@pytest.mark.parametrize("depth", [2000, 6000, 30_000])
+@pytest.mark.parametrize("log", ["log1p", "log2"])
+def test_logarithms_of_counts_over_size_factors_are_refused(
+    tmp_path: Path, log: str, depth: int
+) -> None:
+    """Cells of fewer counts than 10,000 look like those of which genes were left out."""
+    rng = np.random.default_rng(0)
+    mean = rng.dirichlet(np.full(10_000, 0.3)) * depth
+    raw = rng.poisson(mean * rng.lognormal(0, 0.4, (60, 1))).astype(float)
+    factors = raw.sum(axis=1, keepdims=True) * rng.lognormal(0, 0.15, (60, 1))
+    x = LOGS[f"{log}{'(x + 1)' * (log == 'log2')} of "](raw / (factors / factors.mean()))
+    with pytest.raises(InputError, match=f"set scale: {log}_counts for counts over size factors"):
+        ingested(tmp_path, sparse.csr_matrix(x.astype(np.float32)))
+
+
+def test_where_few_genes_may_be_a_part_of_all_size_factors_are_named(tmp_path: Path) -> None:
+    genes = round(400 * 1e4 / counts(genes=400).sum(axis=1).mean())  # cells of 10,000 counts
+    x = np.log1p(per(1e4, counts(genes=genes)))[:, ::3].astype(np.float32)
+    found, summary = ingested(tmp_path, x)
+    assert np.array_equal(found.X.toarray(), x)
+    said = "if the counts were divided by those, set scale: log1p_counts"
+    assert said in summary["expression_known"]
+    fewer = np.log1p(per(1e4, counts(genes=genes // 2)))[:, ::3].astype(np.float32)
+    (tmp_path / "fewer").mkdir()
+    assert said not in ingested(tmp_path / "fewer", fewer)[1]["expression_known"]

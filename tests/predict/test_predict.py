@@ -302,7 +302,7 @@ def test_a_checkpoint_that_was_never_fine_tuned_here_is_refused(world: Path) -> 
 
 @pytest.mark.parametrize("number", [-1])
 def test_a_number_of_cells_below_zero_is_refused(world: Path, number: int) -> None:
-    with pytest.raises(InputError, match="cells_per_perturbation: -1; expected 0"):
+    with pytest.raises(InputError, match="cells_per_perturbation=-1: expected 0 or"):
         ask(world, "below zero", ["G1"], cells_per_perturbation=number)
 
 

@@ -92,6 +92,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Transfer-Encoding", "chunked")
         elif web.says_size:
             self.send_header("Content-Length", str(web.announced or len(body)))
+        self.send_header("Connection", "close")
         self.end_headers()
         if web.cuts:
             body = body[: web.cuts.pop(0)]

@@ -3,6 +3,7 @@ import tempfile
 from pathlib import Path
 
 import anndata
+import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
@@ -448,3 +449,11 @@ split: wrote {tmp_path}/splits: 49 training, 9 validation, 8 test cells, 6 basal
         "unused cells: 16; cell line not used: 13; test-line perturbation that no training line "
         "has: 3",
     ]
+
+
+@pytest.mark.parametrize("seed", [3.0, np.int64(3)])
+def test_a_whole_number_of_another_type_is_the_same_seed(tmp_path, obs, seed):
+    options = {"val_fraction": 0.5, "halve_controls": True}
+    one = run(tmp_path, obs, "one", seed=3, **options)
+    other = run(tmp_path, obs, "other", seed=seed, **options)
+    pd.testing.assert_frame_equal(one, other)

@@ -16,8 +16,8 @@ if TYPE_CHECKING:  # training reads batches by number, and needs no more than to
 BATCH = "batch"
 LEAST_CONTROLS = 10
 """Of a batch of a line: the mean of fewer is less sure than the difference between batches."""
-MISSING = "nan"
-"""Batch that ingest writes for a cell without one."""
+NO_BATCH = ("", "nan")
+"""Batches of cells without one; ingest writes the second where there is none."""
 
 Ints = NDArray[np.int64]
 
@@ -41,7 +41,7 @@ def matched(
         of_rows, of_controls = batches[rows], batches[controls]
         for batch in np.unique(of_rows):
             own = controls[of_controls == batch]
-            if len(own) >= LEAST_CONTROLS and batch not in ("", MISSING):
+            if len(own) >= LEAST_CONTROLS and batch not in NO_BATCH:
                 mine = of_rows == batch
                 rest &= ~mine
                 yield str(batch), own, np.flatnonzero(mine)

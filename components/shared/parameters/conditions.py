@@ -14,6 +14,7 @@ from components.shared.artifacts.normalisation import TARGET_SUM, USUAL, read_ta
 from components.shared.artifacts.perturbation_names import line_key, same_things, text_of
 from components.shared.model.checkpoint_files import CHECKPOINT_FILES
 from components.shared.parameters.datasets import files
+from components.shared.parameters.numbers import check_fraction, whole_number
 from components.shared.parameters.pretrained import parse_pretrained
 from components.shared.parameters.prior_grammar import parse_prior, uris
 from components.shared.parameters.stage_options import (
@@ -45,7 +46,7 @@ def check_parameters(parameters: Mapping[str, Any]) -> None:
     check_sendable(parameters)
     check_filled_in(parameters)
     for name in WHOLE:
-        check_whole(name, parameters.get(name, 0))
+        whole_number(name, parameters.get(name, 0))
     options = parameters.get("ingest_options"), parameters.get("split_options")
     ingest = checked_options(INGEST_OPTIONS, options[0], name="ingest_options")
     read_target_sum(ingest.get(TARGET_SUM, USUAL))
@@ -113,19 +114,6 @@ def _check_checkpoint(pretrained: str) -> None:
         path = check_local(pretrained, "pretrained")
         for name in CHECKPOINT_FILES if path.is_dir() else ():
             check_local(str(path / name), "pretrained")
-
-
-def check_whole(name: str, value: Any) -> None:
-    """Check a whole number from 0, which KFP may have made a float of."""
-    whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
-    if isinstance(value, bool) or not whole or value < 0:
-        raise InputError(f"{name}={value!r}: expected 0 or more, a whole number")
-
-
-def check_fraction(value: float) -> None:
-    """Check `val_fraction`."""
-    if not 0 <= value <= 1:
-        raise InputError(f"val_fraction={value}: expected a number from 0 to 1")
 
 
 def check_lines(train_lines: Any, test_line: str, *, by_file: bool) -> None:

@@ -3,6 +3,9 @@
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from typing import Any
+
+import numpy as np
 
 from components.shared.artifacts.perturbation_names import text_of
 from components.shared.telling.errors import InputError, nearest, shortlist
@@ -23,6 +26,13 @@ LOOKS = re.compile(rf"{_GUIDE}(?:{_WORDS}){_SUFFIX}|{_SHORT}")
 def looks_like_control(label: str) -> bool:
     """Return whether a label, which is no measured gene's, reads like a control's: ``NT-1``."""
     return LOOKS.fullmatch(label.casefold()) is not None
+
+
+def as_labels(given: Any) -> str | list[str]:
+    """Return a parameter that names labels, a text or a list, with numbers in it as text."""
+    if isinstance(given, str):
+        return given
+    return [text_of(entry) for entry in given] if np.iterable(given) else text_of(given)
 
 
 def entries_of(given: str | Sequence[str], present: Collection[str]) -> list[str]:

@@ -1,7 +1,7 @@
 """From a source's own columns to perturbation, cell_line, is_control and batch."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from components.shared.artifacts.perturbation import CONTROL, genes_of
 from components.shared.artifacts.perturbation_names import commonest, is_bare, line_key, text_of
-from components.shared.reading.controls import controls_among, entries_of, matching
+from components.shared.reading.controls import as_labels, controls_among, entries_of, matching
 from components.shared.reading.doubts import (
     ENSEMBL,
     NAMED,
@@ -18,7 +18,7 @@ from components.shared.reading.doubts import (
     check_doubts,
     check_like_controls,
 )
-from components.shared.reading.names import Reader, is_missing, names_of
+from components.shared.reading.names import Reader, is_missing, names_of, one_name_each
 from components.shared.reading.source import Reading, Source
 from components.shared.telling.addresses import hides
 from components.shared.telling.errors import InputError, nearest, shortlist
@@ -145,11 +145,19 @@ def _line_names(counts: Mapping[str, int]) -> dict[str, str | None]:
     return names | {label: None for label in counts if is_missing(label)}
 
 
-def with_one_name_a_line(obs: pd.DataFrame) -> pd.DataFrame:
-    """Return `obs` of several sources with one spelling of each cell line, that of most cells."""
+def with_one_name_each(obs: pd.DataFrame, measured: Collection[str]) -> pd.DataFrame:
+    """Return `obs` of several sources with one spelling of each cell line and perturbation.
+
+    Lines are spelt as most cells have it; perturbations see `one_name_each`.
+    """
     line = pd.Categorical(obs["cell_line"])
-    names = _line_names(_label_counts(line))
-    return obs.assign(cell_line=_merged(line, [names.get(str(x)) for x in line.categories]))
+    lines = _line_names(_label_counts(line))
+    perturbation = pd.Categorical(obs["perturbation"])
+    named = one_name_each(_label_counts(perturbation), measured)
+    return obs.assign(
+        cell_line=_merged(line, [lines.get(str(x)) for x in line.categories]),
+        perturbation=_merged(perturbation, [named.get(str(x)) for x in perturbation.categories]),
+    )
 
 
 def _other_spellings(raw: "pd.Series[Any]", named: "pd.Categorical[str]") -> dict[str, list[str]]:
@@ -207,6 +215,7 @@ def labels_of(source: Source, how: Reading) -> Labels:
 
     A line without control cells, and labels that are not what they would be taken for, are refused.
     """
+    how = replace(how, control=as_labels(how.control))
     given = _given(source, how)
     passed = passing(source, how.obs_filter)
     perturbation, line = _as_text(given.perturbation), _as_text(given.line)

@@ -1,6 +1,6 @@
 """Which matrix of a file is read, and how its genes are named: X, a layer or .raw."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import pandas as pd
 from anndata._io.specs.registry import IORegistryError
 from anndata.utils import make_index_unique
 
+from components.shared.reading.names import is_missing
 from components.shared.telling.errors import InputError, nearest, shortlist
 
 RAW = "raw"
@@ -134,10 +135,32 @@ def symbols_in(var: Any, column: str, name: str) -> tuple["pd.Index[str]", dict[
         )
     index = names_in(var)
     found = pd.Series(plain(read_part(var[column])), dtype=object)
-    missing = (found.isna() | found.astype(str).str.strip().isin(["", "nan", "None"])).to_numpy()
-    symbols = pd.Index(np.where(missing, index, found.astype(str).str.strip()), dtype=object)
+    said = found.astype(str).str.strip()
+    missing = (found.isna() | said.map(is_missing)).to_numpy(bool)
+    symbols = pd.Index(np.where(missing, index, said), dtype=object)
     facts = {
         "genes_without_symbol": int(missing.sum()),
         "genes_numbered": int(symbols.duplicated().sum()),
     }
     return (make_index_unique(symbols) if facts["genes_numbered"] else symbols), facts
+
+
+def common_genes(files: Sequence[tuple[str, Sequence[str]]]) -> "pd.Index[str]":
+    """Return the genes that are in all files, in the order of the first.
+
+    Args:
+        files: name and genes of each, two or more.
+
+    Raises:
+        InputError: there is none.
+    """
+    each = [pd.Index(np.array(genes, dtype=object)) for _, genes in files]
+    common = each[0][np.logical_and.reduce([each[0].isin(index) for index in each])]
+    if not len(common):
+        (one, first), (other, second) = files[:2]
+        raise InputError(
+            f"dataset: no gene is in all {len(files)} files ({one} has {shortlist(first[:3])}, "
+            f"{other} {shortlist(second[:3])}); expected gene symbols in each, set gene_column of "
+            "the files that have them in a column"
+        )
+    return common

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from components.shared.artifacts.perturbation import CONTROL
+from components.shared.artifacts.perturbation import CONTROL, genes_of
 from components.shared.artifacts.perturbation_names import FILLER, commonest, joined, plain
 from components.shared.reading.controls import looks_like_control
 
@@ -147,3 +147,18 @@ def _spellings(
                 found = by_fold.setdefault(gene.casefold(), {})
                 found[gene] = found.get(gene, 0) + counts[label]
     return {gene: commonest(found) for found in by_fold.values() for gene in found}
+
+
+def one_name_each(counts: Mapping[str, int], measured: Collection[str]) -> dict[str, str]:
+    """Return names of perturbations of several sources with what each is called in all of them.
+
+    Genes that differ by letters' case alone are one: as a source measures it, else as most cells
+    have it. ``counts`` has the cells of each name, ``measured`` the genes of all sources.
+    """
+    reader = Reader(frozenset(measured), frozenset([CONTROL]))
+    read = {name: tuple(map(reader.spelt, genes_of(name))) for name in counts}
+    spelling = _spellings(read, counts, measured)
+    return {
+        name: joined(spelling.get(gene, gene) for gene in genes) if genes else name
+        for name, genes in read.items()
+    }

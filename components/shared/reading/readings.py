@@ -13,7 +13,7 @@ OPTIONS = {"control_label": "control"} | {
 }
 """Keys of an entry of a list, and the field that each sets."""
 KINDS: dict[str, tuple[tuple[type, ...], str]] = {
-    "control_label": ((str, list, tuple), "text in quotes, or a list"),
+    "control_label": ((str, list, tuple, int, float), "a label, or a list"),
     "obs_filter": ((Mapping,), "a dict"),
     "missing_is_control": ((bool,), "true or false"),
     "left_out": ((list, tuple), "a list of labels"),

@@ -27,7 +27,7 @@ from components.shared.artifacts.perturbation_names import (
 )
 from components.shared.model.tokens import GeneTokens
 from components.shared.reading.controls import looks_like_control
-from components.shared.reading.labels import with_one_name_a_line
+from components.shared.reading.labels import with_one_name_each
 from components.shared.reading.names import cut, means_nothing
 from components.shared.telling.addresses import is_hidden
 from components.shared.telling.errors import InputError, shortlist
@@ -386,9 +386,14 @@ def test_a_plain_text_stays_as_it_is(text):
     assert text_of(canonical_name(text)) == canonical_name(canonical_name(text)) or "'" in text
 
 
-def test_several_sources_have_one_name_a_line():
-    obs = pd.DataFrame({"cell_line": ["K562", "k562", "k562", "rpe1"]})
-    assert list(with_one_name_a_line(obs)["cell_line"]) == ["k562", "k562", "k562", "rpe1"]
+def test_several_sources_have_one_name_for_each_line_and_perturbation():
+    names = [CONTROL, "g1a", "G1A", "klf1", "KLF1", "KLF1", "g1a+myc", "Myc", "MYC", "orf1"]
+    lines = ["K562", *["k562"] * 8, "rpe1"]
+    obs = pd.DataFrame({"cell_line": lines, "perturbation": names})
+    found = with_one_name_each(obs, {"G1A", "Myc", "MYC"})
+    assert list(found["cell_line"]) == [*["k562"] * 9, "rpe1"]
+    expected = [CONTROL, "G1A", "G1A", *["KLF1"] * 3, "G1A+myc", "Myc", "MYC", "orf1"]
+    assert list(found["perturbation"]) == expected
 
 
 def test_names_in_a_split_file_and_in_what_is_asked_for_are_those_of_the_cells(tmp_path):
