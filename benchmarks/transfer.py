@@ -24,7 +24,7 @@ import torch
 from benchmarks.confidence import Case, cells_of, splits_of
 from benchmarks.stored_results import header, kept, mean_sd, row
 from benchmarks.truth import TestLine
-from components.finetune.cross_line_effects import known_effects, line_key, others_of
+from components.finetune.cross_line_effects import known_effects, others_of
 from components.finetune.data import Floats
 from components.finetune.deltas import LineDeltas, line_deltas
 from components.finetune.effect_parts import COMMON, COPIED, PARTS, estimates_from
@@ -34,6 +34,7 @@ from components.finetune.loading import load_training_data
 from components.finetune.selection import discrimination, pearson
 from components.shared.artifacts.cells import Cells
 from components.shared.artifacts.confidence import correlations
+from components.shared.artifacts.perturbation_names import line_key
 from components.shared.artifacts.splits import Splits
 from components.shared.model.tokens import GeneTokens, Ints
 from components.shared.telling.errors import one_line_errors

@@ -13,7 +13,7 @@ import pandas as pd
 from scipy.optimize import nnls
 
 from components.finetune import cross_line_effects
-from components.finetune.cross_line_effects import Effects, carried, line_key, others_of
+from components.finetune.cross_line_effects import Effects, carried, others_of
 from components.finetune.data import Floats
 from components.finetune.effect_parts import estimates_from
 from components.finetune.effect_sizes import Sizes, as_large_as_measured
@@ -31,6 +31,7 @@ from components.shared.artifacts.confidence import (
     Expectation,
 )
 from components.shared.artifacts.perturbation import CONTROL
+from components.shared.artifacts.perturbation_names import line_key
 
 LEAST_ROWS = 9
 """From fewer residuals no interval of 80 % can be told: its ends are quantiles of 10 %."""

@@ -26,6 +26,7 @@ from components.shared.artifacts.confidence import MEAN, MEASURED, NEAR_BY, SUMM
 from components.shared.artifacts.gene_prior import OtherEffects
 from components.shared.artifacts.known_effects import NearBy
 from components.shared.artifacts.perturbation import CONTROL, genes_of
+from components.shared.artifacts.perturbation_names import line_key
 from components.shared.model.vocabulary import Vocabulary
 from components.shared.telling.errors import InputError
 from components.shared.telling.progress import bar
@@ -128,11 +129,6 @@ def others_of(line: str | None, deltas: Sequence[LineDeltas]) -> list[SourceLine
     return [
         (part, i) for part, i in rows if line is None or line_key(part.lines[i]) != line_key(line)
     ]
-
-
-def line_key(name: str) -> str:
-    """Return what is the same in the spellings of a cell line's name, as of K-562 and k562."""
-    return "".join(filter(str.isalnum, name.casefold()))
 
 
 def of_other_screens(

@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from components.finetune.cross_line_effects import line_key
 from components.finetune.data import Floats
 from components.finetune.deltas import LineDeltas
 from components.shared.artifacts.confidence import correlations
+from components.shared.artifacts.perturbation_names import line_key
 
 ROWS_AT_ONCE = 64
 """Perturbations whose deltas of all lines are centred together, for memory."""

@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from components.finetune import cross_line_effects
-from components.finetune.cross_line_effects import Effects, known_effects, line_key
+from components.finetune.cross_line_effects import Effects, known_effects
 from components.finetune.data import Floats, TrainingData
 from components.finetune.deltas import LineDeltas, line_deltas
 from components.finetune.effect_weights import in_words
@@ -18,6 +18,7 @@ from components.shared.artifacts.cells import Cells
 from components.shared.artifacts.confidence import ORIGINS
 from components.shared.artifacts.gene_prior import EFFECTS, EFFECTS_FILE, OtherEffects
 from components.shared.artifacts.normalisation import TARGET_SUM, USUAL, unit_of
+from components.shared.artifacts.perturbation_names import line_key
 from components.shared.model.vocabulary import Vocabulary
 from components.shared.telling.errors import InputError, say
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from components.finetune.cross_line_effects import line_key
 from components.finetune.data import Floats
 from components.finetune.deltas import LineDeltas
 from components.shared.artifacts.gene_prior import OtherEffects
+from components.shared.artifacts.perturbation_names import line_key
 from components.shared.telling.errors import InputError
 
 OFF = 5.0

@@ -29,9 +29,10 @@ from components.shared.artifacts.perturbation_names import canonical_name
 from components.shared.storage.digests import sha256_of
 from components.shared.storage.documents import read_json
 from components.shared.storage.downloads import shown
-from components.shared.storage.files import ending_of, fetched, fetched_folder
+from components.shared.storage.files import ending_of, fetched, fetched_folder, local_path
 from components.shared.storage.hdf5 import FAULTS, opened_hdf5
 from components.shared.storage.parquet import PARQUET_FAULTS, opened_parquet
+from components.shared.telling.addresses import LOCAL, scheme_of
 from components.shared.telling.errors import InputError, refusing, shortlist
 from components.shared.telling.progress import bar
 
@@ -60,8 +61,8 @@ def write_effects(uri: str, folder: Path) -> tuple[dict[str, Any], Source]:
     if ending == ".parquet":
         with fetched(uri) as path:
             effects, digest, scale = read_deltas(path, name), sha256_of(path), {}
-    elif ending in (".h5ad", ""):
-        with _cells(uri, ending, name) as cells:
+    elif ending == ".h5ad" or _is_folder(uri, ending):
+        with _cells(uri, name, in_folder=_is_folder(uri, ending)) as cells:
             effects, digest = measure(cells, name), sha256_of(cells.file)
             scale = {TARGET_SUM: cells.target_sum}
     else:
@@ -153,10 +154,17 @@ def _text(file: pq.ParquetFile, column: str, name: str) -> list[str]:
     return list(texts.to_pylist())
 
 
+def _is_folder(uri: str, ending: str) -> bool:
+    """Return whether this is an artifact's folder, whose name may end in a version: cells-1.2."""
+    if scheme_of(uri) in LOCAL:
+        return local_path(uri).is_dir()
+    return not ending or ending[1:].isdecimal()
+
+
 @contextmanager
-def _cells(uri: str, ending: str, name: str) -> Iterator[Cells]:
+def _cells(uri: str, name: str, *, in_folder: bool) -> Iterator[Cells]:
     """Yield the cells of an artifact's folder, or of an h5ad file like the one in it."""
-    if not ending:
+    if in_folder:
         with fetched_folder(uri, (PROVENANCE,)) as folder:
             files = _files_of(folder / PROVENANCE, name)
         with fetched_folder(uri, (PROVENANCE, *files)) as folder:

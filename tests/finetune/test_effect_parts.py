@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.finetune.cross_line_effects import line_key
 from components.finetune.deltas import LineDeltas
 from components.finetune.effect_parts import COPIED, KERNEL, estimates_from
 from components.finetune.effect_weights import weights_of
+from components.shared.artifacts.perturbation_names import line_key
 from tests.finetune.shared_effects import screen, tellers
 
 

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.finetune.cross_line_effects import line_key
 from components.finetune.deltas import LineDeltas
 from components.finetune.effect_parts import COPIED, PARTS, estimates_from
 from components.finetune.effect_sizes import (
@@ -19,6 +18,7 @@ from components.finetune.effect_sizes import (
 )
 from components.finetune.effect_weights import WITHOUT_LINES, Compared, weights_of
 from components.shared.artifacts.confidence import MOST_SCALE
+from components.shared.artifacts.perturbation_names import line_key
 from tests.finetune.shared_effects import screen, tellers
 
 

@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.finetune.cross_line_effects import carried, line_key
+from components.finetune.cross_line_effects import carried
 from components.finetune.deltas import LineDeltas
 from components.finetune.effect_parts import COMMON, COPIED, KERNEL, PARTS, SHRUNK, estimates_from
 from components.finetune.effect_weights import HELD_BACK, WITHOUT_LINES, in_words, weights_of
 from components.finetune.selection import discrimination
+from components.shared.artifacts.perturbation_names import line_key
 from tests.finetune.lines import LABELS, screens
 from tests.finetune.shared_effects import screen, tellers
 

@@ -230,3 +230,10 @@ def test_an_artifact_of_a_bucket_is_called_by_its_address(screen, tmp_path, monk
         with pytest.raises(InputError) as told:
             made(tmp_path / "out", "effects:gs://screens/cells")
     assert str(told.value).startswith(f"gs://screens/cells/{CELLS_FILE}: sha256 is not the one")
+
+
+def test_a_folder_whose_name_has_a_dot_is_a_folder(screen, tmp_path):
+    shutil.copytree(screen, tmp_path / "cells-v1.2")
+    _, plain = made(tmp_path / "plain", f"effects:{screen}")
+    _, found = made(tmp_path / "out", f"effects:{tmp_path / 'cells-v1.2'}")
+    np.testing.assert_array_equal(found.delta, plain.delta)

@@ -500,6 +500,10 @@ def test_a_licence_is_known_by_the_name_of_a_file(source, said, licence):
         ("CC-BY-NC-4.0", True),
         ("Non Commercial use", True),
         ("CC-BY-4.0", False),
+        ("CC BY NC SA 4.0", True),
+        ("Public domain, NCBI Gene", False),
+        ("MIT, see NCATS", False),
+        ("CC0 - ncRNA atlas", False),
     ],
 )
 def test_terms_without_commerce_are_told(licence, is_one):
@@ -571,3 +575,58 @@ def test_ensembl_ids_find_their_genes_by_the_annotation_table(shared_data, tmp_p
     assert found.facts["genes_by_alias"] == 3
     for symbol, row in zip(some.symbol, np.eye(3), strict=True):
         np.testing.assert_array_equal(found[symbol], row)
+
+
+def test_blanks_around_names_are_no_part_of_them(tmp_path):
+    (tmp_path / "a.csv").write_text("symbol,alias\nNEW , OLD | OLDER\n")
+    found = read_aliases(tmp_path / "a.csv", "a")
+    assert found.meanings == {"OLD": {"NEW"}, "OLDER": {"NEW"}}
+    genes = [gene for clique in CLIQUES for gene in clique]
+    plain = made(
+        tmp_path / "1",
+        f"graph:{write_pairs(tmp_path / 'a1.csv', clique_pairs())}?width=3",
+        tokens_of(genes),
+    )
+    padded = write_pairs(tmp_path / "b.CSV", [(f"{a} ", f" {b}") for a, b in clique_pairs()])
+    again = made(tmp_path / "2", f"graph:{padded}?width=3", tokens_of(genes))
+    assert all(np.array_equal(plain[gene], again[gene]) for gene in genes)
+
+
+@pytest.mark.parametrize("name", ["p.csv", "p.tsv", "p.csv.gz"])
+def test_a_quotation_mark_that_takes_several_lines_is_told(tmp_path, name):
+    pairs = [(a, b, "") for a, b in clique_pairs()]
+    pairs[5] = (*pairs[5][:2], '"open')
+    path = write_pairs(tmp_path / name, pairs, ("entity1", "entity2", "note"))
+    opened = gzip.open if name.endswith(".gz") else open
+    with opened(path, "rt") as file:
+        text = file.read().replace('"""open"', '"open')
+    with opened(path, "wt") as file:
+        file.write(text)
+    with pytest.raises(InputError, match=r"has 47 lines but 6 rows; a quotation mark"):
+        made(tmp_path, f"graph:{path}?width=3", tokens_of(["A0"]))
+
+
+def test_quoted_fields_are_read_as_what_they_hold(tmp_path):
+    path = tmp_path / "p.tsv"
+    lines = [f'"{a}"\t"{b}"' for a, b in clique_pairs()]
+    path.write_text("\n".join(['"entity1"\t"entity2"', *lines]))
+    assert made(tmp_path, f"graph:{path}?width=3", tokens_of(["A0"])).facts["pairs"] == 47
+
+
+@pytest.mark.parametrize("ending", [".csv", ".parquet"])
+def test_an_optional_column_that_comes_twice_is_told(tmp_path, ending):
+    path = tmp_path / f"a{ending}"
+    if ending == ".csv":
+        path.write_text("symbol,alias,alias\nNEW,OLD,OLDER\n")
+    else:
+        columns = [pa.array([name]) for name in ("NEW", "OLD", "OLDER")]
+        pq.write_table(pa.table(columns, names=["symbol", "alias", "alias"]), path)
+    with pytest.raises(InputError, match="'alias' comes more than once; the file has"):
+        read_aliases(path, "a")
+
+
+def test_a_column_of_terms_may_be_that_of_evidence(tmp_path):
+    lines = [f"G{i},GO:{j},E{j}" for i in range(9) for j in range(3) if i % 3 != j]
+    (tmp_path / "a.csv").write_text("\n".join(["symbol,go_id,evidence", *lines]))
+    text = f"annotation:{tmp_path / 'a.csv'}?columns=symbol+evidence&width=2"
+    assert made(tmp_path, text, tokens_of(["G1"])).facts["covered_genes"] == 1

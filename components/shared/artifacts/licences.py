@@ -3,6 +3,7 @@
 The one table of them: the prior task, the card and the report all ask here.
 """
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -82,8 +83,8 @@ def licence_of(source: str, said: str) -> str:
 
 def is_non_commercial(licence: str) -> bool:
     """Return whether a licence says that it forbids commercial use."""
-    folded = licence.casefold().replace(" ", "-")
-    return "non-commercial" in folded or "noncommercial" in folded or "-nc" in folded
+    folded = licence.casefold()
+    return re.search(r"non[\s-]?commercial|[\s-]nc\b", folded) is not None
 
 
 def strictest(licences: Iterable[str]) -> str:

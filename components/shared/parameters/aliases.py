@@ -52,7 +52,7 @@ def read_aliases(path: Path, name: str) -> Aliases:
     meanings: dict[str, set[str]] = defaultdict(set)
     for column in others:
         for symbol, text in zip(columns[SYMBOL], columns[column], strict=True):
-            for alias in text.strip('"').split("|"):
+            for alias in map(str.strip, text.strip('"').split("|")):
                 if symbol and alias and alias not in symbols:
                     meanings[alias].add(symbol)
     return Aliases(symbols, {alias: frozenset(found) for alias, found in meanings.items()})

@@ -76,9 +76,14 @@ def canonical(label: str, where: str) -> str:
 
 def _listed(path: Path, name: str) -> list[str]:
     text = read_text(path, name, "expected one perturbation per line")
-    rows = csv.reader(text.splitlines(), delimiter="\t" if "\t" in text else ",")
+    between = "\t" if "\t" in text else ","
+    lines = filter(str.strip, text.splitlines())
     with refusing(csv.Error, f"{name}: is not a list", "; expected one per line"):
-        first = [row[0].strip() for row in rows if row and row[0].strip()]
+        # Each line by itself: a quotation mark that is not closed would take the next ones too.
+        rows = [next(csv.reader([line], delimiter=between, strict=True)) for line in lines]
+    if len(rows) == 1 and len(rows[0]) > 1:
+        raise InputError(f"{name}: has {len(rows[0])} fields in its only line; expected one a line")
+    first = [row[0].strip() for row in rows if row[0].strip()]
     labels = [label for label in first if not label.startswith("#")]
     if labels and labels[0].lower() in HEADERS:
         del labels[0]

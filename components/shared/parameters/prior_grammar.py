@@ -185,7 +185,8 @@ def _split_kind(text: str) -> tuple[str, str, str]:
         return word, sign, rest.strip()
     # A colon after a plain word is a kind that is none, not the name of a file with a colon in it.
     misspelt = sign == ":" and word.isidentifier() and not rest.startswith("//")
-    if ending_of(text) in TABLE_ENDINGS and not misspelt:
+    bare = re.split(rf"\?(?:{'|'.join(OPTIONS[TABLE])})=", text, maxsplit=1)[0]
+    if ending_of(bare) in TABLE_ENDINGS and not misspelt:
         return TABLE, ":", text
     # No more than the word: what follows may be a signed URL.
     said = shown(text) if scheme_of(text) else word[:60] + (f"{sign}…" if sign else "")

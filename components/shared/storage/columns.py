@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as compute
 import pyarrow.csv as pc
 import pyarrow.parquet as pq
 
@@ -24,30 +25,40 @@ def read_columns(
     """Read columns of text, ``wanted`` ones and what there is of ``optional`` ones, row by row.
 
     The file, in messages ``name``, ends in one of the ENDINGS and names its columns, text in the
-    first line. A field that is missing is empty.
+    first line. A field that is missing is empty; blanks around one are no part of it.
 
     Raises:
         InputError: another format, a column that is missing or no text, or too large a file.
     """
-    with refusing(FAULTS, f"{name}: not readable as {path.suffix}", said=said):
-        if path.suffix == ".parquet":
-            found, blocks = opened_parquet(path, name, path.suffix).schema_arrow.names, _parquet
+    ending = path.suffix.lower()
+    with refusing(FAULTS, f"{name}: not readable as {ending}", said=said):
+        if ending == ".parquet":
+            found, blocks = opened_parquet(path, name, ending).schema_arrow.names, _parquet
         else:
             found, blocks = _text_names(path, name), _text
         _check_columns(found, name, wanted)
-        columns = [*wanted, *(column for column in optional if column in found)]
+        others = [column for column in optional if column in found and column not in wanted]
+        _check_columns(found, name, tuple(others))
+        columns = [*wanted, *others]
         table = _bounded(blocks(path, columns), name)
-    return {column: table.column(column).fill_null("").to_pylist() for column in columns}
+        if ending != ".parquet":
+            _check_lines(path, name, table.num_rows)
+    trimmed = (compute.utf8_trim_whitespace(table.column(column)) for column in columns)
+    return {
+        column: fields.fill_null("").to_pylist()
+        for column, fields in zip(columns, trimmed, strict=True)
+    }
 
 
 def _check_columns(found: list[str], name: str, wanted: tuple[str, ...]) -> None:
-    if len(set(wanted)) < len(wanted):
+    if len(set(wanted)) < len(wanted):  # as a prior may name them
         raise InputError(f"{name}: column '{wanted[0]}' is named twice; name two columns")
     for column in wanted:
         if found.count(column) != 1:
-            twice = "comes more than once" if column in found else "is missing"
+            missing = f"is missing{nearest(column, found)}"
             raise InputError(
-                f"{name}: column '{column}' {twice}{nearest(column, found)}; the file has "
+                f"{name}: column '{column}' "
+                f"{'comes more than once' if column in found else missing}; the file has "
                 f"{shortlist(found)}; name others by ?columns=a+b where the kind of prior takes it"
             )
 
@@ -68,16 +79,37 @@ def _text(path: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
     )
 
 
+def _check_lines(path: Path, name: str, rows: int) -> None:
+    """Check that each line is a row: a quotation mark without another takes the next ones too."""
+    whole = pc.open_csv(
+        _stream(path, name),
+        read_options=pc.ReadOptions(autogenerate_column_names=True),
+        parse_options=pc.ParseOptions(delimiter="\x1f", quote_char=False),
+        convert_options=pc.ConvertOptions(column_types={"f0": pa.binary()}),
+    )
+    lines = sum(batch.num_rows for batch in whole) - 1
+    if lines != rows:
+        raise InputError(
+            f'{name}: has {lines:,} lines but {rows:,} rows; a quotation mark (") begins a field '
+            "that does not end in its line; close it there, or remove it"
+        )
+
+
+def _ending(path: Path) -> str:
+    """Return the ending that says how columns are divided."""
+    return Path(path.name.lower().removesuffix(".gz")).suffix
+
+
 def _delimiter(path: Path) -> pc.ParseOptions:
-    return pc.ParseOptions(delimiter=DELIMITERS[Path(path.name.removesuffix(".gz")).suffix])
+    return pc.ParseOptions(delimiter=DELIMITERS[_ending(path)])
 
 
 def _stream(path: Path, name: str) -> pa.NativeFile:
-    if Path(path.name.removesuffix(".gz")).suffix not in DELIMITERS:
+    if _ending(path) not in DELIMITERS:
         raise InputError(
             f"{name}: format '{''.join(path.suffixes)}' is unknown; expected {ENDINGS}"
         )
-    return pa.input_stream(str(path), compression="gzip" if path.suffix == ".gz" else None)
+    return pa.input_stream(str(path), compression="gzip" if path.suffix.lower() == ".gz" else None)
 
 
 def _parquet(path: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
