@@ -15,6 +15,7 @@ from components.shared.artifacts.artifact import COMPARISON, link_or_copy, writi
 from components.shared.artifacts.evaluation import HEADLINE_METRIC, MODEL
 from components.shared.findings.results import RESULT, tell_result
 from components.shared.storage.documents import write_json
+from components.shared.telling.page import write_page
 from components.shared.telling.spreadsheet import without_formulas
 
 REPORTS = "reports"
@@ -169,7 +170,7 @@ def _write(found: Findings, numbers: Mapping[str, Any], folder: Path) -> None:
         if len(table):
             without_formulas(table).to_csv(folder / name, index=False)
     write_json(folder / "metrics.json", numbers)
-    (folder / "summary.md").write_text(markdown(found), encoding="utf-8")
+    write_page(folder / "summary.md", markdown(found))
     write_report(found, folder / "report.html")
     # Beside it, since a link to another artifact would be to this machine's place of it.
     (folder / REPORTS).mkdir()

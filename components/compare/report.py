@@ -16,7 +16,14 @@ from components.shared.artifacts import evaluation
 from components.shared.artifacts.artifact import code_version
 from components.shared.artifacts.evaluation import CEILING, HEADLINE_METRIC, MODEL, SEEN, TITLES
 from components.shared.telling.markdown import names_as_code, plain, table_row
-from components.shared.telling.page import breakable, number, page_css, signed, with_contents
+from components.shared.telling.page import (
+    breakable,
+    number,
+    page_css,
+    signed,
+    with_contents,
+    write_page,
+)
 
 SHOWN = (evaluation.SAME_PERTURBATION_DELTA, evaluation.MEAN_DELTA, evaluation.CONTROL_MEAN)
 """Baselines, the strongest first."""
@@ -78,7 +85,7 @@ def write_report(found: Findings, file: Path) -> None:
         "forest": plots.forest(_forest(found)) if scored else "",
     }
     page = environment.from_string(template).render(content)
-    file.write_text(with_contents(page), encoding="utf-8")
+    write_page(file, with_contents(page))
 
 
 def rows_of(found: Findings, part: str) -> list[dict[str, Any]]:

@@ -23,6 +23,7 @@ from components.shared.model.checkpoint_files import ARGS_FILE, STATS_FILE, WEIG
 from components.shared.model.vocabulary import VOCAB_FILE
 from components.shared.storage.documents import write_json
 from components.shared.telling.addresses import dataset_of
+from components.shared.telling.page import write_page
 
 CURVES_FILE = "training_curves.html"
 TITLE = "Training curves"
@@ -45,7 +46,7 @@ def write_model(folder: Path, ready: Ready, result: Fit, stats: Mapping[str, Any
     _write_prior(folder, asked.prior)
     about = dataset_of(asked.cells.artifact.summary) | stats["known_by"]
     page = curves_page(TITLE, result.rows(), result.best_epoch, about)
-    (folder / CURVES_FILE).write_text(page, encoding="utf-8")
+    write_page(folder / CURVES_FILE, page)
     if ready.effects:
         ready.effects.write(folder / EFFECTS_FILE)
     if ready.brought:

@@ -37,6 +37,7 @@ from components.shared.telling.addresses import JOIN, public, unchecked, visible
 from components.shared.telling.errors import InputError
 from components.shared.telling.facts import count
 from components.shared.telling.markdown import names_as_code, plain
+from components.shared.telling.page import write_page
 
 WHAT_CELLS_ARE = {
     "rank": "The cells are measured {test_line} controls, mapped gene by gene, by rank, to the "
@@ -121,7 +122,7 @@ def write_card(
             f"{artifacts['model'].path}, {artifacts['evaluation'].path}: no {error} in their JSON "
             "files or summaries, which the model card needs; run the tasks again with this version"
         ) from None
-    path.write_text(text, encoding="utf-8")
+    write_page(path, text)
     # Read back as the Hub will: a card that does not parse must not be published.
     ModelCard.load(path)
     means = run.metrics["model"]

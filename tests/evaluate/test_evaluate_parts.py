@@ -629,8 +629,16 @@ def test_a_table_of_perturbations_that_cannot_be_read_is_refused_with_what_to_do
 def test_a_table_of_other_perturbations_is_refused_by_the_name_of_one(tmp_path: Path) -> None:
     asked = pd.DataFrame({"perturbation": ["A", "B"]})
     given = SimpleNamespace(perturbations=["A", "C"])
-    with pytest.raises(InputError, match=r": 'B', 'C' is not in it and in the cells alike"):
+    with pytest.raises(
+        InputError, match=r": 'B', 'C' .* alike, once and sorted; run the predict task again$"
+    ):
         asked_of(given, [], asked, tmp_path)
+
+
+def test_a_table_of_perturbations_is_taken_row_by_row(tmp_path: Path) -> None:
+    asked = pd.DataFrame({"perturbation": ["A", "B"], "cells": [3, 4]}, index=[7, 2])
+    found = asked_of(SimpleNamespace(perturbations=["A", "B"]), [], asked, tmp_path)
+    pd.testing.assert_frame_equal(found, asked.reset_index(drop=True))
 
 
 def test_a_gene_that_does_not_change_is_named_neither_up_nor_down() -> None:

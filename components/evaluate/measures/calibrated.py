@@ -189,7 +189,7 @@ def _de(side: Side, fold: Floats, genes: list[str], part: slice) -> pl.DataFrame
     """Return some perturbations' differential expression in cell-eval2's form."""
     # A cross join repeats names many times as fast as an array of them is read.
     targets = pl.DataFrame({"target": side.perturbations[part]}, schema={"target": pl.String})
-    features = pl.DataFrame({"feature": genes}, schema={"feature": pl.String})
+    features = pl.DataFrame({"feature": genes})
     return targets.join(features, how="cross", maintain_order="left_right").with_columns(
         pl.Series("log2_fold_change", fold[part].ravel()),
         pl.Series("p_value", side.p_value[part].ravel()),

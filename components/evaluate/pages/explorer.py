@@ -27,7 +27,7 @@ from components.shared.artifacts.confidence import MEAN, MEASURED, NEAR_BY, SUMM
 from components.shared.artifacts.known_effects import unit
 from components.shared.artifacts.predictions import PERTURBATION_COLUMNS
 from components.shared.artifacts.training_effects import TrainingEffects
-from components.shared.telling.page import page_css
+from components.shared.telling.page import page_css, write_page
 
 REACHED = "pearson_delta"
 ALIKE = 10
@@ -90,7 +90,7 @@ def write_explorer(explored: Explored, origin: Origin, file: Path) -> dict[str, 
         "measured_left_out": _left_out(explored, small),
     }
     page = rendered("explorer.html.j2", _content(explored, small, kept, origin))
-    file.write_text(page, encoding="utf-8")
+    write_page(file, page)
     return kept | {"bytes": file.stat().st_size}
 
 

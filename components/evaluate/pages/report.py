@@ -40,7 +40,15 @@ from components.shared.findings.verdict import (
     verdict,
 )
 from components.shared.telling.addresses import unchecked
-from components.shared.telling.page import breakable, number, page_css, share, signed, with_contents
+from components.shared.telling.page import (
+    breakable,
+    number,
+    page_css,
+    share,
+    signed,
+    with_contents,
+    write_page,
+)
 
 SHORT = evaluation.TITLES | {
     evaluation.MEAN_DELTA: "mean delta",
@@ -142,7 +150,7 @@ def write_report(
         "trust": trust,
     }
     content |= _scores(found, numbers) if found else {}
-    file.write_text(with_contents(rendered("report.html.j2", content)), encoding="utf-8")
+    write_page(file, with_contents(rendered("report.html.j2", content)))
 
 
 def rendered(template: str, content: Mapping[str, Any]) -> str:
