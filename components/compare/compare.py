@@ -14,8 +14,7 @@ from components.compare.verdicts import conclusion, shown
 from components.shared.artifacts.artifact import COMPARISON, link_or_copy, writing
 from components.shared.artifacts.evaluation import HEADLINE_METRIC, MODEL
 from components.shared.findings.results import RESULT, tell_result
-from components.shared.storage.documents import write_json
-from components.shared.telling.page import write_page
+from components.shared.storage.documents import write_json, write_text
 from components.shared.telling.spreadsheet import without_formulas
 
 REPORTS = "reports"
@@ -170,7 +169,7 @@ def _write(found: Findings, numbers: Mapping[str, Any], folder: Path) -> None:
         if len(table):
             without_formulas(table).to_csv(folder / name, index=False)
     write_json(folder / "metrics.json", numbers)
-    write_page(folder / "summary.md", markdown(found))
+    write_text(folder / "summary.md", markdown(found))
     write_report(found, folder / "report.html")
     # Beside it, since a link to another artifact would be to this machine's place of it.
     (folder / REPORTS).mkdir()

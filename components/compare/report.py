@@ -15,15 +15,9 @@ from components.compare.verdicts import conclusion, sentences, shown
 from components.shared.artifacts import evaluation
 from components.shared.artifacts.artifact import code_version
 from components.shared.artifacts.evaluation import CEILING, HEADLINE_METRIC, MODEL, SEEN, TITLES
+from components.shared.storage.documents import write_text
 from components.shared.telling.markdown import names_as_code, plain, table_row
-from components.shared.telling.page import (
-    breakable,
-    number,
-    page_css,
-    signed,
-    with_contents,
-    write_page,
-)
+from components.shared.telling.page import breakable, number, page_css, signed, with_contents
 
 SHOWN = (evaluation.SAME_PERTURBATION_DELTA, evaluation.MEAN_DELTA, evaluation.CONTROL_MEAN)
 """Baselines, the strongest first."""
@@ -85,7 +79,7 @@ def write_report(found: Findings, file: Path) -> None:
         "forest": plots.forest(_forest(found)) if scored else "",
     }
     page = environment.from_string(template).render(content)
-    write_page(file, with_contents(page))
+    write_text(file, with_contents(page))
 
 
 def rows_of(found: Findings, part: str) -> list[dict[str, Any]]:

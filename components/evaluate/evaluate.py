@@ -41,10 +41,9 @@ from components.shared.artifacts.splits import CONTROL_BOTH
 from components.shared.findings.limitations import limitations
 from components.shared.findings.verdict import verdict
 from components.shared.model.rank_cells import RANK
-from components.shared.storage.documents import write_json
+from components.shared.storage.documents import write_json, write_text
 from components.shared.telling.addresses import dataset_of
 from components.shared.telling.errors import InputError, say
-from components.shared.telling.page import write_page
 from components.shared.telling.spreadsheet import no_formula, without_formulas
 
 
@@ -245,7 +244,7 @@ def _write(
         write_effects(effects, table, folder)
     write_json(folder / evaluation.METRICS_FILE, numbers)
     page = markdown(found, table, origin, verdict(numbers))
-    write_page(folder / evaluation.SUMMARY_PAGE, page)
+    write_text(folder / evaluation.SUMMARY_PAGE, page)
     section = trust_section(told) if told else ""
     write_report(found, effects, table, origin, numbers, folder / REPORT_FILE, trust=section)
     if effects.training:

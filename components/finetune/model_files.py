@@ -21,9 +21,8 @@ from components.shared.model import model as scgpt_model
 from components.shared.model.checkpoint import EXTRA_FILE
 from components.shared.model.checkpoint_files import ARGS_FILE, STATS_FILE, WEIGHTS_FILE
 from components.shared.model.vocabulary import VOCAB_FILE
-from components.shared.storage.documents import write_json
+from components.shared.storage.documents import write_json, write_text
 from components.shared.telling.addresses import dataset_of
-from components.shared.telling.page import write_page
 
 CURVES_FILE = "training_curves.html"
 TITLE = "Training curves"
@@ -46,7 +45,7 @@ def write_model(folder: Path, ready: Ready, result: Fit, stats: Mapping[str, Any
     _write_prior(folder, asked.prior)
     about = dataset_of(asked.cells.artifact.summary) | stats["known_by"]
     page = curves_page(TITLE, result.rows(), result.best_epoch, about)
-    write_page(folder / CURVES_FILE, page)
+    write_text(folder / CURVES_FILE, page)
     if ready.effects:
         ready.effects.write(folder / EFFECTS_FILE)
     if ready.brought:

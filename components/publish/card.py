@@ -32,12 +32,11 @@ from components.shared.findings.limitations import (
 )
 from components.shared.findings.origins import prior_asked_for
 from components.shared.findings.verdict import INCOMPARABLE, mean_of, standing, verdict
-from components.shared.storage.documents import Shape, read_json
+from components.shared.storage.documents import Shape, read_json, write_text
 from components.shared.telling.addresses import JOIN, public, unchecked, visible
 from components.shared.telling.errors import InputError
 from components.shared.telling.facts import count
 from components.shared.telling.markdown import names_as_code, plain
-from components.shared.telling.page import write_page
 
 WHAT_CELLS_ARE = {
     "rank": "The cells are measured {test_line} controls, mapped gene by gene, by rank, to the "
@@ -122,7 +121,7 @@ def write_card(
             f"{artifacts['model'].path}, {artifacts['evaluation'].path}: no {error} in their JSON "
             "files or summaries, which the model card needs; run the tasks again with this version"
         ) from None
-    write_page(path, text)
+    write_text(path, text)
     # Read back as the Hub will: a card that does not parse must not be published.
     ModelCard.load(path)
     means = run.metrics["model"]

@@ -27,7 +27,8 @@ from components.shared.artifacts.confidence import MEAN, MEASURED, NEAR_BY, SUMM
 from components.shared.artifacts.known_effects import unit
 from components.shared.artifacts.predictions import PERTURBATION_COLUMNS
 from components.shared.artifacts.training_effects import TrainingEffects
-from components.shared.telling.page import page_css, write_page
+from components.shared.storage.documents import write_text
+from components.shared.telling.page import page_css
 
 REACHED = "pearson_delta"
 ALIKE = 10
@@ -90,7 +91,7 @@ def write_explorer(explored: Explored, origin: Origin, file: Path) -> dict[str, 
         "measured_left_out": _left_out(explored, small),
     }
     page = rendered("explorer.html.j2", _content(explored, small, kept, origin))
-    write_page(file, page)
+    write_text(file, page)
     return kept | {"bytes": file.stat().st_size}
 
 

@@ -39,16 +39,9 @@ from components.shared.findings.verdict import (
     strongest_baseline,
     verdict,
 )
+from components.shared.storage.documents import write_text
 from components.shared.telling.addresses import unchecked
-from components.shared.telling.page import (
-    breakable,
-    number,
-    page_css,
-    share,
-    signed,
-    with_contents,
-    write_page,
-)
+from components.shared.telling.page import breakable, number, page_css, share, signed, with_contents
 
 SHORT = evaluation.TITLES | {
     evaluation.MEAN_DELTA: "mean delta",
@@ -150,7 +143,7 @@ def write_report(
         "trust": trust,
     }
     content |= _scores(found, numbers) if found else {}
-    write_page(file, with_contents(rendered("report.html.j2", content)))
+    write_text(file, with_contents(rendered("report.html.j2", content)))
 
 
 def rendered(template: str, content: Mapping[str, Any]) -> str:

@@ -39,13 +39,18 @@ def read_text(path: Path, name: str, hint: str) -> str:
         raise InputError(f"{name}: is not text; {hint}") from None
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text, in UTF-8 whatever this machine's own encoding is."""
+    path.write_text(text, encoding="utf-8")
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write a JSON file.
 
     Raises:
         ValueError: a number that is not finite, which JSON does not have.
     """
-    path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def read_json(path: Path, name: str, hint: str, shape: Shape = None) -> dict[str, Any]:

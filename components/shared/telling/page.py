@@ -1,8 +1,7 @@
-"""Shared by the pages of reports: the stylesheet, the format of numbers and names, the file."""
+"""Shared by the pages of reports: the stylesheet, and the format of numbers and names."""
 
 import re
 from importlib.resources import files
-from pathlib import Path
 
 import pandas as pd
 from markupsafe import Markup, escape
@@ -13,11 +12,6 @@ CONTENTS = "<!-- contents -->"
 def page_css() -> str:
     """Return the stylesheet of every report: light and dark, for phones too."""
     return files("components.shared.telling").joinpath("page.css").read_text(encoding="utf-8")
-
-
-def write_page(file: Path, page: str) -> None:
-    """Write a page, in UTF-8 whatever this machine's own encoding is."""
-    file.write_text(page, encoding="utf-8")
 
 
 def number(value: float | None, form: str = ".3f") -> str:

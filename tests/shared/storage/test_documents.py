@@ -1,6 +1,8 @@
-"""JSON files: what is written can be read by any reader of JSON."""
+"""JSON and text files: what is written can be read by any reader."""
 
 import math
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -38,3 +40,13 @@ def test_a_number_that_json_does_not_have_is_refused_and_nothing_written(
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "x.json", {"scores": [0.5, number]})
     assert not (tmp_path / "x.json").exists()
+
+
+def test_a_text_is_utf8_where_the_machines_own_encoding_is_another(tmp_path: Path) -> None:
+    code = "import sys\nfrom pathlib import Path\n"
+    code += "from components.shared.storage.documents import write_text\n"
+    code += "write_text(Path(sys.argv[1]), 'a \\N{GREEK SMALL LETTER ALPHA}')"
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-c", code, str(tmp_path / "page.html")]
+    subprocess.run(command, env=plain, cwd=Path(__file__).resolve().parents[3], check=True)
+    assert (tmp_path / "page.html").read_bytes() == b"a \xce\xb1"
