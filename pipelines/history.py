@@ -6,9 +6,11 @@ import shlex
 import shutil
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 import yaml
@@ -130,9 +132,10 @@ class Kept:
         """Its parameters, empty if the file is gone or broken."""
         try:
             found = yaml.safe_load((self.root / PARAMETERS).read_text())
-        except (OSError, *NOT_YAML):
+            _prior(found), _lines(found)
+        except (OSError, InputError, TypeError, ValueError, LookupError, AttributeError, *NOT_YAML):
             return {}
-        return found if isinstance(found, dict) else {}
+        return dict(found)
 
     @property
     def name(self) -> str:
@@ -144,8 +147,12 @@ class Kept:
     @property
     def size(self) -> int:
         """Bytes of its files."""
-        files = (path for path in self.root.rglob("*") if not path.is_symlink())
-        return sum(path.stat().st_size for path in files if path.is_file())
+        size = 0
+        for path in self.root.rglob("*"):
+            with suppress(FileNotFoundError):  # a run that is going on removes some
+                found = path.lstat()
+                size += found.st_size if S_ISREG(found.st_mode) else 0
+        return size
 
     @property
     def report(self) -> Path | None:

@@ -57,7 +57,8 @@ def _next(root: Path) -> list[str]:
             "look up a gene in the explorer; the card says how far to trust it",
             "other genes: make predict with ARGS=\"'perturbations=[MYC, TP53]'\"",
         ]
-    model = f"make predict MODEL={shown_root(root) / PUBLISHED} DATASET=<h5ad>"
+    published = shlex.quote(str(shown_root(root) / PUBLISHED))
+    model = f"make predict MODEL={published} DATASET=<h5ad>"
     return [*_other_priors(run), f"another line:  {model}"]
 
 

@@ -104,7 +104,8 @@ def read_params(path: Path, assignments: Sequence[str]) -> dict[str, Any]:
     """
     path = at_home(path)
     named = PARAMS / f"{path.name.removesuffix('.yaml')}.yaml"
-    path = named if not path.exists() and named.exists() else path
+    is_name = path.parent in (Path(), Path(*PARAMS.parts[-2:]))
+    path = named if is_name and not path.exists() and named.exists() else path
     try:
         params = yaml.safe_load(path.read_text())
     except (PermissionError, IsADirectoryError) as error:

@@ -8,6 +8,7 @@ from typing import Any
 
 from components.check.bounds import check_argument
 from components.shared.parameters.conditions import check_parameters
+from components.shared.parameters.numbers import whole_number
 from components.shared.parameters.perturbation_list import read_perturbations
 from components.shared.parameters.pretrained import parse_pretrained
 from components.shared.parameters.prior_grammar import parse_prior
@@ -42,7 +43,8 @@ def grid(parameters: Mapping[str, Any], package: str, checkpoints: str) -> list[
     """
     _check_all(parameters)
     priors = _distinct("priors", [_prior(text) for text in parameters["priors"]])
-    seeds = _distinct("seeds", [_seed(seed) for seed in parameters["seeds"]])
+    _distinct("priors", [_shown(prior) for prior in priors], "as it is shown, without its query")
+    seeds = _distinct("seeds", [whole_number("seeds", seed) for seed in parameters["seeds"]])
     parse_pretrained(parameters["pretrained"])
     cells = [
         {
@@ -88,19 +90,14 @@ def _prior(text: Any) -> str:
     return str(parse_prior(text))
 
 
-def _seed(value: Any) -> int:
-    whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
-    if isinstance(value, bool) or not whole or value < 0:
-        raise InputError(f"seeds: {value!r} is none; expected whole numbers from 0, as in [0, 1]")
-    return int(value)
-
-
-def _distinct(name: str, values: Sequence[Any]) -> Sequence[Any]:
+def _distinct(name: str, values: Sequence[Any], how: str = "") -> Sequence[Any]:
     if not values:
         raise InputError(f"{name}: is empty; expected a list of one or more")
     for number, value in enumerate(values):
         if value in values[:number]:
-            raise InputError(f"{name}: '{value}' is given twice; give it once")
+            raise InputError(
+                f"{name}: '{value}' is given twice{f' {how}' if how else ''}; give it once"
+            )
     return values
 
 

@@ -183,9 +183,14 @@ def _scored(
     found = _scores(yardstick, predicted, inputs.kind, fallbacks)
     means = {MODEL: in_order(effects.means[rows], pair.genes, cells.genes)} | means
     by_own = matched_change(cells, splits, pair.perturbations)
-    changes = {name: mean - training.control for name, mean in means.items()}
-    scores = by_own.scores(changes, pair.perturbations, cells.genes) if by_own else None
-    return found, scores
+    if not by_own:
+        return found, None
+    # Genes that were not predicted have no change; others are in the order of the cells.
+    there = np.isin(cells.genes, pair.genes)
+    genes = [gene for gene, predicted in zip(cells.genes, there, strict=True) if predicted]
+    changes = {name: (mean - training.control)[:, there] for name, mean in means.items()}
+    own = replace(by_own, change=by_own.change[:, there])
+    return found, own.scores(changes, pair.perturbations, genes)
 
 
 def _scores(

@@ -52,8 +52,11 @@ def discrimination(predicted: Floats, measured: Floats, targets: list[Ints]) -> 
 def reliability(change: Floats, variance: Floats) -> float:
     """Return the share of a change's square that is no noise, from 0 to 1.
 
-    A measured change and its sampling variance are [genes].
+    A measured change and its sampling variance are [genes]; 0 where that is not known, as beside a
+    single control.
     """
+    if not np.isfinite(variance).any():
+        return 0.0
     total = float(np.square(change - change.mean()).sum())
     return float(np.clip(1 - np.nansum(variance) / total, 0.0, 1.0)) if total > 0 else 0.0
 

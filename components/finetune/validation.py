@@ -167,15 +167,16 @@ def _scored(
     responses: Mapping[str, Floats],
 ) -> Validation:
     """Score the predictions of all sets, which come with their places among the data's."""
-    if not parts:
-        return Validation()
+    added = data.effects is not None and recipe.contrast
+    if not parts:  # and nothing says that a network adds to known effects
+        return Validation(network=0.0 if added else 1.0)
     ordered = [part for _, part in sorted(parts, key=lambda item: item[0])]
     reference = np.array([data.reference_mean[held_out.line] for held_out in data.validation])
     predicted = np.array([part.mean for part in ordered]) - sets.stray - reference
     measured = sets.change
     weights = sets.reliable if recipe.selection == RELIABLE else np.ones(len(ordered))
     network = 1.0
-    if data.effects is not None and recipe.contrast:
+    if added:
         effects = np.array([_effect(data, held_out) for held_out in data.validation])
         pairs = zip(data.validation, predicted - effects, strict=True)
         nothing = np.zeros(len(data.ids))

@@ -96,6 +96,7 @@ def predict(
             flagged=predictor.flagged,
             training=predictor.training,
             confidence=predictor.confidence,
+            origin=predictor.effects.origin_of if predictor.effects else None,
         )
         table.to_parquet(draft.path / predictions.PERTURBATIONS_FILE, index=False)
         for name in (TRAINING_EFFECTS_FILE, CONFIDENCE_FILE, STATS_FILE):

@@ -159,11 +159,13 @@ def perturbation_table(
     flagged: Callable[[str], bool],
     training: TrainingEffects | None,
     confidence: Confidence | None,
+    origin: Callable[[str], str] | None,
 ) -> pd.DataFrame:
     """Return the columns `PERTURBATION_COLUMNS` of each perturbation of ``wanted``, sorted.
 
     ``genes`` are the measured ones, ``control`` is the mean of the test line's basal controls,
-    [genes]; the others are what the model tells, where it brings that along.
+    [genes]; the others are what the model tells, where it brings that along: ``origin`` how it
+    knows the effect of a perturbation.
     """
     labels, cells = np.unique(wanted.labels, return_counts=True)
     there = wanted.rows >= 0
@@ -181,7 +183,8 @@ def perturbation_table(
         similarity = control_similarity(control, genes, training)
         table["control_similarity"] = similarity
         if confidence:
-            expected = confidence.expected(table["perturbation"].tolist(), similarity)
+            known = [origin(str(label)) for label in labels] if origin else None
+            expected = confidence.expected(table["perturbation"].tolist(), similarity, known)
             table = table.join(expected.reset_index(drop=True))
     table = table.reindex(columns=list(PERTURBATION_COLUMNS))
     table["known"] = table["known"].fillna("").astype(str)

@@ -3,6 +3,7 @@
 import inspect
 import json
 import re
+import subprocess
 
 import pytest
 import yaml
@@ -75,9 +76,9 @@ def test_without_a_place_for_checkpoints_each_run_has_its_own():
         (["none"], [], "seeds: is empty"),
         (["none", " none "], [0], "'none' is given twice"),
         (["none"], [1, 1.0], "'1' is given twice"),
-        (["none"], [1.5], "1.5 is none; expected whole numbers"),
-        (["none"], [-1], "-1 is none"),
-        (["none"], [True], "True is none"),
+        (["none"], [1.5], "seeds=1.5: expected 0 or more, a whole number"),
+        (["none"], [-1], "seeds=-1: expected"),
+        (["none"], [True], "seeds=True: expected"),
         (["none"], list(range(201)), "201 runs make an argument of"),
     ],
 )
@@ -328,3 +329,35 @@ def test_outside_a_grid_a_failure_ends_the_task(tmp_path):
     with pytest.raises(SystemExit), errors_of("prior", tmp_path / "prior", in_grid=False):
         raise InputError("no such file")
     assert not (tmp_path / "prior").exists()
+
+
+def test_priors_that_differ_where_no_page_shows_it_are_refused():
+    uri = "table:https://host/d.parquet?version="
+    with pytest.raises(InputError, match="given twice as it is shown, without its query"):
+        grid(asked([f"{uri}1", f"{uri}2"], [0]), PACKAGE, "")
+
+
+def test_a_seed_that_kfp_would_change_on_the_way_is_refused():
+    largest = check(COMMON | {"prior": "none", "seed": 2**53}, PACKAGE)
+    assert f"seed={2**53}" in largest
+    for given in (COMMON | {"prior": "none", "seed": 2**53 + 1}, asked(["none"], [2**53 + 1])):
+        with pytest.raises(InputError, match=r"seeds?=9007199254740993: expected at most 2\*\*53"):
+            (grid if "priors" in given else check)(given, PACKAGE, *([""] * ("priors" in given)))
+
+
+def test_the_line_that_repeats_a_prediction_is_one_that_make_takes(tmp_path):
+    given = {
+        "model": "gs://b/my model$",
+        "dataset": "sim://x?cells=9",
+        "perturbations": ["MYC", "A+B"],
+    }
+    line = check_prediction(given | {"cell_line": ""}, PACKAGE).splitlines()[0]
+    shown = '"$$MODEL" "$$DATASET" "$$ARGS"'
+    text = f"export MODEL DATASET ARGS\npredict:\n\t@printf '%s\\n' {shown}\n"
+    (tmp_path / "Makefile").write_text(text)
+    said = subprocess.run(
+        ["sh", "-c", line], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    model, dataset, assigned = said.stdout.splitlines()
+    assert (model, dataset) == (given["model"], given["dataset"])
+    assert assigned == "'perturbations=[MYC, A+B]' cell_line="

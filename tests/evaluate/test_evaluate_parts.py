@@ -350,7 +350,9 @@ def test_a_prediction_that_calls_every_gene_alike_agrees_with_nothing() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = diagnose(np.ones((1, 120)), really[None], skew)
+        level = diagnose(np.linspace(0, 1, 120)[None], really[None], np.full((1, 120), 0.3))
     assert found and found.agreement == 0 and found.roc_auc == 0.5
+    assert level and level.agreement == 0 and level.skew_roc_auc == 0.5
 
 
 # --- ridge

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from components.finetune.cross_line_effects import known_effects, of_other_screens, vectors_of
 from components.finetune.deltas import LineDeltas, line_deltas
+from components.finetune.finetune import finetune
 from components.finetune.given import tell_lines
 from components.finetune.near_by import near_by
 from components.finetune.shrinkage import shrunk
@@ -20,11 +21,13 @@ from components.shared.artifacts.confidence import MEAN, MEASURED, NEAR_BY, SUMM
 from components.shared.artifacts.gene_prior import OtherEffects
 from components.shared.artifacts.known_effects import EffectTable
 from components.shared.artifacts.predictions import KNOWN_MEANS, MEANS, PERTURBATIONS, Predictions
+from components.shared.findings.limitations import limitations
 from components.shared.model import model as scgpt_model
 from components.shared.model.inference import predict_cells
 from components.shared.model.tokens import Targets
 from components.shared.telling.errors import InputError
 from tests.finetune.arrays import CPU, training_data
+from tests.finetune.interrupted import arguments, divide, interrupted_world
 from tests.finetune.lines import GENES, LABELS, screens
 from tests.finetune.screens import VOCABULARY, small_world, train, write_prior
 from tests.publish.publish_run import ARGS
@@ -355,3 +358,17 @@ def test_a_perturbation_is_shrunk_by_what_the_others_are_like():
     loud = np.concatenate([own, rng.normal(0, 6, (100, 5))])
     among_quiet, among_loud = (shrunk(delta, variance)[0] for delta in (quiet, loud))
     assert (np.abs(among_quiet) < 0.7 * np.abs(among_loud)).all()
+
+
+def test_without_held_out_sets_known_effects_are_used_alone(tmp_path):
+    made = interrupted_world(tmp_path)
+    divide(made, "none held out", val_fraction=0.0)
+    given = arguments(made, tmp_path / "model", "", prior=made / "effects")
+    given |= {"splits": made / "none held out"}
+    given |= {"overrides": {"epochs": 1, "contrast": True, "selection": "reliable"}}
+    finetune(**given)
+    stats = json.loads((tmp_path / "model" / "training_stats.json").read_text())
+    assert (stats["network_weight"], stats["best_epoch"], stats["epochs_run"]) == (0.0, 0, 1)
+    nothing = {"perturbations": 1, "scored": False}
+    said = " ".join(limitations(stats, nothing, nothing, {"test_line": "rpe1"}))
+    assert "1 epoch of 1 had no validation pearson_delta" in said

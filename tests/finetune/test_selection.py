@@ -137,3 +137,7 @@ def test_the_weight_of_a_network_scales_what_it_adds_to_known_effects_and_nothin
     assert whole.abs().max() > 1e-3
     model.load_state_dict(scgpt_model.weigh_network(scgpt_model.export_state(model), weight))
     torch.testing.assert_close(change(), weight * whole, atol=1e-5, rtol=1e-4)
+
+
+def test_a_change_whose_noise_is_not_known_counts_for_nothing() -> None:
+    assert reliability(np.arange(5.0), np.full(5, np.nan)) == 0

@@ -133,3 +133,22 @@ def test_another_prior_is_proposed_for_the_run_that_ended(tmp_path):
 def test_after_a_prediction_no_prior_is_proposed(tmp_path):
     root = finished(tmp_path, "predict-line", read_params(PARAMS / "predict-line.yaml", []))
     assert "another prior" not in summary(root, 1) and "make predict" in summary(root, 1)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["prior: esm3:x", "train_lines:", "priors: 3", "- a", "prior: [", "x", "prior: none\nseed: {}"],
+)
+def test_a_run_whose_parameters_are_odd_does_not_end_the_list(tmp_path, text):
+    odd = finished(tmp_path)
+    (odd / history.PARAMETERS).write_text(text)
+    finished(tmp_path)
+    assert len(list(table(tmp_path))) == 3
+
+
+def test_files_that_vanish_while_a_run_is_listed_are_not_counted(tmp_path, monkeypatch):
+    root = finished(tmp_path)
+    before = kept(tmp_path)[0].size
+    found = [*root.rglob("*"), root / "gone"]
+    monkeypatch.setattr(type(root), "rglob", lambda *_: iter(found))
+    assert kept(tmp_path)[0].size == before > 0

@@ -254,3 +254,11 @@ def test_a_file_that_needs_what_only_some_have_says_what_to_give_instead(name, m
 def test_an_error_of_another_kind_is_told_as_it_is():
     with pytest.raises(InputError, match=r"a whole number$"), telling_instead(Path("four-lines")):
         check_settings(read_params(PARAMS / "demo.yaml", ["seed=-1"]))
+
+
+def test_a_file_in_a_folder_that_is_not_there_is_not_the_projects_own_of_its_name(tmp_path):
+    with pytest.raises(InputError, match="no such parameter file"):
+        read_params(tmp_path / "gone" / "demo.yaml", [])
+    demo = read_params(PARAMS / "demo.yaml", [])
+    for name in ("demo", "demo.yaml", "pipelines/params/demo.yaml"):
+        assert read_params(Path(name), []) == demo

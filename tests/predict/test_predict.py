@@ -17,9 +17,17 @@ from scipy.stats import rankdata
 
 from components.predict.predict import predict
 from components.predict.predictor import mean_of_cells
+from components.predict.wanted import Wanted, perturbation_table
 from components.shared.artifacts.artifact import MODEL, PREDICTIONS, opening, writing
 from components.shared.artifacts.cells import Cells
-from components.shared.artifacts.confidence import CONFIDENCE_FILE, Confidence
+from components.shared.artifacts.confidence import (
+    CONFIDENCE_FILE,
+    MEAN,
+    MEASURED,
+    NEAR_BY,
+    SUMMED,
+    Confidence,
+)
 from components.shared.artifacts.predictions import (
     CELLS_KIND,
     MEANS,
@@ -355,3 +363,25 @@ def test_a_cell_is_made_from_a_control_of_its_own_batch_if_the_model_matched_the
     assert (made_from == h5ad.obs["batch"].to_numpy(str))[measured].all() == matched
     assert set(made_from[labels == "G7"]) == {"one", "two", "three"}
     assert opening(tmp_path / "predictions", PREDICTIONS).summary["match_batches"] is matched
+
+
+def test_what_is_known_of_a_perturbation_is_what_its_prediction_uses() -> None:
+    labels = np.array(["A", "A+B", "C", "D"])
+    known = {"A": MEASURED, "A+B": SUMMED, "C": NEAR_BY, "D": MEAN}
+    columns = ["known", "agreement", "lines", "cells", "carried", "strength"]
+    told = pd.DataFrame(columns=columns, index=pd.Index([], name="label"))
+    told = told.astype(dict.fromkeys(columns[1:], float))
+    training = TrainingEffects(
+        ["k562"], ["A"], ["G0", "G1"], np.ones((1, 1, 2)), np.array([[5]]), np.ones((1, 2))
+    )
+    wanted = Wanted(labels, np.full(len(labels), -1))
+    table = perturbation_table(
+        wanted,
+        ["G0", "G1"],
+        np.array([1.0, 2.0]),
+        flagged=lambda _: True,
+        training=training,
+        confidence=Confidence(1.0, "", "", [], told, {}, {}),
+        origin=known.__getitem__,
+    )
+    assert table.set_index("perturbation")["known"].to_dict() == known

@@ -60,7 +60,7 @@ def screens(draw) -> tuple[pd.DataFrame, list[str], dict]:
         "val_fraction": draw(st.sampled_from([0.0, 0.05, 0.3, 0.5])),
         "restrict_test_to_training": draw(st.booleans()),
         "halve_controls": draw(st.booleans()),
-        "seed": draw(st.integers(0, 2**63)),
+        "seed": draw(st.integers(0, 2**53)),
     }
     return obs, lines[: draw(st.integers(1, len(lines) - 1))], keywords
 

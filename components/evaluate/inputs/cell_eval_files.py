@@ -10,6 +10,7 @@ column or control, the command is printed with those names.)
 """
 
 import argparse
+import shlex
 from pathlib import Path
 
 import anndata
@@ -39,11 +40,9 @@ def write_cell_eval_files(predictions: Path, predicted: Path, measured: Path) ->
             partial.rename(file)
         finally:
             partial.unlink(missing_ok=True)
-    return (
-        f"cell-eval run --adata-pred {predicted} --adata-real {measured} "
-        f"--pert-col {pair.perturbation_column} --control-pert {pair.control} "
-        "--profile full --outdir cell-eval-out"
-    )
+    words = ["--adata-pred", str(predicted), "--adata-real", str(measured)]
+    words += ["--pert-col", pair.perturbation_column, "--control-pert", pair.control]
+    return f"cell-eval run {shlex.join(words)} --profile full --outdir cell-eval-out"
 
 
 def main() -> None:

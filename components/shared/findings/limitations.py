@@ -59,7 +59,8 @@ def _of_training(stats: Facts) -> list[str]:
         texts.append(
             "No validation epoch had a pearson_delta: the weights kept were not selected by it."
         )
-    without = sum(epoch.get("val_pearson_delta") is None for epoch in stats.get("history", []))
+    trained = [epoch for epoch in stats.get("history", []) if epoch.get("epoch", 1) > 0]
+    without = sum(epoch.get("val_pearson_delta") is None for epoch in trained)
     if without:
         texts.append(
             f"{count(without, 'epoch')} of {stats['epochs_run']} had no validation pearson_delta."

@@ -16,6 +16,10 @@ NOT_TEXT_FOR_KFP = ("nan", "inf", "infinity")
 """... but for these."""
 
 
+OWN = {("predict", "model"): "MODEL", ("predict", "dataset"): "DATASET"}
+"""Targets of the Makefile and parameters that they take as variables beside ARGS."""
+
+
 def commands(target: str, package: str, parameters: Mapping[str, Any]) -> str:
     """Return the `make` line and the `kfp run create` line of a run, one below the other.
 
@@ -36,13 +40,27 @@ def commands(target: str, package: str, parameters: Mapping[str, Any]) -> str:
 
 
 def make_command(target: str, parameters: Mapping[str, Any], file: str = "") -> str:
-    """Return `make <target> [PARAMS=<file>] ARGS="…"`, quoted for the shell and for make."""
+    """Return `make <target> [PARAMS=<file>] ARGS="…"`, quoted for the shell and for make.
+
+    What `OWN` names is a variable of its own.
+    """
     # Text parameters are taken as they stand.
     texts = {n: v if isinstance(v, str) else yaml_text(v) for n, v in parameters.items()}
+    own = {OWN[target, name]: texts.pop(name) for name in [*texts] if (target, name) in OWN}
+    own |= {"PARAMS": file} if file else {}
     words = " ".join(shlex.quote(f"{name}={text}") for name, text in texts.items())
+    variables = [f"{name}={_for_make(text)}" for name, text in own.items()]
+    return " ".join(["make", target, *variables, f'ARGS="{_escaped(words)}"'])
+
+
+def _for_make(text: str) -> str:
+    """Return the value of a variable of make's, in quotes where it needs them."""
+    return text if not text or shlex.quote(text) == text else f'"{_escaped(text)}"'
+
+
+def _escaped(text: str) -> str:
     # A dollar is make's and the shell's, the others are the shell's within double quotes.
-    quoted = re.sub(r'(["$`\\])', r"\\\1", words.replace("$", "$$"))
-    return f'make {target} {f"PARAMS={file} " if file else ""}ARGS="{quoted}"'
+    return re.sub(r'(["$`\\])', r"\\\1", text.replace("$", "$$"))
 
 
 def yaml_text(value: Any) -> str:
