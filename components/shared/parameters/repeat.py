@@ -47,9 +47,9 @@ def make_command(target: str, parameters: Mapping[str, Any], file: str = "") -> 
     # Text parameters are taken as they stand.
     texts = {n: v if isinstance(v, str) else yaml_text(v) for n, v in parameters.items()}
     own = {OWN[target, name]: texts.pop(name) for name in [*texts] if (target, name) in OWN}
-    own |= {"PARAMS": file} if file else {}
     words = " ".join(shlex.quote(f"{name}={text}") for name, text in texts.items())
-    variables = [f"{name}={_for_make(text)}" for name, text in own.items()]
+    variables = [f"PARAMS={file}"] if file else []
+    variables += [f"{name}={_for_make(text)}" for name, text in own.items()]
     return " ".join(["make", target, *variables, f'ARGS="{_escaped(words)}"'])
 
 
