@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import os
 import re
 import subprocess
 
@@ -355,9 +356,9 @@ def test_the_line_that_repeats_a_prediction_is_one_that_make_takes(tmp_path):
     shown = '"$$MODEL" "$$DATASET" "$$ARGS"'
     text = f"export MODEL DATASET ARGS\npredict:\n\t@printf '%s\\n' {shown}\n"
     (tmp_path / "Makefile").write_text(text)
-    said = subprocess.run(
-        ["sh", "-c", line], cwd=tmp_path, capture_output=True, text=True, check=True
-    )
+    bare = {"PATH": os.environ["PATH"]}  # without MAKEFLAGS, for the tests may be run by make
+    shell = ["sh", "-c", line]
+    said = subprocess.run(shell, cwd=tmp_path, env=bare, capture_output=True, text=True, check=True)
     model, dataset, assigned = said.stdout.splitlines()
     assert (model, dataset) == (given["model"], given["dataset"])
     assert assigned == "'perturbations=[MYC, A+B]' cell_line="
