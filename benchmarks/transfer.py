@@ -55,10 +55,14 @@ WAYS = ("nothing", "copying", "known effects")
 PAGE = Path("docs/transfer.md")
 
 
-def op3(path: Path) -> dict[str, dict[str, tuple[float, float]]]:
-    """Tell each cell type by the others; return scores (`_agreement`) by way and cell type."""
+def op3(path: Path, each: int = 1) -> dict[str, dict[str, tuple[float, float]]]:
+    """Tell each cell type by the others; return scores (`_agreement`) by way and cell type.
+
+    Every ``each``-th compound is taken.
+    """
     with np.load(path, allow_pickle=False) as file:
-        scores, names = file["Z"].astype(float), [str(name) for name in file["lines"]]
+        scores = file["Z"][:, ::each].astype(float)
+        names = [str(name) for name in file["lines"]]
     # No compound is the control, whose row known effects leave out.
     change = np.concatenate([np.zeros_like(scores[:, :1]), scores], axis=1)
     there = np.ones(change.shape[:2], bool)

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -16,6 +15,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 from cell_eval import MetricsEvaluator
+from cell_eval.__main__ import main as cell_eval_command
 from pyarrow.parquet import ParquetFile
 from safetensors.numpy import save_file
 from scipy.sparse import csr_matrix, issparse
@@ -150,8 +150,8 @@ def test_the_command_line_of_cell_eval_gives_the_same_numbers(
     said = capsys.readouterr().out
     command = said.strip().splitlines()[-1].split()
     assert command[:2] == ["cell-eval", "run"]
-    cli = Path(sys.executable).with_name("cell-eval")
-    subprocess.run([str(cli), *command[1:]], cwd=tmp_path, capture_output=True, check=True)
+    monkeypatch.setattr(sys, "argv", command)
+    cell_eval_command()
     tables = {
         name: [
             pd.read_csv(folder / name, index_col=0)

@@ -38,20 +38,18 @@ def test_the_compiled_files_are_what_the_code_compiles_to_and_kfp_can_read_them(
 COMPILE = """
 import sys
 from pathlib import Path
-from pipelines.compile import compile_to
-compile_to(Path(sys.argv[1]), {})
+from pipelines.compile import compile_to, development_images
+compile_to(Path(sys.argv[1]), development_images())
 """
 
 
-def test_each_process_compiles_to_the_same_bytes(tmp_path):
-    written = []
-    for seed in ("0", "1"):
-        command = [sys.executable, "-c", COMPILE, str(tmp_path / seed)]
-        environment = os.environ | {"PYTHONHASHSEED": seed}
-        subprocess.run(command, cwd=ROOT, env=environment, check=True)
-        written.append({file.name: file.read_bytes() for file in (tmp_path / seed).iterdir()})
-    assert set(written[0]) == set(compiling.PROFILES)
-    assert written[0] == written[1]
+def test_another_process_compiles_to_the_bytes_that_one_has_written(tmp_path):
+    environment = os.environ | {"PYTHONHASHSEED": "1"}
+    command = [sys.executable, "-c", COMPILE, str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, env=environment, check=True)
+    written = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    assert set(written) == set(compiling.PROFILES)
+    assert written == {name: (compiling.FOLDER / name).read_bytes() for name in written}
 
 
 @pytest.mark.parametrize("order", [("b", "a"), ("a", "b")])

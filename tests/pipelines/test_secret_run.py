@@ -48,7 +48,7 @@ REFUSED = {
     "publish_to": "gs://{s}@bucket/../x?sig={s}",
     "train_lines": ["https://me:{s}@host/x?sig={s}", 3.5, None],
 }
-"""Values that are refused, some by the first look, some by a task; `test_secrets` has more."""
+"""Values that are refused; `test_secrets` has more."""
 
 
 class _Quiet(SimpleHTTPRequestHandler):

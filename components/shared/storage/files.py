@@ -188,10 +188,16 @@ def _child(uri: str, name: str) -> str:
     return f"{uri.rstrip('/')}/{name}"
 
 
-def download_by_scheme(scheme: str, uri: str, folder: Path, sha256: str) -> Path:
-    """Download ``uri`` into ``folder`` by the backend of its scheme."""
+def check_scheme(uri: str) -> None:
+    """Check that the scheme of a URI of another machine is one that can be downloaded from."""
+    scheme = scheme_of(uri)
     if scheme not in (*buckets.SCHEMES, "hf", "http", "https"):
         raise InputError(f"{shown(uri)}: scheme '{scheme}://' is not allowed; allowed: {ALLOWED}")
+
+
+def download_by_scheme(scheme: str, uri: str, folder: Path, sha256: str) -> Path:
+    """Download ``uri`` into ``folder`` by the backend of its scheme."""
+    check_scheme(uri)
     folder.mkdir(parents=True, exist_ok=True)
     # The client libraries take seconds to import; only the one that is needed is.
     if scheme in buckets.SCHEMES:
