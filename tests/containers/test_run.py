@@ -117,7 +117,8 @@ def test_containers_publish_to_a_folder_and_keep_checkpoints_in_one(
 def test_a_bad_parameter_fails_its_container_in_one_line_and_conclude_says_how_to_go_on(
     runs: Path,
 ) -> None:
-    done = attempt(runs, "demo", "dataset=ftp://x/y.h5ad", *SMALL)
+    wrong = "ingest_options={scale: fractions}"  # which the values alone tell
+    done = attempt(runs, "demo", f"dataset={SCREEN}", *SMALL, wrong)
     assert done.returncode == 1
     errors = [line for line in done.stdout.splitlines() if " error: " in line]
     assert len(errors) == 1 and "ingest: error: " in errors[0]

@@ -224,7 +224,7 @@ def test_what_parameters_and_labels_alone_can_tell_stops_the_run_before_the_firs
 
 
 def test_bad_input_fails_its_task_in_one_line_and_leaves_no_output(first):
-    done = run(first[0], "demo", *SMALL, "dataset=ftp://x/y.h5ad")
+    done = run(first[0], "demo", *SMALL, "ingest_options={scale: fractions}")
     assert done.returncode == 1
     errors = [line for line in done.stdout.splitlines() if " error: " in line]
     assert len(errors) == 1
