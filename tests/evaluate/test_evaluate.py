@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import Callable
@@ -145,10 +146,10 @@ def test_the_command_line_of_cell_eval_gives_the_same_numbers(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     file = small.folder / "predictions" / PREDICTIONS_FILE
-    monkeypatch.setattr(sys, "argv", ["-m", str(file), "pred.h5ad", "real.h5ad"])
+    monkeypatch.setattr(sys, "argv", ["-m", str(file), "my pred.h5ad", "real.h5ad"])
     cell_eval_files.main()
     said = capsys.readouterr().out
-    command = said.strip().splitlines()[-1].split()
+    command = shlex.split(said.strip().splitlines()[-1])
     assert command[:2] == ["cell-eval", "run"]
     monkeypatch.setattr(sys, "argv", command)
     cell_eval_command()

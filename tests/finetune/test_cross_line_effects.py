@@ -10,7 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from components.finetune.cross_line_effects import known_effects, of_other_screens, vectors_of
+from components.finetune.cross_line_effects import (
+    known_effects,
+    of_other_screens,
+    others_of,
+    vectors_of,
+)
 from components.finetune.deltas import LineDeltas, line_deltas
 from components.finetune.finetune import finetune
 from components.finetune.given import tell_lines
@@ -372,3 +377,11 @@ def test_without_held_out_sets_known_effects_are_used_alone(tmp_path):
     nothing = {"perturbations": 1, "scored": False}
     said = " ".join(limitations(stats, nothing, nothing, {"test_line": "rpe1"}))
     assert "1 epoch of 1 had no validation pearson_delta" in said
+
+
+def test_lines_that_differ_by_a_sign_know_from_each_other():
+    change = np.ones((3, 2, 4))
+    there = np.array([[False, True]] * 3)
+    deltas = [LineDeltas(["CD4+", "CD4-", "cd4 +"], change, change, there)]
+    assert [i for _, i in others_of("CD4+", deltas)] == [1]
+    assert [i for _, i in others_of("CD4-", deltas)] == [0, 2]
