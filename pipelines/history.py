@@ -132,7 +132,7 @@ class Kept:
         """Its parameters, empty if the file is gone or broken."""
         try:
             found = yaml.safe_load((self.root / PARAMETERS).read_text())
-            _prior(found), _lines(found)
+            _prior(found), _lines(found)  # what the list says of it
         except (OSError, InputError, TypeError, ValueError, LookupError, AttributeError, *NOT_YAML):
             return {}
         return dict(found)

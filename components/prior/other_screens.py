@@ -58,11 +58,12 @@ def write_effects(uri: str, folder: Path) -> tuple[dict[str, Any], Source]:
     """
     name = shown(uri)
     ending = ending_of(uri)
+    in_folder = _is_folder(uri, ending)
     if ending == ".parquet":
         with fetched(uri) as path:
             effects, digest, scale = read_deltas(path, name), sha256_of(path), {}
-    elif ending == ".h5ad" or _is_folder(uri, ending):
-        with _cells(uri, name, in_folder=_is_folder(uri, ending)) as cells:
+    elif ending == ".h5ad" or in_folder:
+        with _cells(uri, name, in_folder=in_folder) as cells:
             effects, digest = measure(cells, name), sha256_of(cells.file)
             scale = {TARGET_SUM: cells.target_sum}
     else:
@@ -156,8 +157,8 @@ def _text(file: pq.ParquetFile, column: str, name: str) -> list[str]:
 
 def _is_folder(uri: str, ending: str) -> bool:
     """Return whether this is an artifact's folder, whose name may end in a version: cells-1.2."""
-    if scheme_of(uri) in LOCAL:
-        return local_path(uri).is_dir()
+    if scheme_of(uri) in LOCAL and local_path(uri).is_dir():
+        return True
     return not ending or ending[1:].isdecimal()
 
 

@@ -237,3 +237,9 @@ def test_a_folder_whose_name_has_a_dot_is_a_folder(screen, tmp_path):
     _, plain = made(tmp_path / "plain", f"effects:{screen}")
     _, found = made(tmp_path / "out", f"effects:{tmp_path / 'cells-v1.2'}")
     np.testing.assert_array_equal(found.delta, plain.delta)
+
+
+def test_a_folder_that_is_not_there_is_told_as_missing(tmp_path):
+    for name in ("cells", "cells-v1.2"):
+        with pytest.raises(InputError, match="no such"):
+            made(tmp_path / f"out {name}", f"effects:{tmp_path / name}")

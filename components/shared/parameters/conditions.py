@@ -23,15 +23,13 @@ from components.shared.parameters.stage_options import (
     checked_options,
 )
 from components.shared.storage.files import SHA256, check_scheme, local_path
-from components.shared.telling.addresses import LOCAL, scheme_of
+from components.shared.telling.addresses import LOCAL, OURS, scheme_of
 from components.shared.telling.errors import InputError, nearest, refusing, shortlist
 
 PLACEHOLDER = re.compile(
     r"\byour-(bucket|file\.h5ad|line-[ab]|test-line|scgpt-folder)\b|<your[^>]*>"
 )
 """Placeholder in a parameter file or an example for a name of the user's own."""
-GENERATED = "sim"
-"""Scheme of a dataset that is made up."""
 WHOLE = ("seed", "split_seed", "cells_per_perturbation", "gpus")
 """Parameters that are whole numbers from 0."""
 
@@ -66,7 +64,7 @@ def check_parameters(parameters: Mapping[str, Any]) -> None:
         for uri in named:
             if uri and scheme_of(uri) in LOCAL:
                 check_local(uri, name)
-            elif uri and scheme_of(uri) != GENERATED:
+            elif uri and scheme_of(uri) not in OURS:  # those are made up
                 check_scheme(uri)
     _check_checkpoint(parameters.get("pretrained", ""))
 
