@@ -25,12 +25,16 @@ SEED       ?= 1
 MODULES    ?= finetune evaluate split compare shared
 PACKAGES   ?= pipelines/compiled
 CONTEXT    ?=
+OVERLAY    ?= gke-h100
+PROJECT    ?=
+BUCKET     ?=
 # read by the shell as variables, so that & and [ ] in them are safe
-export ARGS CONTEXT DATASET EXPERIMENT HOST KEEP MODEL MODULES PACKAGE PACKAGES PARAMS REASON REGISTRY RUN SAMPLE SEED
+export ARGS BUCKET CONTEXT DATASET EXPERIMENT HOST KEEP MODEL MODULES OVERLAY PACKAGE PACKAGES PARAMS PROJECT REASON \
+       REGISTRY RUN SAMPLE SEED
 
 # make run prior=none or PARAM=... would run the demo as it is: parameters of a pipeline go into ARGS
-TAKEN      := ARGS CONTEXT DATASET EXPERIMENT HOST KEEP MODEL MODULES NETWORK PACKAGE PACKAGES PARAMS PYTHON REASON \
-              REGISTRY RELEASE RUN SAMPLE SEED SHELL TORCH_INDEX VERBOSE
+TAKEN      := ARGS BUCKET CONTEXT DATASET EXPERIMENT HOST KEEP MODEL MODULES NETWORK OVERLAY PACKAGE PACKAGES PARAMS \
+              PROJECT PYTHON REASON REGISTRY RELEASE RUN SAMPLE SEED SHELL TORCH_INDEX VERBOSE
 GIVEN      := $(foreach v,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(v)))),$(v)))
 NOT_TAKEN  := $(firstword $(filter-out $(TAKEN) -% MAKE%,$(GIVEN)))
 ifneq ($(NOT_TAKEN),)
@@ -39,8 +43,8 @@ $(error $(NOT_TAKEN)=... is not a variable of make ($(TAKEN)); give a parameter 
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help env run compare predict run-containers test lint types compile check-compiled validate images push \
-        test-containers test-live submit upload ablation priors mutants golden lock runs report clean clean-runs
+.PHONY: help env run compare predict run-containers test lint types compile check-compiled validate images push load \
+        render test-containers test-live submit upload ablation priors mutants golden lock runs report clean clean-runs
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -106,6 +110,14 @@ images: env ## build the images that are not there yet
 
 push: env ## push the images to REGISTRY=<host>/<path> and pin them in images/images.lock
 	@$(BIN)/python -m pipelines.images push "$$REGISTRY"
+
+load: env ## load the images into kind
+	@kind load docker-image $$($(BIN)/python -m pipelines.images list)
+
+render: ## print what to apply on GKE: PROJECT=<yours> BUCKET=<yours> [OVERLAY=gke-h100-kueue]
+	@$(if $(PROJECT),,echo "render: give PROJECT=<your Google Cloud project>" >&2; exit 2)
+	@$(if $(BUCKET),,echo "render: give BUCKET=<your bucket>" >&2; exit 2)
+	@kubectl kustomize "manifests/overlays/$$OVERLAY" | sed "s/your-project/$$PROJECT/; s/your-bucket/$$BUCKET/"
 
 test-containers: env ## build the images, check them, run the pipeline in them
 	@$(BIN)/python -m pytest tests/containers -rs

@@ -96,12 +96,22 @@ def check_protos(path: Path) -> None:
         )
 
 
-def check(folder: Path = FOLDER) -> bool:
-    """Return whether the compiled files in the repository are what the code compiles to."""
-    with tempfile.TemporaryDirectory() as scratch:
-        old = stale(folder, compile_to(Path(scratch), development_images()))
-    for name in old:
-        say(f"{folder / name}: not what the pipeline compiles to; run make compile")
+def check() -> bool:
+    """Return whether the compiled files here, a release's too, are what the code compiles to.
+
+    Raises:
+        InputError: there is a release, and no lock of images of this code.
+    """
+    folders = {FOLDER: development_images()}
+    if RELEASES.is_dir():
+        folders[RELEASES] = released_images()
+    old = []
+    for folder, images in folders.items():
+        with tempfile.TemporaryDirectory() as scratch:
+            old += [folder / name for name in stale(folder, compile_to(Path(scratch), images))]
+    for path in old:
+        release = " RELEASE=1" if path.parent == RELEASES else ""
+        say(f"{path}: not what the pipeline compiles to; run make compile{release}")
     if not old:
         print(f"{', '.join(PROFILES)}: what the pipeline compiles to")
     return not old

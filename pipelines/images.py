@@ -1,6 +1,7 @@
 """The images of the stages: their names, and building and pushing them.
 
     python -m pipelines.images build
+    python -m pipelines.images list
     python -m pipelines.images push REGISTRY
 
 In development an image is named by the content that goes into it, so a name never means two things:
@@ -226,17 +227,20 @@ def _output(*command: str) -> str:
 
 
 def main() -> None:
-    """Build or push."""
+    """Build, list or push."""
     parser = argparse.ArgumentParser(description="The images of the stages.")
     commands = parser.add_subparsers(dest="command", required=True)
     building = commands.add_parser("build", help="build what is not there yet")
     building.add_argument("--network", default="default", help="as of docker build")
+    commands.add_parser("list", help="print the name of each")
     pushing = commands.add_parser("push", help="push, and write images/images.lock")
     pushing.add_argument("registry", help="for example REGION-docker.pkg.dev/PROJECT/REPO")
     arguments = parser.parse_args()
     with one_line_errors("images"):
         if arguments.command == "build":
             build(arguments.network)
+        elif arguments.command == "list":
+            print(*development_images().values(), sep="\n")
         elif not arguments.registry:
             raise InputError("REGISTRY is empty; give make push REGISTRY=<host>/<path>")
         else:

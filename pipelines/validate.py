@@ -28,7 +28,6 @@ CHECKS: tuple[Callable[[Tree], list[str]], ...] = (
     compiled.check_packages,
     compiled.check_params,
     compiled.check_secrets,
-    compiled.check_release,
     compiled.check_room,
     gke.check_terraform,
     gke.check_requests,
@@ -37,8 +36,6 @@ CHECKS: tuple[Callable[[Tree], list[str]], ...] = (
     file_text.check_retry,
     readme.check_commands,
     readme.check_submits,
-    readme.check_loaded,
-    readme.check_placeholders,
     readme.check_named,
 )
 

@@ -3,8 +3,6 @@
 What they are by themselves is for `make check-compiled` and the tests.
 """
 
-import json
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
@@ -12,18 +10,14 @@ from typing import Any
 
 from kubernetes.utils.quantity import parse_quantity
 
-from components.shared.telling.errors import refusing
 from pipelines.inputs import is_comparison, is_prediction
-from pipelines.lean import stage_of
 from pipelines.validation.rules import at
-from pipelines.validation.tree import COMPILED, RELEASE, SECRETS, Object, Tree
+from pipelines.validation.tree import COMPILED, SECRETS, Object, Tree
 
 ACCELERATOR = "nvidia.com/gpu"
 OF_KFP = {"mlpipeline-minio-artifact": {"accesskey", "secretkey"}}
 """Secrets that KFP's installation makes: nobody makes them by our example."""
 QUEUE = "kueue.x-k8s.io/queue-name"
-LOCK = "images/images.lock"
-PINNED = re.compile(r"\S+@sha256:[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -82,8 +76,7 @@ def parameters(spec: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 def check_packages(tree: Tree) -> list[str]:
     """There are compiled pipelines."""
-    there = any(package.startswith(COMPILED) for package, *_ in tree.packages)
-    return [] if there else [f"{COMPILED}: nothing compiled; run make compile"]
+    return [] if tree.packages else [f"{COMPILED}: nothing compiled; run make compile"]
 
 
 def check_params(tree: Tree) -> list[str]:
@@ -129,22 +122,6 @@ def check_secrets(tree: Tree) -> list[str]:
         f"{SECRETS}: Secret/{name}: no task reads its key {key}; drop it, or name it in "
         "pipelines/scheduling.py"
         for name, key in sorted(there - set(read))
-    ]
-
-
-def check_release(tree: Tree) -> list[str]:
-    """A release that is compiled here has the images that were pushed."""
-    released = [task for task in tasks(tree) if task.package.startswith(RELEASE)]
-    faults = (ValueError, TypeError, AttributeError, KeyError)
-    with refusing(faults, f"{LOCK}: no lock of images", "; make push REGISTRY=… writes it"):
-        lock = json.loads(tree.text(LOCK) or "{}")
-        pinned = {stage: str(entry["image"]) for stage, entry in lock.items()}
-    return [
-        f"{task}: image {image}; {LOCK} has {wanted or 'none'}, expected by digest; make push and "
-        f"compile RELEASE=1, or remove {RELEASE}"
-        for task in released
-        for image, wanted in [(str(task.container["image"]), pinned.get(stage_of(task.name)))]
-        if image != wanted or not PINNED.fullmatch(image)
     ]
 
 

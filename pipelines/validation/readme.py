@@ -1,9 +1,8 @@
 """The walk in the README: its commands can be given, in order, and its names exist."""
 
-import json
 import re
 
-from pipelines.validation.compiled import parameters, tasks, with_gpus
+from pipelines.validation.compiled import parameters, with_gpus
 from pipelines.validation.tree import COMPILED, OWN, RELEASE, SECRETS, Tree
 
 README = "manifests/README.md"
@@ -47,8 +46,7 @@ def _pinned(tree: Tree, package: str) -> str:
 
 def check_submits(tree: Tree) -> list[str]:
     """What is submitted has the images that were pushed, or asks for no GPU where none is."""
-    compiled = [p for p, *_ in tree.packages if p.startswith(COMPILED)]
-    findings = []
+    compiled, findings = [package for package, *_ in tree.packages], []
     for section in tree.text(README).split("\n## "):
         wanted = sorted(set(compiled) - with_gpus(tree))
         for command in _commands(section):
@@ -62,46 +60,6 @@ def check_submits(tree: Tree) -> list[str]:
                     f"{README}: make submit with PACKAGE={found[1] if found else ''}, whose images "
                     f"or GPUs this cluster has not; expected {' or '.join(wanted)}; set it"
                 )
-    return findings
-
-
-def check_loaded(tree: Tree) -> list[str]:
-    """What is loaded into kind are the images of every pipeline that can run there."""
-    commands = [c for c in _commands(tree.text(README)) if "kind load docker-image" in c]
-    wanted = {
-        str(task.container.get("image"))
-        for task in tasks(tree)
-        if task.package.startswith(COMPILED) and task.package not in with_gpus(tree)
-    }
-    for command in commands:
-        found = re.match(r"grep -oh '([^']+)' (\S+) \|", command)
-        files = tree.files(found[2]) if found else ()
-        images = {image for _, text in files for image in re.findall(found[1], text)}  # type: ignore[index]
-        wanted -= images
-    return [
-        f"{README}: kind: {image} is not among the images that are loaded, so its task would wait "
-        "for ever; grep it from the pipelines that ask for no GPU"
-        for image in sorted(wanted)
-    ]
-
-
-def check_placeholders(tree: Tree) -> list[str]:
-    """No command applies your-project, and none edits a file that git tracks."""
-    findings = []
-    for command in _commands(tree.text(README)):
-        if re.search(r"\bsed\b.* -i", command):
-            findings.append(
-                f"{README}: sed -i: fails on macOS, and images that are built from changed files "
-                "say so; expected kubectl kustomize … | sed … | kubectl apply -f -; change it"
-            )
-        for overlay in re.findall(r"kubectl .*manifests/overlays/([\w-]+)", command):
-            left = re.findall(r"\byour-\w+", json.dumps(tree.overlays.get(overlay, [])))
-            findings += [
-                f"{README}: manifests/overlays/{overlay} is applied with {name} in it; expected "
-                f"sed 's/{name}/…/' on the way; add it"
-                for name in sorted(set(left))
-                if f"s/{name}/" not in command
-            ]
     return findings
 
 

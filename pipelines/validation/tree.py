@@ -25,9 +25,8 @@ POOL = "google_container_node_pool"
 OWN = "scgpt-perturb"
 """Name of our service account, role, quota and priority class."""
 COMPILED = "pipelines/compiled"
-"""Pipelines whose images are those that are built here."""
 RELEASE = "build/release"
-"""Pipelines whose images are pinned by digest."""
+"""Where the same pipelines are with images by digest, as `make check-compiled` makes sure."""
 
 
 @dataclass(frozen=True)
@@ -124,12 +123,9 @@ class Tree:
 
     @cached_property
     def packages(self) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
-        """Each compiled pipeline: file, pipeline spec, platform spec.
-
-        Those of a release are there once `make compile RELEASE=1` wrote them.
-        """
+        """Each compiled pipeline: file, pipeline spec, platform spec."""
         found = []
-        for name, text in self.files(f"{COMPILED}/*.yaml", f"{RELEASE}/*.yaml"):
+        for name, text in self.files(f"{COMPILED}/*.yaml"):
             spec, platform = [*documents(name, text), {}, {}][:2]
             if not (spec.get("root", {}).get("inputDefinitions") and platform.get("platforms")):
                 raise InputError(f"{name}: is not a compiled pipeline; run make compile")

@@ -1,6 +1,5 @@
 """Each mistake is planted in a copy of the repository; its line, and no other, must be told."""
 
-import hashlib
 import json
 import re
 import shutil
@@ -15,18 +14,16 @@ import pytest
 import yaml
 
 from pipelines import compile as compiling
-from pipelines.compile import PROFILES
 from pipelines.images import development_images
 from pipelines.validate import findings
 from pipelines.validation import tree as reading
-from pipelines.validation.tree import LOADER, Tree
+from pipelines.validation.tree import LOADER
 
 ROOT = Path(__file__).resolve().parents[2]
 COPIED = (
     "Makefile",
     "manifests",
     "images/requirements.lock",
-    "images/images.lock",
     "pipelines/compiled",
     "pipelines/params",
     ".github",
@@ -209,40 +206,6 @@ def apply_the_patch(tree: Path) -> None:
     )(tree)
 
 
-def release(change: Callable[[dict], None] = lambda lock: None) -> Callable[[Path], None]:
-    """Pin every image, compile with the pins, and only then change the lock."""
-
-    def plant(tree: Path) -> None:
-        lock: dict[str, dict[str, str]] = {}
-        (tree / "build/release").mkdir(parents=True, exist_ok=True)
-        for path in sorted((tree / "pipelines/compiled").glob("*.yaml")):
-            text = path.read_text()
-            for image in sorted(set(re.findall(r"scgpt-perturb/[a-z]+:[0-9a-f]{16}", text))):
-                stage = image.partition("/")[2].partition(":")[0]
-                digest = hashlib.sha256(image.encode()).hexdigest()
-                pinned = f"registry.example/perturb/{stage}@sha256:{digest}"
-                lock[stage] = {"image": pinned, "built_from": image}
-                text = text.replace(image, pinned)
-            (tree / "build/release" / path.name).write_text(text)
-        change(lock)
-        (tree / "images/images.lock").write_text(json.dumps(lock))
-
-    return plant
-
-
-def repinned(lock: dict) -> None:
-    lock["split"]["image"] = f"registry.example/perturb/split@sha256:{'1' * 64}"
-
-
-def tag_in_a_release(tree: Path) -> None:
-    release()(tree)
-    for path in (tree / "build/release").glob("*.yaml"):
-        text = re.sub(
-            r"registry.example/perturb/split@\S+", "registry.example/split:1", path.read_text()
-        )
-        path.write_text(text)
-
-
 def policy_without(lines: str) -> Callable[[Path], None]:
     return swap("manifests/base/network-policy.yaml", lines, "")
 
@@ -316,26 +279,6 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], str | tuple[str, ...]]] = {
     "a key that KFP's own secret has not": (
         package(secret_of("mlpipeline-minio-artifact", "secretKey", "access-key")),
         "finetune: secret mlpipeline-minio-artifact key access-key; manifests/secrets.example",
-    ),
-    "a release of other images than were pushed": (
-        release(repinned),
-        "split: image registry.example/perturb/split@sha256:",
-    ),
-    "a release of images that were not pushed": (
-        release(lambda lock: lock.pop("split")),
-        "images/images.lock has none, expected by digest",
-    ),
-    "a release with a tag": (
-        tag_in_a_release,
-        "split: image registry.example/split:1; images/images.lock has registry.example",
-    ),
-    "a release of a tag that was pushed": (
-        release(lambda lock: lock["split"].update(image="registry.example/split:1")),
-        "images/images.lock has registry.example/split:1, expected by digest",
-    ),
-    "a lock without digests": (
-        lambda tree: (tree / "images/images.lock").write_text('{"split": "a/split:1"}'),
-        "images/images.lock: no lock of images (",
     ),
     "an unknown parameter in a file": (
         add("pipelines/params/demo.yaml", "epochs: 3\n"),
@@ -772,31 +715,9 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], str | tuple[str, ...]]] = {
         ),
         "make submit with PACKAGE=pipelines/compiled/scgpt-perturb.yaml, whose images or GPUs",
     ),
-    "an image that is not loaded into kind": (
-        swap(
-            README, "pipelines/compiled/*-cpu.yaml |", "pipelines/compiled/scgpt-perturb-cpu.yaml |"
-        ),
-        "kind: scgpt-perturb/compare:",
-    ),
-    "no image loaded into kind": (
-        swap(README, " | xargs -n1 kind load docker-image", ""),
-        "is not among the images that are loaded, so its task would wait for ever",
-    ),
     "another package than was compiled": (
         swap(README, "  PACKAGE=build/release/scgpt", "  PACKAGE=build/release/gpt"),
         "make submit with PACKAGE=build/release/gpt-perturb.yaml, whose images",
-    ),
-    "a placeholder that is applied": (
-        swap(README, "; s/your-bucket/$BUCKET/", ""),
-        "is applied with your-bucket in it; expected sed 's/your-bucket/…/' on the way",
-    ),
-    "a command that edits what git tracks": (
-        swap(
-            README,
-            "kubectl rollout status",
-            "sed -i s/a/b/ manifests/overlays/gke-h100/project.yaml\nkubectl rollout status",
-        ),
-        "manifests/README.md: sed -i: fails on macOS",
     ),
     "a secret in the README that is none": (
         swap(README, "secret generic wandb", "secret generic wandbai"),
@@ -840,14 +761,22 @@ def test_nothing_is_wrong_with_the_repository():
     assert findings(ROOT) == []
 
 
-def test_a_release_is_looked_at_too(tree, before):
-    release()(tree)
-    assert set(findings(tree)) <= before
-    assert {package for package, *_ in Tree(tree).packages} == {
-        f"{folder}/{name}"
-        for folder in ("build/release", "pipelines/compiled")
-        for name in PROFILES
-    }
+@pytest.mark.parametrize("overlay", ["gke-h100", "gke-h100-kueue"])
+def test_what_is_applied_on_gke_has_the_project_and_the_bucket_that_are_given(overlay):
+    def render(**given: str) -> subprocess.CompletedProcess[str]:
+        words = [f"{name}={value}" for name, value in given.items()]
+        command = ["make", "--silent", "render", f"OVERLAY={overlay}", *words]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+    assert "your-" in (ROOT / "manifests/overlays/gke-h100/project.yaml").read_text()
+    made = render(PROJECT="own-project", BUCKET="own-bucket")
+    found = [d for d in yaml.safe_load_all(made.stdout) if d]
+    assert "your-" not in json.dumps(found) and len(found) > 5
+    assert made.stdout.count("own-project") and made.stdout.count("gs://own-bucket/") == 1
+    for given, missing in (({"PROJECT": "own"}, "BUCKET"), ({"BUCKET": "own"}, "PROJECT")):
+        refused = render(**given)
+        assert refused.returncode and not refused.stdout
+        assert f"render: give {missing}=" in refused.stderr
 
 
 @pytest.mark.parametrize("mistake", DRIFT)
@@ -885,7 +814,6 @@ UNREADABLE = {
     ARGO: "data: {}\n",
     "manifests/secrets.example.yaml": "kind: Secret\n",
     "manifests/overlays/kind/kustomization.yaml": "",
-    "images/images.lock": "{",
 }
 
 

@@ -14,7 +14,7 @@ from components.shared.parameters.prior_grammar import FORMS
 from components.shared.parameters.recipe import recipe_names
 from pipelines import compile as compiling
 from pipelines import form
-from pipelines.images import development_images
+from pipelines.images import development_images, stages
 from pipelines.run import check_settings
 from pipelines.scheduling import CPU, H100
 
@@ -84,6 +84,20 @@ def test_drift_in_either_document_is_noticed(name, document, path, fresh, tmp_pa
     assert compiling.stale(tmp_path, fresh) == [name]
     (tmp_path / name).unlink()
     assert compiling.stale(tmp_path, fresh) == [name]
+
+
+def test_a_release_of_other_images_than_were_pushed_is_drift(tmp_path, monkeypatch, capsys):
+    pushed = {stage: f"registry.example/{stage}@sha256:{'0' * 64}" for stage in stages()}
+    monkeypatch.setattr(compiling, "RELEASES", tmp_path)
+    monkeypatch.setattr(compiling, "released_images", lambda: pushed)
+    compiling.compile_to(tmp_path, pushed)
+    assert compiling.check()
+    pushed["split"] = f"registry.example/split@sha256:{'1' * 64}"
+    assert not compiling.check()
+    told = capsys.readouterr().err.splitlines()
+    assert [line.split(": ")[-1] for line in told] == [
+        "not what the pipeline compiles to; run make compile RELEASE=1"
+    ] * len(compiling.PROFILES)
 
 
 def test_an_image_of_other_code_is_drift(fresh, tmp_path):
