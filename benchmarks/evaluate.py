@@ -190,29 +190,28 @@ def _ours(folder: Path, threads: int) -> tuple[pl.DataFrame, Seconds, Any]:
 
 
 def _test_alone(pair: Any, matrix: Any, threads: int) -> None:
-    """Read the cells, rank them against the controls and make pdex's table."""
+    """Read the cells, rank them against the controls and make what cell-eval reads of the table."""
     from concurrent.futures import ThreadPoolExecutor
+
+    from scipy.stats import false_discovery_control
 
     from components.evaluate.measures.rank_test import SortedControls, de_table, rank_test
 
-    def tested(label: str) -> tuple[Any, Any, Any]:
+    def tested(label: str) -> tuple[Any, Any]:
         cells = matrix[pair.rows[label]]
-        statistic, p_value = rank_test(cells, np.array([len(cells)]), controls)
-        return cells.mean(axis=0), statistic[0], p_value[0]
+        return cells.mean(axis=0), rank_test(cells, np.array([len(cells)]), controls)[0]
 
     own = matrix[pair.rows[pair.control]]
     controls = SortedControls.of(own)
     with ThreadPoolExecutor(threads) as pool:
-        means, statistic, p_value = map(
-            np.array, zip(*pool.map(tested, pair.perturbations), strict=True)
-        )
+        means, p_value = map(np.array, zip(*pool.map(tested, pair.perturbations), strict=True))
     de_table(
         pair.perturbations,
         pair.genes,
-        sizes=np.array([len(pair.rows[x]) for x in (pair.control, *pair.perturbations)]),
-        means=np.vstack([own.mean(axis=0), means]),
-        statistic=statistic,
+        means=means,
+        reference=own.mean(axis=0),
         p_value=p_value,
+        fdr=false_discovery_control(p_value, axis=1),
     )
 
 

@@ -49,9 +49,10 @@ def ours(pair: Pair, threads: int = 1) -> Side:
 
 
 def theirs(pair: Pair) -> pl.DataFrame:
-    """Return pdex's table, with the settings cell-eval has."""
+    """Return what cell-eval reads of pdex's table, made with the settings cell-eval has."""
     adata = pair.anndata()[1]
-    return pdex(adata, "perturbation", is_log1p=True, epsilon=0.0, threads=1)  # type: ignore[return-value]
+    found = pdex(adata, "perturbation", is_log1p=True, epsilon=0.0, threads=1)
+    return found[["target", "feature", "log2_fold_change", "p_value", "fdr"]]  # type: ignore[index]
 
 
 def labels_of(controls: int, sizes: list[int]) -> list[str]:
@@ -112,13 +113,12 @@ def test_a_screen_of_counts_has_pdexs_table_whatever_the_threads() -> None:
     assert table(two).equals(table(one)) and np.array_equal(one.energy, two.energy)
 
 
-def test_u_and_p_are_scipys() -> None:
+def test_p_is_scipys() -> None:
     rng = np.random.default_rng(1)
     own, control = rng.integers(0, 4, (15, 5)) / 2.0, rng.integers(0, 5, (40, 5)) / 2.0
-    u, p = rank_test(own, np.array([6, 15]), SortedControls.of(control))
+    p = rank_test(own, np.array([6, 15]), SortedControls.of(control))
     for row, part in enumerate((own[:6], own[6:])):
         expected = mannwhitneyu(part, control, method="asymptotic")
-        np.testing.assert_array_equal(u[row], expected.statistic)
         np.testing.assert_allclose(p[row], expected.pvalue, rtol=1e-12)
 
 

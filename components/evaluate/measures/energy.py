@@ -107,20 +107,20 @@ def mean_distance(x: Points, y: Points) -> float:
     these, down to what is held at once. Of float32 cells without a centre that is the mean to the
     last bit; else products may differ in theirs, by how many rows are multiplied together.
     """
-    width = len(y.norms)
-    count = len(x.norms) * width
+    count = len(x.norms) * len(y.norms)
+    return float(x.precision.type(_sum(x, y, 0, count) / np.intp(count)))  # as NumPy divides
 
-    def total(start: int, stop: int) -> np.floating[Any]:
-        half = (stop - start) // 2
-        if stop - start > max(AT_ONCE, width):
-            middle = start + half - half % 8
-            return total(start, middle) + total(middle, stop)
-        first = start // width
-        rows = slice(first, -(-stop // width))
-        found = _with_itself(x, rows) if x is y else _of_different(x.rows(rows.start, rows.stop), y)
-        return found.ravel()[start - first * width : stop - first * width].sum()
 
-    return float(x.precision.type(total(0, count) / np.intp(count)))  # as NumPy divides
+def _sum(x: Points, y: Points, start: int, stop: int) -> np.floating[Any]:
+    """Return the sum of some of the distances of ``x`` to ``y``, counted row after row."""
+    width, half = len(y.norms), (stop - start) // 2
+    if stop - start > max(AT_ONCE, width):
+        middle = start + half - half % 8
+        return _sum(x, y, start, middle) + _sum(x, y, middle, stop)
+    first = start // width
+    rows = slice(first, -(-stop // width))
+    found = _with_itself(x, rows) if x is y else _of_different(x.rows(rows.start, rows.stop), y)
+    return found.ravel()[start - first * width : stop - first * width].sum()
 
 
 def _with_itself(x: Points, rows: slice) -> NDArray[Any]:

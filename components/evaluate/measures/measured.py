@@ -42,8 +42,10 @@ class Measured:
     ) -> "Measured":
         """Compute the measured side of ``pair``, or read it from the cache; see `cached_side`."""
         centred = len(pair.perturbations) >= MANY
-        cells = pair.measured[pair.rows[pair.control]]
-        controls = Controls.of(cells, centred=centred, threads=threads)
+        # Their own matrix, as large as what is made of it, is let go of here.
+        controls = Controls.of(
+            pair.measured[pair.rows[pair.control]], centred=centred, threads=threads
+        )
         side = cached_side(
             pair, pair.measured, lambda: controls, threads=threads, what=what, cache=cache
         )

@@ -1,11 +1,11 @@
 """Differential expression as pdex 0.3 computes it, with the controls sorted once.
 
 The test is pdex's: Mann-Whitney's U with the normal approximation, corrected for ties and for
-continuity, two-sided, and Benjamini and Hochberg's false discovery rate over the genes of a
-perturbation. pdex sorts a perturbation's cells together with all controls, for each perturbation
-again. Here the controls are sorted once, each perturbation's values are looked up among them, and
-zeros are one block of ties that is only counted. U and its tie correction are sums of halves of
-whole numbers, so the order of adding does not change a bit of them below 200,000 cells a test.
+continuity, two-sided. pdex sorts a perturbation's cells together with all controls, for each
+perturbation again. Here the controls are sorted once, each perturbation's values are looked up
+among them, and zeros are one block of ties that is only counted. U and its tie correction are sums
+of halves of whole numbers, so the order of adding does not change a bit of them below 200,000 cells
+a test.
 """
 
 import math
@@ -17,7 +17,6 @@ import numpy as np
 import polars as pl
 from numba import njit
 from numpy.typing import NDArray
-from scipy.stats import false_discovery_control
 
 from components.evaluate.measures.compiled import kept
 
@@ -67,14 +66,14 @@ class SortedControls:
 
 def rank_test(
     cells: Floats, stops: NDArray[np.int64], controls: SortedControls
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+) -> NDArray[np.float64]:
     """Test whether each perturbation's cells rank above or below the controls, gene by gene.
 
     Several perturbations go through the controls of a gene together, while those are at hand. It
     lets go of Python's lock, so that threads can test side by side.
 
     Cells are dense, none below zero, one perturbation after the other, [cells, genes]; ``stops`` is
-    the row after each one's last. Returns U and p, each of shape [perturbations, genes].
+    the row after each one's last. Returns p, [perturbations, genes].
     """
     ordered = np.array(cells.T, order="C")  # a copy, also of one gene's cells
     for part in np.split(ordered, stops[:-1], axis=1):
@@ -86,52 +85,41 @@ def de_table(
     perturbations: Sequence[str],
     genes: Sequence[str],
     *,
-    sizes: NDArray[np.int64],
     means: Floats,
-    statistic: NDArray[np.float64],
+    reference: Floats,
     p_value: NDArray[np.float64],
+    fdr: NDArray[np.float64],
 ) -> pl.DataFrame:
-    """Return the table that pdex returns: one row per perturbation and gene, in this order.
+    """Return what cell-eval reads of pdex's table: a row per perturbation and gene, in this order.
 
-    Cells (``sizes``) and ``means`` are of the controls, then of each perturbation; the means are of
-    log1p expression as the matrix itself gives them (`matrix.mean(axis=0)`, float32 for float32),
-    [1 + perturbations, genes]. U and p are [perturbations, genes].
+    ``means``, and the controls' as ``reference`` [genes], are of log1p expression as the matrix
+    itself gives them (`matrix.mean(axis=0)`, float32 for float32). They, p and its false discovery
+    rate are [perturbations, genes].
     """
-    target, ref, log2_fold_change, percent_change = _changes(means[1:], means[0])
-    sizes = sizes.astype(np.int64)
     labels = pl.DataFrame({"target": list(perturbations)}, schema={"target": pl.String})
     names = pl.DataFrame({"feature": list(genes)}, schema={"feature": pl.String})
     return labels.join(names, how="cross", maintain_order="left_right").with_columns(
-        pl.Series("target_mean", target),
-        pl.Series("ref_mean", ref),
-        pl.Series("target_membership", np.repeat(sizes[1:], len(genes))),
-        pl.Series("ref_membership", np.full(len(target), sizes[0])),
-        pl.Series("log2_fold_change", log2_fold_change),
-        pl.Series("percent_change", percent_change),
+        pl.Series("log2_fold_change", _log2_fold_changes(means, reference)),
         pl.Series("p_value", p_value.ravel()),
-        pl.Series("statistic", statistic.ravel()),
-        pl.Series("fdr", false_discovery_control(p_value, axis=1).ravel()),
+        pl.Series("fdr", fdr.ravel()),
     )
 
 
 @kept
 @njit(nogil=True, error_model="numpy")
-def _changes(means, reference):  # type: ignore[no-untyped-def]
-    """Return natural means, log2 fold and percent change, row after row, as pdex has them.
+def _log2_fold_changes(means, reference):  # type: ignore[no-untyped-def]
+    """Return fold changes of natural means, row after row, as pdex has them.
 
     cell-eval lets pdex add nothing to the means. No expression at all on both sides is no change.
     """
-    entries = means.size
-    target, ref = np.empty(entries, means.dtype), np.empty(entries, means.dtype)
-    log2_fold_change, percent_change = np.empty(entries), np.empty(entries)
-    for i in range(entries):
-        target[i] = np.expm1(means[i // len(reference), i % len(reference)])
-        ref[i] = np.expm1(reference[i % len(reference)])
-        log2_fold_change[i] = np.log2(np.float64(target[i]) / np.float64(ref[i]))
-        percent_change[i] = np.float64(target[i] - ref[i]) / np.float64(ref[i])
-        if target[i] == 0 and ref[i] == 0:
-            log2_fold_change[i] = percent_change[i] = 0.0
-    return target, ref, log2_fold_change, percent_change
+    found = np.empty(means.size)
+    for i in range(means.size):
+        own = np.expm1(means[i // len(reference), i % len(reference)])
+        other = np.expm1(reference[i % len(reference)])
+        found[i] = np.log2(np.float64(own) / np.float64(other))
+        if own == 0 and other == 0:
+            found[i] = 0.0
+    return found
 
 
 @kept
@@ -158,7 +146,6 @@ def _ties(values, starts):  # type: ignore[no-untyped-def]
 @njit(nogil=True)
 def _test(ordered, stops, n2, values, starts, control_ties):  # type: ignore[no-untyped-def]
     genes = len(ordered)
-    statistic = np.empty((len(stops), genes))
     p_value = np.empty((len(stops), genes))
     for gene in range(genes):
         controls = values[starts[gene] : starts[gene + 1]]
@@ -166,10 +153,9 @@ def _test(ordered, stops, n2, values, starts, control_ties):  # type: ignore[no-
         for at in range(len(stops)):
             own = ordered[gene, start : stops[at]]
             u, ties = _ranked(own, controls, n2 - len(controls))
-            statistic[at, gene] = u
             p_value[at, gene] = _p_value(u, len(own), n2, ties + control_ties[gene])
             start = stops[at]
-    return statistic, p_value
+    return p_value
 
 
 @kept

@@ -120,24 +120,21 @@ class Side:
     """Mean counts per 10,000, [1 + perturbations, genes]."""
     squares: Floats
     """Sum of the squared log1p values of all cells and genes, [1 + perturbations]."""
-    statistic: Floats
-    """Mann-Whitney's U of the cells against the controls, [perturbations, genes]."""
     p_value: Floats
-    """Of the same test, [perturbations, genes]."""
+    """Of Mann-Whitney's U of the cells against the controls, [perturbations, genes]."""
     energy: Floats
     """Energy distance of the cells to the controls plus the mean distance of the controls from
     one another, which is the same for all and changes no metric, [perturbations]."""
 
     def de_of(self, start: int, stop: int) -> pl.DataFrame:
-        """Return pdex's table of differential expression of some of the perturbations."""
-        rows = np.r_[0, start + 1 : min(stop, len(self.perturbations)) + 1]
+        """Return the table of differential expression of some of the perturbations."""
         return de_table(
             self.perturbations[start:stop],
             self.genes,
-            sizes=self.sizes[rows],
-            means=self.means[rows],
-            statistic=self.statistic[start:stop],
+            means=self.means[1 + start : 1 + stop],
+            reference=self.means[0],
             p_value=self.p_value[start:stop],
+            fdr=self.fdr[start:stop],
         )
 
     @cached_property
@@ -182,7 +179,7 @@ def side_of(
     centroids = np.empty((1 + shape[0], shape[1]))
     means = np.empty(centroids.shape, controls.means.own.dtype)
     linear_means, squares = np.empty(centroids.shape), np.empty(len(sizes))
-    statistic, p_value, energy = np.empty(shape), np.empty(shape), np.empty(shape[0])
+    p_value, energy = np.empty(shape), np.empty(shape[0])
 
     def note(row: int, found: Means) -> None:
         centroids[row], means[row] = found.exact, found.own
@@ -194,7 +191,7 @@ def side_of(
         cells = matrix[np.concatenate([rows[perturbations[at]] for at in batch])]
         values = dense(cells)
         stops, rows_of = np.cumsum(sizes[1:][batch]), slice(batch.start, batch.stop)
-        statistic[rows_of], p_value[rows_of] = rank_test(values, stops, controls.sorted)
+        p_value[rows_of] = rank_test(values, stops, controls.sorted)
         points = Points.of(values, centre)
         across = mean_distances(points, stops, controls.points)
         stop = 0
@@ -221,7 +218,6 @@ def side_of(
         means,
         linear_means,
         squares,
-        statistic,
         p_value,
         energy,
     )
