@@ -10,7 +10,8 @@ from typing import Any
 
 from kubernetes.utils.quantity import parse_quantity
 
-from pipelines.inputs import is_comparison, is_prediction
+from components.shared.telling.errors import InputError
+from pipelines.run import read_params
 from pipelines.validation.rules import at
 from pipelines.validation.tree import COMPILED, SECRETS, Object, Tree
 
@@ -82,24 +83,11 @@ def check_packages(tree: Tree) -> list[str]:
 def check_params(tree: Tree) -> list[str]:
     """Parameter files give what their pipeline takes: no other name, and all without a default."""
     findings = []
-    for path, given in tree.params.items():
-        known = {
-            name: definition
-            for _, spec, _ in tree.packages
-            for takes in [parameters(spec)]
-            if is_comparison(takes) == is_comparison(given)
-            and is_prediction(takes) == is_prediction(given)
-            for name, definition in takes.items()
-        }
-        findings += [
-            f"{path}: {name}: not a parameter of the pipeline; there are {', '.join(known)}; "
-            "correct the name"
-            for name in sorted(set(given) - set(known))
-        ] + [
-            f"{path}: no {name}, which has no default; add it"
-            for name, p in sorted(known.items())
-            if "defaultValue" not in p and not p.get("isOptional") and name not in given
-        ]
+    for path, _ in tree.files("pipelines/params/*.yaml"):
+        try:
+            read_params(tree.root / path, [])
+        except InputError as error:
+            findings.append(f"{path}: {str(error).removeprefix(f'{tree.root / path}: ')}")
     return findings
 
 

@@ -133,16 +133,6 @@ class Tree:
         return found
 
     @cached_property
-    def params(self) -> dict[str, dict[str, Any]]:
-        """Parameters of each parameter file."""
-        found = {}
-        for path, text in self.files("pipelines/params/*.yaml"):
-            found[path] = next(iter(documents(path, text)), {})
-            if not found[path]:
-                raise InputError(f"{path}: expected lines of 'parameter: value'")
-        return found
-
-    @cached_property
     def secrets(self) -> dict[str, set[str]]:
         """Keys of each secret that the example names."""
         found = _objects(SECRETS, self.text(SECRETS))

@@ -282,11 +282,11 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], str | tuple[str, ...]]] = {
     ),
     "an unknown parameter in a file": (
         add("pipelines/params/demo.yaml", "epochs: 3\n"),
-        "pipelines/params/demo.yaml: epochs: not a parameter of the pipeline; there are",
+        "pipelines/params/demo.yaml: parameter 'epochs' is not one of the pipeline's",
     ),
     "a parameter that a file forgets": (
         swap("pipelines/params/demo.yaml", "test_line: rpe1\n", ""),
-        "pipelines/params/demo.yaml: no test_line, which has no default; add it",
+        "pipelines/params/demo.yaml: parameter 'test_line' is missing and has no default",
     ),
     "a secret that no task reads": (
         add(

@@ -35,8 +35,9 @@ def full_profile(real: Side, predicted: Side) -> tuple[pl.DataFrame, dict[str, s
     Returns cell-eval's table, a row per perturbation (`results.csv`), and metrics computed here
     that could not be, with the reason. Those that cell-eval could not compute it logs.
     """
-    table = _of_tables(real, predicted)
-    table = table.join(_of_means(real, predicted), on=LABEL, how="left", maintain_order="left")
+    # The means first: their clusters take the most memory, before `Side.fdr` is there.
+    of_means = _of_means(real, predicted)
+    table = _of_tables(real, predicted).join(of_means, on=LABEL, how="left", maintain_order="left")
     failed = {}
     try:
         energy = float(pearsonr(real.energy, predicted.energy).correlation)
