@@ -1,5 +1,6 @@
 """What this machine, or this container, has: CPUs and memory; and what is too large for it."""
 
+import ctypes
 import os
 from collections.abc import Iterator
 from contextlib import suppress
@@ -8,6 +9,10 @@ from pathlib import Path
 MAPPED_FROM = 0.5
 """Share of the memory from which a matrix is a file mapped into it: model, measured changes and
 known effects need their part."""
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""glibc's numbers of these settings (malloc.h)."""
+AT_FIRST = 128 * 1024
+"""Bytes, what both are when a process begins (mallopt(3))."""
 GROUPS, OWN = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 """Where the kernel shows groups of processes, and which of them this process is in."""
 
@@ -62,3 +67,15 @@ def reserve(file: int, size: int) -> None:
         os.posix_fallocate(file, 0, size)
     else:
         os.ftruncate(file, size)  # macOS
+
+
+def return_freed_memory() -> None:
+    """Let blocks that are freed from now on go back to the system.
+
+    glibc raises the sizes from which they do with the largest that was freed, up to 64 MiB, and has
+    pools for each thread, so that what is freed between other blocks piles up. Other C libraries
+    have no such setting.
+    """
+    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
+        for setting in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
+            mallopt(setting, AT_FIRST)

@@ -1,6 +1,9 @@
 """What this machine has."""
 
 import os
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -58,3 +61,32 @@ def test_a_reserved_file_is_as_large_as_said(
         assert found.st_size == 12_345
         if can_allocate and hasattr(os, "posix_fallocate"):
             assert found.st_blocks * 512 >= 12_345  # taken, not only promised
+
+
+HOLES = """
+import sys
+import numpy as np
+from components.shared.storage.machine import return_freed_memory
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1])
+
+if sys.argv[1] == "told":
+    return_freed_memory()
+del (first := [np.ones(2**21)])[:]  # 16 MiB freed: from now on glibc keeps what is smaller
+before = resident()
+blocks = [np.ones(2**19) for _ in range(100)]  # of 4 MiB
+full = resident() - before
+del blocks[::2], blocks[:-1]  # the last one stays, above all others
+print((resident() - before) / full)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library keeps nothing")
+def test_what_is_freed_between_blocks_that_stay_goes_back_to_the_system() -> None:
+    def kept(how: str) -> float:
+        command = [sys.executable, "-c", HOLES, how]
+        return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+    assert kept("told") < 0.1 < 0.5 < kept("untold")
