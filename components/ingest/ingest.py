@@ -5,7 +5,7 @@ import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -185,7 +185,7 @@ def write_cells(parts: Sequence[Part], genes: Genes, total: int, draft: Draft) -
         # As text, since a name may have a slash, which parts the keys of an h5ad.
         uns["other_spellings"] = json.dumps(spellings)
         writer.finish(obs, genes.names, uns)
-        filled = writer.entries / max(1, writer.rows * writer.n_genes)
+        filled = writer.filled
     facts |= {TARGET_SUM: total}
     facts |= counts_of(obs, genes.names) | {"genes": len(genes.names)} | labels
     if said := in_words(labels):
@@ -308,22 +308,8 @@ def ingest(
     Raises:
         InputError: the source cannot be used; nothing is written.
     """
-    common = Reading(
-        perturbation_column=perturbation_column,
-        cell_line_column=cell_line_column,
-        control=control,
-        batch_column=batch_column,
-        expression=expression,
-        scale=scale,
-        layer=layer,
-        gene_column=gene_column,
-        obs_filter=obs_filter or {},
-        label_separator=label_separator,
-        missing_is_control=missing_is_control,
-        left_out=left_out,
-        least_knock_down=least_knock_down,
-        least_perturbation_knock_down=least_perturbation_knock_down,
-    )
+    given = dict(locals(), obs_filter=obs_filter or {})
+    common = Reading(**{field.name: given[field.name] for field in fields(Reading)})
     seed = whole_number("seed", seed)
     text = as_text(source)
     files = readings(text, common)

@@ -106,14 +106,7 @@ class Spec:
     @property
     def uri(self) -> str:
         """The URI with every key."""
-        asked = {
-            CONTROLS_ONLY: ",".join(self.controls_only),
-            ESCAPE: self.escape,
-            BATCHES: self.batches,
-            PATHWAYS: self.pathways,
-        }
-        return (
-            f"sim://{HOST}?cells={self.cells}&genes={self.genes}"
-            f"&perturbations={self.perturbations}&lines={','.join(self.lines)}&seed={self.seed}"
-            + "".join(f"&{key}={value}" for key, value in asked.items() if value)
-        )
+        names = {name: ",".join(getattr(self, name)) for name in ("lines", CONTROLS_ONLY)}
+        told = vars(self) | names
+        given = (f"{key}={value}" for key, value in told.items() if value or key in KEYS)
+        return f"sim://{HOST}?{'&'.join(given)}"
