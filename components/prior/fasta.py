@@ -12,7 +12,7 @@ import re
 import zlib
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -32,9 +32,9 @@ class Proteins:
 
     sequences: dict[str, str]
     """Gene symbol to residues, upper case."""
-    facts: dict[str, int] = field(default_factory=dict)
+    facts: dict[str, int]
     """Counts for `prior.json`."""
-    uniprot: bool = False
+    uniprot: bool
     """Whether every record is in UniProt's form."""
 
 

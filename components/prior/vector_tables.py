@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
+from components.shared.storage.documents import kind_and_said
 from components.shared.storage.parquet import PARQUET_FAULTS, opened_parquet
 from components.shared.telling.errors import InputError, refusing
 
@@ -213,21 +214,16 @@ def parquet_numbers(file: pq.ParquetFile, columns: list[str]) -> NDArray[np.floa
 
 
 def _pt(path: Path, name: str) -> Table:
-    try:
+    hint = "; expected a dict of gene symbol to tensor"
+    refused = f"{name}: refused by torch.load(weights_only=True), nothing in it was executed"
+    # Whatever a damaged or hostile file makes the loader stumble on.
+    with refusing(Exception, refused, hint, kind_and_said):
         # Mapped, so that vectors are read from the file as they are copied into the result.
         table = torch.load(
             path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
         )
-    except Exception as error:  # Whatever a damaged or hostile file makes the loader stumble on.
-        said = str(error).strip().splitlines() or [""]
-        raise InputError(
-            f"{name}: refused by torch.load(weights_only=True), nothing in it was executed "
-            f"({type(error).__name__}: {said[0][:160]}); expected a dict of gene symbol to tensor"
-        ) from None
     if not isinstance(table, dict):
-        raise InputError(
-            f"{name}: holds a {type(table).__name__}; expected a dict of gene symbol to tensor"
-        )
+        raise InputError(f"{name}: holds a {type(table).__name__}{hint}")
     for gene, vector in table.items():
         if not isinstance(gene, str) or not isinstance(vector, torch.Tensor):
             raise InputError(
