@@ -1,7 +1,6 @@
 """From rules to one role a cell."""
 
 from collections.abc import Collection
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,16 +28,6 @@ NOT_IN_TRAINING = "test-line perturbation that no training line has"
 NOT_ASKED_FOR = "test-line perturbation that was not requested"
 
 
-@dataclass(frozen=True)
-class Assignment:
-    """One role a cell, and why a cell is unused."""
-
-    roles: NDArray[np.object_]
-    """[cells], each one of `splits.ROLES`."""
-    unused: dict[str, int]
-    """Reason to number of cells; no entry where there are none."""
-
-
 def assign(
     labels: Labels,
     rules: Rules,
@@ -47,13 +36,17 @@ def assign(
     restrict_test_to_training: bool,
     halve_controls: bool,
     seed: int,
-) -> Assignment:
+) -> tuple[NDArray[np.object_], dict[str, int]]:
     """Give every cell exactly one role; a used line without controls is refused.
 
     ``asked`` are the perturbations to test, whether or not training has them; none = all there are,
     of which ``restrict_test_to_training`` leaves out those that no training line has, as the
     reference run does. ``halve_controls`` parts each line's controls into basal and reference
     halves; those of a test line without test cells stay whole.
+
+    Returns:
+        The roles, each one of `splits.ROLES`, [cells]; and each reason for which cells are unused,
+        to their number.
     """
     table = _table(labels, rules)
     by_rule = table.copy()
@@ -77,9 +70,7 @@ def assign(
         why: int((unused & used_line & (before == CODE[TEST])).sum()),
         OTHER_TEST: int((unused & used_line & (before == CODE[UNUSED])).sum()),
     }
-    return Assignment(
-        np.array(ROLES, dtype=object)[codes], {why: n for why, n in reasons.items() if n}
-    )
+    return np.array(ROLES, dtype=object)[codes], {why: n for why, n in reasons.items() if n}
 
 
 def _table(labels: Labels, rules: Rules) -> NDArray[np.int8]:
