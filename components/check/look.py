@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -29,10 +29,9 @@ from components.shared.parameters.stage_options import (
 )
 from components.shared.reading.file_kinds import check_is_anndata, check_is_hdf5
 from components.shared.reading.labels import check_names, labels_of, with_one_name_each
-from components.shared.reading.matrices import common_genes
 from components.shared.reading.readings import readings
 from components.shared.reading.source import Reading, Source
-from components.shared.reading.tables import Tables
+from components.shared.reading.tables import Tables, common_genes
 from components.shared.storage.downloads import shown
 from components.shared.storage.hdf5 import opened_hdf5
 from components.shared.storage.ranged import Ranged, UnreadError, opened_in_part
@@ -185,9 +184,7 @@ def _head(file: Path | Ranged, name: str, reading: Reading) -> Iterator[Head]:
 
 def _labelled(source: Any, reading: Reading, entries: int, download: int) -> Seen:
     labels = labels_of(source, reading)
-    if isinstance(source, Tables):
-        said = (source.genes_said, source.symbols_hint())
-        check_names(cast(Source, source), labels.obs.index, *said)
+    check_names(source, labels.obs.index)
     kept = len(labels.obs) / max(1, len(source.cells))
     return Seen(
         source.name, labels.obs, source.genes, source.columns, int(entries * kept), download

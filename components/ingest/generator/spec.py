@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from urllib.parse import parse_qsl, urlsplit
 
 from components.ingest.generator.real import symbols
-from components.shared.telling.errors import InputError, nearest
+from components.shared.telling.errors import InputError, nearest, refusing
 
 SCHEME = "sim://"
 HOST = "screen"
@@ -63,12 +63,10 @@ class Spec:
         parts = urlsplit(uri)
         if parts.netloc != HOST or parts.path.strip("/") or parts.fragment:
             raise InputError(f"{uri}: expected sim://{HOST}?{'=&'.join(KEYS)}=")
-        try:
-            pairs = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=True)
-        except ValueError:
-            pairs = []
-            if parts.query:
-                raise InputError(f"{uri}: expected key=value pairs joined with '&'") from None
+        pairs: list[tuple[str, str]] = []
+        if parts.query:
+            with refusing(ValueError, f"{uri}: expected key=value pairs joined with '&'"):
+                pairs = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=True)
         given = dict(pairs)
         for key, _ in pairs:
             if key not in (*KEYS, *OPTIONAL):
