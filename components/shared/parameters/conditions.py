@@ -142,22 +142,17 @@ def check_lines(train_lines: Any, test_line: str, *, by_file: bool) -> None:
     if not text_of(test_line):
         raise InputError("test_line is empty; expected the cell line to predict")
     if line_key(text_of(test_line)) in map(line_key, names):
-        raise InputError(test_line_trains(text_of(test_line), alone=len(names) == 1))
-
-
-def test_line_trains(test_line: str, *, alone: bool) -> str:
-    """Return what to say where the test line is one that trains, perhaps the only one."""
-    way = (
-        "take others to train on; in one line alone, single perturbations are held out by a "
-        'split_file in split_options that lists them ([fewshot."dataset.cell_line"], test = […]), '
-        "with restrict_test_to_training false (see split's README, One line)"
-        if alone
-        else "take it out of one of them"
-    )
-    return (
-        f"test_line '{test_line}' is one of train_lines; the test line must not be trained on, "
-        f"{way}"
-    )
+        way = (
+            "take others to train on; in one line alone, single perturbations are held out by a "
+            'split_file in split_options that lists them ([fewshot."dataset.cell_line"], test = '
+            "[…]), with restrict_test_to_training false (see split's README, One line)"
+            if len(names) == 1
+            else "take it out of one of them"
+        )
+        raise InputError(
+            f"test_line '{text_of(test_line)}' is one of train_lines; the test line must not be "
+            f"trained on, {way}"
+        )
 
 
 def _paths(parameters: Mapping[str, Any], split: Mapping[str, Any]) -> dict[str, list[str]]:
