@@ -5,7 +5,7 @@ import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -277,16 +277,15 @@ def ingest(
     Raises:
         InputError: the source cannot be used; nothing is written.
     """
-    given = dict(locals(), obs_filter=obs_filter or {})
-    common = Reading(**{field.name: given[field.name] for field in fields(Reading)})
+    parameters = dict(locals())
+    del parameters["target"]
     seed = whole_number("seed", seed)
     text = as_text(source)
-    files = readings(text, common)
+    files = readings(text, parameters)
     _check_options(files, genes)
     read_target_sum(target_sum)
     target = Path(target)
-    parameters = {**vars(common), "source": with_files(text, shown), "genes": genes, "seed": seed}
-    parameters[TARGET_SUM] = target_sum
+    parameters |= {"source": with_files(text, shown), "seed": seed}
     with (
         writing(target, CELLS, parameters=parameters) as draft,
         tempfile.TemporaryDirectory(prefix=".ingest.", dir=target.parent) as scratch,
