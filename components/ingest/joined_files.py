@@ -88,11 +88,12 @@ def genes_of_all(parts: Sequence[Part], how: str) -> tuple[Genes, dict[str, Any]
     if len(parts) == 1:
         return Genes(parts[0].genes, [np.arange(len(each[0]))]), {}
     common = common_genes([(part.source.name, part.genes) for part in parts])
-    names = common if how == INTERSECTION else pd.Index(pd.unique(np.concatenate(each)))
+    every = pd.unique(np.concatenate(each))
+    names = common if how == INTERSECTION else pd.Index(every)
     facts = {
         "genes_kept": how,
         "genes_in_all_files": len(common),
-        "genes_in_any_file": len(pd.unique(np.concatenate(each))),
+        "genes_in_any_file": len(every),
     }
     return Genes([str(name) for name in names], [names.get_indexer(index) for index in each]), facts
 

@@ -54,11 +54,6 @@ class Least:
                     "30 % of knock-down"
                 )
 
-    @property
-    def asked(self) -> bool:
-        """Whether anything is to be left out."""
-        return bool(self.cell or self.perturbation)
-
 
 def _failed(share: Floats, groups: NDArray[np.int64], least: Least) -> tuple[Mask, Mask]:
     """Return the cells that are left out with their perturbation, and by themselves.
@@ -144,7 +139,7 @@ def without_failed(
     source: str,
 ) -> Labels:
     """Return the labels without the cells whose knock-down failed."""
-    if not least.asked:
+    if not (least.cell or least.perturbation):
         return labels
     obs = labels.obs
     share, groups = left_of_targets(obs, genes, blocks())

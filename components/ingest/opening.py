@@ -53,7 +53,8 @@ def opened(uri: str, scratch: Path, reading: Reading) -> Iterator[H5adSource]:
 def _here(uri: str, name: str) -> Iterator[Path]:
     """Yield the local path of a file, or of the folder of a zarr store of this machine."""
     if scheme_of(uri) in LOCAL:
-        if _is_zarr(path := local_path(uri.rstrip("/"))):
+        path = local_path(uri.rstrip("/"))
+        if path.is_dir() and any((path / file).exists() for file in ZARR):
             yield path
             return
         check_is_no_folder(local_path(uri), name)
@@ -69,10 +70,6 @@ def _open(path: Path, name: str) -> Iterator[Any]:
     check_is_hdf5(path, name)
     with opened_hdf5(path, name, UNREAD) as file:
         yield file
-
-
-def _is_zarr(path: Path) -> bool:
-    return path.is_dir() and any((path / name).exists() for name in ZARR)
 
 
 def _zarr(path: Path, name: str) -> Any:

@@ -53,7 +53,8 @@ def assign(
     if asked:
         left_out, why = ~np.isin(labels.perturbations, list(asked)), NOT_ASKED_FOR
     else:
-        left_out, why = ~_trained(labels, table) & restrict_test_to_training, NOT_IN_TRAINING
+        training = (labels.counts > 0) & np.isin(table, [CODE[TRAIN], CODE[VAL]])
+        left_out, why = ~training.any(axis=0) & restrict_test_to_training, NOT_IN_TRAINING
     table[(table == CODE[TEST]) & left_out] = CODE[UNUSED]
     codes = table[labels.line_of, labels.perturbation_of]
     before = by_rule[labels.line_of, labels.perturbation_of]
@@ -84,12 +85,6 @@ def _table(labels: Labels, rules: Rules) -> NDArray[np.int8]:
             if name in column:
                 table[row, column[name]] = CODE[listed]
     return table
-
-
-def _trained(labels: Labels, table: NDArray[np.int8]) -> NDArray[np.bool_]:
-    """Return which perturbations have training or validation cells in any line."""
-    there = (labels.counts > 0) & np.isin(table, [CODE[TRAIN], CODE[VAL]])
-    return np.asarray(there.any(axis=0))
 
 
 def _pools(cells: NDArray[np.object_], line: str, halve: bool, seed: int) -> Ints:

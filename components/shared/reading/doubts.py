@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 
 from components.shared.artifacts.perturbation import CONTROL, genes_of
 from components.shared.reading.controls import pattern_of
-from components.shared.reading.names import JOINT, Reader, cut
+from components.shared.reading.names import JOINT, Names, Reader, cut
 from components.shared.telling.errors import InputError, shortlist
 
 NAMED = 5
@@ -61,7 +61,7 @@ def check_like_controls(
     )
 
 
-def check_doubles(names: Mapping[str, str | None], reader: Reader, where: str) -> None:
+def check_doubles(names: Names, reader: Reader, where: str) -> None:
     """Check that no label that is taken for one gene is two known genes with a mark between.
 
     Raises:
@@ -105,10 +105,7 @@ def doubts_of(names: Iterable[str], genes: Collection[str]) -> tuple[dict[str, s
 
 
 def check_doubts(
-    names: Mapping[str, str | None],
-    genes: Collection[str],
-    columns: Callable[[], Mapping[str, str]],
-    where: str,
+    names: Names, genes: Collection[str], columns: Callable[[], Mapping[str, str]], where: str
 ) -> list[str]:
     """Check that most names can be genes; return what to say of those that cannot."""
     perturbations = {name for name in names.values() if name and name != CONTROL}

@@ -66,16 +66,13 @@ def passing(source: Source, obs_filter: Mapping[str, Any]) -> NDArray[np.bool_]:
         present = [text_of(value) for value in column.categories]
         allowed = []
         for value in wanted if isinstance(wanted, list) else [wanted]:
+            text = text_of(value)
             # 2 is also meant where the column holds 2.0, or '2'.
-            same = [
-                i
-                for i, v in enumerate(column.categories)
-                if v == value or present[i] == text_of(value)
-            ]
+            same = [i for i, v in enumerate(column.categories) if v == value or present[i] == text]
             if not same:
                 raise InputError(
                     f"{source.name}: obs_filter: no cell has '{value}' in column '{name}'"
-                    f"{nearest(text_of(value), present)} (values: {shortlist(present)})"
+                    f"{nearest(text, present)} (values: {shortlist(present)})"
                 )
             allowed += same
         kept &= np.isin(column.codes, allowed)

@@ -109,11 +109,12 @@ class Reader:
         return missing or any(part in self.controls for part in parts)
 
 
-def names_of(counts: Mapping[str, int], reader: Reader) -> tuple[dict[str, str | None], list[str]]:
-    """Return label to name, None = its cells are left out; and those like controls.
+Names = Mapping[str, str | None]
+"""Label to name; None: its cells are left out."""
 
-    The latter are labels without a gene that are not the controls'.
-    """
+
+def names_of(counts: Mapping[str, int], reader: Reader) -> tuple[Names, list[str]]:
+    """Return the names of labels, and the labels without a gene that are not the controls'."""
     read = {label: reader.genes_of(label) for label in counts}
     spelling = _spellings(read, counts, reader.genes)
     names: dict[str, str | None] = {}

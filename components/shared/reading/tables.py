@@ -9,7 +9,6 @@ import anndata
 import h5py
 import numpy as np
 import pandas as pd
-from anndata._io.specs.registry import IORegistryError
 from anndata.utils import make_index_unique
 
 from components.shared.reading.names import is_missing
@@ -213,15 +212,12 @@ def read_part(part: Any) -> Any:
     """Return a column as anndata reads it.
 
     Raises:
-        ValueError: it is not stored as it says; h5py and anndata raise others of `DAMAGE`.
+        ValueError: it holds lists; h5py and anndata raise others of `DAMAGE`.
     """
     lists = isinstance(part, h5py.Dataset) and h5py.check_vlen_dtype(part.dtype) is not None
     if lists and h5py.check_string_dtype(part.dtype) is None:
         raise ValueError("its entries are lists")
-    try:
-        return anndata.io.read_elem(part)
-    except IORegistryError as error:
-        raise ValueError(str(error)) from None
+    return anndata.io.read_elem(part)
 
 
 def common_genes(files: Sequence[tuple[str, Sequence[str]]]) -> "pd.Index[str]":

@@ -45,10 +45,9 @@ def read_columns(
         else:
             table = _bounded(_text(path, name, columns), name)
             _check_lines(path, name, table.num_rows)
-    trimmed = (compute.utf8_trim_whitespace(table.column(column)) for column in columns)
     return {
-        column: fields.fill_null("").to_pylist()
-        for column, fields in zip(columns, trimmed, strict=True)
+        column: compute.utf8_trim_whitespace(table.column(column)).fill_null("").to_pylist()
+        for column in columns
     }
 
 

@@ -28,11 +28,9 @@ LARGEST_CHUNK = 2**30
 """Bytes of a chunk, which is always unpacked as a whole."""
 FAULTS = (OSError, KeyError, ValueError, RuntimeError)
 """Errors that h5py raises for a damaged file."""
-DAMAGE = (*FAULTS, IndexError, TypeError, AttributeError, OverflowError)
+DAMAGE = (*FAULTS, IndexError, TypeError, AttributeError, OverflowError, IORegistryError)
 """Errors that anndata raises where parts of a file do not fit each other."""
 DAMAGED = "; the file is damaged, fetch it again"
-ANNDATA_DAMAGE = (*DAMAGE, IORegistryError)
-"""Errors that reading one part with anndata raises."""
 PLAIN = "write it again with anndata, adata.write_h5ad(file), where all of it is at hand"
 
 
@@ -147,7 +145,7 @@ def read_part(file: h5py.File, key: str, name: str, hint: str) -> Any:
     """Return what anndata reads of a part of a file, called ``name``, or refuse a damaged one."""
     if key not in file:
         raise InputError(f"{name}: has no {key}; {hint}")
-    with refusing(ANNDATA_DAMAGE, f"{name}: {key} cannot be read", f"; {hint}", said):
+    with refusing(DAMAGE, f"{name}: {key} cannot be read", f"; {hint}", said):
         return read_elem(file[key])
 
 
