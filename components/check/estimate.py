@@ -191,10 +191,10 @@ def _lacks(memory: float, disk: float, temporary: float) -> list[str]:
 def _time(spent: float) -> str:
     if spent < 90:
         return count(max(1, round(spent / 10) * 10 if spent > 10 else round(spent)), "second")
-    for unit, length in (("minute", 60), ("hour", 3600), ("day", 86400)):
-        if spent < 100 * length or unit == "day":
+    for unit, length in (("minute", 60), ("hour", 3600)):
+        if spent < 100 * length:
             return count(round(spent / length), unit)
-    raise AssertionError
+    return count(round(spent / 86400), "day")
 
 
 def _bytes(size: float) -> str:

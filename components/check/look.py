@@ -8,10 +8,10 @@ else goes wrong is a note, and the run continues.
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -29,10 +29,9 @@ from components.shared.parameters.stage_options import (
 )
 from components.shared.reading.file_kinds import check_is_anndata, check_is_hdf5
 from components.shared.reading.labels import check_names, labels_of, with_one_name_each
-from components.shared.reading.matrices import common_genes
 from components.shared.reading.readings import readings
 from components.shared.reading.source import Reading, Source
-from components.shared.reading.tables import Tables
+from components.shared.reading.tables import Tables, common_genes
 from components.shared.storage.downloads import shown
 from components.shared.storage.hdf5 import opened_hdf5
 from components.shared.storage.ranged import Ranged, UnreadError, opened_in_part
@@ -43,8 +42,6 @@ from components.shared.telling.facts import count, titled
 GENERATED = "sim://"
 UNREAD = ("X", "layers", "uns", "obsm", "obsp", "varm", "varp", "mod")
 """Groups that the look does not open; of raw it needs the names of genes."""
-READ = {field.name for field in fields(Reading)}
-"""Options of ingest that say what is read; others say what becomes of it."""
 Generate = Callable[[str], Source]
 
 
@@ -109,26 +106,16 @@ def print_look(parameters: Mapping[str, Any]) -> None:
         print(f"check: {visible(line)}", flush=True)
 
 
-def _common(parameters: Mapping[str, Any]) -> tuple[Reading, str]:
-    """Return how files are read that say nothing else, and which genes of several are kept."""
-    given = parameters.get("ingest_options")
-    options = INGEST_OPTIONS | checked_options(INGEST_OPTIONS, given, name="ingest_options")
-    genes = options.pop("genes")
-    options["obs_filter"] = options["obs_filter"] or {}
-    common = Reading(
-        perturbation_column=parameters.get("perturbation_column", "gene"),
-        cell_line_column=parameters.get("cell_line_column", "cell_line"),
-        control=parameters.get("control_label", "non-targeting"),
-        **{name: value for name, value in options.items() if name in READ},
-    )
-    return common, genes
-
-
 def _seen(parameters: Mapping[str, Any], generate: Generate | None) -> Seen:
-    common, how = _common(parameters)
-    found = [
-        _of_file(uri, reading, generate) for uri, reading in readings(parameters["dataset"], common)
-    ]
+    options = parameters.get("ingest_options")
+    given = INGEST_OPTIONS | checked_options(INGEST_OPTIONS, options, name="ingest_options")
+    given |= {
+        "perturbation_column": parameters.get("perturbation_column", "gene"),
+        "cell_line_column": parameters.get("cell_line_column", "cell_line"),
+        "control": parameters.get("control_label", "non-targeting"),
+    }
+    wanted = readings(parameters["dataset"], given)
+    found = [_of_file(uri, reading, generate) for uri, reading in wanted]
     if len(found) == 1:
         return found[0]
     tables = [one.obs.astype({"perturbation": str, "cell_line": str}) for one in found]
@@ -136,7 +123,7 @@ def _seen(parameters: Mapping[str, Any], generate: Generate | None) -> Seen:
     obs = with_one_name_each(pd.concat(tables, ignore_index=True), frozenset(measured))
     obs = obs.astype({"perturbation": "category", "cell_line": "category"})
     in_all = common_genes([(one.name, one.genes) for one in found])
-    genes = in_all if how == "intersection" else measured
+    genes = in_all if given["genes"] == "intersection" else measured
     return Seen(
         found[0].name,
         obs,
@@ -185,9 +172,7 @@ def _head(file: Path | Ranged, name: str, reading: Reading) -> Iterator[Head]:
 
 def _labelled(source: Any, reading: Reading, entries: int, download: int) -> Seen:
     labels = labels_of(source, reading)
-    if isinstance(source, Tables):
-        said = (source.genes_said, source.symbols_hint())
-        check_names(cast(Source, source), labels.obs.index, *said)
+    check_names(source, labels.obs.index)
     kept = len(labels.obs) / max(1, len(source.cells))
     return Seen(
         source.name, labels.obs, source.genes, source.columns, int(entries * kept), download

@@ -27,8 +27,8 @@ from components.ingest.joined_files import (
     spellings_of_all,
 )
 from components.ingest.knock_down import FILTER, Least, in_words, without_failed
-from components.ingest.normalise import AUTO, COUNTS, EXPRESSIONS, LOG1P, ValueCheck
-from components.ingest.opening import is_zarr, opened
+from components.ingest.normalise import AUTO, COUNTS, EXPRESSIONS, LOG1P
+from components.ingest.opening import opened
 from components.ingest.scale import check_option, scale_of
 from components.ingest.source_h5ad import H5adSource
 from components.shared.artifacts.artifact import CELLS, Draft, writing
@@ -36,14 +36,12 @@ from components.shared.artifacts.cells import CELLS_FILE
 from components.shared.artifacts.normalisation import TARGET_SUM, USUAL, read_target_sum, unit_of
 from components.shared.parameters.datasets import as_text, with_files
 from components.shared.parameters.numbers import whole_number
-from components.shared.reading.file_kinds import check_is_no_folder
 from components.shared.reading.labels import check_names, counts_of, labels_of
 from components.shared.reading.readings import readings
 from components.shared.reading.source import Reading, Source
 from components.shared.storage.csr_writer import CsrWriter
 from components.shared.storage.downloads import shown
-from components.shared.storage.files import fetched, local_path
-from components.shared.telling.addresses import JOIN, LOCAL, scheme_of, visible
+from components.shared.telling.addresses import JOIN, visible
 from components.shared.telling.errors import InputError, nearest, say
 from components.shared.telling.facts import count
 from components.shared.telling.progress import bar
@@ -66,23 +64,8 @@ def source_at(uri: str, scratch: Path, seed: int, reading: Reading) -> Iterator[
             )
         yield Screen.from_uri(uri, seed=seed)
     else:
-        with (
-            _here(uri) as path,
-            opened(path, shown(uri), scratch, reading.layer, reading.gene_column) as source,
-        ):
+        with opened(uri, scratch, reading) as source:
             yield source
-
-
-@contextmanager
-def _here(uri: str) -> Iterator[Path]:
-    """Yield the local path of a file, or of the folder of a zarr store of this machine."""
-    if scheme_of(uri) in ("", "file") and is_zarr(path := local_path(uri.rstrip("/"))):
-        yield path
-        return
-    if scheme_of(uri) in LOCAL:
-        check_is_no_folder(local_path(uri), shown(uri))
-    with fetched(uri) as path:
-        yield path
 
 
 def _say(text: str) -> None:
@@ -92,11 +75,9 @@ def _say(text: str) -> None:
 def _part(source: Source, reading: Reading, seed: int) -> Part:
     """Label the cells of an opened source, and measure its scale."""
     labels = labels_of(source, reading)
+    check_names(source, labels.obs.index)
     if isinstance(source, H5adSource):
-        check_names(source, labels.obs.index, source.genes_said, source.symbols_hint())
         labels.facts.update(source.gene_facts)
-    else:
-        check_names(source, labels.obs.index)
     for line in labels.said:
         _say(line)
     found = scale_of(source, labels.kept, reading.expression, reading.scale, seed)
@@ -110,19 +91,7 @@ def _say_scale(part: Part) -> None:
     found, source = part.found, part.source
     if found.how:
         what = source.matrix.said if isinstance(source, H5adSource) else "X"
-        _say(f"{source.name}: {what} is {found.scale.said} ({found.how}); {found.done}")
-
-
-def _checker(part: Part) -> ValueCheck:
-    """Return what checks every value of a source."""
-    return ValueCheck(
-        part.source.name,
-        part.source.cells.to_numpy(),
-        part.genes,
-        LOG1P if part.found.scale.log == LOG1P else COUNTS,
-        whole=part.found.whole,
-        hint=part.source.hint,
-    )
+        _say(f"{source.name}: {what} is {found.said} ({found.how}); {found.done}")
 
 
 def _converted(
@@ -132,7 +101,7 @@ def _converted(
 
     Unless they are counts, what cells added up to before goes to ``totals``.
     """
-    names, check = part.source.cells.to_numpy(), _checker(part)
+    names, check = part.source.cells.to_numpy(), part.checker
     for rows, block in part.source.blocks(part.labels.kept):
         block.sort_indices()
         check(rows, block)
@@ -185,7 +154,7 @@ def write_cells(parts: Sequence[Part], genes: Genes, total: int, draft: Draft) -
         # As text, since a name may have a slash, which parts the keys of an h5ad.
         uns["other_spellings"] = json.dumps(spellings)
         writer.finish(obs, genes.names, uns)
-        filled = writer.entries / max(1, writer.rows * writer.n_genes)
+        filled = writer.filled
     facts |= {TARGET_SUM: total}
     facts |= counts_of(obs, genes.names) | {"genes": len(genes.names)} | labels
     if said := in_words(labels):
@@ -209,7 +178,7 @@ def _facts(parts: Sequence[Part], met: Sequence[Mapping[str, Any]]) -> dict[str,
         "source_sha256": digests[0] if len(digests) == 1 else several,
         "expression": told([COUNTS if part.found.is_counts else LOG1P for part in parts]),
         "expression_known": told([part.found.how for part in parts]),
-        "scale_found": told([part.found.scale.said for part in parts]),
+        "scale_found": told([part.found.said for part in parts]),
         "scale_done": told([part.found.done for part in parts]),
         "scale_caveat": told([part.found.caveat for part in parts]),
         "normalisation": told([part.found.normalisation for part in parts]),
@@ -308,30 +277,15 @@ def ingest(
     Raises:
         InputError: the source cannot be used; nothing is written.
     """
-    common = Reading(
-        perturbation_column=perturbation_column,
-        cell_line_column=cell_line_column,
-        control=control,
-        batch_column=batch_column,
-        expression=expression,
-        scale=scale,
-        layer=layer,
-        gene_column=gene_column,
-        obs_filter=obs_filter or {},
-        label_separator=label_separator,
-        missing_is_control=missing_is_control,
-        left_out=left_out,
-        least_knock_down=least_knock_down,
-        least_perturbation_knock_down=least_perturbation_knock_down,
-    )
+    parameters = dict(locals())
+    del parameters["target"]
     seed = whole_number("seed", seed)
     text = as_text(source)
-    files = readings(text, common)
+    files = readings(text, parameters)
     _check_options(files, genes)
     read_target_sum(target_sum)
     target = Path(target)
-    parameters = {**vars(common), "source": with_files(text, shown), "genes": genes, "seed": seed}
-    parameters[TARGET_SUM] = target_sum
+    parameters |= {"source": with_files(text, shown), "seed": seed}
     with (
         writing(target, CELLS, parameters=parameters) as draft,
         tempfile.TemporaryDirectory(prefix=".ingest.", dir=target.parent) as scratch,
@@ -342,7 +296,7 @@ def ingest(
             opening = source_at(uri, Path(scratch), seed, reading)
             parts.append(_part(stack.enter_context(opening), reading, seed))
         kept, gene_facts = genes_of_all(parts, genes)
-        parts, total = brought_to(parts, target_sum, _checker)
+        parts, total = brought_to(parts, target_sum)
         for part in parts:
             _say_scale(part)
         draft.summary |= write_cells(parts, kept, total, draft) | gene_facts

@@ -6,7 +6,7 @@ one molecule becomes many: hence the controls' median depth, where that is reque
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import PurePosixPath
@@ -18,15 +18,15 @@ from anndata.utils import make_index_unique
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from components.ingest.normalise import ValueCheck
+from components.ingest.normalise import COUNTS, LOG1P, ValueCheck
 from components.ingest.scale import Found
 from components.shared.artifacts.matched_controls import BATCH, NO_BATCH
 from components.shared.artifacts.normalisation import TARGET_SUM, USUAL, read_target_sum
 from components.shared.artifacts.perturbation_names import line_key
 from components.shared.reading.labels import Labels, with_one_name_each
-from components.shared.reading.matrices import common_genes
 from components.shared.reading.names import one_name_each
 from components.shared.reading.source import Source
+from components.shared.reading.tables import common_genes
 from components.shared.telling.errors import InputError
 
 INTERSECTION = "intersection"
@@ -42,6 +42,18 @@ class Part:
     labels: Labels
     found: Found
     genes: list[str]
+
+    @property
+    def checker(self) -> ValueCheck:
+        """What checks every value of the file."""
+        return ValueCheck(
+            self.source.name,
+            self.source.cells.to_numpy(),
+            self.genes,
+            LOG1P if self.found.log == LOG1P else COUNTS,
+            whole=self.found.whole,
+            hint=self.source.hint,
+        )
 
 
 @dataclass(frozen=True)
@@ -76,11 +88,12 @@ def genes_of_all(parts: Sequence[Part], how: str) -> tuple[Genes, dict[str, Any]
     if len(parts) == 1:
         return Genes(parts[0].genes, [np.arange(len(each[0]))]), {}
     common = common_genes([(part.source.name, part.genes) for part in parts])
-    names = common if how == INTERSECTION else pd.Index(pd.unique(np.concatenate(each)))
+    every = pd.unique(np.concatenate(each))
+    names = common if how == INTERSECTION else pd.Index(every)
     facts = {
         "genes_kept": how,
         "genes_in_all_files": len(common),
-        "genes_in_any_file": len(pd.unique(np.concatenate(each))),
+        "genes_in_any_file": len(every),
     }
     return Genes([str(name) for name in names], [names.get_indexer(index) for index in each]), facts
 
@@ -169,9 +182,7 @@ def _together(one: Any, other: Any) -> Any:
     return one + other
 
 
-def brought_to(
-    parts: Sequence[Part], target_sum: str | float, checker: Callable[[Part], ValueCheck]
-) -> tuple[list[Part], int]:
+def brought_to(parts: Sequence[Part], target_sum: str | float) -> tuple[list[Part], int]:
     """Return the parts with what their cells are to be brought to, and that total.
 
     The median is over the control cells of all files: what a perturbation does to the depth of its
@@ -180,7 +191,7 @@ def brought_to(
     asked = read_target_sum(target_sum)
     if any(not part.found.how for part in parts):
         return list(parts), USUAL  # values that cannot be, which reading refuses by name
-    total = _median(parts, checker) if asked is None else asked
+    total = _median(parts) if asked is None else asked
     for part in parts:
         if total != USUAL and part.found.lenient:
             raise InputError(
@@ -190,18 +201,18 @@ def brought_to(
     return [replace(part, found=replace(part.found, target=float(total))) for part in parts], total
 
 
-def _median(parts: Sequence[Part], checker: Callable[[Part], ValueCheck]) -> int:
+def _median(parts: Sequence[Part]) -> int:
     totals: list[NDArray[np.float64]] = []
     for part in parts:
         found = part.found
-        if found.scale.total is not None or found.scale.factors or found.lenient:
+        if found.total is not None or found.factors or found.lenient:
             raise InputError(
                 f"{part.source.name}: {TARGET_SUM}=median needs the cells' raw counts, and X is "
-                f"{found.scale.said}; give raw counts (a layer, or layer: raw), or a number"
+                f"{found.said}; give raw counts (a layer, or layer: raw), or a number"
             )
         kept = part.labels.kept.copy()
         kept[kept] = part.labels.obs["is_control"].to_numpy(bool)
-        check = checker(part)
+        check = part.checker
         for rows, block in part.source.blocks(kept):
             check(rows, block)
             totals.append(found.totals(block))

@@ -54,43 +54,24 @@ class Least:
                     "30 % of knock-down"
                 )
 
-    @property
-    def asked(self) -> bool:
-        """Whether anything is to be left out."""
-        return bool(self.cell or self.perturbation)
 
+def _failed(share: Floats, groups: NDArray[np.int64], least: Least) -> tuple[Mask, Mask]:
+    """Return the cells that are left out with their perturbation, and by themselves.
 
-@dataclass(frozen=True)
-class Left:
-    """Remaining expression of each cell's targets."""
-
-    share: Floats
-    """Of the controls' mean, [cells, targets of a perturbation]; NaN for controls, where nothing is
-    known, and for targets that a perturbation has not."""
-    groups: NDArray[np.int64]
-    """Number of each cell's line and perturbation, [cells]."""
-
-    @property
-    def unknown(self) -> Mask:
-        """Which cells have no target that can be judged."""
-        return np.asarray(np.isnan(self.share).all(axis=1))
-
-    def failed(self, least: Least) -> tuple[Mask, Mask]:
-        """Return the cells that are left out with their perturbation, and by themselves.
-
-        Of several targets the one that is left most counts.
-        """
-        whole, alone = np.zeros(len(self.share), bool), np.zeros(len(self.share), bool)
-        for share in self.share.T:
-            known = np.isfinite(share)
-            counts = np.bincount(self.groups[known], minlength=self.groups.max() + 1)
-            sums = np.bincount(self.groups[known], share[known], minlength=len(counts))
-            mean = sums / np.maximum(counts, 1)
-            if least.perturbation:
-                whole |= known & (mean[self.groups] > 1 - least.perturbation)
-            if least.cell:
-                alone |= known & (share > 1 - least.cell)
-        return whole, alone & ~whole
+    Of several targets the one that is left most counts; ``share`` and ``groups`` are those of
+    `left_of_targets`.
+    """
+    whole, alone = np.zeros(len(share), bool), np.zeros(len(share), bool)
+    for left in share.T:
+        known = np.isfinite(left)
+        counts = np.bincount(groups[known], minlength=groups.max() + 1)
+        sums = np.bincount(groups[known], left[known], minlength=len(counts))
+        mean = sums / np.maximum(counts, 1)
+        if least.perturbation:
+            whole |= known & (mean[groups] > 1 - least.perturbation)
+        if least.cell:
+            alone |= known & (left > 1 - least.cell)
+    return whole, alone & ~whole
 
 
 def _measured_targets(
@@ -114,10 +95,15 @@ def _measured_targets(
 
 def left_of_targets(
     obs: pd.DataFrame, genes: list[str], blocks: Iterator[tuple[NDArray[np.int64], csr_matrix]]
-) -> Left:
-    """Measure what is left of each cell's targets.
+) -> tuple[Floats, NDArray[np.int64]]:
+    """Measure the remaining expression of each cell's targets, and number line and perturbation.
 
     The ``blocks``, row numbers and log1p of counts per 10,000, are in the order of ``obs``.
+
+    Returns:
+        Expression as a share of the controls' mean, [cells, targets of a perturbation]: NaN for
+        controls, where nothing is known, and for targets that a perturbation has not; and the
+        number of each cell's line and perturbation, [cells].
     """
     codes, labels = pd.factorize(obs["perturbation"].to_numpy(object))
     lines, names = pd.factorize(obs["cell_line"].to_numpy(object))
@@ -142,7 +128,7 @@ def left_of_targets(
     mean = sums / np.maximum(counts, 1)[:, None]
     usual = mean[lines[:, None], np.maximum(targets[codes], 0)] if most else own
     share = np.divide(own, usual, out=np.full_like(own, np.nan), where=usual > 0)
-    return Left(share, lines * len(labels) + codes)
+    return share, lines * len(labels) + codes
 
 
 def without_failed(
@@ -153,11 +139,11 @@ def without_failed(
     source: str,
 ) -> Labels:
     """Return the labels without the cells whose knock-down failed."""
-    if not least.asked:
+    if not (least.cell or least.perturbation):
         return labels
     obs = labels.obs
-    left = left_of_targets(obs, genes, blocks())
-    whole, alone = left.failed(least)
+    share, groups = left_of_targets(obs, genes, blocks())
+    whole, alone = _failed(share, groups, least)
     kept = ~(whole | alone)
     if not kept[~obs["is_control"]].any() and not obs["is_control"].all():
         raise InputError(
@@ -173,9 +159,9 @@ def without_failed(
             table[name] = table[name].cat.remove_unused_categories()
     facts = {
         CELLS_OUT: int(alone.sum()),
-        PERTURBATIONS_OUT: len(np.unique(left.groups[whole])),
+        PERTURBATIONS_OUT: len(np.unique(groups[whole])),
         CELLS_OF_THEM: int(whole.sum()),
-        NOT_JUDGED: int((left.unknown & ~obs["is_control"].to_numpy(bool)).sum()),
+        NOT_JUDGED: int((np.isnan(share).all(axis=1) & ~obs["is_control"].to_numpy(bool)).sum()),
     }
     return replace(labels, kept=places, obs=table, facts=labels.facts | facts)
 

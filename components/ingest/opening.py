@@ -11,9 +11,14 @@ from components.shared.reading.file_kinds import (
     check_filters,
     check_is_anndata,
     check_is_hdf5,
+    check_is_no_folder,
     is_10x,
 )
+from components.shared.reading.source import Reading
+from components.shared.storage.downloads import shown
+from components.shared.storage.files import fetched, local_path
 from components.shared.storage.hdf5 import DAMAGE, DAMAGED, PACKED, UNPACKED, opened_hdf5
+from components.shared.telling.addresses import LOCAL, scheme_of
 from components.shared.telling.errors import InputError, refusing
 
 UNREAD = ("uns", "obsm", "obsp", "varm", "varp", "mod")
@@ -23,29 +28,38 @@ ZARR = (".zgroup", ".zattrs", "zarr.json")
 
 
 @contextmanager
-def opened(
-    path: Path, name: str, scratch: Path, layer: str = "", gene_column: str = ""
-) -> Iterator[H5adSource]:
-    """Open and check the file of cells at ``path``; messages call it ``name``.
+def opened(uri: str, scratch: Path, reading: Reading) -> Iterator[H5adSource]:
+    """Open and check the file of cells that ``uri`` names.
 
     It is an h5ad file, a 10x matrix, or the folder of a zarr store that anndata wrote; the buckets
-    of a CSC matrix go to ``scratch``. For ``layer`` see `matrices.matrix_of`; the ``gene_column``
-    of var has the gene symbols, empty = the index.
+    of a CSC matrix go to ``scratch``.
 
     Raises:
         InputError: missing, another form, truncated, without X, or parts that do not fit.
     """
-    if not path.exists():
-        raise InputError(f"{name}: no such file; expected an h5ad file")
-    with _open(path, name) as file:
+    name = shown(uri)
+    with _here(uri, name) as path, _open(path, name) as file:
         kind = TenXSource if is_10x(file) else H5adSource
-        source = kind(file, name, layer, gene_column, path, scratch)
+        source = kind(file, name, reading.layer, reading.gene_column, path, scratch)
         with refusing(DAMAGE, f"{name}: obs, var or X cannot be read", DAMAGED):
             if kind is H5adSource:
                 check_is_anndata(file, name)
             check_filters(source.stored(), name)
             source.check()
         yield source
+
+
+@contextmanager
+def _here(uri: str, name: str) -> Iterator[Path]:
+    """Yield the local path of a file, or of the folder of a zarr store of this machine."""
+    if scheme_of(uri) in LOCAL:
+        path = local_path(uri.rstrip("/"))
+        if path.is_dir() and any((path / file).exists() for file in ZARR):
+            yield path
+            return
+        check_is_no_folder(local_path(uri), name)
+    with fetched(uri) as path:
+        yield path
 
 
 @contextmanager
@@ -58,14 +72,7 @@ def _open(path: Path, name: str) -> Iterator[Any]:
         yield file
 
 
-def is_zarr(path: Path) -> bool:
-    """Return whether a folder is a zarr store."""
-    return path.is_dir() and any((path / name).exists() for name in ZARR)
-
-
 def _zarr(path: Path, name: str) -> Any:
-    if not is_zarr(path):
-        raise InputError(f"{name}: is a folder; expected an h5ad file or a .zarr folder of anndata")
     stored = _stored(path, name)
     import zarr  # seconds that an h5ad does not need
 

@@ -73,31 +73,19 @@ none were left out that would explain why a cell adds up to less than 10,000."""
 
 
 @dataclass(frozen=True)
-class Scale:
-    """A scale: which logarithm was taken of what."""
-
-    log: str
-    total: float | None
-    """Sum of every cell before the logarithm; None for counts as they were measured."""
-    part: bool = False
-    """Genes were left out after the scaling, so that cells add up to less than ``total``."""
-    factors: bool = False
-    """Counts were divided by a factor of each cell's own (a size factor)."""
-
-    @property
-    def said(self) -> str:
-        """Return it in words."""
-        what = "counts over a factor of each cell" if self.factors else _of(self.total)
-        return SAID[self.log] + what
-
-
-@dataclass(frozen=True)
 class Found:
     """The scale of a source, how it is known, and the way from it to the target."""
 
     name: str
-    scale: Scale
+    log: str
+    """Which logarithm was taken."""
+    total: float | None
+    """Sum of every cell before the logarithm; None for counts as they were measured."""
     how: str
+    part: bool = False
+    """Genes were left out after the scaling, so that cells add up to less than ``total``."""
+    factors: bool = False
+    """Counts were divided by a factor of each cell's own (a size factor)."""
     lenient: bool = False
     """The user said log1p and no more: totals are then not checked, but told."""
     whole: bool = False
@@ -108,20 +96,26 @@ class Found:
     """Total that cells are scaled to before log1p."""
 
     @property
+    def said(self) -> str:
+        """Return the scale in words."""
+        what = "counts over a factor of each cell" if self.factors else _of(self.total)
+        return SAID[self.log] + what
+
+    @property
     def is_target(self) -> bool:
         """Return whether nothing is to be done."""
-        total = self.scale.total
-        return self.scale.log == "log1p" and total is not None and _same(total, self.target)
+        total = self.total
+        return self.log == "log1p" and total is not None and _same(total, self.target)
 
     @property
     def is_counts(self) -> bool:
         """Return whether cells are divided by their own total and no logarithm is undone."""
-        return not self.scale.log and self.scale.total is None
+        return not self.log and self.total is None
 
     def totals(self, block: csr_matrix) -> Values:
         """Return what the cells of a block add up to before the logarithm."""
         with np.errstate(all="ignore"):
-            return row_sums(UNDO[self.scale.log](block.data.astype(np.float64)), block.indptr)
+            return row_sums(UNDO[self.log](block.data.astype(np.float64)), block.indptr)
 
     @property
     def done(self) -> str:
@@ -138,8 +132,8 @@ class Found:
         """Say in what X differs from the target; empty where it does not."""
         if self.lenient and self.high > SCALE * (1 + SAME):
             return f"as given; cells add up to {_range(self.low, self.high)} before the logarithm"
-        if self.scale.part:
-            share = self.scale.total or SCALE
+        if self.part:
+            share = self.total or SCALE
             low, high = self.low * self.target / share, self.high * self.target / share
             return (
                 f"cells add up to {_range(low, high)} rather than {self.target:,.0f}, as where "
@@ -153,19 +147,18 @@ class Found:
         Raises:
             InputError: a cell is on another scale; names it.
         """
-        scale = self.scale
         if self.is_counts:
             log1p_of_counts(block, self.target)
             return
         if self.is_target and self.lenient:
             return
-        values = UNDO[scale.log](block.data.astype(np.float64))
+        values = UNDO[self.log](block.data.astype(np.float64))
         totals = row_sums(values, block.indptr)
         self._check(values, totals, block.indptr, cells)
         if self.is_target:
             return
-        if scale.part:
-            factor = np.full(len(totals), self.target / (scale.total or SCALE))
+        if self.part:
+            factor = np.full(len(totals), self.target / (self.total or SCALE))
         else:
             factor = np.divide(self.target, totals, out=np.zeros_like(totals), where=totals > 0)
         block.data[:] = np.log1p(values * np.repeat(factor, np.diff(block.indptr)))
@@ -177,15 +170,15 @@ class Found:
         indptr: NDArray[np.integer],
         cells: NDArray[np.object_],
     ) -> None:
-        total = self.scale.total
+        total = self.total
         if total is None:
-            if not self.scale.factors and not _whole(values):
+            if not self.factors and not _whole(values):
                 entry = int(np.flatnonzero(~_is_whole(values))[0])
                 row = int(np.searchsorted(indptr, entry, side="right")) - 1
                 self._refuse(cells[row], f"has {values[entry]:.6g}, which is not a count,")
             return
         bad = totals > total * (1 + SAME)
-        if not self.scale.part:
+        if not self.part:
             bad |= (totals < total * (1 - SAME)) & (totals > 0)
         if bad.any():
             row = int(np.flatnonzero(bad)[0])
@@ -193,8 +186,8 @@ class Found:
 
     def _refuse(self, cell: str, what: str) -> None:
         raise InputError(
-            f"{self.name}: X was taken for {self.scale.said} ({self.how}), but cell '{cell}' "
-            f"{what}{_before(self.scale.log)}; bring all cells to one scale, or give raw counts"
+            f"{self.name}: X was taken for {self.said} ({self.how}), but cell '{cell}' "
+            f"{what}{_before(self.log)}; bring all cells to one scale, or give raw counts"
         )
 
 
@@ -292,11 +285,11 @@ def measure(cells: csr_matrix, name: str, hint: str = "") -> Found:
     if (one := _one_total(undone)) is not None:
         total = _round(one.median)
         how = f"detected: {n} sampled cells all add up to {total:,.6g}{_before(one.log)}"
-        return Found(name, Scale(one.log, total), how)
+        return Found(name, one.log, total, how)
     for one in undone:
         if one.log and _are_counts(one):
             how = f"detected: whole numbers{_before(one.log)} in {n} sampled cells"
-            return Found(name, Scale(one.log, None), how)
+            return Found(name, one.log, None, how)
     if (one := max(undone, key=lambda found: found.multiples, default=None)) is not None:
         part = _of_some_genes(one, name, n, cells.shape[1])
         if part is not None:
@@ -335,7 +328,7 @@ def _of_some_genes(one: _Undone, name: str, n: int, genes: int) -> Found | None:
     low, high = one.ends
     if not one.log:
         how = f"detected: in each of {n} sampled cells, multiples of its smallest value"
-        return Found(name, Scale("", None, factors=True), how)
+        return Found(name, "", None, how, factors=True)
     if high > SCALE * (1 + SAME) or not ONE_COUNT[0] <= one.one_count <= ONE_COUNT[1]:
         return None
     doubt = ""
@@ -350,7 +343,7 @@ def _of_some_genes(one: _Undone, name: str, n: int, genes: int) -> Found | None:
         f"detected: {n} sampled cells add up to {_range(low, high)} before the logarithm, at most "
         f"10,000, and hold multiples of a count, as where genes were left out{doubt}"
     )
-    return Found(name, Scale(one.log, SCALE, part=True), how, low=low, high=high)
+    return Found(name, one.log, SCALE, how, part=True, low=low, high=high)
 
 
 def _like_size_factors(one: _Undone) -> bool:
@@ -399,7 +392,7 @@ def given(scale: str, cells: csr_matrix, name: str) -> Found:
                 f"{name}: scale {scale} is given, but does not make whole numbers of X; set "
                 "another scale"
             )
-        return Found(name, Scale(log, None, factors=factors), "given")
+        return Found(name, log, None, "given", factors=factors)
     if high > total * (1 + SAME):
         raise InputError(
             f"{name}: scale {scale} is given, but cells add up to {_range(low, high)}"
@@ -407,7 +400,7 @@ def given(scale: str, cells: csr_matrix, name: str) -> Found:
         )
     part = low < total * (1 - SAME)
     how = f"given; sampled cells add up to {_range(low, high)}{_before(log)}"
-    return Found(name, Scale(log, total, part=part), how, low=low, high=high)
+    return Found(name, log, total, how, part=part, low=low, high=high)
 
 
 def as_log1p(cells: csr_matrix, name: str) -> Found:
@@ -415,11 +408,11 @@ def as_log1p(cells: csr_matrix, name: str) -> Found:
     undone = _undone("log1p", cells)
     if undone is not None and undone.spread <= SAME:
         total = _round(undone.median)
-        return Found(name, Scale("log1p", total), f"given; cells add up to {total:,.6g}")
+        return Found(name, "log1p", total, f"given; cells add up to {total:,.6g}")
     low, high = undone.ends if undone else (SCALE, SCALE)
     how = f"given; sampled cells add up to {_range(low, high)} before the logarithm"
     part = high <= SCALE * (1 + SAME)
-    return Found(name, Scale("log1p", SCALE, part=part), how, lenient=True, low=low, high=high)
+    return Found(name, "log1p", SCALE, how, part, lenient=True, low=low, high=high)
 
 
 def scale_of(
@@ -436,12 +429,12 @@ def scale_of(
     wanted = COUNTS if COUNTS in (expression, scale) else LOG1P if logged else AUTO
     which, how = detect(source.sample(kept, seed), wanted, source.name)
     if which == COUNTS and scale in (AUTO, COUNTS):
-        return Found(source.name, Scale("", None), how, whole=wanted == AUTO)
+        return Found(source.name, "", None, how, whole=wanted == AUTO)
     cells = source.cells_sample(kept, seed)
     usable = np.isfinite(cells.data) & (cells.data >= 0)
     if not usable.all() or not cells.nnz:
         # Every value is checked when it is read, which names the cell and the gene.
-        return Found(source.name, Scale(LOG1P, SCALE), "", lenient=True)
+        return Found(source.name, LOG1P, SCALE, "", lenient=True)
     if scale != AUTO:
         return given(scale, cells, source.name)
     if expression == LOG1P:

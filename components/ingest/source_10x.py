@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from components.ingest.source_h5ad import H5adSource
-from components.shared.reading.matrices import Matrix
+from components.shared.reading.tables import Matrix
 from components.shared.telling.errors import InputError, shortlist
 
 EXPRESSION = b"Gene Expression"

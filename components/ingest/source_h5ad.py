@@ -18,7 +18,7 @@ from components.ingest.csc import fill_buckets, read_buckets
 from components.shared.reading.source import rows_per_block
 from components.shared.reading.tables import Tables
 from components.shared.storage.digests import sha256_of
-from components.shared.storage.hdf5 import DAMAGE, DAMAGED
+from components.shared.storage.hdf5 import DAMAGE, DAMAGED, ends_fit
 from components.shared.telling.errors import InputError, refusing
 
 SAMPLE_RUNS = 32
@@ -93,11 +93,7 @@ class H5adSource(Tables):
             self._check_indptr()
 
     def _check_indptr(self) -> None:
-        group = self._x
-        indptr = group["indptr"][:].astype(np.int64)
-        wanted = self.shape[0 if self.kind == "csr" else 1] + 1
-        stored = min(group["data"].shape[0], group["indices"].shape[0])
-        if len(indptr) != wanted or indptr[0] or (np.diff(indptr) < 0).any() or indptr[-1] > stored:
+        if not ends_fit(self._x, self.shape[0 if self.kind == "csr" else 1]):
             raise InputError(
                 f"{self.name}: {self.matrix.x}/indptr does not fit its data and obs; the file is "
                 "damaged"

@@ -1,7 +1,7 @@
 """A table of gene vectors, put in the order of a vocabulary's tokens."""
 
 from collections import Counter
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,26 +13,22 @@ from components.shared.telling.errors import InputError, shortlist
 from components.shared.telling.progress import bar
 
 
-@dataclass(frozen=True)
-class Aligned:
-    """Vectors by token, and how the table's genes met those of the vocabulary."""
-
-    vectors: NDArray[np.float32]
-    """[tokens, width]; a row of zeros = no prior."""
-    facts: dict[str, int | list[str]]
-    """For `prior.json`: counts, and the names that were left out as ambiguous."""
-
-
 def genes_of(vocabulary: Vocabulary) -> dict[str, int]:
     """Return the genes of a vocabulary and their ids: all tokens but the special ones."""
     return {gene: i for gene, i in vocabulary.items() if gene not in SPECIAL_TOKENS}
 
 
-def align(table: Table, vocabulary: Vocabulary, name: str, aliases: Aliases) -> Aligned:
+def align(
+    table: Table, vocabulary: Vocabulary, name: str, aliases: Aliases
+) -> tuple[NDArray[np.float32], dict[str, Any]]:
     """Copy each gene's vector to the row of its token; messages call the table ``name``.
 
     Special tokens get no prior, whatever the table says. A symbol that comes twice, widths that
     differ, and values that are not finite as float32 are refused.
+
+    Returns:
+        The vectors by token, [tokens, width], a row of zeros = no prior; and for `prior.json` how
+        the table's genes met those of the vocabulary: counts, and the ambiguous names.
     """
     if not table.genes:
         raise InputError(f"{name}: holds no gene; expected one vector per gene")
@@ -72,14 +68,13 @@ def align(table: Table, vocabulary: Vocabulary, name: str, aliases: Aliases) -> 
             f"or one gene has several of them; left out: {shortlist(found.ambiguous)}",
             flush=True,
         )
-    facts: dict[str, int | list[str]] = {
+    return vectors, {
         "table_genes": len(table.genes),
         "table_genes_not_in_vocabulary": len(table.genes) - len(found.gene_of),
         "table_genes_all_zero": zero,
         "genes_by_alias": len(found.by_alias),
         "ambiguous_names": found.ambiguous,
     }
-    return Aligned(vectors, facts)
 
 
 def _check_finite(genes: list[str], rows: NDArray[np.generic], name: str) -> NDArray[np.bool_]:

@@ -26,9 +26,10 @@ from transformers import EsmConfig, EsmModel, EsmTokenizer
 from transformers.utils import logging
 
 from components.shared.storage.digests import sha256_of
+from components.shared.storage.documents import kind_and_said
 from components.shared.storage.downloads import shown
 from components.shared.storage.files import fetch_folder, place_for
-from components.shared.telling.errors import InputError, system_errors
+from components.shared.telling.errors import InputError, refusing, system_errors
 from components.shared.telling.progress import bar
 
 CONFIG_FILE, VOCAB_FILE = "config.json", "vocab.txt"
@@ -120,7 +121,8 @@ def load_esm2(folder: Path, name: str) -> Esm2:
         InputError: no ESM2, or files that are damaged or do not belong together.
     """
     config = _config(folder, name)
-    try:
+    # A damaged file makes the loaders raise nearly anything.
+    with refusing(Exception, f"{name}: cannot be loaded as ESM2", said=kind_and_said):
         loaded: Any = EsmModel.from_pretrained(
             str(folder),
             config=config,
@@ -132,11 +134,6 @@ def load_esm2(folder: Path, name: str) -> Esm2:
         )
         model, found = loaded
         tokenizer = EsmTokenizer(str(folder / VOCAB_FILE))
-    except Exception as error:  # a damaged file makes the loaders raise nearly anything
-        said = (str(error).strip().splitlines() or [""])[0]
-        raise InputError(
-            f"{name}: cannot be loaded as ESM2 ({type(error).__name__}: {said[:160]})"
-        ) from None
     missing = [k for k in found["missing_keys"] if not any(part in k for part in MAY_BE_MISSING)]
     if missing:
         raise InputError(
@@ -153,17 +150,13 @@ def load_esm2(folder: Path, name: str) -> Esm2:
 
 
 def _config(folder: Path, name: str) -> EsmConfig:
-    try:
+    hint = "; expected a folder as facebook/esm2_t33_650M_UR50D"
+    # Strict dataclasses raise their own kinds.
+    with refusing(Exception, f"{name}: {CONFIG_FILE} is not that of an ESM2 model", hint):
         said = json.loads((folder / CONFIG_FILE).read_text())
         if said.get("model_type") != "esm" or said.get("is_folding_model"):
             raise ValueError(f"model_type is {said.get('model_type')!r}")
         return EsmConfig.from_dict(said)
-    except Exception as error:  # strict dataclasses raise their own kinds
-        text = " ".join(str(error).split())[:160]
-        raise InputError(
-            f"{name}: {CONFIG_FILE} is not that of an ESM2 model ({text}); expected a folder as "
-            "facebook/esm2_t33_650M_UR50D"
-        ) from None
 
 
 def _digest(folder: Path) -> str:

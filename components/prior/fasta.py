@@ -12,9 +12,9 @@ import re
 import zlib
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 from components.shared.telling.errors import InputError, refusing
 
@@ -32,41 +32,20 @@ class Proteins:
 
     sequences: dict[str, str]
     """Gene symbol to residues, upper case."""
-    facts: dict[str, int] = field(default_factory=dict)
+    facts: dict[str, int]
     """Counts for `prior.json`."""
-    uniprot: bool = False
+    uniprot: bool
     """Whether every record is in UniProt's form."""
 
 
-@dataclass(frozen=True)
-class _Record:
-    header: str
+class _Record(NamedTuple):
+    gene: str
+    """Symbol of the gene, empty if UniProt knows none."""
+    is_foreign: bool
+    is_uniprot: bool
+    rank: tuple[bool, bool, int, str]
+    """Sorts the record to take first."""
     sequence: str
-
-    @property
-    def uniprot(self) -> re.Match[str] | None:
-        return UNIPROT.match(self.header)
-
-    @property
-    def gene(self) -> str:
-        """Symbol of the gene, empty if UniProt knows none."""
-        said = re.search(r"(?:\sGN=|\sgene_symbol:)(\S+)", self.header)
-        if said:
-            return said[1]
-        return "" if self.uniprot else (self.header.split() or [""])[0]
-
-    @property
-    def is_foreign(self) -> bool:
-        organism = re.search(r"\sOX=(\d+)", self.header)
-        return bool(organism and organism[1] != HUMAN)
-
-    @property
-    def rank(self) -> tuple[bool, bool, int, str]:
-        """Sorts the record to take first."""
-        found = self.uniprot
-        name = found[2] if found else self.header
-        reviewed, isoform = bool(found and found[1] == "sp"), bool(found and "-" in name)
-        return (not reviewed, isoform, -len(self.sequence), name)
 
 
 def read_fasta(path: Path, name: str) -> Proteins:
@@ -80,7 +59,7 @@ def read_fasta(path: Path, name: str) -> Proteins:
     records = foreign = nameless = from_uniprot = 0
     for record in _records(path, name):
         records += 1
-        from_uniprot += bool(record.uniprot)
+        from_uniprot += record.is_uniprot
         if record.is_foreign:
             foreign += 1
         elif not record.gene:
@@ -122,9 +101,16 @@ def _records(path: Path, name: str) -> Iterator[_Record]:
 def _record(header: str, parts: list[str], name: str) -> _Record:
     sequence = "".join(parts).upper().removesuffix("*")
     if not RESIDUES.fullmatch(sequence):
-        said = "has no residues" if not sequence else "has residues that are not letters A to Z"
-        raise InputError(f"{name}: record '{header[:60]}' {said}; correct or remove it")
-    return _Record(header, sequence)
+        why = "has no residues" if not sequence else "has residues that are not letters A to Z"
+        raise InputError(f"{name}: record '{header[:60]}' {why}; correct or remove it")
+    found = UNIPROT.match(header)
+    said = re.search(r"(?:\sGN=|\sgene_symbol:)(\S+)", header)
+    gene = said[1] if said else "" if found else (header.split() or [""])[0]
+    organism = re.search(r"\sOX=(\d+)", header)
+    called = found[2] if found else header
+    reviewed, isoform = bool(found and found[1] == "sp"), bool(found and "-" in called)
+    rank = (not reviewed, isoform, -len(sequence), called)
+    return _Record(gene, bool(organism and organism[1] != HUMAN), bool(found), rank, sequence)
 
 
 def _lines(path: Path, name: str) -> Iterator[str]:

@@ -80,8 +80,8 @@ def from_table(prior: Prior, context: Context) -> Vectors:
     with fetched(prior.argument) as path:
         table = READERS[ending_of(prior.argument)](path, name)
         source = Source(prior.kind, name, sha256_of(path), licence_of(name, table.licence))
-        aligned = align(table, context.vocabulary, name, others)
-    return Vectors(aligned.vectors, (source, *sources), {**aligned.facts})
+        vectors, facts = align(table, context.vocabulary, name, others)
+    return Vectors(vectors, (source, *sources), facts)
 
 
 def from_pairs(prior: Prior, context: Context) -> Vectors:
@@ -94,12 +94,11 @@ def from_pairs(prior: Prior, context: Context) -> Vectors:
     if of_terms:
         columns = _with_evidence(prior, columns)
     embed = embed_annotation if of_terms else embed_graph
-    embedding = embed(*_complete(columns, name), _width(prior), name)
+    width = int(prior.options.get(grammar.WIDTH, DEFAULT_WIDTH[prior.kind]))
+    genes, rows, counts = embed(*_complete(columns, name), width, name)
     others, sources = _aliases(prior)
-    table = Table(embedding.genes, [embedding.vectors])
-    aligned = align(table, context.vocabulary, name, others)
-    facts = {**aligned.facts, **embedding.facts}
-    return Vectors(aligned.vectors, (source, *sources), facts)
+    vectors, facts = align(Table(genes, [rows]), context.vocabulary, name, others)
+    return Vectors(vectors, (source, *sources), facts | counts)
 
 
 def from_esm2(prior: Prior, context: Context) -> Vectors:
@@ -125,15 +124,15 @@ def from_esm2(prior: Prior, context: Context) -> Vectors:
     checkpoint = context.until_written.enter_context(fetched_checkpoint(prior.argument))
     esm2 = load_esm2(checkpoint, name)
     kept = context.until_written.enter_context(scratch_for(name, (esm2.digest,)))
-    vectors = dict(zip(sequences, embed(esm2, sequences, kept), strict=True))
+    of_sequence = dict(zip(sequences, embed(esm2, sequences, kept), strict=True))
     rows = np.zeros((len(proteins.sequences), esm2.width), np.float32)
     for i, (gene, sequence) in enumerate(proteins.sequences.items()):
         if gene in wanted:
-            rows[i] = vectors[sequence]
-    aligned = align(Table(list(proteins.sequences), [rows]), context.vocabulary, fasta_name, others)
+            rows[i] = of_sequence[sequence]
+    table = Table(list(proteins.sequences), [rows])
+    vectors, facts = align(table, context.vocabulary, fasta_name, others)
     model = Source(prior.kind, name, esm2.digest, licence_of(name, ""))
-    facts = {**aligned.facts, **proteins.facts}
-    return Vectors(aligned.vectors, (model, of_fasta, *sources), facts)
+    return Vectors(vectors, (model, of_fasta, *sources), facts | proteins.facts)
 
 
 def from_scgpt(prior: Prior, context: Context) -> Vectors:
@@ -156,8 +155,8 @@ def from_scgpt(prior: Prior, context: Context) -> Vectors:
         )
     ids = genes_of(context.vocabulary)
     rows = weight.float().numpy()[list(ids.values())]
-    aligned = align(Table(list(ids), [rows]), context.vocabulary, name, Aliases())
-    return Vectors(aligned.vectors, (source,), {**aligned.facts})
+    vectors, facts = align(Table(list(ids), [rows]), context.vocabulary, name, Aliases())
+    return Vectors(vectors, (source,), facts)
 
 
 def from_random(prior: Prior, context: Context) -> Vectors:
@@ -217,10 +216,6 @@ KINDS: dict[str, Callable[[Prior, Context], Vectors]] = {
 
 def _name(prior: Prior) -> str:
     return shown(prior.argument)
-
-
-def _width(prior: Prior) -> int:
-    return int(prior.options.get(grammar.WIDTH, DEFAULT_WIDTH[prior.kind]))
 
 
 def _aliases(prior: Prior) -> tuple[Aliases, tuple[Source, ...]]:

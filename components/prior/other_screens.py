@@ -18,7 +18,6 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from components.prior.vector_tables import parquet_numbers
 from components.shared.artifacts.artifact import PROVENANCE, Artifact
 from components.shared.artifacts.cells import CELLS_FILE, Cells
 from components.shared.artifacts.gene_prior import CELL_LINE, CELLS, PERTURBATION, OtherEffects
@@ -30,8 +29,12 @@ from components.shared.storage.digests import sha256_of
 from components.shared.storage.documents import read_json
 from components.shared.storage.downloads import shown
 from components.shared.storage.files import ending_of, fetched, fetched_folder, local_path
-from components.shared.storage.hdf5 import FAULTS, opened_hdf5
-from components.shared.storage.parquet import PARQUET_FAULTS, opened_parquet
+from components.shared.storage.parquet import (
+    PARQUET_FAULTS,
+    check_number_columns,
+    opened_parquet,
+    read_numbers,
+)
 from components.shared.telling.addresses import LOCAL, scheme_of
 from components.shared.telling.errors import InputError, refusing, shortlist
 from components.shared.telling.progress import bar
@@ -39,7 +42,6 @@ from components.shared.telling.progress import bar
 ROWS_AT_ONCE = 1024
 HIGHEST = 15.0
 """log1p of counts per 10,000 is 9.2 at most; ingest refuses from here on too."""
-OBS = (PERTURBATION, CELL_LINE, "is_control")
 AS_INGEST = "run ingest on it and give its artifact"
 ONE_SIDED = 0.99
 """Share of values that lie on one side of zero: deltas of whole profiles lie on both (41 to 55 % of
@@ -97,7 +99,7 @@ def read_deltas(path: Path, name: str) -> OtherEffects:
         named = file.schema_arrow.names
         lines = _text(file, CELL_LINE, name) if CELL_LINE in named else [""] * len(labels)
         cells = file.read([CELLS]).column(0).cast(pa.int64()) if CELLS in named else None
-        delta = parquet_numbers(file, genes)
+        delta = read_numbers(file, genes)
     kept = np.array([i for i, label in enumerate(labels) if label != CONTROL], dtype=np.int64)
     if not len(kept):
         raise InputError(f"{name}: has no row of a perturbation; expected one row per perturbation")
@@ -132,19 +134,12 @@ def _check_centre(delta: NDArray[np.float32], name: str) -> None:
 
 def _gene_columns(schema: pa.Schema, name: str) -> list[str]:
     columns = [column for column in schema.names if not column.startswith("__index_level_")]
-    if len(set(columns)) < len(columns):
-        raise InputError(f"{name}: a column comes more than once; give each its own name")
     if PERTURBATION not in columns:
         raise InputError(
             f"{name}: column '{PERTURBATION}' is missing; the file has {shortlist(columns)}"
         )
     genes = [column for column in columns if column not in (PERTURBATION, CELL_LINE, CELLS)]
-    for gene in genes:
-        kind = schema.field(gene).type
-        if not (pa.types.is_floating(kind) or pa.types.is_integer(kind)):
-            raise InputError(f"{name}: column '{gene}' is {kind}; expected the deltas of a gene")
-    if not genes:
-        raise InputError(f"{name}: has no column of a gene's deltas")
+    check_number_columns(schema, genes, name, "the deltas of a gene")
     return genes
 
 
@@ -177,7 +172,6 @@ def _cells(uri: str, name: str, *, in_folder: bool) -> Iterator[Cells]:
         return
     with fetched(uri) as path, TemporaryDirectory() as folder:
         (Path(folder) / CELLS_FILE).symlink_to(path.absolute())
-        _check_h5ad(path, name)
         yield Cells(Artifact(Path(folder), "", {}), name, AS_INGEST)
 
 
@@ -187,18 +181,6 @@ def _files_of(provenance: Path, name: str) -> list[str]:
     if CELLS_FILE not in files or not all(Path(file).name == file for file in files):
         raise InputError(f"{name}: no {CELLS_FILE} in its {PROVENANCE}; expected a cells artifact")
     return files
-
-
-def _check_h5ad(path: Path, name: str) -> None:
-    with refusing(FAULTS, f"{name}: not readable as h5ad"), opened_hdf5(path, name) as file:
-        missing = [column for column in OBS if f"obs/{column}" not in file]
-        kind = str(file["X"].attrs.get("encoding-type", "dense"))
-    if missing or kind != "csr_matrix":
-        what = f"obs has no column '{missing[0]}'" if missing else f"X is {kind}"
-        raise InputError(
-            f"{name}: {what}; expected CSR cells as ingest writes them, with {', '.join(OBS)} in "
-            f"obs: {AS_INGEST}"
-        )
 
 
 def measure(cells: Cells, name: str) -> OtherEffects:

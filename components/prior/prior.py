@@ -135,19 +135,16 @@ def _take_licence(source: str, target: Path) -> None:
 def _origin(sources: tuple[Source, ...]) -> dict[str, Any]:
     """Return where everything is from, and on what terms a model may be made with all of it."""
     named = {source.source: source.sha256 for source in sources if source.source}
+    # A URI, or the last part of a path.
+    short = (PurePosixPath(uri).name if scheme_of(uri) in LOCAL else uri for uri in named)
     facts = {
-        "source": " + ".join(dict.fromkeys(map(_short, named))),
+        "source": " + ".join(dict.fromkeys(short)),
         "licence": strictest(source.licence for source in sources),
         "sources": [vars(source) for source in sources],
     }
     if len(named) == 1:
         facts["source"], facts["source_sha256"] = next(iter(named.items()))
     return facts
-
-
-def _short(source: str) -> str:
-    """Return a URI, or the last part of a path."""
-    return PurePosixPath(source).name if scheme_of(source) in LOCAL else source
 
 
 def _report(facts: dict[str, Any], target: Path) -> None:

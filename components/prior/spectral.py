@@ -4,8 +4,6 @@ Both embeddings end in rows of length sqrt(width), so that an entry is about 1 a
 The order of the table's rows changes nothing.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, diags, identity
@@ -20,15 +18,9 @@ NOISE = 1e-6
 """A row this much shorter than the longest is rounding: nothing is known of its gene."""
 
 
-@dataclass(frozen=True)
-class Embedding:
-    """Vectors by gene."""
-
-    genes: list[str]
-    vectors: NDArray[np.float32]
-    """[genes, width]; a row of zeros where the leading dimensions say nothing of the gene."""
-    facts: dict[str, int]
-    """Counts for `prior.json`."""
+Embedding = tuple[list[str], NDArray[np.float32], dict[str, int]]
+"""Genes; their vectors [genes, width], a row of zeros where the leading dimensions say nothing of
+the gene; counts for `prior.json`."""
 
 
 def embed_graph(left: list[str], right: list[str], width: int, name: str) -> Embedding:
@@ -50,7 +42,7 @@ def embed_graph(left: list[str], right: list[str], width: int, name: str) -> Emb
     vectors = _reduced((scale @ matrix @ scale).tocsr(), width, name)
     # A gene that was only ever paired with itself.
     vectors[np.asarray(adjacency.sum(axis=1)).ravel() == 0] = 0
-    return Embedding([str(gene) for gene in genes], vectors, {"pairs": adjacency.nnz // 2})
+    return genes.tolist(), vectors, {"pairs": adjacency.nnz // 2}
 
 
 def embed_annotation(genes: list[str], terms: list[str], width: int, name: str) -> Embedding:
@@ -67,7 +59,7 @@ def embed_annotation(genes: list[str], terms: list[str], width: int, name: str) 
     )
     matrix = TfidfTransformer().fit_transform((counts > 0).astype(np.float64))
     facts = {"terms": len(columns), "annotations": matrix.nnz}
-    return Embedding([str(gene) for gene in rows], _reduced(matrix, width, name), facts)
+    return rows.tolist(), _reduced(matrix, width, name), facts
 
 
 def _reduced(matrix: csr_matrix, width: int, name: str) -> NDArray[np.float32]:

@@ -12,20 +12,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from components.shared.storage.parquet import PARQUET_FAULTS, opened_parquet
+from components.shared.storage.documents import kind_and_said
+from components.shared.storage.parquet import (
+    PARQUET_FAULTS,
+    check_number_columns,
+    is_text_type,
+    opened_parquet,
+    read_numbers,
+)
 from components.shared.telling.errors import InputError, refusing
 
 Block = NDArray[np.generic]
 """Vectors of the next genes, [genes, width]."""
 
 BLOCK_GENES = 1024
-BLOCK_COLUMNS = 256
 
 # What the readers raise on damaged files, tried with thousands of them.
 NPZ_FAULTS = (
@@ -148,30 +153,18 @@ def _parquet(path: Path, name: str) -> Table:
     metadata = schema.metadata or {}
     licence = metadata.get(b"license", metadata.get(b"licence", b"")).decode("utf-8", "replace")
     index = _index_columns(metadata)
-    if len(set(schema.names)) < len(schema.names):
-        twice = next(column for column in schema.names if schema.names.count(column) > 1)
-        raise InputError(f"{name}: column '{twice}' comes more than once; give each its own name")
-    text = [field.name for field in schema if _is_text(field.type)]
+    text = [field.name for field in schema if is_text_type(field.type)]
     symbols = next((column for column in [*index, *schema.names] if column in text), None)
     if symbols is None:
         raise InputError(f"{name}: has no column of gene symbols; expected one column of strings")
     columns = [column for column in schema.names if column != symbols and column not in index]
-    for column in columns:
-        kind = schema.field(column).type
-        if not (pa.types.is_floating(kind) or pa.types.is_integer(kind)):
-            raise InputError(
-                f"{name}: column '{column}' is {kind}; expected numbers in every column but "
-                f"'{symbols}', the gene symbols"
-            )
-    if not columns:
-        raise InputError(f"{name}: has no column of numbers besides '{symbols}'")
-    genes = _parquet_genes(file, symbols, name)
+    of = f"numbers in every column but '{symbols}', the gene symbols"
+    check_number_columns(schema, columns, name, of)
+    with refusing(PARQUET_FAULTS, f"{name}: damaged parquet"):
+        genes: list[str] = file.read([symbols]).column(symbols).to_pylist()
+    if None in genes:
+        raise InputError(f"{name}: column '{symbols}' has an empty gene symbol")
     return Table(genes, _parquet_blocks(file, genes, columns, name), licence)
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def _index_columns(metadata: dict[bytes, bytes]) -> list[str]:
@@ -183,51 +176,25 @@ def _index_columns(metadata: dict[bytes, bytes]) -> list[str]:
     return [c for c in columns if isinstance(c, str)] if isinstance(columns, list) else []
 
 
-def _parquet_genes(file: pq.ParquetFile, symbols: str, name: str) -> list[str]:
-    with refusing(PARQUET_FAULTS, f"{name}: damaged parquet"):
-        genes: list[str] = file.read([symbols]).column(symbols).to_pylist()
-    if None in genes:
-        raise InputError(f"{name}: column '{symbols}' has an empty gene symbol")
-    return genes
-
-
 def _parquet_blocks(
     file: pq.ParquetFile, genes: list[str], columns: list[str], name: str
 ) -> Iterator[Block]:
     with refusing(PARQUET_FAULTS, f"{name}: damaged parquet"):
-        rows = parquet_numbers(file, columns)
+        rows = read_numbers(file, columns)
     yield from _blocks(genes, rows, name)
 
 
-def parquet_numbers(file: pq.ParquetFile, columns: list[str]) -> NDArray[np.float32]:
-    """Read columns of numbers, [rows, columns]; a missing one is NaN."""
-    rows = np.empty((file.metadata.num_rows, len(columns)), dtype=np.float32)
-    # Some columns at a time: Arrow's buffers for thousands take several times the table.
-    for start in range(0, len(columns), BLOCK_COLUMNS):
-        part = columns[start : start + BLOCK_COLUMNS]
-        read = file.read(part)
-        for i, column in enumerate(part, start):
-            with np.errstate(over="ignore"):
-                rows[:, i] = read.column(column).to_numpy()
-    return rows
-
-
 def _pt(path: Path, name: str) -> Table:
-    try:
+    hint = "; expected a dict of gene symbol to tensor"
+    refused = f"{name}: refused by torch.load(weights_only=True), nothing in it was executed"
+    # Whatever a damaged or hostile file makes the loader stumble on.
+    with refusing(Exception, refused, hint, kind_and_said):
         # Mapped, so that vectors are read from the file as they are copied into the result.
         table = torch.load(
             path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
         )
-    except Exception as error:  # Whatever a damaged or hostile file makes the loader stumble on.
-        said = str(error).strip().splitlines() or [""]
-        raise InputError(
-            f"{name}: refused by torch.load(weights_only=True), nothing in it was executed "
-            f"({type(error).__name__}: {said[0][:160]}); expected a dict of gene symbol to tensor"
-        ) from None
     if not isinstance(table, dict):
-        raise InputError(
-            f"{name}: holds a {type(table).__name__}; expected a dict of gene symbol to tensor"
-        )
+        raise InputError(f"{name}: holds a {type(table).__name__}{hint}")
     for gene, vector in table.items():
         if not isinstance(gene, str) or not isinstance(vector, torch.Tensor):
             raise InputError(

@@ -47,19 +47,14 @@ class Labels:
     @cached_property
     def is_control(self) -> NDArray[np.bool_]:
         """Which cells are controls, [cells]."""
-        control = np.array([name == CONTROL for name in self.perturbations], dtype=bool)
-        return control[self.perturbation_of]
+        return np.isin(self.perturbations, [CONTROL])[self.perturbation_of]
 
     def perturbations_of(self, line: str) -> list[str]:
         """Return the perturbations (the control is none) with cells in ``line``, sorted."""
         if line not in self.lines:
             return []
-        found = self.counts[self.lines.index(line)] > 0
-        return [
-            name
-            for name, there in zip(self.perturbations, found, strict=True)
-            if there and name != CONTROL
-        ]
+        cells = zip(self.perturbations, self.counts[self.lines.index(line)], strict=True)
+        return [name for name, n in cells if n and name != CONTROL]
 
 
 def generator(seed: int, *what: str) -> np.random.Generator:

@@ -5,11 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import cycle
 
-from components.shared.artifacts.perturbation_names import known_line, line_named
+from components.shared.artifacts.perturbation_names import known_line, text_of
 from components.shared.artifacts.splits import TEST, TRAIN, VAL
-from components.shared.parameters.conditions import test_line_trains
+from components.shared.parameters.conditions import check_lines
 from components.shared.parameters.roles import validating
-from components.shared.telling.errors import InputError, shortlist
 from components.split.coded_labels import Labels, generator
 
 
@@ -43,20 +42,11 @@ def from_lines(train_lines: Sequence[str], test_line: str, labels: Labels) -> Ru
     need not be named where it is the only one. A line is refused that is unknown, given twice, or
     both.
     """
-    if isinstance(train_lines, str):
-        raise InputError(f"train_lines: expected a list of cell lines, got {train_lines!r}")
-    test_line = line_named(test_line, labels.lines)
-    if not test_line and not train_lines and len(labels.lines) == 1:
+    if not train_lines and not text_of(test_line) and len(labels.lines) == 1:
         test_line = labels.lines[0]
-    if not test_line:
-        raise InputError("test_line is empty; expected the cell line to predict")
+    check_lines(train_lines, test_line, by_file=False)
     train_lines = [known_line(line, labels.lines, "train_lines") for line in train_lines]
     test_line = known_line(test_line, labels.lines, "test_line")
-    twice = sorted({line for line in train_lines if list(train_lines).count(line) > 1})
-    if twice:
-        raise InputError(f"train_lines: {shortlist(twice)} given more than once; give each once")
-    if test_line in train_lines:
-        raise InputError(test_line_trains(test_line, alone=len(train_lines) == 1))
     return Rules(test_line, dict.fromkeys(train_lines, TRAIN) | {test_line: TEST})
 
 

@@ -1,7 +1,6 @@
 """From rules to one role a cell."""
 
 from collections.abc import Collection
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,16 +28,6 @@ NOT_IN_TRAINING = "test-line perturbation that no training line has"
 NOT_ASKED_FOR = "test-line perturbation that was not requested"
 
 
-@dataclass(frozen=True)
-class Assignment:
-    """One role a cell, and why a cell is unused."""
-
-    roles: NDArray[np.object_]
-    """[cells], each one of `splits.ROLES`."""
-    unused: dict[str, int]
-    """Reason to number of cells; no entry where there are none."""
-
-
 def assign(
     labels: Labels,
     rules: Rules,
@@ -47,20 +36,25 @@ def assign(
     restrict_test_to_training: bool,
     halve_controls: bool,
     seed: int,
-) -> Assignment:
+) -> tuple[NDArray[np.object_], dict[str, int]]:
     """Give every cell exactly one role; a used line without controls is refused.
 
     ``asked`` are the perturbations to test, whether or not training has them; none = all there are,
     of which ``restrict_test_to_training`` leaves out those that no training line has, as the
     reference run does. ``halve_controls`` parts each line's controls into basal and reference
     halves; those of a test line without test cells stay whole.
+
+    Returns:
+        The roles, each one of `splits.ROLES`, [cells]; and each reason for which cells are unused,
+        to their number.
     """
     table = _table(labels, rules)
     by_rule = table.copy()
     if asked:
         left_out, why = ~np.isin(labels.perturbations, list(asked)), NOT_ASKED_FOR
     else:
-        left_out, why = ~_trained(labels, table) & restrict_test_to_training, NOT_IN_TRAINING
+        training = (labels.counts > 0) & np.isin(table, [CODE[TRAIN], CODE[VAL]])
+        left_out, why = ~training.any(axis=0) & restrict_test_to_training, NOT_IN_TRAINING
     table[(table == CODE[TEST]) & left_out] = CODE[UNUSED]
     codes = table[labels.line_of, labels.perturbation_of]
     before = by_rule[labels.line_of, labels.perturbation_of]
@@ -77,9 +71,7 @@ def assign(
         why: int((unused & used_line & (before == CODE[TEST])).sum()),
         OTHER_TEST: int((unused & used_line & (before == CODE[UNUSED])).sum()),
     }
-    return Assignment(
-        np.array(ROLES, dtype=object)[codes], {why: n for why, n in reasons.items() if n}
-    )
+    return np.array(ROLES, dtype=object)[codes], {why: n for why, n in reasons.items() if n}
 
 
 def _table(labels: Labels, rules: Rules) -> NDArray[np.int8]:
@@ -93,12 +85,6 @@ def _table(labels: Labels, rules: Rules) -> NDArray[np.int8]:
             if name in column:
                 table[row, column[name]] = CODE[listed]
     return table
-
-
-def _trained(labels: Labels, table: NDArray[np.int8]) -> NDArray[np.bool_]:
-    """Return which perturbations have training or validation cells in any line."""
-    there = (labels.counts > 0) & np.isin(table, [CODE[TRAIN], CODE[VAL]])
-    return np.asarray(there.any(axis=0))
 
 
 def _pools(cells: NDArray[np.object_], line: str, halve: bool, seed: int) -> Ints:

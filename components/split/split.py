@@ -4,9 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from components.shared.artifacts.artifact import SPLITS, writing
 from components.shared.artifacts.cells import Cells
@@ -39,8 +37,6 @@ from components.split.counts import NAMES, as_table, summarise
 from components.split.role_rules import Rules, from_lines, with_validation
 from components.split.roles import NOT_IN_TRAINING, assign
 from components.split.split_file import read_split_file, rules_of
-
-Objects = NDArray[np.object_]
 
 
 def split(
@@ -89,20 +85,17 @@ def split(
         InputError: a line, fraction or file that cannot be used, or a set that would be empty;
             nothing is written.
     """
+    parameters = dict(locals())
+    del parameters["cells"], parameters["target"]
     check_fraction(val_fraction)
     seed = whole_number("seed", seed)
     asked = read_perturbations(perturbations)
     opened = Cells.open(cells)
     if not isinstance(train_lines, str):
         train_lines = [text_of(line) for line in train_lines]
-    parameters = {
+    parameters |= {
         "train_lines": train_lines,
-        "test_line": test_line,
         "perturbations": _shown(perturbations),
-        "val_line": val_line,
-        "val_fraction": val_fraction,
-        "restrict_test_to_training": restrict_test_to_training,
-        "halve_controls": halve_controls,
         "split_file": shown(split_file),
         "aliases": shown(aliases),
         "seed": seed,
@@ -122,7 +115,7 @@ def split(
             )
         elif val_line:
             print(f"split: note: val_line '{val_line}' is overridden by the split file", flush=True)
-        assigned = assign(
+        roles, unused_because = assign(
             labels,
             rules,
             asked=asked,
@@ -131,33 +124,21 @@ def split(
             halve_controls=halve_controls,
             seed=seed,
         )
-        table = _table(opened.obs, labels.cells, assigned.roles)
+        own = {name: opened.obs[name].to_numpy(object) for name in ("cell_line", "perturbation")}
+        table = pd.DataFrame({"cell": labels.cells} | own | {"role": roles})
         asked = asked or _found(table)
         summary = summarise(table, rules, opened.genes)
-        summary |= {"unused_because": assigned.unused} | facts | _asked_for(asked, table)
+        summary |= {"unused_because": unused_because} | facts | _asked_for(asked, table)
         _check_sets(summary, rules, trains=bool(train_lines or split_file))
-        _write(draft.path, table, summary, asked, aliases)
+        table.to_parquet(draft.path / SPLITS_FILE, index=False)
+        write_json(draft.path / SUMMARY_FILE, summary)
+        wanted = {"perturbations": asked, "other_names": _other_names(asked, aliases)}
+        write_json(draft.path / REQUEST_FILE, wanted)
         draft.summary |= summary | _carried(opened.artifact.summary)
     print(as_table(summary), flush=True)
     numbers = ", ".join(f"{summary[f'{name}_cells']:,} {name}" for name in NAMES.values())
     controls = f"{summary['test_controls_basal']:,} basal controls"
     print(f"split: wrote {target}: {numbers} cells, {controls}", flush=True)
-
-
-def _table(obs: pd.DataFrame, cells: Objects, roles: Objects) -> pd.DataFrame:
-    """Return one row a cell: its name, line, perturbation and role."""
-    columns = {name: obs[name].to_numpy(object) for name in ("cell_line", "perturbation")}
-    return pd.DataFrame({"cell": cells} | columns | {"role": roles})
-
-
-def _write(
-    folder: Path, table: pd.DataFrame, summary: dict[str, Any], asked: list[str], aliases: str
-) -> None:
-    """Write the files of the artifact."""
-    table.to_parquet(folder / SPLITS_FILE, index=False)
-    write_json(folder / SUMMARY_FILE, summary)
-    wanted = {"perturbations": asked, "other_names": _other_names(asked, aliases)}
-    write_json(folder / REQUEST_FILE, wanted)
 
 
 def _carried(of_cells: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ a perturbation listed for both val and test is test only, and of several test li
 """
 
 import tomllib
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,8 @@ class SplitFile:
     """Line to role."""
     listed: dict[str, dict[str, str]]
     """Line to perturbation to role."""
-    facts: dict[str, Any] = field(default_factory=dict)
+    both: int
+    """Perturbations that are listed for val and test, and test."""
 
     @property
     def test_lines(self) -> list[str]:
@@ -79,8 +80,7 @@ def read_split_file(path: Path, name: str) -> SplitFile:
             raise InputError(
                 f"{name}: line '{line}' is in both [zeroshot] and [fewshot]; leave one of them"
             )
-    facts = {"listed_for_val_and_test": both}
-    return SplitFile(name, sha256_of(path), bool(training), whole, listed, facts)
+    return SplitFile(name, sha256_of(path), bool(training), whole, listed, both)
 
 
 def _line_of(key: str, datasets: set[str], where: str) -> str:
@@ -172,7 +172,7 @@ def rules_of(
         "listed_perturbations": sum(len(by) for by in listed.values()),
         "listed_perturbations_absent": sum(len(names) for names in absent.values()),
         "listed_perturbations_absent_names": {line: n for line, n in absent.items() if n},
-        **file.facts,
+        "listed_for_val_and_test": file.both,
     }
     return Rules(test, {line: roles[line] for line in order}, listed), facts
 

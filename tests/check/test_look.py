@@ -122,7 +122,7 @@ def test_of_an_object_in_a_bucket_little_is_fetched(
         with opened_in_part(f"{scheme}://screens/cells.h5ad") as file:
             assert isinstance(file, ranged.Ranged)
             assert file.read(8) == b"\x89HDF\r\n\x1a\n"
-            assert file.fetched == ranged.BLOCK
+            assert file.cache.total_requested_bytes == ranged.BLOCK
         found = look(asked(f"{scheme}://screens/cells.h5ad"))
     assert facts(found)["by line"] == facts(look(asked(h5ad)))["by line"]
 

@@ -470,7 +470,7 @@ def test_a_pt_of_another_layout_is_refused(tmp_path, vocabulary, table, message)
     ("columns", "message"),
     [
         ({"d0": [1.0], "d1": [2.0]}, "no column of gene symbols"),
-        ({"gene": ["KLF1"]}, "no column of numbers besides 'gene'"),
+        ({"gene": ["KLF1"]}, "no column of numbers; expected numbers in every column but 'gene'"),
         ({"gene": ["KLF1"], "d0": [1.0], "note": ["x"]}, "column 'note' is .*string; expected num"),
         ({"gene": ["KLF1", None], "d0": [1.0, 2.0]}, "'gene' has an empty gene symbol"),
         ({"gene": ["KLF1"], "d0": [[1.0]]}, "column 'd0' is list"),

@@ -129,7 +129,7 @@ def deltas(**columns) -> pd.DataFrame:
     ("frame", "message"),
     [
         (deltas().drop(columns="perturbation"), "'perturbation' is missing; the file has 'G1'"),
-        (deltas().drop(columns="G1"), "has no column of a gene's deltas"),
+        (deltas().drop(columns="G1"), "has no column of numbers; expected the deltas of a gene"),
         (deltas(note=["x", "y"]), "column 'note' is .*string; expected the deltas of a gene"),
         (deltas(perturbation=["A", "A"]), "perturbation 'A' comes twice in line ''"),
         (deltas(perturbation=["A", None]), "'perturbation' has an empty field"),
@@ -168,7 +168,7 @@ def test_a_damaged_table_and_another_file_are_told(tmp_path, screen):
             lambda a: a.obs.drop(columns="is_control", inplace=True),
             "obs has no column 'is_control'",
         ),
-        (lambda a: setattr(a, "X", a.X.toarray()), "X is array; expected CSR cells"),
+        (lambda a: setattr(a, "X", a.X.toarray()), "X is not a CSR matrix; run ingest on it"),
         (lambda a: setattr(a, "X", a.X * 40), "X has values outside 0 to 15"),
         (
             lambda a: a.obs.__setitem__("is_control", True),

@@ -125,7 +125,7 @@ def test_known_effects_are_told_and_those_of_another_screen_bring_its_terms(
     assert open_licence(prior) == (licence == "mit")
     rows = prior_rows(prior)
     assert ("source 1" in rows) == bool(effects["uri"])
-    assert "known_effects" in of_prior({"prior": prior})[0]
+    assert "known_effects" in next(of_prior({"prior": prior}))
 
 
 def test_the_chain_names_every_digest_and_the_source(folder: Path, text: str) -> None:

@@ -1,7 +1,7 @@
 """A CRISPRi screen with known effects: `sim://screen?cells=&genes=&perturbations=&lines=&seed=`.
 
 Counts are negative binomial. Mean, dispersion and library size follow `calibration.json`, which
-`calibrate` computed from real cells; genes bear real symbols in the order of their real mean
+`benchmarks.calibrate` computed from real cells; genes bear real symbols in order of their real mean
 expression. Each line has a baseline of its own. A perturbation acts through one or two modules
 (gene programmes) shared by the lines, whose strength and partly whose direction differ from line to
 line, through a response common to all effective perturbations, and through a few genes of its own;

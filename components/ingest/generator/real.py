@@ -1,4 +1,4 @@
-"""Properties of real cells: the numbers and the gene symbols that `calibrate` wrote."""
+"""Properties of real cells: the numbers and the gene symbols that `benchmarks.calibrate` wrote."""
 
 import json
 from functools import lru_cache

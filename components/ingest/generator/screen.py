@@ -223,13 +223,13 @@ class Screen:
         write_truth(path, self.spec, self.plan, self._escaped if self.spec.escape else None)
 
 
-def write_raw(uri: str, target: Path, *, seed: int = 0) -> None:
+def write_raw(uri: str, target: Path) -> None:
     """Write the screen of ``uri`` as an h5ad of raw counts (CSR) with obs gene and cell_line.
 
     Raises:
         InputError: the query cannot be used, or ``target`` exists.
     """
-    screen = Screen.from_uri(uri, seed=seed)
+    screen = Screen.from_uri(uri)
     if target.exists():
         raise InputError(f"{target}: exists already; give another name or remove it first")
     partial = target.with_name(f".{target.name}.partial")

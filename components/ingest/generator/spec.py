@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from urllib.parse import parse_qsl, urlsplit
 
 from components.ingest.generator.real import symbols
-from components.shared.telling.errors import InputError, nearest
+from components.shared.telling.errors import InputError, nearest, refusing
 
 SCHEME = "sim://"
 HOST = "screen"
@@ -63,12 +63,10 @@ class Spec:
         parts = urlsplit(uri)
         if parts.netloc != HOST or parts.path.strip("/") or parts.fragment:
             raise InputError(f"{uri}: expected sim://{HOST}?{'=&'.join(KEYS)}=")
-        try:
-            pairs = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=True)
-        except ValueError:
-            pairs = []
-            if parts.query:
-                raise InputError(f"{uri}: expected key=value pairs joined with '&'") from None
+        pairs: list[tuple[str, str]] = []
+        if parts.query:
+            with refusing(ValueError, f"{uri}: expected key=value pairs joined with '&'"):
+                pairs = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=True)
         given = dict(pairs)
         for key, _ in pairs:
             if key not in (*KEYS, *OPTIONAL):
@@ -106,14 +104,7 @@ class Spec:
     @property
     def uri(self) -> str:
         """The URI with every key."""
-        asked = {
-            CONTROLS_ONLY: ",".join(self.controls_only),
-            ESCAPE: self.escape,
-            BATCHES: self.batches,
-            PATHWAYS: self.pathways,
-        }
-        return (
-            f"sim://{HOST}?cells={self.cells}&genes={self.genes}"
-            f"&perturbations={self.perturbations}&lines={','.join(self.lines)}&seed={self.seed}"
-            + "".join(f"&{key}={value}" for key, value in asked.items() if value)
-        )
+        names = {name: ",".join(getattr(self, name)) for name in ("lines", CONTROLS_ONLY)}
+        told = vars(self) | names
+        given = (f"{key}={value}" for key, value in told.items() if value or key in KEYS)
+        return f"sim://{HOST}?{'&'.join(given)}"

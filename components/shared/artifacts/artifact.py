@@ -285,16 +285,11 @@ def describe(path: Path | str) -> dict[str, Any]:
     """
     text = (Path(path) / PROVENANCE).read_bytes()
     provenance = json.loads(text)
-    facts = {
-        name: provenance["summary"][name]
-        for name in SHOWN.get(provenance["format"], ())
-        if provenance["summary"].get(name) is not None
-    }
-    return {
-        "format": provenance["format"],
-        "sha256": hashlib.sha256(text).hexdigest(),
-        **{name: _short(value) for name, value in facts.items()},
-    }
+    shown = {"format": provenance["format"], "sha256": hashlib.sha256(text).hexdigest()}
+    for name in SHOWN.get(provenance["format"], ()):
+        if (value := provenance["summary"].get(name)) is not None:
+            shown[name] = _short(value)
+    return shown
 
 
 def _short(value: Any) -> Any:

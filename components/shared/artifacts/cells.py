@@ -85,7 +85,9 @@ class Cells:
     def _checked(self, obs: pd.DataFrame) -> pd.DataFrame:
         if not len(obs) or not obs.index.is_unique:
             raise InputError(f"{self.called}: obs has no cells, or two of a name; {self.hint}")
-        if "is_control" not in obs or obs["is_control"].dtype != bool:
+        if "is_control" not in obs:
+            raise InputError(f"{self.called}: obs has no column 'is_control'; {self.hint}")
+        if obs["is_control"].dtype != bool:
             raise InputError(f"{self.called}: obs/is_control is not true or false; {self.hint}")
         if "batch" in obs and obs["batch"].isna().any():
             raise InputError(f"{self.called}: obs/batch has an empty entry; {self.hint}")

@@ -47,7 +47,7 @@ def take_model(uri: str, target: Path | str) -> dict[str, Any]:
     folder_uri = folder_of(uri, (*NEEDED, *BESIDE, PROVENANCE))
     try:
         with fetched_folder(folder_uri, (PROVENANCE,)) as folder:
-            provenance = _json(folder / PROVENANCE, where)
+            provenance = read_json(folder / PROVENANCE, f"{where}/{PROVENANCE}", EXPECTED)
             form, files = provenance.get("format"), provenance.get("files")
             if form not in (PUBLISHED, MODEL) or not isinstance(files, dict):
                 raise InputError(f"{where}: is {str(form)[:60]!r}, not a model")
@@ -66,7 +66,10 @@ def take_model(uri: str, target: Path | str) -> dict[str, Any]:
                     f"{where}/{name}: sha256 is not the one in {PROVENANCE}; the file changed or "
                     "is damaged, fetch or publish it again"
                 )
-        args, stats = (_json(folder / name, where) for name in ("args.json", "training_stats.json"))
+        args, stats = (
+            read_json(folder / name, f"{where}/{name}", EXPECTED)
+            for name in ("args.json", "training_stats.json")
+        )
         settings_of(args, where)
         with writing(target, MODEL, parameters={"model": where}) as draft:
             for name in names:
@@ -87,7 +90,3 @@ def _names(files: Mapping[str, Any], where: str) -> list[str]:
     if not all(isinstance(files[name], dict) and "sha256" in files[name] for name in names):
         raise InputError(f"{where}/{PROVENANCE}: names no sha256 of its files; {EXPECTED}")
     return names
-
-
-def _json(file: Path, where: str) -> dict[str, Any]:
-    return read_json(file, f"{where}/{file.name}", EXPECTED)

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from components.shared.storage.parquet import PARQUET_FAULTS, whole_parquet
+from components.shared.storage.parquet import PARQUET_FAULTS, opened_parquet, read_numbers
 from components.shared.telling.errors import InputError, refusing
 
 TABLE_FILE = "prior.safetensors"
@@ -79,17 +79,20 @@ class OtherEffects:
             InputError: a file is missing or not what was written.
         """
         try:
-            files = [folder / EFFECTS_FILE, folder / ERRORS_FILE]
-            table = whole_parquet(files[0], str(files[0]), AGAIN)
-            errors = whole_parquet(files[1], str(files[1]), AGAIN) if files[1].is_file() else None
-            genes = [c for c in table.column_names if c not in (PERTURBATION, CELL_LINE, CELLS)]
+            path, errors = folder / EFFECTS_FILE, folder / ERRORS_FILE
+            file = opened_parquet(path, str(path), hint=AGAIN)
+            named = [c for c in file.schema_arrow.names if c in (PERTURBATION, CELL_LINE, CELLS)]
+            genes = [column for column in file.schema_arrow.names if column not in named]
+            told, spread = file.read(named), None
+            if errors.is_file():
+                spread = read_numbers(opened_parquet(errors, str(errors), hint=AGAIN), genes)
             return cls(
-                table.column(PERTURBATION).to_pylist(),
-                table.column(CELL_LINE).to_pylist(),
+                told.column(PERTURBATION).to_pylist(),
+                told.column(CELL_LINE).to_pylist(),
                 genes,
-                _matrix(table, genes),
-                table.column(CELLS).to_numpy() if CELLS in table.column_names else None,
-                _matrix(errors, genes) if errors is not None else None,
+                read_numbers(file, genes),
+                told.column(CELLS).to_numpy() if CELLS in named else None,
+                spread,
             )
         except (*PARQUET_FAULTS, KeyError) as error:
             raise InputError(f"{folder / EFFECTS_FILE}: {error}; {AGAIN}") from None
@@ -99,13 +102,6 @@ class OtherEffects:
         if self.cells is not None:
             columns[CELLS] = self.cells
         return pa.table(columns | {gene: values[:, i] for i, gene in enumerate(self.genes)})
-
-
-def _matrix(table: pa.Table, genes: list[str]) -> NDArray[np.float32]:
-    values = np.empty((table.num_rows, len(genes)), np.float32)
-    for i, gene in enumerate(genes):
-        values[:, i] = table.column(gene).to_numpy()
-    return values
 
 
 def genes_with_vector(table: NDArray[np.float32], tokens: Iterable[str]) -> set[str]:

@@ -76,12 +76,10 @@ class EffectTable:
         """Read what `write` wrote; anything else is refused."""
         with refusing(FAULTS, f"{path}: no table of effects", "; fine-tune again"):
             names, tensors = read_named(path, "perturbations", "genes")
-            table = cls(
-                names["perturbations"], names["genes"], tensors.pop("change"), names["origin"]
-            )
+            own = names["perturbations"], names["genes"], tensors.pop("change"), names["origin"]
+            table = cls(*own)
             if genes := names.get("vector_genes"):
                 vectors = dict(zip(genes, tensors.pop("vectors"), strict=True))
-                own = table.perturbations, table.genes, table.change, table.origin
                 table = cls(*own, NearBy(**tensors), vectors)
         if table.change.shape != (len(table.perturbations), len(table.genes)):
             raise InputError(f"{path}: names do not fit its tensor; fine-tune again")

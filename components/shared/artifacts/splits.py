@@ -74,10 +74,7 @@ class Splits:
     @property
     def train_lines(self) -> list[str]:
         """The cell lines whose perturbed cells are trained on, in the order given."""
-        lines = self.artifact.summary["train_lines"]
-        if not isinstance(lines, list):
-            raise InputError(f"{self.artifact.path}: 'train_lines' is not a list; {AGAIN}")
-        return [str(line) for line in lines]
+        return list(self.artifact.summary["train_lines"])
 
     @property
     def requested(self) -> list[str]:

@@ -1,6 +1,6 @@
 """Limitations of a run, each with its figure, for the report and the card."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from components.shared.artifacts.evaluation import RIDGE, SAME_PERTURBATION_DELTA, SEEN, UNSEEN
@@ -43,35 +43,32 @@ def limitations(stats: Facts, predictions: Facts, metrics: Facts, splits: Facts)
     return [str(text) for text in found]
 
 
-def _of_training(stats: Facts) -> list[str]:
-    texts = []
+def _of_training(stats: Facts) -> Iterator[str]:
     if stats["random_init"]:
-        texts.append(
+        yield (
             "The weights started from random values, without pretraining, so this does not show "
             "what a pretrained scGPT can do."
         )
     if stats.get("other_scale"):
-        texts.append(stats["other_scale"])
-    texts.append(f"One seed ({stats['seed']}): how much the figures vary with the seed is unknown.")
+        yield stats["other_scale"]
+    yield f"One seed ({stats['seed']}): how much the figures vary with the seed is unknown."
     if stats["training_cells"] < FEW_TRAINING_CELLS:
-        texts.append(f"Few training cells: {stats['training_cells']:,}.")
+        yield f"Few training cells: {stats['training_cells']:,}."
     if stats.get("best_val_pearson_delta") is None:
-        texts.append(
-            "No validation epoch had a pearson_delta: the weights kept were not selected by it."
-        )
+        yield "No validation epoch had a pearson_delta: the weights kept were not selected by it."
     trained = [epoch for epoch in stats.get("history", []) if epoch.get("epoch", 1) > 0]
     without = sum(epoch.get("val_pearson_delta") is None for epoch in trained)
     if without:
-        texts.append(
+        yield (
             f"{count(without, 'epoch')} of {stats['epochs_run']} had no validation pearson_delta."
         )
     modelled, genes = stats.get("genes_modelled"), stats.get("genes")
     if modelled is not None and genes is not None and modelled < genes:
-        texts.append(
+        yield (
             f"{genes - modelled:,} of {genes:,} genes are not in the vocabulary: their prediction "
             "is the control cell's own value."
         )
-    return texts + of_prior(stats)
+    yield from of_prior(stats)
 
 
 def _of_network(weight: float) -> str:
@@ -86,29 +83,28 @@ def _of_network(weight: float) -> str:
     )
 
 
-def of_prior(stats: Facts) -> list[str]:
-    """Return what a model owes to its prior, and what is not shown of it."""
+def of_prior(stats: Facts) -> Iterator[str]:
+    """Yield what a model owes to its prior, and what is not shown of it."""
     prior = stats["prior"]
     if no_prior(prior):
-        return []
-    texts = []
+        return
     if EFFECTS in prior:
-        texts.append(
+        yield (
             "The model was given the effect of each perturbation in other lines"
             + (f": {stats['effects_are']}. " if stats.get("effects_are") else ". ")
             + _of_network(stats.get("network_weight", 1.0))
         )
-        texts += [stats["effects_scaled"]] if stats.get("effects_scaled") else []
+        if stats.get("effects_scaled"):
+            yield stats["effects_scaled"]
     if prior["kind"] != "none":
-        texts.append(
+        yield (
             f"The gene prior ({prior['kind']}) was not compared with a shuffled or random one in "
             "this run, so no gain can be attributed to its content."
         )
     if not open_licence(prior):
-        texts.append(
+        yield (
             f"Terms of the gene prior may bind this model too: {prior.get('licence') or 'unknown'}."
         )
-    return texts
 
 
 def no_prior(prior: Facts) -> bool:
@@ -128,40 +124,35 @@ def _of_scale(splits: Facts) -> list[str]:
     return [f"The expression is {unit} with a caveat: {caveat}."] if caveat else []
 
 
-def _of_splits(splits: Facts) -> list[str]:
-    texts = []
+def _of_splits(splits: Facts) -> Iterator[str]:
     if few_shot(splits):
-        texts.append(
+        yield (
             f"Few-shot: cells of the test line {splits['test_line']} were in training "
             f"({few_shot(splits)}), so this does not measure transfer to a line never seen."
         )
     cells, perturbations = splits.get("test_cells"), splits.get("test_perturbations")
     if cells and perturbations and cells / perturbations < FEW_CELLS_EACH:
-        texts.append(
+        yield (
             f"Few test cells: {cells / perturbations:.1f} a perturbation on average "
             f"({cells:,} cells, {perturbations:,} perturbations), so the measured changes "
             "themselves are noisy."
         )
     controls = splits.get("test_controls_reference")
     if controls is not None and controls < FEW_CONTROLS:
-        texts.append(
-            f"Few reference controls: {controls}; every measured change is against their mean."
-        )
+        yield f"Few reference controls: {controls}; every measured change is against their mean."
     if splits.get("controls_halved"):
-        texts.append(
+        yield (
             "The test line's controls are halved: predicted and measured changes share the noise "
             "of the half that both are taken against, which raises every correlation."
         )
     if perturbations and perturbations < FEW_PERTURBATIONS:
-        texts.append(f"Few test perturbations: {perturbations}; the means over them are uncertain.")
-    return texts
+        yield f"Few test perturbations: {perturbations}; the means over them are uncertain."
 
 
-def _of_controls(splits: Facts) -> list[str]:
+def _of_controls(splits: Facts) -> Iterator[str]:
     controls = splits.get("test_controls_basal")
-    if controls is None or controls >= FEW_CONTROLS:
-        return []
-    return [f"Few controls of the line: {controls}; every prediction is a change of their mean."]
+    if controls is not None and controls < FEW_CONTROLS:
+        yield f"Few controls of the line: {controls}; every prediction is a change of their mean."
 
 
 def few_shot(splits: Facts) -> str:
@@ -173,56 +164,50 @@ def few_shot(splits: Facts) -> str:
     return f"{training:,} perturbed cells of it in training, {validation:,} in validation"
 
 
-def _of_predictions(summary: Facts) -> list[str]:
-    texts = []
+def _of_predictions(summary: Facts) -> Iterator[str]:
     total = summary["perturbations"]
     if unmeasured := summary.get("unmeasured_targets", 0):
-        texts.append(
+        yield (
             f"{count(unmeasured, 'predicted perturbation')} of {total:,} "
             f"{'has' if unmeasured == 1 else 'have'} a target that is not among the measured genes."
         )
     if unflagged := summary.get("unflagged_perturbations", 0):
-        texts.append(
+        yield (
             f"The model could not identify the perturbed gene of "
             f"{count(unflagged, 'predicted perturbation')} of {total:,}; "
             "its prediction there is that of an unknown perturbation."
         )
     if doubles := summary.get("doubles", 0):
-        texts.append(
-            f"{count(doubles, 'predicted perturbation')} of {total:,} name two or more genes."
-        )
+        yield f"{count(doubles, 'predicted perturbation')} of {total:,} name two or more genes."
     if clipped := summary.get("clipped_fraction", 0):
-        texts.append(
+        yield (
             f"{clipped:.2%} of the predicted values lay outside the range of log1p expression "
             "and were clipped."
         )
-    return texts
 
 
-def _of_evaluation(metrics: Facts) -> list[str]:
-    texts = []
+def _of_evaluation(metrics: Facts) -> Iterator[str]:
     total = metrics["perturbations"]
     nan = {name: n for name, n in metrics["nan_counts"].items() if n}
     if nan:
         named = ", ".join(f"{name} {n}" for name, n in nan.items())
-        texts.append(
+        yield (
             f"Some of the {total:,} perturbations have no value in a metric; means leave them "
             f"out. Number by metric: {named}."
         )
     if without := metrics.get("perturbations_without_de"):
-        texts.append(
+        yield (
             f"{without:,} of {total:,} perturbations {'has' if without == 1 else 'have'} no "
             "measured differentially expressed gene."
         )
     if failed := metrics.get("not_computed"):
-        texts.append(f"cell-eval could not compute: {', '.join(failed)}.")
+        yield f"cell-eval could not compute: {', '.join(failed)}."
     for name, why in KNOWS_NOTHING_OF.items():
         if fallbacks := metrics.get("fallbacks", {}).get(name):
-            texts.append(
+            yield (
                 f"The baseline `{name}` fell back to the mean delta for "
                 f"{count(fallbacks, 'perturbation')} of {total:,} {why}."
             )
     for part, other in ((SEEN, UNSEEN), (UNSEEN, SEEN)):
         if metrics.get(f"perturbations_{part}") == 0:
-            texts.append(f"All test perturbations were {other} in training; none was {part}.")
-    return texts
+            yield f"All test perturbations were {other} in training; none was {part}."

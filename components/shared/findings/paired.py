@@ -58,13 +58,12 @@ def signed_rank_p(differences: Floats) -> float:
         return float(wilcoxon(differences).pvalue)
     signed = np.zeros(len(differences))
     signed[changed] = ranks * np.sign(differences[changed])
-    found = permutation_test((signed,), _of_positive, permutation_type="samples", vectorized=True)
+
+    def of_positive(ranks: Floats, axis: int) -> Floats:
+        return np.asarray(np.maximum(ranks, 0).sum(axis=axis))
+
+    found = permutation_test((signed,), of_positive, permutation_type="samples", vectorized=True)
     return float(found.pvalue)
-
-
-def _of_positive(signed_ranks: Floats, axis: int) -> Floats:
-    total: Floats = np.maximum(signed_ranks, 0).sum(axis=axis)
-    return total
 
 
 def holm(p: Sequence[float] | Floats) -> Floats:

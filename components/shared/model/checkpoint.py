@@ -9,7 +9,7 @@ from torch import Tensor
 
 from components.shared.model.checkpoint_files import ARGS_FILE, CHECKPOINT_FILES, WEIGHTS_FILE
 from components.shared.model.vocabulary import VOCAB_FILE, read_vocabulary
-from components.shared.storage.documents import read_json
+from components.shared.storage.documents import read_json, said
 from components.shared.telling.errors import InputError, refusing
 
 EXTRA_FILE = "beyond_scgpt.safetensors"
@@ -99,13 +99,9 @@ def read_args(path: Path) -> dict[str, Any]:
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Return the tensors of a checkpoint, under scGPT's own names."""
-    try:
+    what = f"{path}: not a state_dict that loads with weights_only=True"
+    with refusing(Exception, what, said=said):  # a damaged file makes torch raise nearly anything
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file makes torch raise nearly anything
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
-        raise InputError(
-            f"{path}: not a state_dict that loads with weights_only=True ({reason})"
-        ) from None
     state = _unwrapped(state)
     if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
         raise InputError(f"{path}: expected a state_dict, an object of name to tensor")

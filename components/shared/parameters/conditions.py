@@ -22,9 +22,9 @@ from components.shared.parameters.stage_options import (
     SPLIT_OPTIONS,
     checked_options,
 )
-from components.shared.storage.files import SHA256, check_scheme, local_path
+from components.shared.storage.files import SHA256, check_scheme, local_path, nearest_in_parent
 from components.shared.telling.addresses import LOCAL, OURS, scheme_of
-from components.shared.telling.errors import InputError, nearest, refusing, shortlist
+from components.shared.telling.errors import InputError, refusing, shortlist
 
 PLACEHOLDER = re.compile(
     r"\byour-(bucket|file\.h5ad|line-[ab]|test-line|scgpt-folder)\b|<your[^>]*>"
@@ -60,6 +60,8 @@ def check_parameters(parameters: Mapping[str, Any]) -> None:
             parameters.get("test_line", ""),
             by_file=bool(split.get("split_file")),
         )
+        if not parameters["train_lines"]:
+            raise InputError("train_lines: is empty; expected a list of cell lines to train on")
     for name, named in _paths(parameters, split).items():
         for uri in named:
             if uri and scheme_of(uri) in LOCAL:
@@ -101,11 +103,9 @@ def check_local(uri: str, name: str) -> Path:
     try:
         if path.exists():
             return path
-        parent = path.parent
-        inside = [other.name for other in parent.iterdir()] if parent.is_dir() else []
+        hint = nearest_in_parent(path)
     except OSError as error:
         raise InputError(f"{name}={path}: is not readable ({error.strerror})") from None
-    hint = nearest(path.name, inside) if parent.is_dir() else f" (nor its folder {parent})"
     raise InputError(f"{name}={path}: no such file or folder{hint}; check the path")
 
 
@@ -119,15 +119,13 @@ def _check_checkpoint(pretrained: str) -> None:
 
 
 def check_lines(train_lines: Any, test_line: str, *, by_file: bool) -> None:
-    """Check the lines of a run that trains: names, each once, and the test line none of them.
+    """Check the lines of a run: those that train, if any, each once, the test line none of them.
 
     Raises:
         InputError: no list of names, a line given twice, or one that is trained on and tested.
     """
     if isinstance(train_lines, str) or not isinstance(train_lines, Sequence):
         raise InputError(f"train_lines: expected a list of cell lines, got {train_lines!r}")
-    if not train_lines:
-        raise InputError("train_lines: is empty; expected a list of cell lines to train on")
     for line in train_lines:
         if isinstance(line, bool) or not isinstance(line, str | int | float) or not text_of(line):
             raise InputError(
@@ -144,22 +142,17 @@ def check_lines(train_lines: Any, test_line: str, *, by_file: bool) -> None:
     if not text_of(test_line):
         raise InputError("test_line is empty; expected the cell line to predict")
     if line_key(text_of(test_line)) in map(line_key, names):
-        raise InputError(test_line_trains(text_of(test_line), alone=len(names) == 1))
-
-
-def test_line_trains(test_line: str, *, alone: bool) -> str:
-    """Return what to say where the test line is one that trains, perhaps the only one."""
-    way = (
-        "take others to train on; in one line alone, single perturbations are held out by a "
-        'split_file in split_options that lists them ([fewshot."dataset.cell_line"], test = […]), '
-        "with restrict_test_to_training false (see split's README, One line)"
-        if alone
-        else "take it out of one of them"
-    )
-    return (
-        f"test_line '{test_line}' is one of train_lines; the test line must not be trained on, "
-        f"{way}"
-    )
+        way = (
+            "take others to train on; in one line alone, single perturbations are held out by a "
+            'split_file in split_options that lists them ([fewshot."dataset.cell_line"], test = '
+            "[…]), with restrict_test_to_training false (see split's README, One line)"
+            if len(names) == 1
+            else "take it out of one of them"
+        )
+        raise InputError(
+            f"test_line '{text_of(test_line)}' is one of train_lines; the test line must not be "
+            f"trained on, {way}"
+        )
 
 
 def _paths(parameters: Mapping[str, Any], split: Mapping[str, Any]) -> dict[str, list[str]]:

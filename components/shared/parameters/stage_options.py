@@ -38,8 +38,8 @@ def checked_options(
 ) -> dict[str, Any]:
     """Return what is given in the types of its defaults; an unknown option is refused.
 
-    KFP's local runner hands whole numbers inside a dict over as floats, so 3.0 is taken for 3, and
-    a number for the text that a column may hold.
+    KFP's local runner hands whole numbers inside a dict over as floats: where text is meant, as in
+    a column, 3.0 is taken for 3.
     """
     options = {}
     for key, value in (given or {}).items():
@@ -60,8 +60,6 @@ def _as(kind: type, value: Any, where: str) -> Any:
     if kind is tuple:
         entries = value if isinstance(value, list | tuple) else [value]
         return tuple(_as(str, entry, where) for entry in entries)
-    if kind is int and isinstance(value, float) and value.is_integer():
-        return int(value)
     if kind is float and number:
         return float(value)
     if type(value) is not kind:

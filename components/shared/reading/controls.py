@@ -3,6 +3,7 @@
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from os.path import commonprefix
 from typing import Any
 
 import numpy as np
@@ -53,11 +54,7 @@ def matching(entry: str, present: Iterable[str]) -> list[str]:
 
 def pattern_of(labels: Collection[str], present: Iterable[str]) -> str:
     """Return what ``control_label`` must be to mean these labels: a pattern, or all of them."""
-    first, last = min(labels), max(labels)
-    alike = next(
-        (i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first)
-    )
-    prefix = first[:alike]
+    prefix = commonprefix(list(labels))  # noqa: RUF071  of letters, not of folders
     fits = {label for label in present if label.startswith(prefix)}
     if len(labels) > 1 and len(prefix) > 1 and fits == set(labels):
         return f"{prefix}*"
@@ -78,7 +75,7 @@ def controls_among(
     No hint proposes one of the measured ``genes``. So many cells are ``missing`` a label; where
     they are the controls, others are ``optional``. A pattern must not take genes for controls.
     """
-    found: dict[str, None] = {}
+    found: set[str] = set()
     for entry in entries_of(given, present):
         fits = matching(entry, present)
         if not fits and not optional:
@@ -90,7 +87,7 @@ def controls_among(
                 f"{where}: control label '{entry}' takes measured genes for controls "
                 f"({shortlist(taken)}); give a narrower pattern"
             )
-        found |= dict.fromkeys(fits)
+        found.update(fits)
     return frozenset(found)
 
 

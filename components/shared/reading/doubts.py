@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
 
 from components.shared.artifacts.perturbation import CONTROL, genes_of
 from components.shared.reading.controls import pattern_of
@@ -17,15 +16,6 @@ SYMBOL = r"[A-Za-z][A-Za-z0-9.\-@/()']{0,39}"
 """No symbol has an underscore."""
 ANTISENSE = r"(?:AS|OT|IT|DT|PS|HG)\d*"
 GUIDE = r"(?:sgrna|grna|guide|sg|g)?[-_ .]?(?:\d+|[acgtACGT]{15,25}|P1|P2|P1P2)(?:[-_ .].*)?"
-
-
-@dataclass(frozen=True)
-class Doubt:
-    """A label that is probably no gene."""
-
-    label: str
-    looks: str
-    """Its likely meaning."""
 
 
 def looks_of(part: str, genes: Collection[str]) -> str:
@@ -55,15 +45,17 @@ def double_of(label: str, known: Collection[str], reader: Reader) -> str:
     return ""
 
 
-def check_like_controls(names: Names, controls: Collection[str], where: str) -> None:
-    """Check that no label that looks like a control is left beside the controls."""
-    if not names.like_controls:
+def check_like_controls(
+    like_controls: Collection[str], labels: Iterable[str], controls: Collection[str], where: str
+) -> None:
+    """Check that no label that looks like a control is left beside the controls and others."""
+    if not like_controls:
         return
     said = shortlist(sorted(controls), NAMED) if controls else "cells without a label"
-    alike = [*sorted(controls), *names.like_controls]
-    every = pattern_of(alike, {*alike, *names.of})
+    alike = [*sorted(controls), *like_controls]
+    every = pattern_of(alike, {*alike, *labels})
     raise InputError(
-        f"{where}: {shortlist(names.like_controls, NAMED)} would be taken for genes, but look like "
+        f"{where}: {shortlist(like_controls, NAMED)} would be taken for genes, but look like "
         f"controls, and the controls are {said}; set control_label to all of them ('{every}'), or "
         "name those to leave out in left_out of ingest_options"
     )
@@ -77,11 +69,11 @@ def check_doubles(names: Names, reader: Reader, where: str) -> None:
     """
     if reader.separator:
         return
-    single = {name for name in names.of.values() if name and JOINT not in name}
+    single = {name for name in names.values() if name and JOINT not in name}
     marks = re.compile("|".join(map(re.escape, SEPARATORS)))
     known = reader.genes | reader.controls | {name for name in single if not marks.search(name)}
     found: dict[str, list[str]] = {}
-    for label, name in names.of.items():
+    for label, name in names.items():
         if name and name != CONTROL and name not in reader.genes:
             mark = double_of(label, known, reader)
             found.setdefault(mark, []).append(label)
@@ -99,14 +91,14 @@ def check_doubles(names: Names, reader: Reader, where: str) -> None:
         )
 
 
-def doubts_of(names: Iterable[str], genes: Collection[str]) -> tuple[list[Doubt], list[str]]:
-    """Return the names that cannot be genes, and those that can but are not measured."""
-    doubts, unmeasured = [], []
+def doubts_of(names: Iterable[str], genes: Collection[str]) -> tuple[dict[str, str], list[str]]:
+    """Return the names that cannot be genes and what they look like, and those not measured."""
+    doubts, unmeasured = {}, []
     for name in sorted(names):
         parts = [part for part in genes_of(name) if part not in genes]
         looks = next((found for part in parts if (found := looks_of(part, genes))), "")
         if looks:
-            doubts.append(Doubt(name, looks))
+            doubts[name] = looks
         elif parts:
             unmeasured.append(name)
     return doubts, unmeasured
@@ -116,11 +108,11 @@ def check_doubts(
     names: Names, genes: Collection[str], columns: Callable[[], Mapping[str, str]], where: str
 ) -> list[str]:
     """Check that most names can be genes; return what to say of those that cannot."""
-    perturbations = {name for name in names.of.values() if name and name != CONTROL}
+    perturbations = {name for name in names.values() if name and name != CONTROL}
     doubts, unmeasured = doubts_of(perturbations, genes)
     said = []
     if doubts:
-        listed = ", ".join(f"'{doubt.label}' ({doubt.looks})" for doubt in doubts[:NAMED])
+        listed = ", ".join(f"'{name}' ({looks})" for name, looks in [*doubts.items()][:NAMED])
         more = f" and {len(doubts) - NAMED} more" if len(doubts) > NAMED else ""
         text = f"{len(doubts)} of {len(perturbations)} perturbations are not genes: {listed}{more}"
         if 2 * len(doubts) > len(perturbations):

@@ -77,9 +77,7 @@ def check_is_anndata(file: Any, name: str) -> None:
     """
     if "mod" in file and hasattr(file["mod"], "keys") and "X" not in file:
         found = sorted(file["mod"])
-        first = next(
-            (m for m in found if m in ("rna", "gex", "gene")), found[0] if found else "rna"
-        )
+        first = next((m for m in found if m in ("rna", "gex", "gene")), [*found, "rna"][0])
         raise InputError(
             f"{name}: is a MuData file with modalities {shortlist(found)}; write the one with gene "
             f"expression as an h5ad: mudata.read_h5mu(file).mod['{first}'].write_h5ad('cells.h5ad')"
@@ -106,18 +104,16 @@ def check_filters(parts: Iterable[Any], name: str) -> None:
             check_filters(part.values(), name)
         elif isinstance(part, h5py.Dataset):
             plist = part.id.get_create_plist()
-            for number in range(plist.get_nfilters()):
-                _check_filter(plist.get_filter(number)[0], str(part.name).strip("/"), name)
-
-
-def _check_filter(code: int, part: str, name: str) -> None:
-    if h5py.h5z.filter_avail(code) or has_plugin(code):
-        return
-    raise InputError(
-        f"{name}: {part} is compressed with {FILTERS.get(code, 'a filter')} (HDF5 filter {code}), "
-        "which h5py lacks; the file is whole: write it again where hdf5plugin is installed, "
-        "adata.write_h5ad(file, compression='gzip'), or install hdf5plugin alongside ingest"
-    )
+            for code in (plist.get_filter(number)[0] for number in range(plist.get_nfilters())):
+                if h5py.h5z.filter_avail(code) or has_plugin(code):
+                    continue
+                raise InputError(
+                    f"{name}: {part.name.strip('/')} is compressed with "
+                    f"{FILTERS.get(code, 'a filter')} (HDF5 filter {code}), which h5py lacks; the "
+                    "file is whole: write it again where hdf5plugin is installed, "
+                    "adata.write_h5ad(file, compression='gzip'), or install hdf5plugin alongside "
+                    "ingest"
+                )
 
 
 def has_plugin(code: int) -> bool:

@@ -20,6 +20,7 @@ from components.shared.reading.doubts import (
 )
 from components.shared.reading.names import Reader, is_missing, names_of, one_name_each
 from components.shared.reading.source import Reading, Source
+from components.shared.reading.tables import Tables
 from components.shared.telling.addresses import hides
 from components.shared.telling.errors import InputError, nearest, shortlist
 
@@ -65,16 +66,13 @@ def passing(source: Source, obs_filter: Mapping[str, Any]) -> NDArray[np.bool_]:
         present = [text_of(value) for value in column.categories]
         allowed = []
         for value in wanted if isinstance(wanted, list) else [wanted]:
+            text = text_of(value)
             # 2 is also meant where the column holds 2.0, or '2'.
-            same = [
-                i
-                for i, v in enumerate(column.categories)
-                if v == value or present[i] == text_of(value)
-            ]
+            same = [i for i, v in enumerate(column.categories) if v == value or present[i] == text]
             if not same:
                 raise InputError(
                     f"{source.name}: obs_filter: no cell has '{value}' in column '{name}'"
-                    f"{nearest(text_of(value), present)} (values: {shortlist(present)})"
+                    f"{nearest(text, present)} (values: {shortlist(present)})"
                 )
             allowed += same
         kept &= np.isin(column.codes, allowed)
@@ -194,15 +192,15 @@ def _named(
 ) -> "tuple[pd.Categorical[str], list[str]]":
     """Return the perturbation of every cell, code -1 = none, and what is to be said of them."""
     where = f"{source.name}: column '{name}'"
-    names = names_of(_label_counts(column[kept]), reader)
-    check_like_controls(names, reader.controls, where)
+    names, like_controls = names_of(_label_counts(column[kept]), reader)
+    check_like_controls(like_controls, names, reader.controls, where)
     check_doubles(names, reader, where)
-    if loose := [label for label, found in names.of.items() if found and not is_bare(found)]:
+    if loose := [label for label, found in names.items() if found and not is_bare(found)]:
         raise InputError(
             f"{where}: {shortlist(loose)} is not made of gene symbols; expected a symbol, or A+B"
         )
     said = check_doubts(names, reader.genes, lambda: _columns_with_genes(source, name), where)
-    named = _merged(column, [names.of.get(str(label)) for label in column.categories])
+    named = _merged(column, [names.get(str(label)) for label in column.categories])
     if reader.missing_is_control:
         named = named if CONTROL in named.categories else named.add_categories([CONTROL])
         named[column.codes < 0] = CONTROL
@@ -216,16 +214,19 @@ def labels_of(source: Source, how: Reading) -> Labels:
     A line without control cells, and labels that are not what they would be taken for, are refused.
     """
     how = replace(how, control=as_labels(how.control))
-    given = _given(source, how)
+    raw, raw_line, raw_batch = _columns(source, how)
+    own, control = how.perturbation_column, how.control
+    if own.startswith("="):
+        control = _control_of_all(source, own, control)
     passed = passing(source, how.obs_filter)
-    perturbation, line = _as_text(given.perturbation), _as_text(given.line)
-    reader = _reader(source, how, given.control, perturbation)
+    perturbation, line = _as_text(raw), _as_text(raw_line)
+    reader = _reader(source, how, control, perturbation)
     if not passed.any():
         raise InputError(
             f"{source.name}: no cell is left of {len(passed)}; loosen obs_filter "
             f"({dict(how.obs_filter)})"
         )
-    named, said = _named(source, perturbation, passed, reader, how.perturbation_column)
+    named, said = _named(source, perturbation, passed, reader, own)
     lines = _line_names(_label_counts(line[passed]))
     line_named = _merged(line, [lines.get(str(label)) for label in line.categories])
     labelled = (named.codes >= 0) & (line_named.codes >= 0)
@@ -233,18 +234,18 @@ def labels_of(source: Source, how: Reading) -> Labels:
     if not kept.any():
         raise InputError(
             f"{source.name}: no cell is left of {len(kept)} that has a perturbation and a line; "
-            f"check '{how.perturbation_column}', '{how.cell_line_column}' and obs_filter"
+            f"check '{own}', '{how.cell_line_column}' and obs_filter"
         )
     obs = pd.DataFrame(index=source.cells[kept])
     obs["perturbation"] = named[kept].remove_unused_categories()
     obs["cell_line"] = line_named[kept].remove_unused_categories()
     obs["is_control"] = (obs["perturbation"] == CONTROL).to_numpy()
-    if given.batch is not None:
-        obs["batch"] = pd.Categorical(_as_text(given.batch[kept]).astype(object).astype(str))
+    if raw_batch is not None:
+        obs["batch"] = pd.Categorical(_as_text(raw_batch[kept]).astype(object).astype(str))
     _check_controls(source, obs)
     spellings = {
-        "perturbation": _other_spellings(given.perturbation[kept], obs["perturbation"].array),
-        "cell_line": _other_spellings(given.line[kept], obs["cell_line"].array),
+        "perturbation": _other_spellings(raw[kept], obs["perturbation"].array),
+        "cell_line": _other_spellings(raw_line[kept], obs["cell_line"].array),
     }
     dropped = _label_counts(perturbation[passed & (named.codes < 0)])
     facts = {
@@ -259,32 +260,23 @@ def labels_of(source: Source, how: Reading) -> Labels:
     return Labels(kept, obs, facts, spellings, [*said, *_told(spellings, dropped)])
 
 
-@dataclass(frozen=True)
-class _Given:
-    """What a source itself says of its cells, one entry a cell."""
+def _columns(
+    source: Source, how: Reading
+) -> "tuple[pd.Series[Any], pd.Series[Any], pd.Series[Any] | None]":
+    """Return what a source itself says of each cell's perturbation, line and batch.
 
-    perturbation: "pd.Series[Any]"
-    line: "pd.Series[Any]"
-    batch: "pd.Series[Any] | None"
-    control: str | Sequence[str]
-    """What controls are called."""
-
-
-def _given(source: Source, how: Reading) -> _Given:
-    """Read the columns that are named; their texts are checked for what no name has."""
-    own, of_line, control = how.perturbation_column, how.cell_line_column, how.control
-    hint = f"'={_said(control)}' if all are controls"
+    The texts are checked for what no name has.
+    """
+    own, of_line, batch = how.perturbation_column, how.cell_line_column, how.batch_column
+    hint = f"'={_said(how.control)}' if all are controls"
     raw = _column_or_name(source, own, "perturbation_column", hint)
     hint = "'=jurkat' if all cells are of one line"
     raw_line = _column_or_name(source, of_line, "cell_line_column", hint)
-    if own.startswith("="):
-        control = _control_of_all(source, own, control)
-    read, batch = {own: raw, of_line: raw_line}, None
-    if how.batch_column:
-        batch = read[how.batch_column] = column_of(source, how.batch_column, "batch_column")
-    for name, column in read.items():
-        _check_seen(pd.Categorical(column).categories, f"{source.name}: column '{name}'")
-    return _Given(raw, raw_line, batch, control)
+    raw_batch = column_of(source, batch, "batch_column") if batch else None
+    for name, column in ((own, raw), (of_line, raw_line), (batch, raw_batch)):
+        if column is not None:
+            _check_seen(pd.Categorical(column).categories, f"{source.name}: column '{name}'")
+    return raw, raw_line, raw_batch
 
 
 def _said(control: str | Sequence[str]) -> str:
@@ -363,12 +355,8 @@ def _told(
     return said
 
 
-def check_names(
-    source: Source, cells: "pd.Index[str]", where: str = "the var index", hint: str = ""
-) -> None:
+def check_names(source: Source, cells: "pd.Index[str]") -> None:
     """Check that genes are symbols and that no gene, and no kept cell, is there twice.
-
-    ``where`` says where the genes' names come from, ``hint`` where symbols may be.
 
     Raises:
         InputError: duplicates (some are named), Ensembl ids or numbers instead of symbols.
@@ -386,9 +374,12 @@ def check_names(
             )
     for pattern, what in ((ENSEMBL, "Ensembl ids"), (r"\d+", "numbers")):
         if genes.str.fullmatch(pattern).mean() > 0.5:
+            where, hint = "the var index", ""
+            if isinstance(source, Tables):
+                where, hint = source.genes_said, f", {source.symbols_hint()}"
             raise InputError(
                 f"{source.name}: {where} holds {what} such as '{genes[0]}'; expected gene symbols"
-                f"{f', {hint}' if hint else ''}"
+                f"{hint}"
             )
 
 

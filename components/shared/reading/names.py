@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 from components.shared.artifacts.perturbation import CONTROL, genes_of
@@ -105,23 +105,16 @@ class Reader:
     def is_control(self, label: str) -> bool:
         """Return whether a label without genes is one of the controls', or missing as they are."""
         parts = self.parts(label)
-        if label in self.controls or (self.missing_is_control and all(map(is_missing, parts))):
-            return True
-        return any(part in self.controls for part in parts)
+        missing = self.missing_is_control and all(map(is_missing, parts))
+        return missing or any(part in self.controls for part in parts)
 
 
-@dataclass(frozen=True)
-class Names:
-    """The names of the labels of a column."""
-
-    of: dict[str, str | None]
-    """Label to name; None: its cells are left out."""
-    like_controls: list[str] = field(default_factory=list)
-    """Labels without a gene that are not the controls'."""
+Names = Mapping[str, str | None]
+"""Label to name; None: its cells are left out."""
 
 
-def names_of(counts: Mapping[str, int], reader: Reader) -> Names:
-    """Return the names of labels."""
+def names_of(counts: Mapping[str, int], reader: Reader) -> tuple[Names, list[str]]:
+    """Return the names of labels, and the labels without a gene that are not the controls'."""
     read = {label: reader.genes_of(label) for label in counts}
     spelling = _spellings(read, counts, reader.genes)
     names: dict[str, str | None] = {}
@@ -133,7 +126,7 @@ def names_of(counts: Mapping[str, int], reader: Reader) -> Names:
             names[label] = None if genes is None else CONTROL
         else:
             like_controls.append(label)
-    return Names(names, like_controls)
+    return names, like_controls
 
 
 def _spellings(

@@ -23,12 +23,16 @@ KINDS: dict[str, tuple[tuple[type, ...], str]] = {
 """Types of options that are not text alone."""
 
 
-def readings(dataset: str | Sequence[Any], common: Reading) -> list[tuple[str, Reading]]:
-    """Return each file of a `dataset` and how it is read; what it does not say is ``common``.
+def readings(dataset: str | Sequence[Any], given: Mapping[str, Any]) -> list[tuple[str, Reading]]:
+    """Return each file of a `dataset` and how it is read.
+
+    What it does not say is as ``given``, by the fields of a `Reading`; others in it are left.
 
     Raises:
         InputError: not a list of files, or an option that a file cannot have.
     """
+    how = {name: given[name] for name in OPTIONS.values()}
+    common = Reading(**how | {"obs_filter": given["obs_filter"] or {}})
     found = []
     for entry in entries(dataset):
         uri = entry.pop(FILE)

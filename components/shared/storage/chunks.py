@@ -29,8 +29,8 @@ def download(uri: str, folder: Path) -> Path:
     bucket = open_bucket(uri)
     with bucket.errors(uri):
         source = bucket.source(split_uri(uri)[1])
-        if _is_at(target, source):
-            return target
+        if target.is_file() and target.stat().st_size == source.size and not source.damage(target):
+            return target  # an earlier call downloaded this very content
     part = _Part(source, target)
     check_space(folder, source.size - part.size, uri)
     part.begin()
@@ -53,12 +53,6 @@ def download(uri: str, folder: Path) -> Path:
         raise InputError(f"{uri}: {damage}; the transfer was damaged, run it again")
     part.finish(target)
     return target
-
-
-def _is_at(target: Path, source: Source) -> bool:
-    """Return whether an earlier call downloaded the very content of an object."""
-    same_size = target.is_file() and target.stat().st_size == source.size
-    return same_size and not source.damage(target)
 
 
 class _Part:

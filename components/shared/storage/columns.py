@@ -1,6 +1,6 @@
 """Columns of text from csv, tsv and parquet files, which may be gzipped where they are text."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -9,7 +9,7 @@ import pyarrow.csv as pc
 import pyarrow.parquet as pq
 
 from components.shared.storage.documents import said
-from components.shared.storage.parquet import MOST_ROWS, opened_parquet
+from components.shared.storage.parquet import MOST_ROWS, is_text_type, opened_parquet
 from components.shared.telling.errors import InputError, nearest, refusing, shortlist
 
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
@@ -33,20 +33,21 @@ def read_columns(
     ending = path.suffix.lower()
     with refusing(FAULTS, f"{name}: not readable as {ending}", said=said):
         if ending == ".parquet":
-            found, blocks = opened_parquet(path, name, ending).schema_arrow.names, _parquet
+            found = opened_parquet(path, name, ending).schema_arrow.names
         else:
-            found, blocks = _text_names(path, name), _text
+            found = _text(path, name).schema.names
         _check_columns(found, name, wanted)
         others = [column for column in optional if column in found and column not in wanted]
         _check_columns(found, name, tuple(others))
         columns = [*wanted, *others]
-        table = _bounded(blocks(path, columns), name)
-        if ending != ".parquet":
+        if ending == ".parquet":
+            table = _bounded(_parquet(path, columns), name)
+        else:
+            table = _bounded(_text(path, name, columns), name)
             _check_lines(path, name, table.num_rows)
-    trimmed = (compute.utf8_trim_whitespace(table.column(column)) for column in columns)
     return {
-        column: fields.fill_null("").to_pylist()
-        for column, fields in zip(columns, trimmed, strict=True)
+        column: compute.utf8_trim_whitespace(table.column(column)).fill_null("").to_pylist()
+        for column in columns
     }
 
 
@@ -63,20 +64,16 @@ def _check_columns(found: list[str], name: str, wanted: tuple[str, ...]) -> None
             )
 
 
-def _text_names(path: Path, name: str) -> list[str]:
-    with pc.open_csv(_stream(path, name), parse_options=_delimiter(path)) as reader:
-        return list(reader.schema.names)
-
-
-def _text(path: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
+def _text(path: Path, name: str, columns: Sequence[str] = ()) -> pc.CSVStreamingReader:
+    """Return a reader of the rows, of ``columns`` as text; of all as they are if it names none."""
+    stream = _stream(path, name)
     convert = pc.ConvertOptions(
         include_columns=columns,
         column_types={column: pa.string() for column in columns},
         strings_can_be_null=False,
     )
-    yield from pc.open_csv(
-        _stream(path, ""), parse_options=_delimiter(path), convert_options=convert
-    )
+    parse = pc.ParseOptions(delimiter=DELIMITERS[_ending(path)])
+    return pc.open_csv(stream, parse_options=parse, convert_options=convert)
 
 
 def _check_lines(path: Path, name: str, rows: int) -> None:
@@ -100,10 +97,6 @@ def _ending(path: Path) -> str:
     return Path(path.name.lower().removesuffix(".gz")).suffix
 
 
-def _delimiter(path: Path) -> pc.ParseOptions:
-    return pc.ParseOptions(delimiter=DELIMITERS[_ending(path)])
-
-
 def _stream(path: Path, name: str) -> pa.NativeFile:
     if _ending(path) not in DELIMITERS:
         raise InputError(
@@ -118,15 +111,14 @@ def _parquet(path: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
         # By name, since a file's columns come in the file's order; a cast refuses what is no text.
         for column in columns:
             kind = batch.schema.field(column).type
-            kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-            if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+            if not is_text_type(kind):
                 raise ValueError(f"column '{column}' is {kind}, expected text")
         yield pa.RecordBatch.from_arrays(
             [batch.column(column).cast(pa.string()) for column in columns], schema=schema
         )
 
 
-def _bounded(batches: Iterator[pa.RecordBatch], name: str) -> pa.Table:
+def _bounded(batches: Iterable[pa.RecordBatch], name: str) -> pa.Table:
     kept: list[pa.RecordBatch] = []
     rows = size = 0
     for batch in batches:

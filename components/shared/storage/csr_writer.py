@@ -21,34 +21,20 @@ class CsrWriter:
     def __init__(self, file: h5py.File, n_genes: int) -> None:
         """Start `X` with ``n_genes`` columns and no row."""
         self.file = file
-        self.n_genes = n_genes
-        self.rows = 0
-        self.entries = 0
-        self.group = file.create_group("X")
-        self.group.attrs["encoding-type"] = "csr_matrix"
-        self.group.attrs["encoding-version"] = "0.1.0"
-        self.group.attrs["shape"] = np.array([0, n_genes], dtype=np.int64)
-        for name, dtype, size in (("data", "<f4", 0), ("indices", "<i4", 0), ("indptr", "<i8", 1)):
-            self.group.create_dataset(
-                name,
-                shape=(size,),
-                maxshape=(None,),
-                dtype=dtype,
-                chunks=(CHUNK,),
-                compression=COMPRESSION,
-            )
+        stored = {"chunks": (CHUNK,), "compression": COMPRESSION, "indptr_dtype": np.int64}
+        none = csr_matrix((0, n_genes), dtype=np.float32)
+        anndata.io.write_elem(file, "X", none, dataset_kwargs=stored)
+        # Cached, all row ends would be read at each block.
+        self.x = anndata.io.sparse_dataset(file["X"], should_cache_indptr=False)
 
     def append(self, block: csr_matrix) -> None:
         """Add rows; ``block`` is CSR float32 [rows, genes] with sorted indices."""
-        rows, entries = block.shape[0], len(block.data)
-        for name, values in (("data", block.data), ("indices", block.indices)):
-            self.group[name].resize((self.entries + entries,))
-            self.group[name][self.entries :] = values
-        self.group["indptr"].resize((self.rows + rows + 1,))
-        self.group["indptr"][self.rows + 1 :] = block.indptr[1:].astype(np.int64) + self.entries
-        self.rows += rows
-        self.entries += entries
-        self.group.attrs["shape"] = np.array([self.rows, self.n_genes], dtype=np.int64)
+        self.x.append(block)
+
+    @property
+    def filled(self) -> float:
+        """Share of the values so far that are stored, and so are not 0."""
+        return len(self.x.group["data"]) / max(1, np.prod(self.x.shape))
 
     def finish(self, obs: pd.DataFrame, genes: list[str], uns: dict[str, Any]) -> None:
         """Write the marks anndata looks for, obs, var (index = ``genes``) and uns."""

@@ -133,3 +133,8 @@ def _entries(found: dict[str, Any], shape: dict[Any, Shape]) -> Iterator[tuple[s
 def said(error: BaseException) -> str:
     """Return the first line of what a library says, shortened."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+
+
+def kind_and_said(error: BaseException) -> str:
+    """Return the kind of an error too, of a library that stumbles on a damaged file anywhere."""
+    return f"{type(error).__name__}: {said(error)}"

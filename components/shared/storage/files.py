@@ -9,7 +9,7 @@ again.
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit, urlunsplit
 
@@ -104,7 +104,7 @@ def fetch_folder(uri: str, folder: Path, names: Sequence[str]) -> Path:
         if path.is_file():
             raise InputError(f"{path}: is a file; give the folder that holds {', '.join(names)}")
         if not path.is_dir():
-            raise InputError(f"{path}: no such folder{_nearest_in_parent(path)}; check the path")
+            raise InputError(f"{path}: no such folder{nearest_in_parent(path)}; check the path")
         for name in names:
             _check_local_file(path / name)
         return path
@@ -159,7 +159,7 @@ def _check_local_file(path: Path) -> None:
         if path.is_dir():
             raise InputError(f"{path}: is a folder; expected a file")
         if not path.is_file():
-            raise InputError(f"{path}: no such file{_nearest_in_parent(path)}; check the path")
+            raise InputError(f"{path}: no such file{nearest_in_parent(path)}; check the path")
         may_read = os.access(path, os.R_OK)
     except PermissionError:
         may_read = False
@@ -169,7 +169,8 @@ def _check_local_file(path: Path) -> None:
         )
 
 
-def _nearest_in_parent(path: Path) -> str:
+def nearest_in_parent(path: Path) -> str:
+    """Say which name in the folder of a path that is not there is most like it."""
     parent = path.parent
     if not parent.is_dir():
         return f" (nor its folder {parent})"
@@ -211,13 +212,6 @@ def download_by_scheme(scheme: str, uri: str, folder: Path, sha256: str) -> Path
     from components.shared.storage import http as storage_http
 
     target = folder / local_name(urlsplit(uri).path, uri)
-    if not (sha256 and _is(target, sha256)):
+    if not (sha256 and target.is_file() and sha256_of(target) == sha256):  # downloaded before
         storage_http.download(uri, target)
     return target
-
-
-def _is(path: Path, sha256: str) -> bool:
-    """Return whether the file was downloaded before."""
-    with suppress(OSError):
-        return sha256_of(path) == sha256
-    return False

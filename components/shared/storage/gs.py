@@ -82,10 +82,9 @@ class Bucket:
 
     def _nearest(self, name: str) -> str:
         """Return the name in the same folder most like ``name``; a missing bucket raises."""
-        folder = name.rpartition("/")[0]
-        prefix = f"{folder}/" if folder else ""
+        folder = name[: name.rfind("/") + 1]
         others = self._bucket.list_blobs(
-            prefix=prefix, delimiter="/", max_results=1000, retry=RETRY
+            prefix=folder, delimiter="/", max_results=1000, retry=RETRY
         )
         return nearest(name, [other.name for other in others])
 

@@ -1,6 +1,8 @@
 """HDF5 files of strangers: nothing outside the file is read, and no more than it can hold."""
 
 from collections.abc import Collection
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import h5py
@@ -26,32 +28,24 @@ LARGEST_CHUNK = 2**30
 """Bytes of a chunk, which is always unpacked as a whole."""
 FAULTS = (OSError, KeyError, ValueError, RuntimeError)
 """Errors that h5py raises for a damaged file."""
-DAMAGE = (*FAULTS, IndexError, TypeError, AttributeError, OverflowError)
+DAMAGE = (*FAULTS, IndexError, TypeError, AttributeError, OverflowError, IORegistryError)
 """Errors that anndata raises where parts of a file do not fit each other."""
 DAMAGED = "; the file is damaged, fetch it again"
-ANNDATA_DAMAGE = (*DAMAGE, IORegistryError)
-"""Errors that reading one part with anndata raises."""
 PLAIN = "write it again with anndata, adata.write_h5ad(file), where all of it is at hand"
 
 
 def opened_hdf5(path: Any, name: str, unread: Collection[str] = ()) -> h5py.File:
     """Return an HDF5 file (a path or an open file) for reading, known to be whole within itself."""
-    try:
+    if isinstance(path, Path) and not path.exists():
+        raise InputError(f"{name}: no such file")
+    again = "; fetch it again"
+    with refusing(OSError, f"{name}: cannot be opened, truncated or damaged", again):
         file = h5py.File(path, "r")
-    except FileNotFoundError:
-        raise InputError(f"{name}: no such file") from None
-    except OSError as error:
-        raise InputError(
-            f"{name}: cannot be opened, truncated or damaged ({error}); fetch it again"
-        ) from None
-    try:
-        check_contained(file, name, unread)
-    except FAULTS as error:
-        file.close()
-        raise InputError(f"{name}: is damaged ({error}); fetch it again") from None
-    except BaseException:
-        file.close()
-        raise
+    with ExitStack() as unless_whole:
+        unless_whole.enter_context(file)
+        with refusing(FAULTS, f"{name}: is damaged", again):
+            check_contained(file, name, unread)
+        unless_whole.pop_all()
     return file
 
 
@@ -81,7 +75,10 @@ def check_contained(file: h5py.File, name: str, unread: Collection[str] = ()) ->
         for key in group:
             where = f"{at}/{key}" if at else key
             _check_link(file, group, key, f"{name}: {where}")
-            part = None if not at and key in unread else _part(group, key, f"{name}: {where}")
+            if not at and key in unread:
+                continue
+            with refusing(FAULTS, f"{name}: {where} cannot be read", DAMAGED):
+                part = group[key]
             if isinstance(part, h5py.Group):
                 groups.append((part, where, depth + 1))
             elif isinstance(part, h5py.Dataset):
@@ -90,11 +87,6 @@ def check_contained(file: h5py.File, name: str, unread: Collection[str] = ()) ->
 
 def _address(part: Any) -> Any:
     return h5py.h5o.get_info(part.id).addr
-
-
-def _part(group: h5py.Group, key: str, where: str) -> Any:
-    with refusing(FAULTS, f"{where} cannot be read", DAMAGED):
-        return group[key]
 
 
 def _check_link(file: h5py.File, group: h5py.Group, key: str, where: str) -> None:
@@ -153,7 +145,7 @@ def read_part(file: h5py.File, key: str, name: str, hint: str) -> Any:
     """Return what anndata reads of a part of a file, called ``name``, or refuse a damaged one."""
     if key not in file:
         raise InputError(f"{name}: has no {key}; {hint}")
-    with refusing(ANNDATA_DAMAGE, f"{name}: {key} cannot be read", f"; {hint}", said):
+    with refusing(DAMAGE, f"{name}: {key} cannot be read", f"; {hint}", said):
         return read_elem(file[key])
 
 
@@ -193,14 +185,19 @@ def check_csr(group: Any, shape: tuple[int, int], name: str, hint: str) -> None:
     kinds = [group[part].dtype.kind for part in parts]
     if kinds[0] != "f" or not set(kinds[1:]) <= {"i", "u"}:
         raise InputError(f"{name} does not hold numbers; {hint}")
-    indptr = group["indptr"][:]
-    entries = min(len(group["data"]), len(group["indices"]))
-    sound = len(indptr) == shape[0] + 1 and not indptr[0] and indptr[-1] <= entries
-    if not sound or (np.diff(indptr.astype(np.int64)) < 0).any():
+    if not ends_fit(group, shape[0]):
         raise InputError(f"{name}: indptr does not fit its data and {shape[0]} rows; {hint}")
     if np.array_equal(group.attrs.get("shape"), shape):
         return
     raise InputError(f"{name} is not {shape[0]} x {shape[1]}, as obs and var are; {hint}")
+
+
+def ends_fit(group: Any, length: int) -> bool:
+    """Return whether a sparse matrix says where each of its ``length`` rows, or columns, ends."""
+    indptr = group["indptr"][:].astype(np.int64)
+    entries = min(group["data"].shape[0], group["indices"].shape[0])
+    sound = len(indptr) == length + 1 and not indptr[0] and indptr[-1] <= entries
+    return sound and bool((np.diff(indptr) >= 0).all())
 
 
 def check_columns(block: csr_matrix, name: str, hint: str) -> csr_matrix:

@@ -2,7 +2,6 @@
 
 import hashlib
 import re
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,7 +29,7 @@ from components.shared.storage.downloads import check_remote_path, check_space, 
 from components.shared.storage.proxies import HTTPX, check_proxy, through
 from components.shared.storage.retries import PASSING, PassingError, asked_wait
 from components.shared.telling.errors import InputError, say
-from components.shared.telling.progress import SECONDS_BETWEEN_LINES, Lines
+from components.shared.telling.progress import as_lines
 
 KINDS = {"datasets": "dataset", "models": "model"}
 FORM = "expected hf://datasets/<owner>/<name>/<file>[@revision] or hf://models/…"
@@ -49,14 +48,7 @@ class _Bar(tqdm):
     """The library's own bar, in lines of its own off a terminal as in `progress.bar`."""
 
     def __init__(self, *args: Any, name: str = "", **kwargs: Any) -> None:
-        if not sys.stderr.isatty():
-            kwargs |= {
-                "file": Lines(),
-                "mininterval": SECONDS_BETWEEN_LINES,
-                "ncols": 100,
-                "ascii": True,
-            }
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, **(kwargs | as_lines(columns=100)))
 
 
 def split_uri(uri: str) -> tuple[str, str, str, str | None]:

@@ -32,30 +32,29 @@ def check_proxy(url: str, where: str, needs: tuple[str, str]) -> None:
     Raises:
         InputError: it is a SOCKS proxy, and its package is not installed.
     """
-    proxy = proxy_of(url)
-    if not proxy.lower().startswith("socks") or find_spec(needs[0]) is not None:
-        return
-    raise InputError(
-        f"{where}: the proxy {_bare(proxy)} of the environment ({_variable(url, proxy)}) is SOCKS, "
-        f"which needs the package {needs[1]}; install it (pip install {needs[1]}), or name an HTTP "
-        "proxy"
-    )
+    if (socks := _socks(url)) and find_spec(needs[0]) is None:
+        raise InputError(
+            f"{where}: {socks}, which needs the package {needs[1]}; install it "
+            f"(pip install {needs[1]}), or name an HTTP proxy"
+        )
 
 
 def check_no_socks(url: str, where: str) -> None:
     """Check that the proxy for ``url`` is none of SOCKS, for a client that cannot use one."""
-    proxy = proxy_of(url)
-    if proxy.lower().startswith("socks"):
+    if socks := _socks(url):
         raise InputError(
-            f"{where}: the proxy {_bare(proxy)} of the environment ({_variable(url, proxy)}) is "
-            "SOCKS, which the client of S3 cannot use; name an HTTP proxy, or the store's host in "
-            "no_proxy"
+            f"{where}: {socks}, which the client of S3 cannot use; name an HTTP proxy, or the "
+            "store's host in no_proxy"
         )
 
 
-def _variable(url: str, proxy: str) -> str:
-    scheme = urlsplit(url).scheme.lower()
-    return f"{scheme}_proxy" if getproxies().get(scheme) == proxy else "all_proxy"
+def _socks(url: str) -> str:
+    """Say which proxy for ``url`` is one of SOCKS, and where it is named; empty for none."""
+    proxy, scheme = proxy_of(url), urlsplit(url).scheme.lower()
+    if not proxy.lower().startswith("socks"):
+        return ""
+    variable = f"{scheme}_proxy" if getproxies().get(scheme) == proxy else "all_proxy"
+    return f"the proxy {_bare(proxy)} of the environment ({variable}) is SOCKS"
 
 
 def _bare(proxy: str) -> str:

@@ -45,7 +45,6 @@ class Ranged(AbstractBufferedFile):  # type: ignore[misc]
         )
         self.fault = ""
         """Why a piece did not come, which HDF5 only calls a damaged file; empty = all came."""
-        self.fetched = 0
 
     def _fetch_range(self, start: int, end: int) -> bytes:
         try:
@@ -57,7 +56,6 @@ class Ranged(AbstractBufferedFile):  # type: ignore[misc]
         except (UnreadError, InputError, OSError) as error:
             self.fault = self.fault or str(error)
             raise OSError(self.fault) from None
-        self.fetched += len(piece)
         return piece
 
 

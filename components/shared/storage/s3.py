@@ -365,10 +365,8 @@ class Bucket:
 
     def _nearest(self, name: str) -> str:
         """Return the name in the same folder most like ``name``; a missing bucket raises."""
-        folder = name.rpartition("/")[0]
-        page = self._call(
-            "list_objects_v2", Prefix=f"{folder}/" if folder else "", Delimiter="/", MaxKeys=1000
-        )
+        folder = name[: name.rfind("/") + 1]
+        page = self._call("list_objects_v2", Prefix=folder, Delimiter="/", MaxKeys=1000)
         return nearest(name, [item["Key"] for item in page.get("Contents", [])])
 
 

@@ -39,21 +39,19 @@ class Silent:
         """Do nothing."""
 
 
+def as_lines(columns: int) -> dict[str, Any]:
+    """Return the options by which a tqdm bar prints lines of so many columns off a terminal."""
+    if sys.stderr.isatty():
+        return {}
+    own = {"file": Lines(), "mininterval": SECONDS_BETWEEN_LINES}
+    return own | {"ncols": columns, "ascii": True}
+
+
 def bar(*, total: int, what: str, unit: str) -> Any:
     """Return a tqdm bar (rate, time left) for ``total`` units; it prints lines off a terminal."""
     try:
         from tqdm import tqdm
     except ImportError:
         return Silent()
-    if sys.stderr.isatty():
-        return tqdm(total=total, desc=what, unit=unit, unit_scale=True)
-    return tqdm(
-        total=total,
-        desc=what,
-        unit=unit,
-        unit_scale=True,
-        file=Lines(),
-        mininterval=SECONDS_BETWEEN_LINES,
-        ncols=76,  # with the indent of a task, a terminal's 80
-        ascii=True,
-    )
+    # 76 are with the indent of a task a terminal's 80.
+    return tqdm(total=total, desc=what, unit=unit, unit_scale=True, **as_lines(columns=76))

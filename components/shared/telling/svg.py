@@ -62,18 +62,14 @@ class Plot:
     def __init__(self, height: float) -> None:
         self.figure = Figure(figsize=(WIDTH, height), facecolor="none", layout="constrained")
         self.axes: Axes = self.figure.add_subplot()
-        self._names: list[str] = []
+        self.names: list[str] = []
 
     def name(self, points: PathCollection, names: Iterable[Any]) -> None:
         """Give each point a name that is shown when it is pointed at; they must be vector."""
-        first = len(self._names)
-        self._names += map(str, names)
+        first = len(self.names)
+        self.names += map(str, names)
         # matplotlib knows no titles, but it puts each point that has an address into a link.
-        points.set_urls([f"{POINT}{number}" for number in range(first, len(self._names))])
-
-    def draw(self) -> None:
-        """Make the `svg` of what the axes hold."""
-        self.svg = _titled(_inline(self.figure), self._names)
+        points.set_urls([f"{POINT}{number}" for number in range(first, len(self.names))])
 
 
 @contextmanager
@@ -82,7 +78,7 @@ def plot(height: float) -> Iterator[Plot]:
     with rc_context(STYLE):
         drawn = Plot(height)
         yield drawn
-        drawn.draw()
+        drawn.svg = _titled(_inline(drawn.figure), drawn.names)
 
 
 def _inline(figure: Figure) -> str:

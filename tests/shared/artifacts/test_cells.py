@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from components.shared.artifacts.cells import Cells
 from components.shared.artifacts.perturbation import CONTROL, genes_of
-from components.shared.reading.matrices import read_part
+from components.shared.reading.tables import read_part
 from components.shared.storage.hdf5 import read_frame
 from components.shared.telling.errors import InputError
 from tests.helpers import cells_artifact, screen

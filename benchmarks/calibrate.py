@@ -1,8 +1,8 @@
 """Compute the few numbers the generator needs from tables of real baseline expression.
 
-Run once, by hand; what it writes is checked in beside it:
+Run once, by hand; what it writes is checked in beside the generator:
 
-    python -m components.ingest.generator.calibrate EXPRESSION_FOLDER GENE2GO.parquet CELLS.h5ad
+    python -m benchmarks.calibrate EXPRESSION_FOLDER GENE2GO.parquet CELLS.h5ad
 
 `EXPRESSION_FOLDER` holds one parquet a cell type with columns `response_id` (Ensembl gene),
 `relative_expression` (share of a cell's molecules) and `expression_size` (negative-binomial size),
@@ -23,9 +23,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from components.ingest.generator.real import FOLDER
 from components.shared.model.vocabulary import packaged_vocabulary
 
-HERE = Path(__file__).parent
 GENES = 9000
 """Symbols kept, the most expressed ones."""
 FLOOR = 5e-8
@@ -112,10 +112,10 @@ def calibrate(folder: Path, gene2go: Path, cells: Path) -> tuple[dict[str, Any],
 
 
 def main() -> None:
-    """Write both files beside this module."""
+    """Write both files beside the generator."""
     calibration, symbols = calibrate(*(Path(argument) for argument in sys.argv[1:4]))
-    (HERE / "calibration.json").write_text(json.dumps(calibration, indent=1) + "\n")
-    (HERE / "gene_symbols.txt").write_text("\n".join(symbols) + "\n")
+    (FOLDER / "calibration.json").write_text(json.dumps(calibration, indent=1) + "\n")
+    (FOLDER / "gene_symbols.txt").write_text("\n".join(symbols) + "\n")
 
 
 if __name__ == "__main__":
