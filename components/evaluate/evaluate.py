@@ -262,7 +262,7 @@ def _write(
                 effects.control,
                 effects.change(),
                 measured["measured_change"],
-                measured["fdr"] if effects.measured else None,
+                measured["fdr"],
                 effects.training,
             )
             write_explorer(explored, origin, folder / evaluation.EXPLORER_FILE)

@@ -196,7 +196,7 @@ def test_nothing_measured_means_no_word_of_it(tmp_path: Path) -> None:
     table = explored.perturbations.drop(columns="pearson_delta").assign(measured_cells=0)
     nothing = np.full_like(explored.measured, np.nan)
     page, kept = written(
-        replace(explored, perturbations=table, measured=nothing, fdr=None), tmp_path
+        replace(explored, perturbations=table, measured=nothing, fdr=nothing), tmp_path
     )
     assert page.facts["lines"] == ["line0", "line1"] and not page.facts["testMeasured"]
     text = (tmp_path / "explorer.html").read_text()

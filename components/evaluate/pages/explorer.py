@@ -59,8 +59,8 @@ class Explored:
     """Predicted, against that mean, [perturbations, genes]."""
     measured: NDArray[np.floating]
     """Measured in the test line, [perturbations, genes]; rows of NaN where it was not."""
-    fdr: NDArray[np.floating] | None
-    """Of the rank test on the measured cells, like `measured`; None = not tested."""
+    fdr: NDArray[np.floating]
+    """Of the rank test on the measured cells, like `measured`."""
     training: TrainingEffects
     """Each training line's own changes, of genes in any order."""
 
@@ -82,7 +82,7 @@ def write_explorer(explored: Explored, origin: Origin, file: Path) -> dict[str, 
     gene), `rounded` (number of rounded predicted changes), `error` (the most that one differs) and
     `measured_left_out` (measured changes that it has not).
     """
-    small = compact.compact(explored.change, _lines(explored), _fdr(explored))
+    small = compact.compact(explored.change, _lines(explored), _at(explored.fdr))
     kept = {
         "genes_kept": small.genes.index.shape[1],
         "perturbations_kept": small.perturbations.index.shape[1],
@@ -156,12 +156,6 @@ def _lines(explored: Explored) -> list[Pairs]:
     return [*lines, _at(explored.measured)] if explored.any_measured else lines
 
 
-def _fdr(explored: Explored) -> Pairs:
-    if explored.fdr is None:
-        return lambda rows, _: np.full(rows.shape, np.nan)
-    return _at(explored.fdr)
-
-
 def _at(values: NDArray[np.floating]) -> Pairs:
     return lambda rows, columns: values[rows, columns]
 
@@ -223,7 +217,7 @@ def _facts(explored: Explored, rows: list[dict[str, Any]]) -> dict[str, Any]:
         "testLine": visible(explored.test_line),
         "lines": [*lines, visible(explored.test_line)] if explored.any_measured else lines,
         "testMeasured": explored.any_measured,
-        "tested": explored.fdr is not None,
+        "tested": bool(np.isfinite(explored.fdr).any()),
         "genes": [visible(gene) for gene in explored.genes],
         "control": [_plain(float(value)) for value in explored.control],
         "columns": list(rows[0]) if rows else [],

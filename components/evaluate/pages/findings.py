@@ -93,14 +93,18 @@ class Findings:
     @cached_property
     def numbers(self) -> dict[str, Any]:
         """Content of `metrics.json`; every number is finite or None."""
-        columns = self.model.table.columns
+        columns, calibrated = self.model.table.columns, self.calibrated or Calibrated({}, {}, {})
         return metrics_json(self.summary, self.strata, self.groups, self.comparisons) | {
             "not_computed": self.model.not_computed,
             "perturbations_without_de": int((self.de_genes == 0).sum()),
             "fallbacks": {name: len(labels) for name, labels in self.fallbacks.items()},
             CELLS_KIND: self.kind,
             "metrics_of": {what: names_of(what, columns) for what in (MEANS, CELLS)},
-            "calibrated": self._calibrated(),
+            "calibrated": {
+                "scores": _finite(calibrated.scores),
+                "raw": _finite(calibrated.raw),
+                "without_scale": calibrated.without_scale,
+            },
             "diagnosis": {
                 name: asdict(outcome.diagnosis)
                 for name, outcome in self.outcomes.items()
@@ -108,15 +112,6 @@ class Findings:
             },
             "cell_eval": version("cell-eval"),
             "cell_eval2": version("cell-eval2"),
-        }
-
-    def _calibrated(self) -> dict[str, Any]:
-        if self.calibrated is None:
-            return {"scores": {}, "raw": {}, "without_scale": {}}
-        return {
-            "scores": _finite(self.calibrated.scores),
-            "raw": _finite(self.calibrated.raw),
-            "without_scale": self.calibrated.without_scale,
         }
 
     @cached_property

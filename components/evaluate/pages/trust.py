@@ -11,7 +11,7 @@ from components.evaluate.pages.effect_tables import Effects
 from components.evaluate.pages.plots import expected_against_reached, surest_curve
 from components.evaluate.pages.report import rendered
 from components.evaluate.pages.summary import finite
-from components.shared.artifacts.confidence import COVERED, MEASURED, Confidence, correlations
+from components.shared.artifacts.confidence import COVERED, MEASURED, Confidence
 
 BIN = 20
 """Least perturbations whose expectations and outcomes are averaged."""
@@ -159,11 +159,8 @@ def reached_of(effects: Effects) -> pd.Series:
     measured one against the reference controls. cell-eval's pearson_delta takes both against the
     reference controls, whose noise the two then share.
     """
-    parts = []
-    for start, stop in effects.blocks():
-        changes = effects.change(start, stop), effects.measured_of(start, stop)["measured_change"]
-        parts.append(correlations(*(each - each.mean(axis=1, keepdims=True) for each in changes)))
-    return pd.Series(np.concatenate(parts), pd.Index(effects.perturbations, dtype=object))
+    found = effects.likeness(lambda *block: effects.measured_of(*block)["measured_change"])
+    return pd.Series(found, pd.Index(effects.perturbations, dtype=object))
 
 
 def rank_correlation(a: pd.Series, b: pd.Series) -> float | None:
