@@ -289,13 +289,8 @@ def _context(
         "stats": run.stats,
         "counts": _counts(run.splits),
         "few_shot": few_shot(run.splits),
-        "predictions": run.predictions,
         "pretrained": public(run.stats["pretrained"]),
         "prior": {"requested": run.prior} | prior_rows(run.stats["prior"]),
-        "not_scored": run.metrics.get("not_scored", ""),
-        "held_out": _held_out_rows(run.confidence),
-        "scale": run.confidence["scale"],
-        "scale_from": run.confidence["scale_from"],
         "model_at": public(run.model_at) if run.model_at else "",
         "asked": _asked(run.predictions),
         "extra": " and ".join(str(f["path"]) for f in files if f["path"] in BEYOND_SCGPT),
@@ -310,30 +305,17 @@ def _context(
         "metrics": _metric_rows(run),
         "means_and_cells": means_and_cells(run.metrics, run.test_line),
         "baselines": list(run.metrics["baselines"]),
-        "parts": _seen_rows(run.metrics),
-        "n_seen": run.metrics.get("perturbations_seen"),
-        "n_unseen": run.metrics.get("perturbations_unseen"),
+        "number": number,
+        "compared": [name for name in HEADLINE if name in run.metrics["model"]],
+        "seen": run.metrics["seen"],
+        "unseen": run.metrics["unseen"],
         "notice": notice_of(run.terms, [str(file["path"]) for file in files]),
-        "terms": [vars(one) for one in run.terms],
         "citations": citations_of(run.known_source, run.terms),
         "verdict": verdict(run.metrics),
         "verdicts": against_baselines(run.metrics),
         "limitations": limitations(run.stats, run.predictions, run.metrics, run.splits),
         "files": files,
     }
-
-
-def _held_out_rows(confidence: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return one row per left-out training line: the scores of the other lines' effects there."""
-    return [
-        {
-            "line": row["line"],
-            "perturbations": row["perturbations"],
-            "pearson_delta": number(row["pearson_delta"]),
-            "untrained": number(row["untrained_pearson_delta"]),
-        }
-        for row in confidence["held_out"]
-    ]
 
 
 def _asked(predictions: Mapping[str, Any]) -> str:
@@ -387,32 +369,16 @@ def prior_rows(prior: Mapping[str, Any]) -> dict[str, str]:
 def _metric_rows(run: _Run) -> list[dict[str, Any]]:
     """Return one row per metric of the verdict: the model, the baselines and the ceiling."""
     metrics = run.metrics
-    rows = []
-    for name in COMPARED:
-        if name not in run.over_perturbations:
-            continue
-        found = run.over_perturbations[name]
-        rows.append(
-            {
-                "name": f"{name} (lower is better)" if evaluation.lower_is_better(name) else name,
-                **{key: number(found[key]) for key in OVER[:3]},
-                "baselines": [number(mean_of(metrics, b, name)) for b in metrics["baselines"]],
-                "ceiling": number(mean_of(metrics, CEILING, name)),
-                "nan": int(found["undefined"] or 0),
-            }
-        )
-    return rows
-
-
-def _seen_rows(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
     return [
         {
-            "name": name,
-            "seen": number(metrics["seen"].get(name)),
-            "unseen": number(metrics["unseen"].get(name)),
+            "name": f"{name} (lower is better)" if evaluation.lower_is_better(name) else name,
+            **{key: number(found[key]) for key in OVER[:3]},
+            "baselines": [number(mean_of(metrics, b, name)) for b in metrics["baselines"]],
+            "ceiling": number(mean_of(metrics, CEILING, name)),
+            "nan": int(found["undefined"] or 0),
         }
-        for name in HEADLINE
-        if name in metrics["model"]
+        for name in COMPARED
+        if (found := run.over_perturbations.get(name))
     ]
 
 
