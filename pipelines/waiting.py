@@ -23,8 +23,8 @@ class Waiting:
 
     def __init__(self, namespace: str) -> None:
         self._namespace = namespace
-        self._since: dict[str, float] = {}
         self._next: dict[str, float] = {}
+        """When each pod that waits is to be reported next."""
         self._known: set[str] = set()
         """Tasks whose pod the UI's server knows."""
         self._started: set[str] = set()
@@ -74,7 +74,7 @@ class Waiting:
     def _due(self, key: str) -> bool:
         """Tell whether this one waits for long enough to be told, and was not told just now."""
         now = time.monotonic()
-        if now < self._next.get(key, self._since.setdefault(key, now) + PATIENCE):
+        if now < self._next.setdefault(key, now + PATIENCE):
             return False
         self._next[key] = now + AGAIN
         return True
@@ -88,16 +88,14 @@ class Waiting:
 
     def _why(self, name: str, pod: Mapping[str, Any], page: Fetch) -> str:
         status = pod.get("status") or {}
-        for container in [
-            *(status.get("initContainerStatuses") or []),
-            *(status.get("containerStatuses") or []),
-        ]:
-            waits = (container.get("state") or {}).get("waiting") or {}
-            if waits.get("message"):
-                return one_line(f"{waits.get('reason', '')} {waits['message']}")
-        for condition in status.get("conditions") or []:
-            if condition.get("type") == "PodScheduled" and condition.get("message"):
-                return one_line(f"{condition.get('reason', '')} {condition['message']}")
+        kinds = ("initContainerStatuses", "containerStatuses")
+        containers = [one for kind in kinds for one in status.get(kind) or []]
+        waits = [(one.get("state") or {}).get("waiting") or {} for one in containers]
+        conditions = status.get("conditions") or []
+        waits += [one for one in conditions if one.get("type") == "PodScheduled"]
+        for told in waits:
+            if told.get("message"):
+                return one_line(f"{told.get('reason', '')} {told['message']}")
         events = (_json(page("/k8s/pod/events", self._query(name))) or {}).get("items") or []
         return one_line(str(events[-1].get("message"))) if events else "Kubernetes does not say why"
 
