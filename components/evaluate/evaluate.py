@@ -291,8 +291,8 @@ def _write_scores(found: Findings, folder: Path) -> None:
         evaluation.STRATA_FILE: found.strata,
         evaluation.GROUPS_FILE: found.groups.rename_axis("perturbation").reset_index(),
         evaluation.UNDEFINED_FILE: found.undefined,
-        evaluation.CALIBRATION_FILE: found.calibration,
-        evaluation.CALLED_FILE: found.by_expression,
+        evaluation.CALIBRATION_FILE: found.calls("calibration"),
+        evaluation.CALLED_FILE: found.calls("by_expression"),
     }
     for name, table in tables.items():
         without_formulas(table).to_csv(folder / name, index=False)

@@ -69,17 +69,15 @@ class Effects:
 
     def measured_of(self, start: int, stop: int) -> dict[str, Floats]:
         """Return measured_change, p_value and fdr of some perturbations, NaN where not measured."""
-        columns = ("measured_change", "p_value", "fdr")
         shape = len(self.perturbations[start:stop]), len(self.genes)
-        found = {name: np.full(shape, np.nan) for name in columns}
+        found = {name: np.full(shape, np.nan) for name in ("measured_change", "p_value", "fdr")}
         rows = self._measured_rows[start:stop]
         there = rows >= 0
-        if self.measured and there.any():
+        if (side := self.measured) and there.any():
             own = rows[there]
-            change = self.measured.centroids[own + 1] - self.measured.centroids[0]
-            values = (change, self.measured.p_value[own], self.measured.fdr[own])
-            for name, value in zip(columns, values, strict=True):
-                found[name][there] = value
+            found["measured_change"][there] = side.centroids[own + 1] - side.centroids[0]
+            found["p_value"][there] = side.p_value[own]
+            found["fdr"][there] = side.fdr[own]
         return found
 
     @cached_property

@@ -114,15 +114,11 @@ class Findings:
             "cell_eval2": version("cell-eval2"),
         }
 
-    @cached_property
-    def calibration(self) -> pd.DataFrame:
-        """How often genes are really called, by bin of predicted FDR, of every prediction."""
-        return _stacked({k: found.calls.calibration for k, found in self.outcomes.items()})
-
-    @cached_property
-    def by_expression(self) -> pd.DataFrame:
-        """Share of genes called by quintile of expression, measured and of every prediction."""
-        return _stacked({k: found.calls.by_expression for k, found in self.outcomes.items()})
+    def calls(self, what: str) -> pd.DataFrame:
+        """Return one of the tables of `Calls`, by its name, of every prediction."""
+        tables = {name: getattr(outcome.calls, what) for name, outcome in self.outcomes.items()}
+        table = pd.concat(tables, names=["prediction"]).reset_index("prediction")
+        return table.reset_index(drop=True)
 
 
 def _finite(scores: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float | None]]:
@@ -130,9 +126,3 @@ def _finite(scores: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, fl
         name: {metric: finite(value) for metric, value in found.items()}
         for name, found in scores.items()
     }
-
-
-def _stacked(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    parts = [table.assign(prediction=name) for name, table in tables.items()]
-    table = pd.concat(parts, ignore_index=True)
-    return table[["prediction", *(name for name in table if name != "prediction")]]

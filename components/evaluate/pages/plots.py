@@ -19,7 +19,7 @@ PIXELS = "#3f87c7"
 MANY_POINTS = 1500
 """From here on points are pixels inside the SVG, or the page grows heavy."""
 NAMED = 40
-"""So many points farthest out keep their names where the others are pixels."""
+"""So many points farthest out, along either axis, keep names where the others are pixels."""
 FEW_POINTS = 60
 """Up to here a distribution shows each perturbation."""
 
@@ -141,7 +141,8 @@ def effect(
             measured, predicted, s=8, color=colour, alpha=0.4, linewidths=0, rasterized=many
         )
         if genes and many:
-            far = _farthest(measured, predicted)
+            reach = np.maximum(np.abs(measured), np.abs(predicted))
+            far = np.argsort(-reach, kind="stable")[:NAMED].tolist()
             points = axes.scatter(measured[far], predicted[far], s=8, color=colour, linewidths=0)
             plot.name(points, [genes[n] for n in far])
         elif genes:
@@ -222,12 +223,6 @@ def _in_two(
             )
             if not many:
                 plot.name(points, part.index)
-
-
-def _farthest(x: Floats, y: Floats) -> list[int]:
-    """Return which points stand out: the largest, as seen from 0, along either axis."""
-    reach = np.maximum(np.abs(x), np.abs(y))
-    return np.argsort(-reach, kind="stable")[:NAMED].tolist()
 
 
 def _diagonal(axes: Axes, values: Floats, margin: float = 0.06) -> None:

@@ -98,11 +98,6 @@ class Origin:
         return unchecked(str(cells.summary.get("source", ""))) if cells else ""
 
     @property
-    def known_by(self) -> str:
-        """Facts that identify the run, in a line."""
-        return ", ".join(f"{name} {value}" for name, value in self.run.items())
-
-    @property
     def why_not_scored(self) -> str:
         """Why there are no metrics, where there are none."""
         return f"no perturbed cell of {self.test_line} was measured"
@@ -214,13 +209,14 @@ def _scores(found: Findings, numbers: Mapping[str, Any]) -> dict[str, Any]:
     labels = found.pair.labels
     strongest = strongest_baseline(numbers)
     means = found.model.metrics[HEADLINE_METRIC].dropna()
+    rows = {row["metric"]: row for row in _records(found.summary, prediction=MODEL)}
     return {
         "cells": int((labels != found.pair.control).sum()),
         "controls": int((labels == found.pair.control).sum()),
         "titles": evaluation.TITLES,
         "short": SHORT,
         "explained": EXPLAINED,
-        "verdicts": _verdicts(found, numbers),
+        "verdicts": _verdicts(found, numbers, strongest),
         "strongest": strongest,
         "smallest": SMALLEST,
         "columns": _columns(found, strongest),
@@ -232,10 +228,10 @@ def _scores(found: Findings, numbers: Mapping[str, Any]) -> dict[str, Any]:
         ],
         "retrieval": [_row(found, EVERY[name], strongest) for name in metrics.RETRIEVAL],
         "others": [_row(found, metric, strongest) for metric in OTHERS],
-        "reference": _reference(found),
+        "reference": [rows[name] for name in metrics.REFERENCE if name in rows],
         "comparisons": {
-            metric: list(rows)
-            for metric, rows in groupby(_records(found.comparisons), key=itemgetter("metric"))
+            metric: list(tests)
+            for metric, tests in groupby(_records(found.comparisons), key=itemgetter("metric"))
         },
         "metrics": [EVERY[name] for name in COMPARED],
         "of": {
@@ -273,9 +269,8 @@ def _columns(found: Findings, strongest: str) -> list[str]:
     ]
 
 
-def _verdicts(found: Findings, numbers: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _verdicts(found: Findings, numbers: Mapping[str, Any], strongest: str) -> list[dict[str, Any]]:
     """Return one row per baseline, the strongest first: its headline test, and all counted."""
-    strongest = strongest_baseline(numbers)
     rows = _records(found.comparisons, metric=HEADLINE_METRIC)
     rows.sort(key=lambda row: row["baseline"] != strongest)
     return [row | {"counted": standing(numbers, row["baseline"]).counted} for row in rows]
@@ -296,11 +291,6 @@ def _row(found: Findings, metric: metrics.Metric, strongest: str) -> dict[str, A
 def _fewer(n: float, found: Findings) -> int:
     """Return over how many perturbations a mean is, 0 where it is over all of them."""
     return int(n) if n == n and 0 < n < len(found.groups) else 0
-
-
-def _reference(found: Findings) -> list[dict[str, Any]]:
-    rows = {row["metric"]: row for row in _records(found.summary, prediction=MODEL)}
-    return [rows[name] for name in metrics.REFERENCE if name in rows]
 
 
 def _diagnoses(found: Findings) -> list[dict[str, Any]]:
@@ -349,14 +339,15 @@ def _strata(found: Findings) -> list[dict[str, Any]]:
 
 def _undefined(found: Findings) -> list[dict[str, Any]]:
     """Return one row per metric without a value for some perturbation: how many, and why."""
-    rows = []
-    for metric, group in found.undefined.groupby("metric", sort=False):
-        counts = dict(zip(group["prediction"], group["undefined"], strict=True))
-        without = int(group["without_de"].max())
-        rows.append(
-            {"metric": metric, "counts": counts, "without_de": without, "why": group["why"].iloc[0]}
-        )
-    return rows
+    return [
+        {
+            "metric": metric,
+            "counts": dict(zip(group["prediction"], group["undefined"], strict=True)),
+            "without_de": int(group["without_de"].max()),
+            "why": group["why"].iloc[0],
+        }
+        for metric, group in found.undefined.groupby("metric", sort=False)
+    ]
 
 
 def _plots(found: Findings) -> dict[str, Any]:

@@ -29,7 +29,8 @@ def headline_text(found: Findings | None, table: pd.DataFrame, origin: Origin) -
 def markdown(found: Findings | None, table: pd.DataFrame, origin: Origin, verdict: str) -> str:
     """Return a summary in Markdown; see `headline_text`. ``verdict``: what the run came to."""
     lines = [f"# Evaluation on {plain(origin.test_line)}", "", f"**{plain(verdict)}**", ""]
-    lines += [f"{plain(origin.known_by)}.", ""] if origin.run else []
+    facts = ", ".join(f"{name} {value}" for name, value in origin.run.items())
+    lines += [f"{plain(facts)}.", ""] if facts else []
     lines += _scores(found, origin) if found else []
     lines += _strongest(table)
     if origin.repeat:

@@ -138,18 +138,11 @@ def trust(asked: pd.DataFrame, reached: pd.Series, confidence: Confidence, scale
 
     ``reached`` is from `reached_of`; ``scale`` is the factor that predictions were multiplied by.
     """
-    table = pd.DataFrame(
-        {
-            "expected": asked["expected_pearson_delta"].to_numpy(float),
-            "low": asked["expected_low"].to_numpy(float),
-            "high": asked["expected_high"].to_numpy(float),
-            "agreement": asked["agreement"].to_numpy(float),
-            "known": asked["known"].to_numpy(object),
-            "trained": (asked["known"] == MEASURED).to_numpy(),
-        },
-        index=pd.Index(asked["perturbation"], dtype=object),
-    )
-    return Trust(table.assign(reached=reached), confidence, scale)
+    names = {"expected_pearson_delta": "expected", "expected_low": "low", "expected_high": "high"}
+    said = asked.set_index("perturbation").rename(columns=names)
+    table = said[[*names.values(), "agreement"]].astype(float).assign(known=said["known"])
+    table = table.assign(trained=table["known"] == MEASURED, reached=reached)
+    return Trust(table, confidence, scale)
 
 
 def reached_of(effects: Effects) -> pd.Series:
