@@ -10,7 +10,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from components.publish.chain import UNKNOWN, chain_rows, made_elsewhere, source_of
+from components.publish.chain import chain_rows, made_elsewhere, source_of
 from components.publish.published_files import is_scored
 from components.publish.terms import Terms, binding, citations_of, notice_of, terms_of
 from components.shared.artifacts import evaluation, shapes
@@ -178,15 +178,9 @@ class _Run:
         return prior_asked_for(self.stats)
 
     @property
-    def known_source(self) -> str:
-        """Where the cells are from, empty where no task passed it on."""
-        uri = self.source["uri"]
-        return "" if uri == UNKNOWN else uri
-
-    @property
     def terms(self) -> list[Terms]:
         """Terms of the data, base weights and prior."""
-        return terms_of(self.known_source, self.stats)
+        return terms_of(self.source["uri"], self.stats)
 
     @property
     def train_lines(self) -> list[str]:
@@ -222,7 +216,7 @@ def _finite(text: str | None) -> float | None:
 
 def _source(run: _Run) -> str:
     uri = run.source["uri"]
-    return "unknown (the tasks did not pass it on)" if uri == UNKNOWN else public(uri)
+    return public(uri) if uri else "unknown (the tasks did not pass it on)"
 
 
 def _hub_id(uri: str, kind: str) -> str | None:
@@ -246,7 +240,7 @@ def _slug(licence: str) -> str:
 
 
 def _front_matter(run: _Run) -> ModelCardData:
-    found = (_hub_id(one, "datasets") for one in run.known_source.split(JOIN))
+    found = (_hub_id(one, "datasets") for one in run.source["uri"].split(JOIN))
     data_ids = {one for one in found if one}
     data_id = min(data_ids, default=None)
     stats = run.stats
@@ -297,7 +291,7 @@ def _context(
         "settings": run.stats["settings"],
         "source": {"uri": _source(run), "sha256": run.source["sha256"]},
         "unit": unit_of(run.splits.get(TARGET_SUM, USUAL)),
-        "unchecked": unchecked(run.source["uri"] if run.source["uri"] != UNKNOWN else ""),
+        "unchecked": unchecked(run.source["uri"]),
         "expression": {key: run.splits.get(f"scale_{key}", "") for key in ("found", "done")},
         "knock_down": run.splits.get("knock_down_filter", ""),
         "chain": chain_rows(artifacts),
@@ -310,7 +304,7 @@ def _context(
         "seen": run.metrics["seen"],
         "unseen": run.metrics["unseen"],
         "notice": notice_of(run.terms, [str(file["path"]) for file in files]),
-        "citations": citations_of(run.known_source, run.terms),
+        "citations": citations_of(run.source["uri"], run.terms),
         "verdict": verdict(run.metrics),
         "verdicts": against_baselines(run.metrics),
         "limitations": limitations(run.stats, run.predictions, run.metrics, run.splits),
