@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import polars as pl
-from anndata import AnnData
 from numpy.typing import NDArray
 
 from components.evaluate.contenders.baselines import baseline_means, contenders
@@ -118,17 +117,12 @@ def _effects(inputs: Inputs, control: NDArray[np.float64]) -> Effects:
         whole.perturbations,
         whole.genes,
         control[pd.Index(genes).get_indexer(pd.Index(whole.genes))],
-        _means(file, MEANS),
-        _means(file, KNOWN_MEANS) if KNOWN_MEANS in file.varm else None,
+        np.asarray(file.varm[MEANS]).T,
+        np.asarray(file.varm[KNOWN_MEANS]).T if KNOWN_MEANS in file.varm else None,
         None,
         inputs.training,
         inputs.asked,
     )
-
-
-def _means(adata: AnnData, name: str) -> NDArray[np.floating]:
-    """Return means that a predictions file holds, [perturbations, genes]."""
-    return np.asarray(adata.varm[name]).T
 
 
 def _origin(inputs: Inputs, effects: Effects, repeat: str) -> Origin:
@@ -136,7 +130,7 @@ def _origin(inputs: Inputs, effects: Effects, repeat: str) -> Origin:
     cells, splits = inputs.cells, inputs.splits
     return Origin(
         splits.test_line,
-        splits.train_lines or effects.lines,
+        splits.train_lines or (effects.training.lines if effects.training else []),
         shared_controls=len(splits.rows(CONTROL_BOTH, line=splits.test_line)),
         inputs=inputs.artifacts,
         run=dataset_of(cells.artifact.summary) | inputs.stats.get("known_by", {}),

@@ -158,16 +158,17 @@ def _scored(
     responses: Mapping[str, Floats],
 ) -> Validation:
     """Score the predictions of all sets, from `_predict`, in the order of the data's."""
-    added = data.effects is not None and recipe.contrast
+    known = data.effects if recipe.contrast else None
     if not predictions:  # and nothing says that a network adds to known effects
-        return Validation(network=0.0 if added else 1.0)
+        return Validation(network=1.0 if known is None else 0.0)
     reference = np.array([data.reference_mean[held_out.line] for held_out in data.validation])
     predicted = np.array([mean for mean, _ in predictions]) - sets.stray - reference
     measured = sets.change
     weights = sets.reliable if recipe.selection == RELIABLE else np.ones(len(predictions))
     network = 1.0
-    if added:
-        effects = np.array([_effect(data, held_out) for held_out in data.validation])
+    if known is not None:
+        places = [_place(data, held_out) for held_out in data.validation]
+        effects = np.array([known[place].double().cpu().numpy() for place in places])
         pairs = zip(data.validation, predicted - effects, strict=True)
         nothing = np.zeros(len(data.ids))
         change = np.array([_without(c, responses.get(s.line, nothing)) for s, c in pairs])
@@ -196,13 +197,6 @@ def _measured(data: TrainingData, held_out: ValidationSet, spread: Floats) -> tu
     noise = np.fmax(variance, spread) / len(held_out.rows) + spread / controls
     change = mean - data.reference_mean[held_out.line]
     return change, reliability(change, noise)
-
-
-def _effect(data: TrainingData, held_out: ValidationSet) -> Floats:
-    """Return what other lines tell of a set, [genes]."""
-    line, code = _place(data, held_out)
-    known = data.known(np.array([line]), np.array([code]), np.arange(len(data.ids)))
-    return np.zeros(len(data.ids)) if known is None else known[0].double().cpu().numpy()
 
 
 def _ranks(data: TrainingData, predicted: Floats, measured: Floats) -> Floats:

@@ -62,11 +62,6 @@ class Effects:
         """Return the predicted changes of some perturbations, [perturbations, genes]."""
         return self.means[start:stop].astype(np.float64) - self.control
 
-    @property
-    def lines(self) -> list[str]:
-        """The training lines, if they are known."""
-        return self.training.lines if self.training else []
-
     def measured_of(self, start: int, stop: int) -> dict[str, Floats]:
         """Return measured_change, p_value and fdr of some perturbations, NaN where not measured."""
         shape = len(self.perturbations[start:stop]), len(self.genes)
@@ -129,7 +124,7 @@ class Effects:
             if self.training:
                 columns |= {
                     f"change_{line}": self.training.of(line, labels, self.genes)
-                    for line in self.lines
+                    for line in self.training.lines
                 }
             n, genes = change.shape
             repeated = np.repeat(np.arange(n, dtype=np.int32), genes)
