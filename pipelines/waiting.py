@@ -4,6 +4,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 from components.shared.telling.kfp_run import Fetch, Run, Task
@@ -62,13 +63,10 @@ class Waiting:
             pod = POD.fullmatch(detail.get("display_name") or "")
             if not pod or detail.get("state") != "PENDING":
                 continue
-            if not (pod["planned"] or running) or not self._due(str(detail.get("task_id"))):
+            planned = pod["planned"]
+            if not (planned or running) or not self._due(str(detail.get("task_id"))):
                 continue
-            whose = (
-                f"the pod that plans {pod['planned']}"
-                if pod["planned"]
-                else (f"a pod of {', '.join(running)}")
-            )
+            whose = f"the pod that plans {planned}" if planned else f"a pod of {', '.join(running)}"
             yield f"{whose} waits; {look} tells which, kubectl describe pod why"
 
     def _due(self, key: str) -> bool:
@@ -81,7 +79,7 @@ class Waiting:
 
     def _pod(self, run: Run, task: Task, page: Fetch) -> tuple[str, dict[str, Any]] | None:
         for name in run.pods(task):
-            pod = _json(page("/k8s/pod", self._query(name)))
+            pod = self._asked(page, "/k8s/pod", name)
             if pod is not None:
                 return name, pod
         return None
@@ -96,19 +94,15 @@ class Waiting:
         for told in waits:
             if told.get("message"):
                 return one_line(f"{told.get('reason', '')} {told['message']}")
-        events = (_json(page("/k8s/pod/events", self._query(name))) or {}).get("items") or []
+        events = (self._asked(page, "/k8s/pod/events", name) or {}).get("items") or []
         return one_line(str(events[-1].get("message"))) if events else "Kubernetes does not say why"
 
-    def _query(self, pod: str) -> dict[str, str]:
-        return {"podname": pod, "podnamespace": self._namespace}
-
-
-def _json(text: str | None) -> dict[str, Any] | None:
-    try:
-        found = json.loads(text or "")
-    except ValueError:
+    def _asked(self, page: Fetch, path: str, pod: str) -> dict[str, Any] | None:
+        """Return what the UI's server says of a pod, None where that is nothing."""
+        with suppress(ValueError):
+            found = json.loads(page(path, {"podname": pod, "podnamespace": self._namespace}) or "")
+            return found if isinstance(found, dict) else None
         return None
-    return found if isinstance(found, dict) else None
 
 
 def one_line(text: str) -> str:
