@@ -150,13 +150,13 @@ class Objects:
     def put(self, draft: Path, name: str) -> None:
         """See `Folder`; the parts go at the same time, since a node may be ending."""
         files = sorted(path for path in draft.iterdir() if path.name != MANIFEST)
-
-        def upload(path: Path) -> None:
-            self._bucket.upload(path, f"{self._prefix}{name}/{path.name}")
-
         with ThreadPoolExecutor(len(files)) as pool, self._bucket.errors(self._shown):
-            list(pool.map(upload, files))
-            upload(draft / MANIFEST)
+            list(pool.map(lambda path: self.upload(path, name), files))
+            self.upload(draft / MANIFEST, name)
+
+    def upload(self, path: Path, name: str) -> None:
+        """Upload one file of the checkpoint ``name``."""
+        self._bucket.upload(path, f"{self._prefix}{name}/{path.name}")
 
     def fetch(self, name: str, file: str, scratch: Path) -> Path:
         """See `Folder`.
