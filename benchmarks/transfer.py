@@ -34,7 +34,6 @@ from components.finetune.loading import load_training_data
 from components.finetune.selection import discrimination, pearson
 from components.shared.artifacts.cells import Cells
 from components.shared.artifacts.confidence import correlations
-from components.shared.artifacts.perturbation_names import line_key
 from components.shared.artifacts.splits import Splits
 from components.shared.model.tokens import GeneTokens, Ints
 from components.shared.telling.errors import one_line_errors
@@ -76,7 +75,7 @@ def op3(path: Path, each: int = 1) -> dict[str, dict[str, tuple[float, float]]]:
         variance = np.broadcast_to(np.mean(pairs, axis=(0, 1)), change[others].shape).copy()
         part = LineDeltas([names[i] for i in others], change[others], variance, there[others])
         tellers = [(part, i) for i in range(len(others))]
-        estimates, weights = estimates_from(tellers), weights_of(tellers, line_key)
+        estimates, weights = estimates_from(tellers), weights_of(tellers)
         whole = estimates.combined(weights | {COMMON: max(weights[COMMON], 0.0)})
         stacks = {WHOLE: whole, "stack": estimates.combined(weights)}
         for way, effects in (estimates.parts | stacks).items():

@@ -109,30 +109,22 @@ def runs_here(function: Callable[..., None]) -> Callable[..., None]:
     return function
 
 
-@main.command(
-    "run",
-    cls=PipelineCommand,
-    pipelines=[scgpt_perturb],
-    example="scgpt-perturb run demo seed=2 overrides.epochs=3",
-)
-@click.argument("params", default="demo")
-@runs_here
-def run_command(params: str, assignments: tuple[str, ...], **options: Any) -> None:
-    """Run the pipeline here, by a parameter file or its name."""
-    _run([params, *assignments], **options)
+def _run_by_file(name: str, pipeline: Any, about: str, file: str, given: str, *more: str) -> None:
+    """Add a command that runs a pipeline here, by a parameter file; ``more`` are its options."""
+    example = f"scgpt-perturb {name} {file} {given}"
+
+    @main.command(name, cls=PipelineCommand, help=about, pipelines=[pipeline], example=example)
+    @click.argument("params", default=file)
+    @runs_here
+    def command(params: str, assignments: tuple[str, ...], **options: Any) -> None:
+        _run([params, *assignments, *more], **options)
 
 
-@main.command(
-    "compare",
-    cls=PipelineCommand,
-    pipelines=[compare_priors],
-    example="scgpt-perturb compare compare-demo 'priors=[none, effects]' 'seeds=[0, 1, 2]'",
-)
-@click.argument("params", default="compare-demo")
-@runs_here
-def compare_command(params: str, assignments: tuple[str, ...], **options: Any) -> None:
-    """Compare priors here, by a parameter file or its name."""
-    _run([params, *assignments, "--comparison"], **options)
+RUN = "Run the pipeline here, by a parameter file or its name."
+COMPARE = "Compare priors here, by a parameter file or its name."
+PRIORS = "'priors=[none, effects]' 'seeds=[0, 1, 2]'"
+_run_by_file("run", scgpt_perturb, RUN, "demo", "seed=2 overrides.epochs=3")
+_run_by_file("compare", compare_priors, COMPARE, "compare-demo", PRIORS, "--comparison")
 
 
 @main.command(

@@ -1,8 +1,6 @@
 """The form in KFP's UI that a compiled pipeline becomes: lists to choose from, fields filled in."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import yaml
 from google.protobuf import json_format
@@ -34,13 +32,10 @@ def make_form(spec: pipeline_spec_pb2.PipelineSpec, profile: Profile) -> None:
         if name in parameters:
             for value in values:
                 parameters[name].literals.add().string_value = value
-    for name, value in _defaults(spec.pipeline_info.name, profile).items():
-        json_format.ParseDict(value, parameters[name].default_value)
-        parameters[name].is_optional = True
-
-
-def _defaults(pipeline: str, profile: Profile) -> Mapping[str, Any]:
-    if profile.gpus or pipeline not in EXAMPLE:
-        return {}
-    given = yaml.safe_load((PARAMS / EXAMPLE[pipeline]).read_text())
-    return {name: given[name] for name in FROM_EXAMPLE if name in given}
+    example = EXAMPLE.get(spec.pipeline_info.name)
+    if example and not profile.gpus:
+        given = yaml.safe_load((PARAMS / example).read_text())
+        for name in FROM_EXAMPLE:
+            if name in given:
+                json_format.ParseDict(given[name], parameters[name].default_value)
+                parameters[name].is_optional = True

@@ -31,7 +31,7 @@ CHECKPOINTS = Path(".cache", "checkpoints")
 """Below the folder of runs: the state of training of runs that were stopped."""
 LONGEST = 30
 """Characters of a parameter file's name, or a prior, in the name of a folder."""
-NAME = re.compile(r"(\d{8})-(\d{6})-[\w.+-]+")
+NAME = re.compile(r"\d{8}-\d{6}-[\w.+-]+")
 COLUMNS = ("time", "params", "lines", "prior", "seed", HEADLINE_METRIC, "size")
 
 
@@ -157,10 +157,8 @@ class Kept:
     @property
     def report(self) -> Path | None:
         """The page that it ended with, if it came so far."""
-        pages = (
-            self.root / COMPARISON / "report.html",
-            self.root / PUBLISHED / "eval" / REPORT_FILE,
-        )
+        names = (f"{COMPARISON}/report.html", f"{PUBLISHED}/eval/{REPORT_FILE}")
+        pages = (self.root / name for name in names)
         return next((page for page in pages if page.exists()), None)
 
     def row(self) -> tuple[str, ...]:
@@ -187,8 +185,7 @@ class Kept:
 
 
 def _time(name: str) -> str:
-    found = NAME.fullmatch(name)
-    day, clock = found.groups() if found else ("", "")
+    day, clock = name.split("-")[:2]
     return f"{day[:4]}-{day[4:6]}-{day[6:]} {clock[:2]}:{clock[2:4]}"
 
 

@@ -6,7 +6,6 @@ workflow's object, which may hold 1 MiB: of a comparison that is the bound. The 
 source anyway, at the very version that their name stands for.
 """
 
-from google.protobuf import struct_pb2
 from kfp.pipeline_spec import pipeline_spec_pb2
 
 IMPORTED = """
@@ -27,15 +26,11 @@ def make_lean(spec: pipeline_spec_pb2.PipelineSpec) -> None:
             for defined in (*definitions.parameters.values(), *definitions.artifacts.values()):
                 defined.ClearField("description")
     for label, executor in spec.deployment_spec["executors"].items():
-        _import_function(stage_of(label), executor["container"])
+        command, arguments = executor["container"]["command"], list(executor["container"]["args"])
+        function = arguments[arguments.index("--function_to_execute") + 1]
+        command[len(command) - 1] = IMPORTED.format(stage=stage_of(label), function=function)
 
 
 def stage_of(executor: str) -> str:
     """Return the stage of an executor: the first word of its component, as check of check-grid."""
     return executor.removeprefix("exec-").partition("-")[0]
-
-
-def _import_function(stage: str, container: struct_pb2.Struct) -> None:
-    command, arguments = container["command"], list(container["args"])
-    function = arguments[arguments.index("--function_to_execute") + 1]
-    command[len(command) - 1] = IMPORTED.format(stage=stage, function=function)

@@ -27,7 +27,7 @@ from components.check.check import check, check_prediction, grid
 from components.check.look import look
 from components.finetune.places import OWN_PLACE, open_place
 from components.ingest.generator import Screen
-from components.publish.publish import check_target
+from components.publish.targets import check_target
 from components.shared.parameters.datasets import as_text, with_files
 from components.shared.parameters.prior_grammar import parse_prior, with_uris
 from components.shared.storage.digests import sha256_of
@@ -109,7 +109,7 @@ def read_params(path: Path, assignments: Sequence[str]) -> dict[str, Any]:
     try:
         params = yaml.safe_load(path.read_text())
     except (PermissionError, IsADirectoryError) as error:
-        raise InputError(f"{path}: {said_by_system(error)}".removeprefix(f"{path}: ")) from None
+        raise InputError(said_by_system(error)) from None
     except OSError:
         known = ", ".join(sorted(file.stem for file in PARAMS.glob("*.yaml")))
         raise InputError(f"{path}: no such parameter file; there are: {known}") from None
@@ -205,21 +205,16 @@ def check_early(params: Mapping[str, Any]) -> None:
     check_target(params.get("publish_to", ""))
 
 
-def instead_of(path: Path) -> str:
-    """Return what the head of one of the project's parameter files says to give instead."""
-    named = PARAMS / f"{path.name.removesuffix('.yaml')}.yaml"
-    head = named.read_text().partition("\ndataset:")[0] if named.exists() else ""
-    found = head.partition("# Instead: ")[2].replace("\n#", " ")
-    return " ".join(found.split()).rstrip(".")
-
-
 @contextmanager
 def telling_instead(path: Path) -> Iterator[None]:
     """Add to an error of what a parameter file names what its head says to give instead."""
     try:
         yield
     except InputError as error:
-        said = instead_of(path)
+        named = PARAMS / f"{path.name.removesuffix('.yaml')}.yaml"
+        head = named.read_text().partition("\ndataset:")[0] if named.exists() else ""
+        instead = head.partition("# Instead: ")[2].replace("\n#", " ")
+        said = " ".join(instead.split()).rstrip(".")
         lacks = "no such file" in str(error) or " a place in the parameter file" in str(error)
         raise InputError(f"{error}; {said}") if said and lacks else error from None
 

@@ -62,13 +62,8 @@ SECRETS = {
 }
 """Secret name to key to environment variable; a run continues without those that do not exist."""
 OF_STORES = ("huggingface", "mlpipeline-minio-artifact", "s3")
-SECRETS_OF = {
-    "check": OF_STORES,
-    "ingest": OF_STORES,
-    "split": OF_STORES,
-    "prior": OF_STORES,
-    "finetune": (*OF_STORES, "wandb"),
-    "publish": OF_STORES,
+SECRETS_OF = dict.fromkeys(("check", "ingest", "split", "prior", "publish"), OF_STORES) | {
+    "finetune": (*OF_STORES, "wandb")
 }
 
 

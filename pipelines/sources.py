@@ -34,7 +34,9 @@ def files_of(stage: str, root: Path = ROOT) -> list[Path]:
     modules = modules_of(stage, root)
     found = {path for path in own.rglob("*") if path.is_file() and _is_content(path)}
     for module in modules - found:
-        found |= {module, *_named_beside(module), *_packages(module, root)}
+        # What Python runs of the packages around a module is a part of it.
+        packages = (root / folder / "__init__.py" for folder in module.relative_to(root).parents)
+        found |= {module, *_named_beside(module), *filter(Path.is_file, packages)}
     return sorted(p for p in found if p.suffix != STYLE or stage not in KEEPS_ITS_LOOK)
 
 
@@ -87,14 +89,6 @@ def _named_beside(module: Path) -> Iterator[Path]:
             continue
         inside = path.rglob("*") if path.is_dir() else [path]
         yield from (file for file in inside if file.is_file() and _is_content(file))
-
-
-def _packages(module: Path, root: Path) -> Iterator[Path]:
-    """Yield what Python runs of the packages around a module."""
-    for folder in module.relative_to(root).parents:
-        path = root / folder / "__init__.py"
-        if path.is_file():
-            yield path
 
 
 def _is_content(path: Path) -> bool:

@@ -14,10 +14,10 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from threading import Lock
-from typing import Any, TextIO
+from typing import TextIO
 
 from kfp.local import subprocess_task_handler
 
@@ -46,8 +46,13 @@ class Tasks:
         """Run a task to its end and return its exit code, as KFP's `run_local_subprocess` does."""
         if self.stopped:
             return 1
-        environment = {**os.environ, **self._environment, **(env_vars or {})}
-        given = json.dumps(handed_over(full_command, environment)) + "\n"
+        at = full_command.index(FLAG)
+        given = {
+            "name": full_command[-1],
+            "source": full_command[at - 1],
+            "arguments": full_command[at:],
+            "environment": {**os.environ, **self._environment, **(env_vars or {})},
+        }
         number, code = 0, 1
         try:
             ours, reader = self._fork()
@@ -55,7 +60,7 @@ class Tasks:
             return code
         with ours, ours.makefile() as answers, os.fdopen(reader, errors="replace") as said:
             with suppress(ConnectionError):
-                ours.sendall(given.encode())
+                ours.sendall(f"{json.dumps(given)}\n".encode())
                 number = int(answers.readline() or number)
             if number:
                 self._follow(number, said)
@@ -157,14 +162,3 @@ def tasks_here(environment: Mapping[str, str]) -> Iterator[Tasks]:
     tasks = Tasks(environment)
     with started_by(tasks, subprocess_task_handler, "run_local_subprocess"), closing(tasks):
         yield tasks
-
-
-def handed_over(command: Sequence[str], environment: Mapping[str, str]) -> dict[str, Any]:
-    """Return what a task's process needs of the command with which KFP would start it."""
-    at = command.index(FLAG)
-    return {
-        "name": command[-1],
-        "source": command[at - 1],
-        "arguments": command[at:],
-        "environment": environment,
-    }

@@ -4,6 +4,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 from components.shared.telling.kfp_run import Fetch, Run, Task
@@ -23,8 +24,8 @@ class Waiting:
 
     def __init__(self, namespace: str) -> None:
         self._namespace = namespace
-        self._since: dict[str, float] = {}
         self._next: dict[str, float] = {}
+        """When each pod that waits is to be reported next."""
         self._known: set[str] = set()
         """Tasks whose pod the UI's server knows."""
         self._started: set[str] = set()
@@ -62,55 +63,46 @@ class Waiting:
             pod = POD.fullmatch(detail.get("display_name") or "")
             if not pod or detail.get("state") != "PENDING":
                 continue
-            if not (pod["planned"] or running) or not self._due(str(detail.get("task_id"))):
+            planned = pod["planned"]
+            if not (planned or running) or not self._due(str(detail.get("task_id"))):
                 continue
-            whose = (
-                f"the pod that plans {pod['planned']}"
-                if pod["planned"]
-                else (f"a pod of {', '.join(running)}")
-            )
+            whose = f"the pod that plans {planned}" if planned else f"a pod of {', '.join(running)}"
             yield f"{whose} waits; {look} tells which, kubectl describe pod why"
 
     def _due(self, key: str) -> bool:
         """Tell whether this one waits for long enough to be told, and was not told just now."""
         now = time.monotonic()
-        if now < self._next.get(key, self._since.setdefault(key, now) + PATIENCE):
+        if now < self._next.setdefault(key, now + PATIENCE):
             return False
         self._next[key] = now + AGAIN
         return True
 
     def _pod(self, run: Run, task: Task, page: Fetch) -> tuple[str, dict[str, Any]] | None:
         for name in run.pods(task):
-            pod = _json(page("/k8s/pod", self._query(name)))
+            pod = self._asked(page, "/k8s/pod", name)
             if pod is not None:
                 return name, pod
         return None
 
     def _why(self, name: str, pod: Mapping[str, Any], page: Fetch) -> str:
         status = pod.get("status") or {}
-        for container in [
-            *(status.get("initContainerStatuses") or []),
-            *(status.get("containerStatuses") or []),
-        ]:
-            waits = (container.get("state") or {}).get("waiting") or {}
-            if waits.get("message"):
-                return one_line(f"{waits.get('reason', '')} {waits['message']}")
-        for condition in status.get("conditions") or []:
-            if condition.get("type") == "PodScheduled" and condition.get("message"):
-                return one_line(f"{condition.get('reason', '')} {condition['message']}")
-        events = (_json(page("/k8s/pod/events", self._query(name))) or {}).get("items") or []
+        kinds = ("initContainerStatuses", "containerStatuses")
+        containers = [one for kind in kinds for one in status.get(kind) or []]
+        waits = [(one.get("state") or {}).get("waiting") or {} for one in containers]
+        conditions = status.get("conditions") or []
+        waits += [one for one in conditions if one.get("type") == "PodScheduled"]
+        for told in waits:
+            if told.get("message"):
+                return one_line(f"{told.get('reason', '')} {told['message']}")
+        events = (self._asked(page, "/k8s/pod/events", name) or {}).get("items") or []
         return one_line(str(events[-1].get("message"))) if events else "Kubernetes does not say why"
 
-    def _query(self, pod: str) -> dict[str, str]:
-        return {"podname": pod, "podnamespace": self._namespace}
-
-
-def _json(text: str | None) -> dict[str, Any] | None:
-    try:
-        found = json.loads(text or "")
-    except ValueError:
+    def _asked(self, page: Fetch, path: str, pod: str) -> dict[str, Any] | None:
+        """Return what the UI's server says of a pod, None where that is nothing."""
+        with suppress(ValueError):
+            found = json.loads(page(path, {"podname": pod, "podnamespace": self._namespace}) or "")
+            return found if isinstance(found, dict) else None
         return None
-    return found if isinstance(found, dict) else None
 
 
 def one_line(text: str) -> str:

@@ -13,7 +13,7 @@ from components.shared.telling.svg import INK, MODEL, OTHER, QUIET, SOFT, plot
 ROW, LINE = 0.34, 0.13
 """Inches of a row, and of each line of its name beyond the second."""
 LONGEST = 30
-"""Letters of a line of a name in a plot."""
+"""Letters of a line of a name in a plot, where it stands whole: of two priors the ends differ."""
 STYLES = ((OTHER, "--"), (QUIET, "-."), (QUIET, ":"), (INK, (0, (1, 3))))
 """Of the lines of what needs no model, and of the ceiling."""
 
@@ -57,18 +57,14 @@ def forest(rows: pd.DataFrame) -> str:
     return drawn.svg
 
 
-def _lines(name: str) -> list[str]:
-    """Return a name in lines that fit beside a plot, whole: of two priors the ends differ."""
-    return textwrap.wrap(name, LONGEST)
-
-
 def _height(names: Iterable[str]) -> float:
     """Return the inches that rows of these names take, each as high as the longest name's."""
-    lines = [len(_lines(name)) for name in names]
+    lines = [len(textwrap.wrap(name, LONGEST)) for name in names]
     return len(lines) * (ROW + LINE * max(0, max(lines, default=0) - 2))
 
 
 def _names(axes, names: list[str]) -> None:  # type: ignore[no-untyped-def]
-    axes.set_yticks(range(len(names)), ["\n".join(_lines(name)) for name in names], fontsize=7.5)
+    labels = [textwrap.fill(name, LONGEST) for name in names]
+    axes.set_yticks(range(len(names)), labels, fontsize=7.5)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.grid(visible=False, axis="y")

@@ -13,7 +13,7 @@ from components.shared.artifacts import shapes
 from components.shared.artifacts.artifact import EVALUATION, Artifact, FailedError, opening
 from components.shared.artifacts.evaluation import GROUPS_FILE, HEADLINE_METRIC, MODEL, SEEN
 from components.shared.storage.documents import read_json, said
-from components.shared.telling.errors import InputError
+from components.shared.telling.errors import InputError, refusing
 
 EVALUATE = "run the evaluate task again"
 
@@ -75,10 +75,9 @@ def read_labelled(file: Path, *columns: str) -> pd.DataFrame:
             for one perturbation.
     """
     kinds = {column: float if column == "value" else str for column in columns}
-    try:
+    faults = (OSError, ValueError, OverflowError)  # of pandas' own, most are ValueErrors
+    with refusing(faults, f"{file}: not readable as csv", f"; {EVALUATE}", said):
         table = pd.read_csv(file, converters={"perturbation": str}, dtype=kinds)
-    except (OSError, ValueError, OverflowError) as error:  # of pandas' own, most are ValueErrors
-        raise InputError(f"{file}: not readable as csv ({said(error)}); {EVALUATE}") from None
     for column in ("perturbation", *columns):
         if column not in table or (column != "value" and table[column].isna().any()):
             raise InputError(f"{file}: column '{column}' is missing or has gaps; {EVALUATE}")
@@ -157,20 +156,18 @@ def read_grid(
             raise InputError(f"{file}: is of seed {facts.get('seed')}, its cell of {seed}")
         runs.append(Run(place, prior, seed, evaluation, facts))
     if not runs:
-        first = missing[0]
+        lost = missing[0]
         raise InputError(
-            f"none of the {len(cells)} runs came to its end; the first, {first.prior} with seed "
-            f"{first.seed}, failed in {first.stage}: {first.reason}"
+            f"none of the {len(cells)} runs came to its end; the first, {lost.prior} with seed "
+            f"{lost.seed}, failed in {lost.stage}: {lost.reason}"
         )
-    for run in runs[1:]:
+    first, *others = [run.evaluation for run in runs]
+    for other in others:
         for name in ("cells", "splits"):
-            if _digest(run, name) != _digest(runs[0], name):
+            own, its = (one.provenance["inputs"][name]["sha256"] for one in (first, other))
+            if its != own:
                 raise InputError(
-                    f"{run.evaluation.path}: other {name} than {runs[0].evaluation.path}; compare "
-                    "runs of one ingest and one split"
+                    f"{other.path}: other {name} than {first.path}; compare runs of one ingest "
+                    "and one split"
                 )
     return Grid(runs, missing)
-
-
-def _digest(run: Run, name: str) -> str:
-    return run.evaluation.provenance["inputs"][name]["sha256"]

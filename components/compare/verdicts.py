@@ -34,9 +34,7 @@ PARTS = {SEEN: "Of perturbations seen in training", UNSEEN: "Of perturbations no
 
 def shown(prior: str) -> str:
     """Return a prior, or the baseline, as it may be printed."""
-    if prior in BASELINES:
-        return BASELINES[prior]
-    return parse_prior(prior).shown
+    return BASELINES[prior] if prior in BASELINES else parse_prior(prior).shown
 
 
 def conclusion(grid: Grid, table: pd.DataFrame) -> str:

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import polars as pl
-from anndata import AnnData
 from numpy.typing import NDArray
 
 from components.evaluate.contenders.baselines import baseline_means, contenders
@@ -120,17 +119,12 @@ def _effects(inputs: Inputs, control: NDArray[np.float64]) -> Effects:
         whole.perturbations,
         whole.genes,
         control[pd.Index(genes).get_indexer(pd.Index(whole.genes))],
-        _means(file, MEANS),
-        _means(file, KNOWN_MEANS) if KNOWN_MEANS in file.varm else None,
+        np.asarray(file.varm[MEANS]).T,
+        np.asarray(file.varm[KNOWN_MEANS]).T if KNOWN_MEANS in file.varm else None,
         None,
         inputs.training,
         inputs.asked,
     )
-
-
-def _means(adata: AnnData, name: str) -> NDArray[np.floating]:
-    """Return means that a predictions file holds, [perturbations, genes]."""
-    return np.asarray(adata.varm[name]).T
 
 
 def _origin(inputs: Inputs, effects: Effects, repeat: str) -> Origin:
@@ -138,7 +132,7 @@ def _origin(inputs: Inputs, effects: Effects, repeat: str) -> Origin:
     cells, splits = inputs.cells, inputs.splits
     return Origin(
         splits.test_line,
-        splits.train_lines or effects.lines,
+        splits.train_lines or (effects.training.lines if effects.training else []),
         shared_controls=len(splits.rows(CONTROL_BOTH, line=splits.test_line)),
         inputs=inputs.artifacts,
         run=dataset_of(cells.artifact.summary) | inputs.stats.get("known_by", {}),
@@ -264,7 +258,7 @@ def _write(
                 effects.control,
                 effects.change(),
                 measured["measured_change"],
-                measured["fdr"] if effects.measured else None,
+                measured["fdr"],
                 effects.training,
             )
             write_explorer(explored, origin, folder / evaluation.EXPLORER_FILE)
@@ -293,8 +287,8 @@ def _write_scores(found: Findings, folder: Path) -> None:
         evaluation.STRATA_FILE: found.strata,
         evaluation.GROUPS_FILE: found.groups.rename_axis("perturbation").reset_index(),
         evaluation.UNDEFINED_FILE: found.undefined,
-        evaluation.CALIBRATION_FILE: found.calibration,
-        evaluation.CALLED_FILE: found.by_expression,
+        evaluation.CALIBRATION_FILE: found.calls("calibration"),
+        evaluation.CALLED_FILE: found.calls("by_expression"),
     }
     for name, table in tables.items():
         without_formulas(table).to_csv(folder / name, index=False)

@@ -88,9 +88,8 @@ class CheckpointManager:
             return
         self.save()
         self._workers.meet()  # whoever ended before the first has written would end it too
-        if not self._workers.first:
-            raise SystemExit(TERMINATED)
-        say(f"finetune: stopped at {self._here()}{self.last_good()}; {self._how_to_resume()}")
+        if self._workers.first:
+            say(f"finetune: stopped at {self._here()}{self.last_good()}; {self._how_to_resume()}")
         raise SystemExit(TERMINATED)
 
     def last_good(self) -> str:

@@ -31,7 +31,6 @@ from components.shared.artifacts.confidence import (
     Expectation,
 )
 from components.shared.artifacts.perturbation import CONTROL
-from components.shared.artifacts.perturbation_names import line_key
 
 LEAST_ROWS = 9
 """From fewer residuals no interval of 80 % can be told: its ends are quantiles of 10 %."""
@@ -70,7 +69,7 @@ def confidence(screen: Screen, known: Effects | None = None) -> Confidence:
     lines = screen.deltas[0].lines
     if any(not others_of(line, screen.deltas) for line in lines):
         every = others_of(None, screen.deltas)
-        weights, estimates = weights_of(every, line_key), estimates_from(every)
+        weights, estimates = weights_of(every), estimates_from(every)
         effects, origin, _ = carried(screen.labels, estimates, weights, screen.vectors)
         learned = _learned([], _table(screen, evidence, origin, strength_of(effects)))
         if known is None:

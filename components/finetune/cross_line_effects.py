@@ -9,8 +9,9 @@ A perturbation without cells in other lines gets the sum of its genes' deltas (a
 of perturbations near by in a gene prior (`near_by`), else the mean delta.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 
 import numpy as np
 import torch
@@ -18,7 +19,13 @@ from torch import Tensor
 
 from components.finetune.data import Floats
 from components.finetune.deltas import LineDeltas
-from components.finetune.effect_parts import COMMON, COPIED, Estimates, SourceLine, estimates_from
+from components.finetune.effect_parts import (
+    COMMON,
+    COPIED,
+    Estimates,
+    SourceLine,
+    estimates_from,
+)
 from components.finetune.effect_sizes import NO_ESTIMATES, Sizes
 from components.finetune.effect_weights import Compared, Weights, weights_of
 from components.finetune.near_by import near_by
@@ -78,14 +85,15 @@ def known_effects(
             "hold out less of them, or give a screen of another (effects:<uri>)"
         )
     tables, origins, near, weights = [], [], None, {}
-    estimate, sizes = _remembered(centre=centre), NO_ESTIMATES
+    # Each set of lines is estimated from once.
+    estimate, sizes = cache(partial(estimates_from, centre=centre)), NO_ESTIMATES
     with bar(total=len(own) + 1, what="effects in other lines", unit=" lines") as progress:
         for number, line in enumerate((*own, None)):
             others = others_of(line, deltas)
             if others:
                 # One line has none to leave out: weights are those between lines of this screen.
                 alone = len({line_key(part.lines[i]) for part, i in others}) == 1
-                weights = weights_of(every if alone else others, line_key, estimate)
+                weights = weights_of(every if alone else others, estimate)
                 change, origin, near = carried(labels, estimate(others), weights, vectors)
             else:
                 change, origin = _alone(deltas[0], number)
@@ -107,28 +115,15 @@ def _alone(own: LineDeltas, number: int) -> tuple[Floats, list[str]]:
     return mean, [MEAN] * len(there)
 
 
-def _remembered(*, centre: bool) -> Callable[[Sequence[SourceLine]], Estimates]:
-    """Return `estimates_from` that is computed once for each set of lines."""
-    found: dict[frozenset[tuple[int, int]], Estimates] = {}
-
-    def estimate(lines: Sequence[SourceLine]) -> Estimates:
-        key = frozenset((id(part), i) for part, i in lines)
-        if key not in found:
-            found[key] = estimates_from(lines, centre=centre)
-        return found[key]
-
-    return estimate
-
-
-def others_of(line: str | None, deltas: Sequence[LineDeltas]) -> list[SourceLine]:
+def others_of(line: str | None, deltas: Sequence[LineDeltas]) -> tuple[SourceLine, ...]:
     """Return the lines that ``line`` may be estimated from, None = a new line: all.
 
     One without cells is no source, as a training line that is held out whole to validate.
     """
     rows = [(part, i) for part in deltas for i, there in enumerate(part.there) if there.any()]
-    return [
+    return tuple(
         (part, i) for part, i in rows if line is None or line_key(part.lines[i]) != line_key(line)
-    ]
+    )
 
 
 def of_other_screens(

@@ -11,7 +11,7 @@ from components.shared.artifacts.matched_controls import matched
 from components.shared.model.tokens import Ints
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LineDeltas:
     """Pseudobulk deltas of some lines, log1p units; rows without cells are 0 and not `there`."""
 

@@ -22,6 +22,7 @@ from components.finetune import effect_parts
 from components.finetune.data import Floats
 from components.finetune.effect_parts import COMMON, COPIED, KERNEL, PARTS, Estimates, SourceLine
 from components.finetune.selection import centred, discrimination
+from components.shared.artifacts.perturbation_names import line_key
 from components.shared.model.tokens import Ints
 
 HALVES = {COPIED: 0.0, effect_parts.SHRUNK: 0.5, KERNEL: 0.5, COMMON: 0.0}
@@ -47,18 +48,17 @@ Weights = dict[str, float]
 
 def weights_of(
     lines: Sequence[SourceLine],
-    key: Callable[[str], str],
-    estimate: Callable[[Sequence[SourceLine]], Estimates] = effect_parts.estimates_from,
+    estimate: Callable[[tuple[SourceLine, ...]], Estimates] = effect_parts.estimates_from,
 ) -> Weights:
     """Return how much each way counts when another line is estimated from ``lines``.
 
     Each line is predicted from the others, and its deltas are regressed on the four predictions.
     Every perturbation counts alike, however strong it is, as in a mean of correlations. Weights
-    sum to 1 before a share of the mean effect is held back. ``key``: what names of a line share.
+    sum to 1 before a share of the mean effect is held back. Names of one line share a `line_key`.
     """
     gram, target = np.zeros((len(PARTS), len(PARTS))), np.zeros(len(PARTS))
     some = []
-    for line in _left_out(lines, key, estimate):
+    for line in _left_out(lines, estimate):
         own, measured = _products(line)
         gram, target = gram + own, target + measured
         some.append(line.thinned)
@@ -113,13 +113,11 @@ def ahead_beyond_luck(one: Floats, other: Floats) -> bool:
 
 
 def _left_out(
-    lines: Sequence[SourceLine],
-    key: Callable[[str], str],
-    estimate: Callable[[Sequence[SourceLine]], Estimates],
+    lines: Sequence[SourceLine], estimate: Callable[[tuple[SourceLine, ...]], Estimates]
 ) -> Iterator[Compared]:
     for part, number in lines:
-        name = key(part.lines[number])
-        others = [(other, i) for other, i in lines if key(other.lines[i]) != name]
+        name = line_key(part.lines[number])
+        others = tuple((other, i) for other, i in lines if line_key(other.lines[i]) != name)
         if others and part.there[number].any():
             yield Compared.of(estimate(others), (part, number))
 

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from components.finetune.data import TrainingData
+from components.finetune.given import vectors_by_gene
 from components.finetune.workers import Workers
 from components.shared.artifacts.artifact import Artifact
 from components.shared.artifacts.cells import Cells
-from components.shared.artifacts.gene_prior import coverage, genes_with_vector
+from components.shared.artifacts.gene_prior import coverage
 from components.shared.artifacts.normalisation import TARGET_SUM, total_of_model, unit_of
 from components.shared.artifacts.perturbation import genes_of
 from components.shared.artifacts.splits import TEST, TRAIN, Splits
@@ -72,8 +73,7 @@ def coverage_of(
     table: Tensor, vocabulary: Vocabulary, cells: Cells, splits: Splits
 ) -> dict[str, dict[str, int | float]]:
     """Return how many of the measured and of the perturbed genes the prior has a vector for."""
-    tokens = sorted(vocabulary, key=lambda token: vocabulary[token])
-    with_vector = genes_with_vector(table.numpy(), tokens)
+    with_vector = vectors_by_gene(table, vocabulary)
     asked = {"measured genes": set(cells.genes)}
     for what, role in (("perturbed in training", TRAIN), ("perturbed in the test line", TEST)):
         labels = set(splits.table["perturbation"].iloc[splits.rows(role)])

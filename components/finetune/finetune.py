@@ -1,7 +1,8 @@
 """The finetune stage: cells, splits and a gene prior in, an scGPT checkpoint out."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,17 +56,8 @@ def finetune(
         InputError: an input that cannot be used; see the message.
         SystemExit: SIGTERM came; the state is kept.
     """
-    arguments: dict[str, Any] = {
-        "cells": cells,
-        "splits": splits,
-        "prior": prior,
-        "target": target,
-        "pretrained": pretrained,
-        "recipe": recipe,
-        "overrides": dict(overrides or {}),
-        "seed": whole_number("seed", seed),
-        "checkpoints": checkpoints,
-    }
+    arguments = locals() | {"overrides": dict(overrides or {}), "seed": whole_number("seed", seed)}
+    del arguments["processes"]
     if processes > 1:
         launch(processes, one_process, arguments)
     else:
@@ -106,7 +98,7 @@ def one_process(
             with Tracker(parameters | {"settings": asdict(settings)} | ready.facts) as tracker:
                 for epoch in history_of(ready.saved.parts) if ready.saved else ():
                     tracker.log(epoch.row())
-                result = ready.fit(reporting(tracker))
+                result = ready.fit(partial(report, tracker))
                 stats = statistics(ready, result)
                 stats["wandb_run"] = tracker.finish(draft.path)
             write_model(draft.path, ready, result, stats)
@@ -122,23 +114,19 @@ def one_process(
     )
 
 
-def reporting(tracker: Tracker) -> Callable[[Epoch], None]:
-    """Return what prints an epoch and logs it."""
-
-    def report(epoch: Epoch) -> None:
-        tracker.log(epoch.row())
-        scores = (
-            f"validation pearson_delta {epoch.val_pearson_delta:.4f}, discrimination "
-            f"{epoch.val_discrimination:.3f}"
-        )
-        if epoch.epoch:
-            words = f"epoch {epoch.epoch}: loss {epoch.train_loss:.4f}, {scores}, "
-            words += f"{epoch.cells_per_second:.0f} cells/s"
-        else:
-            words = f"known effects alone, before training: {scores}"
-        print(f"finetune: {words}", flush=True)
-
-    return report
+def report(tracker: Tracker, epoch: Epoch) -> None:
+    """Print an epoch and log it."""
+    tracker.log(epoch.row())
+    scores = (
+        f"validation pearson_delta {epoch.val_pearson_delta:.4f}, discrimination "
+        f"{epoch.val_discrimination:.3f}"
+    )
+    if epoch.epoch:
+        words = f"epoch {epoch.epoch}: loss {epoch.train_loss:.4f}, {scores}, "
+        words += f"{epoch.cells_per_second:.0f} cells/s"
+    else:
+        words = f"known effects alone, before training: {scores}"
+    print(f"finetune: {words}", flush=True)
 
 
 def statistics(ready: Ready, result: Fit) -> dict[str, Any]:

@@ -46,13 +46,11 @@ def deltas_told(
         return [own], ""
     other, uri = OtherEffects.read(prior.path), prior.summary[EFFECTS]["uri"]
     tell_lines(other.lines, uri, test_line)
-    on_scale = brought_to_scale(other, data.perturbations, genes, own, test_line, uri)
-    if on_scale.said and tell:
-        say(f"finetune: WARNING: {on_scale.said}")
-    given = cross_line_effects.of_other_screens(
-        on_scale.effects, data.perturbations, genes, own, test_line
-    )
-    return [own, given], on_scale.said
+    other, said = brought_to_scale(other, data.perturbations, genes, own, test_line, uri)
+    if said and tell:
+        say(f"finetune: WARNING: {said}")
+    given = cross_line_effects.of_other_screens(other, data.perturbations, genes, own, test_line)
+    return [own, given], said
 
 
 def effects_known(

@@ -11,7 +11,7 @@ from components.finetune.cross_line_effects import Effects
 from components.finetune.data import Floats
 from components.finetune.deltas import LineDeltas
 from components.finetune.evidence import Evidence, blocks
-from components.finetune.near_by import left_out_near_by
+from components.finetune.near_by import Ridge
 from components.shared.artifacts import confidence
 from components.shared.artifacts.confidence import (
     MEAN,
@@ -121,10 +121,10 @@ def _ways(screen: Screen, known: Effects, number: int) -> Iterator[Known]:
         rest = np.broadcast_to(effects.mean(axis=0), (len(absent), told.shape[1]))
         yield MEAN, np.concatenate([there, absent]), np.concatenate([mean, rest])
     if screen.vectors is not None:
-        near = left_out_near_by(effects, screen.vectors[there])
-        if near is not None:
-            usable = np.isfinite(near[:, 0])
-            yield NEAR_BY, there[usable], near[usable]
+        vectors = screen.vectors[there]
+        if ridge := Ridge.fitted(effects, vectors):
+            usable = vectors.any(axis=1)
+            yield NEAR_BY, there[usable], effects[usable] - ridge.missed()
     place = {screen.labels[i]: int(i) for i in there}
     parts = {
         i: [place.get(gene, -1) for gene in genes_of(label)]

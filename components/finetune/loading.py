@@ -123,10 +123,9 @@ def load_training_data(
         },
         validation=[
             ValidationSet(str(line), str(perturbation), place(rows.index.to_numpy()))
-            for (line, perturbation), rows in splits.table.iloc[groups["val"]]
-            .reset_index(names="row")
-            .set_index("row")
-            .groupby(["cell_line", "perturbation"])
+            for (line, perturbation), rows in splits.table.iloc[groups["val"]].groupby(
+                ["cell_line", "perturbation"]
+            )
         ],
         batch_of_row=None if batches is None else batches[used],
     )

@@ -13,10 +13,12 @@ from components.finetune.curves import curves_page
 from components.finetune.ready import Ready
 from components.finetune.state import Fit
 from components.shared.artifacts.artifact import Artifact
+from components.shared.artifacts.confidence import CONFIDENCE_FILE
 from components.shared.artifacts.gene_prior import EFFECTS, FACTS_FILE
 from components.shared.artifacts.known_effects import EFFECTS_FILE
 from components.shared.artifacts.licences import STATE_LICENCE_FILE
 from components.shared.artifacts.normalisation import TARGET_SUM
+from components.shared.artifacts.training_effects import TRAINING_EFFECTS_FILE
 from components.shared.model import model as scgpt_model
 from components.shared.model.checkpoint import EXTRA_FILE
 from components.shared.model.checkpoint_files import ARGS_FILE, STATS_FILE, WEIGHTS_FILE
@@ -48,8 +50,9 @@ def write_model(folder: Path, ready: Ready, result: Fit, stats: Mapping[str, Any
     write_text(folder / CURVES_FILE, page)
     if ready.effects:
         ready.effects.write(folder / EFFECTS_FILE)
-    if ready.brought:
-        ready.brought.write(folder)
+    if ready.training and ready.confidence:
+        ready.training.write(folder / TRAINING_EFFECTS_FILE)
+        ready.confidence.write(folder / CONFIDENCE_FILE)
 
 
 def _write_prior(folder: Path, prior: Artifact) -> None:

@@ -18,29 +18,15 @@ def near_by(effects: Floats, vectors: Floats) -> NearBy | None:
     least squared error when one perturbation is left out at a time (in closed form); a prior that
     does not beat the mean effect so is left alone.
     """
-    ridge = _Ridge.fitted(effects, vectors)
+    ridge = Ridge.fitted(effects, vectors)
     if ridge is None:
         return None
     dual = (ridge.axes * ridge.inverse) @ ridge.turned
     return NearBy(ridge.centre, ridge.left, dual, ridge.mean)
 
 
-def left_out_near_by(effects: Floats, vectors: Floats) -> Floats | None:
-    """Predict each known effect as `near_by` would without it; None where that is no help.
-
-    [known, genes], NaN where a perturbation has no vector.
-    """
-    ridge = _Ridge.fitted(effects, vectors)
-    if ridge is None:
-        return None
-    found = np.full_like(effects, np.nan)
-    usable = vectors.any(axis=1)
-    found[usable] = effects[usable] - ridge.left_out()
-    return found
-
-
 @dataclass(frozen=True)
-class _Ridge:
+class Ridge:
     """Kernel ridge from vectors to effects, n of them, with the penalty that leaves out best."""
 
     centre: Floats
@@ -55,7 +41,7 @@ class _Ridge:
     """One over eigenvalue and penalty, [n]."""
 
     @classmethod
-    def fitted(cls, effects: Floats, vectors: Floats) -> "_Ridge | None":
+    def fitted(cls, effects: Floats, vectors: Floats) -> "Ridge | None":
         """Choose the penalty; None where no penalty beats the mean effect."""
         usable = vectors.any(axis=1)
         if usable.sum() < 3:
@@ -77,7 +63,7 @@ class _Ridge:
                 best, found = error, cls(centre, mean, left, axes, turned, inverse)
         return found
 
-    def left_out(self) -> Floats:
+    def missed(self) -> Floats:
         """Return by how much each effect is missed when it is left out, [n, genes]."""
         scaled = self.axes * self.inverse
         leverage = (self.axes * scaled).sum(axis=1)

@@ -11,7 +11,7 @@ from pathlib import Path
 from components.shared.storage.buckets import FORMS, SCHEMES, may_write, open_bucket
 from components.shared.storage.downloads import check_remote_path, check_writable, shown
 from components.shared.storage.files import local_path
-from components.shared.storage.objects import Stored, split_uri
+from components.shared.storage.objects import split_uri
 from components.shared.telling.addresses import scheme_of
 from components.shared.telling.errors import InputError, say
 
@@ -171,12 +171,9 @@ class Objects:
 
     def delete(self, name: str) -> None:
         """See `Folder`."""
-
-        def last(stored: Stored) -> bool:
-            return not stored.name.endswith(f"/{MANIFEST}")
-
         with self._bucket.errors(self._shown):
-            for stored in sorted(self._bucket.list(f"{self._prefix}{name}/"), key=last):
+            there = self._bucket.list(f"{self._prefix}{name}/")
+            for stored in sorted(there, key=lambda one: not one.name.endswith(f"/{MANIFEST}")):
                 self._bucket.delete(stored)
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,43 +21,15 @@ from components.finetune.training import Measured, fit
 from components.finetune.workers import Workers
 from components.shared.artifacts.artifact import Artifact
 from components.shared.artifacts.cells import Cells
-from components.shared.artifacts.confidence import CONFIDENCE_FILE, Confidence
+from components.shared.artifacts.confidence import Confidence
 from components.shared.artifacts.gene_prior import EFFECTS
 from components.shared.artifacts.known_effects import EffectTable
 from components.shared.artifacts.splits import Splits
-from components.shared.artifacts.training_effects import (
-    TRAINING_EFFECTS_FILE,
-    TrainingEffects,
-    training_effects,
-)
+from components.shared.artifacts.training_effects import TrainingEffects, training_effects
 from components.shared.model import model as scgpt_model
 from components.shared.model.tokens import GeneTokens
 from components.shared.model.vocabulary import Vocabulary
 from components.shared.parameters.recipe import Recipe
-
-
-@dataclass(frozen=True)
-class Brought:
-    """Effects of its training lines, and how far it was right in lines that were left out."""
-
-    training: TrainingEffects
-    confidence: Confidence
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """Its entries in the statistics."""
-        found = self.confidence
-        return {
-            "scale": found.scale,
-            "held_out_pearson_delta": found.reached(),
-            "held_out_pearson_delta_untrained": found.reached(trained=False),
-            "expectations": found.why or "learned",
-        }
-
-    def write(self, folder: Path) -> None:
-        """Write both files."""
-        self.training.write(folder / TRAINING_EFFECTS_FILE)
-        self.confidence.write(folder / CONFIDENCE_FILE)
 
 
 @dataclass(frozen=True)
@@ -91,8 +62,10 @@ class Ready:
     data: TrainingData
     measured: Measured
     effects: EffectTable | None
-    brought: Brought | None
-    """Of the first process alone."""
+    training: TrainingEffects | None
+    """Of its training lines; of the first process alone, as is what follows."""
+    confidence: Confidence | None
+    """How far known effects were right in lines that were left out."""
     asked: Asked
     workers: Workers
     store: Checkpoints | None
@@ -157,12 +130,17 @@ def made_ready(asked: Asked, workers: Workers) -> Ready:
     facts = facts_of_start(model, data, cells, tokens, workers, asked.pretrained, prior)
     if not facts["random_init"]:
         facts |= other_scale(args, cells)
-    brought = None
+    training, learned = None, None
     if workers.first:
         training = training_effects(cells, splits, match_batches=settings.match_batches)
         screen = Screen(data.perturbations, genes, deltas, vectors, training)
-        brought = Brought(training, confidence(screen, known))
-        facts |= brought.facts
+        learned = confidence(screen, known)
+        facts |= {
+            "scale": learned.scale,
+            "held_out_pearson_delta": learned.reached(),
+            "held_out_pearson_delta_untrained": learned.reached(trained=False),
+            "expectations": learned.why or "learned",
+        }
     if known is not None:
         facts |= {"effects_weights": known.weights, "effects_are": in_words(known.weights)}
         facts |= {"effects_scaled": scaled} if scaled else {}
@@ -176,7 +154,8 @@ def made_ready(asked: Asked, workers: Workers) -> Ready:
         data,
         Measured.of(data, settings, deltas[0]),
         effects,
-        brought,
+        training,
+        learned,
         asked,
         workers,
         store,

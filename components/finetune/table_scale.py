@@ -6,7 +6,7 @@ so they are brought to their scale by one factor where both tell of the same per
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,16 +31,6 @@ EXPECTED = (
 )
 
 
-@dataclass(frozen=True)
-class Brought:
-    """A table of deltas on the screen's scale, and what was done to it."""
-
-    effects: OtherEffects
-    factor: float
-    said: str
-    """In words; empty where nothing was done."""
-
-
 def brought_to_scale(
     other: OtherEffects,
     labels: Sequence[str],
@@ -48,7 +38,7 @@ def brought_to_scale(
     own: LineDeltas,
     without: str,
     name: str,
-) -> Brought:
+) -> tuple[OtherEffects, str]:
     """Bring a table that holds scores to the scale of a screen's deltas.
 
     Only what is off by more than `OFF` is touched. The factor is that of least squares: times it,
@@ -57,7 +47,7 @@ def brought_to_scale(
 
     ``labels`` are perturbations of ``own``, ``genes`` are the modelled ones; rows of the test line,
     ``without``, count for nothing, and what was measured on cells is on scale. Messages call the
-    table ``name``.
+    table ``name``. Returns it, and in words what was done to it, empty where nothing was.
 
     Raises:
         InputError: it is off, and too little is shared to tell by how much, or the two do not agree
@@ -65,7 +55,7 @@ def brought_to_scale(
     """
     rows, columns, places = _shared_genes(other, genes, without)
     if other.error is not None or not own.there.any() or not len(rows) or not len(columns):
-        return Brought(other, 1.0, "")
+        return other, ""
     lines = own.there.sum(axis=0)[:, None]
     measured = own.change.sum(axis=0)[:, places] / np.maximum(lines, 1)
     noise = np.nan_to_num(own.variance).sum(axis=0)[:, places] / np.maximum(lines, 1) ** 2
@@ -80,7 +70,7 @@ def brought_to_scale(
     low = np.sqrt(max(float((np.square(measured[here]) - noise[here]).mean()), 0.0))
     high = _size(measured[here])  # with its noise, which must not pass for a scale
     if not found or low / OFF <= found <= high * OFF:
-        return Brought(other, 1.0, "")
+        return other, ""
     sizes = f"{found:.2g} in size (root mean square), the screen's own {high:.2g}"
     off = f"{name}: its values are {sizes}"
     if not enough:
@@ -102,7 +92,7 @@ def brought_to_scale(
         f"were taken times {factor:.3g}, by least squares over {len(pairs)} shared "
         f"effects and {len(columns)} genes."
     )
-    return Brought(replace(other, delta=other.delta * np.float32(factor)), factor, said)
+    return replace(other, delta=other.delta * np.float32(factor)), said
 
 
 def _shared_genes(

@@ -34,7 +34,7 @@ class Tracker:
     def __init__(self, config: Mapping[str, Any]) -> None:
         """Start a run: online with `WANDB_API_KEY` if that works, else offline."""
         self._facts: dict[str, Any] = {}
-        _tell_wrong_mode()
+        mode = _mode()
         # The process goes on writing logs for a while, so the run is kept outside the artifact.
         self._scratch = Path(tempfile.mkdtemp(prefix="wandb."))
         with (self._scratch / "messages").open("wb") as messages:
@@ -46,14 +46,14 @@ class Tracker:
                 stdout=messages,
                 stderr=subprocess.STDOUT,
                 cwd=self._scratch,
-                env=_environment(),
+                env=_environment(mode),
                 start_new_session=True,  # an interrupt from the keyboard is for training alone
             )
         self._input = cast(IO[bytes], self._process.stdin)
         os.set_blocking(self._input.fileno(), False)
         self._send(
             {
-                "online": _mode() == "online" and bool(os.environ.get("WANDB_API_KEY")),
+                "online": mode == "online" and bool(os.environ.get("WANDB_API_KEY")),
                 "config": without_paths(dict(config)),
                 "start_seconds": START_SECONDS,
                 "finish_seconds": FINISH_SECONDS,
@@ -143,24 +143,22 @@ class Tracker:
 
 
 def _mode() -> str:
-    mode = (os.environ.get("WANDB_MODE") or "online").strip().lower()
-    return mode if mode in MODES else OFFLINE
+    given = os.environ.get("WANDB_MODE") or "online"
+    mode = given.strip().lower()
+    if mode in MODES:
+        return mode
+    say(
+        f"finetune: note: Weights & Biases: WANDB_MODE is '{given}'{nearest(given, MODES)}; "
+        f"expected {', '.join(MODES)}; the run is kept {OFFLINE}"
+    )
+    return OFFLINE
 
 
-def _tell_wrong_mode() -> None:
-    given = os.environ.get("WANDB_MODE") or OFFLINE
-    if given.strip().lower() not in MODES:
-        say(
-            f"finetune: note: Weights & Biases: WANDB_MODE is '{given}'{nearest(given, MODES)}; "
-            f"expected {', '.join(MODES)}; the run is kept {OFFLINE}"
-        )
-
-
-def _environment() -> dict[str, str]:
+def _environment(mode: str) -> dict[str, str]:
     # Not the service of a caller's own run, which would outlive this one; and no crash reports.
     kept = {key: value for key, value in os.environ.items() if key != "WANDB_SERVICE"}
-    mode = {"WANDB_MODE": _mode()} if "WANDB_MODE" in kept else {}
-    return kept | mode | {"WANDB_ERROR_REPORTING": "false"}
+    own = {"WANDB_MODE": mode} if "WANDB_MODE" in kept else {}
+    return kept | own | {"WANDB_ERROR_REPORTING": "false"}
 
 
 def without_paths(value: Any) -> Any:

@@ -12,7 +12,6 @@ then.
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
@@ -36,7 +35,7 @@ from components.shared.model.inference import autocast, forward
 from components.shared.model.model import export_state, weigh_network
 from components.shared.model.tokens import Ints
 from components.shared.parameters.recipe import RELIABLE, Recipe
-from components.shared.telling.errors import InputError, say, shortlist
+from components.shared.telling.errors import InputError, refusing, say, shortlist
 from components.shared.telling.progress import bar
 
 Share = list[TrainingBatch]
@@ -96,7 +95,14 @@ def fit(
     if saved:
         state.restore(saved.parts)
     measured = measured or Measured.of(data, recipe, line_deltas(data))
-    with CheckpointManager(checkpoints, state, saved) as manager, _memory_told(recipe):
+    # What is left of memory errors: dividing a step does not help here.
+    told = refusing(
+        torch.OutOfMemoryError,
+        "out of memory outside the steps",
+        f"; lower batch_size={recipe.batch_size} or max_genes={recipe.max_genes}",
+        lambda error: str(error).splitlines()[0],
+    )
+    with CheckpointManager(checkpoints, state, saved) as manager, told:
         validated = partial(
             validate,
             model,
@@ -121,18 +127,6 @@ def fit(
             manager.save()
     state.count_time()
     return state.fit
-
-
-@contextmanager
-def _memory_told(recipe: Recipe) -> Iterator[None]:
-    """Turn what is left of memory errors into one line: dividing a step does not help here."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise InputError(
-            f"out of memory outside the steps ({str(error).splitlines()[0]}); lower "
-            f"batch_size={recipe.batch_size} or max_genes={recipe.max_genes}"
-        ) from None
 
 
 @dataclass
@@ -314,12 +308,14 @@ def _note(state: TrainingState, recipe: Recipe, epoch: int, validation: Validati
     """Add an epoch to the history, and keep the weights if they are the best."""
     fit = state.fit
     losses = (state.losses / state.cells).tolist()  # NaN before there is any
+    scores = {f"val_{name}": value for name, value in asdict(validation).items()}
+    del scores["val_correlations"], scores["val_weights"]
     fit.history.append(
         Epoch(
             epoch=epoch,
             train_loss=losses[0],
             train_delta_loss=losses[1],
-            **{f"val_{name}": value for name, value in _scores(validation).items()},
+            **scores,
             learning_rate=float(state.schedule.get_last_lr()[0]),
             cells=state.cells,
             seconds=state.seconds,
@@ -348,8 +344,3 @@ def _keep(state: TrainingState, epoch: int, validation: Validation) -> None:
     fit.best_epoch = epoch if validation.network else 0
     fit.best_pearson_delta = pearson if np.isfinite(pearson) else float("-inf")
     fit.correlations, fit.network = list(validation.correlations), validation.network
-
-
-def _scores(validation: Validation) -> dict[str, float]:
-    scores = asdict(validation)
-    return {name: scores[name] for name in scores if name not in ("correlations", "weights")}

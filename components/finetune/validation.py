@@ -84,16 +84,6 @@ class HeldOut:
         return cls(order, drawn, change, reliable, stray)
 
 
-@dataclass(frozen=True)
-class _Prediction:
-    """Summary of the prediction of one set."""
-
-    mean: Floats
-    error: float
-    """Sum over cells of their mean squared error against as many measured ones."""
-    cells: int
-
-
 def validate(
     model: nn.Module,
     data: TrainingData,
@@ -132,7 +122,8 @@ def validate(
         own[number] = _predict(model, data, recipe, held_out, rows, inputs, sets.order, device)
     if manager:
         manager.leave_if_terminated()
-    return _scored(data, recipe, sets, list(workers.gathered(own).items()), responses or {})
+    found = workers.gathered(own)
+    return _scored(data, recipe, sets, [found[i] for i in range(len(found))], responses or {})
 
 
 def own_responses(data: TrainingData, measured: LineDeltas) -> dict[str, Floats]:
@@ -163,21 +154,21 @@ def _scored(
     data: TrainingData,
     recipe: Recipe,
     sets: HeldOut,
-    parts: list[tuple[int, _Prediction]],
+    predictions: list[tuple[Floats, float]],
     responses: Mapping[str, Floats],
 ) -> Validation:
-    """Score the predictions of all sets, which come with their places among the data's."""
-    added = data.effects is not None and recipe.contrast
-    if not parts:  # and nothing says that a network adds to known effects
-        return Validation(network=0.0 if added else 1.0)
-    ordered = [part for _, part in sorted(parts, key=lambda item: item[0])]
+    """Score the predictions of all sets, from `_predict`, in the order of the data's."""
+    known = data.effects if recipe.contrast else None
+    if not predictions:  # and nothing says that a network adds to known effects
+        return Validation(network=1.0 if known is None else 0.0)
     reference = np.array([data.reference_mean[held_out.line] for held_out in data.validation])
-    predicted = np.array([part.mean for part in ordered]) - sets.stray - reference
+    predicted = np.array([mean for mean, _ in predictions]) - sets.stray - reference
     measured = sets.change
-    weights = sets.reliable if recipe.selection == RELIABLE else np.ones(len(ordered))
+    weights = sets.reliable if recipe.selection == RELIABLE else np.ones(len(predictions))
     network = 1.0
-    if added:
-        effects = np.array([_effect(data, held_out) for held_out in data.validation])
+    if known is not None:
+        places = [_place(data, held_out) for held_out in data.validation]
+        effects = np.array([known[place].double().cpu().numpy() for place in places])
         pairs = zip(data.validation, predicted - effects, strict=True)
         nothing = np.zeros(len(data.ids))
         change = np.array([_without(c, responses.get(s.line, nothing)) for s, c in pairs])
@@ -187,9 +178,9 @@ def _scored(
     trained = {held_out.perturbation for held_out in data.seen()}
     seen = np.array([held_out.perturbation in trained for held_out in data.validation])
     ranks = _ranks(data, predicted, measured)
-    cells = sum(part.cells for part in ordered)
+    cells = sum(len(rows) for rows, _ in sets.drawn)
     return Validation(
-        sum(part.error for part in ordered) / cells if cells else NAN,
+        sum(error for _, error in predictions) / cells if cells else NAN,
         *_means(correlations, seen, weights),
         *_means(ranks, seen, np.ones(len(ranks))),
         tuple(correlations.tolist()),
@@ -206,13 +197,6 @@ def _measured(data: TrainingData, held_out: ValidationSet, spread: Floats) -> tu
     noise = np.fmax(variance, spread) / len(held_out.rows) + spread / controls
     change = mean - data.reference_mean[held_out.line]
     return change, reliability(change, noise)
-
-
-def _effect(data: TrainingData, held_out: ValidationSet) -> Floats:
-    """Return what other lines tell of a set, [genes]."""
-    line, code = _place(data, held_out)
-    known = data.known(np.array([line]), np.array([code]), np.arange(len(data.ids)))
-    return np.zeros(len(data.ids)) if known is None else known[0].double().cpu().numpy()
 
 
 def _ranks(data: TrainingData, predicted: Floats, measured: Floats) -> Floats:
@@ -263,8 +247,12 @@ def _predict(
     inputs: Ints,
     order: Ints,
     device: torch.device,
-) -> _Prediction:
-    """Predict a set from the controls ``inputs``, beside its measured cells ``rows``."""
+) -> tuple[Floats, float]:
+    """Predict a set from the controls ``inputs``, beside its measured cells ``rows``.
+
+    Returns the mean of its cells, [genes], and the sum over cells of their mean squared error
+    against as many measured ones.
+    """
     line, code = _place(data, held_out)
     known = data.known(np.array([line]), np.array([code]), np.arange(len(data.ids)))
     total, error = torch.zeros(len(data.ids), dtype=torch.float64), 0.0
@@ -285,5 +273,4 @@ def _predict(
         )
         error += float((output - data.cells(rows[part]).cpu()).square().mean(1).sum())
         total += output.sum(0, dtype=torch.float64)
-    mean = total.numpy() / len(rows)
-    return _Prediction(mean, error, len(rows))
+    return total.numpy() / len(rows), error

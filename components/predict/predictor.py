@@ -1,6 +1,6 @@
 """A fine-tuned model applied to control cells, one perturbation after the other."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 from tqdm import tqdm
 
-from components.predict.wanted import Requested, Wanted, report_unknown, requested_of
+from components.predict.wanted import Requested, Wanted
 from components.shared.artifacts.cells import Cells
 from components.shared.artifacts.confidence import CONFIDENCE_FILE, MEAN, Confidence
 from components.shared.artifacts.known_effects import EFFECTS_FILE, EffectTable
@@ -34,12 +34,14 @@ from components.shared.model.rank_cells import (
     rank_cells,
 )
 from components.shared.model.tokens import GeneTokens, Ints, Targets
-from components.shared.telling.errors import InputError
+from components.shared.telling.errors import InputError, nearest, say
 from components.shared.telling.progress import bar
 
 Floats = NDArray[np.float32]
 ROWS_AT_ONCE = 1024
 """Cells whose mean is taken together, for memory."""
+MOST_NAMED = 20
+"""Perturbations that a warning names one by one; finding the nearest symbol takes a while."""
 Read = TypeVar("Read")
 
 
@@ -80,7 +82,7 @@ class Predictor:
     @property
     def scale(self) -> float:
         """The factor that predicted changes are multiplied by."""
-        scaled = self.settings.get("scale_effects", False) and self.confidence is not None
+        scaled = self.settings.get("scale_effects", False)
         return self.confidence.scale if scaled and self.confidence else 1.0
 
     @property
@@ -106,9 +108,37 @@ class Predictor:
             )
         if self.training:
             labels = in_the_words_of(self.training.perturbations, labels)
-        requested = requested_of(labels, measured, self.knows)
-        report_unknown(requested, self.knows, self.vocabulary, split.other_names)
+        others = sorted(set(labels) - measured)
+        known = [label for label in others if self.knows(label)]
+        unknown = [label for label in others if label not in known]
+        requested = Requested(sorted(measured), known, unknown)
+        if unknown:
+            self._report_unknown(requested, split.other_names)
         return requested
+
+    def _report_unknown(self, requested: Requested, names: Mapping[str, list[str]]) -> None:
+        """Name what is left out, and what may be meant, by genes and the table of other names."""
+        listed = [self._named(label, names) for label in requested.unknown[:MOST_NAMED]]
+        if len(requested.unknown) > MOST_NAMED:
+            listed.append(f"{len(requested.unknown) - MOST_NAMED} more")
+        many = len(requested.unknown) > 1
+        text = (
+            f"{'these' if many else 'this'} cannot be predicted, since the model knows neither the "
+            f"gene nor its effect: {'; '.join(listed)}"
+        )
+        if not requested.predicted:
+            raise InputError(f"perturbations: {text}; name genes of the model's vocab.json")
+        say(f"predict: WARNING: {text}; the others are predicted")
+
+    def _named(self, label: str, names: Mapping[str, list[str]]) -> str:
+        hints = [
+            f"another name of {' or '.join(names[gene])}"
+            if names.get(gene)
+            else nearest(gene, self.vocabulary).removeprefix(", ")
+            for gene in genes_of(label)
+            if not self.knows(gene)
+        ]
+        return f"'{label}'" + (f" ({', '.join(filter(None, hints))})" if any(hints) else "")
 
     def partners(self, basal: Ints, wanted: Wanted) -> Ints:
         """Return which of the ``basal`` controls each wanted cell is made from, [cells].

@@ -1,6 +1,6 @@
 """What is predicted: which perturbations, their cells, and what stands behind each prediction."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,10 +14,7 @@ from components.shared.artifacts.predictions import MEASURED, PERTURBATION_COLUM
 from components.shared.artifacts.splits import TEST, Splits
 from components.shared.artifacts.training_effects import TrainingEffects
 from components.shared.model.tokens import Ints
-from components.shared.telling.errors import InputError, nearest, say
-
-MOST_NAMED = 20
-"""Perturbations that a warning names one by one; finding the nearest symbol takes a while."""
+from components.shared.telling.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -35,54 +32,6 @@ class Requested:
     def predicted(self) -> list[str]:
         """All that are predicted, sorted."""
         return sorted([*self.measured, *self.unmeasured])
-
-
-def requested_of(
-    requested: Sequence[str], measured: Collection[str], knows: Callable[[str], bool]
-) -> Requested:
-    """Split the requested perturbations, by what was measured and what the model knows."""
-    others = sorted(set(requested) - set(measured))
-    known = [label for label in others if knows(label)]
-    return Requested(sorted(measured), known, [label for label in others if label not in known])
-
-
-def report_unknown(
-    requested: Requested,
-    knows: Callable[[str], bool],
-    symbols: Collection[str],
-    names: Mapping[str, list[str]],
-) -> None:
-    """Name what is left out, and what may be meant, by genes and the table of other ``names``."""
-    if not requested.unknown:
-        return
-    listed = [_named(label, knows, symbols, names) for label in requested.unknown[:MOST_NAMED]]
-    if len(requested.unknown) > MOST_NAMED:
-        listed.append(f"{len(requested.unknown) - MOST_NAMED} more")
-    many = len(requested.unknown) > 1
-    text = (
-        f"{'these' if many else 'this'} cannot be predicted, since the model knows neither the "
-        f"gene nor its effect: {'; '.join(listed)}"
-    )
-    if not requested.predicted:
-        raise InputError(f"perturbations: {text}; name genes of the model's vocab.json")
-    say(f"predict: WARNING: {text}; the others are predicted")
-
-
-def _named(
-    label: str,
-    knows: Callable[[str], bool],
-    symbols: Collection[str],
-    names: Mapping[str, list[str]],
-) -> str:
-    hints = []
-    for gene in genes_of(label):
-        if knows(gene):
-            continue
-        if found := names.get(gene):
-            hints.append(f"another name of {' or '.join(found)}")
-        else:
-            hints.append(nearest(gene, symbols).removeprefix(", "))
-    return f"'{label}'" + (f" ({', '.join(filter(None, hints))})" if any(hints) else "")
 
 
 @dataclass(frozen=True)

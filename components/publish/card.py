@@ -10,7 +10,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from components.publish.chain import UNKNOWN, chain_rows, made_elsewhere, source_of
+from components.publish.chain import chain_rows, made_elsewhere, source_of
 from components.publish.published_files import is_scored
 from components.publish.terms import Terms, binding, citations_of, notice_of, terms_of
 from components.shared.artifacts import evaluation, shapes
@@ -178,15 +178,9 @@ class _Run:
         return prior_asked_for(self.stats)
 
     @property
-    def known_source(self) -> str:
-        """Where the cells are from, empty where no task passed it on."""
-        uri = self.source["uri"]
-        return "" if uri == UNKNOWN else uri
-
-    @property
     def terms(self) -> list[Terms]:
         """Terms of the data, base weights and prior."""
-        return terms_of(self.known_source, self.stats)
+        return terms_of(self.source["uri"], self.stats)
 
     @property
     def train_lines(self) -> list[str]:
@@ -222,7 +216,7 @@ def _finite(text: str | None) -> float | None:
 
 def _source(run: _Run) -> str:
     uri = run.source["uri"]
-    return "unknown (the tasks did not pass it on)" if uri == UNKNOWN else public(uri)
+    return public(uri) if uri else "unknown (the tasks did not pass it on)"
 
 
 def _hub_id(uri: str, kind: str) -> str | None:
@@ -246,7 +240,7 @@ def _slug(licence: str) -> str:
 
 
 def _front_matter(run: _Run) -> ModelCardData:
-    found = (_hub_id(one, "datasets") for one in run.known_source.split(JOIN))
+    found = (_hub_id(one, "datasets") for one in run.source["uri"].split(JOIN))
     data_ids = {one for one in found if one}
     data_id = min(data_ids, default=None)
     stats = run.stats
@@ -289,20 +283,15 @@ def _context(
         "stats": run.stats,
         "counts": _counts(run.splits),
         "few_shot": few_shot(run.splits),
-        "predictions": run.predictions,
         "pretrained": public(run.stats["pretrained"]),
         "prior": {"requested": run.prior} | prior_rows(run.stats["prior"]),
-        "not_scored": run.metrics.get("not_scored", ""),
-        "held_out": _held_out_rows(run.confidence),
-        "scale": run.confidence["scale"],
-        "scale_from": run.confidence["scale_from"],
         "model_at": public(run.model_at) if run.model_at else "",
         "asked": _asked(run.predictions),
         "extra": " and ".join(str(f["path"]) for f in files if f["path"] in BEYOND_SCGPT),
         "settings": run.stats["settings"],
         "source": {"uri": _source(run), "sha256": run.source["sha256"]},
         "unit": unit_of(run.splits.get(TARGET_SUM, USUAL)),
-        "unchecked": unchecked(run.source["uri"] if run.source["uri"] != UNKNOWN else ""),
+        "unchecked": unchecked(run.source["uri"]),
         "expression": {key: run.splits.get(f"scale_{key}", "") for key in ("found", "done")},
         "knock_down": run.splits.get("knock_down_filter", ""),
         "chain": chain_rows(artifacts),
@@ -310,30 +299,17 @@ def _context(
         "metrics": _metric_rows(run),
         "means_and_cells": means_and_cells(run.metrics, run.test_line),
         "baselines": list(run.metrics["baselines"]),
-        "parts": _seen_rows(run.metrics),
-        "n_seen": run.metrics.get("perturbations_seen"),
-        "n_unseen": run.metrics.get("perturbations_unseen"),
+        "number": number,
+        "compared": [name for name in HEADLINE if name in run.metrics["model"]],
+        "seen": run.metrics["seen"] if run.scored else {},
+        "unseen": run.metrics["unseen"] if run.scored else {},
         "notice": notice_of(run.terms, [str(file["path"]) for file in files]),
-        "terms": [vars(one) for one in run.terms],
-        "citations": citations_of(run.known_source, run.terms),
+        "citations": citations_of(run.source["uri"], run.terms),
         "verdict": verdict(run.metrics),
         "verdicts": against_baselines(run.metrics),
         "limitations": limitations(run.stats, run.predictions, run.metrics, run.splits),
         "files": files,
     }
-
-
-def _held_out_rows(confidence: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return one row per left-out training line: the scores of the other lines' effects there."""
-    return [
-        {
-            "line": row["line"],
-            "perturbations": row["perturbations"],
-            "pearson_delta": number(row["pearson_delta"]),
-            "untrained": number(row["untrained_pearson_delta"]),
-        }
-        for row in confidence["held_out"]
-    ]
 
 
 def _asked(predictions: Mapping[str, Any]) -> str:
@@ -387,32 +363,16 @@ def prior_rows(prior: Mapping[str, Any]) -> dict[str, str]:
 def _metric_rows(run: _Run) -> list[dict[str, Any]]:
     """Return one row per metric of the verdict: the model, the baselines and the ceiling."""
     metrics = run.metrics
-    rows = []
-    for name in COMPARED:
-        if name not in run.over_perturbations:
-            continue
-        found = run.over_perturbations[name]
-        rows.append(
-            {
-                "name": f"{name} (lower is better)" if evaluation.lower_is_better(name) else name,
-                **{key: number(found[key]) for key in OVER[:3]},
-                "baselines": [number(mean_of(metrics, b, name)) for b in metrics["baselines"]],
-                "ceiling": number(mean_of(metrics, CEILING, name)),
-                "nan": int(found["undefined"] or 0),
-            }
-        )
-    return rows
-
-
-def _seen_rows(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
     return [
         {
-            "name": name,
-            "seen": number(metrics["seen"].get(name)),
-            "unseen": number(metrics["unseen"].get(name)),
+            "name": f"{name} (lower is better)" if evaluation.lower_is_better(name) else name,
+            **{key: number(found[key]) for key in OVER[:3]},
+            "baselines": [number(mean_of(metrics, b, name)) for b in metrics["baselines"]],
+            "ceiling": number(mean_of(metrics, CEILING, name)),
+            "nan": int(found["undefined"] or 0),
         }
-        for name in HEADLINE
-        if name in metrics["model"]
+        for name in COMPARED
+        if (found := run.over_perturbations.get(name))
     ]
 
 

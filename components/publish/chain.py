@@ -15,8 +15,6 @@ MADE_FROM = (
 )
 """(artifact, the input it must have been made from)."""
 
-UNKNOWN = "unknown"
-
 
 def check_chain(artifacts: Mapping[str, Artifact]) -> None:
     """Check that the artifacts are of one run, so that the card cannot mix two.
@@ -42,12 +40,12 @@ def made_elsewhere(model: Artifact) -> str:
 
 
 def source_of(artifacts: Mapping[str, Artifact]) -> dict[str, str]:
-    """Return the data set's URI and sha256 as the tasks passed them on, 'unknown' if none did."""
+    """Return the data set's URI, empty if no task passed it on, and its sha256, else 'unknown'."""
     summaries = (artifact.summary for artifact in artifacts.values())
     told = next((summary for summary in summaries if summary.get("source")), {})
     return {
-        "uri": str(told.get("source") or UNKNOWN),
-        "sha256": str(told.get("source_sha256") or UNKNOWN),
+        "uri": str(told.get("source", "")),
+        "sha256": str(told.get("source_sha256") or "unknown"),
     }
 
 

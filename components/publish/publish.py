@@ -14,8 +14,6 @@ from components.shared.storage.files import local_path
 from components.shared.telling.addresses import scheme_of
 from components.shared.telling.errors import InputError
 
-__all__ = ["check_target", "publish"]
-
 
 def publish(
     model: Path | str,

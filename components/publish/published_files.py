@@ -1,12 +1,12 @@
 """Which files a run publishes, and how they get from the artifacts into one folder."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from components.shared.artifacts import evaluation as evaluated
 from components.shared.artifacts.artifact import Artifact, link_or_copy
-from components.shared.artifacts.evaluation import CALLED_FILE, REPORT_FILE, SCORES_FILE
+from components.shared.artifacts.evaluation import REPORT_FILE
 from components.shared.artifacts.finished import BESIDE, NEEDED
 from components.shared.artifacts.licences import STATE_LICENCE_FILE
 from components.shared.storage.digests import sha256_of
@@ -14,19 +14,23 @@ from components.shared.telling.errors import InputError
 
 CARD_FILE = "README.md"
 
-SCORES = (
-    evaluated.AGGREGATED_FILE,
-    evaluated.RESULTS_FILE,
-    evaluated.SUMMARY_FILE,
-    SCORES_FILE,
-    evaluated.COMPARISONS_FILE,
-    evaluated.STRATA_FILE,
-    evaluated.UNDEFINED_FILE,
-    evaluated.CALIBRATION_FILE,
-    CALLED_FILE,
-)
-"""Tables that there are only where something was measured."""
-EFFECTS = ("effects.parquet", "effects.csv.gz", "perturbations.csv")
+SCORES = {
+    evaluated.AGGREGATED_FILE: "cell-eval's describe table, over what has a value",
+    evaluated.RESULTS_FILE: "cell-eval's metrics, one row per perturbation",
+    evaluated.SUMMARY_FILE: "means with intervals of the model, the baselines and the ceiling",
+    evaluated.SCORES_FILE: "every metric of every prediction and perturbation",
+    evaluated.COMPARISONS_FILE: "the model against each baseline, with tests",
+    evaluated.STRATA_FILE: "means by kind of perturbation",
+    evaluated.UNDEFINED_FILE: "what has no value, and why",
+    evaluated.CALIBRATION_FILE: "how often a called gene really is, by predicted FDR",
+    evaluated.CALLED_FILE: "share of genes called by quintile of expression",
+}
+"""Tables that there are only where something was measured, and what they hold."""
+EFFECTS = {
+    "effects.parquet": "each perturbation and gene: predicted, measured, and in each training line",
+    "effects.csv.gz": "the same as text",
+    "perturbations.csv": "per perturbation: cells, lines, strength, top genes, what to expect",
+}
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class Group:
     artifact: str
     folder: str
     """Empty = the top."""
-    names: tuple[str, ...]
+    names: Collection[str]
     optional: bool = False
     """Whether only some runs have them."""
 
@@ -57,7 +61,7 @@ def groups(*, scored: bool) -> list[Group]:
 SOMETIMES = tuple(
     f"{group.folder}/{name}" if group.folder else name
     for group in groups(scored=True)
-    if group.optional or group.names == SCORES
+    if group.optional or group.names is SCORES
     for name in group.names
 )
 """Paths in a published folder of files that only some runs have."""
@@ -79,22 +83,12 @@ WHAT = {
     "effects.safetensors": "the effects in other lines that the model was given",
     "training_effects.safetensors": "what the training lines showed, to set predictions beside",
     "confidence.json": "what to expect of a prediction, learnt from left-out training lines",
-    "effects.parquet": "each perturbation and gene: predicted, measured, and in each training line",
-    "effects.csv.gz": "the same as text",
-    "perturbations.csv": "per perturbation: cells, lines, strength, top genes, what to expect",
     evaluated.EXPLORER_FILE: "look up a knock-down, or what moves a gene",
     "scgpt_replogle_test.h5ad": "predicted cells, and the measured ones where there are any",
-    evaluated.AGGREGATED_FILE: "cell-eval's describe table, over what has a value",
-    evaluated.RESULTS_FILE: "cell-eval's metrics, one row per perturbation",
-    evaluated.SUMMARY_FILE: "means with intervals of the model, the baselines and the ceiling",
-    SCORES_FILE: "every metric of every prediction and perturbation",
-    evaluated.COMPARISONS_FILE: "the model against each baseline, with tests",
-    evaluated.STRATA_FILE: "means by kind of perturbation",
-    evaluated.UNDEFINED_FILE: "what has no value, and why",
-    evaluated.CALIBRATION_FILE: "how often a called gene really is, by predicted FDR",
-    CALLED_FILE: "share of genes called by quintile of expression",
     evaluated.METRICS_FILE: "means of everything, for machines",
     REPORT_FILE: "the report, with plots",
+    **EFFECTS,
+    **SCORES,
 }
 
 

@@ -2,8 +2,9 @@
 
 import re
 from dataclasses import replace
+from urllib.parse import quote
 
-from components.evaluate.pages.explorer import Explored
+from components.evaluate.pages.explorer import Explored, visible
 from components.evaluate.pages.report import Origin
 from components.shared.artifacts.training_effects import TrainingEffects
 
@@ -41,6 +42,11 @@ def labelled(explored: Explored, labels: tuple[str, ...]) -> Explored:
         perturbations=table,
         training=training,
     )
+
+
+def fragment(label: str) -> str:
+    """Return what follows the explorer's address to open it at a perturbation."""
+    return "#" + quote(visible(label), safe="")
 
 
 def contrast(one: str, other: str) -> float:

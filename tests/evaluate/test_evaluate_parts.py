@@ -363,7 +363,7 @@ def test_ridge_finds_what_vectors_say_of_effects_and_nothing_in_noise() -> None:
     labels = [f"P{i:02d}" for i in range(60)]
     x, weights = rng.normal(size=(60, 6)), rng.normal(size=(6, 25))
     y = x @ weights + rng.normal(0, 0.3, (60, 25)) + 2.0
-    training = Training(np.ones(25), [("k562", label) for label in labels[:50]], y[:50])
+    training = Training(np.ones(25), labels[:50], y[:50])
     vectors = dict(zip(labels, x, strict=True))
     found = ridge_deltas(training, vectors, labels[50:])
     error = np.mean((np.array([found[label] for label in labels[50:]]) - y[50:]) ** 2)

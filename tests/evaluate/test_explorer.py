@@ -16,7 +16,7 @@ import pytest
 
 from benchmarks.explorer import generated
 from components.evaluate.pages import compact
-from components.evaluate.pages.explorer import Explored, alike, fragment, visible, write_explorer
+from components.evaluate.pages.explorer import Explored, alike, visible, write_explorer
 from components.shared.artifacts.training_effects import TrainingEffects
 from tests.evaluate.pages import HOSTILE, NOWHERE, labelled
 
@@ -196,7 +196,7 @@ def test_nothing_measured_means_no_word_of_it(tmp_path: Path) -> None:
     table = explored.perturbations.drop(columns="pearson_delta").assign(measured_cells=0)
     nothing = np.full_like(explored.measured, np.nan)
     page, kept = written(
-        replace(explored, perturbations=table, measured=nothing, fdr=None), tmp_path
+        replace(explored, perturbations=table, measured=nothing, fdr=nothing), tmp_path
     )
     assert page.facts["lines"] == ["line0", "line1"] and not page.facts["testMeasured"]
     text = (tmp_path / "explorer.html").read_text()
@@ -239,12 +239,6 @@ def test_only_the_page_s_own_script_may_run(tmp_path: Path) -> None:
     policy = next(a["content"] for t, a in page.tags if a.get("http-equiv"))
     assert "default-src 'none'" in policy
     assert re.search(r"script-src ([^;]*);", policy)[1] == f"'sha256-{digest}'"
-
-
-def test_a_link_says_the_label_whatever_it_is() -> None:
-    assert fragment("MYC") == "#MYC" and fragment("A+B") == "#A%2BB"
-    assert fragment("a=b&c#%41 ü") == "#a%3Db%26c%23%2541%20%C3%BC"
-    assert fragment("\u202eCYM") == "#%5Cu202eCYM"
 
 
 def test_alike_is_the_cosine_of_predicted_changes() -> None:

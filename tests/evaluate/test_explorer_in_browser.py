@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from benchmarks.explorer import generated
-from components.evaluate.pages.explorer import Explored, fragment, visible, write_explorer
+from components.evaluate.pages.explorer import Explored, visible, write_explorer
 from tests.browser import CHROMIUM, MISSING, Browser, Page
-from tests.evaluate.pages import HOSTILE, NOWHERE, READABLE, contrast, labelled
+from tests.evaluate.pages import HOSTILE, NOWHERE, READABLE, contrast, fragment, labelled
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason=MISSING)
 EXPLORED = generated(150, 320, 3)

@@ -8,14 +8,13 @@ from hypothesis import strategies as st
 from components.finetune.deltas import LineDeltas
 from components.finetune.effect_parts import COPIED, KERNEL, estimates_from
 from components.finetune.effect_weights import weights_of
-from components.shared.artifacts.perturbation_names import line_key
 from tests.finetune.shared_effects import screen, tellers
 
 
 def carried(shared: np.ndarray, deltas: LineDeltas) -> dict[str, float]:
     """Return how well each way, and the stack of all, gives the shared effects."""
     lines = tellers(deltas)
-    estimates, weights = estimates_from(lines), weights_of(lines, line_key)
+    estimates, weights = estimates_from(lines), weights_of(lines)
     ways = estimates.parts | {"stack": estimates.combined(weights)}
     return {way: _correlation(x, shared[estimates.there]) for way, x in ways.items()}
 

@@ -18,13 +18,12 @@ from components.finetune.effect_sizes import (
 )
 from components.finetune.effect_weights import WITHOUT_LINES, Compared, weights_of
 from components.shared.artifacts.confidence import MOST_SCALE
-from components.shared.artifacts.perturbation_names import line_key
 from tests.finetune.shared_effects import screen, tellers
 
 
 def sizes_of(deltas: LineDeltas, weights: dict[str, float] | None = None) -> Sizes:
     left, *others = tellers(deltas)
-    weights = weights or weights_of(others, line_key)
+    weights = weights or weights_of(others)
     return Sizes.of(Compared.of(estimates_from(others), left), weights)
 
 

@@ -9,10 +9,16 @@ from hypothesis import strategies as st
 
 from components.finetune.cross_line_effects import carried
 from components.finetune.deltas import LineDeltas
-from components.finetune.effect_parts import COMMON, COPIED, KERNEL, PARTS, SHRUNK, estimates_from
+from components.finetune.effect_parts import (
+    COMMON,
+    COPIED,
+    KERNEL,
+    PARTS,
+    SHRUNK,
+    estimates_from,
+)
 from components.finetune.effect_weights import HELD_BACK, WITHOUT_LINES, in_words, weights_of
 from components.finetune.selection import discrimination
-from components.shared.artifacts.perturbation_names import line_key
 from tests.finetune.lines import LABELS, screens
 from tests.finetune.shared_effects import screen, tellers
 
@@ -40,7 +46,7 @@ def test_where_lines_share_little_but_their_mean_effect_that_counts_most(seed: i
     unlike = LineDeltas(
         deltas.lines, alone + mean * deltas.there[..., None], deltas.variance, deltas.there
     )
-    weights = weights_of(tellers(unlike), line_key)
+    weights = weights_of(tellers(unlike))
     assert weights[COPIED] + weights[SHRUNK] < 0.1  # of 1, before any is held back
     estimates = estimates_from(tellers(unlike))
     for effects in estimates.combined(weights):
@@ -49,10 +55,10 @@ def test_where_lines_share_little_but_their_mean_effect_that_counts_most(seed: i
 
 def test_one_line_is_half_shrunk_and_half_what_perturbations_share_less_their_mean_effect() -> None:
     _, deltas = screen(2, lines=1, pathways=4, common=0.5)
-    assert weights_of(tellers(deltas), line_key) == WITHOUT_LINES
+    assert weights_of(tellers(deltas)) == WITHOUT_LINES
     _, same = screen(2, lines=2, pathways=4)
     named = LineDeltas(["K562", "k-562"], same.change, same.variance, same.there)
-    assert weights_of(tellers(named), line_key) == WITHOUT_LINES  # one line by two names
+    assert weights_of(tellers(named)) == WITHOUT_LINES  # one line by two names
     assert WITHOUT_LINES[SHRUNK] == WITHOUT_LINES[KERNEL] == 0.5 and WITHOUT_LINES[COMMON] < 0
 
 
@@ -60,7 +66,7 @@ def test_one_line_is_half_shrunk_and_half_what_perturbations_share_less_their_me
 def test_what_makes_perturbations_alike_is_held_back(seed: int) -> None:
     deltas = much_alike(seed)
     lines, left = tellers(deltas)[:3], deltas.change[3]
-    estimates, weights = estimates_from(lines), weights_of(lines, line_key)
+    estimates, weights = estimates_from(lines), weights_of(lines)
     measured, size = left[estimates.there], float(np.linalg.norm(estimates.parts[COPIED]))
     whole = weights | {COMMON: weights[COMMON] + HELD_BACK[-1]}
     assert weights[COMMON] < 0
@@ -72,7 +78,7 @@ def test_what_makes_perturbations_alike_is_held_back(seed: int) -> None:
 @given(st.integers(0, 1000), st.sampled_from([0, 5]))
 def test_nothing_is_held_back_of_perturbations_that_are_told_apart(seed, pathways) -> None:
     _, deltas = screen(seed, own=0.2, noise=0.2, pathways=pathways)
-    weights = weights_of(tellers(deltas), line_key)
+    weights = weights_of(tellers(deltas))
     assert min(weights.values()) >= 0
     assert sum(weights.values()) == pytest.approx(1.0)
 
@@ -81,8 +87,8 @@ def test_a_perturbations_own_genes_do_not_count_in_what_tells_it_from_others() -
     deltas = much_alike(0)
     perturbations, genes = deltas.change.shape[1:]
     every = replace(deltas, targets=[np.arange(genes)] * perturbations)  # nothing is left to tell
-    assert weights_of(tellers(deltas), line_key)[COMMON] < 0
-    assert weights_of(tellers(every), line_key)[COMMON] >= 0
+    assert weights_of(tellers(deltas))[COMMON] < 0
+    assert weights_of(tellers(every))[COMMON] >= 0
 
 
 def test_a_perturbation_that_no_line_has_gets_the_whole_mean_effect() -> None:

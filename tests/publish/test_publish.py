@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from components.publish.publish import check_target, publish
+from components.publish.publish import publish
+from components.publish.targets import check_target
 from components.shared.artifacts.artifact import PUBLISHED, opening
 from components.shared.findings.results import kept_results, told_results
 from components.shared.telling.errors import InputError

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from components.publish.publish import check_target, publish
+from components.publish.publish import publish
+from components.publish.targets import check_target
 from components.shared.telling.errors import InputError
 from tests.helpers import one_line
 from tests.publish.publish_run import FILES, Run, finished_run, tree

@@ -42,15 +42,11 @@ def halves(pair: Pair) -> Pair | None:
     if sizes.pop(pair.control) < 2 or max(sizes.values()) < 2:
         return None
     rng = np.random.default_rng(SEED)
-    measured, predicted = [], []
-    for own in pair.rows.values():
-        drawn = rng.permutation(own)
-        half = len(drawn) // 2
-        measured.append(drawn[:half])
-        predicted.append(drawn[half : 2 * half])
-    rows, others = np.concatenate(measured), np.concatenate(predicted)
-    predicted_half, measured_half = Chosen(pair.measured, others), Chosen(pair.measured, rows)
-    return replace(pair, predicted=predicted_half, obs=pair.obs.iloc[rows], measured=measured_half)
+    drawn = [(rng.permutation(own), len(own) // 2) for own in pair.rows.values()]
+    rows = np.concatenate([own[:half] for own, half in drawn])
+    others = np.concatenate([own[half : 2 * half] for own, half in drawn])
+    predicted, measured = Chosen(pair.measured, others), Chosen(pair.measured, rows)
+    return replace(pair, predicted=predicted, obs=pair.obs.iloc[rows], measured=measured)
 
 
 def at_full_depth(metrics: pd.DataFrame) -> pd.DataFrame:

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
-from scipy.sparse import issparse
+from scipy.sparse import coo_matrix, issparse
 
 from components.evaluate.inputs.rows import BLOCK, Chosen, Matrix, dense, matrix_of
 from components.shared.artifacts.perturbation_names import is_bare
@@ -45,10 +45,9 @@ class Predicted:
     @cached_property
     def rows(self) -> dict[str, NDArray[np.int64]]:
         """Rows of the cells of each label, the control's among them."""
-        labels, cells = np.unique(self.labels, return_inverse=True)
-        order = np.argsort(cells, kind="stable")
-        ends = np.cumsum(np.bincount(cells))[:-1]
-        return dict(zip(labels.tolist(), np.split(order, ends), strict=True))
+        cells = pd.Series(self.labels, dtype=object)
+        found = cells.groupby(cells).indices
+        return {str(label): np.asarray(rows) for label, rows in found.items()}
 
     def means(self, matrix: Matrix) -> NDArray[np.float64]:
         """Return means of the controls, then of each perturbation, [1 + perturbations, genes]."""
@@ -228,10 +227,7 @@ def _has_fraction(values: NDArray[np.floating]) -> bool:
 
 def _place(block: Matrix) -> tuple[int, int]:
     """Return (row, column) of the first value that is not finite and within [0, 15)."""
-    values = block.data if issparse(block) else block
-    bad = ~(np.isfinite(values) & (values >= 0) & (values < HIGHEST))
-    if issparse(block):
-        at = int(np.flatnonzero(bad)[0])
-        return int(np.searchsorted(block.indptr, at, side="right")) - 1, int(block.indices[at])
-    row, column = np.argwhere(bad)[0]
-    return int(row), int(column)
+    stored = coo_matrix(block)
+    sound = np.isfinite(stored.data) & (stored.data >= 0) & (stored.data < HIGHEST)
+    at = int(np.argmin(sound))
+    return int(stored.row[at]), int(stored.col[at])

@@ -7,13 +7,18 @@ from components.shared.artifacts.artifact import Artifact
 from components.shared.parameters.repeat import make_command
 from components.shared.parameters.stage_options import INGEST_OPTIONS, SPLIT_OPTIONS
 
-INGEST = {
-    "dataset": "source",
-    "perturbation_column": "perturbation_column",
-    "cell_line_column": "cell_line_column",
-    "control_label": "control",
-}
-"""Pipeline parameter to the parameter of the ingest task it became."""
+BECAME = (
+    ("dataset", "cells", "source"),
+    ("perturbation_column", "cells", "perturbation_column"),
+    ("cell_line_column", "cells", "cell_line_column"),
+    ("control_label", "cells", "control"),
+    ("train_lines", "splits", "train_lines"),
+    ("test_line", "splits", "test_line"),
+    ("prior", "gene_prior", "uri"),
+    ("pretrained", "gene_prior", "vocabulary"),
+    ("seed", "splits", "seed"),
+)
+"""Pipeline parameter, the artifact that knows it, and the parameter of that one's task."""
 EMPTY: tuple[Any, ...] = (None, "", [], (), {})
 """Values of options that were not given, as artifacts and as signatures spell them."""
 
@@ -29,15 +34,7 @@ def repeat_command(inputs: Mapping[str, Artifact]) -> str:
     cells, splits = given["cells"], given["splits"]
     if "source" not in cells or splits.get("train_lines") == []:  # a finished model was applied
         return ""
-    found = {name: cells[own] for name, own in INGEST.items() if own in cells}
-    found |= {name: splits[name] for name in ("train_lines", "test_line") if name in splits}
-    prior = given.get("gene_prior", {})
-    found |= {
-        name: prior[own]
-        for name, own in (("prior", "uri"), ("pretrained", "vocabulary"))
-        if own in prior
-    }
-    found |= {"seed": splits["seed"]} if "seed" in splits else {}
+    found = {name: given[of][own] for name, of, own in BECAME if own in given.get(of, {})}
     for name, own, defaults in (
         ("ingest_options", cells, INGEST_OPTIONS),
         ("split_options", splits, SPLIT_OPTIONS),

@@ -40,7 +40,9 @@ class OnDisk:
         parts = [self._read(span) for span in spans]
         if not parts:
             return self.stored[:0]
-        read = parts[0] if len(parts) == 1 else _stack(parts)
+        read = parts[0]
+        if len(parts) > 1:
+            read = vstack(parts, format="csr") if issparse(read) else np.concatenate(parts)
         return read if np.array_equal(rows, wanted) else read[np.searchsorted(wanted, rows)]
 
     def _read(self, span: NDArray[np.integer]) -> Matrix:
@@ -92,10 +94,6 @@ def matrix_of(found: Any) -> Matrix:
 def dense(rows: Matrix) -> NDArray[Any]:
     """Return rows in memory as an array, in their own precision."""
     return np.asarray(rows.toarray() if issparse(rows) else rows)
-
-
-def _stack(parts: list[Matrix]) -> Matrix:
-    return vstack(parts, format="csr") if issparse(parts[0]) else np.concatenate(parts)
 
 
 def digest_of(matrix: Matrix) -> str:

@@ -28,29 +28,26 @@ class Training:
 
     control: Floats
     """Mean of the test line's basal controls, shape [genes], log1p of counts per 10,000."""
-    pairs: list[tuple[str, str]]
-    """(line, perturbation) of each delta."""
+    labels: list[str]
+    """Perturbation of each delta."""
     deltas: Floats
-    """Mean of the training cells less that line's reference controls, shape [pairs, genes]."""
+    """Mean of the training cells of a line less its reference controls, shape [deltas, genes]."""
 
     @classmethod
     def of(cls, effects: TrainingEffects, control: Floats, genes: Sequence[str]) -> "Training":
         """Take the deltas on ``genes``, those of ``control``; 0 for one that training lacks."""
         lines, labels = np.nonzero(effects.cells)
-        pairs = [
-            (effects.lines[line], effects.perturbations[label])
-            for line, label in zip(lines, labels, strict=True)
-        ]
         found = effects.change[lines, labels]
         if list(genes) != effects.genes:
             columns = pd.Index(effects.genes).get_indexer(pd.Index(genes))
             found = np.where(columns >= 0, found[:, columns], 0.0)
-        return cls(control, pairs, np.asarray(found, np.float64))
+        names = [effects.perturbations[label] for label in labels]
+        return cls(control, names, np.asarray(found, np.float64))
 
     @cached_property
     def perturbations(self) -> list[str]:
         """Perturbations that some training line has, sorted."""
-        return sorted({label for _, label in self.pairs})
+        return sorted(set(self.labels))
 
     def mean_delta(self) -> Floats:
         """Return the mean over all (line, perturbation) pairs, shape [genes]."""
@@ -58,7 +55,7 @@ class Training:
 
     def delta_of(self, perturbation: str) -> Floats | None:
         """Return the mean over lines of a perturbation's deltas, None if no line has it."""
-        rows = [row for row, (_, label) in enumerate(self.pairs) if label == perturbation]
+        rows = [row for row, label in enumerate(self.labels) if label == perturbation]
         return self.deltas[rows].mean(axis=0) if rows else None
 
 

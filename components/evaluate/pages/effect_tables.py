@@ -1,9 +1,10 @@
 """Tables of the predicted effect of each perturbation on each gene, for people and programs."""
 
 import gzip
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from pyarrow import csv, parquet
 
 from components.evaluate.measures.side import Side
+from components.shared.artifacts.confidence import correlations
 from components.shared.artifacts.training_effects import TrainingEffects
 from components.shared.telling.spreadsheet import no_formula, without_formulas
 
@@ -60,24 +62,17 @@ class Effects:
         """Return the predicted changes of some perturbations, [perturbations, genes]."""
         return self.means[start:stop].astype(np.float64) - self.control
 
-    @property
-    def lines(self) -> list[str]:
-        """The training lines, if they are known."""
-        return self.training.lines if self.training else []
-
     def measured_of(self, start: int, stop: int) -> dict[str, Floats]:
         """Return measured_change, p_value and fdr of some perturbations, NaN where not measured."""
-        columns = ("measured_change", "p_value", "fdr")
         shape = len(self.perturbations[start:stop]), len(self.genes)
-        found = {name: np.full(shape, np.nan) for name in columns}
+        found = {name: np.full(shape, np.nan) for name in ("measured_change", "p_value", "fdr")}
         rows = self._measured_rows[start:stop]
         there = rows >= 0
-        if self.measured and there.any():
+        if (side := self.measured) and there.any():
             own = rows[there]
-            change = self.measured.centroids[own + 1] - self.measured.centroids[0]
-            values = (change, self.measured.p_value[own], self.measured.fdr[own])
-            for name, value in zip(columns, values, strict=True):
-                found[name][there] = value
+            found["measured_change"][there] = side.centroids[own + 1] - side.centroids[0]
+            found["p_value"][there] = side.p_value[own]
+            found["fdr"][there] = side.fdr[own]
         return found
 
     @cached_property
@@ -99,16 +94,16 @@ class Effects:
         down = [self.genes[gene] for gene in order[::-1][:most] if change[gene] < 0]
         return up, down
 
-    def likeness_to_known(self) -> NDArray[np.float64] | None:
-        """Return the correlation of each predicted change with the known one, [perturbations]."""
-        if self.known_means is None:
-            return None
-        found = np.full(len(self.perturbations), np.nan)
-        for row in range(len(found)):
-            both = np.stack([self.change(row, row + 1)[0], self.known_means[row] - self.control])
-            if (both.std(axis=1) > 0).all():
-                found[row] = np.corrcoef(both)[0, 1]
-        return found
+    def likeness(self, to: Callable[[int, int], Floats]) -> NDArray[np.float64]:
+        """Return the correlation over genes of predicted changes with others, [perturbations].
+
+        ``to`` returns the others' block from one perturbation to another; NaN where one has none.
+        """
+        parts = []
+        for start, stop in self.blocks():
+            both = self.change(start, stop), to(start, stop)
+            parts.append(correlations(*(each - each.mean(axis=1, keepdims=True) for each in both)))
+        return np.concatenate(parts)
 
     def blocks(self) -> Iterator[tuple[int, int]]:
         """Yield where some perturbations at a time begin and end."""
@@ -129,7 +124,7 @@ class Effects:
             if self.training:
                 columns |= {
                     f"change_{line}": self.training.of(line, labels, self.genes)
-                    for line in self.lines
+                    for line in self.training.lines
                 }
             n, genes = change.shape
             repeated = np.repeat(np.arange(n, dtype=np.int32), genes)
@@ -170,12 +165,10 @@ def write_effects(effects: Effects, table: pd.DataFrame, folder: Path) -> None:
         gzip.GzipFile("", "wb", GZIP_LEVEL, file, mtime=0) as packed,
         csv.CSVWriter(packed, first.schema) as text,
     ):
-        block: pa.Table | None = first
-        while block is not None:
+        for block in chain([first], blocks):
             whole.write_table(block)
             safe = {name: _safe(block[name]) for name in ("perturbation", "gene")}
             text.write_table(pa.table(safe | {name: block[name] for name in numbers}))
-            block = next(blocks, None)
     without_formulas(table).to_csv(folder / PERTURBATIONS_TABLE, index=False)
 
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
@@ -59,8 +58,8 @@ class Explored:
     """Predicted, against that mean, [perturbations, genes]."""
     measured: NDArray[np.floating]
     """Measured in the test line, [perturbations, genes]; rows of NaN where it was not."""
-    fdr: NDArray[np.floating] | None
-    """Of the rank test on the measured cells, like `measured`; None = not tested."""
+    fdr: NDArray[np.floating]
+    """Of the rank test on the measured cells, like `measured`."""
     training: TrainingEffects
     """Each training line's own changes, of genes in any order."""
 
@@ -82,7 +81,7 @@ def write_explorer(explored: Explored, origin: Origin, file: Path) -> dict[str, 
     gene), `rounded` (number of rounded predicted changes), `error` (the most that one differs) and
     `measured_left_out` (measured changes that it has not).
     """
-    small = compact.compact(explored.change, _lines(explored), _fdr(explored))
+    small = compact.compact(explored.change, _lines(explored), _at(explored.fdr))
     kept = {
         "genes_kept": small.genes.index.shape[1],
         "perturbations_kept": small.perturbations.index.shape[1],
@@ -93,11 +92,6 @@ def write_explorer(explored: Explored, origin: Origin, file: Path) -> dict[str, 
     page = rendered("explorer.html.j2", _content(explored, small, kept, origin))
     write_text(file, page)
     return kept | {"bytes": file.stat().st_size}
-
-
-def fragment(label: str) -> str:
-    """Return what follows the page's address to open it at a perturbation."""
-    return "#" + quote(visible(label), safe="")
 
 
 def visible(label: object) -> str:
@@ -156,12 +150,6 @@ def _lines(explored: Explored) -> list[Pairs]:
     return [*lines, _at(explored.measured)] if explored.any_measured else lines
 
 
-def _fdr(explored: Explored) -> Pairs:
-    if explored.fdr is None:
-        return lambda rows, _: np.full(rows.shape, np.nan)
-    return _at(explored.fdr)
-
-
 def _at(values: NDArray[np.floating]) -> Pairs:
     return lambda rows, columns: values[rows, columns]
 
@@ -193,23 +181,19 @@ def _rows(explored: Explored, small: Compact) -> list[dict[str, Any]]:
 def _extremes(explored: Explored, small: Compact, n: int) -> tuple[str, str]:
     """Name the genes that a perturbation moves most, down and up."""
     index, change = small.genes.index[n], small.genes.change[n]
-    names = [visible(explored.genes[gene]) for gene in index]
-    up = [name for name, value in zip(names, change, strict=True) if value > 0]
-    down = [name for name, value in zip(names, change, strict=True) if value < 0]
-    return ", ".join(down[: -NAMED_GENES - 1 : -1]), ", ".join(up[:NAMED_GENES])
+    names = np.array([visible(explored.genes[gene]) for gene in index], object)
+    down, up = names[change < 0][::-1], names[change > 0]
+    return ", ".join(down[:NAMED_GENES]), ", ".join(up[:NAMED_GENES])
 
 
 def _plain(value: Any) -> Any:
     """Return a value of a table as JSON has it: labels visible, figures of six places, or None."""
-    if value is None or (not isinstance(value, str) and pd.isna(value)):
+    value = value.item() if isinstance(value, np.generic) else value
+    if pd.isna(value) or value in (np.inf, -np.inf):
         return None
-    if isinstance(value, bool | np.bool_):
-        return bool(value)
-    if isinstance(value, int | np.integer):
-        return int(value)
-    if isinstance(value, float | np.floating):
-        return float(f"{value:.6g}") if np.isfinite(value) else None
-    return visible(value)
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    return value if isinstance(value, int) else visible(value)
 
 
 def _facts(explored: Explored, rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -223,7 +207,7 @@ def _facts(explored: Explored, rows: list[dict[str, Any]]) -> dict[str, Any]:
         "testLine": visible(explored.test_line),
         "lines": [*lines, visible(explored.test_line)] if explored.any_measured else lines,
         "testMeasured": explored.any_measured,
-        "tested": explored.fdr is not None,
+        "tested": bool(np.isfinite(explored.fdr).any()),
         "genes": [visible(gene) for gene in explored.genes],
         "control": [_plain(float(value)) for value in explored.control],
         "columns": list(rows[0]) if rows else [],

@@ -93,14 +93,18 @@ class Findings:
     @cached_property
     def numbers(self) -> dict[str, Any]:
         """Content of `metrics.json`; every number is finite or None."""
-        columns = self.model.table.columns
+        columns, calibrated = self.model.table.columns, self.calibrated or Calibrated({}, {}, {})
         return metrics_json(self.summary, self.strata, self.groups, self.comparisons) | {
             "not_computed": self.model.not_computed,
             "perturbations_without_de": int((self.de_genes == 0).sum()),
             "fallbacks": {name: len(labels) for name, labels in self.fallbacks.items()},
             CELLS_KIND: self.kind,
             "metrics_of": {what: names_of(what, columns) for what in (MEANS, CELLS)},
-            "calibrated": self._calibrated(),
+            "calibrated": {
+                "scores": _finite(calibrated.scores),
+                "raw": _finite(calibrated.raw),
+                "without_scale": calibrated.without_scale,
+            },
             "diagnosis": {
                 name: asdict(outcome.diagnosis)
                 for name, outcome in self.outcomes.items()
@@ -110,24 +114,11 @@ class Findings:
             "cell_eval2": version("cell-eval2"),
         }
 
-    def _calibrated(self) -> dict[str, Any]:
-        if self.calibrated is None:
-            return {"scores": {}, "raw": {}, "without_scale": {}}
-        return {
-            "scores": _finite(self.calibrated.scores),
-            "raw": _finite(self.calibrated.raw),
-            "without_scale": self.calibrated.without_scale,
-        }
-
-    @cached_property
-    def calibration(self) -> pd.DataFrame:
-        """How often genes are really called, by bin of predicted FDR, of every prediction."""
-        return _stacked({k: found.calls.calibration for k, found in self.outcomes.items()})
-
-    @cached_property
-    def by_expression(self) -> pd.DataFrame:
-        """Share of genes called by quintile of expression, measured and of every prediction."""
-        return _stacked({k: found.calls.by_expression for k, found in self.outcomes.items()})
+    def calls(self, what: str) -> pd.DataFrame:
+        """Return one of the tables of `Calls`, by its name, of every prediction."""
+        tables = {name: getattr(outcome.calls, what) for name, outcome in self.outcomes.items()}
+        table = pd.concat(tables, names=["prediction"]).reset_index("prediction")
+        return table.reset_index(drop=True)
 
 
 def _finite(scores: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float | None]]:
@@ -135,9 +126,3 @@ def _finite(scores: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, fl
         name: {metric: finite(value) for metric, value in found.items()}
         for name, found in scores.items()
     }
-
-
-def _stacked(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    parts = [table.assign(prediction=name) for name, table in tables.items()]
-    table = pd.concat(parts, ignore_index=True)
-    return table[["prediction", *(name for name in table if name != "prediction")]]

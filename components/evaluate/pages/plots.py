@@ -19,7 +19,7 @@ PIXELS = "#3f87c7"
 MANY_POINTS = 1500
 """From here on points are pixels inside the SVG, or the page grows heavy."""
 NAMED = 40
-"""So many points farthest out keep their names where the others are pixels."""
+"""So many points farthest out, along either axis, keep names where the others are pixels."""
 FEW_POINTS = 60
 """Up to here a distribution shows each perturbation."""
 
@@ -141,7 +141,8 @@ def effect(
             measured, predicted, s=8, color=colour, alpha=0.4, linewidths=0, rasterized=many
         )
         if genes and many:
-            far = _farthest(measured, predicted)
+            reach = np.maximum(np.abs(measured), np.abs(predicted))
+            far = np.argsort(-reach, kind="stable")[:NAMED].tolist()
             points = axes.scatter(measured[far], predicted[far], s=8, color=colour, linewidths=0)
             plot.name(points, [genes[n] for n in far])
         elif genes:
@@ -172,7 +173,7 @@ def calibration(tables: Mapping[str, pd.DataFrame]) -> str:
     return plot.svg
 
 
-def called_by_expression(lines: Mapping[str, Floats]) -> str:
+def called_by_expression(lines: Mapping[str, pd.Series]) -> str:
     """Draw the share of genes that is called, by quintile of expression, the lowest first.
 
     ``lines`` are by title; the measured cells' first.
@@ -197,23 +198,31 @@ def _line(number: int) -> tuple[str, str]:
 
 def _by_seen(plot: Plot, both: pd.DataFrame) -> None:
     """Draw points (x, y) named as the rows, coloured by whether training had the perturbation."""
-    groups = (("seen in training", MODEL, True), ("not seen", OTHER, False))
-    for label, colour, flag in groups:
-        part = both[both["seen"].astype(bool) == flag]
-        if len(part):
-            title = f"{label} ({len(part)})"
-            points = plot.axes.scatter(
-                part["x"], part["y"], s=14, color=colour, alpha=0.65, linewidths=0, label=title
-            )
-            plot.name(points, part.index)
+    _in_two(plot, both, ("seen in training", "not seen"), 0.65, many=False)
     if len(both):
         plot.axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=2, handletextpad=0.1)
 
 
-def _farthest(x: Floats, y: Floats) -> list[int]:
-    """Return which points stand out: the largest, as seen from 0, along either axis."""
-    reach = np.maximum(np.abs(x), np.abs(y))
-    return np.argsort(-reach, kind="stable")[:NAMED].tolist()
+def _in_two(
+    plot: Plot, both: pd.DataFrame, titles: tuple[str, str], alpha: float, *, many: bool
+) -> None:
+    """Draw points (x, y) of the `seen` and of the others, named as the rows unless too many."""
+    groups = zip(titles, (PIXELS if many else MODEL, OTHER), (True, False), strict=True)
+    for title, colour, flag in groups:
+        part = both[both["seen"].astype(bool) == flag]
+        if len(part):
+            points = plot.axes.scatter(
+                part["x"],
+                part["y"],
+                s=14,
+                color=colour,
+                alpha=alpha,
+                linewidths=0,
+                rasterized=many,
+                label=f"{title} ({len(part)})",
+            )
+            if not many:
+                plot.name(points, part.index)
 
 
 def _diagonal(axes: Axes, values: Floats, margin: float = 0.06) -> None:
@@ -241,25 +250,9 @@ def expected_against_reached(table: pd.DataFrame, bins: pd.DataFrame) -> str:
         axes = plot.axes
         values = table[["expected", "reached"]].to_numpy(float)
         _diagonal(axes, np.append(values, (0.0, 0.1)), 0.05)
-        many = len(table) > MANY_POINTS
-        groups = (("a training line has it", MODEL, True), ("none has it", OTHER, False))
-        for title, colour, trained in groups:
-            part = table[table["trained"] == trained]
-            if not len(part):
-                continue
-            label = f"{title} ({len(part)})"
-            points = axes.scatter(
-                part["expected"],
-                part["reached"],
-                s=14,
-                color=PIXELS if many and trained else colour,
-                alpha=0.55,
-                linewidths=0,
-                rasterized=many,
-                label=label,
-            )
-            if not many:
-                plot.name(points, part.index)
+        both = table.rename(columns={"expected": "x", "reached": "y", "trained": "seen"})
+        titles = ("a training line has it", "none has it")
+        _in_two(plot, both, titles, 0.55, many=len(table) > MANY_POINTS)
         if len(bins) > 1:
             axes.plot(
                 bins["expected"],

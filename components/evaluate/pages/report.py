@@ -18,7 +18,7 @@ from components.evaluate.measures import metrics
 from components.evaluate.measures.batch_matched import OF_MEANS
 from components.evaluate.measures.calibrated import AVERAGE, SCORED
 from components.evaluate.measures.diagnosis import CHANCE
-from components.evaluate.measures.metrics import CELLS, EVERY, LOWER, MEANS, OTHERS
+from components.evaluate.measures.metrics import CELLS, EVERY, MEANS, OTHERS
 from components.evaluate.measures.uncertainty import SMALLEST
 from components.evaluate.pages import plots
 from components.evaluate.pages.effect_tables import Effects
@@ -98,19 +98,9 @@ class Origin:
         return unchecked(str(cells.summary.get("source", ""))) if cells else ""
 
     @property
-    def known_by(self) -> str:
-        """Facts that identify the run, in a line."""
-        return ", ".join(f"{name} {value}" for name, value in self.run.items())
-
-    @property
     def why_not_scored(self) -> str:
         """Why there are no metrics, where there are none."""
         return f"no perturbed cell of {self.test_line} was measured"
-
-    @property
-    def not_scored(self) -> str:
-        """That there are none, and why."""
-        return f"not scored: {self.why_not_scored}"
 
 
 def write_report(
@@ -160,23 +150,29 @@ def rendered(template: str, content: Mapping[str, Any]) -> str:
     return environment.get_template(template).render(content)
 
 
+def strongest_of(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of the strongest predictions, from `Effects.table`."""
+    ordered = table.sort_values("predicted_strength", ascending=False, kind="stable")
+    return ordered.head(STRONGEST)
+
+
 def _predicted(effects: Effects, table: pd.DataFrame) -> dict[str, Any]:
     """Return what is predicted: the strongest, and how their effects were known before."""
-    strongest = table.sort_values("predicted_strength", ascending=False, kind="stable")
     scored = bool((table["measured_cells"] > 0).any())
-    places = strongest.index.to_numpy(int)[:STRONGEST].tolist()
+    strongest = strongest_of(table)
     rows = [
         {
             "perturbation": row["perturbation"],
             "strength": row["predicted_strength"],
-            "up": ", ".join(effects.top(place, NAMED)[0]),
-            "down": ", ".join(effects.top(place, NAMED)[1]),
+            "genes": [", ".join(genes) for genes in effects.top(place, NAMED)],
             "more": _more(row, scored=scored),
         }
-        for place, (_, row) in zip(places, strongest.head(STRONGEST).iterrows(), strict=True)
+        for place, row in zip(strongest.index, _records(strongest), strict=True)
     ]
-    likeness = effects.likeness_to_known()
-    finite: Any = [] if likeness is None else likeness[np.isfinite(likeness)]
+    known, finite = effects.known_means, np.array([])
+    if known is not None:
+        likeness = effects.likeness(lambda start, stop: known[start:stop] - effects.control)
+        finite = likeness[np.isfinite(likeness)]
     return {
         "count": len(table),
         "unmeasured": int((table["measured_cells"] == 0).sum()),
@@ -192,7 +188,7 @@ WORDS = ("trained in", "known")
 """Columns of the strongest predictions that hold words."""
 
 
-def _more(row: pd.Series, *, scored: bool) -> dict[str, tuple[str, str]]:
+def _more(row: Mapping[str, Any], *, scored: bool) -> dict[str, tuple[str, str]]:
     """Return what else is known of a perturbation, and its interval, by the title of its column."""
     found = {}
     if "training_lines" in row:
@@ -213,13 +209,14 @@ def _scores(found: Findings, numbers: Mapping[str, Any]) -> dict[str, Any]:
     labels = found.pair.labels
     strongest = strongest_baseline(numbers)
     means = found.model.metrics[HEADLINE_METRIC].dropna()
+    rows = {row["metric"]: row for row in _records(found.summary, prediction=MODEL)}
     return {
         "cells": int((labels != found.pair.control).sum()),
         "controls": int((labels == found.pair.control).sum()),
         "titles": evaluation.TITLES,
         "short": SHORT,
         "explained": EXPLAINED,
-        "verdicts": _verdicts(found, numbers),
+        "verdicts": _verdicts(found, numbers, strongest),
         "strongest": strongest,
         "smallest": SMALLEST,
         "columns": _columns(found, strongest),
@@ -231,17 +228,17 @@ def _scores(found: Findings, numbers: Mapping[str, Any]) -> dict[str, Any]:
         ],
         "retrieval": [_row(found, EVERY[name], strongest) for name in metrics.RETRIEVAL],
         "others": [_row(found, metric, strongest) for metric in OTHERS],
-        "reference": _reference(found),
+        "reference": [rows[name] for name in metrics.REFERENCE if name in rows],
         "comparisons": {
-            metric: list(rows)
-            for metric, rows in groupby(_records(found.comparisons), key=itemgetter("metric"))
+            metric: list(tests)
+            for metric, tests in groupby(_records(found.comparisons), key=itemgetter("metric"))
         },
         "metrics": [EVERY[name] for name in COMPARED],
         "of": {
             what: ", ".join(m.name for m in metrics.HEADLINE if m.of == what)
             for what in (MEANS, CELLS)
         },
-        "calibrated": _calibrated(found),
+        "calibrated": {"scores": (*SCORED, AVERAGE), "raw": tuple(SCORED)},
         "diagnoses": _diagnoses(found),
         "model_below": found.model.diagnosis is not None,
         "model_roc_auc": numbers["model"].get("roc_auc"),
@@ -272,9 +269,8 @@ def _columns(found: Findings, strongest: str) -> list[str]:
     ]
 
 
-def _verdicts(found: Findings, numbers: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _verdicts(found: Findings, numbers: Mapping[str, Any], strongest: str) -> list[dict[str, Any]]:
     """Return one row per baseline, the strongest first: its headline test, and all counted."""
-    strongest = strongest_baseline(numbers)
     rows = _records(found.comparisons, metric=HEADLINE_METRIC)
     rows.sort(key=lambda row: row["baseline"] != strongest)
     return [row | {"counted": standing(numbers, row["baseline"]).counted} for row in rows]
@@ -286,11 +282,10 @@ def _row(found: Findings, metric: metrics.Metric, strongest: str) -> dict[str, A
     tests = _records(found.comparisons, metric=metric.name, baseline=strongest)
     mark = MARKS.get(tests[0]["verdict"], "") if tests else ""
     cells = {
-        name: {key: row[key] for key in ("mean", "low", "high")}
-        | {"mark": mark if name == MODEL else "", "n": _fewer(row["n"], found)}
+        name: row | {"mark": mark if name == MODEL else "", "n": _fewer(row["n"], found)}
         for name, row in rows.items()
     }
-    return {"metric": metric, "lower": metric.better == LOWER, "cells": cells}
+    return {"metric": metric, "cells": cells}
 
 
 def _fewer(n: float, found: Findings) -> int:
@@ -298,56 +293,22 @@ def _fewer(n: float, found: Findings) -> int:
     return int(n) if n == n and 0 < n < len(found.groups) else 0
 
 
-def _reference(found: Findings) -> list[dict[str, Any]]:
-    rows = {row["metric"]: row for row in _records(found.summary, prediction=MODEL)}
-    return [rows[name] for name in metrics.REFERENCE if name in rows]
-
-
-def _calibrated(found: Findings) -> dict[str, Any] | None:
-    if found.calibrated is None:
-        return None
-    scores = found.calibrated.scores
-    return {
-        "columns": list(scores),
-        "rows": [
-            {"name": name, "cells": [scores[prediction][name] for prediction in scores]}
-            for name in (*SCORED, AVERAGE)
-        ],
-        "raw": [
-            {"name": name, "cells": [values[name] for values in found.calibrated.raw.values()]}
-            for name in SCORED
-        ],
-        "raw_columns": list(found.calibrated.raw),
-        "without_scale": found.calibrated.without_scale,
-    }
-
-
 def _diagnoses(found: Findings) -> list[dict[str, Any]]:
     """Return, for each prediction below chance, the numbers that say why."""
-    intervals = {
-        row["prediction"]: (row["low"], row["high"])
-        for row in _records(found.summary, metric="roc_auc")
-    }
+    means = {row["prediction"]: row for row in _records(found.summary, metric="roc_auc")}
     rows = []
     for name, outcome in found.outcomes.items():
         if outcome.diagnosis:
-            low, high = intervals[name]
-            called = outcome.calls.by_expression
-            lines = {
-                "measured cells": called["measured"],
-                evaluation.TITLES[name]: called["predicted"],
-            }
-            plot = plots.called_by_expression({k: v.to_numpy() for k, v in lines.items()})
+            title, called = evaluation.TITLES[name], outcome.calls.by_expression
+            lines = {"measured cells": called["measured"], title: called["predicted"]}
             rows.append(
                 {
-                    "title": evaluation.TITLES[name],
-                    "low": low,
-                    "high": high,
-                    "surely": high < CHANCE,
+                    "title": title,
+                    "mean": means[name],
+                    "surely": means[name]["high"] < CHANCE,
                     "found": outcome.diagnosis,
-                    "lowest": called.iloc[0],
-                    "highest": called.iloc[-1],
-                    "plot": plot,
+                    "called": _records(called),
+                    "plot": plots.called_by_expression(lines),
                 }
             )
     return rows
@@ -378,21 +339,22 @@ def _strata(found: Findings) -> list[dict[str, Any]]:
 
 def _undefined(found: Findings) -> list[dict[str, Any]]:
     """Return one row per metric without a value for some perturbation: how many, and why."""
-    rows = []
-    for metric, group in found.undefined.groupby("metric", sort=False):
-        counts = dict(zip(group["prediction"], group["undefined"], strict=True))
-        without = int(group["without_de"].max())
-        rows.append(
-            {"metric": metric, "counts": counts, "without_de": without, "why": group["why"].iloc[0]}
-        )
-    return rows
+    return [
+        {
+            "metric": metric,
+            "counts": dict(zip(group["prediction"], group["undefined"], strict=True)),
+            "without_de": int(group["without_de"].max()),
+            "why": group["why"].iloc[0],
+        }
+        for metric, group in found.undefined.groupby("metric", sort=False)
+    ]
 
 
 def _plots(found: Findings) -> dict[str, Any]:
     model, scores = found.model.metrics, found.scores
     own, seen = model[HEADLINE_METRIC], found.seen.loc[model.index]
     same = scores[SAME_PERTURBATION_DELTA][HEADLINE_METRIC]
-    drawn: dict[str, Any] = {
+    return {
         "distributions": {
             metric: plots.distributions(
                 {SHORT[k]: values[metric] for k, values in scores.items()}, metric
@@ -407,15 +369,11 @@ def _plots(found: Findings) -> dict[str, Any]:
         ),
         "calibration": plots.calibration(_calls(found, "calibration")),
         "called": plots.called_by_expression(
-            {"measured cells": found.model.calls.by_expression["measured"].to_numpy()}
-            | {
-                name: table["predicted"].to_numpy()
-                for name, table in _calls(found, "by_expression").items()
-            }
+            {"measured cells": found.model.calls.by_expression["measured"]}
+            | {k: table["predicted"] for k, table in _calls(found, "by_expression").items()}
         ),
         "effects": _effects(found, own),
     }
-    return drawn
 
 
 def _calls(found: Findings, what: str) -> dict[str, pd.DataFrame]:

@@ -5,7 +5,7 @@ import pandas as pd
 from components.evaluate.measures.calibrated import AVERAGE
 from components.evaluate.measures.metrics import EVERY, LOWER
 from components.evaluate.pages.findings import Findings
-from components.evaluate.pages.report import NAMED, STRONGEST, Origin
+from components.evaluate.pages.report import NAMED, Origin, strongest_of
 from components.shared.artifacts.evaluation import CEILING, COMPARED, HEADLINE_METRIC, MODEL, TITLES
 from components.shared.telling.facts import count
 from components.shared.telling.markdown import aligned, names_as_code, plain, table_row
@@ -19,7 +19,8 @@ def headline_text(found: Findings | None, table: pd.DataFrame, origin: Origin) -
     """
     left = int((table["measured_cells"] == 0).sum())
     if found is None:
-        return f"{origin.not_scored}; predicted: {count(left, 'perturbation')}"
+        predicted = count(left, "perturbation")
+        return f"not scored: {origin.why_not_scored}; predicted: {predicted}"
     more = f"\nnot scored, since not measured in {origin.test_line}: {count(left, 'perturbation')}"
     rows = [["mean over perturbations", *_columns(found)], *_rows(found)]
     return "\n".join(aligned(rows)) + (more if left else "")
@@ -28,7 +29,8 @@ def headline_text(found: Findings | None, table: pd.DataFrame, origin: Origin) -
 def markdown(found: Findings | None, table: pd.DataFrame, origin: Origin, verdict: str) -> str:
     """Return a summary in Markdown; see `headline_text`. ``verdict``: what the run came to."""
     lines = [f"# Evaluation on {plain(origin.test_line)}", "", f"**{plain(verdict)}**", ""]
-    lines += [f"{plain(origin.known_by)}.", ""] if origin.run else []
+    facts = ", ".join(f"{name} {value}" for name, value in origin.run.items())
+    lines += [f"{plain(facts)}.", ""] if facts else []
     lines += _scores(found, origin) if found else []
     lines += _strongest(table)
     if origin.repeat:
@@ -64,19 +66,16 @@ def _scores(found: Findings, origin: Origin) -> list[str]:
 
 def _strongest(table: pd.DataFrame) -> list[str]:
     """Name the strongest predictions and the genes that they move most."""
-    strongest = table.sort_values("predicted_strength", ascending=False, kind="stable")
-    rows = strongest.head(STRONGEST).to_dict("records")
-    named = {key: [row[key].split(" ")[:NAMED] for row in rows] for key in ("top_up", "top_down")}
-    return [
+    lines = [
         f"{count(len(table), 'perturbation')} predicted. The strongest, with the genes that they "
         "move most:",
         "",
-        *(
-            f"- {plain(row['perturbation'])}: up {plain(' '.join(up)) or 'none'}; down "
-            f"{plain(' '.join(down)) or 'none'}"
-            for row, up, down in zip(rows, named["top_up"], named["top_down"], strict=True)
-        ),
     ]
+    for row in strongest_of(table).to_dict("records"):
+        up, down = (" ".join(row[key].split(" ")[:NAMED]) for key in ("top_up", "top_down"))
+        named = f"up {plain(up) or 'none'}; down {plain(down) or 'none'}"
+        lines.append(f"- {plain(row['perturbation'])}: {named}")
+    return lines
 
 
 def _columns(found: Findings) -> list[str]:

@@ -60,20 +60,9 @@ def _summarised(values: pd.DataFrame) -> pd.DataFrame:
             for name in values
         ]
     ).T
-    return pd.DataFrame(
-        {
-            "metric": values.columns,
-            "mean": values.mean().to_numpy(),
-            "low": low,
-            "high": high,
-            "median": values.median().to_numpy(),
-            "max": values.max().to_numpy(),
-            "min": values.min().to_numpy(),
-            "sd": values.std().to_numpy(),
-            "n": values.count().to_numpy(),
-            "undefined": values.isna().sum().to_numpy(),
-        }
-    )
+    found = values.agg(["mean", "median", "max", "min", "std"]).T.rename(columns={"std": "sd"})
+    counts = {"n": values.count(), "undefined": values.isna().sum()}
+    return found.assign(low=low, high=high, **counts).rename_axis("metric").reset_index()
 
 
 def described(table: pl.DataFrame) -> pl.DataFrame:

@@ -11,7 +11,7 @@ from components.evaluate.pages.effect_tables import Effects
 from components.evaluate.pages.plots import expected_against_reached, surest_curve
 from components.evaluate.pages.report import rendered
 from components.evaluate.pages.summary import finite
-from components.shared.artifacts.confidence import COVERED, MEASURED, Confidence, correlations
+from components.shared.artifacts.confidence import COVERED, MEASURED, Confidence
 
 BIN = 20
 """Least perturbations whose expectations and outcomes are averaged."""
@@ -138,18 +138,11 @@ def trust(asked: pd.DataFrame, reached: pd.Series, confidence: Confidence, scale
 
     ``reached`` is from `reached_of`; ``scale`` is the factor that predictions were multiplied by.
     """
-    table = pd.DataFrame(
-        {
-            "expected": asked["expected_pearson_delta"].to_numpy(float),
-            "low": asked["expected_low"].to_numpy(float),
-            "high": asked["expected_high"].to_numpy(float),
-            "agreement": asked["agreement"].to_numpy(float),
-            "known": asked["known"].to_numpy(object),
-            "trained": (asked["known"] == MEASURED).to_numpy(),
-        },
-        index=pd.Index(asked["perturbation"], dtype=object),
-    )
-    return Trust(table.assign(reached=reached), confidence, scale)
+    names = {"expected_pearson_delta": "expected", "expected_low": "low", "expected_high": "high"}
+    said = asked.set_index("perturbation").rename(columns=names)
+    table = said[[*names.values(), "agreement"]].astype(float).assign(known=said["known"])
+    table = table.assign(trained=table["known"] == MEASURED, reached=reached)
+    return Trust(table, confidence, scale)
 
 
 def reached_of(effects: Effects) -> pd.Series:
@@ -159,11 +152,8 @@ def reached_of(effects: Effects) -> pd.Series:
     measured one against the reference controls. cell-eval's pearson_delta takes both against the
     reference controls, whose noise the two then share.
     """
-    parts = []
-    for start, stop in effects.blocks():
-        changes = effects.change(start, stop), effects.measured_of(start, stop)["measured_change"]
-        parts.append(correlations(*(each - each.mean(axis=1, keepdims=True) for each in changes)))
-    return pd.Series(np.concatenate(parts), pd.Index(effects.perturbations, dtype=object))
+    found = effects.likeness(lambda *block: effects.measured_of(*block)["measured_change"])
+    return pd.Series(found, pd.Index(effects.perturbations, dtype=object))
 
 
 def rank_correlation(a: pd.Series, b: pd.Series) -> float | None:
