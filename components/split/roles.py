@@ -54,7 +54,8 @@ def assign(
         left_out, why = ~np.isin(labels.perturbations, list(asked)), NOT_ASKED_FOR
     else:
         training = (labels.counts > 0) & np.isin(table, [CODE[TRAIN], CODE[VAL]])
-        left_out, why = ~training.any(axis=0) & restrict_test_to_training, NOT_IN_TRAINING
+        elsewhere = np.asarray(training.any(axis=0))
+        left_out, why = ~elsewhere & restrict_test_to_training, NOT_IN_TRAINING
     table[(table == CODE[TEST]) & left_out] = CODE[UNUSED]
     codes = table[labels.line_of, labels.perturbation_of]
     before = by_rule[labels.line_of, labels.perturbation_of]

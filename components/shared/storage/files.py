@@ -9,7 +9,7 @@ again.
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit, urlunsplit
 
@@ -212,6 +212,13 @@ def download_by_scheme(scheme: str, uri: str, folder: Path, sha256: str) -> Path
     from components.shared.storage import http as storage_http
 
     target = folder / local_name(urlsplit(uri).path, uri)
-    if not (sha256 and target.is_file() and sha256_of(target) == sha256):  # downloaded before
+    if not (sha256 and _is(target, sha256)):
         storage_http.download(uri, target)
     return target
+
+
+def _is(path: Path, sha256: str) -> bool:
+    """Return whether the file was downloaded before."""
+    with suppress(OSError):
+        return sha256_of(path) == sha256
+    return False
