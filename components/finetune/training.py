@@ -36,6 +36,7 @@ from components.shared.model.model import export_state, weigh_network
 from components.shared.model.tokens import Ints
 from components.shared.parameters.recipe import RELIABLE, Recipe
 from components.shared.telling.errors import InputError, refusing, say, shortlist
+from components.shared.telling.facts import count
 from components.shared.telling.progress import bar
 
 Share = list[TrainingBatch]
@@ -291,9 +292,10 @@ def _close_epoch(state: TrainingState, recipe: Recipe, validation: Validation) -
     facts = _note(state, recipe, epoch, validation)
     state.schedule.step()
     if epoch - fit.best_epoch >= recipe.early_stop_after:
-        fit.stop_reason = f"no better validation pearson_delta for {recipe.early_stop_after} epochs"
+        without = count(recipe.early_stop_after, "epoch")
+        fit.stop_reason = f"no better validation pearson_delta for {without}"
     elif epoch == recipe.epochs:
-        fit.stop_reason = f"all {recipe.epochs} epochs done"
+        fit.stop_reason = f"{count(recipe.epochs, 'epoch')} done"
     if fit.stop_reason and recipe.selection == RELIABLE and _adds(fit, validation, recipe):
         held = fit.correlations, validation.correlations, validation.weights
         if not leads(*held, recipe.epochs):  # the best epoch does not lead the last
