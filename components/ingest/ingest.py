@@ -280,6 +280,7 @@ def ingest(
     parameters = dict(locals())
     del parameters["target"]
     seed = whole_number("seed", seed)
+    parameters["left_out"] = [left_out] if isinstance(left_out, str) else left_out
     text = as_text(source)
     files = readings(text, parameters)
     _check_options(files, genes)

@@ -1,6 +1,7 @@
 """The prior stage: a vector for each gene of the vocabulary, from whatever kind of prior is asked.
 
-`grammar` says what may be asked, `kinds` holds a function a kind. A new kind is added in those two.
+`prior_grammar` says what may be asked, `kinds` holds a function a kind. A new kind is added in
+those two.
 """
 
 import json
@@ -51,7 +52,7 @@ def prior(uri: str, vocabulary: str, target: Path | str, *, seed: int = 0) -> No
     `components.shared.artifacts.gene_prior`).
 
     Args:
-        uri: what prior, see `grammar`.
+        uri: what prior, see `prior_grammar`.
         vocabulary: the pipeline's `pretrained`, whose tokens the rows are: a vocab.json, a
             checkpoint folder with one, as a path or URI, or ``random://<size>`` (see
             `components.shared.parameters.pretrained`).

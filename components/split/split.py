@@ -68,8 +68,8 @@ def split(
             that the training lines have.
         val_line: training line that validates; empty for all of them.
         val_fraction: fraction of the (line, perturbation) sets that validate, see
-            `rules.with_validation`; 1 holds a whole line out, 0 makes no validation set. Not used
-            where a split file says what validates.
+            `role_rules.with_validation`; 1 holds a whole line out, 0 makes no validation set. Not
+            used where a split file says what validates.
         restrict_test_to_training: where ``perturbations`` names none, test only those that a
             training line has, as the reference run does.
         halve_controls: part each line's controls into basal and reference halves; without it they

@@ -237,6 +237,14 @@ def spelt_otherwise(folder: Path) -> list[Any]:
     ]
 
 
+def test_one_label_that_is_left_out_needs_no_list(tmp_path: Path) -> None:
+    [_, other] = spelt_otherwise(tmp_path)
+    alike = {"control": other["control_label"], "label_separator": "_"}
+    ingest(other["file"], tmp_path / "out", left_out="junk", **alike)
+    found, _ = read(tmp_path / "out")
+    assert "JUNK" not in {label.upper() for label in found.obs["perturbation"]}
+
+
 @pytest.mark.parametrize("as_json", [False, True])
 def test_names_are_one_over_all_files(tmp_path: Path, as_json: bool, capsys: Any) -> None:
     dataset = spelt_otherwise(tmp_path)

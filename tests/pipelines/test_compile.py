@@ -88,6 +88,8 @@ def test_drift_in_either_document_is_noticed(name, document, path, fresh, tmp_pa
 
 def test_a_release_of_other_images_than_were_pushed_is_drift(tmp_path, monkeypatch, capsys):
     pushed = {stage: f"registry.example/{stage}@sha256:{'0' * 64}" for stage in stages()}
+    smallest = {"predict-line-cpu.yaml": compiling.PROFILES["predict-line-cpu.yaml"]}
+    monkeypatch.setattr(compiling, "PROFILES", smallest)
     monkeypatch.setattr(compiling, "RELEASES", tmp_path)
     monkeypatch.setattr(compiling, "released_images", lambda: pushed)
     compiling.compile_to(tmp_path, pushed)
@@ -97,7 +99,7 @@ def test_a_release_of_other_images_than_were_pushed_is_drift(tmp_path, monkeypat
     told = capsys.readouterr().err.splitlines()
     assert [line.split(": ")[-1] for line in told] == [
         "not what the pipeline compiles to; run make compile RELEASE=1"
-    ] * len(compiling.PROFILES)
+    ]
 
 
 def test_an_image_of_other_code_is_drift(fresh, tmp_path):

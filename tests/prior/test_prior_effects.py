@@ -201,7 +201,14 @@ def test_a_screen_needs_perturbed_cells_and_controls(screen, tmp_path, kept, mes
 def test_deltas_that_were_changed_are_not_read(tmp_path):
     deltas().to_parquet(tmp_path / "d.parquet")
     made(tmp_path / "out", f"effects:{tmp_path / 'd.parquet'}")
-    (tmp_path / "out" / "effects.parquet").write_bytes(b"x")
+    effects = tmp_path / "out" / "effects.parquet"
+    shorter = pd.read_parquet(effects).iloc[1:]
+    shorter.to_parquet(tmp_path / "out" / "effects_se.parquet")
+    with pytest.raises(
+        InputError, match=r"effects_se.parquet has \d+ rows, not \d+; run the prior"
+    ):
+        OtherEffects.read(tmp_path / "out")
+    effects.write_bytes(b"x")
     with pytest.raises(InputError, match="run the prior task again"):
         OtherEffects.read(tmp_path / "out")
 

@@ -86,6 +86,8 @@ class OtherEffects:
             told, spread = file.read(named), None
             if errors.is_file():
                 spread = read_numbers(opened_parquet(errors, str(errors), hint=AGAIN), genes)
+                if len(spread) != told.num_rows:
+                    raise ValueError(f"{ERRORS_FILE} has {len(spread)} rows, not {told.num_rows}")
             return cls(
                 told.column(PERTURBATION).to_pylist(),
                 told.column(CELL_LINE).to_pylist(),

@@ -38,7 +38,7 @@ class Pretrained:
 
     uri: str
     random_size: str
-    """Size of a model to start fresh; empty for a checkpoint. Its name is not checked here."""
+    """Size of a model to start fresh; empty for a checkpoint."""
     vocabulary_uri: str
     """A vocab.json or a folder with one; empty = the vocabulary of the scgpt package."""
 

@@ -55,23 +55,23 @@ def client() -> storage.Client:
 
 
 class Bucket:
-    """A bucket of Cloud Storage; see `buckets.Bucket`."""
+    """A bucket of Cloud Storage; see `objects.Bucket`."""
 
     def __init__(self, name: str) -> None:
         self.uri = f"gs://{name}"
         self._bucket = client().bucket(name)
 
     def errors(self, where: str) -> AbstractContextManager[None]:
-        """See `buckets.Bucket`."""
+        """See `objects.Bucket`."""
         return errors(where)
 
     def list(self, prefix: str) -> Iterator[Stored]:
-        """See `buckets.Bucket`."""
+        """See `objects.Bucket`."""
         for blob in self._bucket.list_blobs(prefix=prefix, retry=RETRY):
             yield _stored(blob)
 
     def source(self, name: str) -> "_Generation":
-        """See `buckets.Bucket`."""
+        """See `objects.Bucket`."""
         uri = f"{self.uri}/{name}"
         blob = self._bucket.get_blob(name, retry=RETRY)
         if blob is None:
@@ -89,7 +89,7 @@ class Bucket:
         return nearest(name, [other.name for other in others])
 
     def read(self, name: str, path: Path) -> None:
-        """See `buckets.Bucket`."""
+        """See `objects.Bucket`."""
         try:
             self._bucket.blob(name).download_to_filename(
                 str(path), raw_download=True, checksum=None, retry=RETRY
@@ -98,7 +98,7 @@ class Bucket:
             raise FileNotFoundError(name) from None
 
     def upload(self, path: Path, name: str) -> Stored | None:
-        """See `buckets.Bucket`; the digest is the CRC32C."""
+        """See `objects.Bucket`; the digest is the CRC32C."""
         blob = self._bucket.blob(name, chunk_size=UPLOAD_CHUNK)
         upload_id = uuid.uuid4().hex
         blob.metadata = {UPLOAD_ID: upload_id}
@@ -121,7 +121,7 @@ class Bucket:
         return _stored(blob)
 
     def delete(self, stored: Stored) -> None:
-        """See `buckets.Bucket`."""
+        """See `objects.Bucket`."""
         blob = self._bucket.blob(stored.name, generation=int(stored.version))
         # It is gone where another was put in its place, or where the answer to a delete was lost.
         with suppress(api.NotFound):
@@ -129,7 +129,7 @@ class Bucket:
 
 
 class _Generation:
-    """One generation of an object; see `buckets.Source`."""
+    """One generation of an object; see `objects.Source`."""
 
     def __init__(self, blob: storage.Blob) -> None:
         self.uri = f"gs://{blob.bucket.name}/{blob.name}"
@@ -138,7 +138,7 @@ class _Generation:
         self._blob = blob
 
     def fetch(self, file: BinaryIO, start: int, size: int) -> None:
-        """See `buckets.Source`."""
+        """See `objects.Source`."""
         # Another Blob, since each answer overwrites what a Blob says of its object.
         storage.Blob(self._blob.name, self._blob.bucket).download_to_file(
             file,
@@ -154,7 +154,7 @@ class _Generation:
         )
 
     def damage(self, path: Path) -> str:
-        """See `buckets.Source`."""
+        """See `objects.Source`."""
         found, kept = crc32c_of(path), self._blob.crc32c
         return "" if found == kept else f"CRC32C of {path.name} is {found}, the bucket says {kept}"
 

@@ -171,7 +171,7 @@ def _endpoint(scheme: str) -> str | None:
 
 
 class Bucket:
-    """A bucket of S3; see `buckets.Bucket`."""
+    """A bucket of S3; see `objects.Bucket`."""
 
     def __init__(self, scheme: str, name: str) -> None:
         if not re.fullmatch(r"[A-Za-z0-9._-]{1,255}", name):
@@ -184,11 +184,11 @@ class Bucket:
         self._client = client(scheme)
 
     def errors(self, where: str) -> AbstractContextManager[None]:
-        """See `buckets.Bucket`."""
+        """See `objects.Bucket`."""
         return errors(where)
 
     def list(self, prefix: str) -> Iterator[Stored]:
-        """See `buckets.Bucket`."""
+        """See `objects.Bucket`."""
         token: dict[str, str] = {}
         while True:
             page = self._call("list_objects_v2", Prefix=prefix, **token)
@@ -199,7 +199,7 @@ class Bucket:
             token = {"ContinuationToken": page["NextContinuationToken"]}
 
     def source(self, name: str) -> "_Version":
-        """See `buckets.Bucket`."""
+        """See `objects.Bucket`."""
         facts = self._facts(name)
         if facts is None:
             raise InputError(
@@ -212,7 +212,7 @@ class Bucket:
         return _Version(self, name, facts)
 
     def read(self, name: str, path: Path) -> None:
-        """See `buckets.Bucket`."""
+        """See `objects.Bucket`."""
         facts = self._facts(name)
         if facts is None:
             raise FileNotFoundError(name)
@@ -222,7 +222,7 @@ class Bucket:
                 version.fetch(file, start, min(UPLOAD_PART, version.size - start))
 
     def upload(self, path: Path, name: str) -> Stored | None:
-        """See `buckets.Bucket`; the digests are the MD5 of each request and the ETag."""
+        """See `objects.Bucket`; the digests are the MD5 of each request and the ETag."""
         upload_id = uuid.uuid4().hex
         metadata = {UPLOAD_ID: upload_id, SHA256: sha256_of(path)}
         # A store that does not know If-None-Match (some do not) would replace what is there.
@@ -315,7 +315,7 @@ class Bucket:
                 say(f"{self.uri}/{name}: {why}")
 
     def delete(self, stored: Stored) -> None:
-        """See `buckets.Bucket`; S3 deletes by name alone, so it is looked at just before."""
+        """See `objects.Bucket`; S3 deletes by name alone, so it is looked at just before."""
         facts = self._facts(stored.name)
         if facts is not None and facts["ETag"] == stored.version:
             self._call("delete_object", Key=stored.name)
@@ -371,7 +371,7 @@ class Bucket:
 
 
 class _Version:
-    """One version of an object; see `buckets.Source`."""
+    """One version of an object; see `objects.Source`."""
 
     def __init__(self, bucket: Bucket, name: str, facts: dict[str, Any]) -> None:
         self.uri = f"{bucket.uri}/{name}"
@@ -380,12 +380,12 @@ class _Version:
         self._bucket, self._name, self._facts = bucket, name, facts
 
     def fetch(self, file: BinaryIO, start: int, size: int) -> None:
-        """See `buckets.Source`."""
+        """See `objects.Source`."""
         version = {"VersionId": self.version["id"]} if self.version["id"] else {}
         file.write(self._bucket.body(self._name, self.version["etag"], version, start, size))
 
     def damage(self, path: Path) -> str:
-        """See `buckets.Source`."""
+        """See `objects.Source`."""
         name, kept, compute = self._digest()
         found = compute(path)
         return "" if found == kept else f"{name} of {path.name} is {found}, the bucket says {kept}"
