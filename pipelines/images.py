@@ -91,7 +91,7 @@ def released_images(lock: Path = IMAGES_LOCK) -> dict[str, str]:
             "make push REGISTRY=… writes it"
         ) from None
     for stage, (image, built_from) in found.items():
-        if not re.fullmatch(rf"[^@:\s]+(:\d+)?[^@:\s]*/{stage}@sha256:[0-9a-f]{{64}}", image):
+        if not re.fullmatch(rf"[^@:\s]+(:\d+)?[^@:\s]*/{stage}@sha256:[0-9a-f]{{64}}", str(image)):
             raise InputError(
                 f"{lock}: {stage} is '{image}'; expected <registry>/{stage}@sha256:<64 digits>, "
                 "since a tag can move and KFP's cache would not notice; run make push REGISTRY=…"

@@ -42,7 +42,10 @@ from components.shared.telling.progress import bar
 ROWS_AT_ONCE = 1024
 HIGHEST = 15.0
 """log1p of counts per 10,000 is 9.2 at most; ingest refuses from here on too."""
-AS_INGEST = "run ingest on it and give its artifact"
+AS_INGEST = (
+    "expected CSR cells as ingest writes them, with perturbation, cell_line, is_control in obs: "
+    "run ingest on it and give its artifact"
+)
 ONE_SIDED = 0.99
 """Share of values that lie on one side of zero: deltas of whole profiles lie on both (41 to 55 % of
 those of four real lines are above it), ranks, p-values and expression levels on one."""

@@ -657,6 +657,11 @@ def _other_mean(adata: anndata.AnnData) -> None:
     adata.varm[MEANS][7, adata.uns[PERTURBATIONS].index("G2")] += 0.01
 
 
+def _spoil_half(adata: anndata.AnnData) -> None:
+    adata.X = dense(adata.X).astype(np.float16)
+    adata.X[5, 3] = 20
+
+
 def _spoil_truth(adata: anndata.AnnData) -> None:
     adata.layers[TRUTH].data[5] = np.nan
 
@@ -703,6 +708,7 @@ BAD: dict[str, tuple[Change, str]] = {
     "NaN": (lambda a: _set(a, np.nan), "X: nan in cell"),
     "infinite": (lambda a: _set(a, np.inf), "X: inf in cell"),
     "too large": (lambda a: _set(a, 15.0), r"within \[0, 15\)"),
+    "half precision": (_spoil_half, "X: 20.0 in cell"),
     "NaN truth": (_spoil_truth, "layer 'truth': nan in cell"),
     "counts": (_counts, "only whole numbers"),
     "no controls": (lambda a: a[~a.obs["is_control"]].copy(), "no control cells"),

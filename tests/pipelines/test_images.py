@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -219,9 +220,10 @@ def test_a_release_names_every_image_by_digest(
         (f"registry.example/team/split:1.0@sha256:{'0' * 64}", "a tag can move"),
         (f"registry.example/team/ingest@sha256:{'0' * 64}", "a tag can move"),
         ("", "a tag can move"),
+        (5, "a tag can move"),
     ],
 )
-def test_a_release_refuses_a_tag(tree: Path, tmp_path: Path, image: str, says: str) -> None:
+def test_a_release_refuses_a_tag(tree: Path, tmp_path: Path, image: Any, says: str) -> None:
     lock = tmp_path / "images.lock"
     lock.write_text(lock_of(split=image))
     with pytest.raises(InputError, match=says):

@@ -168,7 +168,10 @@ def test_a_damaged_table_and_another_file_are_told(tmp_path, screen):
             lambda a: a.obs.drop(columns="is_control", inplace=True),
             "obs has no column 'is_control'",
         ),
-        (lambda a: setattr(a, "X", a.X.toarray()), "X is not a CSR matrix; run ingest on it"),
+        (
+            lambda a: setattr(a, "X", a.X.toarray()),
+            r"X is array, not a whole csr_matrix; expected CSR cells as ingest.*run ingest on it",
+        ),
         (lambda a: setattr(a, "X", a.X * 40), "X has values outside 0 to 15"),
         (
             lambda a: a.obs.__setitem__("is_control", True),
@@ -201,13 +204,14 @@ def test_a_screen_needs_perturbed_cells_and_controls(screen, tmp_path, kept, mes
 def test_deltas_that_were_changed_are_not_read(tmp_path):
     deltas().to_parquet(tmp_path / "d.parquet")
     made(tmp_path / "out", f"effects:{tmp_path / 'd.parquet'}")
-    effects = tmp_path / "out" / "effects.parquet"
-    shorter = pd.read_parquet(effects).iloc[1:]
-    shorter.to_parquet(tmp_path / "out" / "effects_se.parquet")
-    with pytest.raises(
-        InputError, match=r"effects_se.parquet has \d+ rows, not \d+; run the prior"
-    ):
+    effects, errors = (tmp_path / "out" / f"effects{end}.parquet" for end in ("", "_se"))
+    pd.read_parquet(effects).iloc[1:].to_parquet(errors)
+    with pytest.raises(InputError, match=r"_se.parquet: .* \(\d+ rows, not \d+.*run the prior"):
         OtherEffects.read(tmp_path / "out")
+    errors.write_bytes(b"x")
+    with pytest.raises(InputError, match=r"_se.parquet: .*run the prior task again"):
+        OtherEffects.read(tmp_path / "out")
+    errors.unlink()
     effects.write_bytes(b"x")
     with pytest.raises(InputError, match="run the prior task again"):
         OtherEffects.read(tmp_path / "out")

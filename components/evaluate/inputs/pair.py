@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
-from scipy.sparse import coo_matrix, issparse
+from scipy.sparse import issparse
 
 from components.evaluate.inputs.rows import BLOCK, Chosen, Matrix, dense, matrix_of
 from components.shared.artifacts.perturbation_names import is_bare
@@ -227,7 +227,8 @@ def _has_fraction(values: NDArray[np.floating]) -> bool:
 
 def _place(block: Matrix) -> tuple[int, int]:
     """Return (row, column) of the first value that is not finite and within [0, 15)."""
-    stored = coo_matrix(block)
-    sound = np.isfinite(stored.data) & (stored.data >= 0) & (stored.data < HIGHEST)
-    at = int(np.argmin(sound))
-    return int(stored.row[at]), int(stored.col[at])
+    values = block.data if issparse(block) else block
+    at = int(np.argmin(np.isfinite(values) & (values >= 0) & (values < HIGHEST)))
+    if issparse(block):
+        return int(np.searchsorted(block.indptr, at, side="right")) - 1, int(block.indices[at])
+    return divmod(at, block.shape[1])

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
+from components.shared.storage.documents import said
 from components.shared.storage.parquet import PARQUET_FAULTS, opened_parquet, read_numbers
 from components.shared.telling.errors import InputError, refusing
 
@@ -78,26 +79,23 @@ class OtherEffects:
         Raises:
             InputError: a file is missing or not what was written.
         """
-        try:
-            path, errors = folder / EFFECTS_FILE, folder / ERRORS_FILE
+        path, errors = folder / EFFECTS_FILE, folder / ERRORS_FILE
+        faults, again = (*PARQUET_FAULTS, KeyError), f"; {AGAIN}"
+        with refusing(faults, f"{path}: not readable as parquet", again, said):
             file = opened_parquet(path, str(path), hint=AGAIN)
             named = [c for c in file.schema_arrow.names if c in (PERTURBATION, CELL_LINE, CELLS)]
             genes = [column for column in file.schema_arrow.names if column not in named]
-            told, spread = file.read(named), None
-            if errors.is_file():
+            told = file.read(named)
+            delta = read_numbers(file, genes)
+            labels, lines = (told.column(name).to_pylist() for name in (PERTURBATION, CELL_LINE))
+        spread = None
+        if errors.is_file():
+            with refusing(faults, f"{errors}: not readable as parquet", again, said):
                 spread = read_numbers(opened_parquet(errors, str(errors), hint=AGAIN), genes)
-                if len(spread) != told.num_rows:
-                    raise ValueError(f"{ERRORS_FILE} has {len(spread)} rows, not {told.num_rows}")
-            return cls(
-                told.column(PERTURBATION).to_pylist(),
-                told.column(CELL_LINE).to_pylist(),
-                genes,
-                read_numbers(file, genes),
-                told.column(CELLS).to_numpy() if CELLS in named else None,
-                spread,
-            )
-        except (*PARQUET_FAULTS, KeyError) as error:
-            raise InputError(f"{folder / EFFECTS_FILE}: {error}; {AGAIN}") from None
+                if len(spread) != len(delta):
+                    raise ValueError(f"{len(spread)} rows, not {len(delta)} as {EFFECTS_FILE}")
+        cells = told.column(CELLS).to_numpy() if CELLS in named else None
+        return cls(labels, lines, genes, delta, cells, spread)
 
     def _table(self, values: NDArray[np.float32]) -> pa.Table:
         columns: dict[str, object] = {PERTURBATION: self.perturbations, CELL_LINE: self.lines}

@@ -2,7 +2,6 @@
 
 from collections.abc import Collection
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import h5py
@@ -36,11 +35,15 @@ PLAIN = "write it again with anndata, adata.write_h5ad(file), where all of it is
 
 def opened_hdf5(path: Any, name: str, unread: Collection[str] = ()) -> h5py.File:
     """Return an HDF5 file (a path or an open file) for reading, known to be whole within itself."""
-    if isinstance(path, Path) and not path.exists():
-        raise InputError(f"{name}: no such file")
     again = "; fetch it again"
-    with refusing(OSError, f"{name}: cannot be opened, truncated or damaged", again):
+    try:
         file = h5py.File(path, "r")
+    except FileNotFoundError:
+        raise InputError(f"{name}: no such file") from None
+    except OSError as error:
+        raise InputError(
+            f"{name}: cannot be opened, truncated or damaged ({error}){again}"
+        ) from None
     with ExitStack() as unless_whole:
         unless_whole.enter_context(file)
         with refusing(FAULTS, f"{name}: is damaged", again):
@@ -181,7 +184,8 @@ def check_csr(group: Any, shape: tuple[int, int], name: str, hint: str) -> None:
         isinstance(group.get(part), h5py.Dataset) and group[part].ndim == 1 for part in parts
     )
     if not stored or str(group.attrs.get("encoding-type")) != "csr_matrix":
-        raise InputError(f"{name} is not a CSR matrix; {hint}")
+        kind = str(group.attrs.get("encoding-type", "nothing that anndata writes"))
+        raise InputError(f"{name} is {kind}, not a whole csr_matrix; {hint}")
     kinds = [group[part].dtype.kind for part in parts]
     if kinds[0] != "f" or not set(kinds[1:]) <= {"i", "u"}:
         raise InputError(f"{name} does not hold numbers; {hint}")
@@ -194,10 +198,11 @@ def check_csr(group: Any, shape: tuple[int, int], name: str, hint: str) -> None:
 
 def ends_fit(group: Any, length: int) -> bool:
     """Return whether a sparse matrix says where each of its ``length`` rows, or columns, ends."""
-    indptr = group["indptr"][:].astype(np.int64)
+    indptr = group["indptr"][:]
     entries = min(group["data"].shape[0], group["indices"].shape[0])
     sound = len(indptr) == length + 1 and not indptr[0] and indptr[-1] <= entries
-    return sound and bool((np.diff(indptr) >= 0).all())
+    # Compared as they are stored: a cast to signed numbers, or a difference, would wrap.
+    return bool(sound and (indptr[1:] >= indptr[:-1]).all())
 
 
 def check_columns(block: csr_matrix, name: str, hint: str) -> csr_matrix:

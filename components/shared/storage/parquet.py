@@ -51,9 +51,11 @@ def is_text_type(kind: pa.DataType) -> bool:
 def check_number_columns(schema: pa.Schema, columns: Collection[str], name: str, of: str) -> None:
     """Check that no column comes twice and that there are ``columns``, all of numbers.
 
-    Messages say that numbers are expected ``of`` what they are.
+    What pandas numbers itself may come twice. Messages say that numbers are expected ``of`` what
+    they are.
     """
-    if twice := [column for column, n in Counter(schema.names).items() if n > 1]:
+    named = Counter(name for name in schema.names if not name.startswith("__index_level_"))
+    if twice := [column for column, n in named.items() if n > 1]:
         raise InputError(
             f"{name}: column '{twice[0]}' comes more than once; give each its own name"
         )

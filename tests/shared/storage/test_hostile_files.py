@@ -16,7 +16,7 @@ from components.prior.vector_tables import READERS
 from components.shared.artifacts.cells import Cells
 from components.shared.artifacts.predictions import PREDICTIONS_FILE, Predictions
 from components.shared.parameters.aliases import read_aliases
-from components.shared.storage.hdf5 import opened_hdf5
+from components.shared.storage.hdf5 import ends_fit, opened_hdf5
 from components.shared.storage.parquet import opened_parquet
 from components.shared.telling.errors import InputError
 from tests.ingest.files import refused, screen, written
@@ -196,3 +196,23 @@ def test_a_parquet_of_more_rows_than_any_table_has_is_refused_at_once(tmp_path: 
         with pytest.raises(InputError, match=r"^the table: says it has 40,000,000 rows"):
             read(path, "the table")
         assert time.monotonic() - start < 2
+
+
+@pytest.mark.parametrize(
+    ("ends", "fit"),
+    [
+        ([0, 2, 2, 8], True),
+        ([0, 2, 3, 9], False),
+        ([0, 3, 2, 8], False),
+        ([1, 2, 3, 8], False),
+        ([0, 2, 8], False),
+        ([0, 2, 2**63 - 1, 2**63], False),
+        ([0, 2**63 - 1, 2**63, 8], False),
+        ([0, 2, 2**64 - 1, 8], False),
+    ],
+)
+def test_ends_of_rows_are_compared_as_they_are_stored(tmp_path, ends, fit):
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["data"], file["indices"] = np.zeros(8), np.zeros(8, int)
+        file["indptr"] = np.array(ends, np.uint64)
+        assert ends_fit(file, 3) == fit
