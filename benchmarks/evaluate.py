@@ -177,10 +177,10 @@ def _ours(folder: Path, threads: int) -> tuple[pl.DataFrame, Seconds, Any]:
     from components.evaluate.measures.measured import Measured
     from components.evaluate.measures.scoring import score
     from components.shared.artifacts.predictions import Predictions
-    from components.shared.storage.machine import return_freed_memory
+    from components.shared.storage.machine import share_freed_memory
 
     seconds: Seconds = {}
-    return_freed_memory()
+    share_freed_memory()
     with clock(seconds, "opening and checks"):
         given = Predictions.open(folder)
         pair = pair_of(given.on_disk, str(given.file))

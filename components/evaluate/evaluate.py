@@ -41,7 +41,7 @@ from components.shared.findings.limitations import limitations
 from components.shared.findings.verdict import verdict
 from components.shared.model.rank_cells import RANK
 from components.shared.storage.documents import write_json, write_text
-from components.shared.storage.machine import return_freed_memory
+from components.shared.storage.machine import share_freed_memory
 from components.shared.telling.addresses import dataset_of
 from components.shared.telling.errors import InputError, say
 from components.shared.telling.spreadsheet import no_formula, without_formulas
@@ -82,7 +82,7 @@ def evaluate(
     """
     if threads < 0:
         raise InputError(f"threads: {threads}; expected 0 (all available CPUs) or more")
-    return_freed_memory()  # cells come and go in blocks, a side in each contender
+    share_freed_memory()  # cells come and go in blocks, in the threads of each contender
     inputs = Inputs.of(predictions, cells, splits, prior)
     artifacts = inputs.artifacts
     parameters = {"threads": threads, "repeat": repeat}

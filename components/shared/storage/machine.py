@@ -9,10 +9,8 @@ from pathlib import Path
 MAPPED_FROM = 0.5
 """Share of the memory from which a matrix is a file mapped into it: model, measured changes and
 known effects need their part."""
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-"""glibc's numbers of these settings (malloc.h)."""
-AT_FIRST = 128 * 1024
-"""Bytes, what both are when a process begins (mallopt(3))."""
+M_ARENA_MAX = -8
+"""glibc's number of the setting for its most pools of freed memory (malloc.h)."""
 GROUPS, OWN = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 """Where the kernel shows groups of processes, and which of them this process is in."""
 
@@ -69,13 +67,11 @@ def reserve(file: int, size: int) -> None:
         os.ftruncate(file, size)  # macOS
 
 
-def return_freed_memory() -> None:
-    """Let blocks that are freed from now on go back to the system.
+def share_freed_memory() -> None:
+    """Let the threads that begin from now on use what others freed; only glibc keeps it apart.
 
-    glibc raises the sizes from which they do with the largest that was freed, up to 64 MiB, and has
-    pools for each thread, so that what is freed between other blocks piles up. Other C libraries
-    have no such setting.
+    It has a pool for each thread, several for each CPU, and what is freed stays in its pool
+    (mallopt(3)). Few threads that ask for large blocks hardly wait for one another.
     """
     if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
-        for setting in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
-            mallopt(setting, AT_FIRST)
+        mallopt(M_ARENA_MAX, 1)

@@ -63,30 +63,41 @@ def test_a_reserved_file_is_as_large_as_said(
             assert found.st_blocks * 512 >= 12_345  # taken, not only promised
 
 
-HOLES = """
+TURNS = """
 import sys
+from threading import Barrier, Lock, Thread
 import numpy as np
-from components.shared.storage.machine import return_freed_memory
+from components.shared.storage.machine import share_freed_memory
 
 def resident():
     with open("/proc/self/statm") as file:
-        return int(file.read().split()[1])
+        return int(file.read().split()[1]) * 4096
 
-if sys.argv[1] == "told":
-    return_freed_memory()
+if sys.argv[1] == "shared":
+    share_freed_memory()
 del (first := [np.ones(2**21)])[:]  # 16 MiB freed: from now on glibc keeps what is smaller
-before = resident()
-blocks = [np.ones(2**19) for _ in range(100)]  # of 4 MiB
-full = resident() - before
-del blocks[::2], blocks[:-1]  # the last one stays, above all others
-print((resident() - before) / full)
+met, turn = Barrier(8), Lock()
+
+def work():
+    met.wait()
+    with turn:
+        blocks = [np.ones(2**17) for _ in range(20)]  # of 1 MiB, which are freed at once
+    del blocks
+    met.wait()
+
+before, threads = resident(), [Thread(target=work) for _ in range(8)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print((resident() - before) / 2**20)
 """
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library keeps nothing")
-def test_what_is_freed_between_blocks_that_stay_goes_back_to_the_system() -> None:
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library has no pools")
+def test_what_a_thread_freed_is_used_by_the_next() -> None:
     def kept(how: str) -> float:
-        command = [sys.executable, "-c", HOLES, how]
+        command = [sys.executable, "-c", TURNS, how]
         return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
-    assert kept("told") < 0.1 < 0.5 < kept("untold")
+    assert 3 * kept("shared") < kept("apart")
