@@ -82,7 +82,7 @@ def work():
     met.wait()
     with turn:
         blocks = [np.ones(2**17) for _ in range(20)]  # of 1 MiB, which are freed at once
-    del blocks
+        del blocks
     met.wait()
 
 before, threads = resident(), [Thread(target=work) for _ in range(8)]
