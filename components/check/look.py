@@ -222,7 +222,7 @@ def _facts(seen: Seen, parameters: Mapping[str, Any]) -> dict[str, str]:
         theirs = set(_perturbed(seen, [tested])["perturbation"])
         restricted = _split(parameters)["restrict_test_to_training"]
         if theirs and not ours & theirs and restricted and not parameters.get("perturbations"):
-            raise InputError(nothing_shared(tested))
+            raise InputError(f"{seen.name}: {nothing_shared(tested)}")
         facts["perturbed"] = (
             f"{len(ours):,} genes or pairs in the training lines, {len(theirs):,} in {tested}, "
             f"{len(ours & theirs):,} in both"
@@ -259,12 +259,15 @@ def _to_train(seen: Seen, trained: Sequence[str], parameters: Mapping[str, Any])
     counted = cells.groupby("cell_line", observed=True)["perturbation"].nunique()
     sets = {line: int(counted.get(line, 0)) for line in trained}
     options = _split(parameters)
-    _, validate = validating(
-        sets, val_line=options["val_line"], val_fraction=options["val_fraction"]
-    )
+    try:
+        _, validate = validating(
+            sets, val_line=options["val_line"], val_fraction=options["val_fraction"]
+        )
+    except InputError as error:
+        raise InputError(f"{seen.name}: {error}") from None
     total = sum(sets.values())
     if validate >= total:
-        raise InputError(nothing_trains(trained, f"{validate} of {total} sets"))
+        raise InputError(f"{seen.name}: {nothing_trains(trained, f'{validate} of {total} sets')}")
     filters = [name for name in parameters.get("ingest_options") or {} if name.startswith("least_")]
     filtered = ", less those whose knock-down failed" if filters else ""
     return (

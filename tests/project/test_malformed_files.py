@@ -153,7 +153,9 @@ def test_a_file_of_cells(
     source = make(tmp_path)
     good = Path(source).read_bytes()
     ways: list[Damage] = [*bytes_damaged(good), *h5_damaged(good, tops)]
-    held = held_to(read, source, tmp_path, some(iter(ways), f"{make} {read}"), good)
+    held = held_to(
+        read, source, tmp_path, some(iter(ways), f"{make.__name__} {read.__name__}"), good
+    )
     held.ends(refused=0)
 
 
