@@ -2,8 +2,10 @@
 
 import dataclasses
 import errno
+import gc
 import os
 import tempfile
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -236,6 +238,21 @@ def test_a_mean_distance_is_numpys_however_few_are_in_memory(
         assert found == [float(mean) for mean in means]
     else:
         assert found == pytest.approx(means, rel=1e-6)
+
+
+def test_cells_are_let_go_of_as_soon_as_their_distances_are_known() -> None:
+    points = Points.of(np.random.default_rng(0).random((40, 5)))
+    others = points.rows(0, 9)
+    there = weakref.ref(points)
+    gc.disable()  # a circle of references would wait for it
+    try:
+        mean_distance(points, points)
+        mean_distance(points, others)
+        mean_distances(points, np.array([10, 40]), others)
+        del points
+        assert there() is None
+    finally:
+        gc.enable()
 
 
 def test_the_mean_of_many_distances_is_divided_as_numpy_divides(

@@ -198,6 +198,14 @@ def digest(stage: str) -> str:
     return f"registry.example/team/{stage}@sha256:{'0' * 64}"
 
 
+def test_the_names_of_all_images_are_listed_for_kind(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["images", "list"])
+    images.main()
+    assert capsys.readouterr().out.split() == list(images.development_images().values())
+
+
 def test_a_release_names_every_image_by_digest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
