@@ -117,7 +117,8 @@ load: env ## load the images into kind
 render: ## print what to apply on GKE: PROJECT=<yours> BUCKET=<yours> [OVERLAY=gke-h100-kueue]
 	@$(if $(PROJECT),,echo "render: give PROJECT=<your Google Cloud project>" >&2; exit 2)
 	@$(if $(BUCKET),,echo "render: give BUCKET=<your bucket>" >&2; exit 2)
-	@kubectl kustomize "manifests/overlays/$$OVERLAY" | sed "s/your-project/$$PROJECT/; s/your-bucket/$$BUCKET/"
+	@objects=$$(kubectl kustomize "manifests/overlays/$$OVERLAY") \
+	  && printf '%s\n' "$$objects" | sed "s/your-project/$$PROJECT/; s/your-bucket/$$BUCKET/"
 
 test-containers: env ## build the images, check them, run the pipeline in them
 	@$(BIN)/python -m pytest tests/containers -rs

@@ -764,8 +764,8 @@ def test_nothing_is_wrong_with_the_repository():
 @pytest.mark.parametrize("overlay", ["gke-h100", "gke-h100-kueue"])
 def test_what_is_applied_on_gke_has_the_project_and_the_bucket_that_are_given(overlay):
     def render(**given: str) -> subprocess.CompletedProcess[str]:
-        words = [f"{name}={value}" for name, value in given.items()]
-        command = ["make", "--silent", "render", f"OVERLAY={overlay}", *words]
+        words = [f"{name}={value}" for name, value in ({"OVERLAY": overlay} | given).items()]
+        command = ["make", "--silent", "render", *words]
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
     assert "your-" in (ROOT / "manifests/overlays/gke-h100/project.yaml").read_text()
@@ -777,6 +777,8 @@ def test_what_is_applied_on_gke_has_the_project_and_the_bucket_that_are_given(ov
         refused = render(**given)
         assert refused.returncode and not refused.stdout
         assert f"render: give {missing}=" in refused.stderr
+    unknown = render(PROJECT="own", BUCKET="own", OVERLAY=f"{overlay}-2")
+    assert unknown.returncode and not unknown.stdout and f"{overlay}-2" in unknown.stderr
 
 
 @pytest.mark.parametrize("mistake", DRIFT)
