@@ -73,7 +73,7 @@ def kill(run: ForkServerProcess, stage: str) -> bool:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
                 return True
-        time.sleep(0.002)
+        time.sleep(0.01)  # to look costs a few milliseconds itself
     return False
 
 

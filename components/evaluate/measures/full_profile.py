@@ -36,8 +36,10 @@ def full_profile(real: Side, predicted: Side) -> tuple[pl.DataFrame, dict[str, s
     that could not be, with the reason. Those that cell-eval could not compute it logs.
     """
     # The means first: their clusters take the most memory, before `Side.fdr` is there.
-    of_means = _of_means(real, predicted)
-    table = _of_tables(real, predicted).join(of_means, on=LABEL, how="left", maintain_order="left")
+    parts = [_of_means(real, predicted), *_discrimination(real, predicted)]
+    table = _of_tables(real, predicted)
+    for part in parts:
+        table = table.join(part, on=LABEL, how="left", maintain_order="left")
     failed = {}
     try:
         energy = float(pearsonr(real.energy, predicted.energy).correlation)
@@ -47,13 +49,6 @@ def full_profile(real: Side, predicted: Side) -> tuple[pl.DataFrame, dict[str, s
     if set(COUNTS) <= set(table.columns):
         called = _agreement_in_numbers_called(table)
         table = table.with_columns(pl.lit(called).alias(CALLED))
-    effects = [side.pseudobulks[1:] - side.pseudobulks[0] for side in (real, predicted)]
-    for name, metric in DISCRIMINATION.items():
-        scores = discrimination_scores(
-            effects[0], effects[1], real.perturbations, real.genes, metric
-        )
-        found = pl.DataFrame({LABEL: list(scores), name: list(scores.values())})
-        table = table.join(found, on=LABEL, how="left", maintain_order="left")
     return table.select(LABEL, *(name for name in _columns() if name in table.columns)), failed
 
 
@@ -97,6 +92,14 @@ def _of_means(real: Side, predicted: Side) -> pl.DataFrame:
     pipeline.skip_metrics([ENERGY, *DISCRIMINATION])
     pipeline.compute_anndata_metrics(pair)
     return pipeline.get_results()
+
+
+def _discrimination(real: Side, predicted: Side) -> Iterator[pl.DataFrame]:
+    """Yield a table of each of the discrimination scores."""
+    measured, told = (side.pseudobulks[1:] - side.pseudobulks[0] for side in (real, predicted))
+    for name, metric in DISCRIMINATION.items():
+        scores = discrimination_scores(measured, told, real.perturbations, real.genes, metric)
+        yield pl.DataFrame({LABEL: list(scores), name: list(scores.values())})
 
 
 def _agreement_in_numbers_called(table: pl.DataFrame) -> float:

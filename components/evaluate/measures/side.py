@@ -23,7 +23,7 @@ from threadpoolctl import threadpool_limits
 from components.evaluate.inputs.rows import Matrix, dense
 from components.evaluate.measures.energy import ROWS, Points, mean_distance, mean_distances
 from components.evaluate.measures.rank_test import SortedControls, de_table, rank_test
-from components.shared.storage.machine import cpus
+from components.shared.storage.machine import cpus, give_back_freed_memory
 from components.shared.telling.progress import bar
 
 GENES = 512
@@ -209,6 +209,7 @@ def side_of(
     ):
         for done in pool.map(compute, _batches(sizes[1:])):
             progress.update(done)
+    give_back_freed_memory()  # of cells, which were many times what is returned
     return Side(
         control,
         perturbations,

@@ -101,3 +101,29 @@ def test_what_a_thread_freed_is_used_by_the_next() -> None:
         return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
     assert 3 * kept("shared") < kept("apart")
+
+
+BETWEEN = """
+import numpy as np
+from components.shared.storage.machine import give_back_freed_memory
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096
+
+before = resident()
+blocks = [(np.ones(2**13), np.ones(2**6)) for _ in range(1000)]  # 64 KiB, then a small one
+small = [second for _, second in blocks]
+del blocks
+kept = resident() - before
+give_back_freed_memory()
+print(kept / 2**20, (resident() - before) / 2**20)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library keeps less")
+def test_what_lies_free_between_what_is_used_goes_back_to_the_system() -> None:
+    command = [sys.executable, "-c", BETWEEN]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    kept, left = map(float, said.split())
+    assert kept > 50 and left < kept / 5
