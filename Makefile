@@ -82,9 +82,10 @@ run-containers: images ## the same with every task in its image
 	@$(BIN)/python -m pipelines.run "$$PARAMS" --assign "$$ARGS" --containers
 
 test: env ## lint, types, compile check and all tests but those in containers and on a cluster
-	@# workers take all CPUs: threads of one would only wait for those of another (three are no faster)
+	@# Workers take all CPUs: threads of one would only wait for those of another (three are no faster).
+	@# Tests start hundreds of processes, each of which would compile every module that is not kept.
 	@{ $(MAKE) --no-print-directory lint && $(BIN)/mypy; } & beside=$$!; \
-	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore tests/containers --ignore tests/live; \
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore tests/containers --ignore tests/live; \
 	tests=$$?; wait $$beside || { echo "style or types: what is wrong is above" >&2; exit 1; }; exit $$tests
 
 lint: env ## check style
