@@ -16,6 +16,9 @@ ROOT = Path(__file__).resolve().parents[1]
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
 
+# Only the tests of tracking keep runs of Weights & Biases, each in a process that imports it anew.
+os.environ["WANDB_MODE"] = "disabled"
+
 # KFP asks who called it whenever a task is given something; to tell the lines of code around each
 # call as well, which it does not look at, takes a second a pipeline with so many modules.
 inspect.stack = partial(inspect.stack, 0)

@@ -13,9 +13,11 @@ from typing import IO, Any, cast
 
 from components.shared.telling.errors import nearest, say
 
-OFFLINE = "offline"
-MODES = ("online", OFFLINE, "disabled", "dryrun", "run", "shared")
+OFFLINE, DISABLED = "offline", "disabled"
+MODES = ("online", OFFLINE, DISABLED, "dryrun", "run", "shared")
 """Allowed values of WANDB_MODE."""
+SENT = ("online", "run", "shared")
+"""Those with which a run is sent, given a key."""
 PROCESS = Path(__file__).with_name("wandb_run.py")
 START_SECONDS = 30.0
 """For reaching the service, else the run is kept offline; training does not wait for it."""
@@ -32,14 +34,25 @@ class Tracker:
     """A Weights & Biases run in a process of its own; without it, training continues."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
-        """Start a run: online with `WANDB_API_KEY` if that works, else offline."""
+        """Start a run: online with `WANDB_API_KEY` if that works, else offline, or none at all."""
         self._facts: dict[str, Any] = {}
         mode = _mode()
         # The process goes on writing logs for a while, so the run is kept outside the artifact.
         self._scratch = Path(tempfile.mkdtemp(prefix="wandb."))
+        self._process = None if mode == DISABLED else self._started(mode)
+        self._send(
+            {
+                "online": mode in SENT and bool(os.environ.get("WANDB_API_KEY")),
+                "config": without_paths(dict(config)),
+                "start_seconds": START_SECONDS,
+                "finish_seconds": FINISH_SECONDS,
+            }
+        )
+
+    def _started(self, mode: str) -> "subprocess.Popen[bytes]":
         with (self._scratch / "messages").open("wb") as messages:
             # -P: the folder of the file has modules with the names of others' modules.
-            self._process = subprocess.Popen(
+            process = subprocess.Popen(
                 [sys.executable, "-P", str(PROCESS)],
                 bufsize=0,
                 stdin=subprocess.PIPE,
@@ -49,16 +62,8 @@ class Tracker:
                 env=_environment(mode),
                 start_new_session=True,  # an interrupt from the keyboard is for training alone
             )
-        self._input = cast(IO[bytes], self._process.stdin)
-        os.set_blocking(self._input.fileno(), False)
-        self._send(
-            {
-                "online": mode == "online" and bool(os.environ.get("WANDB_API_KEY")),
-                "config": without_paths(dict(config)),
-                "start_seconds": START_SECONDS,
-                "finish_seconds": FINISH_SECONDS,
-            }
-        )
+        os.set_blocking(cast(IO[bytes], process.stdin).fileno(), False)
+        return process
 
     def log(self, facts: Mapping[str, Any]) -> None:
         """Log the numbers of one epoch; ``facts`` has an `epoch`."""
@@ -98,13 +103,15 @@ class Tracker:
 
     def _send(self, facts: Mapping[str, Any]) -> None:
         """Write one line; a process that has ended, or reads no more, is written to no more."""
-        line = json.dumps(facts).encode() + b"\n"
+        if not self._process:
+            return
+        line, to = json.dumps(facts).encode() + b"\n", cast(IO[bytes], self._process.stdin)
         try:
-            whole = self._input.write(line) == len(line)
+            whole = to.write(line) == len(line)
         except (OSError, ValueError):
             whole = False
         if not whole:
-            self._input.close()
+            to.close()
 
     def _hear(self) -> None:
         """Take in what the process has to tell of the run, once it has, and pass trouble on."""
@@ -116,7 +123,9 @@ class Tracker:
 
     def _end(self) -> str:
         """Wait for the process, for a while; return what went wrong, '' if nothing did."""
-        self._input.close()
+        if not self._process:
+            return ""
+        cast(IO[bytes], self._process.stdin).close()
         try:
             code = self._process.wait(END_SECONDS)
         except subprocess.TimeoutExpired:

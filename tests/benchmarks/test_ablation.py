@@ -26,7 +26,6 @@ SIZE = Size(cells=420, genes=40, perturbations=6, epochs=1)
 @pytest.fixture(scope="module", autouse=True)
 def _small():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("WANDB_MODE", "disabled")
         for key, value in {"max_genes": 16, "predict_window": 16, "set_size": 4}.items():
             patch.setitem(SMALL, key, value)
         yield

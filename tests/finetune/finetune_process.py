@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import torch._dynamo  # what the first optimiser imports takes as long as the rest of a run here
 
-from components.finetune import checkpoint_manager, tracking, training
+from components.finetune import checkpoint_manager, training
 from components.finetune.finetune import finetune
 from components.shared.model.scgpt_package import transformer_generator
 from components.shared.storage import s3 as storage_s3  # noqa: F401
@@ -72,11 +72,6 @@ class FineTune:
         return [(int(epoch), int(step)) for epoch, step in found]
 
 
-def without_wandb(tracking: Any) -> None:
-    """Let the process that would hold a run end at once; importing wandb takes a second."""
-    tracking.PROCESS = Path(os.devnull)
-
-
 def _run(
     arguments: dict[str, Any],
     minutes: float,
@@ -92,7 +87,6 @@ def _run(
     tempfile.tempdir = str(Path(log).parent)  # what a kill leaves goes with the test's folder
     torch.set_num_threads(1)
     checkpoint_manager.CHECKPOINT_MINUTES = minutes
-    without_wandb(tracking)
     drawn, begun = training.steps, count(1)
 
     def announced(*place: Any, first: int) -> Iterator[Any]:

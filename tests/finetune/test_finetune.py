@@ -39,7 +39,9 @@ def world(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model(world):
-    return train(world, world / "model")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WANDB_MODE", "offline")
+        return train(world, world / "model")
 
 
 @pytest.fixture(scope="module")

@@ -17,12 +17,12 @@ import pytest
 import torch
 from kfp import dsl
 
-from components.finetune import checkpoint_manager, tracking, training, validation
+from components.finetune import checkpoint_manager, training, validation
 from components.finetune.component import finetune as task
 from components.finetune.finetune import finetune
 from components.finetune.workers import Workers
 from components.shared.telling.errors import InputError
-from tests.finetune.finetune_process import FineTune, Position, without_wandb
+from tests.finetune.finetune_process import FineTune, Position
 from tests.finetune.interrupted import EPOCHS, SETTINGS, arguments, divide, interrupted_world
 from tests.finetune.screens import VOCABULARY, write_prior
 from tests.helpers import cells_artifact, one_line, screen
@@ -41,13 +41,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", autouse=True)
 def _as_in_the_processes() -> Iterator[None]:
-    """One thread, since their number changes the last bits; no W&B run."""
-    threads, process = torch.get_num_threads(), tracking.PROCESS
+    """One thread, since their number changes the last bits."""
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    without_wandb(tracking)
     yield
     torch.set_num_threads(threads)
-    tracking.PROCESS = process
 
 
 @pytest.fixture(scope="module")

@@ -122,6 +122,24 @@ def test_a_run_with_a_key_is_sent_as_it_goes_and_kept(
     assert not any(KEY in request for request in online.requests)
 
 
+def test_a_mode_that_sends_needs_no_other_word_than_wandbs(
+    online: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "run")  # wandb's older name of online
+    assert track(tmp_path / "model").startswith(online.url)
+
+
+def test_no_run_is_kept_where_it_is_disabled(
+    online: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    monkeypatch.setattr(tracking, "PROCESS", tmp_path / "is not started")
+    (tmp_path / "model").mkdir()
+    assert track(tmp_path / "model") == ""
+    assert list((tmp_path / "model").iterdir()) == online.requests == []
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_key_alone_does_not_send_what_the_mode_forbids(
     online: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -33,10 +33,9 @@ PUBLISHED_FILES = {
 
 def run(runs: Path, params: str, *assignments: str) -> subprocess.CompletedProcess[str]:
     arguments = [params, *assignments, "--runs", str(runs)]
-    environment = {key: os.environ[key] for key in os.environ if not key.startswith("WANDB")}
     with tempfile.TemporaryDirectory() as folder:
         said = [Path(folder, "stdout"), Path(folder, "stderr")]
-        code = warm.run(arguments, environment, said)
+        code = warm.run(arguments, os.environ, said)
         return subprocess.CompletedProcess(arguments, code, *(path.read_text() for path in said))
 
 
@@ -95,7 +94,7 @@ LONG = [
 
 def _long(runs: Path, *flags: str) -> tuple[list[str], dict[str, str]]:
     """Return arguments and environment of a run that trains for long."""
-    environment = dict(os.environ) | {"WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1"}
+    environment = dict(os.environ) | {"OMP_NUM_THREADS": "1"}
     return ["demo", *LONG, *flags, "--runs", str(runs)], environment
 
 

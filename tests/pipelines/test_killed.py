@@ -38,7 +38,7 @@ def arguments(runs: Path) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    return dict(os.environ) | {"WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1"}
+    return dict(os.environ) | {"OMP_NUM_THREADS": "1"}
 
 
 def started(runs: Path, said: Path, stage: str) -> ForkServerProcess:

@@ -65,7 +65,7 @@ def test_a_file_that_cannot_grow_is_one_line_and_leaves_nothing(
 ) -> None:
     new = tmp_path / "new"
     code = STARTED.format(stage=stage, at=str(made), new=str(new), call=STAGES[stage])
-    ended = Forked(code, {"WANDB_MODE": "disabled"})
+    ended = Forked(code)
     exit_code = ended.end()
     # h5py complains itself as it lets go of the file: it has no place in Python's code
     assert '.py", line' not in ended.said, ended.said[-2000:]

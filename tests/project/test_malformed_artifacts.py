@@ -159,7 +159,6 @@ def test_a_damaged_artifact(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     torch.set_num_threads(1)
-    monkeypatch.setenv("WANDB_MODE", "disabled")
     good: Chain = request.getfixturevalue(run)
     monkeypatch.setattr(evaluation.Yardstick, "of", _taken)
     monkeypatch.setattr(tuning, "announce", _taken)
