@@ -43,6 +43,8 @@ ENVIRONMENT = (
     "MINIO_ACCESS_KEY",
     "MINIO_SECRET_KEY",
     "WANDB_API_KEY",
+    "WANDB_ENTITY",
+    "WANDB_MODE",
     "WANDB_PROJECT",
 )
 """Variables that a task's environment may have from here."""

@@ -120,6 +120,7 @@ def test_a_file_behind_a_link_is_seen_where_the_parameter_says(runner_for, tmp_p
         ({"checkpoints": "gs://bucket/kept"}, {}, "bridge"),
         ({"pretrained": "hf://models/a/b"}, {}, "bridge"),
         ({}, {"WANDB_API_KEY": "k"}, "bridge"),
+        ({}, {"WANDB_MODE": "offline", "WANDB_ENTITY": "lab"}, "none"),
         ({"dataset": "s3://bucket/x"}, {"AWS_ACCESS_KEY_ID": "a"}, "bridge"),
         ({"publish_to": "s3://b"}, {"AWS_ENDPOINT_URL": "http://127.0.0.1:1"}, "host"),
         ({"dataset": "minio://b/x"}, {"MINIO_SERVICE_SERVICE_HOST": "127.0.0.1"}, "host"),
