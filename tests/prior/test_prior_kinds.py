@@ -459,6 +459,8 @@ def test_coverage_counts_each_gene_once():
         (["MIT", "CC-BY-4.0", "CC0-1.0"], "CC-BY-4.0"),
         (["CC-BY-4.0", UNKNOWN], UNKNOWN),
         ([UNKNOWN, SE_600M, "MIT"], f"{SE_600M}; {UNKNOWN}"),
+        (["Apache-2.0", "bsd-3-clause", "MIT"], "Apache-2.0"),
+        ([licence_of("random:64", ""), "MIT"], "MIT"),
     ],
 )
 def test_the_strictest_licence_binds(licences, binds):

@@ -14,7 +14,7 @@ from components.publish.card import against_baselines, prior_rows
 from components.publish.publish import publish
 from components.publish.terms import notice_of, terms_of
 from components.shared.artifacts.artifact import PUBLISHED, opening
-from components.shared.artifacts.licences import SE_600M, STATE_LICENCE_FILE
+from components.shared.artifacts.licences import GENERATED, SE_600M, STATE_LICENCE_FILE, strictest
 from components.shared.findings.limitations import limitations, of_prior, open_licence
 from components.shared.storage.digests import sha256_of
 from components.shared.telling.addresses import public
@@ -112,6 +112,16 @@ def test_a_prior_with_terms_of_its_own_takes_the_open_licence_away(tmp_path: Pat
     assert (card.data.license, card.data.license_name) == ("other", "prior-non-commercial")
     assert "| licence | non-commercial: see the source |" in card.text
     assert "| coverage genes | 20 |" in card.text
+
+
+@pytest.mark.parametrize("licence", [strictest([]), GENERATED, "Apache-2.0", "cc0"])
+def test_a_prior_without_terms_leaves_the_model_its_open_licence(
+    tmp_path: Path, licence: str
+) -> None:
+    prior = {"kind": "random", "source": "", "licence": licence, "coverage": {"genes": 20}}
+    card = ModelCard.load(published(tmp_path, stats={"prior": prior}) / "README.md")
+    assert card.data.license == "mit"
+    assert "may bind" not in card.text
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,13 @@ SE_600M = (
     "prior is a derivative work"
 )
 CC0, MIT, CC_BY = "CC0-1.0", "MIT", "CC-BY-4.0"
-"""By how much they require, least first."""
+NONE_NEEDED = "none needed"
+GENERATED = f"{NONE_NEEDED}: generated"
+OPEN = (NONE_NEEDED, GENERATED, CC0, "CC0", MIT, "BSD-3-Clause", "Apache-2.0", CC_BY)
+"""Licences of what a model is made with that leave it this project's own, MIT.
+
+By how much they require, least first.
+"""
 
 STATE_LICENCE = "MODEL_LICENSE.md"
 """Name of the licence beside the table, as its publisher has it."""
@@ -22,7 +28,6 @@ STATE_LICENCE_FILE = "STATE_MODEL_LICENSE.md"
 """Its name in artifacts and in a published folder, where it is not the only licence."""
 XAIRA = "CC-BY-NC-SA-4.0: Xaira Therapeutics' licence of X-Atlas and X-Cell"
 NONE_DECLARED = "its publisher declares none"
-GENERATED = "none needed: generated"
 
 BOUND = {
     "protein_embeddings.pt": SE_600M,
@@ -87,14 +92,24 @@ def is_non_commercial(licence: str) -> bool:
     return re.search(r"non[\s-]?commercial|[\s-]nc\b", folded) is not None
 
 
+def is_open(licence: str) -> bool:
+    """Return whether a licence is one of `OPEN`, in whatever case."""
+    return _requires(licence) is not None
+
+
 def strictest(licences: Iterable[str]) -> str:
     """Return what binds a model that is made with all of ``licences``.
 
     Of open ones the one that requires most; of others all, those that forbid commercial use first.
     """
     every = list(dict.fromkeys(licences))
-    open_ones = {licence.casefold(): i for i, licence in enumerate((CC0, MIT, CC_BY))}
-    others = [licence for licence in every if licence.casefold() not in open_ones]
+    others = [licence for licence in every if not is_open(licence)]
     if others:
         return "; ".join(sorted(others, key=lambda licence: not is_non_commercial(licence)))
-    return max(every, key=lambda licence: open_ones[licence.casefold()], default="none needed")
+    return max(every, key=lambda licence: _requires(licence) or 0, default=NONE_NEEDED)
+
+
+def _requires(licence: str) -> int | None:
+    """Return the place in `OPEN`, None of others."""
+    ranks = {one.casefold(): rank for rank, one in enumerate(OPEN)}
+    return ranks.get(licence.strip().casefold())

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from components.shared.artifacts.evaluation import RIDGE, SAME_PERTURBATION_DELTA, SEEN, UNSEEN
+from components.shared.artifacts.licences import is_open
 from components.shared.artifacts.normalisation import TARGET_SUM, USUAL, unit_of
 from components.shared.telling.facts import count
 
@@ -17,8 +18,6 @@ the mean of 100 cells is known to a tenth of the spread between cells."""
 
 EFFECTS = "effects"
 """Key of the prior's facts where known effects were given."""
-OPEN_LICENCES = ("mit", "apache-2.0", "bsd-3-clause", "cc-by-4.0", "cc0-1.0", "cc0")
-"""Licences of a prior under which the model can keep this project's own, MIT."""
 
 KNOWS_NOTHING_OF = {
     SAME_PERTURBATION_DELTA: "that training does not have",
@@ -115,7 +114,7 @@ def no_prior(prior: Facts) -> bool:
 def open_licence(prior: Facts) -> bool:
     """Return whether the prior, if any, leaves this project's own licence to the model."""
     from_files = prior["kind"] != "none" or prior.get(EFFECTS, {}).get("uri")
-    return not from_files or str(prior.get("licence")).lower() in OPEN_LICENCES
+    return not from_files or is_open(str(prior.get("licence")))
 
 
 def _of_scale(splits: Facts) -> list[str]:

@@ -38,7 +38,7 @@ class Ranged(AbstractBufferedFile):  # type: ignore[misc]
     """A remote file opened for reading, as h5py takes it."""
 
     def __init__(self, size: int, fetch: Fetch, seconds: float = SECONDS) -> None:
-        self._fetch, self._ends = fetch, time.monotonic() + seconds
+        self._fetch, self._seconds, self._ends = fetch, seconds, time.monotonic() + seconds
         kept = {"maxblocks": BLOCKS}
         super().__init__(
             None, "", block_size=BLOCK, cache_type="blockcache", cache_options=kept, size=size
@@ -49,7 +49,7 @@ class Ranged(AbstractBufferedFile):  # type: ignore[misc]
     def _fetch_range(self, start: int, end: int) -> bytes:
         try:
             if time.monotonic() > self._ends:
-                raise UnreadError(f"it takes longer than {SECONDS:g} s")
+                raise UnreadError(f"it takes longer than {self._seconds:g} s")
             piece = self._fetch(start, end)
             if len(piece) != end - start:
                 raise UnreadError("a piece of it was cut short")
