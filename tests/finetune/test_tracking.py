@@ -62,6 +62,7 @@ def sync(run: Path) -> Service:
         access = {"WANDB_BASE_URL": service.url, "WANDB_API_KEY": KEY}
         done = subprocess.run(
             [sys.executable, "-m", "wandb", "sync", "--include-online", str(run)],
+            cwd=run.parent,  # the client keeps a log of its own there
             env=os.environ | access | {"WANDB_ERROR_REPORTING": "false"},
             capture_output=True,
             text=True,
