@@ -350,11 +350,17 @@ def main() -> None:
     for name, value in SMALL.items():
         made.add_argument(f"--{name}", type=int, help=f"default {value:,}; {FULL[name]:,} if full")
     made.add_argument("--threads", type=int, default=cpus())
-    made.add_argument("--folder", help="where the files go (default: the temp folder)")
+    made.add_argument(
+        "--folder",
+        type=Path,
+        default=Path(tempfile.gettempdir()),
+        help="where the files go (default: the temp folder)",
+    )
     made.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     options = made.parse_args()
+    options.folder.mkdir(parents=True, exist_ok=True)
     if options.side:
-        _run_here(options.side, Path(options.folder), options.threads)
+        _run_here(options.side, options.folder, options.threads)
         return
     sizes = {k: getattr(options, k) or v for k, v in (FULL if options.full else SMALL).items()}
     print(", ".join(f"{value:,} {name}" for name, value in sizes.items()), flush=True)

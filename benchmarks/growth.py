@@ -98,8 +98,14 @@ def main() -> None:
     made.add_argument("--times", type=int, nargs="+", default=[1, 2, 4])
     made.add_argument("--genes", type=int, default=1000)
     made.add_argument("--perturbations", type=int, default=24)
-    made.add_argument("--folder", help="where the files go (default: the temp folder)")
+    made.add_argument(
+        "--folder",
+        type=Path,
+        default=Path(tempfile.gettempdir()),
+        help="where the files go (default: the temp folder)",
+    )
     options = made.parse_args()
+    options.folder.mkdir(parents=True, exist_ok=True)
     print("| stage | cells | MiB, imports | MiB, peak | bytes a further cell | s | ms a cell |")
     print("|---|---|---|---|---|---|---|", flush=True)
     first: dict[str, Used] = {}

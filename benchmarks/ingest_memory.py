@@ -88,8 +88,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cells", type=int, nargs="+", default=[20_000, 100_000])
     parser.add_argument("--genes", type=int, default=2000)
-    parser.add_argument("--folder", help="where the files go (default: the temp folder)")
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        default=Path(tempfile.gettempdir()),
+        help="where the files go (default: the temp folder)",
+    )
     arguments = parser.parse_args()
+    arguments.folder.mkdir(parents=True, exist_ok=True)
     ingest = ("from components.ingest.ingest import ingest", INGEST)
     scanpy = ("import anndata, scanpy, scipy.sparse", SCANPY)
     print("| what | cells | file MB | MiB, imports | MiB, peak | s | cells/s |")
